@@ -1,0 +1,78 @@
+"""Every error the product raises on purpose, as one tree; the docstring is the default message.
+
+::
+
+    AudienceSyncError                exit 1
+      ConfigError                    exit 2   the configuration file, a flag, or a name that is not known
+        UnknownName                  exit 2
+        SchemaOutOfDate              exit 2   the membership database needs `init` or `migrate`, or a newer program
+        BindingRefused               exit 2   this database belongs to another environment or identity
+      SourceError                    exit 1   a source cannot be read
+      LeaseHeld                      exit 5   somebody else is doing this now
+      LeaseLost                      exit 1   our right to write ended before the work did
+      DestinationError               exit 1   what answers is not Schematic, or refuses everything
+        KeyRefused                   exit 6   Schematic refused the API key
+      ApprovalRefused                exit 2   the plan cannot be approved any more
+
+The CLI prints ``error:`` with the message and ``try:`` with the hint, and leaves with the exit code of design.md §5.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AudienceSyncError(Exception):
+    """The command failed."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+        self.hint = hint
+
+
+class ConfigError(AudienceSyncError):
+    """The configuration is not usable."""
+
+    exit_code = 2
+
+
+class UnknownName(ConfigError):
+    """No such audience, profile or run."""
+
+
+class SchemaOutOfDate(ConfigError):
+    """The membership database does not have the schema this program needs."""
+
+
+class BindingRefused(ConfigError):
+    """This membership database belongs to another Schematic environment or identity."""
+
+
+class ApprovalRefused(ConfigError):
+    """This plan cannot be approved any more."""
+
+
+class SourceError(AudienceSyncError):
+    """The source could not be read."""
+
+
+class LeaseHeld(AudienceSyncError):
+    """Another process is doing this right now."""
+
+    exit_code = 5
+
+
+class LeaseLost(AudienceSyncError):
+    """The lease ended before the work did; whoever holds it now goes on."""
+
+
+class DestinationError(AudienceSyncError):
+    """What answered is not Schematic, or it refuses everything; nothing was lost."""
+
+
+class KeyRefused(DestinationError):
+    """Schematic refused the API key; nothing was lost."""
+
+    exit_code = 6
