@@ -1,4 +1,4 @@
-"""Where the outside world enters: the clock, randomness, waiting, and named points at which a test may stop the process.
+"""Where the outside world enters: the clock, randomness, and named points at which a test may kill the process.
 
 Everything that needs one of them takes a `Seams`; only `Seams.real` touches the real thing.
 """

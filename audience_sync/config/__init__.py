@@ -1,0 +1,30 @@
+"""The configuration: one TOML file becomes one frozen `Settings`, or one error that names every problem in it.
+
+`document` is what the file may say, `settings` what the program reads; `loading` makes one of the other. Nothing here
+opens a database or asks anything of the network, and the API key is not looked up until `resolve_api_key`.
+"""
+
+from __future__ import annotations
+
+from audience_sync.config.api_key import resolve_api_key
+from audience_sync.config.document import Database, Delivery, Retention, Schematic, Source
+from audience_sync.config.loading import find_config, load
+from audience_sync.config.settings import Audience, Schedule, Settings
+from audience_sync.config.urls import SecretUrl
+from audience_sync.config.values import parse_duration
+
+__all__ = [
+    "Audience",
+    "Database",
+    "Delivery",
+    "Retention",
+    "Schedule",
+    "Schematic",
+    "SecretUrl",
+    "Settings",
+    "Source",
+    "find_config",
+    "load",
+    "parse_duration",
+    "resolve_api_key",
+]

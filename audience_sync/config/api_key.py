@@ -1,0 +1,57 @@
+"""The Schematic API key: looked up when something is about to be sent, and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from audience_sync.config.document import Schematic
+from audience_sync.config.references import REFERENCE, look_up, unset_sentence
+from audience_sync.errors import ConfigError
+
+
+def resolve_api_key(schematic: Schematic, environ: Mapping[str, str]) -> SecretStr:
+    """Return the API key that the configuration refers to: that of `api_key_file` if there is one, else of `api_key`.
+
+    Raises:
+        ConfigError: it is unset, empty, unreadable, or cannot be a key; never says what was found.
+    """
+    if schematic.api_key_file is not None:
+        origin = f"the file {schematic.api_key_file}"
+        key = _in_file(schematic.api_key_file)
+    else:
+        name = REFERENCE.sub(r"\1", schematic.api_key)
+        origin = f"`{name}`"
+        key = _named(name, environ)
+    # It goes into a header: what cannot stand there would come back inside the client's error.
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(
+            f"{origin} holds something that is not a Schematic API key",
+            hint="it must hold the key alone: no quotes, no name, no second line",
+        )
+    return SecretStr(key)
+
+
+def _in_file(path: Path) -> str:
+    try:
+        key = path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"the Schematic API key cannot be read from {path}: {error.strerror}",
+            hint="schematic.api_key_file names a file that holds the key and that this user may read",
+        ) from None
+    if not key:
+        raise ConfigError(f"the file {path} of the Schematic API key is empty", hint="put the key there, alone")
+    return key
+
+
+def _named(name: str, environ: Mapping[str, str]) -> str:
+    key = look_up(name, environ)
+    if key is None:
+        raise ConfigError(
+            f"there is no Schematic API key: {unset_sentence([name])}",
+            hint=f"export {name}, or give the service LoadCredential={name}:/path/of/the/key",
+        )
+    return key

@@ -1,0 +1,131 @@
+"""What the file may say, table by table, with the defaults; an unknown setting is an error everywhere.
+
+What an audience leaves out is filled in by `loading`: here `None` means that the file does not say it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from audience_sync.config.urls import Place
+from audience_sync.config.values import (
+    Count,
+    Cron,
+    DatabaseUrl,
+    Duration,
+    DurationOrZero,
+    File,
+    Key,
+    Percent,
+    Rate,
+    Reference,
+    SourceUrl,
+    Text,
+    Timezone,
+    WebUrl,
+)
+
+DEFAULT_IDENTITY = "userId"
+DEFAULT_DATABASE = "sqlite:///audience_sync.db"
+
+
+class Table(BaseModel):
+    """A table of the file: frozen, strict (`"8"` is no number), and without room for settings nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class Database(Table):
+    """`[database]`: where memberships are kept."""
+
+    url: DatabaseUrl = Field(default=DEFAULT_DATABASE, validate_default=True)
+
+
+class Schematic(Table):
+    """`[schematic]`: where changes go, and where the key is found. The key itself is never in here."""
+
+    api_key: Reference = "${SCHEMATIC_API_KEY}"
+    api_key_file: File | None = None
+    environment: str = ""
+    capture_url: WebUrl = "https://c.schematichq.com"
+    api_url: WebUrl = "https://api.schematichq.com"
+    timeout: Duration = timedelta(seconds=30)
+
+
+class Delivery(Table):
+    """`[delivery]`: how fast changes are sent."""
+
+    batch_size: int = Field(default=100, ge=1, le=100)
+    concurrency: int = Field(default=8, ge=1, le=256)
+    max_requests_per_second: Rate = 50.0
+    max_backoff: Duration = timedelta(minutes=15)
+
+
+class ScheduleTable(Table):
+    """`[schedule]`, and what an audience has instead of it."""
+
+    every: Duration | None = None
+    cron: Cron | None = None
+    timezone: Timezone | None = None
+    jitter: DurationOrZero | None = None
+
+
+class GuardTable(Table):
+    """`[guard]`, and what an audience has instead of it; the defaults are those of `GuardLimits`."""
+
+    max_exit_percent: Percent | None = None
+    max_entry_percent: Percent | None = None
+    max_update_percent: Percent | None = None
+    min_members: Count | None = None
+    min_initial_members: Count | None = None
+
+
+class Retention(Table):
+    """`[retention]`: how long history is kept."""
+
+    changes: Duration = timedelta(days=400)
+    deliveries: Duration = timedelta(days=30)
+    rejections: Duration = timedelta(days=30)
+
+
+class Source(Table):
+    """`[sources.NAME]`: a place rows are read from."""
+
+    url: SourceUrl
+    statement_timeout: Duration = timedelta(minutes=30)
+
+
+class AudienceTable(Table):
+    """`[[audiences]]`: one audience as it is written."""
+
+    name: Text
+    key: Key | None = None
+    source: Text | None = None
+    sql: Text
+    user_keys: dict[Text, Text] | None = None
+    company_keys: dict[Text, Text] = {}
+    enabled: bool = True
+    send_updates: bool = True
+    schedule: ScheduleTable = ScheduleTable()
+    guard: GuardTable = GuardTable()
+
+
+class Document(Table):
+    """The whole file."""
+
+    identity: Text = DEFAULT_IDENTITY
+    database: Database = Field(default_factory=dict, validate_default=True)
+    schematic: Schematic = Schematic()
+    delivery: Delivery = Delivery()
+    schedule: ScheduleTable = ScheduleTable()
+    guard: GuardTable = GuardTable()
+    retention: Retention = Retention()
+    sources: dict[Text, Source] = {}
+    audiences: list[AudienceTable] = []
+
+
+def read_document(raw: dict[str, object], place: Place) -> Document:
+    """Return the document that `raw` is; raise pydantic's ValidationError with everything that is wrong."""
+    return Document.model_validate(raw, context=place)

@@ -1,0 +1,142 @@
+"""From a path and an environment to `Settings`.
+
+Only two variables are read by name: AUDIENCE_SYNC_CONFIG for the path and STATE_DIRECTORY (systemd) for the membership
+database; others where a setting refers to them. The API key is not looked up here: most commands work without it.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from audience_sync.config.checks import check
+from audience_sync.config.document import AudienceTable, Document, GuardTable, ScheduleTable, read_document
+from audience_sync.config.problems import refuse, translate
+from audience_sync.config.settings import Audience, Schedule, Settings
+from audience_sync.config.urls import Place
+from audience_sync.core.model import GuardLimits
+from audience_sync.core.naming import audience_key
+from audience_sync.errors import ConfigError
+
+CONFIG_VARIABLE = "AUDIENCE_SYNC_CONFIG"
+DEFAULT_PATHS = (Path("config.toml"), Path("/etc/audience-sync/config.toml"))
+DEFAULT_EVERY = timedelta(hours=2)
+DEFAULT_TIMEZONE = "UTC"
+DEFAULT_COLUMN = "user_id"
+
+
+def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
+    """Return the configuration file: `explicit`, else AUDIENCE_SYNC_CONFIG, else the first default that exists.
+
+    Raises:
+        ConfigError: it does not exist; says which paths were looked at.
+    """
+    named = explicit or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    paths = (named,) if named else DEFAULT_PATHS
+    for path in paths:
+        if path.exists():
+            return path
+    looked = " and ".join(str(path.absolute()) for path in paths)
+    raise ConfigError(f"there is no configuration file: looked at {looked}", hint="`audience-sync init` writes one")
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Return what the file at `path` says, in this environment.
+
+    Raises:
+        ConfigError: the file cannot be read, is no TOML, or has problems: then each is a line of the message.
+    """
+    path = path.absolute()
+    raw = _read(path)
+    problems = list(check(raw))
+    document = None
+    try:
+        document = read_document(raw, Place(path.parent, environ))
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+        problems = translate(errors, Document) + problems
+    if problems or document is None:  # raised here, not above: pydantic's error would carry the values along
+        raise refuse(path, problems, list(Document.model_fields))
+    return _settle(document, path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no configuration file: looked at {path}", hint="`audience-sync init` writes one"
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}, line {line}: the file must be UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_syntax_sentence(path, str(error), text), hint="correct the line: this is no TOML") from None
+
+
+def _syntax_sentence(path: Path, message: str, text: str) -> str:
+    """Return ``FILE, line L, column C: sentence`` for what the parser says."""
+    sentence, _, place = message.rpartition(" (at ")
+    numbers = re.findall(r"\d+", place)
+    lines = text.rstrip("\n").split("\n")
+    line, column = numbers if len(numbers) == 2 else (len(lines), len(lines[-1]) + 1)  # "at end of document"
+    return f"{path}, line {line}, column {column}: {sentence[:1].lower()}{sentence[1:]}"
+
+
+def _settle(document: Document, path: Path) -> Settings:
+    """Return the settings of a document without problems: defaults filled in, overrides applied."""
+    return Settings(
+        path=path,
+        identity=document.identity,
+        database=document.database,
+        schematic=document.schematic,
+        delivery=document.delivery,
+        schedule=_schedule(document.schedule, ScheduleTable()),
+        guard=_guard(GuardLimits(), document.guard),
+        retention=document.retention,
+        sources=document.sources,
+        audiences=tuple(_audience(one, document) for one in document.audiences),
+    )
+
+
+def _audience(entry: AudienceTable, document: Document) -> Audience:
+    return Audience(
+        name=entry.name,
+        key=entry.key or audience_key(entry.name),
+        source=entry.source or next(iter(document.sources)),
+        sql=entry.sql,
+        user_keys=entry.user_keys or {document.identity: DEFAULT_COLUMN},
+        company_keys=entry.company_keys,
+        enabled=entry.enabled,
+        send_updates=entry.send_updates,
+        schedule=_schedule(document.schedule, entry.schedule),
+        guard=_guard(_guard(GuardLimits(), document.guard), entry.guard),
+    )
+
+
+def _schedule(default: ScheduleTable, own: ScheduleTable) -> Schedule:
+    """Return the schedule of an audience; its own `every` or `cron` drops whichever of them the default has."""
+    rhythm = own if own.every or own.cron else default
+    every = rhythm.every or (None if rhythm.cron else DEFAULT_EVERY)
+    jitters = (own.jitter, default.jitter, every / 2 if every else timedelta())
+    return Schedule(
+        every=every,
+        cron=rhythm.cron,
+        timezone=own.timezone or default.timezone or DEFAULT_TIMEZONE,
+        jitter=next(jitter for jitter in jitters if jitter is not None),
+    )
+
+
+def _guard(default: GuardLimits, own: GuardTable) -> GuardLimits:
+    return replace(default, **own.model_dump(exclude_none=True))

@@ -1,0 +1,115 @@
+"""What is wrong with a file, as short plain sentences, each with its path: ``audiences[2].sql: missing``.
+
+No sentence repeats a value: a value may be a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias, get_args
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from audience_sync.errors import ConfigError
+
+Location: TypeAlias = tuple[str | int, ...]
+
+SENTENCES = {
+    "missing": "missing",
+    "string_type": "must be text in quotes",
+    "string_too_long": "must be at most {max_length} characters long",
+    "string_pattern_mismatch": "must be made of letters, digits and `_` (at least one, no blanks)",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a number",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "list_type": "must be a list of tables: write [[{name}]] with two brackets above each",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+}
+"""pydantic's name of an error, and ours."""
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, and where."""
+
+    location: Location
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{spell(self.location)}: {self.sentence}"
+
+
+def spell(location: Location) -> str:
+    """Return the path of a setting as TOML would name it, with the index of a table in a list: ``audiences[2].sql``."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            word = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"'
+            path += f".{word}" if path else word
+    return path
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean `x`?)`` when something known looks like `word`, else nothing."""
+    found = difflib.get_close_matches(word, list(known), n=3)
+    return f" (did you mean {' or '.join(f'`{one}`' for one in found)}?)" if found else ""
+
+
+def translate(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[Problem]:
+    """Return pydantic's errors about `model` as problems."""
+    return [_problem(error, model) for error in errors]
+
+
+def refuse(path: Path, problems: Sequence[Problem], order: Sequence[str]) -> ConfigError:
+    """Return the error that lists every problem of the file, in the `order` of its tables."""
+
+    def rank(problem: Problem) -> tuple[int, int]:
+        table, *rest = problem.location
+        index = rest[0] if rest and isinstance(rest[0], int) else 0
+        return (order.index(str(table)) if table in order else len(order), index)
+
+    lines = [f"  {problem}" for problem in sorted(dict.fromkeys(problems), key=rank)]
+    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+    return ConfigError(
+        "\n".join([f"{path} has {count}:", *lines]),
+        hint="`audience-sync init` writes a file that explains every setting",
+    )
+
+
+def _problem(error: ErrorDetails, model: type[BaseModel]) -> Problem:
+    location = tuple(part for part in error["loc"] if part != "[key]")  # pydantic's mark of a dictionary's key
+    context: dict[str, Any] = error.get("ctx", {})
+    if error["type"] == "extra_forbidden":
+        *above, word = location
+        return Problem(location, "unknown setting" + near(str(word), _settings_at(model, above)))
+    if error["type"] == "value_error":  # raised by our own checks
+        return Problem(location, str(context["error"]))
+    sentence = SENTENCES.get(error["type"], "is not usable: " + error["msg"])
+    return Problem(location, sentence.format(name=location[-1], **context) if error["type"] in SENTENCES else sentence)
+
+
+def _settings_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
+    """Return the names of the settings in the table at `location`."""
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is not None:  # else an index or a name: the table of one entry, which is `model` already
+            model = _table_in(field.annotation) or model
+    return list(model.model_fields)
+
+
+def _table_in(annotation: object) -> type[BaseModel] | None:
+    """Return the table that an annotation such as `dict[str, Source]` holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for one in get_args(annotation) if (found := _table_in(one))), None)

@@ -1,0 +1,91 @@
+"""What the program reads: every default filled in, every audience complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import timedelta
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict
+
+from audience_sync.config.document import Database, Delivery, Retention, Schematic, Source
+from audience_sync.config.problems import near
+from audience_sync.core.model import GuardLimits
+from audience_sync.errors import UnknownName
+
+
+class Schedule(BaseModel):
+    """When an audience is synced: `every` so often or at the times of `cron`, exactly one of them, plus jitter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    every: timedelta | None
+    cron: str | None
+    timezone: str
+    jitter: timedelta  # up to so much later, at random
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Return the time zone in which `cron` is meant."""
+        return ZoneInfo(self.timezone)
+
+
+class Audience(BaseModel):
+    """One audience, with what it takes from the defaults."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    key: str
+    source: str
+    sql: str
+    user_keys: dict[str, str]
+    company_keys: dict[str, str]
+    enabled: bool
+    send_updates: bool
+    schedule: Schedule
+    guard: GuardLimits
+
+    @property
+    def definition_hash(self) -> str:
+        """Return a hash that changes when the audience may mean other people or other identifiers."""
+        parts = [self.source, self.sql.strip(), self.user_keys, self.company_keys]
+        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+class Settings(BaseModel):
+    """The whole configuration, and the file it came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path
+    identity: str
+    database: Database
+    schematic: Schematic
+    delivery: Delivery
+    schedule: Schedule
+    guard: GuardLimits
+    retention: Retention
+    sources: dict[str, Source]
+    audiences: tuple[Audience, ...]
+
+    def audience(self, key_or_name: str) -> Audience:
+        """Return the audience with this key or, where no key is so, this name.
+
+        Raises:
+            UnknownName: there is none; names those that look like it.
+        """
+        for known in (
+            {one.key: one for one in self.audiences},
+            {one.name: one for one in self.audiences},
+        ):
+            if key_or_name in known:
+                return known[key_or_name]
+        names = [word for one in self.audiences for word in (one.key, one.name)]
+        raise UnknownName(
+            f"there is no audience `{key_or_name}` in {self.path}{near(key_or_name, names)}",
+            hint="`audience-sync audiences` lists them",
+        )

@@ -1,0 +1,134 @@
+"""The kinds of value that settings have, each with the check that its sentence promises."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, TypeAlias
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from apscheduler.triggers.cron import CronTrigger
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StringConstraints,
+    ValidationInfo,
+)
+
+from audience_sync.config.references import REFERENCE
+from audience_sync.config.urls import Place, SecretUrl, database_url, source_url
+
+LONGEST = timedelta(days=36_500)
+"""A century: what is longer leaves the calendar when it is subtracted from a timestamp."""
+
+_DURATION = re.compile(r"(?=\d)(?:(\d{1,9})w)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
+
+_WEEKDAYS = re.compile(r"\*|[a-z]{3}(-[a-z]{3})?(,[a-z]{3}(-[a-z]{3})?)*", re.IGNORECASE)
+
+
+def parse_duration(text: str) -> timedelta:
+    """Return the duration that `text` spells: "30s", "15m", "1h30m", "400d", "1w"; units from large to small.
+
+    Raises:
+        ValueError: it is not a duration, or longer than a century.
+    """
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError('must be a duration such as "30s", "15m", "2h" or "400d"')
+    weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    try:
+        duration = timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+    except OverflowError:
+        duration = timedelta.max
+    if duration > LONGEST:
+        raise ValueError(f'must not be longer than "{LONGEST.days}d"')
+    return duration
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    return parse_duration(value if isinstance(value, str) else "")
+
+
+def _positive(value: timedelta) -> timedelta:
+    if value <= timedelta():
+        raise ValueError("must be longer than zero")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def _timezone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        raise ValueError('must be a time zone such as "UTC" or "Europe/Berlin"') from None
+    return value
+
+
+def _cron(value: str) -> str:
+    fields = value.split()
+    # APScheduler counts weekdays from Monday, cron from Sunday: a number would be a day off for somebody. It also
+    # ignores what follows a name, as in "sun#1".
+    if len(fields) == 5 and _WEEKDAYS.fullmatch(fields[4]) is None:
+        raise ValueError("must name weekdays, as in `mon-fri` or `sat,sun`: crons disagree on their numbers")
+    try:
+        trigger = CronTrigger.from_crontab(value, timezone=UTC)
+    except ValueError as error:
+        raise ValueError(f"must be a crontab of five fields such as `0 */2 * * *`: {error}") from None
+    if trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC)) is None:
+        raise ValueError("must name a time that comes: this one never does")
+    return value
+
+
+def _web_url(value: str) -> str:
+    sentence = "must be a URL such as `https://example.com`, without user, query or fragment"
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number
+        raise ValueError(sentence) from None
+    if not usable or parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", value):
+        raise ValueError(sentence)
+    return value.rstrip("/")
+
+
+def _reference(value: str) -> str:
+    if REFERENCE.fullmatch(value) is None:
+        raise ValueError(
+            "a key written in this file is refused: write `${SCHEMATIC_API_KEY}` and keep the key in the environment, "
+            "in a systemd credential, or in the file that `api_key_file` names"
+        )
+    return value
+
+
+def _file(value: object, info: ValidationInfo) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError("must be the path of a file")
+    return Place.of(info).folder.absolute() / value
+
+
+Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
+DurationOrZero: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
+Percent: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count: TypeAlias = Annotated[int, Field(ge=0)]
+Text: TypeAlias = Annotated[str, AfterValidator(_not_blank)]
+Key: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=255)]
+Timezone: TypeAlias = Annotated[str, AfterValidator(_timezone)]
+Cron: TypeAlias = Annotated[str, AfterValidator(_cron)]
+WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url)]
+Reference: TypeAlias = Annotated[str, AfterValidator(_reference)]
+File: TypeAlias = Annotated[Path, PlainValidator(_file)]
+DatabaseUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(database_url), PlainSerializer(str)]
+SourceUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(source_url), PlainSerializer(str)]

@@ -1,0 +1,31 @@
+"""The guard: a source that suddenly says something very different is asked about, not believed."""
+
+from __future__ import annotations
+
+from audience_sync.core.model import Counts, GuardLimits, RunKind
+
+
+def guard(counts: Counts, *, kind: RunKind, members_before: int, limits: GuardLimits) -> list[str]:
+    """Return why a run must wait for a person's yes; an empty list when it may go on.
+
+    Percentages are of the members before, and count from `min_members` on: ten of twelve people may well leave.
+    """
+    if kind is RunKind.INITIAL:
+        found = counts.entered + counts.updated + counts.unchanged
+        if found < limits.min_initial_members:
+            return [
+                f"the first run found {found:,} members, fewer than min_initial_members = {limits.min_initial_members:,}"
+            ]
+        return []
+    if members_before < limits.min_members:
+        return []
+    return [
+        f"{amount:,} {verb}, {100 * amount / members_before:.1f} % of the {members_before:,} members before;"
+        f" {setting} allows {limit:g} %"
+        for verb, amount, setting, limit in (
+            ("would leave", counts.exited, "max_exit_percent", limits.max_exit_percent),
+            ("would enter", counts.entered, "max_entry_percent", limits.max_entry_percent),
+            ("would be updated", counts.updated, "max_update_percent", limits.max_update_percent),
+        )
+        if members_before > 0 and 100 * amount > limit * members_before
+    ]

@@ -1,0 +1,100 @@
+"""The words of the product as types: who is in, what changed, and how a run stands.
+
+Identifiers and values are kept as canonical JSON text from the moment a row is read, so that comparing, storing and
+hashing them is comparing, storing and hashing text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple, TypeAlias
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+
+class ChangeKind(StrEnum):
+    """What happened to one profile in one audience."""
+
+    ENTERED = "entered"
+    EXITED = "exited"
+    UPDATED = "updated"  # identifiers or value differ, membership does not
+
+
+class RunKind(StrEnum):
+    """Why a run was made."""
+
+    INITIAL = "initial"  # until one run of the audience has completed
+    INCREMENTAL = "incremental"
+    RESYNC = "resync"  # sends every current value again, and the exits still remembered
+    RETRACT = "retract"  # sends false to every member and retires the key
+
+
+class RunState(StrEnum):
+    """Where a run stands; the last three are final."""
+
+    RUNNING = "running"  # reading and comparing: nothing of an incremental run is applied yet
+    BLOCKED = "blocked"  # a guard refused its plan; the plan is kept
+    APPLYING = "applying"  # the plan is being committed; whoever finds it dead finishes it
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"  # its plan was replaced by that of a newer run
+
+
+class Member(NamedTuple):
+    """One profile as a definition or the membership table has it."""
+
+    profile_key: str
+    identifiers: str | None = (
+        None  # canonical JSON {"company": {...}, "user": {...}} without the identity; None: no other
+    )
+    value: str | None = None  # canonical JSON of a computed trait; None for an audience
+
+
+class Change(NamedTuple):
+    """One difference between the membership table and what the definition says now."""
+
+    kind: ChangeKind
+    profile_key: str
+    identifiers: str | None  # of an exit: those the profile was last seen with
+    value: str | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a run found: read = entered + updated + unchanged + rejected + duplicates."""
+
+    read: int = 0
+    entered: int = 0
+    exited: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    duplicates: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.read + other.read,
+            self.entered + other.entered,
+            self.exited + other.exited,
+            self.updated + other.updated,
+            self.unchanged + other.unchanged,
+            self.rejected + other.rejected,
+            self.duplicates + other.duplicates,
+        )
+
+    @property
+    def changed(self) -> int:
+        """Return how many changes there are of any kind."""
+        return self.entered + self.exited + self.updated
+
+
+@dataclass(frozen=True)
+class GuardLimits:
+    """The limits beyond which a run is blocked: `[guard]` in the configuration. Percentages are of the members before."""
+
+    max_exit_percent: float = 30
+    max_entry_percent: float = 200
+    max_update_percent: float = 100
+    min_members: int = 100
+    min_initial_members: int = 0

@@ -1,0 +1,148 @@
+"""What an answer of Schematic means: the table of outcomes, line by line, and the arithmetic of waiting.
+
+Retryability follows Segment's rule (408, 423, 429 and 5xx but 501 are tried again); everything that is not a clear
+refusal of these very events by Schematic itself keeps them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import TypeAlias
+
+import orjson
+
+FIRST_DELAY = timedelta(seconds=1)
+LONGEST_ASKED = timedelta(days=1)  # a server's Retry-After beyond this is taken for a mistake
+RETRYABLE = frozenset({408, 423, 425, 429})
+WRONG_DESTINATION = frozenset({404, 405, 501})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back over HTTP; status 0 and a sentence in `text` when no whole answer came."""
+
+    status: int
+    headers: Mapping[str, str]  # names in lower case
+    text: str
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Schematic took the events."""
+
+    status: int
+
+
+@dataclass(frozen=True)
+class Later:
+    """Nobody knows, or not now: the same events go again."""
+
+    reason: str
+    status: int
+    retry_after: timedelta | None
+
+
+@dataclass(frozen=True)
+class RefusedKey:
+    """The API key is not accepted: stop everything, keep everything."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class WrongDestination:
+    """What answers is not Schematic: stop everything, keep everything."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class TooLarge:
+    """The batch must be smaller: of at most `max_size` events, or half of what it was."""
+
+    max_size: int | None
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Schematic refuses something in these events."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Accepted | Later | RefusedKey | WrongDestination | TooLarge | Rejected
+
+
+def classify(answer: Answer, *, now: datetime) -> Outcome:  # noqa: PLR0911 - one return for each line of the table
+    """Return what an answer to ``POST /batch`` means."""
+    status = answer.status
+    if 200 <= status < 300:
+        return Accepted(status)
+    reason = describe(answer)
+    if status in RETRYABLE or (status >= 500 and status != 501) or status < 200:
+        return Later(reason, status, retry_after(answer.headers.get("retry-after"), now=now))
+    if status in (401, 403):
+        return RefusedKey(reason)
+    if 300 <= status < 400 or status in WRONG_DESTINATION:
+        return WrongDestination(reason)
+    if status == 413 or "batch too large" in answer.text:
+        return TooLarge(_max_size(answer.text))
+    if _is_html(answer):
+        return WrongDestination(reason)
+    return Rejected(reason)
+
+
+def describe(answer: Answer) -> str:
+    """Return an answer in one short line: its status, where it leads, and the start of what it says."""
+    if answer.status == 0:
+        return answer.text
+    where = f" to {location}" if (location := answer.headers.get("location")) else ""
+    said = "an HTML page" if _is_html(answer) else " ".join(_error_text(answer.text).split())[:200]
+    return f"HTTP {answer.status}{where}" + (f": {said}" if said else "")
+
+
+def retry_after(text: str | None, *, now: datetime) -> timedelta | None:
+    """Return the wait that a ``Retry-After`` header asks for, in seconds or as a date (RFC 9110); None when unreadable."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", text):
+        return timedelta(seconds=float(text))
+    try:
+        moment: datetime = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    return max(timedelta(0), moment.astimezone(UTC) - now)
+
+
+def backoff(tries: int, *, jitter: float, longest: timedelta, asked: timedelta | None = None) -> timedelta:
+    """Return how long to wait after the given number of failed tries: 1 s, 2 s, 4 s … up to `longest`.
+
+    `jitter` in [0, 1) takes away up to half, so that many do not come back together. What the server `asked` for is
+    waited in any case.
+    """
+    wait = min(FIRST_DELAY * 2 ** min(tries - 1, 30), longest) * (1 - jitter / 2)
+    return max(wait, min(asked or timedelta(0), LONGEST_ASKED))
+
+
+def _max_size(text: str) -> int | None:
+    try:
+        size = orjson.loads(text)["max_size"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return size if isinstance(size, int) and size > 0 else None
+
+
+def _error_text(text: str) -> str:
+    try:
+        error = orjson.loads(text)["error"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return text
+    return error if isinstance(error, str) else text
+
+
+def _is_html(answer: Answer) -> bool:
+    return "html" in answer.headers.get("content-type", "") or answer.text.lstrip()[:1] == "<"

@@ -1,0 +1,201 @@
+"""Finding `:now` in SQL that a person wrote, without understanding the SQL.
+
+The text is cut into tokens just well enough to tell what is code and what is a literal, a quoted name or a comment: a
+colon in those belongs to nobody. In code, a colon that touches a word, a closing bracket, a quote or another colon
+before it belongs to the database (`a::now`, `tags[1:n]`, `{'k':v}`, Snowflake's `src:path`); any other colon before a
+name is a parameter, and the only parameter is `:now`. Nothing else of the text changes, save the semicolon at its end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from audience_sync.errors import ConfigError
+
+QUERY_WORDS = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "FROM", "PIVOT", "UNPIVOT"})
+"""What a statement that only reads begins with, in any database we know of."""
+_VERBS = QUERY_WORDS - {"WITH"} | {"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lexis:
+    """How one database cuts SQL text into tokens, as far as databases differ."""
+
+    nested_comments: bool = False
+    dollar_quotes: bool = False  # $$...$$ and $tag$...$tag$
+    backslashes: bool = False  # \' in every literal; E'...' always has them
+    backticks: bool = False
+    brackets: bool = False  # [name]: nowhere that arrays exist
+    line_comments: tuple[str, ...] = ("--",)
+
+
+_POSTGRES = Lexis(nested_comments=True, dollar_quotes=True)
+_MYSQL = Lexis(backslashes=True, backticks=True, line_comments=("--", "#"))
+_SPARK = Lexis(backslashes=True, backticks=True)
+_LEXES = {
+    "postgresql": _POSTGRES,
+    "redshift": _POSTGRES,
+    "cockroachdb": _POSTGRES,
+    "duckdb": Lexis(nested_comments=True, dollar_quotes=True, backticks=True),
+    "sqlite": Lexis(backticks=True, brackets=True),
+    "mssql": Lexis(nested_comments=True, brackets=True),
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
+    "bigquery": _MYSQL,
+    "clickhouse": _MYSQL,
+    "databricks": _SPARK,
+    "hive": _SPARK,
+    "snowflake": Lexis(backslashes=True, dollar_quotes=True, line_comments=("--", "//")),
+}
+
+
+class Bound(NamedTuple):
+    """One query with the placeholders of its driver in place of `:now`, and how many they are."""
+
+    sql: str
+    placeholders: int
+
+
+class _Token(NamedTuple):
+    kind: str  # blank, word, parameter, end, quoted or code
+    text: str
+    start: int
+
+
+def lexis_of(dialect: str) -> Lexis:
+    """Return how the database of a SQLAlchemy dialect (`sqlite`, `mssql`, …) reads SQL; standard SQL if unknown."""
+    return _LEXES.get(dialect, Lexis())
+
+
+def bind_now(sql: str, placeholder: str, *, lexis: Lexis, double_percent: bool = False) -> Bound:
+    """Replace each `:now` by `placeholder` and drop the semicolon at the end with the comments behind it.
+
+    With `double_percent` (drivers that format their parameters in) every other `%` is doubled if there is a parameter.
+    The result may end in a `--` comment: put a line break before anything appended to it.
+
+    Raises:
+        ConfigError: the text is empty, not closed, not a query, more than one statement, or has another parameter.
+    """
+    tokens = _one_query(sql, list(_tokens(sql, lexis)))
+    count = sum(token.kind == "parameter" for token in tokens)
+    double = double_percent and count > 0
+    pieces = [
+        placeholder if token.kind == "parameter" else token.text.replace("%", "%%") if double else token.text
+        for token in tokens
+    ]
+    return Bound("".join(pieces), count)
+
+
+def _one_query(sql: str, tokens: list[_Token]) -> list[_Token]:
+    """Return the tokens up to the semicolon that ends the one query; refuse anything that is not one query."""
+    end = next((i for i, token in enumerate(tokens) if token.kind == "end"), len(tokens))
+    code = [token for token in tokens[:end] if token.kind != "blank"]
+    if not code:
+        raise ConfigError("The SQL is empty.")
+    word = _verb(code)
+    if word.upper() not in QUERY_WORDS:
+        raise ConfigError(f"The SQL is not a query: it is {word[:40]!r}.", hint="write a SELECT; a source is only read")
+    extra = next((token for token in tokens[end:] if token.kind not in {"blank", "end"}), None)
+    if extra is not None:
+        raise ConfigError(
+            f"The SQL has more than one statement: another begins on {_line(sql, extra.start)}.",
+            hint="keep one query; use WITH to name its parts",
+        )
+    return tokens[:end]
+
+
+def _verb(code: list[_Token]) -> str:
+    """Return the word that says what the statement does: its first, or what follows the named parts of a WITH."""
+    first = next((token.text for token in code if token.text != "("), "")
+    if first.upper() != "WITH":
+        return first
+    depth = 0
+    for token, following in zip(code, code[1:], strict=False):
+        depth += {"(": 1, ")": -1}.get(token.text, 0)
+        if depth == 0 and token.text.upper() in _VERBS and following.text.upper() not in {"AS", "("}:
+            return token.text
+    return first
+
+
+def _tokens(sql: str, lexis: Lexis) -> Iterator[_Token]:
+    """Cut the text into tokens that together are the text again."""
+    pattern = _pattern(lexis)
+    at = 0
+    while at < len(sql):
+        match = pattern.match(sql, at)
+        kind, text = (match.lastgroup or "", match.group()) if match else ("code", sql[at])
+        if kind == "open_comment" and lexis.nested_comments:
+            kind, text = "blank", sql[at : _comment_end(sql, at)]
+        if kind in {"open", "open_comment"} or (kind == "blank" and not text):
+            raise ConfigError(f"The SQL ends inside what {sql[at : at + 2].strip()} opens on {_line(sql, at)}.")
+        if kind == "colon":
+            kind = _colon_kind(sql, at, text)
+        yield _Token(kind, text, at)
+        at += len(text)
+
+
+def _colon_kind(sql: str, at: int, text: str) -> str:
+    """Tell whether a colon and the name behind it are our parameter or the database's own syntax."""
+    before = sql[at - 1] if at else ""
+    if before.isalnum() or (before and before in "_$:])\"'`}"):
+        return "code"
+    if text == ":now":
+        return "parameter"
+    if before == "[":  # a slice with no lower bound
+        return "code"
+    raise ConfigError(
+        f"The SQL has the parameter {text} on {_line(sql, at)}, but only :now exists.",
+        hint="a colon that is not meant as a parameter belongs into a literal or next to what stands before it",
+    )
+
+
+def _comment_end(sql: str, start: int) -> int:
+    """Return where the comment that opens at `start` ends, counting the comments inside it; `start` if it does not."""
+    depth = 0
+    for mark in re.compile(r"/\*|\*/").finditer(sql, start):
+        depth += 1 if mark.group() == "/*" else -1
+        if depth == 0:
+            return mark.end()
+    return start
+
+
+@lru_cache
+def _pattern(lexis: Lexis) -> re.Pattern[str]:
+    """Compile the tokens of one database; possessive repetition keeps hostile text linear."""
+    escaped = r"(?:[^{0}\\]|\\.|{0}{0})*+"
+    plain = r"(?:[^{0}]|{0}{0})*+"
+    inside = escaped if lexis.backslashes else plain
+    quoted = ["[eE]'" + escaped.format("'") + "'", *(f"{q}{inside.format(q)}{q}" for q in "'\"")]
+    openers = ["'", '"']
+    if lexis.dollar_quotes:
+        quoted.append(r"(?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?P=tag)")
+        openers.append(r"\$(?:[^\W\d]\w*)?\$")
+    if lexis.backticks:
+        quoted.append(f"`{plain.format('`')}`")
+        openers.append("`")
+    if lexis.brackets:
+        quoted.append(r"\[[^\]]*+\]")
+        openers.append(r"\[")
+    comments = [f"{re.escape(mark)}[^\n]*+" for mark in lexis.line_comments]
+    if not lexis.nested_comments:
+        comments.append(r"/\*.*?\*/")
+    kinds = {
+        "blank": "|".join([r"\s++", *comments]),
+        "open_comment": r"/\*",
+        "quoted": "|".join(quoted),
+        "word": r"\w[\w$]*+",
+        "open": "|".join(openers),
+        "end": ";",
+        "colon": r":[^\W\d][\w$]*+",
+        "code": ".",
+    }
+    return re.compile("|".join(f"(?P<{kind}>{body})" for kind, body in kinds.items()), re.DOTALL)
+
+
+def _line(sql: str, at: int) -> str:
+    """Name the line of a position, from 1."""
+    return f"line {sql.count(chr(10), 0, at) + 1}"

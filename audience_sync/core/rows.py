@@ -1,0 +1,187 @@
+"""Rows of a source become lines of members, or rejections with a reason.
+
+A key is stringified in one way: text as it is, integers in decimal digits, UUIDs in lower case with dashes, and whole
+`Decimal` or float numbers (databases without an integer type return them) as integers. Nothing is trimmed or folded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from enum import StrEnum
+from typing import NamedTuple, TypeAlias
+from uuid import UUID
+
+import orjson
+
+from audience_sync.core.shards import SHARDS, shard_of
+from audience_sync.errors import SourceError
+
+MAX_KEY_LENGTH = 255  # characters
+_UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
+
+Row: TypeAlias = Sequence[object]
+
+
+class Reason(StrEnum):
+    """Why a row was not taken as it is; `omitted_…` rows stay members, without that one identifier."""
+
+    NULL_KEY = "null_key"
+    EMPTY_KEY = "empty_key"
+    LONG_KEY = "long_key"  # over 255 characters
+    UNUSABLE_TEXT = "unusable_text"  # control characters, or text that is not valid UTF-8
+    UNSUPPORTED_TYPE = "unsupported_type"
+    DUPLICATE = "duplicate"  # the key came before; the row with the smallest canonical JSON counts
+    OMITTED_IDENTIFIER = "omitted_identifier"  # another identifier of the row is unusable and was left out
+
+
+class Rejection(NamedTuple):
+    """One row that was not taken as it is."""
+
+    reason: Reason
+    profile_key: str | None
+    row: str  # JSON of its identifying columns, for a person to recognise it
+
+
+class KeyColumns(NamedTuple):
+    """Which columns make up a member: the identity, and the other user and company keys by their Schematic names."""
+
+    identity: int
+    user: tuple[tuple[str, int], ...]
+    company: tuple[tuple[str, int], ...]
+
+
+def stringify(value: object) -> str | Reason:  # noqa: PLR0911 - one return for each kind of value reads best
+    """Return a key's one text form, or why it has none."""
+    match value:
+        case str():
+            text = value
+        case bool():
+            return Reason.UNSUPPORTED_TYPE
+        case int() | UUID():
+            text = str(value)
+        case Decimal() | float() if math.isfinite(value) and value == int(value):
+            text = str(int(value))
+        case None:
+            return Reason.NULL_KEY
+        case _:
+            return Reason.UNSUPPORTED_TYPE
+    if not text or text.isspace():
+        return Reason.EMPTY_KEY
+    if len(text) > MAX_KEY_LENGTH:
+        return Reason.LONG_KEY
+    if not text.isprintable() and _UNUSABLE.search(text):
+        return Reason.UNUSABLE_TEXT
+    return text
+
+
+def key_columns(
+    columns: Sequence[str], *, identity: str, user_keys: Mapping[str, str], company_keys: Mapping[str, str]
+) -> KeyColumns:
+    """Return where the keys stand in a result with these columns.
+
+    Raises:
+        SourceError: a column is missing, or stands there twice.
+    """
+    wanted = {
+        **{f"user_keys.{k}": c for k, c in user_keys.items()},
+        **{f"company_keys.{k}": c for k, c in company_keys.items()},
+    }
+    for setting, column in wanted.items():
+        if columns.count(column) != 1:
+            problem = "no" if column not in columns else "more than one"
+            raise SourceError(
+                f"the result has {problem} column {column!r}, which {setting} names",
+                hint=f"its columns are {', '.join(columns)}",
+            )
+    return KeyColumns(
+        columns.index(user_keys[identity]),
+        tuple((key, columns.index(column)) for key, column in sorted(user_keys.items()) if key != identity),
+        tuple((key, columns.index(column)) for key, column in sorted(company_keys.items())),
+    )
+
+
+def canonical(value: object) -> str:
+    """Return canonical JSON text: sorted keys, no spaces, UTF-8."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def shard_rows(
+    columns: KeyColumns, *, lines: Sequence[list[str]], reject: Callable[[Rejection], None]
+) -> Callable[[Iterable[Row]], None]:
+    """Return a function that files a page of rows as lines into `lines`, one list for each of the 1,024 shards.
+
+    Rows without a usable key go to `reject` instead; a row whose other identifiers are unusable is filed without them.
+    """
+    if len(lines) != SHARDS:
+        raise ValueError(f"{SHARDS} lists are needed")
+    identity, others = columns.identity, bool(columns.user or columns.company)
+
+    def file(page: Iterable[Row]) -> None:
+        for row in page:
+            key = stringify(row[identity])
+            if isinstance(key, Reason):
+                reject(Rejection(key, _as_text(row[identity]), _excerpt(columns, row)))
+                continue
+            line = key
+            if others:
+                identifiers = _identifiers(columns, row, key, reject)
+                if identifiers:
+                    line = f"{key}\t{canonical(identifiers)}"
+            lines[shard_of(key)].append(line)
+
+    return file
+
+
+def _identifiers(
+    columns: KeyColumns, row: Row, profile_key: str, reject: Callable[[Rejection], None]
+) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for kind, keys in (("user", columns.user), ("company", columns.company)):
+        texts = {}
+        for key, position in keys:
+            text = stringify(row[position])
+            if isinstance(text, Reason):
+                if text not in (Reason.NULL_KEY, Reason.EMPTY_KEY):
+                    reject(Rejection(Reason.OMITTED_IDENTIFIER, profile_key, _excerpt(columns, row)))
+            else:
+                texts[key] = text
+        if texts:
+            found[kind] = texts
+    return found
+
+
+def _as_text(value: object) -> str | None:
+    """Return what can be stored of a rejected key, so that `forget` finds it."""
+    return None if value is None else _clean(str(value))[:MAX_KEY_LENGTH]
+
+
+def _excerpt(columns: KeyColumns, row: Row) -> str:
+    positions = [columns.identity, *(p for _, p in columns.user), *(p for _, p in columns.company)]
+    return canonical([None if row[p] is None else _clean(str(row[p]))[:MAX_KEY_LENGTH] for p in positions])
+
+
+def _clean(text: str) -> str:
+    return _UNUSABLE.sub("�", text)
+
+
+def distinct(lines: Iterable[str]) -> tuple[set[str], list[str]]:
+    """Return one line for each key of a shard, the smallest, and the lines that were left out as duplicates.
+
+    Lines of one key differ only in their canonical JSON, so the smallest line is the row with the smallest JSON.
+    """
+    everything = list(lines)
+    kept = set(everything)
+    if len(kept) == len(everything) and not any("\t" in line for line in kept):
+        return kept, []
+    smallest: dict[str, str] = {}
+    left_out: list[str] = []
+    for line in sorted(everything):
+        key = line.partition("\t")[0]
+        if key in smallest:
+            left_out.append(line)
+        else:
+            smallest[key] = line
+    return set(smallest.values()), left_out

@@ -1,0 +1,72 @@
+"""One hash, three uses: the shard of a profile key is the unit of comparison, of order, and of work sharing.
+
+Within a shard a member is one line of text, `key`, `key⇥identifiers` or `key⇥identifiers⇥value`: keys hold no control
+character (`rows.py` rejects those) and JSON never writes one raw, so lines compare, sort, spool and hash as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import NamedTuple
+from zlib import crc32
+
+from audience_sync.core.model import Member
+
+SHARDS = 1024
+UNITS = 64
+"""Shards are leased in units of `SHARDS // UNITS` neighbours."""
+
+
+class Digest(NamedTuple):
+    """What a shard held when it was last committed: how many members, and a 128-bit hash of their sorted lines."""
+
+    members: int
+    hash: bytes
+
+
+def shard_of(profile_key: str) -> int:
+    """Return the fixed shard of a profile, 0 to 1023: ``crc32(key) & 1023`` of its UTF-8 bytes."""
+    return crc32(profile_key.encode()) & (SHARDS - 1)
+
+
+def unit_of(shard: int) -> int:
+    """Return the lease unit that a shard belongs to, 0 to 63."""
+    return shard * UNITS // SHARDS
+
+
+def shards_of_units(units: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the shards of some units as inclusive ranges `(low, high)`, neighbours joined, in order."""
+    width = SHARDS // UNITS
+    ranges: list[tuple[int, int]] = []
+    for unit in sorted(units):
+        low, high = unit * width, unit * width + width - 1
+        if ranges and ranges[-1][1] == low - 1:
+            ranges[-1] = (ranges[-1][0], high)
+        else:
+            ranges.append((low, high))
+    return ranges
+
+
+def to_line(member: Member) -> str:
+    """Return the line of a member; the inverse of `from_line`."""
+    if member.value is not None:
+        return f"{member.profile_key}\t{member.identifiers or ''}\t{member.value}"
+    return member.profile_key if member.identifiers is None else f"{member.profile_key}\t{member.identifiers}"
+
+
+def from_line(line: str) -> Member:
+    """Return the member of a line."""
+    key, _, rest = line.partition("\t")
+    identifiers, _, value = rest.partition("\t")
+    return Member(key, identifiers or None, value or None)
+
+
+def digest(lines: Iterable[str]) -> Digest:
+    """Return the digest of a shard's distinct lines, whatever their order.
+
+    Sorting and hashing once a shard costs a fraction of hashing each member, and one text for the whole set leaves
+    nothing to cancel out.
+    """
+    ordered = sorted(lines)
+    return Digest(len(ordered), blake2b("\n".join(ordered).encode(), digest_size=16).digest())

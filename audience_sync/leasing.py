@@ -1,0 +1,92 @@
+"""Holding a lease for as long as a piece of work takes: taken, renewed in the background, given back at the end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.db import Database
+from audience_sync.holders import Holder
+from audience_sync.seams import Seams
+from audience_sync.store import leases
+from audience_sync.store.leases import Lease
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """What every piece of work on a membership database needs: the database, who we are there, and the outside world."""
+
+    database: Database
+    holder: Holder
+    seams: Seams
+
+    def hold(self, kind: str, numbers: Iterable[int], *, seconds: float) -> HeldLease | None:
+        """Take those of the wanted leases that are free, renewed every third of `seconds`; None when none is."""
+        now = self.seams.now_ms()
+        taken_at = self.seams.monotonic()
+        with self.database.write() as connection:
+            lease = leases.acquire(
+                connection,
+                kind,
+                numbers,
+                holder=self.holder.name,
+                now_ms=now,
+                expires_at=now + int(seconds * 1000),
+                is_dead=self.holder.is_dead,
+            )
+        return None if lease is None else HeldLease(self, lease, seconds=seconds, taken_at=taken_at)
+
+
+class HeldLease:
+    """A lease with the thread that renews it; a context manager that gives it back."""
+
+    def __init__(self, workspace: Workspace, lease: Lease, *, seconds: float, taken_at: float) -> None:
+        self.lease = lease
+        self._workspace = workspace
+        self._seconds = seconds
+        self._until = taken_at + seconds  # on the monotonic clock: the wall clock may jump
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name=f"lease-{lease.kind}", daemon=True)
+        self._thread.start()
+
+    def assert_held(self, connection: Connection) -> None:
+        """Refuse to commit if somebody else has taken over; see `store.leases`."""
+        leases.assert_held(connection, self.lease)
+
+    def left(self) -> float:
+        """Return for how many seconds nobody else can take over."""
+        return self._until - self._workspace.seams.monotonic()
+
+    def close(self) -> None:
+        """Stop renewing, and give the lease back."""
+        self._over.set()
+        self._thread.join()
+        with self._workspace.database.write() as connection:
+            leases.release(connection, self.lease)
+
+    def _renew(self) -> None:
+        seams = self._workspace.seams
+        while not self._over.wait(self._seconds / 3):
+            now = seams.monotonic()
+            try:
+                with self._workspace.database.write() as connection:
+                    expires_at = seams.now_ms() + int(self._seconds * 1000)
+                    if not leases.renew(connection, self.lease, expires_at=expires_at):
+                        return  # taken over: `left` runs out, and every commit will say so
+            except sa.exc.SQLAlchemyError:  # the database is away: try again until the lease has run out
+                continue
+            self._until = now + self._seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,102 @@
+"""PostgreSQL as a source: one read-only REPEATABLE READ transaction in UTC, a server-side cursor, TCP keepalives.
+
+Every `postgresql` URL is read with psycopg, whatever driver it names: the SQL and its parameters then mean one thing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from math import ceil
+from typing import Any
+
+import psycopg
+from sqlalchemy.engine import URL
+
+from audience_sync.core.parameters import lexis_of
+from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, PAGE, Page
+
+CONNECT_ERRORS = (psycopg.Error,)
+_MARGIN = timedelta(seconds=30)  # our own clock stops a query first; the server's is for when we have died
+_LIBPQ = {
+    "application_name": "audience-sync",
+    "client_encoding": "utf8",
+    "keepalives_idle": "30",  # seconds
+    "keepalives_interval": "10",  # seconds
+    "keepalives_count": "3",
+}
+
+
+def connect(url: URL, limit: timedelta) -> PostgresSession:
+    """Connect and begin a transaction that can only read; `limit` is the server's net, too."""
+    dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
+    positional, named = dialect.create_connect_args(url)
+    patience = {"connect_timeout": max(2, ceil(min(limit, CONNECT_TIMEOUT).total_seconds()))}  # below 2 libpq rounds up
+    options: dict[str, Any] = {**_LIBPQ, **patience, **named, "prepare_threshold": None}
+    connection = psycopg.connect(*positional, **options)
+    try:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.read_only = True
+        connection.execute(
+            "SELECT set_config('TimeZone', 'UTC', true), set_config('cursor_tuple_fraction', '1', true),"
+            " set_config('statement_timeout', %s, true)",
+            [str(int((limit + _MARGIN) / timedelta(milliseconds=1)))],
+        )
+        return PostgresSession(connection)
+    except BaseException:
+        connection.close()
+        raise
+
+
+class PostgresSession:
+    """One transaction with one server-side cursor."""
+
+    lexis = lexis_of("postgresql")
+    placeholder = "%(now)s"
+    double_percent = True
+    errors: tuple[type[Exception], ...] = (psycopg.Error, UnicodeDecodeError)
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._connection = connection
+        self._cursor = connection.cursor("audience_sync")
+        self._socket = socket.socket(fileno=os.dup(connection.fileno()))
+
+    def execute(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
+        """Declare the cursor; the server plans the query and runs nothing yet."""
+        self._cursor.execute(sql.encode(), {"now": as_of.astimezone(UTC)} if count else None)
+        return tuple(column.name for column in self._cursor.description or ())
+
+    def fetch(self) -> Page:
+        """Return the next rows."""
+        return self._cursor.fetchmany(PAGE)
+
+    def describe(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
+        """Name the columns; nothing is run."""
+        return self.execute(sql, count, as_of)
+
+    def interrupts(self) -> Sequence[Callable[[], None]]:
+        """Return: ask the server to cancel; cut the connection of a server that does not answer."""
+        return (self._cancel, self._cut)
+
+    def is_lost(self, error: Exception) -> bool:
+        """Tell whether the server or the network ended the connection."""
+        del error
+        return self._connection.closed
+
+    def close(self) -> None:
+        """Close the cursor and the connection; the transaction had nothing to keep."""
+        with suppress(psycopg.Error):
+            self._cursor.close()
+        self._connection.close()
+        self._socket.close()
+
+    def _cancel(self) -> None:
+        with suppress(psycopg.Error, OSError):
+            self._connection.cancel_safe(timeout=GRACE)
+
+    def _cut(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)

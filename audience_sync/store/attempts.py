@@ -1,0 +1,104 @@
+"""Attempts: batches that were, or are about to be, posted; each is kept word for word until Schematic's answer is settled.
+
+After a crash or a lost answer nobody knows whether Schematic took a batch. The same events, with the same idempotency
+keys, go again before anything newer of their profiles, so an attempt holds the events themselves: rows of the outbox
+may meanwhile be replaced by newer values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.events import Event, dump, parse
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One batch; times in milliseconds since 1970."""
+
+    id: int
+    events: tuple[Event, ...]
+    tries: int  # answers that asked for another try, or were lost
+    not_before: int
+    error: str | None
+
+
+def add(connection: Connection, events: Sequence[Event], *, now_ms: int) -> Attempt:
+    """Keep a batch before its first POST."""
+    attempt_id = connection.execute(
+        sa.text(
+            "INSERT INTO attempts (low, high, size, events, created_at) VALUES (:low, :high, :n, :events, :now) RETURNING id"
+        ),
+        {**_extent(events), "events": dump(events), "now": now_ms},
+    ).scalar_one()
+    return Attempt(attempt_id, tuple(events), 0, 0, None)
+
+
+def within(connection: Connection, ranges: Iterable[tuple[int, int]], *, now_ms: int) -> list[Attempt]:
+    """Return the attempts of some shards, oldest first.
+
+    An attempt that reaches beyond these shards (others were leased together when it was made) is cut in two first, and
+    only the events of these shards are returned. The events keep their idempotency keys.
+    """
+    ranges = list(ranges)
+    mine: list[Attempt] = []
+    for row in connection.execute(
+        sa.text("SELECT id, low, high, events, tries, not_before, error FROM attempts ORDER BY id")
+    ).all():
+        attempt_id, low, high, text, *rest = row
+        if not any(low <= last and first <= high for first, last in ranges):
+            continue
+        attempt = Attempt(attempt_id, tuple(parse(text)), *rest)
+        inside = [e for e in attempt.events if any(first <= e.shard <= last for first, last in ranges)]
+        outside = [e for e in attempt.events if e not in inside] if len(inside) < len(attempt.events) else []
+        if inside and outside:
+            mine.append(split(connection, attempt, [inside, outside], now_ms=now_ms)[0])
+        elif inside:
+            mine.append(attempt)
+    return mine
+
+
+def split(connection: Connection, attempt: Attempt, parts: Iterable[Sequence[Event]], *, now_ms: int) -> list[Attempt]:
+    """Put several attempts in the place of one; they begin to count their tries anew."""
+    remove(connection, [attempt])
+    return [add(connection, part, now_ms=now_ms) for part in parts]
+
+
+def postpone(connection: Connection, attempt: Attempt, *, not_before: int, error: str) -> Attempt:
+    """Keep that a try failed, and when the next one is due."""
+    connection.execute(
+        sa.text("UPDATE attempts SET tries = tries + 1, not_before = :t, error = :e WHERE id = :i"),
+        {"t": not_before, "e": error, "i": attempt.id},
+    )
+    return Attempt(attempt.id, attempt.events, attempt.tries + 1, not_before, error)
+
+
+def remove(connection: Connection, attempts: Iterable[Attempt]) -> None:
+    """Drop attempts whose outcome is settled."""
+    connection.execute(sa.text("DELETE FROM attempts WHERE id = :i"), [{"i": attempt.id} for attempt in attempts])
+
+
+def forget(connection: Connection, profile_key: str, *, shard: int) -> None:
+    """Take a person's events out of every attempt."""
+    rows = connection.execute(
+        sa.text("SELECT id, events FROM attempts WHERE :s BETWEEN low AND high"), {"s": shard}
+    ).all()
+    for attempt_id, text in rows:
+        events = parse(text)
+        others = [event for event in events if event.profile_key != profile_key]
+        if not others:
+            connection.execute(sa.text("DELETE FROM attempts WHERE id = :i"), {"i": attempt_id})
+        elif len(others) < len(events):
+            connection.execute(
+                sa.text("UPDATE attempts SET events = :events, low = :low, high = :high, size = :n WHERE id = :i"),
+                {**_extent(others), "events": dump(others), "i": attempt_id},
+            )
+
+
+def _extent(events: Sequence[Event]) -> dict[str, int]:
+    shards = [event.shard for event in events]
+    return {"low": min(shards), "high": max(shards), "n": len(events)}

@@ -1,0 +1,84 @@
+"""What the whole database is bound to (identity, environment), and the numbers it issues (generations)."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.errors import BindingRefused
+
+
+def get(connection: Connection, name: str) -> str | None:
+    """Return a setting kept in the database, or None."""
+    value: str | None = connection.execute(sa.text("SELECT value FROM settings WHERE name = :n"), {"n": name}).scalar()
+    return value
+
+
+def _count_on(connection: Connection, name: str, least: int, step: int) -> int:
+    """Return `max(number, least)` of a numeric setting and keep that plus `step`; others wait their turn."""
+    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"  # a SQLite writer is alone anyway
+    value = connection.execute(sa.text(f"SELECT value FROM settings WHERE name = :n{lock}"), {"n": name}).scalar_one()
+    number = max(int(value), least)
+    put(connection, name, str(number + step))
+    return number
+
+
+def put(connection: Connection, name: str, value: str) -> None:
+    """Keep a setting."""
+    connection.execute(
+        sa.text(
+            "INSERT INTO settings (name, value) VALUES (:n, :v) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+        ),
+        {"n": name, "v": value},
+    )
+
+
+def bind_identity(connection: Connection, identity: str) -> None:
+    """Keep the identity at the first sync, and refuse another one ever after.
+
+    Raises:
+        BindingRefused: the database has another identity.
+    """
+    bound = get(connection, "identity")
+    if bound is None:
+        put(connection, "identity", identity)
+    elif bound != identity:
+        raise BindingRefused(
+            f"this database knows people by {bound!r}, the configuration says {identity!r}",
+            hint=f'set identity = "{bound}", or give the new identity a new [database] url',
+        )
+
+
+def bind_environment(connection: Connection, environment: str) -> None:
+    """Keep the Schematic environment at the first delivery, and refuse another one ever after.
+
+    Raises:
+        BindingRefused: the database belongs to another environment.
+    """
+    bound = get(connection, "environment")
+    if bound is None:
+        put(connection, "environment", environment)
+    elif bound != environment:
+        raise BindingRefused(
+            f"this database belongs to the Schematic environment {bound!r}, the API key to {environment!r}",
+            hint="use the key of that environment, or another [database] url for this one",
+        )
+
+
+def next_generation(connection: Connection, now_ms: int) -> int:
+    """Issue a generation: greater than every one before, and about the time in milliseconds."""
+    return _count_on(connection, "generation", now_ms, 1)
+
+
+def reserve_requests(connection: Connection, *, now_us: int, requests: int, per_second: float) -> int:
+    """Reserve the next `requests` moments at the shared rate; return the first, in microseconds since 1970.
+
+    Every process on this database draws from the same row, so the rate is that of all of them together. A clock that
+    was ahead costs at most a minute: moments further off than that are taken for a mistake.
+    """
+    spacing = round(1_000_000 / per_second)
+    booked = _count_on(connection, "request_at_us", now_us, requests * spacing)
+    if booked > now_us + 60_000_000:
+        put(connection, "request_at_us", str(now_us + requests * spacing))
+        return now_us
+    return booked

@@ -1,0 +1,122 @@
+"""Leases: who syncs an audience, and who delivers a unit of shards.
+
+A lease is a row with a holder, a term and an expiry. Whoever takes a lease over raises its term, in the transaction that
+checks that the old holder is gone: its lease has run out, or it is known to have died. The row decides, not the clock of
+the holder: every commit of leased work calls `assert_held`, which locks the row and compares the term, so a holder that
+slept through its expiry cannot write once somebody else has taken over, and may go on when nobody has. Giving a lease
+back is politeness; expiry is the net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.errors import LeaseLost
+
+AUDIENCE, SHARDS = "audience", "shards"
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on an audience (its id), or on units of shards, under one term."""
+
+    kind: str
+    numbers: tuple[int, ...]
+    holder: str
+    term: int
+    expires_at: int  # milliseconds since 1970, when it was taken
+
+
+def acquire(
+    connection: Connection,
+    kind: str,
+    numbers: Iterable[int],
+    *,
+    holder: str,
+    now_ms: int,
+    expires_at: int,
+    is_dead: Callable[[str], bool],
+) -> Lease | None:
+    """Take those of the wanted leases that are free, under one new term; None when all are held by others."""
+    wanted = sorted(numbers)
+    marks = ", ".join(map(str, wanted))
+    connection.execute(
+        sa.text(
+            "INSERT INTO leases (kind, number, holder, term, expires_at) VALUES (:k, :n, '', 0, 0)"
+            " ON CONFLICT (kind, number) DO NOTHING"
+        ),
+        [{"k": kind, "n": number} for number in wanted],
+    )
+    rows = connection.execute(
+        sa.text(
+            f"SELECT number, holder, term, expires_at FROM leases WHERE kind = :k AND number IN ({marks}){_lock(connection)}"
+        ),
+        {"k": kind},
+    ).all()
+    free = tuple(
+        sorted(number for number, owner, _, until in rows if until <= now_ms or owner == holder or is_dead(owner))
+    )
+    if not free:
+        return None
+    term = 1 + max(term for number, _, term, _ in rows if number in free)
+    connection.execute(
+        sa.text(
+            f"UPDATE leases SET holder = :h, term = :t, expires_at = :e WHERE kind = :k AND number IN ({', '.join(map(str, free))})"
+        ),
+        {"h": holder, "t": term, "e": expires_at, "k": kind},
+    )
+    return Lease(kind, free, holder, term, expires_at)
+
+
+def assert_held(connection: Connection, lease: Lease) -> None:
+    """Refuse to commit under a lease that somebody else has taken over.
+
+    Raises:
+        LeaseLost: they have.
+    """
+    rows = connection.execute(
+        sa.text(f"SELECT holder, term FROM leases WHERE {_of(lease)}{_lock(connection)}"), {"k": lease.kind}
+    ).all()
+    if any((holder, term) != (lease.holder, lease.term) for holder, term in rows):
+        raise LeaseLost
+
+
+def renew(connection: Connection, lease: Lease, *, expires_at: int) -> bool:
+    """Prolong a lease; False when somebody else has taken it, or part of it, over."""
+    result = connection.execute(
+        sa.text(f"UPDATE leases SET expires_at = :e WHERE {_of(lease)} AND holder = :h AND term = :t"),
+        {"e": expires_at, "k": lease.kind, "h": lease.holder, "t": lease.term},
+    )
+    return result.rowcount == len(lease.numbers)
+
+
+def release(connection: Connection, lease: Lease) -> None:
+    """Give a lease back, if it is still ours."""
+    connection.execute(
+        sa.text(f"UPDATE leases SET holder = '', expires_at = 0 WHERE {_of(lease)} AND holder = :h AND term = :t"),
+        {"k": lease.kind, "h": lease.holder, "t": lease.term},
+    )
+
+
+def held(connection: Connection, *, now_ms: int) -> list[tuple[str, int, str, int]]:
+    """Return the leases in force as `(kind, number, holder, expires_at)`."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT kind, number, holder, expires_at FROM leases WHERE holder <> '' AND expires_at > :now ORDER BY kind, number"
+        ),
+        {"now": now_ms},
+    )
+    return [(kind, number, holder, expires_at) for kind, number, holder, expires_at in rows]
+
+
+def _of(lease: Lease) -> str:
+    return f"kind = :k AND number IN ({', '.join(map(str, lease.numbers))})"
+
+
+def _lock(connection: Connection) -> str:
+    """Return what keeps the rows ours until the commit: SQLite's writer is alone anyway."""
+    return "" if connection.dialect.name == "sqlite" else " FOR UPDATE"

@@ -1,0 +1,165 @@
+"""Memberships by shard, the plans that wait to become memberships, and the history of what did.
+
+The table changes only in `apply` (and in `retract` and `forget`), always together with history, outbox, digests and the
+audience's count: whoever sees one sees all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync import db
+from audience_sync.core.model import Change, ChangeKind, Member
+from audience_sync.core.shards import Digest, to_line
+from audience_sync.store import audiences, bulk, outbox
+from audience_sync.store.runs import RunRow
+
+
+class ShardChanges(NamedTuple):
+    """What a run makes of one shard: the changes, and the digest of the shard once they are applied.
+
+    The digest is None when only some of the shard's changes are here.
+    """
+
+    shard: int
+    changes: list[Change]
+    digest: Digest | None
+
+
+def lines(connection: Connection, audience_id: int, shard: int) -> set[str]:
+    """Return the members of one shard as lines."""
+    rows = connection.exec_driver_sql(
+        "SELECT profile_key, identifiers, value FROM memberships"
+        f" WHERE audience_id = {int(audience_id)} AND shard = {int(shard)}"
+    )
+    return {to_line(Member(*row)) for row in rows}
+
+
+def digests(connection: Connection, audience_id: int) -> dict[int, Digest]:
+    """Return the digest of each shard that has one."""
+    rows = connection.execute(
+        sa.text("SELECT shard, members, digest FROM shards WHERE audience_id = :a"), {"a": audience_id}
+    )
+    return {shard: Digest(members, bytes(digest)) for shard, members, digest in rows}
+
+
+def known_profiles(connection: Connection, shard: int, *, except_audience: int | None) -> set[str]:
+    """Return the profiles of one shard that are in any other audience."""
+    others = [str(a.id) for a in audiences.every(connection) if a.id != except_audience]
+    if not others:
+        return set()
+    rows = connection.exec_driver_sql(
+        f"SELECT profile_key FROM memberships WHERE audience_id IN ({', '.join(others)}) AND shard = {int(shard)}"
+    )
+    return {key for (key,) in rows}
+
+
+def stage(connection: Connection, run_id: int, compared: Sequence[ShardChanges]) -> None:
+    """Keep the changes of some shards as part of a run's plan."""
+    bulk.insert(
+        connection,
+        db.staged,
+        [(run_id, s.shard, c.profile_key, c.kind, c.identifiers, c.value) for s in compared for c in s.changes],
+    )
+    bulk.insert(connection, db.staged_shards, [(run_id, s.shard, *(s.digest or (None, None))) for s in compared])
+
+
+def staged(connection: Connection, run_id: int, *, at_most: int) -> list[ShardChanges]:
+    """Return the next shards of a run's plan: as many as have about `at_most` changes, at least one, none if all is done."""
+    plan: list[ShardChanges] = []
+    count = 0
+    shards = connection.execute(
+        sa.text("SELECT shard, members, digest FROM staged_shards WHERE run_id = :r ORDER BY shard"), {"r": run_id}
+    ).all()
+    for shard, members, digest in shards:
+        rows = connection.execute(
+            sa.text(
+                "SELECT kind, profile_key, identifiers, value FROM staged WHERE run_id = :r AND shard = :s ORDER BY profile_key"
+            ),
+            {"r": run_id, "s": shard},
+        )
+        found = [Change(ChangeKind(kind), *rest) for kind, *rest in rows]
+        plan.append(ShardChanges(shard, found, None if digest is None else Digest(members, bytes(digest))))
+        count += len(found)
+        if count >= at_most:
+            break
+    return plan
+
+
+def unstage(connection: Connection, run_id: int, shards: Iterable[int] | None = None) -> None:
+    """Drop a run's plan, or some shards of it."""
+    where = "run_id = :r" if shards is None else f"run_id = :r AND shard IN ({', '.join(map(str, shards))})"
+    for table in ("staged", "staged_shards"):
+        connection.execute(sa.text(f"DELETE FROM {table} WHERE {where}"), {"r": run_id})
+
+
+def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges]) -> None:
+    """Make the changes of some shards true: memberships, history, outbox, digests and the count, in this transaction."""
+    everything = [(s.shard, change) for s in compared for change in s.changes]
+    present = [
+        (run.audience_id, shard, c.profile_key, c.identifiers, c.value, run.id, run.generation)
+        for shard, c in everything
+        if c.kind is not ChangeKind.EXITED
+    ]
+    bulk.insert(
+        connection,
+        db.memberships,
+        present,
+        on_conflict="ON CONFLICT (audience_id, shard, profile_key) DO UPDATE SET"
+        " identifiers = excluded.identifiers, value = excluded.value, generation = excluded.generation",
+    )
+    gone = [(run.audience_id, shard, c.profile_key) for shard, c in everything if c.kind is ChangeKind.EXITED]
+    bulk.delete(connection, db.memberships, ("audience_id", "shard", "profile_key"), gone)
+    record(connection, run.id, everything)
+    outbox.enqueue(
+        connection, run, [(s, c) for s, c in everything if run.send_updates or c.kind is not ChangeKind.UPDATED]
+    )
+    bulk.upsert(connection, db.shards, [(run.audience_id, s.shard, *s.digest) for s in compared if s.digest])
+    forget_digests(connection, run.audience_id, [s.shard for s in compared if s.digest is None])
+    entered = sum(c.kind is ChangeKind.ENTERED for _, c in everything)
+    audiences.add_members(connection, run.audience_id, entered - len(gone))
+
+
+def record(connection: Connection, run_id: int, changes: Iterable[tuple[int, Change]]) -> None:
+    """Write changes into the history."""
+    bulk.insert(
+        connection, db.changes, [(run_id, s, c.profile_key, c.kind, c.identifiers, c.value) for s, c in changes]
+    )
+
+
+def members_of(connection: Connection, audience_id: int, *, at_most: int) -> list[tuple[int, Member]]:
+    """Return the first members of an audience with their shards."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT shard, profile_key, identifiers, value FROM memberships WHERE audience_id = :a"
+            " ORDER BY shard, profile_key LIMIT :n"
+        ),
+        {"a": audience_id, "n": at_most},
+    )
+    return [(shard, Member(*rest)) for shard, *rest in rows]
+
+
+def retract(connection: Connection, run: RunRow, members: Sequence[tuple[int, Member]]) -> None:
+    """Take members out of an audience for good, with history and outbox; their shards lose their digests."""
+    exits = [(shard, Change(ChangeKind.EXITED, *member)) for shard, member in members]
+    bulk.delete(
+        connection,
+        db.memberships,
+        ("audience_id", "shard", "profile_key"),
+        [(run.audience_id, shard, member.profile_key) for shard, member in members],
+    )
+    record(connection, run.id, exits)
+    outbox.enqueue(connection, run, exits)
+    bulk.delete(
+        connection, db.shards, ("audience_id", "shard"), [(run.audience_id, s) for s in {s for s, _ in members}]
+    )
+    audiences.add_members(connection, run.audience_id, -len(exits))
+
+
+def forget_digests(connection: Connection, audience_id: int, shards: Iterable[int]) -> None:
+    """Drop the digests of some shards: the next sync compares them row by row."""
+    bulk.delete(connection, db.shards, ("audience_id", "shard"), [(audience_id, shard) for shard in shards])

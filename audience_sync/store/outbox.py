@@ -1,0 +1,211 @@
+"""The outbox: for each audience and profile at most one open row, the newest value that Schematic has not accepted yet.
+
+Rows leave only when the generation that was sent is accepted (`settle`); a newer value replaces an older one, also a
+dead one. What is being sent right now is kept apart, in `attempts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync import db
+from audience_sync.core.events import Carried, Event, OpenChange, traits
+from audience_sync.core.model import Change, ChangeKind
+from audience_sync.store import bulk, runs
+from audience_sync.store.runs import RunRow
+
+_COLUMNS = "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers, o.generation, o.run_id"
+_REPLACE = (
+    "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET value = excluded.value,"
+    " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id, dead_reason = NULL"
+)
+
+
+def enqueue(connection: Connection, run: RunRow, changes: Iterable[tuple[int, Change]]) -> None:
+    """Put the values of changes into the outbox, in the place of older ones."""
+    rows = [
+        (
+            shard,
+            change.profile_key,
+            run.audience_id,
+            "false" if change.kind is ChangeKind.EXITED else change.value or "true",
+            change.identifiers,
+            run.generation,
+            run.id,
+        )
+        for shard, change in changes
+    ]
+    bulk.insert(connection, db.outbox, rows, on_conflict=_REPLACE)
+
+
+def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
+    """Put every current value of some shards into the outbox, and the exits still remembered; return how many."""
+    parameters = {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high}
+    into = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id)"
+    members = connection.execute(
+        sa.text(
+            f"{into} SELECT shard, profile_key, audience_id, COALESCE(value, 'true'), identifiers, :g, :r"
+            f" FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high {_REPLACE}"
+        ),
+        parameters,
+    )
+    exits = connection.execute(
+        sa.text(
+            f"{into} SELECT c.shard, c.profile_key, r.audience_id, 'false', c.identifiers, :g, :r"
+            " FROM runs r JOIN changes c ON c.run_id = r.id"
+            " WHERE r.audience_id = :a AND r.exited > 0 AND c.shard BETWEEN :low AND :high AND c.kind = 'exited'"
+            " AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.audience_id = r.audience_id"
+            "   AND m.shard = c.shard AND m.profile_key = c.profile_key)"
+            " AND NOT EXISTS (SELECT 1 FROM runs r2 JOIN changes c2 ON c2.run_id = r2.id WHERE r2.audience_id = :a"
+            "   AND r2.id > r.id AND c2.shard = c.shard AND c2.profile_key = c.profile_key AND c2.kind = 'exited')"
+            f" {_REPLACE}"
+        ),
+        parameters,
+    )
+    return members.rowcount + exits.rowcount
+
+
+def page(connection: Connection, *, low: int, high: int, after: tuple[int, str], limit: int) -> list[OpenChange]:
+    """Return the open changes of shards `low` to `high` that come after a profile, whole profiles, about `limit` rows.
+
+    Dead rows and those of paused audiences are left out. An empty list means that there are no more.
+    """
+    rows = connection.execute(
+        sa.text(
+            f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
+            " WHERE (o.shard, o.profile_key) > (:shard, :key) AND o.shard BETWEEN :low AND :high"
+            " AND o.dead_reason IS NULL AND a.state <> 'paused'"
+            " ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :limit"
+        ),
+        {"shard": after[0], "key": after[1], "low": low, "high": high, "limit": limit},
+    )
+    found = [OpenChange(*row) for row in rows]
+    if len(found) < limit:
+        return found
+    last = found[-1].profile_key  # its rows may go on beyond the page
+    whole = [change for change in found if change.profile_key != last]
+    return whole or page(connection, low=low, high=high, after=after, limit=limit * 2)
+
+
+def of_profile(connection: Connection, *, shard: int, profile_key: str) -> list[OpenChange]:
+    """Return the open changes of one profile, those of paused audiences too."""
+    rows = connection.execute(
+        sa.text(
+            f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
+            " WHERE o.shard = :s AND o.profile_key = :k AND o.dead_reason IS NULL ORDER BY o.audience_id"
+        ),
+        {"s": shard, "k": profile_key},
+    )
+    return [OpenChange(*row) for row in rows]
+
+
+def settle(connection: Connection, events: Sequence[Event], *, now_ms: int, status: int) -> None:
+    """Record events that Schematic accepted, and close the rows that still have the generation that was sent."""
+    _close(connection, events)
+    rows = [
+        (
+            e.shard,
+            e.profile_key,
+            e.idempotency_key,
+            traits(e.carried),
+            f"[{', '.join(map(str, sorted({c.run_id for c in e.carried})))}]",
+            now_ms,
+            status,
+        )
+        for e in events
+    ]
+    bulk.insert(
+        connection, db.deliveries, rows, on_conflict="ON CONFLICT (shard, profile_key, idempotency_key) DO NOTHING"
+    )
+    sent: dict[int, int] = {}
+    for event in events:
+        for carried in event.carried:
+            sent[carried.run_id] = sent.get(carried.run_id, 0) + 1
+    runs.add_sent(connection, sent)
+
+
+def _close(connection: Connection, events: Sequence[Event]) -> None:
+    rows = [(e.shard, e.profile_key, c.audience_id, c.generation) for e in events for c in e.carried]
+    bulk.delete(connection, db.outbox, ("shard", "profile_key", "audience_id", "generation"), rows)
+
+
+def mark_dead(connection: Connection, event: Event, reason: str) -> int:
+    """Mark what an event carries as not to be tried again without a person, unless a newer value came; return how many."""
+    dead = 0
+    for carried in event.carried:
+        dead += _set_dead(connection, event, carried, reason)
+    return dead
+
+
+def revive(connection: Connection, event: Event) -> None:
+    """Take `mark_dead` back."""
+    for carried in event.carried:
+        _set_dead(connection, event, carried, None)
+
+
+def _set_dead(connection: Connection, event: Event, carried: Carried, reason: str | None) -> int:
+    result = connection.execute(
+        sa.text(
+            "UPDATE outbox SET dead_reason = :why"
+            " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
+        ),
+        {"why": reason, "s": event.shard, "k": event.profile_key, "a": carried.audience_id, "g": carried.generation},
+    )
+    return result.rowcount
+
+
+def reopen(connection: Connection, event: Event, *, identifiers: str | None, generation: int) -> None:
+    """Put the current values of what an event carried into the outbox again, under a new generation.
+
+    `identifiers` are those of the event, for a profile that is no longer a member.
+    """
+    for carried in event.carried:
+        row = connection.execute(
+            sa.text(
+                "SELECT COALESCE(value, 'true'), identifiers FROM memberships"
+                " WHERE audience_id = :a AND shard = :s AND profile_key = :k"
+            ),
+            {"a": carried.audience_id, "s": event.shard, "k": event.profile_key},
+        ).one_or_none()
+        value, keys = row or ("false", identifiers)
+        bulk.insert(
+            connection,
+            db.outbox,
+            [(event.shard, event.profile_key, carried.audience_id, value, keys, generation, carried.run_id)],
+            on_conflict=_REPLACE,
+        )
+
+
+def count(connection: Connection) -> tuple[int, int, int]:
+    """Return how many rows are open, of these held back by paused audiences, and how many are dead."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT o.dead_reason IS NOT NULL AS dead, a.state = 'paused' AS paused, count(*)"
+            " FROM outbox o JOIN audiences a ON a.id = o.audience_id GROUP BY 1, 2"
+        )
+    ).all()
+    open_rows = sum(n for dead, _, n in rows if not dead)
+    return open_rows, sum(n for dead, paused, n in rows if paused and not dead), sum(n for dead, _, n in rows if dead)
+
+
+def count_of_run(connection: Connection, run_id: int) -> tuple[int, int]:
+    """Return how many rows of a run are open, and how many are dead."""
+    rows = connection.execute(
+        sa.text("SELECT dead_reason IS NOT NULL, count(*) FROM outbox WHERE run_id = :r GROUP BY 1"), {"r": run_id}
+    ).all()
+    by_death = {bool(dead): n for dead, n in rows}
+    return by_death.get(False, 0), by_death.get(True, 0)
+
+
+def any_deliverable(connection: Connection) -> bool:
+    """Return whether anything waits that may be sent."""
+    found = connection.execute(
+        sa.text(
+            "SELECT 1 FROM attempts UNION ALL SELECT * FROM (SELECT 1 FROM outbox o JOIN audiences a ON a.id = o.audience_id"
+            " WHERE o.dead_reason IS NULL AND a.state <> 'paused' LIMIT 1) waiting LIMIT 1"
+        )
+    ).first()
+    return found is not None

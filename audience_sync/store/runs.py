@@ -1,0 +1,171 @@
+"""Runs: one row for each sync of one audience, and the state machine it goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync import db
+from audience_sync.core.model import Counts, RunKind, RunState
+from audience_sync.core.rows import Rejection
+from audience_sync.errors import UnknownName
+from audience_sync.store import bulk
+
+
+class RunRow(NamedTuple):
+    """One row of `runs`."""
+
+    id: int
+    audience_id: int
+    kind: RunKind
+    state: RunState
+    as_of: int
+    started_at: int
+    finished_at: int | None
+    generation: int
+    definition_hash: str
+    definition_changed: bool
+    members_before: int
+    counts: Counts
+    resent: int
+    resend_from: int | None
+    sent: int
+    send_updates: bool
+    partial: bool
+    reason: str | None
+
+
+_FIELDS = (
+    "id, audience_id, kind, state, as_of, started_at, finished_at, generation, definition_hash, definition_changed,"
+    " members_before, read, entered, exited, updated, unchanged, rejected, duplicates, resent, resend_from, sent,"
+    " send_updates, partial, reason"
+)
+_FIRST_COUNT, _COUNTS = 11, 7
+
+
+def _row(row: Sequence[Any]) -> RunRow:
+    counts = Counts(*row[_FIRST_COUNT : _FIRST_COUNT + _COUNTS])
+    run = RunRow._make([*row[:_FIRST_COUNT], counts, *row[_FIRST_COUNT + _COUNTS :]])
+    return run._replace(kind=RunKind(run.kind), state=RunState(run.state))
+
+
+class NewRun(NamedTuple):
+    """What is known of a run when it starts."""
+
+    audience_id: int
+    kind: RunKind
+    state: RunState
+    as_of: int
+    started_at: int
+    generation: int
+    definition_hash: str
+    definition_changed: bool
+    members_before: int
+    send_updates: bool = True
+    partial: bool = False
+    reason: str | None = None
+
+
+def start(connection: Connection, run: NewRun) -> RunRow:
+    """Insert a run and return it."""
+    names = ", ".join(NewRun._fields)
+    marks = ", ".join(f":{name}" for name in NewRun._fields)
+    run_id = connection.execute(
+        sa.text(f"INSERT INTO runs ({names}) VALUES ({marks}) RETURNING id"), run._asdict()
+    ).scalar_one()
+    return get(connection, run_id)
+
+
+def get(connection: Connection, run_id: int) -> RunRow:
+    """Return a run.
+
+    Raises:
+        UnknownName: there is none of that id.
+    """
+    row = connection.execute(sa.text(f"SELECT {_FIELDS} FROM runs WHERE id = :i"), {"i": run_id}).one_or_none()
+    if row is None:
+        raise UnknownName(f"there is no run {run_id}", hint="`audience-sync runs` lists them")
+    return _row(row)
+
+
+def in_state(connection: Connection, audience_id: int, state: RunState) -> list[RunRow]:
+    """Return an audience's runs in one state, oldest first."""
+    rows = connection.execute(
+        sa.text(f"SELECT {_FIELDS} FROM runs WHERE audience_id = :a AND state = :s ORDER BY id"),
+        {"a": audience_id, "s": state},
+    )
+    return [_row(row) for row in rows]
+
+
+def applied_after(connection: Connection, run: RunRow) -> int | None:
+    """Return the newest later run of the same audience that changed memberships or may have, or None."""
+    later: int | None = connection.execute(
+        sa.text(
+            "SELECT max(id) FROM runs WHERE audience_id = :a AND id > :i"
+            " AND (state IN ('succeeded', 'applying') OR (state = 'failed' AND entered + exited + updated > 0))"
+        ),
+        {"a": run.audience_id, "i": run.id},
+    ).scalar()
+    return later
+
+
+def set_counts(connection: Connection, run_id: int, counts: Counts) -> None:
+    """Keep what a run has found so far."""
+    assignments = ", ".join(f"{name} = :{name}" for name in asdict(counts))
+    connection.execute(sa.text(f"UPDATE runs SET {assignments} WHERE id = :i"), {**asdict(counts), "i": run_id})
+
+
+def set_state(connection: Connection, run_id: int, state: RunState, *, reason: str | None = None) -> None:
+    """Move a run to a state that is not final."""
+    connection.execute(
+        sa.text("UPDATE runs SET state = :s, reason = :r WHERE id = :i"), {"s": state, "r": reason, "i": run_id}
+    )
+
+
+def approve(connection: Connection, run_id: int, *, generation: int, now_ms: int) -> None:
+    """Let a blocked run apply its plan, under a generation of its own: what is sent now is newer than all before."""
+    connection.execute(
+        sa.text("UPDATE runs SET state = 'applying', generation = :g, approved_at = :now WHERE id = :i"),
+        {"g": generation, "now": now_ms, "i": run_id},
+    )
+
+
+def finish(connection: Connection, run_id: int, state: RunState, *, now_ms: int, reason: str | None = None) -> None:
+    """Move a run to a final state."""
+    connection.execute(
+        sa.text("UPDATE runs SET state = :s, finished_at = :now, reason = COALESCE(:r, reason) WHERE id = :i"),
+        {"s": state, "now": now_ms, "r": reason, "i": run_id},
+    )
+
+
+def complete(connection: Connection, run: RunRow, *, now_ms: int) -> None:
+    """Finish a run that applied everything, and remember on the audience what it stood for."""
+    finish(connection, run.id, RunState.SUCCEEDED, now_ms=now_ms)
+    connection.execute(
+        sa.text("UPDATE audiences SET completed = :t, applied_as_of = :a, definition_hash = :h WHERE id = :i"),
+        {"t": True, "a": run.as_of, "h": run.definition_hash, "i": run.audience_id},
+    )
+
+
+def set_resend(connection: Connection, run_id: int, *, shard: int, resent: int) -> None:
+    """Keep how far a resync has sent current values again."""
+    connection.execute(
+        sa.text("UPDATE runs SET resend_from = :s, resent = resent + :n WHERE id = :i"),
+        {"s": shard, "n": resent, "i": run_id},
+    )
+
+
+def add_sent(connection: Connection, sent: dict[int, int]) -> None:
+    """Count the values of runs that Schematic accepted."""
+    for run_id, count in sorted(sent.items()):
+        connection.execute(sa.text("UPDATE runs SET sent = sent + :n WHERE id = :i"), {"n": count, "i": run_id})
+
+
+def add_rejections(connection: Connection, run_id: int, rejections: Sequence[Rejection], *, first: int) -> None:
+    """Keep samples of rejected rows, numbered on from `first`."""
+    rows = [(run_id, first + n, r.reason, r.profile_key, r.row) for n, r in enumerate(rejections)]
+    bulk.insert(connection, db.rejections, rows)

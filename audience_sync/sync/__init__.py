@@ -1,0 +1,11 @@
+"""One sync of one audience: read, compare shard by shard, ask the guard, commit. Delivery is another room's work."""
+
+from __future__ import annotations
+
+from audience_sync.sync.approving import approve
+from audience_sync.sync.job import Job, RunReport
+from audience_sync.sync.planning import Plan, plan
+from audience_sync.sync.retracting import retract
+from audience_sync.sync.running import recover, sync
+
+__all__ = ["Job", "Plan", "RunReport", "approve", "plan", "recover", "retract", "sync"]

@@ -1,0 +1,120 @@
+"""The second half of a run: compare the spool with the memberships, and commit or stage what differs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.guard import guard
+from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
+from audience_sync.leasing import HeldLease, Workspace
+from audience_sync.store import memberships, runs
+from audience_sync.store.memberships import ShardChanges
+from audience_sync.store.runs import RunRow
+from audience_sync.sync.finishing import CHANGES_A_COMMIT, apply_plan, supersede
+from audience_sync.sync.job import Job
+from audience_sync.sync.reading import Rejections, compare
+from audience_sync.sync.spool import Spool
+
+Put: TypeAlias = Callable[[Connection, RunRow, list[ShardChanges]], None]
+
+
+@dataclass
+class Comparison:
+    """A run whose rows are read: what it has counted so far, and how its changes become commits."""
+
+    workspace: Workspace
+    lease: HeldLease
+    job: Job
+    run: RunRow
+    rejections: Rejections
+    counts: Counts
+    _rejections_stored: int = 0
+
+    def commit(self, spool: Spool) -> RunRow:
+        """Commit an initial run as it is compared, so that a run that dies is work done."""
+        for chunk in self._chunks(spool):
+            self._put(chunk, memberships.apply)
+            self.workspace.seams.reach("sync.committed")
+        return apply_plan(self.workspace, self.lease, self.run)
+
+    def stage(self, spool: Spool) -> RunRow:
+        """Stage the whole plan, let the guard look, and apply it."""
+        for chunk in self._chunks(spool):
+            self._put(chunk, lambda connection, run, shards: memberships.stage(connection, run.id, shards))
+            self.workspace.seams.reach("sync.staged")
+        refusals = guard(
+            self.counts, kind=self.run.kind, members_before=self.run.members_before, limits=self.job.audience.guard
+        )
+        with self.workspace.database.write() as connection:
+            self.lease.assert_held(connection)
+            supersede(connection, self.run, now_ms=self.workspace.seams.now_ms())
+            state = RunState.BLOCKED if refusals else RunState.APPLYING
+            runs.set_state(connection, self.run.id, state, reason="; ".join(refusals) or self.run.reason)
+            run = runs.get(connection, self.run.id)
+        self.workspace.seams.reach("sync.decided")
+        return run if refusals else apply_plan(self.workspace, self.lease, run)
+
+    def _chunks(self, spool: Spool) -> Iterator[list[ShardChanges]]:
+        """Compare all shards; yield those that differ from what is known, in groups of about one commit."""
+        with self.workspace.database.read() as connection:
+            known = memberships.digests(connection, self.run.audience_id)
+        compared = compare(
+            self.workspace.database,
+            self.run.audience_id,
+            spool,
+            rejections=self.rejections,
+            trusted={} if self.run.kind is RunKind.RESYNC else known,
+            only=self.job.only,
+        )
+        waiting: list[ShardChanges] = []
+        changes = 0
+        for shard, counts in _limited(compared, self.job.limit):
+            self.job.check_stop()
+            self.job.on_progress("comparing", shard.shard + 1)
+            self.counts += counts
+            if shard.changes or known.get(shard.shard) != shard.digest:
+                waiting.append(shard)
+                changes += len(shard.changes)
+            if changes >= CHANGES_A_COMMIT:
+                yield waiting
+                waiting, changes = [], 0
+        yield waiting
+
+    def _put(self, shards: list[ShardChanges], put: Put) -> None:
+        samples = self.rejections.samples
+        with self.workspace.database.write() as connection:
+            self.lease.assert_held(connection)
+            put(connection, self.run, shards)
+            runs.set_counts(connection, self.run.id, self.counts)
+            runs.add_rejections(connection, self.run.id, samples, first=self._rejections_stored)
+        self._rejections_stored += len(samples)
+        samples.clear()
+
+
+def _limited(
+    compared: Iterator[tuple[ShardChanges, Counts]], limit: int | None
+) -> Iterator[tuple[ShardChanges, Counts]]:
+    """Pass on the first `limit` changes; a shard that loses some is left to be compared again."""
+    for shard, counts in compared:
+        if limit is None:
+            yield shard, counts
+            continue
+        kept = shard.changes[:limit]
+        limit -= len(kept)
+        if len(kept) == len(shard.changes):
+            yield shard, counts
+        else:
+            kinds = Counter(change.kind for change in kept)
+            cut = Counts(
+                entered=kinds[ChangeKind.ENTERED],
+                exited=kinds[ChangeKind.EXITED],
+                updated=kinds[ChangeKind.UPDATED],
+                unchanged=counts.unchanged,
+                duplicates=counts.duplicates,
+            )
+            yield ShardChanges(shard.shard, kept, None), cut

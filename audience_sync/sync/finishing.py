@@ -1,0 +1,101 @@
+"""From a plan to memberships, by whoever holds the audience's lease: the run itself, an approval, or a successor.
+
+A run that died while reading is failed: it changed nothing, or, an initial one, what it committed is found by the next.
+A run that died while applying is finished from its staged plan, without reading or asking again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.model import RunKind, RunState
+from audience_sync.core.shards import SHARDS
+from audience_sync.errors import LeaseHeld
+from audience_sync.leasing import HeldLease, Workspace
+from audience_sync.store import leases, memberships, outbox, runs
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.runs import RunRow
+
+CHANGES_A_COMMIT = 50_000  # on SQLite everybody else waits for a commit to end
+SHARDS_A_RESEND = 16  # of 1,024: about as many rows a commit for an audience of three million
+LEASE_SECONDS = 30.0
+
+
+@contextmanager
+def holding(workspace: Workspace, audience: AudienceRow) -> Iterator[HeldLease]:
+    """Hold the lease of an audience.
+
+    Raises:
+        LeaseHeld: somebody else works on it now.
+    """
+    lease = workspace.hold(leases.AUDIENCE, [audience.id], seconds=LEASE_SECONDS)
+    if lease is None:
+        raise LeaseHeld(
+            f"another process is working on audience {audience.key!r}", hint="`audience-sync status` shows which"
+        )
+    with lease:
+        yield lease
+
+
+def finish_dead_runs(workspace: Workspace, lease: HeldLease, audience: AudienceRow) -> None:
+    """Fail an audience's runs that died while reading, and finish those that died while applying."""
+    with workspace.database.read() as connection:
+        running = runs.in_state(connection, audience.id, RunState.RUNNING)
+        applying = runs.in_state(connection, audience.id, RunState.APPLYING)
+    for run in running:
+        fail(workspace, run.id, reason="its process died")
+    for run in applying:
+        if run.kind is not RunKind.RETRACT:  # `retract` goes on with its own
+            apply_plan(workspace, lease, run)
+
+
+def fail(workspace: Workspace, run_id: int, *, reason: str) -> None:
+    """Mark a run as failed and drop what it staged; one that is past the guard is left to be finished."""
+    with workspace.database.write() as connection:
+        if runs.get(connection, run_id).state is RunState.RUNNING:
+            memberships.unstage(connection, run_id)
+            runs.finish(connection, run_id, RunState.FAILED, now_ms=workspace.seams.now_ms(), reason=reason)
+
+
+def supersede(connection: Connection, newer: RunRow, *, now_ms: int) -> None:
+    """Drop the plan that still waits for an approval: a newer run has its own word."""
+    for older in runs.in_state(connection, newer.audience_id, RunState.BLOCKED):
+        memberships.unstage(connection, older.id)
+        reason = f"{older.reason}; superseded by run {newer.id}"
+        runs.finish(connection, older.id, RunState.SUPERSEDED, now_ms=now_ms, reason=reason)
+
+
+def apply_plan(workspace: Workspace, lease: HeldLease, run: RunRow) -> RunRow:
+    """Move what is left of a run's plan into the memberships, commit by commit, and finish the run."""
+    seams = workspace.seams
+    while True:
+        with workspace.database.write() as connection:
+            lease.assert_held(connection)
+            chunk = memberships.staged(connection, run.id, at_most=CHANGES_A_COMMIT)
+            if not chunk:
+                break
+            memberships.apply(connection, run, chunk)
+            memberships.unstage(connection, run.id, [shard.shard for shard in chunk])
+        seams.reach("apply.committed")
+    if run.kind is RunKind.RESYNC:
+        _resend(workspace, lease, run)
+    with workspace.database.write() as connection:
+        lease.assert_held(connection)
+        if run.partial:
+            runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=seams.now_ms())
+        else:
+            runs.complete(connection, run, now_ms=seams.now_ms())
+        return runs.get(connection, run.id)
+
+
+def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> None:
+    """Put every current value and every remembered exit into the outbox; goes on where a dead process stopped."""
+    for shard in range(run.resend_from or 0, SHARDS, SHARDS_A_RESEND):
+        with workspace.database.write() as connection:
+            lease.assert_held(connection)
+            resent = outbox.resend(connection, run, low=shard, high=shard + SHARDS_A_RESEND - 1)
+            runs.set_resend(connection, run.id, shard=shard + SHARDS_A_RESEND, resent=resent)
+        workspace.seams.reach("resync.committed")

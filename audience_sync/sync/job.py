@@ -1,0 +1,64 @@
+"""What is to be synced and how, and what came of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from audience_sync.config import Audience, Settings
+from audience_sync.core.rows import Reason
+from audience_sync.errors import AudienceSyncError
+from audience_sync.store.runs import RunRow
+
+
+def _ignore(_stage: str, _done: int) -> None:
+    """Show no progress."""
+
+
+def _ignore_first(_members: int) -> None:
+    """Announce no first sync."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One audience to sync."""
+
+    settings: Settings
+    audience: Audience
+    as_of: datetime | None = None  # None: the moment the run starts
+    resync: bool = False
+    force: bool = False  # accept an as_of before the last applied one
+    limit: int | None = None  # apply at most so many changes
+    only: str | None = None  # apply only the changes of this profile
+    on_progress: Callable[[str, int], None] = _ignore  # "reading" and rows, "comparing" and shards
+    on_first: Callable[[int], None] = _ignore_first  # before the first commit of a first sync: rows found
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def partial(self) -> str | None:
+        """Return how this run is limited on purpose, or None."""
+        if self.only is not None:
+            return f"only {self.only}"
+        return None if self.limit is None else f"at most {self.limit} changes"
+
+    def check_stop(self) -> None:
+        """Leave the work between two commits when asked to.
+
+        Raises:
+            AudienceSyncError: somebody asked.
+        """
+        if self.stop.is_set():
+            raise AudienceSyncError("stopped on request")
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """How a run ended, and why rows were rejected."""
+
+    run: RunRow
+    audience_key: str
+    members: int
+    rejections: Counter[Reason]

