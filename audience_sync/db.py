@@ -240,7 +240,7 @@ def display_url(url: str | URL) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 
-def connect(url: str, *, create: bool = False) -> Database:
+def connect(url: str | URL, *, create: bool = False) -> Database:
     """Return the database at a URL; nothing is created unless asked.
 
     Raises:

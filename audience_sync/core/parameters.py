@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from audience_sync.errors import ConfigError
@@ -98,7 +99,9 @@ def _one_query(sql: str, tokens: list[_Token]) -> list[_Token]:
         raise ConfigError("The SQL is empty.")
     word = _verb(code)
     if word.upper() not in QUERY_WORDS:
-        raise ConfigError(f"The SQL is not a query: it is {word[:40]!r}.", hint="write a SELECT; a source is only read")
+        raise ConfigError(
+            f"The SQL is not a query: its verb is {word[:40]!r}.", hint="write a SELECT; a source is only read"
+        )
     extra = next((token for token in tokens[end:] if token.kind not in {"blank", "end"}), None)
     if extra is not None:
         raise ConfigError(
@@ -114,7 +117,7 @@ def _verb(code: list[_Token]) -> str:
     if first.upper() != "WITH":
         return first
     depth = 0
-    for token, following in zip(code, code[1:], strict=False):
+    for token, following in pairwise(code):
         depth += {"(": 1, ")": -1}.get(token.text, 0)
         if depth == 0 and token.text.upper() in _VERBS and following.text.upper() not in {"AS", "("}:
             return token.text

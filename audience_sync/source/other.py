@@ -55,7 +55,7 @@ class OtherSession:
         """Start a query; `:now` is an aware instant in UTC."""
         with self._unwrapped():
             result = self._result = self._connection.exec_driver_sql(sql, self._parameters(count, as_of))
-        return tuple(column[0] for column in result.cursor.description) if result.cursor else ()
+        return tuple(column[0] for column in result.cursor.description) if result.returns_rows else ()
 
     def fetch(self) -> Page:
         """Return the next rows, by way of SQLAlchemy: where it streams it has read ahead of the driver's cursor."""
@@ -73,9 +73,9 @@ class OtherSession:
         return [self._quietly(way) for way in ways if way is not None]
 
     def is_lost(self, error: Exception) -> bool:
-        """Ask the dialect whether an error means that the connection is gone."""
-        fairy: Any = self._connection.connection
-        return bool(self._connection.dialect.is_disconnect(error, fairy, None))  # type: ignore[arg-type]
+        """Tell whether the dialect took the error for the end of the connection."""
+        del error
+        return self._connection.invalidated
 
     def close(self) -> None:
         """Roll back and close."""

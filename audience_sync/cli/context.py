@@ -1,0 +1,46 @@
+"""What every command shares: the configuration it was told, and the console it talks to people on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.console import Console
+
+from audience_sync.config import Settings, find_config, load
+from audience_sync.seams import Seams
+
+console = Console(stderr=True, highlight=False)
+"""For people: progress, warnings, sentences. Data goes to stdout, through `output`."""
+
+
+@dataclass
+class Globals:
+    """The global options, kept by Typer in the context of every command."""
+
+    config: Path | None = None
+
+    def path(self) -> Path:
+        """Return the configuration file: --config, AUDIENCE_SYNC_CONFIG, ./config.toml or /etc/audience-sync/config.toml."""
+        return find_config(self.config, os.environ)
+
+    def settings(self) -> Settings:
+        """Read the configuration.
+
+        Raises:
+            ConfigError: there is none, or it is not usable.
+        """
+        return load(self.path(), os.environ)
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """Return the configuration that a command runs with."""
+    found: Globals = context.ensure_object(Globals)
+    return found.settings()
+
+
+def seams() -> Seams:
+    """Return the real clock, randomness and, for tests, the point at which to die."""
+    return Seams.real()
