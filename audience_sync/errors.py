@@ -12,6 +12,7 @@
       LeaseLost                      exit 1   our right to write ended before the work did
       DestinationError               exit 1   what answers is not Schematic, or refuses everything
         KeyRefused                   exit 6   Schematic refused the API key
+        DestinationAway              exit 1   Schematic cannot be reached now
       ApprovalRefused                exit 2   the plan cannot be approved any more
 
 The CLI prints ``error:`` with the message and ``try:`` with the hint, and leaves with the exit code of design.md §5.
@@ -76,3 +77,7 @@ class KeyRefused(DestinationError):
     """Schematic refused the API key; nothing was lost."""
 
     exit_code = 6
+
+
+class DestinationAway(DestinationError):
+    """Schematic cannot be reached now; nothing was lost."""

@@ -93,6 +93,15 @@ def identify(changes: Sequence[OpenChange], *, identity: str, environment: str, 
     return Event(newest.shard, newest.profile_key, key, orjson.dumps(event).decode(), carried)
 
 
+def identifiers_of(event: Event, *, identity: str) -> str | None:
+    """Return the identifiers that an event was sent with, as in `Member`."""
+    body = orjson.loads(event.body)["body"]
+    user = {name: value for name, value in body["keys"].items() if name != identity}
+    company = body.get("company", {}).get("keys", {})
+    found = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
+    return canonical(found) if found else None
+
+
 def batch_body(events: Iterable[Event], *, api_key: str) -> bytes:
     """Return the body of ``POST /batch``: the events, each with the API key."""
     start = b'{"api_key":' + orjson.dumps(api_key) + b","
@@ -101,7 +110,7 @@ def batch_body(events: Iterable[Event], *, api_key: str) -> bytes:
 
 def dump(events: Iterable[Event]) -> str:
     """Return events as the JSON text in which an attempt keeps them."""
-    return orjson.dumps([[e.shard, e.profile_key, e.idempotency_key, e.body, e.carried] for e in events]).decode()
+    return orjson.dumps([[e.shard, e.profile_key, e.idempotency_key, e.body, [[*c] for c in e.carried]] for e in events]).decode()
 
 
 def parse(text: str) -> list[Event]:

@@ -37,7 +37,7 @@ class DuckdbSession:
     lexis = lexis_of("duckdb")
     placeholder = "$now"
     double_percent = False
-    errors: tuple[type[Exception], ...] = (duckdb.Error,)
+    errors: tuple[type[Exception], ...] = (duckdb.Error, ValueError, OverflowError)  # dates Python has not
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection

@@ -60,7 +60,7 @@ class OtherSession:
     def fetch(self) -> Page:
         """Return the next rows, by way of SQLAlchemy: where it streams it has read ahead of the driver's cursor."""
         with self._unwrapped():
-            return [tuple(row) for row in self._result.fetchmany(PAGE)] if self._result else []
+            return [tuple(row) for row in self._result.fetchmany(PAGE)] if self._result is not None else []
 
     def describe(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
         """Name the columns by starting the query: no way around it is known to every database."""

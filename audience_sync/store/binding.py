@@ -49,20 +49,23 @@ def bind_identity(connection: Connection, identity: str) -> None:
         )
 
 
-def bind_environment(connection: Connection, environment: str) -> None:
-    """Keep the Schematic environment at the first delivery, and refuse another one ever after.
+def bind_environment(connection: Connection, told: str | None, *, label: str) -> str:
+    """Keep the Schematic environment at the first delivery, refuse another one ever after, and return it.
+
+    `told` is what Schematic says of the API key; a key that may not ask has the file's `label`, or nothing to compare.
 
     Raises:
         BindingRefused: the database belongs to another environment.
     """
-    bound = get(connection, "environment")
-    if bound is None:
-        put(connection, "environment", environment)
-    elif bound != environment:
+    bound = get(connection, "environment") or ""
+    environment = told or label or bound
+    if bound and bound != environment:
         raise BindingRefused(
             f"this database belongs to the Schematic environment {bound!r}, the API key to {environment!r}",
             hint="use the key of that environment, or another [database] url for this one",
         )
+    put(connection, "environment", environment)
+    return environment
 
 
 def next_generation(connection: Connection, now_ms: int) -> int:

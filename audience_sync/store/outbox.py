@@ -68,10 +68,12 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     return members.rowcount + exits.rowcount
 
 
-def page(connection: Connection, *, low: int, high: int, after: tuple[int, str], limit: int) -> list[OpenChange]:
-    """Return the open changes of shards `low` to `high` that come after a profile, whole profiles, about `limit` rows.
+def page(
+    connection: Connection, *, low: int, high: int, after: tuple[int, str], limit: int
+) -> tuple[list[OpenChange], bool]:
+    """Return the open changes of shards `low` to `high` that come after a profile, and whether there are more.
 
-    Dead rows and those of paused audiences are left out. An empty list means that there are no more.
+    Profiles come whole, about `limit` rows in all. Dead rows and those of paused audiences are left out.
     """
     rows = connection.execute(
         sa.text(
@@ -84,10 +86,10 @@ def page(connection: Connection, *, low: int, high: int, after: tuple[int, str],
     )
     found = [OpenChange(*row) for row in rows]
     if len(found) < limit:
-        return found
+        return found, False
     last = found[-1].profile_key  # its rows may go on beyond the page
     whole = [change for change in found if change.profile_key != last]
-    return whole or page(connection, low=low, high=high, after=after, limit=limit * 2)
+    return (whole, True) if whole else page(connection, low=low, high=high, after=after, limit=limit * 2)
 
 
 def of_profile(connection: Connection, *, shard: int, profile_key: str) -> list[OpenChange]:

@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.source import open_rows, other, ping, probe, reading
+from audience_sync.source.explain import spell
 from audience_sync.source.session import PAGE
 
 AS_OF = datetime(2026, 3, 31, 14, 0, 30, tzinfo=timezone(timedelta(hours=2)))  # 12:00:30 in UTC
@@ -472,6 +473,13 @@ def test_a_server_that_never_answers_is_left() -> None:
             ping(f"postgresql://reader@127.0.0.1:{port}/shop", SHORT)
 
     assert time.monotonic() - began < 20
+
+
+def test_the_limit_is_told_as_it_was_written() -> None:
+    """Durations are spelled the way the configuration spells them."""
+    limits = [timedelta(minutes=30), timedelta(hours=2), timedelta(days=1), timedelta(seconds=90), SHORT]
+
+    assert [spell(limit) for limit in limits] == ["30m", "2h", "1d", "90s", "0.3s"]
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""Before the first event: whose key this is, and that Schematic knows the type of every trait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from audience_sync.config import Settings
+from audience_sync.leasing import Workspace
+from audience_sync.schematic import Schematic
+from audience_sync.store import audiences, binding
+
+
+def bind(workspace: Workspace, settings: Settings, schematic: Schematic) -> str:
+    """Return the environment this database belongs to, bound at the first delivery.
+
+    Raises:
+        BindingRefused: the key belongs to another environment.
+        KeyRefused: the key is not accepted.
+        DestinationAway: Schematic does not answer now.
+        DestinationError: what answers is not Schematic.
+    """
+    told = schematic.environment()
+    with workspace.database.write() as connection:
+        return binding.bind_environment(connection, told, label=settings.schematic.environment)
+
+
+def declare_traits(workspace: Workspace, schematic: Schematic, *, warn: Callable[[str], None]) -> None:
+    """Declare the traits that are to be sent for the first time as boolean; a refusal is a warning."""
+    with workspace.database.read() as connection:
+        undeclared = audiences.undeclared(connection)
+    for audience in undeclared:
+        problem = schematic.declare_boolean(audience.key, display_name=audience.name)
+        if problem is None:
+            with workspace.database.write() as connection:
+                audiences.set_declared(connection, audience.id, workspace.seams.now_ms())
+        else:
+            warn(f"trait {audience.key} could not be declared boolean, it is sent all the same: {problem}")

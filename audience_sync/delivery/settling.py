@@ -1,0 +1,104 @@
+"""Settling accepted batches, many in one commit: a thread of its own, so that no connection waits for the disk."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from audience_sync.core.events import identifiers_of
+from audience_sync.errors import LeaseLost
+from audience_sync.leasing import HeldLease, Workspace
+from audience_sync.store import attempts, binding, outbox
+from audience_sync.store.attempts import Attempt
+
+COMMIT_EVERY = 0.02  # seconds; what came meanwhile is one commit
+RETRY_AFTER = 0.5  # seconds, when the database is away
+
+
+class Settler:
+    """Takes accepted batches from the workers and commits them."""
+
+    def __init__(self, workspace: Workspace, lease: HeldLease, *, identity: str) -> None:
+        self._workspace = workspace
+        self._lease = lease
+        self._identity = identity
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[Attempt, int]] = []
+        self._committing = 0
+        self._closed = False
+        self.events = 0  # accepted and committed
+        self.lease_lost = False
+        self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
+        self._thread.start()
+
+    def accept(self, attempt: Attempt, status: int) -> None:
+        """Hand over a batch that Schematic accepted."""
+        with self._changed:
+            self._waiting.append((attempt, status))
+            self._changed.notify_all()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything handed over is committed; False if that took longer than `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting and not self._committing, timeout)
+
+    def close(self, timeout: float) -> None:
+        """Commit what is left, for at most `timeout` seconds, and end the thread."""
+        self.flush(timeout)
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
+                if not self._waiting:
+                    return
+            threading.Event().wait(COMMIT_EVERY)
+            with self._changed:
+                batches, self._waiting = self._waiting, []
+                self._committing = len(batches)
+            done = self._commit(batches)
+            with self._changed:
+                self._committing = 0
+                if not done:
+                    self._waiting = batches + self._waiting
+                self._changed.notify_all()
+                if self._closed and not done:
+                    return  # the attempts are still there: the same events go again, under the same keys
+
+    def _commit(self, batches: Sequence[tuple[Attempt, int]]) -> bool:
+        """Settle some batches in one commit; False if the database did not take it."""
+        try:
+            self._settle(batches)
+        except LeaseLost:
+            self.lease_lost = True
+            self._reopen(batches)
+        except sa.exc.SQLAlchemyError:
+            threading.Event().wait(RETRY_AFTER)
+            return False
+        self.events += sum(len(attempt.events) for attempt, _ in batches)
+        self._workspace.seams.reach("deliver.settled")
+        return True
+
+    def _settle(self, batches: Sequence[tuple[Attempt, int]]) -> None:
+        now = self._workspace.seams.now_ms()
+        with self._workspace.database.write() as connection:
+            self._lease.assert_held(connection)
+            for status in {status for _, status in batches}:
+                events = [event for attempt, its in batches if its == status for event in attempt.events]
+                outbox.settle(connection, events, now_ms=now, status=status)
+            attempts.remove(connection, [attempt for attempt, _ in batches])
+
+    def _reopen(self, batches: Sequence[tuple[Attempt, int]]) -> None:
+        """Send the current values again: our lease was over, so these events may have overtaken newer ones."""
+        with self._workspace.database.write() as connection:
+            generation = binding.next_generation(connection, self._workspace.seams.now_ms())
+            for attempt, _ in batches:
+                for event in attempt.events:
+                    identifiers = identifiers_of(event, identity=self._identity)
+                    outbox.reopen(connection, event, identifiers=identifiers, generation=generation)

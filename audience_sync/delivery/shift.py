@@ -1,0 +1,72 @@
+"""What the workers of one process share while they hold units of shards: a shift."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from audience_sync.core.events import Event
+from audience_sync.delivery.batches import Batching
+from audience_sync.delivery.pace import Pace
+from audience_sync.delivery.settling import Settler
+from audience_sync.errors import DestinationError
+from audience_sync.leasing import HeldLease, Workspace
+from audience_sync.store import attempts, outbox
+from audience_sync.store.attempts import Attempt
+
+MOST_REJECTED = 20  # events refused one after the other with nothing accepted: then it is not the events
+
+
+@dataclass(kw_only=True)
+class Shift:
+    """The workers' common ground; `stop` ends it, `failure` and `crash` say why."""
+
+    workspace: Workspace
+    lease: HeldLease
+    settler: Settler
+    pace: Pace
+    batching: Batching
+    max_backoff: timedelta
+    timeout: timedelta  # of a request
+    stop: threading.Event = field(default_factory=threading.Event)
+    failure: DestinationError | None = None
+    crash: BaseException | None = None
+    accepted: int = 0  # batches
+    moves: int = 0  # answers of any kind that settled something: progress
+    _rejected: list[Event] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fail(self, error: DestinationError) -> None:
+        """Stop everything, keep everything."""
+        with self._lock:
+            self.failure = self.failure or error
+        self.stop.set()
+
+    def took(self) -> None:
+        """Note that Schematic accepted a batch."""
+        with self._lock:
+            self.accepted += 1
+            self.moves += 1
+            self._rejected.clear()
+        self.pace.accepted()
+
+    def bury(self, attempt: Attempt, reason: str) -> None:
+        """Mark the one event of an attempt dead; twenty in a row with nothing accepted come to life again, and all stops."""
+        (event,) = attempt.events
+        with self._lock, self.workspace.database.write() as connection:
+            self.lease.assert_held(connection)
+            attempts.remove(connection, [attempt])
+            outbox.mark_dead(connection, event, reason)
+            self.moves += 1
+            self._rejected.append(event)
+            if len(self._rejected) < MOST_REJECTED:
+                return
+            for rejected in self._rejected:
+                outbox.revive(connection, rejected)
+        self.fail(
+            DestinationError(
+                f"Schematic rejected {MOST_REJECTED} events in a row and accepted none: {reason}",
+                hint="nothing was given up; when the cause is mended, `audience-sync deliver` goes on",
+            )
+        )

@@ -1,0 +1,177 @@
+"""One worker: some shards, one connection, one batch under way at a time, and what each answer leads to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import assert_never
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.core import events
+from audience_sync.core.events import Event
+from audience_sync.core.outcomes import (
+    Accepted,
+    Later,
+    Outcome,
+    RefusedKey,
+    Rejected,
+    TooLarge,
+    WrongDestination,
+    backoff,
+    classify,
+)
+from audience_sync.delivery.batches import Batches
+from audience_sync.delivery.shift import Shift
+from audience_sync.errors import DestinationError, KeyRefused, LeaseLost
+from audience_sync.schematic import Schematic
+from audience_sync.store import attempts, outbox
+from audience_sync.store.attempts import Attempt
+
+IDLE = 0.1  # seconds between two looks at an empty outbox
+WAITING_AT_MOST = 20  # attempts of a worker that wait for their next try before it takes no new ones
+TRIES_BEFORE_HALVING = 3
+
+
+class Worker(threading.Thread):
+    """Delivers the open rows of some shards until its shift is over."""
+
+    def __init__(self, shift: Shift, schematic: Schematic, batches: Batches, left_over: Sequence[Attempt]) -> None:
+        super().__init__(name="deliverer", daemon=True)
+        self._shift = shift
+        self._schematic = schematic
+        self._batches = batches
+        self._waiting = list(left_over)
+        self._first_failure: dict[int, int] = {}  # by attempt: how many batches had been accepted by then
+        self.idle = False  # a whole round found nothing, and no attempt waits
+
+    def run(self) -> None:
+        """Work; whatever ends it unexpectedly is handed to the thread that waits."""
+        try:
+            while not self._shift.stop.is_set():
+                self._step()
+        except LeaseLost:
+            self._shift.settler.lease_lost = True
+        except BaseException as error:  # noqa: BLE001 - handed over, and raised there
+            self._shift.crash = error
+            self._shift.stop.set()
+        finally:
+            self._schematic.close()
+
+    def _step(self) -> None:
+        now = self._shift.workspace.seams.now_ms()
+        due = next((attempt for attempt in self._waiting if attempt.not_before <= now), None)
+        try:
+            if due is not None:
+                self._post(due)
+            elif len(self._waiting) >= WAITING_AT_MOST or not self._take():
+                self._rest()
+        except sa.exc.OperationalError:  # the database is locked or away: nothing was decided
+            self._shift.stop.wait(IDLE * 5)
+
+    def _take(self) -> bool:
+        """Mark new batches; False at the end of a round."""
+        fresh = self._batches.next(self._waiting)
+        self._waiting.extend(fresh)
+        self.idle = self.idle and not fresh
+        return bool(fresh)
+
+    def _rest(self) -> None:
+        """Between two rounds: let what was sent be settled, so that it is not found again."""
+        self._shift.settler.flush()
+        if not self._batches.found_this_round or len(self._waiting) >= WAITING_AT_MOST:
+            self.idle = not self._waiting
+            self._shift.stop.wait(IDLE)
+        self._batches.begin_round()
+
+    def _post(self, attempt: Attempt) -> None:
+        shift = self._shift
+        if not shift.pace.wait(shift.stop):
+            return
+        if shift.lease.left() <= shift.timeout.total_seconds():
+            shift.stop.wait(IDLE)  # an answer might come when somebody else is at work on these profiles
+            return
+        key = self._schematic.key.get_secret_value()
+        answer = self._schematic.post_batch(events.batch_body(attempt.events, api_key=key))
+        shift.workspace.seams.reach("deliver.posted")
+        self._waiting.remove(attempt)
+        self._waiting.extend(self._settle(attempt, classify(answer, now=shift.workspace.seams.clock())))
+
+    def _settle(self, attempt: Attempt, outcome: Outcome) -> list[Attempt]:
+        """Do what an outcome asks for and return the attempts that come of it."""
+        shift = self._shift
+        match outcome:
+            case Accepted(status):
+                shift.took()
+                shift.settler.accept(attempt, status)
+                return []
+            case Later():
+                return self._later(attempt, outcome)
+            case TooLarge(max_size):
+                size = max_size or (len(attempt.events) + 1) // 2
+                return self._cut(attempt, size) if size < len(attempt.events) else self._rejected(attempt, "too large")
+            case Rejected(reason):
+                return self._rejected(attempt, reason)
+            case RefusedKey(reason):
+                shift.fail(
+                    KeyRefused(
+                        f"Schematic refused the API key: {reason}",
+                        hint="nothing was lost: when schematic.api_key is right again, `audience-sync deliver` goes on",
+                    )
+                )
+            case WrongDestination(reason):
+                shift.fail(
+                    DestinationError(
+                        f"schematic.capture_url does not lead to Schematic: {reason}",
+                        hint="nothing was lost: mend it, and `audience-sync deliver` goes on",
+                    )
+                )
+            case _:
+                assert_never(outcome)
+        return [attempt]
+
+    def _later(self, attempt: Attempt, outcome: Later) -> list[Attempt]:
+        """Wait, or cut a batch in two that fails while others pass."""
+        shift = self._shift
+        accepted_then = self._first_failure.setdefault(attempt.id, shift.accepted)
+        shift.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
+        if attempt.tries >= TRIES_BEFORE_HALVING and shift.accepted > accepted_then and len(attempt.events) > 1:
+            return self._cut(attempt, (len(attempt.events) + 1) // 2)
+        seams = shift.workspace.seams
+        wait = backoff(attempt.tries + 1, jitter=seams.jitter(), longest=shift.max_backoff, asked=outcome.retry_after)
+        not_before = seams.now_ms() + int(wait.total_seconds() * 1000)
+        with shift.workspace.database.write() as connection:
+            shift.lease.assert_held(connection)
+            return [attempts.postpone(connection, attempt, not_before=not_before, error=outcome.reason)]
+
+    def _rejected(self, attempt: Attempt, reason: str) -> list[Attempt]:
+        """Find the event that is refused; of one that carries several audiences, the audience."""
+        if len(attempt.events) > 1:
+            return self._cut(attempt, (len(attempt.events) + 1) // 2)
+        (event,) = attempt.events
+        if len(event.carried) > 1:
+            return self._put(attempt, lambda connection: [[part] for part in self._apart(connection, event)])
+        self._shift.bury(attempt, reason)
+        return []
+
+    def _apart(self, connection: Connection, event: Event) -> list[Event]:
+        batching = self._shift.batching
+        return events.split(
+            event,
+            outbox.of_profile(connection, shard=event.shard, profile_key=event.profile_key),
+            identity=batching.identity,
+            environment=batching.environment,
+            sent_at=self._shift.workspace.seams.clock(),
+        )
+
+    def _cut(self, attempt: Attempt, size: int) -> list[Attempt]:
+        parts = [attempt.events[start : start + size] for start in range(0, len(attempt.events), size)]
+        return self._put(attempt, lambda _: parts)
+
+    def _put(self, attempt: Attempt, parts: Callable[[Connection], Sequence[Sequence[Event]]]) -> list[Attempt]:
+        """Put several attempts in the place of one, in one commit."""
+        workspace = self._shift.workspace
+        with workspace.database.write() as connection:
+            self._shift.lease.assert_held(connection)
+            return attempts.split(connection, attempt, parts(connection), now_ms=workspace.seams.now_ms())

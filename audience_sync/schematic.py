@@ -1,0 +1,134 @@
+"""All HTTP to Schematic: batches of events, the environment of the key, and trait definitions.
+
+What is expected comes back as values (`Answer`), so that callers decide by status; the API key leaves this module only in
+the header and bodies of requests.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from typing import Any
+
+import httpx
+import orjson
+from pydantic import SecretStr
+
+from audience_sync import __version__
+from audience_sync.config import Schematic as SchematicSettings
+from audience_sync.core.outcomes import Answer, describe
+from audience_sync.errors import DestinationAway, DestinationError, KeyRefused
+
+KEY_HEADER = "X-Schematic-Api-Key"
+MOST_TEXT = 64 * 1024  # bytes of an answer that are read
+
+
+class Schematic:
+    """One connection to Schematic, for one thread: connections of one pool slow each other down in httpx."""
+
+    def __init__(self, settings: SchematicSettings, key: SecretStr, *, tls: ssl.SSLContext) -> None:
+        self._settings = settings
+        self.key = key
+        self._timeout = settings.timeout.total_seconds()
+        self._client = httpx.Client(
+            verify=tls,
+            timeout=self._timeout,
+            limits=httpx.Limits(max_connections=1),
+            headers={
+                KEY_HEADER: key.get_secret_value(),
+                "User-Agent": f"audience-sync/{__version__}",
+                "Content-Type": "application/json",
+            },
+        )
+
+    def post_batch(self, body: bytes) -> Answer:
+        """Post a batch of events; a connection that breaks or takes too long is an answer of status 0."""
+        return self._ask("POST", f"{self._settings.capture_url}/batch", body)
+
+    def environment(self) -> str | None:
+        """Return the id of the environment that the key belongs to; None when the key may not ask.
+
+        Raises:
+            KeyRefused: the key is not accepted.
+            DestinationAway: Schematic does not answer now.
+            DestinationError: what answers is not Schematic.
+        """
+        answer = self._ask("GET", f"{self._settings.api_url}/whoami")
+        if answer.status == 404:
+            answer = self._ask("GET", f"{self._settings.api_url}/environments")
+        if answer.status == 403:
+            return None
+        data = _data(self._accepted(answer))
+        if isinstance(data, dict) and isinstance(data.get("environment_id"), str):
+            return str(data["environment_id"])
+        known = data.get("environments") if isinstance(data, dict) else data
+        if isinstance(known, list) and len(known) == 1 and isinstance(known[0], dict):
+            return str(known[0].get("id") or "") or None
+        return None
+
+    def declare_boolean(self, trait: str, *, display_name: str) -> str | None:
+        """Declare a user trait as boolean, if Schematic does not know it; return what went wrong, or None."""
+        definition = {
+            "entity_type": "user",
+            "hierarchy": [trait],
+            "trait_type": "boolean",
+            "display_name": display_name,
+        }
+        url = f"{self._settings.api_url}/entity-trait-definitions"
+        answer = self._ask("POST", url, orjson.dumps(definition))
+        if not 200 <= answer.status < 300:
+            return describe(answer)
+        data = _data(answer)
+        known = data.get("trait_type") if isinstance(data, dict) else None
+        return None if known in (None, "boolean") else f"Schematic knows it as {known}, not boolean"
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _accepted(self, answer: Answer) -> Answer:
+        if 200 <= answer.status < 300:
+            return answer
+        where = self._settings.api_url
+        if answer.status == 401:
+            raise KeyRefused(f"{where} refused the API key: {describe(answer)}", hint="check schematic.api_key")
+        if answer.status in (0, 408, 425, 429) or answer.status >= 500:
+            raise DestinationAway(f"{where} does not answer now: {describe(answer)}")
+        raise DestinationError(f"{where} is not Schematic's API: {describe(answer)}", hint="check schematic.api_url")
+
+    def _ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
+        """Send a request and read its answer, both within the timeout."""
+        deadline = time.monotonic() + self._timeout
+        try:
+            with self._client.stream(method, url, content=body) as response:
+                text = bytearray()
+                for piece in response.iter_bytes():
+                    text += piece
+                    if len(text) > MOST_TEXT:
+                        break
+                    if time.monotonic() > deadline:
+                        raise httpx.ReadTimeout("the answer took too long")
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return Answer(response.status_code, headers, text[:MOST_TEXT].decode(errors="replace"))
+        except httpx.TimeoutException:
+            return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
+        except (httpx.TransportError, httpx.DecodingError) as error:
+            return Answer(0, {}, f"no answer from {url}: {_sentence(error)}")
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _data(answer: Answer) -> Any:
+    """Return the ``data`` of Schematic's envelope.
+
+    Raises:
+        DestinationError: the answer is no JSON object.
+    """
+    try:
+        return orjson.loads(answer.text)["data"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise DestinationError(
+            f"what answers is not Schematic's API: {describe(answer)}", hint="check schematic.api_url"
+        ) from None
