@@ -27,8 +27,8 @@ from audience_sync.store import attempts, leases, outbox
 
 LOOK = 0.02  # seconds between two looks at the workers
 LEASE_MARGIN = timedelta(seconds=30)  # a lease is this much longer than a request may take
-DRAIN = 7.0  # seconds that answers under way are waited for when all stops
-SETTLE = 2.0  # seconds for the last commit then
+DRAIN = 5.0  # seconds that answers under way are waited for when all stops
+SETTLE = 1.5  # seconds for the last commit then
 
 
 def _ignore(_: object) -> None:

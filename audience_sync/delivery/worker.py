@@ -43,6 +43,7 @@ class Worker(threading.Thread):
         self._schematic = schematic
         self._batches = batches
         self._waiting = list(left_over)
+        self._of_this_round: set[int] = set()  # attempts whose rows lie behind where the round is
         self._first_failure: dict[int, int] = {}  # by attempt: how many batches had been accepted by then
         self.idle = False  # a whole round found nothing, and no attempt waits
 
@@ -74,6 +75,7 @@ class Worker(threading.Thread):
         """Mark new batches; False at the end of a round."""
         fresh = self._batches.next(self._waiting)
         self._waiting.extend(fresh)
+        self._of_this_round.update(attempt.id for attempt in fresh)
         self.idle = self.idle and not fresh
         return bool(fresh)
 
@@ -84,6 +86,7 @@ class Worker(threading.Thread):
             self.idle = not self._waiting
             self._shift.stop.wait(IDLE)
         self._batches.begin_round()
+        self._of_this_round.clear()
 
     def _post(self, attempt: Attempt) -> None:
         shift = self._shift
@@ -105,6 +108,8 @@ class Worker(threading.Thread):
             case Accepted(status):
                 shift.took()
                 shift.settler.accept(attempt, status)
+                if attempt.id not in self._of_this_round:
+                    shift.settler.flush()  # its rows may lie ahead: the round must not find them open
                 return []
             case Later():
                 return self._later(attempt, outcome)

@@ -1,0 +1,154 @@
+"""Data on stdout in three forms: a table for people, one JSON object a line, or CSV; whatever people say besides is stderr's.
+
+Rows are printed as they come. JSON and CSV hold none of them back, tables a block to align them.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from itertools import islice
+from typing import Annotated, TypeAlias
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from audience_sync.cli.context import console
+
+BLOCK = 1000  # rows of a table that are aligned together
+COUNT_AT_MOST = 10_000  # rows beyond --limit are counted up to here
+JSON_COLUMNS = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value"})
+"""Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate a cell that begins so
+
+Record: TypeAlias = Mapping[str, object]
+
+
+class Format(StrEnum):
+    """How data is printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="A table, one JSON object a line, or CSV.", show_default=True)
+]
+LimitOption = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="Show the first N; 0 shows all.")]
+
+
+class Sheet:
+    """Prints records with the same columns; `shown` are the columns of the table, all by default."""
+
+    def __init__(self, columns: Sequence[str], *, format: Format, shown: Sequence[str] | None = None) -> None:
+        self._columns = columns
+        self._format = format
+        self._shown = shown or columns
+        self._block: list[list[str]] = []
+        self._csv = csv.writer(sys.stdout, lineterminator="\n")
+        if format is Format.CSV:
+            self._csv.writerow(columns)
+
+    def add(self, record: Record) -> None:
+        """Print one record, or keep it until its block is whole."""
+        match self._format:
+            case Format.JSON:
+                sys.stdout.write(json_line({name: record[name] for name in self._columns}))
+            case Format.CSV:
+                self._csv.writerow([_csv_cell(record[name]) for name in self._columns])
+            case Format.TABLE:
+                self._block.append([_cell(record[name]) for name in self._shown])
+                if len(self._block) == BLOCK:
+                    self.close()
+
+    def close(self) -> None:
+        """Print what is left."""
+        if self._block:
+            _print_table(self._shown, self._block)
+            self._block = []
+
+
+def print_records(
+    records: Iterable[Record],
+    columns: Sequence[str],
+    *,
+    format: Format,
+    limit: int = 0,
+    shown: Sequence[str] | None = None,
+) -> None:
+    """Print the first `limit` records, all for 0, and say on stderr how many there are beyond."""
+    coming = iter(records)
+    sheet = Sheet(columns, format=format, shown=shown)
+    printed = 0
+    for record in islice(coming, limit or None):
+        sheet.add(record)
+        printed += 1
+    sheet.close()
+    if not printed and format is Format.TABLE:
+        console.print("nothing to show")
+    more = sum(1 for _ in islice(coming, COUNT_AT_MOST)) if limit else 0
+    if more:
+        about = f"more than {more - 1:,}" if more == COUNT_AT_MOST else f"{more:,}"
+        console.print(f"… {about} more; --limit 0 shows all")
+
+
+def json_line(record: Record) -> str:
+    """Return a record as one line of JSON; columns that hold JSON text are nested, records in records too."""
+    return orjson.dumps(_nested(record), option=orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def _nested(value: object, name: str = "") -> object:
+    if isinstance(value, Mapping):
+        return {key: _nested(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_nested(inner) for inner in value]
+    return orjson.Fragment(value) if isinstance(value, str) and name in JSON_COLUMNS else value
+
+
+def _csv_cell(value: object) -> object:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+def _cell(value: object) -> str:
+    """Return the text of a cell: what came from a source or a server must not steer the terminal."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return str(value)
+        case _:
+            return _CONTROL.sub("�", str(value))
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    out = Console(file=sys.stdout, highlight=False)
+    if not out.is_terminal:
+        _print_plain(columns, rows)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    out.print(table)
+
+
+def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print aligned text without colour, as wide as it needs: another program reads it."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    for row in (columns, *rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write(line.rstrip() + "\n")

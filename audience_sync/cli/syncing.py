@@ -1,0 +1,282 @@
+"""The commands that change memberships and send: sync, plan, approve, deliver, retract, run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from audience_sync import app as engine
+from audience_sync import daemon, db, logs
+from audience_sync.cli import reporting
+from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.output import Format, FormatOption
+from audience_sync.cli.progress import Progress
+from audience_sync.config import Audience, Settings, parse_duration, resolve_api_key
+from audience_sync.core.model import RunState
+from audience_sync.delivery import Delivery, DeliveryReport, deliver
+from audience_sync.errors import AudienceSyncError, ConfigError, LeaseHeld, UnknownName
+from audience_sync.leasing import Workspace
+from audience_sync.store import audiences, runs
+from audience_sync.sync import Job, RunReport
+from audience_sync.sync import approve as approve_run
+from audience_sync.sync import plan as make_plan
+from audience_sync.sync import retract as retract_audience
+from audience_sync.sync import sync as sync_audience
+
+LOOK = 0.5  # seconds between two tries while another process holds an audience
+PANEL = "Sync and deliver"
+
+
+def instant(text: str) -> datetime:
+    """Return the instant of an ISO 8601 date or time; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no ISO 8601 date or time, such as 2026-11-23 or 2026-11-23T14:00Z") from None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def duration(text: str) -> timedelta:
+    """Return a duration such as 30s, 15m or 2h."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[AUDIENCE]…", help="Keys or names; all by default.")]
+Now = Annotated[
+    datetime | None,
+    typer.Option("--now", parser=instant, metavar="T", help="The instant that :now stands for; the present by default."),
+]
+Wait = Annotated[
+    timedelta,
+    typer.Option(
+        parser=duration, metavar="DURATION", help="Give up after so long without progress, or waiting for another process."
+    ),
+]
+NoDeliver = Annotated[bool, typer.Option("--no-deliver", help="Leave the changes in the outbox.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command, example in (
+        (sync, "audience-sync sync big_spenders --no-deliver"),
+        (plan, "audience-sync plan --format json | head"),
+        (approve, "audience-sync approve 12"),
+        (deliver_command, "audience-sync deliver --wait 10m"),
+        (retract, "audience-sync retract old_audience --yes"),
+        (run, "audience-sync --config /etc/audience-sync/config.toml run"),
+    ):
+        name = command.__name__.removesuffix("_command")
+        app.command(name, rich_help_panel=PANEL, epilog=f"Example: {example}")(command)
+
+
+def sync(
+    context: typer.Context,
+    names: Names = None,
+    now: Now = None,
+    no_deliver: NoDeliver = False,
+    resync: Annotated[bool, typer.Option("--resync", help="Send every current value again, and remembered exits.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Accept a --now before the last sync's.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Apply at most N changes of each audience.")] = None,
+    only: Annotated[str | None, typer.Option(metavar="USER", help="Apply only this user's changes.")] = None,
+    create: Annotated[bool, typer.Option("--create", help="Create the membership database if there is none.")] = False,
+    wait: Wait = timedelta(seconds=60),
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Find out who belongs to each audience now, and send what changed.
+
+    The first sync of an audience sends everybody in it, later ones only the changes. Exit codes: 0 done, 1 failed,
+    3 done but some deliveries are open or dead, 4 blocked by a guard, 5 another process is syncing, 6 key refused.
+    """
+    settings = settings_of(context)
+    key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
+    if create:
+        engine.create(settings)
+    with _working(settings) as workspace:
+        reports: list[RunReport] = []
+        failures: list[AudienceSyncError] = []
+        for audience in _chosen(workspace, settings, names):
+            with Progress(audience.key) as progress:
+                job = Job(
+                    settings=settings,
+                    audience=audience,
+                    as_of=now,
+                    resync=resync,
+                    force=force,
+                    limit=limit,
+                    only=only,
+                    on_progress=progress.show,
+                    on_first=lambda members, key=audience.key: reporting.first_sync(key, members, settings),  # type: ignore[misc]
+                )
+                try:
+                    reports.append(_patiently(workspace, job, wait))
+                except ConfigError:
+                    raise
+                except AudienceSyncError as error:
+                    failures.append(error)
+                    reporting.failed(audience.key, error)
+        delivery = None if key is None else _deliver(workspace, Delivery(settings=settings, key=key, wait=wait))
+        reporting.show_runs(workspace.database, reports, format=format)
+        raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery))
+
+
+def plan(
+    context: typer.Context,
+    names: Names = None,
+    now: Now = None,
+    limit: Annotated[int, typer.Option(min=0, metavar="N", help="Show so many changes of each audience.")] = 20,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Show what a sync would change and send now, and change nothing.
+
+    As json or csv every change is one line, whatever --limit says. Exit code 4 when a guard would block the sync.
+    """
+    settings = settings_of(context)
+    blocked = False
+    with _working(settings) as workspace:
+        sheet = reporting.PlanSheet(settings, format=format, limit=limit)
+        for audience in _chosen(workspace, settings, names):
+            with Progress(audience.key) as progress:
+                job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show)
+                made = make_plan(workspace, job, on_change=sheet.changes_of(audience.key))
+            sheet.show(made)
+            blocked = blocked or bool(made.refusals)
+        sheet.close()
+        reporting.orphans(workspace.database, settings)
+    raise typer.Exit(4 if blocked else 0)
+
+
+def approve(
+    context: typer.Context,
+    run_id: Annotated[int, typer.Argument(metavar="RUN", help="The id of a blocked run.")],
+    no_deliver: NoDeliver = False,
+    wait: Wait = timedelta(seconds=60),
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Apply exactly the plan that a guard refused, and send it.
+
+    Refused when a later run has changed the audience since. `audience-sync runs --state blocked` lists what waits.
+    """
+    settings = settings_of(context)
+    key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
+    with _working(settings) as workspace:
+        approved = approve_run(workspace, run_id)
+        delivery = None if key is None else _deliver(workspace, Delivery(settings=settings, key=key, wait=wait))
+        reporting.show_run_ids(workspace.database, [approved.id], format=format)
+        raise typer.Exit(reporting.exit_code([approved], [], delivery))
+
+
+def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) -> None:
+    """Send what lies in the outbox, retries included, until it is empty or nothing more can be done."""
+    settings = settings_of(context)
+    key = resolve_api_key(settings.schematic, os.environ)
+    with _working(settings) as workspace:
+        delivery = _deliver(workspace, Delivery(settings=settings, key=key, wait=wait))
+        raise typer.Exit(reporting.exit_code([], [], delivery))
+
+
+def retract(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="AUDIENCE", help="Key of an audience in the database.")],
+    yes: Yes = False,
+    no_deliver: NoDeliver = False,
+    wait: Wait = timedelta(seconds=60),
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """End an audience: send false to every member, and retire its key for ever."""
+    settings = settings_of(context)
+    key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
+    with _working(settings) as workspace:
+        with workspace.database.read() as connection:
+            audience = audiences.by_key(connection, name)
+        question = f"Send false to the {audience.members:,} members of {audience.key}, and never use this key again?"
+        reporting.confirm(question, yes=yes)
+        retracted = retract_audience(workspace, audience.key)
+        delivery = None if key is None else _deliver(workspace, Delivery(settings=settings, key=key, wait=wait))
+        reporting.show_run_ids(workspace.database, [retracted.id], format=format)
+        if any(one.key == audience.key and one.enabled for one in settings.audiences):
+            console.print(f"[yellow]note:[/] {audience.key} is still in {settings.path}; it is skipped from now on")
+        raise typer.Exit(reporting.exit_code([retracted], [], delivery))
+
+
+def run(context: typer.Context) -> None:
+    """Run as a service: sync every audience on its schedule, and deliver between syncs.
+
+    Ends on SIGTERM or Ctrl-C within ten seconds; a second signal ends it at once.
+    """
+    settings = settings_of(context)
+    key = resolve_api_key(settings.schematic, os.environ)
+    logs.configure()
+    with engine.working(settings, seams()) as workspace:
+        reporting.using(workspace.database)
+        daemon.run(workspace, settings, key)
+
+
+@contextmanager
+def _working(settings: Settings) -> Iterator[Workspace]:
+    """Open the membership database for a command that works on it, and say which one it is."""
+    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what is under way is left in order
+    with engine.working(settings, seams()) as workspace:
+        reporting.using(workspace.database)
+        yield workspace
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -> list[Audience]:
+    """Return the audiences that were named, or all that are enabled and neither paused nor retired."""
+    if names:
+        return [settings.audience(name) for name in names]
+    if not settings.audiences:
+        raise UnknownName(f"{settings.path} has no [[audiences]]", hint="config.example.toml shows one")
+    with workspace.database.read() as connection:
+        states = {row.key: row.state for row in audiences.every(connection)}
+    chosen = []
+    for audience in settings.audiences:
+        state = states.get(audience.key, "active") if audience.enabled else "disabled in the configuration"
+        if state == "active":
+            chosen.append(audience)
+        else:
+            console.print(f"[yellow]skipped:[/] {audience.key} is {state}")
+    return chosen
+
+
+def _patiently(workspace: Workspace, job: Job, wait: timedelta) -> RunReport:
+    """Sync an audience; when another process is at it, wait for one's turn.
+
+    Raises:
+        LeaseHeld: the other took longer than `wait`.
+    """
+    deadline = time.monotonic() + wait.total_seconds()
+    while True:
+        try:
+            return sync_audience(workspace, job)
+        except LeaseHeld:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK)
+
+
+def _deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
+    with Progress("delivery") as progress:
+        told = Delivery(
+            settings=delivery.settings,
+            key=delivery.key,
+            wait=delivery.wait,
+            on_progress=lambda events: progress.show("delivering", events),
+            warn=lambda sentence: console.print(f"[yellow]warning:[/] {sentence}"),
+        )
+        return deliver(workspace, told)

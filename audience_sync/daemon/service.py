@@ -1,0 +1,134 @@
+"""The daemon's life: start, tell systemd, keep delivering, and leave nothing behind at the end.
+
+The first SIGTERM or SIGINT starts no more work, lets requests under way be answered for a few seconds, gives the leases
+back and ends. A second one ends at once: what is then unsettled goes again, under the same keys.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+import sqlalchemy as sa
+import structlog
+from pydantic import SecretStr
+from systemd_watchdog.systemd_watchdog import WatchDog
+
+from audience_sync.config import Settings
+from audience_sync.daemon.syncing import Syncing
+from audience_sync.db import first_line
+from audience_sync.delivery import Delivery, deliver
+from audience_sync.errors import AudienceSyncError, DestinationError, KeyRefused
+from audience_sync.leasing import Workspace
+from audience_sync.store import outbox
+
+TICK = 1.0  # seconds
+GATHER = 30.0  # seconds that a delivery waits for syncs under way: their changes may share events
+SYNC_DRAIN = 5.0  # seconds that syncs get for their last commit; deliveries have a bound of their own
+
+log = structlog.get_logger()
+
+
+def run(workspace: Workspace, settings: Settings, key: SecretStr) -> None:
+    """Sync and deliver until told to stop.
+
+    Raises:
+        KeyRefused: Schematic refuses the key.
+        BindingRefused: the key belongs to another environment.
+    """
+    stop = threading.Event()
+    _on_signal(stop)
+    syncing = Syncing(workspace, settings)
+    delivering = _Delivering(workspace, settings, key, syncing=syncing, stop=stop)
+    watchdog = WatchDog()
+    syncing.start()
+    delivering.start()
+    watchdog.ready()
+    try:
+        while not stop.wait(TICK) and delivering.is_alive():
+            watchdog.status(_status(workspace, settings, syncing))
+            watchdog.ping()
+    finally:
+        stop.set()
+        watchdog._send("STOPPING=1\n")  # noqa: SLF001 - the library has no word for it
+        syncing.stop()
+        syncing.close(SYNC_DRAIN)
+        delivering.join()
+    if delivering.failure is not None:
+        raise delivering.failure
+    if not delivering.stopped_on_request:
+        raise AudienceSyncError("the delivering thread died; its traceback is above")
+
+
+class _Delivering(threading.Thread):
+    """Delivers whenever something lies in the outbox."""
+
+    def __init__(
+        self, workspace: Workspace, settings: Settings, key: SecretStr, *, syncing: Syncing, stop: threading.Event
+    ) -> None:
+        super().__init__(name="delivering", daemon=True)
+        self._workspace = workspace
+        self._syncing = syncing
+        self._stop_event = stop
+        self._longest = settings.delivery.max_backoff.total_seconds()
+        self._delivery = Delivery(settings=settings, key=key, wait=None, stop=stop, warn=_warn)
+        self.failure: AudienceSyncError | None = None
+        self.stopped_on_request = False
+
+    def run(self) -> None:
+        """Work until stopped, or until Schematic refuses the key."""
+        while not self._stop_event.wait(TICK):
+            try:
+                self._round()
+            except sa.exc.SQLAlchemyError as error:
+                log.error("database_away", error=first_line(error))
+            except AudienceSyncError as error:  # another environment, a refused key: a person must act
+                self.failure = error
+                return
+        self.stopped_on_request = True
+
+    def _round(self) -> None:
+        with self._workspace.database.read() as connection:
+            if not outbox.any_deliverable(connection):
+                return
+        self._gather()
+        report = deliver(self._workspace, self._delivery)
+        log.info("delivered", events=report.events, open=report.open, dead=report.dead)
+        if isinstance(report.failure, KeyRefused):
+            raise report.failure
+        if isinstance(report.failure, DestinationError) and not self._stop_event.is_set():
+            log.error("delivery_stopped", error=str(report.failure), again_in_seconds=self._longest)
+            self._stop_event.wait(self._longest)
+
+    def _gather(self) -> None:
+        until = self._workspace.seams.monotonic() + GATHER
+        while self._syncing.behind() and self._workspace.seams.monotonic() < until:
+            if self._stop_event.wait(TICK / 10):
+                return
+
+
+def _warn(sentence: object) -> None:
+    log.warning("delivery_warning", warning=str(sentence))
+
+
+def _on_signal(stop: threading.Event) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def _status(workspace: Workspace, settings: Settings, syncing: Syncing) -> str:
+    try:
+        with workspace.database.read() as connection:
+            waiting, _, dead = outbox.count(connection)
+    except sa.exc.SQLAlchemyError as error:
+        return f"the membership database is away: {first_line(error)}"
+    at = syncing.next_at()
+    due = f"next sync {at:%H:%M} UTC" if at else "no audience to sync"
+    return f"{len(settings.audiences)} audiences, {due}, {waiting} open, {dead} dead"

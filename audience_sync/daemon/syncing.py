@@ -1,0 +1,158 @@
+"""The scheduler's side of the daemon: one date job for each audience, whose time is kept in the database."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from audience_sync.config import Audience, Settings
+from audience_sync.daemon.schedule import next_due
+from audience_sync.db import first_line
+from audience_sync.errors import AudienceSyncError, LeaseHeld
+from audience_sync.leasing import Workspace
+from audience_sync.store import audiences, erasure
+from audience_sync.sync import Job, RunReport, recover, sync
+
+SYNCS_AT_ONCE = 2
+AGAIN = timedelta(seconds=5)  # when another process is at work on the audience
+PURGE_EVERY = timedelta(hours=24)
+FIRST_PURGE = timedelta(minutes=10)
+
+log = structlog.get_logger()
+
+
+class Syncing:
+    """Syncs each audience when it is due; the truth about when is `audiences.next_due_at`."""
+
+    def __init__(self, workspace: Workspace, settings: Settings) -> None:
+        self._workspace = workspace
+        self._settings = settings
+        self._stop = threading.Event()
+        self._due: dict[str, datetime] = {}  # when each audience's job fires, or fired if it is under way
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC,
+            executors={"default": ThreadPoolExecutor(SYNCS_AT_ONCE)},
+            # A late wake-up must run, not be skipped (APScheduler's own grace is one second).
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+
+    def start(self) -> None:
+        """Finish what a dead process left, and schedule every audience: a new one at once."""
+        now = self._now()
+        with self._workspace.database.read() as connection:
+            known = {row.key: row for row in audiences.every(connection)}
+        for left in known.values():
+            recover(self._workspace, left)
+        for audience in self._settings.audiences:
+            row = known.get(audience.key)
+            if not audience.enabled or (row and row.state == "retired"):
+                log.warning(
+                    "audience_skipped", audience=audience.key, why="retired" if audience.enabled else "disabled"
+                )
+                continue
+            due = now if row is None or row.next_due_at is None else _from_ms(row.next_due_at)
+            self._schedule(audience, due)
+        self._scheduler.add_job(
+            self._purge, "interval", seconds=PURGE_EVERY.total_seconds(), next_run_time=now + FIRST_PURGE, id="purge"
+        )
+        self._scheduler.start()
+
+    def next_at(self) -> datetime | None:
+        """Return when the next audience is due, or None if there is none."""
+        return min(self._due.values(), default=None)
+
+    def behind(self) -> bool:
+        """Return whether an audience is being synced, or is due."""
+        return any(due <= self._now() for due in list(self._due.values()))
+
+    def stop(self) -> None:
+        """Start no more syncs, and have those under way end at their next commit."""
+        self._stop.set()
+        self._scheduler.pause()
+
+    def close(self, timeout: float) -> None:
+        """Wait for the syncs under way, at most `timeout` seconds."""
+        ender = threading.Thread(target=self._scheduler.shutdown, name="ender", daemon=True)
+        ender.start()
+        ender.join(timeout)
+
+    def _now(self) -> datetime:
+        return self._workspace.seams.clock()
+
+    def _schedule(self, audience: Audience, at: datetime) -> None:
+        self._due[audience.key] = at
+        if not self._stop.is_set():
+            self._scheduler.add_job(
+                self._run, "date", run_date=at, args=[audience], id=audience.key, replace_existing=True
+            )
+
+    def _run(self, audience: Audience) -> None:
+        """Sync one audience and schedule it again, whatever happens."""
+        started = self._now()
+        due = next_due(audience.schedule, started_at=started, jitter=self._workspace.seams.jitter())
+        try:
+            due = self._sync(audience, started, due)
+        except LeaseHeld:
+            log.info("sync_waits", audience=audience.key, why="another process is at work on it")
+            due = started + AGAIN
+        except Exception as error:  # the wrapper of every job: one audience must not end the daemon
+            log.error(
+                "sync_failed",
+                audience=audience.key,
+                error=str(error),
+                due_at=due.isoformat(),
+                exc_info=not isinstance(error, AudienceSyncError),
+            )
+            self._keep(audience, due)
+        self._schedule(audience, due)
+
+    def _sync(self, audience: Audience, started: datetime, due: datetime) -> datetime:
+        """Sync an audience if it still wants it, and return when it is due next."""
+        with self._workspace.database.read() as connection:
+            row = audiences.find(connection, audience.key)
+        if row is not None and row.next_due_at is not None and _from_ms(row.next_due_at) > started:
+            return _from_ms(row.next_due_at)  # another process was first
+        if row is None or row.state == "active":
+            _log(sync(self._workspace, Job(settings=self._settings, audience=audience, stop=self._stop)))
+        self._keep(audience, due)
+        return due
+
+    def _keep(self, audience: Audience, due: datetime) -> None:
+        """Keep when an audience is due; a run that was stopped stays due, and so does one that could not say so."""
+        if self._stop.is_set():
+            return
+        try:
+            with self._workspace.database.write() as connection:
+                row = audiences.find(connection, audience.key)
+                if row is not None:
+                    audiences.set_next_due(connection, row.id, int(due.timestamp() * 1000))
+        except sa.exc.SQLAlchemyError as error:
+            log.error("database_away", error=first_line(error))
+
+    def _purge(self) -> None:
+        erasure.purge(self._workspace.database, self._settings.retention, now_ms=self._workspace.seams.now_ms())
+
+
+def _log(report: RunReport) -> None:
+    run = report.run
+    log.info(
+        "sync_finished",
+        audience=report.audience_key,
+        run_id=run.id,
+        kind=run.kind,
+        state=run.state,
+        entered=run.counts.entered,
+        exited=run.counts.exited,
+        updated=run.counts.updated,
+        members=report.members,
+        reason=run.reason,
+    )
+
+
+def _from_ms(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,147 @@
+"""Values with sensible defaults, for tests that say only what they are about."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from audience_sync.core.events import Event, OpenChange, identify
+from audience_sync.core.model import Change, ChangeKind, Member
+from audience_sync.core.rows import canonical
+from audience_sync.core.shards import shard_of
+
+NOON = datetime(2026, 3, 31, 12, 0, tzinfo=UTC)
+AUDIENCE_NAME = "Order Completed Last 30days"
+AUDIENCE_KEY = "order_completed_last_30days"
+ORDERS_SQL = "SELECT customer_id AS user_id, company_id FROM orders WHERE ordered_at <= :now"
+
+
+class FrozenClock:
+    """A clock for `Seams(clock=…, monotonic=….monotonic)` that moves only when told to."""
+
+    def __init__(self, now: datetime = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        """Return the instant at which the clock stands."""
+        return self.now
+
+    def monotonic(self) -> float:
+        """Return the same instant in seconds."""
+        return self.now.timestamp()
+
+    def advance(self, by: timedelta) -> None:
+        """Move the clock."""
+        self.now += by
+
+
+class Shop:
+    """A SQLite file with one table, `orders`: who ordered, for which company, and when."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection = sqlite3.connect(path, isolation_level=None)
+        self._connection.execute("CREATE TABLE IF NOT EXISTS orders (customer_id, company_id, ordered_at TEXT)")
+
+    def set_orders(self, rows: Iterable[str | tuple[object, ...] | None]) -> None:
+        """Put rows in the place of all orders: `customer` alone, `(customer, company)`, or with a time too."""
+        whole = [(row,) if row is None or isinstance(row, str) else row for row in rows]
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute("DELETE FROM orders")
+        self._connection.executemany(
+            "INSERT INTO orders VALUES (?, ?, ?)",
+            [(*row, *(None, "2026-01-01 00:00:00")[len(row) - 1 :]) for row in whole],
+        )
+        self._connection.execute("COMMIT")
+
+    def execute(self, statement: str) -> None:
+        """Run a statement on the file, to break it for example."""
+        self._connection.execute(statement)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def config_text(
+    *,
+    name: str = AUDIENCE_NAME,
+    sql: str = ORDERS_SQL,
+    identity: str = "userId",
+    company_keys: Mapping[str, str] | None = None,
+    audience: Mapping[str, object] | None = None,
+    guard: Mapping[str, float] | None = None,
+    source_url: str = "sqlite:///shop.db",
+    top: str = "",
+    more: str = "",
+) -> str:
+    """Return a configuration file with one audience of the shop.
+
+    `audience` has more settings of the audience, `guard` the limits; `top` is put before all tables and `more` behind
+    them, as they are.
+    """
+    keys = {"groupId": "company_id"} if company_keys is None else company_keys
+    return "\n".join(
+        [
+            f"identity = {json.dumps(identity)}",
+            top,
+            "[sources.shop]",
+            f"url = {json.dumps(source_url)}",
+            *(["[guard]", *_assignments(guard)] if guard else []),
+            "[[audiences]]",
+            f"name = {json.dumps(name)}",
+            f"sql = {json.dumps(sql)}",
+            f"user_keys = {{ {json.dumps(identity)} = 'user_id' }}",
+            f"company_keys = {{ {', '.join(_assignments(keys))} }}",
+            *_assignments(audience or {}),
+            more,
+        ]
+    )
+
+
+def _assignments(settings: Mapping[str, object]) -> list[str]:
+    return [f"{name} = {json.dumps(value)}" for name, value in settings.items()]
+
+
+def make_member(profile_key: str = "u1", *, company: str | None = None, value: object = None) -> Member:
+    """Return a member, with a company's groupId and a computed value if asked for."""
+    return Member(profile_key, company_identifiers(company), None if value is None else canonical(value))
+
+
+def make_change(
+    profile_key: str = "u1",
+    kind: ChangeKind = ChangeKind.ENTERED,
+    *,
+    company: str | None = None,
+    value: object = None,
+) -> Change:
+    """Return a change of one profile."""
+    return Change(kind, *make_member(profile_key, company=company, value=value))
+
+
+def make_open(profile_key: str = "u1", **facts: object) -> OpenChange:
+    """Return a row of the outbox: `true` for the audience `gold`, unless `facts` say otherwise."""
+    default = OpenChange(
+        shard=shard_of(profile_key),
+        profile_key=profile_key,
+        audience_id=1,
+        trait="gold",
+        value="true",
+        identifiers=None,
+        generation=1000,
+        run_id=1,
+    )
+    return default._replace(**facts)  # type: ignore[arg-type]  # the fields of OpenChange
+
+
+def make_event(*changes: OpenChange, sent_at: datetime = NOON, environment: str = "env_1") -> Event:
+    """Return the event that identifies a profile by `userId` with these changes."""
+    return identify(changes or (make_open(),), identity="userId", environment=environment, sent_at=sent_at)
+
+
+def company_identifiers(company: str | None) -> str | None:
+    """Return the identifiers of somebody of a company, as in `Member`."""
+    return None if company is None else canonical({"company": {"groupId": company}})

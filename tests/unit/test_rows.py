@@ -1,0 +1,194 @@
+"""Rows become members in one way only, and what cannot become one is rejected with a reason."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audience_sync.core.rows import (
+    KeyColumns,
+    Reason,
+    Rejection,
+    Row,
+    canonical,
+    distinct,
+    key_columns,
+    shard_rows,
+    stringify,
+)
+from audience_sync.core.shards import SHARDS, shard_of
+from audience_sync.errors import SourceError
+
+GREATEST = 10**254  # 255 digits
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("u1", "u1"),
+        (" u1 ", " u1 "),
+        ("ÉCOLE", "ÉCOLE"),
+        ("a\xa0b", "a\xa0b"),
+        ("🙂", "🙂"),
+        ("e\u0301", "e\u0301"),
+        ("x" * 255, "x" * 255),
+        ("🙂" * 255, "🙂" * 255),
+        (0, "0"),
+        (-7, "-7"),
+        (2**63, "9223372036854775808"),
+        (GREATEST, str(GREATEST)),
+        (3.0, "3"),
+        (-0.0, "0"),
+        (1e15, "1000000000000000"),
+        (Decimal(10), "10"),
+        (Decimal("10.00"), "10"),
+        (Decimal("1E+3"), "1000"),
+        (Decimal("-0"), "0"),
+        (UUID("12345678-ABCD-5678-1234-567812345678"), "12345678-abcd-5678-1234-567812345678"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_keys_have_one_text_form(value: object, text: str) -> None:
+    """The same person has the same key, whichever type the database returns."""
+    assert stringify(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, Reason.NULL_KEY),
+        ("", Reason.EMPTY_KEY),
+        ("   ", Reason.EMPTY_KEY),
+        ("\t\n", Reason.EMPTY_KEY),
+        ("\xa0", Reason.EMPTY_KEY),
+        ("x" * 256, Reason.LONG_KEY),
+        (GREATEST * 10, Reason.LONG_KEY),
+        (1e300, Reason.LONG_KEY),
+        ("\x00", Reason.UNUSABLE_TEXT),
+        ("a\x00", Reason.UNUSABLE_TEXT),
+        ("a\tb", Reason.UNUSABLE_TEXT),
+        ("a\n", Reason.UNUSABLE_TEXT),
+        ("a\x7f", Reason.UNUSABLE_TEXT),
+        ("\ud800", Reason.UNUSABLE_TEXT),
+        ("ok \udcff", Reason.UNUSABLE_TEXT),
+        (True, Reason.UNSUPPORTED_TYPE),
+        (False, Reason.UNSUPPORTED_TYPE),
+        (3.5, Reason.UNSUPPORTED_TYPE),
+        (float("nan"), Reason.UNSUPPORTED_TYPE),
+        (float("inf"), Reason.UNSUPPORTED_TYPE),
+        (Decimal("10.5"), Reason.UNSUPPORTED_TYPE),
+        (Decimal("NaN"), Reason.UNSUPPORTED_TYPE),
+        (Decimal("Infinity"), Reason.UNSUPPORTED_TYPE),
+        (Decimal("1E+999999"), Reason.UNSUPPORTED_TYPE),  # beyond any float
+        (b"u1", Reason.UNSUPPORTED_TYPE),
+        (memoryview(b"u1"), Reason.UNSUPPORTED_TYPE),
+        (datetime(2026, 1, 1, tzinfo=UTC), Reason.UNSUPPORTED_TYPE),
+        (["u1"], Reason.UNSUPPORTED_TYPE),
+        ({"id": 1}, Reason.UNSUPPORTED_TYPE),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_what_cannot_be_a_key_has_a_reason(value: object, reason: Reason) -> None:
+    """A row is rejected by name, never guessed at."""
+    assert stringify(value) is reason
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
+def test_a_key_is_usable_text_or_rejected(text: str) -> None:
+    """No key holds what separates lines, and none is changed."""
+    key = stringify(text)
+
+    assert isinstance(key, Reason) or (key == text and not set(key) & set(map(chr, [*range(32), 127])))
+
+
+def filed(rows: list[Row], columns: KeyColumns) -> tuple[list[str], list[Rejection]]:
+    """Return the lines of some rows, in shard order, and the rejections."""
+    lines: list[list[str]] = [[] for _ in range(SHARDS)]
+    rejections: list[Rejection] = []
+    shard_rows(columns, lines=lines, reject=rejections.append)(rows)
+    for shard, found in enumerate(lines):
+        assert all(shard_of(line.partition("\t")[0]) == shard for line in found)
+    return [line for found in lines for line in found], rejections
+
+
+def test_other_identifiers_go_with_the_key() -> None:
+    """A row becomes its key and its other identifiers, in one canonical form, absent ones left out."""
+    columns = KeyColumns(0, (("email", 1),), (("groupId", 2),))
+
+    lines, rejections = filed([("u1", "a@b", 7), ("u2", None, ""), ("u3", None, "c")], columns)
+
+    assert sorted(lines) == [
+        'u1\t{"company":{"groupId":"7"},"user":{"email":"a@b"}}',
+        "u2",
+        'u3\t{"company":{"groupId":"c"}}',
+    ]
+    assert rejections == []
+
+
+def test_rejected_rows_can_be_recognised() -> None:
+    """A rejection holds its reason, its key where it has one, and the row's identifying columns as storable text."""
+    columns = KeyColumns(0, (), (("groupId", 1),))
+
+    lines, rejections = filed([(None, "c1"), ("bad\x00key", "c\ud800"), ("y" * 300, None)], columns)
+
+    assert lines == []
+    assert rejections == [
+        Rejection(Reason.NULL_KEY, None, '[null,"c1"]'),
+        Rejection(Reason.UNUSABLE_TEXT, "bad�key", '["bad�key","c�"]'),
+        Rejection(Reason.LONG_KEY, "y" * 255, canonical(["y" * 255, None])),
+    ]
+
+
+def test_an_unusable_identifier_does_not_cost_the_member() -> None:
+    """A member whose company cannot be told stays a member, and somebody is told."""
+    lines, rejections = filed([("u1", b"raw")], KeyColumns(0, (), (("groupId", 1),)))
+
+    assert lines == ["u1"]
+    assert [(r.reason, r.profile_key) for r in rejections] == [(Reason.OMITTED_IDENTIFIER, "u1")]
+
+
+def test_columns_are_found_by_name() -> None:
+    """The identity and the other keys are found wherever their columns stand."""
+    actual = key_columns(
+        ["company", "mail", "id"],
+        identity="userId",
+        user_keys={"userId": "id", "email": "mail"},
+        company_keys={"groupId": "company"},
+    )
+
+    assert actual == KeyColumns(2, (("email", 1),), (("groupId", 0),))
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [(["mail"], "no column 'id', which user_keys.userId"), (["id", "id"], "more than one column 'id'")],
+)
+def test_a_wrong_column_is_named(columns: list[str], problem: str) -> None:
+    """A query without the column it should have is refused, with the setting that names it and the columns there are."""
+    with pytest.raises(SourceError, match=problem) as caught:
+        key_columns(columns, identity="userId", user_keys={"userId": "id"}, company_keys={})
+
+    assert caught.value.hint == f"its columns are {', '.join(columns)}"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", "a b", "ab", "é"]), st.sampled_from(["", '\t{"k":"1"}', '\t{"k":"2"}'])).map(
+            "".join
+        )
+    )
+)
+def test_one_line_for_each_key_the_smallest(lines: list[str]) -> None:
+    """Which of several rows counts does not depend on their order, and none vanishes uncounted."""
+    kept, left_out = distinct(lines)
+
+    by_key: dict[str, list[str]] = {}
+    for line in lines:
+        by_key.setdefault(line.partition("\t")[0], []).append(line)
+    assert kept == {min(found) for found in by_key.values()}
+    assert sorted([*kept, *left_out]) == sorted(lines)
