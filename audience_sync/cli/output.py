@@ -1,4 +1,4 @@
-"""Data on stdout in three forms: a table for people, one JSON object a line, or CSV; whatever people say besides is stderr's.
+"""Data on stdout in three forms: a table for people, one JSON object a line, or CSV.
 
 Rows are printed as they come. JSON and CSV hold none of them back, tables a block to align them.
 """

@@ -110,7 +110,9 @@ def batch_body(events: Iterable[Event], *, api_key: str) -> bytes:
 
 def dump(events: Iterable[Event]) -> str:
     """Return events as the JSON text in which an attempt keeps them."""
-    return orjson.dumps([[e.shard, e.profile_key, e.idempotency_key, e.body, [[*c] for c in e.carried]] for e in events]).decode()
+    return orjson.dumps(
+        [[e.shard, e.profile_key, e.idempotency_key, e.body, [[*c] for c in e.carried]] for e in events]
+    ).decode()
 
 
 def parse(text: str) -> list[Event]:

@@ -115,7 +115,8 @@ def retry_after(text: str | None, *, now: datetime) -> timedelta | None:
         moment: datetime = parsedate_to_datetime(text)
     except (TypeError, ValueError):
         return None
-    return max(timedelta(0), moment.astimezone(UTC) - now)
+    wait: timedelta = moment.astimezone(UTC) - now
+    return max(timedelta(0), wait)
 
 
 def backoff(tries: int, *, jitter: float, longest: timedelta, asked: timedelta | None = None) -> timedelta:
@@ -124,7 +125,8 @@ def backoff(tries: int, *, jitter: float, longest: timedelta, asked: timedelta |
     `jitter` in [0, 1) takes away up to half, so that many do not come back together. What the server `asked` for is
     waited in any case.
     """
-    wait = min(FIRST_DELAY * 2 ** min(tries - 1, 30), longest) * (1 - jitter / 2)
+    doubled: timedelta = FIRST_DELAY * 2 ** min(tries - 1, 30)
+    wait = min(doubled, longest) * (1 - jitter / 2)
     return max(wait, min(asked or timedelta(0), LONGEST_ASKED))
 
 

@@ -13,13 +13,16 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 from uuid import UUID
+from zlib import crc32
 
 import orjson
 
-from audience_sync.core.shards import SHARDS, shard_of
+from audience_sync.core.shards import SHARDS
 from audience_sync.errors import SourceError
 
 MAX_KEY_LENGTH = 255  # characters
+COMPANIES_KNOWN = 50_000  # distinct values of a single further identifier whose JSON is kept while reading
+_MASK = SHARDS - 1  # `shards.shard_of`, without the call
 _UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
 
 Row: TypeAlias = Sequence[object]
@@ -114,23 +117,35 @@ def shard_rows(
     """Return a function that files a page of rows as lines into `lines`, one list for each of the 1,024 shards.
 
     Rows without a usable key go to `reject` instead; a row whose other identifiers are unusable is filed without them.
+    This is the one loop that every row of every source goes through, so it asks the cheap questions inline.
     """
     if len(lines) != SHARDS:
         raise ValueError(f"{SHARDS} lists are needed")
-    identity, others = columns.identity, bool(columns.user or columns.company)
+    identity = columns.identity
+    others = [position for _, position in (*columns.user, *columns.company)]
+    only = others[0] if len(others) == 1 else None
+    known: dict[str, str] = {}  # companies come again and again: their JSON is made once
 
     def file(page: Iterable[Row]) -> None:
         for row in page:
-            key = stringify(row[identity])
-            if isinstance(key, Reason):
-                reject(Rejection(key, _as_text(row[identity]), _excerpt(columns, row)))
-                continue
-            line = key
+            key = row[identity]
+            if not (type(key) is str and 0 < len(key) <= MAX_KEY_LENGTH and key.isprintable() and not key.isspace()):
+                text = stringify(key)
+                if isinstance(text, Reason):
+                    reject(Rejection(text, _as_text(key), _excerpt(columns, row)))
+                    continue
+                key = text
             if others:
-                identifiers = _identifiers(columns, row, key, reject)
-                if identifiers:
-                    line = f"{key}\t{canonical(identifiers)}"
-            lines[shard_of(key)].append(line)
+                value = row[only] if only is not None else None
+                tail = known.get(value) if type(value) is str else None
+                if tail is None:
+                    identifiers = _identifiers(columns, row, key, reject)
+                    tail = f"\t{canonical(identifiers)}" if identifiers else ""
+                    if tail and type(value) is str and len(known) < COMPANIES_KNOWN:
+                        known[value] = tail
+                lines[crc32(key.encode()) & _MASK].append(key + tail)
+            else:
+                lines[crc32(key.encode()) & _MASK].append(key)
 
     return file
 

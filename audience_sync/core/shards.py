@@ -57,7 +57,9 @@ def to_line(member: Member) -> str:
 
 def from_line(line: str) -> Member:
     """Return the member of a line."""
-    key, _, rest = line.partition("\t")
+    key, separator, rest = line.partition("\t")
+    if not separator:
+        return Member(key)
     identifiers, _, value = rest.partition("\t")
     return Member(key, identifiers or None, value or None)
 

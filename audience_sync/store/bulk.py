@@ -5,7 +5,9 @@ SQLAlchemy's own bulk insert costs three to nine times as much on both, and psyc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,17 +17,18 @@ from sqlalchemy.engine import Connection
 CHUNK = 20_000  # rows a statement
 
 
-def insert(connection: Connection, table: sa.Table, rows: Sequence[Sequence[Any]], *, on_conflict: str = "") -> None:
-    """Insert rows given in the order of the table's columns (later columns may be left out)."""
-    if not rows:
-        return
-    columns = list(table.columns)[: len(rows[0])]
+def insert(
+    connection: Connection, table: sa.Table, rows: Iterable[Sequence[Any]], *, width: int = 0, on_conflict: str = ""
+) -> None:
+    """Insert rows given in the order of the table's columns; only the first `width` columns if it is given.
+
+    Rows may come from a generator: under SQLite none is kept.
+    """
+    columns = list(table.columns)[: width or None]
     names = ", ".join(column.name for column in columns)
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(columns))
-        connection.exec_driver_sql(
-            f"INSERT INTO {table.name} ({names}) VALUES ({marks}) {on_conflict}", list(map(tuple, rows))
-        )
+        _execute_many(connection, f"INSERT INTO {table.name} ({names}) VALUES ({marks}) {on_conflict}", rows)
         return
     for chunk in _chunks(rows):
         connection.exec_driver_sql(
@@ -33,21 +36,19 @@ def insert(connection: Connection, table: sa.Table, rows: Sequence[Sequence[Any]
         )
 
 
-def upsert(connection: Connection, table: sa.Table, rows: Sequence[Sequence[Any]]) -> None:
-    """Insert rows, or put them in the place of those with the same primary key, every column given or not."""
+def upsert(connection: Connection, table: sa.Table, rows: Iterable[Sequence[Any]]) -> None:
+    """Insert whole rows, or put them in the place of those with the same primary key."""
     keys = [column.name for column in table.primary_key.columns]
     others = [column.name for column in table.columns if column.name not in keys]
     assignments = ", ".join(f"{name} = excluded.{name}" for name in others)
     insert(connection, table, rows, on_conflict=f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {assignments}")
 
 
-def delete(connection: Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def delete(connection: Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Delete the rows whose given columns equal one of `rows`."""
-    if not rows:
-        return
     if connection.dialect.name == "sqlite":
         where = " AND ".join(f"{name} = ?" for name in columns)
-        connection.exec_driver_sql(f"DELETE FROM {table.name} WHERE {where}", list(map(tuple, rows)))
+        _execute_many(connection, f"DELETE FROM {table.name} WHERE {where}", rows)
         return
     where = " AND ".join(f"t.{name} = gone.{name}" for name in columns)
     typed = [table.columns[name] for name in columns]
@@ -58,8 +59,16 @@ def delete(connection: Connection, table: sa.Table, columns: Sequence[str], rows
         )
 
 
-def _chunks(rows: Sequence[Sequence[Any]]) -> list[Sequence[Sequence[Any]]]:
-    return [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+def _execute_many(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+    """Hand rows to the driver as they come: SQLAlchemy would make a list of them first."""
+    with closing(connection.connection.cursor()) as cursor:
+        cursor.executemany(statement, rows)  # type: ignore[arg-type]  # sqlite3 takes any iterable
+
+
+def _chunks(rows: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
+    coming = iter(rows)
+    while chunk := list(islice(coming, CHUNK)):
+        yield chunk
 
 
 def _unnest(columns: Sequence[sa.Column[Any]]) -> str:

@@ -6,7 +6,8 @@ audience's count: whoever sees one sees all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync import db
 from audience_sync.core.model import Change, ChangeKind, Member
-from audience_sync.core.shards import Digest, to_line
+from audience_sync.core.shards import Digest
 from audience_sync.store import audiences, bulk, outbox
 from audience_sync.store.runs import RunRow
 
@@ -31,12 +32,15 @@ class ShardChanges(NamedTuple):
 
 
 def lines(connection: Connection, audience_id: int, shard: int) -> set[str]:
-    """Return the members of one shard as lines."""
+    """Return the members of one shard as lines, joined where they lie: `core.shards.to_line` in SQL."""
+    tab = "char(9)" if connection.dialect.name == "sqlite" else "chr(9)"
     rows = connection.exec_driver_sql(
-        "SELECT profile_key, identifiers, value FROM memberships"
-        f" WHERE audience_id = {int(audience_id)} AND shard = {int(shard)}"
+        "SELECT CASE WHEN value IS NOT NULL"
+        f" THEN profile_key || {tab} || COALESCE(identifiers, '') || {tab} || value"
+        f" WHEN identifiers IS NOT NULL THEN profile_key || {tab} || identifiers ELSE profile_key END"
+        f" FROM memberships WHERE audience_id = {int(audience_id)} AND shard = {int(shard)}"
     )
-    return {to_line(Member(*row)) for row in rows}
+    return set(rows.scalars())
 
 
 def digests(connection: Connection, audience_id: int) -> dict[int, Digest]:
@@ -60,12 +64,8 @@ def known_profiles(connection: Connection, shard: int, *, except_audience: int |
 
 def stage(connection: Connection, run_id: int, compared: Sequence[ShardChanges]) -> None:
     """Keep the changes of some shards as part of a run's plan."""
-    bulk.insert(
-        connection,
-        db.staged,
-        [(run_id, s.shard, c.profile_key, c.kind, c.identifiers, c.value) for s in compared for c in s.changes],
-    )
-    bulk.insert(connection, db.staged_shards, [(run_id, s.shard, *(s.digest or (None, None))) for s in compared])
+    bulk.insert(connection, db.staged, _rows(run_id, _flat(compared)))
+    bulk.insert(connection, db.staged_shards, ((run_id, s.shard, *(s.digest or (None, None))) for s in compared))
 
 
 def staged(connection: Connection, run_id: int, *, at_most: int) -> list[ShardChanges]:
@@ -99,36 +99,44 @@ def unstage(connection: Connection, run_id: int, shards: Iterable[int] | None = 
 
 def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges]) -> None:
     """Make the changes of some shards true: memberships, history, outbox, digests and the count, in this transaction."""
-    everything = [(s.shard, change) for s in compared for change in s.changes]
-    present = [
-        (run.audience_id, shard, c.profile_key, c.identifiers, c.value, run.id, run.generation)
-        for shard, c in everything
-        if c.kind is not ChangeKind.EXITED
-    ]
+    kinds = Counter(change.kind for _, change in _flat(compared))
     bulk.insert(
         connection,
         db.memberships,
-        present,
+        (
+            (run.audience_id, shard, change.profile_key, change.identifiers, change.value, run.id, run.generation)
+            for shard, change in _flat(compared)
+            if change.kind is not ChangeKind.EXITED
+        ),
         on_conflict="ON CONFLICT (audience_id, shard, profile_key) DO UPDATE SET"
         " identifiers = excluded.identifiers, value = excluded.value, generation = excluded.generation",
     )
-    gone = [(run.audience_id, shard, c.profile_key) for shard, c in everything if c.kind is ChangeKind.EXITED]
-    bulk.delete(connection, db.memberships, ("audience_id", "shard", "profile_key"), gone)
-    record(connection, run.id, everything)
-    outbox.enqueue(
-        connection, run, [(s, c) for s, c in everything if run.send_updates or c.kind is not ChangeKind.UPDATED]
+    bulk.delete(
+        connection,
+        db.memberships,
+        ("audience_id", "shard", "profile_key"),
+        (
+            (run.audience_id, shard, change.profile_key)
+            for shard, change in _flat(compared)
+            if change.kind is ChangeKind.EXITED
+        ),
     )
-    bulk.upsert(connection, db.shards, [(run.audience_id, s.shard, *s.digest) for s in compared if s.digest])
+    bulk.insert(connection, db.changes, _rows(run.id, _flat(compared)))
+    silent = None if run.send_updates else ChangeKind.UPDATED
+    outbox.enqueue(connection, run, (pair for pair in _flat(compared) if pair[1].kind is not silent))
+    bulk.upsert(connection, db.shards, ((run.audience_id, s.shard, *s.digest) for s in compared if s.digest))
     forget_digests(connection, run.audience_id, [s.shard for s in compared if s.digest is None])
-    entered = sum(c.kind is ChangeKind.ENTERED for _, c in everything)
-    audiences.add_members(connection, run.audience_id, entered - len(gone))
+    audiences.add_members(connection, run.audience_id, kinds[ChangeKind.ENTERED] - kinds[ChangeKind.EXITED])
 
 
-def record(connection: Connection, run_id: int, changes: Iterable[tuple[int, Change]]) -> None:
-    """Write changes into the history."""
-    bulk.insert(
-        connection, db.changes, [(run_id, s, c.profile_key, c.kind, c.identifiers, c.value) for s, c in changes]
-    )
+def _flat(compared: Iterable[ShardChanges]) -> Iterator[tuple[int, Change]]:
+    """Go through the changes of shards, each with its shard."""
+    return ((shard.shard, change) for shard in compared for change in shard.changes)
+
+
+def _rows(run_id: int, changes: Iterable[tuple[int, Change]]) -> Iterator[tuple[object, ...]]:
+    """Return changes as rows of `staged` or `changes`, which have the same columns."""
+    return ((run_id, s, c.profile_key, c.kind.value, c.identifiers, c.value) for s, c in changes)
 
 
 def members_of(connection: Connection, audience_id: int, *, at_most: int) -> list[tuple[int, Member]]:
@@ -152,7 +160,7 @@ def retract(connection: Connection, run: RunRow, members: Sequence[tuple[int, Me
         ("audience_id", "shard", "profile_key"),
         [(run.audience_id, shard, member.profile_key) for shard, member in members],
     )
-    record(connection, run.id, exits)
+    bulk.insert(connection, db.changes, _rows(run.id, exits))
     outbox.enqueue(connection, run, exits)
     bulk.delete(
         connection, db.shards, ("audience_id", "shard"), [(run.audience_id, s) for s in {s for s, _ in members}]

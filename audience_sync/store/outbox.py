@@ -18,6 +18,7 @@ from audience_sync.store import bulk, runs
 from audience_sync.store.runs import RunRow
 
 _COLUMNS = "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers, o.generation, o.run_id"
+_WITHOUT_DEATH = len(db.outbox.columns) - 1  # every column but dead_reason
 _REPLACE = (
     "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET value = excluded.value,"
     " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id, dead_reason = NULL"
@@ -26,7 +27,7 @@ _REPLACE = (
 
 def enqueue(connection: Connection, run: RunRow, changes: Iterable[tuple[int, Change]]) -> None:
     """Put the values of changes into the outbox, in the place of older ones."""
-    rows = [
+    rows = (
         (
             shard,
             change.profile_key,
@@ -37,8 +38,8 @@ def enqueue(connection: Connection, run: RunRow, changes: Iterable[tuple[int, Ch
             run.id,
         )
         for shard, change in changes
-    ]
-    bulk.insert(connection, db.outbox, rows, on_conflict=_REPLACE)
+    )
+    bulk.insert(connection, db.outbox, rows, width=_WITHOUT_DEATH, on_conflict=_REPLACE)
 
 
 def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
@@ -177,6 +178,7 @@ def reopen(connection: Connection, event: Event, *, identifiers: str | None, gen
             connection,
             db.outbox,
             [(event.shard, event.profile_key, carried.audience_id, value, keys, generation, carried.run_id)],
+            width=_WITHOUT_DEATH,
             on_conflict=_REPLACE,
         )
 

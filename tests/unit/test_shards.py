@@ -21,7 +21,9 @@ JSON = st.recursive(
 )
 IDENTIFIERS = st.dictionaries(KEYS, st.dictionaries(KEYS, KEYS, min_size=1, max_size=2), min_size=1, max_size=2)
 MEMBERS = st.builds(Member, KEYS, st.none() | IDENTIFIERS.map(canonical), st.none() | JSON.map(canonical))
-LINES = st.frozensets(MEMBERS.map(to_line), max_size=8)
+LINES = st.frozensets(
+    st.tuples(st.sampled_from(["a", "b", "ab", "é"]), st.sampled_from(["", "\t{}", "\t\t1", "\t{}\t2"])).map("".join), max_size=5
+)
 
 
 @given(KEYS)
@@ -79,12 +81,12 @@ def test_the_form_of_a_line(member: Member, line: str) -> None:
     assert to_line(member) == line
 
 
-@given(LINES, st.randoms())
-def test_a_digest_does_not_depend_on_order(lines: frozenset[str], random: object) -> None:
+@given(LINES)
+def test_a_digest_does_not_depend_on_order(lines: frozenset[str]) -> None:
     """A source returns rows in any order, and the shard is still the same."""
-    shuffled = sorted(lines, key=lambda _: random.random())  # type: ignore[attr-defined]  # hypothesis' Random
+    ordered = sorted(lines)
 
-    assert digest(shuffled) == digest(lines)
+    assert digest(ordered) == digest(reversed(ordered)) == digest(lines)
     assert digest(lines).members == len(lines)
 
 

@@ -1,0 +1,342 @@
+"""The commands that need no configuration and no network: a local Schematic, and a demonstration with a made-up shop."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Final, NamedTuple, TypeAlias
+
+import orjson
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from audience_sync import app as engine
+from audience_sync import demo as shop
+from audience_sync.cli.context import console, seams
+from audience_sync.config import CONFIG_VARIABLE, Settings, load, parse_duration, resolve_api_key
+from audience_sync.core.model import ChangeKind, RunState
+from audience_sync.delivery import Delivery, deliver
+from audience_sync.errors import AudienceSyncError, ConfigError
+from audience_sync.leasing import Workspace
+from audience_sync.sandbox import DEVELOPMENT_KEY, EventFilter, FaultRule, Ledger, Sandbox
+from audience_sync.store import audiences, memberships, runs
+from audience_sync.sync import Job, sync
+
+LOOK = 0.1  # seconds between two looks at what the sandbox has received
+PANEL = "Try it out"
+COUNTS = ("read", "entered", "exited", "updated", "unchanged", "sent")
+
+_REQUESTS: Final = "SELECT id, at, path, status, events, fault FROM requests WHERE id > ? ORDER BY id"
+_EVENTS: Final = """
+SELECT request_id, max(id), count(*), sum(status = 'duplicate'), sum(status = 'failed') FROM events
+WHERE id > ? AND request_id <= ? GROUP BY request_id
+"""
+_LAST: Final = "SELECT coalesce((SELECT max(id) FROM requests), 0), coalesce((SELECT max(id) FROM events), 0)"
+
+Members: TypeAlias = dict[str, dict[str, str | None]]
+"""Of each audience the members with their identifiers."""
+
+out = Console(highlight=False)
+"""What the demonstration tells: it is the command's data, so it goes to stdout."""
+
+
+def delay(text: str) -> timedelta:
+    """Return a duration such as 50ms, 2s or 1m."""
+    if match := re.fullmatch(r"(\d{1,9})ms", text, re.ASCII):
+        return timedelta(milliseconds=int(match[1]))
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise typer.BadParameter(f'{text!r} is no duration such as "50ms" or "2s"') from None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync demo --folder /tmp/shop")(demo)
+    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync sandbox --fail-rate 0.3 --delay 50ms")(sandbox)
+
+
+def sandbox(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any free port.")] = 8480,
+    host: Annotated[str, typer.Option(help="The address to listen on; the default is not reachable from outside.")] = "127.0.0.1",
+    database: Annotated[Path, typer.Option(help="The SQLite file that keeps what is received.")] = Path("sandbox.db"),
+    keys: Annotated[list[str] | None, typer.Option("--key", help=f"An API key to accept; {DEVELOPMENT_KEY} by default.")] = None,
+    fail_rate: Annotated[float, typer.Option(min=0, max=1, help="Which part of the event requests fails.")] = 0,
+    fail_status: Annotated[int, typer.Option(min=300, max=599, help="The status of those that fail.")] = 500,
+    slow: Annotated[
+        timedelta, typer.Option("--delay", parser=delay, metavar="DURATION", help="How long event requests take longer.")
+    ] = "0ms",  # type: ignore[assignment]  # Typer parses it
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show every request.")] = False,
+) -> None:
+    """Serve a local Schematic until Ctrl-C: it takes events, answers what it believes, and fails as often as asked to.
+
+    It needs no configuration. What it receives stays in --database, to be looked at and to go on with later.
+    """
+    accepted = keys or [DEVELOPMENT_KEY]
+    with _interruptible(), Sandbox(database, port=port, host=host, api_keys=accepted) as server:
+        seen, totals = _Seen(*server.ledger.read(_LAST)[0]), Counter[str]()
+        seconds = slow.total_seconds()
+        rules = [FaultRule(rate=fail_rate, status=fail_status, delay=seconds)] if fail_rate else []
+        server.faults.set([*rules, FaultRule(delay=seconds)] if seconds else rules)
+        try:
+            _announce(server.url, accepted, database)
+            while True:
+                seen = _show_new(server.ledger, seen, totals, quiet=quiet)
+                time.sleep(LOOK)
+        except KeyboardInterrupt:
+            _show_new(server.ledger, seen, totals, quiet=quiet)
+    console.print(f"{_summary(totals)}; {database} keeps it", soft_wrap=True)
+
+
+def demo(
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to put it; ./audience-sync-demo, or the next free name, by default.")
+    ] = None,
+) -> None:
+    """Make a small shop, sync three audiences into a local Schematic, and show what was sent, to whom, and why.
+
+    Takes a few seconds and no network. Everything stays in one folder, with commands to go on with.
+    """
+    place = _place(folder)
+    with _interruptible():
+        try:
+            port, lapsed = _demonstrate(place)
+        except KeyboardInterrupt:
+            console.print(f"stopped; {place} can be deleted", soft_wrap=True)
+            raise typer.Exit(130) from None
+    _suggest(place, port=port, lapsed=lapsed)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, even where a shell has started it in the background."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Seen(NamedTuple):
+    """The newest request and event of the sandbox's ledger that were looked at."""
+
+    request: int
+    event: int
+
+
+def _announce(url: str, keys: list[str], database: Path) -> None:
+    typer.echo(f"A local Schematic serves at {url} and keeps what it receives in {database}; Ctrl-C ends it.")
+    typer.echo(f"API key: {', '.join(keys)}")
+    typer.echo("\nIn the configuration:\n\n[schematic]")
+    typer.echo(f'api_key = "${{SCHEMATIC_API_KEY}}"  # export SCHEMATIC_API_KEY={keys[0]}')
+    typer.echo(f'capture_url = "{url}"\napi_url = "{url}"\n')
+
+
+def _show_new(ledger: Ledger, seen: _Seen, totals: Counter[str], *, quiet: bool) -> _Seen:
+    """Print and count the requests since `seen`; a ledger that was emptied meanwhile counts from its start again."""
+    last = _Seen(*ledger.read(_LAST)[0])
+    if last.request < seen.request:
+        seen = _Seen(0, 0)
+    requests = ledger.read(_REQUESTS, (seen.request,))
+    if not requests:
+        return seen
+    newest = requests[-1][0]
+    taken = {request: rest for request, *rest in ledger.read(_EVENTS, (seen.event, newest))}
+    for request, at, path, status, events, fault in requests:
+        _, count, duplicates, failed = taken.get(request, (0, 0, 0, 0))
+        totals.update({"requests": 1, f"answered {status or 'nothing'}": 1})
+        totals.update(processed=count - duplicates - failed, duplicates=duplicates, failed=failed)
+        if not quiet:
+            details = [f"{events} events"] if events else []
+            details += [f"{n} {word}" for n, word in ((duplicates, "duplicates"), (failed, "failed")) if n]
+            details += [f"fault: {fault}"] if fault else []
+            typer.echo(f"{at[11:23]}  {status or '---'}  {path}  {', '.join(details)}".rstrip(), err=True)
+    return _Seen(newest, max([seen.event, *(found[0] for found in taken.values())]))
+
+
+def _summary(totals: Counter[str]) -> str:
+    answers = ", ".join(f"{n:,} {answer}" for answer, n in sorted(totals.items()) if answer.startswith("answered"))
+    return f"received {totals['requests']:,} requests" + (f" ({answers})" if answers else "") + (
+        f"; events: {totals['processed']:,} processed, {totals['duplicates']:,} duplicates, {totals['failed']:,} failed"
+    )
+
+
+def _place(folder: Path | None) -> Path:
+    """Return an empty folder, made if it is missing.
+
+    Raises:
+        ConfigError: the one that was named cannot be made, or has something in it.
+    """
+    candidates = [folder] if folder else [Path(f"audience-sync-demo{n}") for n in ("", *(f"-{n}" for n in range(2, 1000)))]
+    try:
+        for place in candidates:
+            if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+                place.mkdir(parents=True, exist_ok=True)
+                return place
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {place}: {error.strerror}", hint="name another one with --folder") from error
+    raise ConfigError(f"{place} is not an empty folder", hint="name another one with --folder, or none at all")
+
+
+def _demonstrate(place: Path) -> tuple[int, str]:
+    """Tell the whole story; return the sandbox's port, and a lapsed customer to go on with."""
+    real, database = seams(), place / "shop.db"
+    now = real.clock().replace(microsecond=0)
+    with Sandbox(place / "sandbox.db") as server:
+        settings = load(shop.write_config(place, url=server.url, key=DEVELOPMENT_KEY), {})
+        customers, orders = shop.open_shop(database, now=now - shop.STEP)
+        engine.create(settings)
+        _title("1. A shop, and a Schematic of its own")
+        out.print(f"A made-up coffee shop: {customers:,} customers in offices, {orders:,} orders in eight months.")
+        out.print("A sandbox stands for Schematic: it speaks the same HTTP, on this machine.")
+        with engine.working(settings, real) as workspace:
+            _title(f"2. The first sync, as of {now - shop.STEP:%A, %d %B %Y}: everybody enters")
+            _sync(workspace, settings, now - shop.STEP)
+            before = _members(workspace)
+            customers, orders = shop.move_on(database, now=now)
+            _title(f"3. Two weeks later, {now:%d %B %Y}: only what changed is sent")
+            out.print(f"{customers:,} customers have joined and {orders:,} orders come in since.\n")
+            _sync(workspace, settings, now)
+            after = _members(workspace)
+        _title("4. Who, and why")
+        person = _explain(database, settings, before, after, now=now)
+        _title("5. What Schematic received, and believes")
+        _show_person(server.ledger, person, after)
+        _compare(server.ledger, after)
+        return int(server.url.rpartition(":")[2]), min(after[shop.LAPSED].keys() - after[shop.SPENDERS].keys())
+
+
+def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> None:
+    """Sync every audience, deliver, and print what came of it.
+
+    Raises:
+        AudienceSyncError: something did not go as it does in a demonstration.
+    """
+    reports = [sync(workspace, Job(settings=settings, audience=one, as_of=as_of)) for one in settings.audiences]
+    outcome = deliver(workspace, Delivery(settings=settings, key=resolve_api_key(settings.schematic, {})))
+    if outcome.failure is not None:
+        raise outcome.failure
+    with workspace.database.read() as connection:
+        done = [runs.get(connection, report.run.id) for report in reports]
+    table = Table("", *COUNTS, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for audience, run in zip(settings.audiences, done, strict=True):
+        if run.state is not RunState.SUCCEEDED:
+            raise AudienceSyncError(f"the sync of {audience.key} is {run.state}: {run.reason}")
+        counts = run.counts
+        numbers = (counts.read, counts.entered, counts.exited, counts.updated, counts.unchanged, run.sent)
+        table.add_row(audience.name, *(f"{number:,}" for number in numbers))
+    out.print(table)
+    out.print(f"\n{sum(run.sent for run in done):,} changes in {outcome.events:,} identifies: one for each person, whatever changed.")
+
+
+def _members(workspace: Workspace) -> Members:
+    with workspace.database.read() as connection:
+        return {
+            row.key: {
+                member.profile_key: member.identifiers
+                for _, member in memberships.members_of(connection, row.id, at_most=row.members)
+            }
+            for row in audiences.every(connection)
+        }
+
+
+def _explain(database: Path, settings: Settings, before: Members, after: Members, *, now: datetime) -> str:
+    """Show some people for whom something changed, and why; return one for whom most did."""
+    changes: dict[tuple[str, ChangeKind], list[str]] = {}
+    for key in after:
+        was, present = before[key], after[key]
+        changes[key, ChangeKind.ENTERED] = sorted(present.keys() - was.keys())
+        changes[key, ChangeKind.EXITED] = sorted(was.keys() - present.keys())
+        changes[key, ChangeKind.UPDATED] = sorted(p for p in was.keys() & present.keys() if was[p] != present[p])
+    often = Counter(person for people in changes.values() for person in people)
+    for audience in settings.audiences:
+        out.print(f"[bold]{audience.name}[/]")
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        for kind in ChangeKind:
+            ranked = sorted(changes[audience.key, kind], key=lambda person: -often[person])
+            for person in dict.fromkeys([*ranked[:1], *ranked[-1:]]):
+                then, known = (shop.facts(database, person, at=at) for at in (now - shop.STEP, now))
+                table.add_row(f"  {kind}", known.name, shop.reason(kind, audience.key, then, known))
+        out.print(table)
+    return often.most_common(1)[0][0]
+
+
+def _show_person(ledger: Ledger, person: str, members: Members) -> None:
+    """Show the last identify about a person as the sandbox has it, and the traits it has made of all of them."""
+    (number,) = ledger.find_users({"userId": person})
+    (event,) = ledger.events(EventFilter(user_id=number), newest_first=True, limit=1)
+    wire = {"type": event.type, "body": event.body, "idempotency_key": event.idempotency_key, "sent_at": event.sent_at}
+    out.print(f"The identify of {person}, without the API key that travels in it:\n")
+    out.print(orjson.dumps(wire, option=orjson.OPT_INDENT_2).decode(), markup=False, soft_wrap=True)
+    traits = ledger.traits_of("userId", person)
+    out.print(f"\nWhat Schematic believes of {person} now, as flags and plans see it:\n")
+    table = Table("trait", "Schematic", "membership", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for key, inside in members.items():
+        believed = str(traits[key]).lower() if key in traits else "(never a member)"
+        table.add_row(key, believed, "member" if person in inside else "not a member")
+    out.print(table)
+
+
+def _compare(ledger: Ledger, members: Members) -> None:
+    """Hold every trait of the sandbox against the memberships.
+
+    Raises:
+        AudienceSyncError: they differ.
+    """
+    believed = dict(ledger.all_traits("userId"))
+    people = believed.keys() | {person for inside in members.values() for person in inside}
+    wrong = [(p, key) for key, inside in members.items() for p in people if (believed[p].get(key) is True) != (p in inside)]
+    if wrong:
+        raise AudienceSyncError(f"{len(wrong)} traits differ from the memberships, first {wrong[0]}")
+    out.print(f"\nCompared: {len(people):,} people, {len(members)} traits each; all are equal to the memberships.")
+
+
+def _suggest(place: Path, *, port: int, lapsed: str) -> None:
+    """Print commands to go on with; each works as it is printed."""
+    program = "audience-sync" if shutil.which("audience-sync") else f"{shlex.quote(sys.executable)} -m audience_sync"
+    if os.environ.get(CONFIG_VARIABLE):  # it would go before the demonstration's own file
+        program += " --config config.toml"
+    query = '"SELECT audience, count(*) FROM current_members GROUP BY audience"'
+    order = f"\"INSERT INTO orders VALUES (NULL, '{lapsed}', datetime(), 64000)\""
+    steps = [
+        ("Go there:", f"cd {shlex.quote(str(place))}"),
+        ("Every audience, and how it stands:", f"{program} status"),
+        ("Who is in, since when:", f"{program} members {shop.SPENDERS} --limit 5"),
+        ("Who left, when, in which run:", f"{program} changes {shop.ORDERED} --kind exited --limit 5"),
+        ("One person, and what was sent:", f"{program} profile {lapsed}"),
+        ("Memberships are plain tables:", f"sqlite3 audience_sync.db {query}"),
+        ("The local Schematic again (in a second terminal, in the same folder):", f"{program} sandbox --port {port} --database sandbox.db"),
+        ("Let somebody who had lapsed order for $640:", f"sqlite3 shop.db {order}"),
+        ("Sync again: three changes of one person are sent:", f"{program} sync"),
+    ]
+    _title("6. Go on")
+    out.print(f"{place} has shop.db (the source), audience_sync.db (memberships), sandbox.db", soft_wrap=True)
+    out.print("(what Schematic received), config.toml and the sandbox's key.\n")
+    for why, command in steps:
+        if not command.startswith("sqlite3") or shutil.which("sqlite3"):
+            out.print(f"  {why}")
+            out.print(f"    {command}", style="bold", markup=False, soft_wrap=True)
+
+
+def _title(text: str) -> None:
+    out.print(f"\n[bold cyan]{text}[/]\n")

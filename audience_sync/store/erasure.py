@@ -1,0 +1,219 @@
+"""What leaves the database: forgotten people, dead rows (to be sent after all, or not), history past its retention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.config import Retention
+from audience_sync.core.events import parse
+from audience_sync.core.rows import MAX_KEY_LENGTH
+from audience_sync.core.shards import shard_of
+from audience_sync.db import Database
+from audience_sync.store import attempts, audiences, binding, memberships
+from audience_sync.store.history import HISTORY_FROM
+
+ROWS_A_COMMIT = 20_000  # about so many old rows are deleted at once
+GROUPS_A_READ = 4_096
+VACUUM_PAGES = 2_000  # given back at once; a SQLite writer waits for it
+CHECKPOINT_WAIT = 1_000  # milliseconds for readers of the write-ahead log to leave
+
+_PLACES = {  # the rows of one person in each table but `attempts`
+    "memberships": "audience_id IN (SELECT id FROM audiences) AND shard = :s AND profile_key = :k",
+    "staged": "run_id IN (SELECT run_id FROM staged_shards) AND shard = :s AND profile_key = :k",
+    "changes": "run_id IN (SELECT id FROM runs) AND shard = :s AND profile_key = :k",
+    "outbox": "shard = :s AND profile_key = :k",
+    "deliveries": "shard = :s AND profile_key = :k",
+    "rejections": "profile_key = :cut",  # they keep no more of a key than this
+}
+
+
+def traces(connection: Connection, profile_key: str) -> dict[str, int]:
+    """Return how many rows of each table tell of a person; of `attempts`, how many events."""
+    found = {
+        table: int(
+            connection.execute(sa.text(f"SELECT count(*) FROM {table} WHERE {where}"), _of(profile_key)).scalar_one()
+        )
+        for table, where in _PLACES.items()
+    }
+    rows = connection.execute(
+        sa.text("SELECT events FROM attempts WHERE :s BETWEEN low AND high"), {"s": shard_of(profile_key)}
+    )
+    found["attempts"] = sum(event.profile_key == profile_key for (events,) in rows for event in parse(events))
+    return found
+
+
+def forget(connection: Connection, profile_key: str) -> dict[str, int]:
+    """Erase a person from every table, and return what `traces` had found.
+
+    The caller holds the leases of all audiences and of the profile's shard: a sync that compared the shard before would
+    commit a digest of it with the person, and a delivery would record what it is sending.
+    """
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("PRAGMA secure_delete = ON")  # overwritten, not only unlinked
+    found = traces(connection, profile_key)
+    shard = shard_of(profile_key)
+    rows = connection.execute(
+        sa.text(f"SELECT audience_id FROM memberships WHERE {_PLACES['memberships']}"), _of(profile_key)
+    ).all()
+    for (audience_id,) in rows:
+        audiences.add_members(connection, audience_id, -1)
+    for audience in audiences.every(connection):
+        memberships.forget_digests(connection, audience.id, [shard])
+    for table, where in _PLACES.items():
+        connection.execute(sa.text(f"DELETE FROM {table} WHERE {where}"), _of(profile_key))
+    # A plan that waits was compared with the person in it: without a digest the next sync compares the shard again.
+    connection.execute(sa.text("UPDATE staged_shards SET members = NULL, digest = NULL WHERE shard = :s"), {"s": shard})
+    attempts.forget(connection, profile_key, shard=shard)
+    _forget_reasons(connection, profile_key)
+    return found
+
+
+def _forget_reasons(connection: Connection, profile_key: str) -> None:
+    """Take a person's key out of the reason of runs that were limited to them."""
+    said = f"only {profile_key}"
+    connection.execute(
+        sa.text(
+            "UPDATE runs SET reason = 'only a forgotten user' WHERE partial = :yes"
+            " AND (reason = :said OR substr(reason, 1, :length) = :more)"
+        ),
+        {"yes": True, "said": said, "more": f"{said};", "length": len(said) + 1},
+    )
+
+
+def _of(profile_key: str) -> dict[str, object]:
+    return {"s": shard_of(profile_key), "k": profile_key, "cut": profile_key[:MAX_KEY_LENGTH]}
+
+
+def retry_dead(
+    connection: Connection, *, generation: int, audience_id: int | None = None, profile_key: str | None = None
+) -> int:
+    """Open dead rows again under a new generation, with the value and identifiers of now; return how many."""
+    member = (
+        "FROM memberships m WHERE m.audience_id = outbox.audience_id AND m.shard = outbox.shard"
+        " AND m.profile_key = outbox.profile_key"
+    )
+    where, parameters = _dead(audience_id, profile_key)
+    result = connection.execute(
+        sa.text(
+            "UPDATE outbox SET dead_reason = NULL, generation = :g,"
+            f" value = COALESCE((SELECT COALESCE(m.value, 'true') {member}), 'false'),"
+            f" identifiers = CASE WHEN EXISTS (SELECT 1 {member}) THEN (SELECT m.identifiers {member})"
+            " ELSE identifiers END"
+            f" WHERE {where}"
+        ),
+        {**parameters, "g": generation},
+    )
+    return result.rowcount
+
+
+def count_dead(connection: Connection, *, audience_id: int | None = None, profile_key: str | None = None) -> int:
+    """Return how many dead rows there are."""
+    where, parameters = _dead(audience_id, profile_key)
+    return int(connection.execute(sa.text(f"SELECT count(*) FROM outbox WHERE {where}"), parameters).scalar_one())
+
+
+def discard_dead(connection: Connection, *, audience_id: int | None = None, profile_key: str | None = None) -> int:
+    """Delete dead rows: Schematic keeps what it has; return how many."""
+    where, parameters = _dead(audience_id, profile_key)
+    return connection.execute(sa.text(f"DELETE FROM outbox WHERE {where}"), parameters).rowcount
+
+
+def _dead(audience_id: int | None, profile_key: str | None) -> tuple[str, dict[str, object]]:
+    where, parameters = "dead_reason IS NOT NULL", dict[str, object]()
+    if audience_id is not None:
+        where, parameters["a"] = f"{where} AND audience_id = :a", audience_id
+    if profile_key is not None:
+        where = f"{where} AND shard = :s AND profile_key = :k"
+        parameters.update(s=shard_of(profile_key), k=profile_key)
+    return where, parameters
+
+
+def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str, int]:
+    """Delete history beyond its retention, in short transactions; return how many rows of each table."""
+    limits = {
+        name: now_ms - int(getattr(retention, name).total_seconds() * 1000)
+        for name in ("changes", "deliveries", "rejections")
+    }
+    with database.write() as connection:  # first: nobody may take a history with holes for the whole
+        if limits["changes"] > int(binding.get(connection, HISTORY_FROM) or 0):
+            binding.put(connection, HISTORY_FROM, str(limits["changes"]))
+    purged = {
+        "changes": _purge(
+            database,
+            "SELECT c.run_id, c.shard, count(*) AS n FROM runs r CROSS JOIN changes c"
+            " WHERE c.run_id = r.id AND r.as_of < :limit GROUP BY c.run_id, c.shard",
+            "DELETE FROM changes WHERE run_id = :run_id AND shard = :shard",
+            limits["changes"],
+        ),
+        "deliveries": _purge(
+            database,
+            "SELECT shard, count(*) AS n FROM deliveries WHERE accepted_at < :limit GROUP BY shard",
+            "DELETE FROM deliveries WHERE shard = :shard AND accepted_at < :limit",
+            limits["deliveries"],
+        ),
+        "rejections": _purge(
+            database,
+            "SELECT j.run_id, count(*) AS n FROM runs r CROSS JOIN rejections j"
+            " WHERE j.run_id = r.id AND r.started_at < :limit GROUP BY j.run_id",
+            "DELETE FROM rejections WHERE run_id = :run_id",
+            limits["rejections"],
+        ),
+    }
+    compact(database)
+    return purged
+
+
+def _purge(database: Database, groups: str, delete: str, limit: int) -> int:
+    """Delete the groups of rows that a query finds and counts, several in a commit."""
+    deleted = 0
+    while True:
+        with database.read() as connection:
+            found = connection.execute(sa.text(f"{groups} LIMIT {GROUPS_A_READ}"), {"limit": limit}).mappings().all()
+        for chunk in _chunks([dict(row) for row in found]):
+            with database.write() as connection:
+                for group in chunk:
+                    deleted += connection.execute(sa.text(delete), {**group, "limit": limit}).rowcount
+        if len(found) < GROUPS_A_READ:
+            return deleted
+
+
+def _chunks(groups: Sequence[Mapping[str, int]]) -> Iterator[list[Mapping[str, int]]]:
+    chunk: list[Mapping[str, int]] = []
+    rows = 0
+    for group in groups:
+        chunk.append(group)
+        rows += group["n"]
+        if rows >= ROWS_A_COMMIT:
+            yield chunk
+            chunk, rows = [], 0
+    if chunk:
+        yield chunk
+
+
+def compact(database: Database) -> None:
+    """Give a SQLite file's free pages back, and empty its write-ahead log; on Postgres autovacuum does its own."""
+    if not database.is_sqlite:
+        return
+    connection = database.engine.raw_connection()  # neither is possible within a transaction
+    try:
+        cursor = connection.cursor()
+
+        def number(pragma: str) -> int:
+            rows = cursor.execute(f"PRAGMA {pragma}").fetchall()
+            return int(rows[0][0]) if rows else 0
+
+        waits = number("busy_timeout")
+        free = number("freelist_count")
+        while free:
+            number(f"incremental_vacuum({VACUUM_PAGES})")
+            before, free = free, number("freelist_count")
+            if free >= before:
+                break  # the file was not made to give space back, or others fill it as fast
+        number(f"busy_timeout = {CHECKPOINT_WAIT}")
+        number("wal_checkpoint(TRUNCATE)")
+        number(f"busy_timeout = {waits}")
+    finally:
+        connection.close()

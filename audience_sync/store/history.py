@@ -1,0 +1,138 @@
+"""Who was in an audience at an earlier instant: the members now, with every later change undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.shards import SHARDS, shard_of
+from audience_sync.db import Database
+from audience_sync.errors import ConfigError, UnknownName
+from audience_sync.store import binding
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.reports import MEMBER_COLUMNS, Record, iso
+
+HISTORY_FROM = "history_from"
+"""The setting that says from when on history is whole, in milliseconds since 1970; `erasure.purge` moves it."""
+
+MEMBERS_A_READ = 5_000  # about so many are worked out in memory at once
+
+_APPLIED = "(state IN ('succeeded', 'applying') OR EXISTS (SELECT 1 FROM changes c WHERE c.run_id = runs.id))"
+
+
+class _Past(NamedTuple):
+    """How somebody was in; None where history does not reach back so far."""
+
+    value: str | None = None
+    identifiers: str | None = None
+    since: int | None = None
+    run_id: int | None = None
+    generation: int | None = None
+
+
+def members_as_of(database: Database, audience: AudienceRow, at_ms: int) -> Iterator[Record]:
+    """Return an iterator over those who were in an audience at an instant, in the order of their shards.
+
+    Of somebody who changed later, what older history said (`since`, `run_id`, `value`, `identifiers`, `generation`) may
+    be None: it can have been purged. Who was in is exact.
+
+    Raises:
+        UnknownName: the audience was never synced.
+        ConfigError: it was first synced later, or history does not reach back to that instant.
+    """
+    with database.read() as connection:
+        last_run = _last_run_at(connection, audience, at_ms)
+    return _walk(database, audience, last_run)
+
+
+def _last_run_at(connection: Connection, audience: AudienceRow, at_ms: int) -> int:
+    """Return the run that had the last word at an instant; the changes of later runs are to be undone."""
+    first, last = connection.execute(
+        sa.text(
+            f"SELECT min(as_of), max(CASE WHEN as_of <= :t THEN id END) FROM runs WHERE audience_id = :a AND {_APPLIED}"
+        ),
+        {"a": audience.id, "t": at_ms},
+    ).one()
+    if first is None:
+        raise UnknownName(
+            f"no sync of audience {audience.key!r} has ended yet", hint=f"audience-sync sync {audience.key}"
+        )
+    if last is None:
+        raise ConfigError(
+            f"audience {audience.key!r} was first synced as of {iso(first)}, after {iso(at_ms)}",
+            hint=f"`audience-sync runs {audience.key}` shows when it was synced",
+        )
+    history_from = int(binding.get(connection, HISTORY_FROM) or 0)
+    if at_ms < history_from:
+        raise ConfigError(
+            f"history is kept from {iso(history_from)} on; who was in at {iso(at_ms)} is not known any more",
+            hint="`changes` of [retention] says for how long it is kept from now on",
+        )
+    return int(last)
+
+
+def _walk(database: Database, audience: AudienceRow, last_run: int) -> Iterator[Record]:
+    width = max(1, min(SHARDS, SHARDS * MEMBERS_A_READ // max(1, audience.members)))
+    for low in range(0, SHARDS, width):
+        with database.read() as connection:
+            if not database.is_sqlite:  # several statements must see one state; in a transaction of SQLite they do
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            found = _members_after(connection, {"a": audience.id, "run": last_run, "low": low, "high": low + width - 1})
+        for key in sorted(found, key=lambda key: (shard_of(key), key)):
+            past = found[key]
+            values = (audience.key, key, past.value, past.identifiers, iso(past.since), past.run_id, past.generation)
+            yield dict(zip(MEMBER_COLUMNS, values, strict=True))
+
+
+def _members_after(connection: Connection, place: dict[str, int]) -> dict[str, _Past]:
+    """Return the members of some shards as they were after a run."""
+    now = connection.execute(
+        sa.text(
+            "SELECT m.profile_key, m.value, m.identifiers, r.as_of, m.entered_run_id, m.generation"
+            " FROM memberships m LEFT JOIN runs r ON r.id = m.entered_run_id"
+            " WHERE m.audience_id = :a AND m.shard BETWEEN :low AND :high"
+        ),
+        place,
+    )
+    found = {key: _Past(*rest) for key, *rest in now}
+    undone: set[str] = set()
+    changed: set[str] = set()
+    for key, kind, value, identifiers, *_ in connection.execute(_history("r.id > :run"), place):
+        if key in undone:
+            continue  # only the first change after the instant tells what was before it
+        undone.add(key)
+        before = found.pop(key, _Past())
+        if kind == "entered":
+            continue
+        changed.add(key)
+        stayed = before.run_id is not None and before.run_id <= place["run"]
+        found[key] = _Past(
+            since=before.since if stayed else None,
+            run_id=before.run_id if stayed else None,
+            value=value if kind == "exited" else None,  # an exit keeps what was last seen, an update what is new
+            identifiers=identifiers if kind == "exited" else None,
+        )
+    return _recall(connection, place, found, changed) if changed else found
+
+
+def _recall(
+    connection: Connection, place: dict[str, int], found: dict[str, _Past], changed: set[str]
+) -> dict[str, _Past]:
+    """Fill in from older history how those who changed later had come to be as they were."""
+    for key, kind, value, identifiers, run_id, as_of, generation in connection.execute(_history("r.id <= :run"), place):
+        if key in changed:
+            past = found[key]._replace(value=value, identifiers=identifiers, generation=generation)
+            found[key] = past._replace(since=as_of, run_id=run_id) if kind == "entered" else past
+    return found
+
+
+def _history(condition: str) -> sa.TextClause:
+    """Return the query of an audience's changes in some shards, oldest first."""
+    return sa.text(  # CROSS JOIN: SQLite goes from each run to its rows, along the primary key
+        "SELECT c.profile_key, c.kind, c.value, c.identifiers, r.id, r.as_of, r.generation"
+        " FROM runs r CROSS JOIN changes c WHERE c.run_id = r.id AND r.audience_id = :a"
+        f" AND {condition} AND c.shard BETWEEN :low AND :high ORDER BY r.id"
+    )

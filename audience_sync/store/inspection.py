@@ -1,0 +1,178 @@
+"""What is known of the whole database, and of one person in every table."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.events import parse
+from audience_sync.core.outcomes import backoff
+from audience_sync.core.shards import shard_of
+from audience_sync.store.reports import Record, iso
+
+
+class AudienceFacts(NamedTuple):
+    """What the runs and the outbox say of one audience."""
+
+    last_run: Record | None
+    last_success: str | None  # when
+    open: int
+    dead: int
+
+
+def facts(connection: Connection) -> dict[int, AudienceFacts]:
+    """Return what is known of each audience, by its id."""
+    succeeded: dict[int, int] = dict(
+        connection.execute(
+            sa.text("SELECT audience_id, max(finished_at) FROM runs WHERE state = 'succeeded' GROUP BY audience_id")
+        ).all()
+    )
+    newest = connection.execute(
+        sa.text(
+            "SELECT audience_id, id, kind, state, started_at FROM runs"
+            " WHERE id IN (SELECT max(id) FROM runs GROUP BY audience_id)"
+        )
+    )
+    last = {
+        audience: {"id": run, "kind": kind, "state": state, "started_at": iso(started)}
+        for audience, run, kind, state, started in newest
+    }
+    waiting = connection.execute(
+        sa.text("SELECT audience_id, dead_reason IS NOT NULL, count(*) FROM outbox GROUP BY 1, 2")
+    )
+    counts = {(audience, bool(is_dead)): n for audience, is_dead, n in waiting}
+    return {
+        audience: AudienceFacts(
+            last.get(audience),
+            iso(succeeded.get(audience)),
+            counts.get((audience, False), 0),
+            counts.get((audience, True), 0),
+        )
+        for (audience,) in connection.execute(sa.text("SELECT id FROM audiences"))
+    }
+
+
+def oldest_open(connection: Connection) -> str | None:
+    """Return when the run started whose value has waited longest to be accepted; dead and paused rows do not count."""
+    oldest: int | None = connection.execute(
+        sa.text(
+            "SELECT min(r.started_at) FROM runs r WHERE r.id IN (SELECT o.run_id FROM outbox o"
+            " JOIN audiences a ON a.id = o.audience_id WHERE o.dead_reason IS NULL AND a.state <> 'paused')"
+        )
+    ).scalar()
+    return iso(oldest)
+
+
+def waiting_attempts(connection: Connection, *, max_backoff: timedelta) -> list[Record]:
+    """Return the batches that wait for another try; a lone event that waits as long as any may is stuck."""
+    rows = connection.execute(
+        sa.text("SELECT id, size, tries, created_at, not_before, error FROM attempts WHERE tries > 0 ORDER BY id")
+    )
+    return [
+        {
+            "id": attempt,
+            "events": size,
+            "tries": tries,
+            "since": iso(created),
+            "next_try_at": iso(not_before or None),
+            "error": error,
+            "stuck": size == 1 and backoff(tries, jitter=0, longest=max_backoff) >= max_backoff,
+        }
+        for attempt, size, tries, created, not_before, error in rows
+    ]
+
+
+def blocked_runs(connection: Connection) -> list[Record]:
+    """Return the runs that wait for an approval."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT r.id, a.key AS audience, r.reason, r.started_at FROM runs r"
+            " JOIN audiences a ON a.id = r.audience_id WHERE r.state = 'blocked' ORDER BY r.id"
+        )
+    ).mappings()
+    return [{**row, "started_at": iso(row["started_at"])} for row in rows]
+
+
+def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
+    """Return for every audience whether a profile is in it, since when, and what is still to be sent of it."""
+    shard = shard_of(profile_key)
+    rows = connection.execute(
+        sa.text(
+            "SELECT a.id, a.key, a.state, r.as_of, m.entered_run_id, m.value, m.identifiers,"
+            " o.value AS open_value, o.generation, o.dead_reason"
+            " FROM audiences a"
+            " LEFT JOIN memberships m ON m.audience_id = a.id AND m.shard = :s AND m.profile_key = :k"
+            " LEFT JOIN runs r ON r.id = m.entered_run_id"
+            " LEFT JOIN outbox o ON o.shard = :s AND o.profile_key = :k AND o.audience_id = a.id ORDER BY a.key"
+        ),
+        {"s": shard, "k": profile_key},
+    ).mappings()
+    tried = _tried(connection, profile_key, shard)
+    found = []
+    for row in rows:
+        tries, next_try, error = tried.get((row["id"], row["generation"]), (0, None, None))
+        state = "dead" if row["dead_reason"] else "retrying" if tries else "waiting"
+        if row["state"] == "paused" and state == "waiting":
+            state = "paused"
+        found.append(
+            {
+                "audience": row["key"],
+                "member": row["entered_run_id"] is not None,
+                "since": iso(row["as_of"]),
+                "run_id": row["entered_run_id"],
+                "value": row["value"],
+                "identifiers": row["identifiers"],
+                "open_value": row["open_value"],
+                "open_state": None if row["open_value"] is None else state,
+                "tries": tries,
+                "next_try_at": iso(next_try),
+                "reason": row["dead_reason"] or error,
+            }
+        )
+    return found
+
+
+def _tried(
+    connection: Connection, profile_key: str, shard: int
+) -> dict[tuple[int, int], tuple[int, int | None, str | None]]:
+    """Return tries, next try and error of each value of a profile that is under way, by audience and generation."""
+    rows = connection.execute(
+        sa.text("SELECT events, tries, not_before, error FROM attempts WHERE tries > 0 AND :s BETWEEN low AND high"),
+        {"s": shard},
+    )
+    return {
+        (carried.audience_id, carried.generation): (tries, not_before or None, error)
+        for events, tries, not_before, error in rows
+        for event in parse(events)
+        if event.profile_key == profile_key
+        for carried in event.carried
+    }
+
+
+def profile_deliveries(connection: Connection, profile_key: str, *, at_most: int) -> list[Record]:
+    """Return what Schematic accepted of a profile, newest first."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT accepted_at, traits, run_ids, status, idempotency_key FROM deliveries"
+            " WHERE shard = :s AND profile_key = :k ORDER BY accepted_at DESC LIMIT :n"
+        ),
+        {"s": shard_of(profile_key), "k": profile_key, "n": at_most},
+    ).mappings()
+    return [{**row, "accepted_at": iso(row["accepted_at"])} for row in rows]
+
+
+def profile_changes(connection: Connection, profile_key: str, *, at_most: int) -> list[Record]:
+    """Return when a profile entered, exited or was updated, newest first."""
+    rows = connection.execute(
+        sa.text(  # CROSS JOIN: SQLite goes from each run to its one row, along the primary key
+            "SELECT r.as_of, a.key AS audience, c.kind, c.value, c.identifiers, c.run_id"
+            " FROM runs r CROSS JOIN changes c CROSS JOIN audiences a"
+            " WHERE c.run_id = r.id AND c.shard = :s AND c.profile_key = :k AND a.id = r.audience_id"
+            " ORDER BY r.id DESC LIMIT :n"
+        ),
+        {"s": shard_of(profile_key), "k": profile_key, "n": at_most},
+    ).mappings()
+    return [{**row, "as_of": iso(row["as_of"])} for row in rows]

@@ -1,0 +1,175 @@
+"""Open changes of a profile become one identify in Schematic's wire form, under a key that names exactly what it says."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audience_sync.core.events import (
+    Event,
+    OpenChange,
+    batch_body,
+    dump,
+    idempotency_key,
+    identifiers_of,
+    identify,
+    parse,
+    split,
+    traits,
+)
+from audience_sync.core.rows import canonical
+from tests.factories import NOON, company_identifiers, make_event, make_open
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+ODD = st.sampled_from(['"', "\\", '\\"', "</script>", "é🙂", "\u2028", "{}", "\x00"]) | TEXT
+IDENTIFIERS = st.none() | st.fixed_dictionaries(
+    {}, optional={"company": st.dictionaries(ODD, ODD, min_size=1, max_size=2), "user": st.dictionaries(ODD, ODD, min_size=1, max_size=2)}
+).filter(bool).map(canonical)
+
+
+def test_the_whole_event() -> None:
+    """An identify says who, what, where they belong, when, and under which key; nothing else."""
+    keys = canonical({"user": {"email": "a@b"}, "company": {"groupId": "c1"}})
+    event = make_event(
+        make_open("u1", audience_id=1, trait="gold", identifiers=keys, generation=1001),
+        make_open("u1", audience_id=2, trait="spend", value="[1.5,null]", generation=1000),
+        make_open("u1", audience_id=3, trait="silver", value="false", generation=999),
+    )
+
+    assert json.loads(event.body) == {
+        "type": "identify",
+        "body": {
+            "keys": {"userId": "u1", "email": "a@b"},
+            "traits": {"gold": True, "spend": [1.5, None], "silver": False},
+            "company": {"keys": {"groupId": "c1"}},
+        },
+        "idempotency_key": event.idempotency_key,
+        "sent_at": "2026-03-31T12:00:00Z",
+    }
+    assert (event.shard, event.profile_key) == (make_open("u1").shard, "u1")
+    assert [(c.audience_id, c.generation, c.trait, c.value) for c in event.carried] == [
+        (1, 1001, "gold", "true"),
+        (2, 1000, "spend", "[1.5,null]"),
+        (3, 999, "silver", "false"),
+    ]
+
+
+def test_no_company_is_no_company() -> None:
+    """Company keys that are not known are left out: an empty company would be refused, or be one for everybody."""
+    event = make_event(make_open("u1", identifiers=canonical({"user": {"email": "a@b"}})))
+
+    assert json.loads(event.body)["body"] == {"keys": {"userId": "u1", "email": "a@b"}, "traits": {"gold": True}}
+
+
+def test_the_newest_identifiers_count() -> None:
+    """A merged event takes all keys of its newest change; values of two changes are never joined."""
+    older = make_open("u1", generation=5, identifiers=canonical({"user": {"email": "old", "phone": "1"}}))
+    newer = make_open("u1", generation=6, audience_id=2, trait="b", identifiers=company_identifiers("c2"))
+
+    for changes in ((older, newer), (newer, older)):
+        body = json.loads(make_event(*changes).body)["body"]
+        assert body["keys"] == {"userId": "u1"}
+        assert body["company"] == {"keys": {"groupId": "c2"}}
+
+
+def test_the_same_set_has_the_same_key() -> None:
+    """A repetition, after a crash and in another order too, is recognised by Schematic."""
+    one, two = make_open(audience_id=1), make_open(audience_id=2, trait="b")
+
+    again = make_event(two, one, sent_at=NOON + timedelta(days=1))
+
+    assert make_event(one, two).idempotency_key == again.idempotency_key
+    assert len(again.idempotency_key) == 32
+
+
+def test_another_set_has_another_key() -> None:
+    """A larger set, a newer generation, another value, profile or environment is never taken for a repetition."""
+    one = make_open(audience_id=1)
+    keys = [
+        make_event(one).idempotency_key,
+        make_event(one, make_open(audience_id=2, trait="b")).idempotency_key,
+        make_event(one._replace(generation=1001)).idempotency_key,
+        make_event(one._replace(value="false")).idempotency_key,
+        make_event(one._replace(audience_id=2)).idempotency_key,
+        make_event(make_open("u2")).idempotency_key,
+        make_event(one, environment="env_2").idempotency_key,
+    ]
+
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_key_of_an_event_is_frozen() -> None:
+    """A newer program that continues an interrupted delivery must not send it under another key."""
+    event = make_event(make_open("u1", audience_id=7, generation=42))
+
+    assert event.idempotency_key == idempotency_key("env_1", "u1", event.carried)
+    assert event.idempotency_key == "9c4d89010486b77c656aeb782f0ed36d"
+
+
+@given(st.lists(st.tuples(ODD, IDENTIFIERS), min_size=1, max_size=3, unique_by=lambda pair: pair[0]), ODD, ODD)
+def test_odd_text_survives(people: list[tuple[str, str | None]], trait: str, api_key: str) -> None:
+    """Quotes, backslashes and any script reach Schematic as they are, and the batch is one JSON document."""
+    events = [
+        make_event(OpenChange(0, key, 1, trait, canonical({trait: key}), known, 5, 1)) for key, known in people
+    ]
+
+    batch = json.loads(batch_body(events, api_key=api_key))
+
+    assert list(batch) == ["events"]
+    for (key, known), sent in zip(people, batch["events"], strict=True):
+        identifiers = json.loads(known or "{}")
+        assert sent.pop("api_key") == api_key
+        assert set(sent) == {"type", "body", "idempotency_key", "sent_at"}
+        assert sent["body"]["keys"] == {"userId": key, **identifiers.get("user", {})}
+        assert sent["body"].get("company", {}).get("keys") == identifiers.get("company")
+        assert sent["body"]["traits"] == {trait: {trait: key}}
+
+
+@given(st.lists(st.tuples(ODD, IDENTIFIERS), max_size=3), ODD)
+def test_an_attempt_keeps_events_word_for_word(people: list[tuple[str, str | None]], trait: str) -> None:
+    """After a crash the same bytes go again."""
+    events = [
+        make_event(make_open(key, trait=trait, identifiers=known), make_open(key, audience_id=2, trait="b"))
+        for key, known in people
+    ]
+
+    kept: list[Event] = parse(dump(events))
+
+    assert kept == events
+    assert batch_body(kept, api_key="k") == batch_body(events, api_key="k")
+
+
+@given(IDENTIFIERS.filter(lambda known: "userId" not in (known or "")))
+def test_identifiers_can_be_read_back(known: str | None) -> None:
+    """A profile that left is sent again with the identifiers of the event."""
+    event = make_event(make_open("u1", identifiers=known))
+
+    assert identifiers_of(event, identity="userId") == known
+
+
+def test_no_events_are_a_valid_batch() -> None:
+    """The form of a batch does not depend on what is in it."""
+    assert json.loads(batch_body([], api_key="k")) == {"events": []}
+
+
+def test_a_split_event_says_the_same_in_parts() -> None:
+    """One refused trait must not hold the others: each goes alone, and one that was replaced meanwhile does not go."""
+    changes = [make_open("u1", audience_id=n, trait=f"t{n}") for n in (1, 2, 3)]
+    merged = make_event(*changes)
+    replaced = [*changes[:2], changes[2]._replace(generation=2000)]
+
+    parts = split(merged, replaced, identity="userId", environment="env_1", sent_at=NOON)
+
+    assert [json.loads(part.body)["body"]["traits"] for part in parts] == [{"t1": True}, {"t2": True}]
+    assert parts == [make_event(change) for change in changes[:2]]
+
+
+def test_what_was_said_is_canonical() -> None:
+    """The history of deliveries has one text for one statement, whatever the order."""
+    one, two = make_open(audience_id=1, trait="b", value="false"), make_open(audience_id=2, trait="a", value="3")
+    event = identify([one, two], identity="userId", environment="", sent_at=NOON)
+
+    assert traits(event.carried) == '{"a":3,"b":false}'
