@@ -26,16 +26,22 @@ SPENDERS: Final = "big_spenders"
 LAPSED: Final = "lapsed_customers"
 
 _CUSTOMERS, _COMPANIES = 600, 180
-_FIRST = """Aisha Amara Anders Andrea Anna Arjun Bella Boris Bruno Camila Carla Chen Clara Daniel David Diego Elena Elif
-Emma Eric Fatima Felix Freya Grace Hana Hugo Ingrid Isaac Ivan Jamal Jonas Julia Kofi Laila Lena Liam Lucia Marco Maria
-Maya Mei Mina Nadia Nils Noah Nora Olga Omar Oscar Paula Priya Rania Ravi Rosa Samuel Sara Sofia Tariq Tessa Tom""".split()
-_LAST = """Abbott Adeyemi Ahmed Almeida Baker Banerjee Berg Bianchi Carter Castro Chavez Dahl Diaz Dubois Eriksen Evans
-Farah Fischer Flores Fontaine Gupta Haddad Hansen Hoffman Ito Jansen Kaya Keller Kim Kowalski Kruger Larsen Lopez Mbeki
-Meyer Molina Moreau Nakamura Novak Okafor Olsen Park Patel Perez Petrov Quinn Reyes Rossi Sato Silva Singh Sousa Tanaka
-Torres Tran Vega Weber Wong Yilmaz Zhang""".split()
-_COMPANY_FIRST = """Amber Birch Bright Cedar Clear Copper Delta Ember Fern Granite Harbor Juniper Kestrel Lantern Maple
-Meridian North Orchard Pine Quarry River Summit Tidal Willow""".split()
-_COMPANY_LAST = "Analytics Architects Books Clinic Dental Design Foods Labs Legal Logistics Studio Systems".split()
+_WORDS = """
+Aisha Amara Anders Andrea Anna Arjun Bella Boris Bruno Camila Carla Chen Clara Daniel David Diego Elena Elif Emma Eric
+Fatima Felix Freya Grace Hana Hugo Ingrid Isaac Ivan Jamal Jonas Julia Kofi Laila Lena Liam Lucia Marco Maria Maya Mei
+Mina Nadia Nils Noah Nora Olga Omar Oscar Paula Priya Rania Ravi Rosa Samuel Sara Sofia Tariq Tessa Tom
+
+Abbott Adeyemi Ahmed Almeida Baker Banerjee Berg Bianchi Carter Castro Chavez Dahl Diaz Dubois Eriksen Evans Farah
+Fischer Flores Fontaine Gupta Haddad Hansen Hoffman Ito Jansen Kaya Keller Kim Kowalski Kruger Larsen Lopez Mbeki
+Meyer Molina Moreau Nakamura Novak Okafor Olsen Park Patel Perez Petrov Quinn Reyes Rossi Sato Silva Singh Sousa
+Tanaka Torres Tran Vega Weber Wong Yilmaz Zhang
+
+Amber Birch Bright Cedar Clear Copper Delta Ember Fern Granite Harbor Juniper Kestrel Lantern Maple Meridian North
+Orchard Pine Quarry River Summit Tidal Willow
+
+Analytics Architects Books Clinic Dental Design Foods Labs Legal Logistics Studio Systems
+"""
+_FIRST, _LAST, _COMPANY_FIRST, _COMPANY_LAST = (words.split() for words in _WORDS.split("\n\n"))
 _PLANS = {"free": 0.5, "team": 0.35, "business": 0.15}
 
 _SCHEMA = """
@@ -125,7 +131,9 @@ def open_shop(path: Path, *, now: datetime) -> tuple[int, int]:
     dice = random.Random(20)  # noqa: S311 - a repeatable shop, no secrets
     companies = [
         (f"com_{number}", f"{one} {other}", dice.choices(list(_PLANS), list(_PLANS.values()))[0])
-        for number, (one, other) in enumerate(dice.sample(list(product(_COMPANY_FIRST, _COMPANY_LAST)), _COMPANIES), 101)
+        for number, (one, other) in enumerate(
+            dice.sample(list(product(_COMPANY_FIRST, _COMPANY_LAST)), _COMPANIES), 101
+        )
     ]
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(_SCHEMA)
@@ -135,7 +143,7 @@ def open_shop(path: Path, *, now: datetime) -> tuple[int, int]:
 
 
 def move_on(path: Path, *, now: datetime) -> tuple[int, int]:
-    """Let the two weeks up to `now` happen in a shop opened at `now - STEP`; return how many customers and orders are new.
+    """Let the two weeks after `now - STEP` happen in a shop opened then; return how many customers and orders are new.
 
     Customers join, order and stay away as they use to; five who had lapsed come back, and three change company.
     """
@@ -149,7 +157,9 @@ def move_on(path: Path, *, now: datetime) -> tuple[int, int]:
         lapsed = [one for one, last in last_orders if last < _text(before - timedelta(days=60))]
         for customer in dice.sample(lapsed, 5):
             at = _text(now - STEP * dice.uniform(0.1, 0.9))
-            connection.execute("INSERT INTO orders VALUES (NULL, ?, ?, ?)", (customer, at, dice.randrange(2500, 9000, 10)))
+            connection.execute(
+                "INSERT INTO orders VALUES (NULL, ?, ?, ?)", (customer, at, dice.randrange(2500, 9000, 10))
+            )
         staying = [one for one, last in last_orders if last > _text(now - timedelta(days=29))]
         for customer in dice.sample(staying, 3):
             company, *_ = dice.choice(companies)
@@ -192,7 +202,7 @@ def reason(kind: ChangeKind, audience: str, before: Facts, now: Facts) -> str:
     if before.last_order_at is None:
         return f"first order {_days_ago(now)} ago"
     gap = _days(now.last_order_at or now.at, before.last_order_at)
-    return f"ordered {_days_ago(now)} ago, {gap} after the order before"
+    return f"ordered {_days_ago(now)} ago, {gap} after the last"
 
 
 def _days_ago(known: Facts) -> str:
@@ -206,7 +216,9 @@ def _days(later: datetime, earlier: datetime) -> str:
 
 
 def _size(connection: sqlite3.Connection) -> tuple[int, int]:
-    (customers, orders), *_ = connection.execute("SELECT (SELECT count(*) FROM customers), (SELECT count(*) FROM orders)")
+    (customers, orders), *_ = connection.execute(
+        "SELECT (SELECT count(*) FROM customers), (SELECT count(*) FROM orders)"
+    )
     return customers, orders
 
 

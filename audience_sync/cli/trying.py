@@ -1,4 +1,4 @@
-"""The commands that need no configuration and no network: a local Schematic, and a demonstration with a made-up shop."""
+"""The commands that need neither configuration nor network: a local Schematic, and a demonstration with a shop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,12 +21,13 @@ import orjson
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from audience_sync import app as engine
 from audience_sync import demo as shop
 from audience_sync.cli.context import console, seams
-from audience_sync.config import CONFIG_VARIABLE, Settings, load, parse_duration, resolve_api_key
+from audience_sync.config import Settings, load, parse_duration, resolve_api_key
+from audience_sync.config.loading import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError
@@ -53,7 +54,7 @@ out = Console(highlight=False)
 """What the demonstration tells: it is the command's data, so it goes to stdout."""
 
 
-def delay(text: str) -> timedelta:
+def moment(text: str) -> timedelta:
     """Return a duration such as 50ms, 2s or 1m."""
     if match := re.fullmatch(r"(\d{1,9})ms", text, re.ASCII):
         return timedelta(milliseconds=int(match[1]))
@@ -63,6 +64,15 @@ def delay(text: str) -> timedelta:
         raise typer.BadParameter(f'{text!r} is no duration such as "50ms" or "2s"') from None
 
 
+FailRate = Annotated[float | None, typer.Option(min=0, max=1, help="Let this part of all event requests fail, 0 to 1.")]
+FailStatus = Annotated[
+    int | None, typer.Option(min=300, max=599, help="The status, 500 by default; without --fail-rate all fail.")
+]
+Delay = Annotated[
+    timedelta, typer.Option(parser=moment, metavar="DURATION", help="Answer event requests so much later.")
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(rich_help_panel=PANEL, epilog="Example: audience-sync demo --folder /tmp/shop")(demo)
@@ -70,15 +80,19 @@ def register(app: typer.Typer) -> None:
 
 
 def sandbox(
+    *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any free port.")] = 8480,
-    host: Annotated[str, typer.Option(help="The address to listen on; the default is not reachable from outside.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; the default is of this machine only.")
+    ] = "127.0.0.1",
     database: Annotated[Path, typer.Option(help="The SQLite file that keeps what is received.")] = Path("sandbox.db"),
-    keys: Annotated[list[str] | None, typer.Option("--key", help=f"An API key to accept; {DEVELOPMENT_KEY} by default.")] = None,
-    fail_rate: Annotated[float, typer.Option(min=0, max=1, help="Which part of the event requests fails.")] = 0,
-    fail_status: Annotated[int, typer.Option(min=300, max=599, help="The status of those that fail.")] = 500,
-    slow: Annotated[
-        timedelta, typer.Option("--delay", parser=delay, metavar="DURATION", help="How long event requests take longer.")
-    ] = "0ms",  # type: ignore[assignment]  # Typer parses it
+    keys: Annotated[
+        list[str] | None,
+        typer.Option("--key", help="An API key to accept; may be repeated.", show_default=DEVELOPMENT_KEY),
+    ] = None,
+    fail_rate: FailRate = None,
+    fail_status: FailStatus = None,
+    delay: Delay = "0ms",  # type: ignore[assignment]  # Typer parses it
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not show every request.")] = False,
 ) -> None:
     """Serve a local Schematic until Ctrl-C: it takes events, answers what it believes, and fails as often as asked to.
@@ -86,18 +100,18 @@ def sandbox(
     It needs no configuration. What it receives stays in --database, to be looked at and to go on with later.
     """
     accepted = keys or [DEVELOPMENT_KEY]
-    with _interruptible(), Sandbox(database, port=port, host=host, api_keys=accepted) as server:
+    signals: list[int] = []
+    with (
+        _signals_to(lambda number, _: signals.append(number)),
+        Sandbox(database, port=port, host=host, api_keys=accepted) as server,
+    ):
         seen, totals = _Seen(*server.ledger.read(_LAST)[0]), Counter[str]()
-        seconds = slow.total_seconds()
-        rules = [FaultRule(rate=fail_rate, status=fail_status, delay=seconds)] if fail_rate else []
-        server.faults.set([*rules, FaultRule(delay=seconds)] if seconds else rules)
-        try:
-            _announce(server.url, accepted, database)
-            while True:
-                seen = _show_new(server.ledger, seen, totals, quiet=quiet)
-                time.sleep(LOOK)
-        except KeyboardInterrupt:
-            _show_new(server.ledger, seen, totals, quiet=quiet)
+        server.faults.set(_rules(fail_rate, fail_status, delay.total_seconds()))
+        _announce(server.url, accepted, database)
+        while not signals:
+            seen = _show_new(server.ledger, seen, totals, quiet=quiet)
+            time.sleep(LOOK)
+        _show_new(server.ledger, seen, totals, quiet=quiet)
     console.print(f"{_summary(totals)}; {database} keeps it", soft_wrap=True)
 
 
@@ -111,28 +125,24 @@ def demo(
     Takes a few seconds and no network. Everything stays in one folder, with commands to go on with.
     """
     place = _place(folder)
-    with _interruptible():
-        try:
-            port, lapsed = _demonstrate(place)
-        except KeyboardInterrupt:
-            console.print(f"stopped; {place} can be deleted", soft_wrap=True)
-            raise typer.Exit(130) from None
-    _suggest(place, port=port, lapsed=lapsed)
+    with _signals_to(_interrupt):
+        port, lapsed = _demonstrate(place)
+        _suggest(place, port=port, lapsed=lapsed)
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end a command as Ctrl-C does, even where a shell has started it in the background."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+def _signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Treat SIGTERM and Ctrl-C alike, even where a shell has started the command in the background."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 class _Seen(NamedTuple):
@@ -140,6 +150,14 @@ class _Seen(NamedTuple):
 
     request: int
     event: int
+
+
+def _rules(rate: float | None, status: int | None, delay: float) -> list[FaultRule]:
+    """Return the faults that were asked for; the delay, in seconds, holds for all requests."""
+    if rate is None:
+        rate = 0.0 if status is None else 1.0
+    failing = FaultRule(rate=rate, status=status or 500, delay=delay)
+    return [failing, FaultRule(delay=delay)] if delay else [failing]
 
 
 def _announce(url: str, keys: list[str], database: Path) -> None:
@@ -174,9 +192,8 @@ def _show_new(ledger: Ledger, seen: _Seen, totals: Counter[str], *, quiet: bool)
 
 def _summary(totals: Counter[str]) -> str:
     answers = ", ".join(f"{n:,} {answer}" for answer, n in sorted(totals.items()) if answer.startswith("answered"))
-    return f"received {totals['requests']:,} requests" + (f" ({answers})" if answers else "") + (
-        f"; events: {totals['processed']:,} processed, {totals['duplicates']:,} duplicates, {totals['failed']:,} failed"
-    )
+    events = ", ".join(f"{totals[status]:,} {status}" for status in ("processed", "duplicates", "failed"))
+    return f"received {totals['requests']:,} requests{answers and f' ({answers})'}; events: {events}"
 
 
 def _place(folder: Path | None) -> Path:
@@ -185,14 +202,18 @@ def _place(folder: Path | None) -> Path:
     Raises:
         ConfigError: the one that was named cannot be made, or has something in it.
     """
-    candidates = [folder] if folder else [Path(f"audience-sync-demo{n}") for n in ("", *(f"-{n}" for n in range(2, 1000)))]
+    candidates = (
+        [folder] if folder else [Path(f"audience-sync-demo{n}") for n in ("", *(f"-{n}" for n in range(2, 1000)))]
+    )
     try:
         for place in candidates:
             if not place.exists() or (place.is_dir() and not any(place.iterdir())):
                 place.mkdir(parents=True, exist_ok=True)
                 return place
     except OSError as error:
-        raise ConfigError(f"cannot make the folder {place}: {error.strerror}", hint="name another one with --folder") from error
+        raise ConfigError(
+            f"cannot make the folder {place}: {error.strerror}", hint="name another one with --folder"
+        ) from error
     raise ConfigError(f"{place} is not an empty folder", hint="name another one with --folder, or none at all")
 
 
@@ -219,7 +240,7 @@ def _demonstrate(place: Path) -> tuple[int, str]:
         _title("4. Who, and why")
         person = _explain(database, settings, before, after, now=now)
         _title("5. What Schematic received, and believes")
-        _show_person(server.ledger, person, after)
+        _show_person(server.ledger, shop.facts(database, person, at=now), after)
         _compare(server.ledger, after)
         return int(server.url.rpartition(":")[2]), min(after[shop.LAPSED].keys() - after[shop.SPENDERS].keys())
 
@@ -246,7 +267,8 @@ def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> None:
         numbers = (counts.read, counts.entered, counts.exited, counts.updated, counts.unchanged, run.sent)
         table.add_row(audience.name, *(f"{number:,}" for number in numbers))
     out.print(table)
-    out.print(f"\n{sum(run.sent for run in done):,} changes in {outcome.events:,} identifies: one for each person, whatever changed.")
+    sent = sum(run.sent for run in done)
+    out.print(f"\n{sent:,} changes in {outcome.events:,} identifies: one for each person, whatever changed.")
 
 
 def _members(workspace: Workspace) -> Members:
@@ -261,7 +283,7 @@ def _members(workspace: Workspace) -> Members:
 
 
 def _explain(database: Path, settings: Settings, before: Members, after: Members, *, now: datetime) -> str:
-    """Show some people for whom something changed, and why; return one for whom most did."""
+    """Show some people for whom something changed, and why; return one who had lapsed and came back."""
     changes: dict[tuple[str, ChangeKind], list[str]] = {}
     for key in after:
         was, present = before[key], after[key]
@@ -271,29 +293,29 @@ def _explain(database: Path, settings: Settings, before: Members, after: Members
     often = Counter(person for people in changes.values() for person in people)
     for audience in settings.audiences:
         out.print(f"[bold]{audience.name}[/]")
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        table = Table("", Column(min_width=16), "", box=None, show_header=False, padding=(0, 2, 0, 0))
         for kind in ChangeKind:
             ranked = sorted(changes[audience.key, kind], key=lambda person: -often[person])
             for person in dict.fromkeys([*ranked[:1], *ranked[-1:]]):
                 then, known = (shop.facts(database, person, at=at) for at in (now - shop.STEP, now))
                 table.add_row(f"  {kind}", known.name, shop.reason(kind, audience.key, then, known))
         out.print(table)
-    return often.most_common(1)[0][0]
+    return changes[shop.LAPSED, ChangeKind.EXITED][0]
 
 
-def _show_person(ledger: Ledger, person: str, members: Members) -> None:
+def _show_person(ledger: Ledger, person: shop.Facts, members: Members) -> None:
     """Show the last identify about a person as the sandbox has it, and the traits it has made of all of them."""
-    (number,) = ledger.find_users({"userId": person})
+    (number,) = ledger.find_users({"userId": person.customer})
     (event,) = ledger.events(EventFilter(user_id=number), newest_first=True, limit=1)
     wire = {"type": event.type, "body": event.body, "idempotency_key": event.idempotency_key, "sent_at": event.sent_at}
-    out.print(f"The identify of {person}, without the API key that travels in it:\n")
+    out.print(f"The identify of {person.name}, without the API key that travels in it:\n")
     out.print(orjson.dumps(wire, option=orjson.OPT_INDENT_2).decode(), markup=False, soft_wrap=True)
-    traits = ledger.traits_of("userId", person)
-    out.print(f"\nWhat Schematic believes of {person} now, as flags and plans see it:\n")
+    traits = ledger.traits_of("userId", person.customer)
+    out.print(f"\nWhat Schematic believes of {person.name} now, as flags and plans see it:\n")
     table = Table("trait", "Schematic", "membership", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for key, inside in members.items():
         believed = str(traits[key]).lower() if key in traits else "(never a member)"
-        table.add_row(key, believed, "member" if person in inside else "not a member")
+        table.add_row(key, believed, "member" if person.customer in inside else "not a member")
     out.print(table)
 
 
@@ -305,7 +327,12 @@ def _compare(ledger: Ledger, members: Members) -> None:
     """
     believed = dict(ledger.all_traits("userId"))
     people = believed.keys() | {person for inside in members.values() for person in inside}
-    wrong = [(p, key) for key, inside in members.items() for p in people if (believed[p].get(key) is True) != (p in inside)]
+    wrong = [
+        (p, key)
+        for key, inside in members.items()
+        for p in people
+        if (believed.get(p, {}).get(key) is True) != (p in inside)
+    ]
     if wrong:
         raise AudienceSyncError(f"{len(wrong)} traits differ from the memberships, first {wrong[0]}")
     out.print(f"\nCompared: {len(people):,} people, {len(members)} traits each; all are equal to the memberships.")
@@ -317,7 +344,8 @@ def _suggest(place: Path, *, port: int, lapsed: str) -> None:
     if os.environ.get(CONFIG_VARIABLE):  # it would go before the demonstration's own file
         program += " --config config.toml"
     query = '"SELECT audience, count(*) FROM current_members GROUP BY audience"'
-    order = f"\"INSERT INTO orders VALUES (NULL, '{lapsed}', datetime(), 64000)\""
+    # Only printed, for a person to run.
+    order = f"\"INSERT INTO orders VALUES (NULL, '{lapsed}', datetime(), 64000)\""  # noqa: S608
     steps = [
         ("Go there:", f"cd {shlex.quote(str(place))}"),
         ("Every audience, and how it stands:", f"{program} status"),
@@ -325,13 +353,16 @@ def _suggest(place: Path, *, port: int, lapsed: str) -> None:
         ("Who left, when, in which run:", f"{program} changes {shop.ORDERED} --kind exited --limit 5"),
         ("One person, and what was sent:", f"{program} profile {lapsed}"),
         ("Memberships are plain tables:", f"sqlite3 audience_sync.db {query}"),
-        ("The local Schematic again (in a second terminal, in the same folder):", f"{program} sandbox --port {port} --database sandbox.db"),
+        (
+            "The local Schematic again (in a second terminal, in the same folder):",
+            f"{program} sandbox --port {port} --database sandbox.db",
+        ),
         ("Let somebody who had lapsed order for $640:", f"sqlite3 shop.db {order}"),
-        ("Sync again: three changes of one person are sent:", f"{program} sync"),
+        ("Sync again; three changes of that person are sent:", f"{program} sync"),
     ]
     _title("6. Go on")
-    out.print(f"{place} has shop.db (the source), audience_sync.db (memberships), sandbox.db", soft_wrap=True)
-    out.print("(what Schematic received), config.toml and the sandbox's key.\n")
+    out.print("shop.db is the source, audience_sync.db has the memberships, sandbox.db what")
+    out.print("Schematic received; config.toml and the sandbox's key lie beside them.\n")
     for why, command in steps:
         if not command.startswith("sqlite3") or shutil.which("sqlite3"):
             out.print(f"  {why}")

@@ -17,10 +17,10 @@ from audience_sync.store.reports import Record, iso
 class AudienceFacts(NamedTuple):
     """What the runs and the outbox say of one audience."""
 
-    last_run: Record | None
-    last_success: str | None  # when
-    open: int
-    dead: int
+    last_run: Record | None = None
+    last_success: str | None = None  # when
+    open: int = 0
+    dead: int = 0
 
 
 def facts(connection: Connection) -> dict[int, AudienceFacts]:
@@ -152,27 +152,31 @@ def _tried(
     }
 
 
-def profile_deliveries(connection: Connection, profile_key: str, *, at_most: int) -> list[Record]:
+def profile_deliveries(connection: Connection, profile_key: str, *, at_most: int | None) -> list[Record]:
     """Return what Schematic accepted of a profile, newest first."""
     rows = connection.execute(
         sa.text(
             "SELECT accepted_at, traits, run_ids, status, idempotency_key FROM deliveries"
-            " WHERE shard = :s AND profile_key = :k ORDER BY accepted_at DESC LIMIT :n"
+            f" WHERE shard = :s AND profile_key = :k ORDER BY accepted_at DESC{_limit(at_most)}"
         ),
-        {"s": shard_of(profile_key), "k": profile_key, "n": at_most},
+        {"s": shard_of(profile_key), "k": profile_key},
     ).mappings()
     return [{**row, "accepted_at": iso(row["accepted_at"])} for row in rows]
 
 
-def profile_changes(connection: Connection, profile_key: str, *, at_most: int) -> list[Record]:
+def profile_changes(connection: Connection, profile_key: str, *, at_most: int | None) -> list[Record]:
     """Return when a profile entered, exited or was updated, newest first."""
     rows = connection.execute(
         sa.text(  # CROSS JOIN: SQLite goes from each run to its one row, along the primary key
             "SELECT r.as_of, a.key AS audience, c.kind, c.value, c.identifiers, c.run_id"
             " FROM runs r CROSS JOIN changes c CROSS JOIN audiences a"
             " WHERE c.run_id = r.id AND c.shard = :s AND c.profile_key = :k AND a.id = r.audience_id"
-            " ORDER BY r.id DESC LIMIT :n"
+            f" ORDER BY r.id DESC{_limit(at_most)}"
         ),
-        {"s": shard_of(profile_key), "k": profile_key, "n": at_most},
+        {"s": shard_of(profile_key), "k": profile_key},
     ).mappings()
     return [{**row, "as_of": iso(row["as_of"])} for row in rows]
+
+
+def _limit(at_most: int | None) -> str:
+    return "" if at_most is None else f" LIMIT {int(at_most)}"

@@ -192,3 +192,29 @@ def test_one_line_for_each_key_the_smallest(lines: list[str]) -> None:
         by_key.setdefault(line.partition("\t")[0], []).append(line)
     assert kept == {min(found) for found in by_key.values()}
     assert sorted([*kept, *left_out]) == sorted(lines)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(max_size=3) | st.sampled_from([" ", "\xa0", "a\xa0b", "x" * 256, 7, None, True]),
+            st.sampled_from(["c1", "c2", "", "bad\x00", 7, None]),
+        ),
+        max_size=6,
+    )
+)
+def test_filing_is_stringifying_each_value(rows: list[tuple[object, object]]) -> None:
+    """The short cuts of the loop that every row goes through change no key, no identifier and no rejection."""
+    expected = []
+    rejected = 0
+    for key, company in rows:
+        text, other = stringify(key), stringify(company)
+        rejected += isinstance(text, Reason) or other in (Reason.UNUSABLE_TEXT, Reason.UNSUPPORTED_TYPE)
+        if not isinstance(text, Reason):
+            tail = "" if isinstance(other, Reason) else "\t" + canonical({"company": {"groupId": other}})
+            expected.append(text + tail)
+
+    lines, rejections = filed([*rows], KeyColumns(0, (), (("groupId", 1),)))
+
+    assert sorted(lines) == sorted(expected)
+    assert len(rejections) == rejected

@@ -1,0 +1,200 @@
+"""The commands that intervene without a sync: dead rows, pause and resume, forget. None of them talks to Schematic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Annotated
+
+import typer
+
+from audience_sync import app as engine
+from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.inspecting import LIMIT, AudienceArgument, OptionalAudience
+from audience_sync.cli.output import Format, FormatOption, LimitOption, print_records
+from audience_sync.cli.reporting import confirm
+from audience_sync.cli.status import known_audience
+from audience_sync.config import Settings
+from audience_sync.core.shards import shard_of, unit_of
+from audience_sync.db import Database
+from audience_sync.errors import ConfigError, LeaseHeld, UnknownName
+from audience_sync.leasing import Workspace
+from audience_sync.store import audiences, binding, erasure, leases, reports
+from audience_sync.store.audiences import AudienceRow
+
+PANEL = "Operate"
+LEASE_SECONDS = 30.0
+PATIENCE = 10.0  # seconds in which others may finish what they are doing
+LOOK = 0.2  # seconds between two tries
+
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", metavar="USER", help="Only rows of this user; all by default.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    dead = typer.Typer(no_args_is_help=True)
+    for command, name, example in (
+        (dead_list, "list", "audience-sync dead list big_spenders --format json"),
+        (dead_retry, "retry", "audience-sync dead retry && audience-sync deliver"),
+        (dead_discard, "discard", "audience-sync dead discard --profile user_42 --yes"),
+    ):
+        dead.command(name, epilog=f"Example: {example}")(command)
+    app.add_typer(dead, name="dead", rich_help_panel=PANEL, help="List, retry or discard what Schematic refused.")
+    for operation, example in (
+        (pause, "audience-sync pause big_spenders"),
+        (resume, "audience-sync resume big_spenders"),
+        (forget, "audience-sync forget user_42"),
+    ):
+        app.command(rich_help_panel=PANEL, epilog=f"Example: {example}")(operation)
+
+
+def dead_list(
+    context: typer.Context,
+    audience: OptionalAudience = None,
+    user: ProfileOption = None,
+    limit: LimitOption = LIMIT,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """List the values that Schematic refused, and why; they are not tried again without you."""
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        found = reports.dead(database, audience_id=_chosen(database, settings, audience), profile_key=user)
+        print_records(found, reports.DEAD_COLUMNS, format=format, limit=limit)
+
+
+def dead_retry(context: typer.Context, audience: OptionalAudience = None, user: ProfileOption = None) -> None:
+    """Open dead rows again, with the value and the identifiers that are current now."""
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        chosen = _chosen(database, settings, audience)
+        with database.write() as connection:
+            generation = binding.next_generation(connection, seams().now_ms())
+            retried = erasure.retry_dead(connection, generation=generation, audience_id=chosen, profile_key=user)
+    typer.echo(f"{retried:,} dead rows are open again")
+    if retried:
+        console.print("`audience-sync deliver` sends them now, the service by itself")
+
+
+def dead_discard(
+    context: typer.Context,
+    audience: OptionalAudience = None,
+    user: ProfileOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete dead rows unsent: Schematic keeps the value it has, whatever the memberships say."""
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        chosen = _chosen(database, settings, audience)
+        with database.read() as connection:
+            count = erasure.count_dead(connection, audience_id=chosen, profile_key=user)
+        if count:
+            confirm(f"Delete {count:,} dead rows unsent?", yes=yes)
+        with database.write() as connection:
+            discarded = erasure.discard_dead(connection, audience_id=chosen, profile_key=user)
+    typer.echo(f"{discarded:,} dead rows discarded")
+    if discarded:
+        console.print("`audience-sync sync AUDIENCE --resync` sends every current value again")
+
+
+def pause(context: typer.Context, audience: AudienceArgument) -> None:
+    """Stop an audience's syncs and hold back what is still to be sent of it; other audiences go on."""
+    key = _set_state(context, audience, "paused")
+    typer.echo(f"{key} is paused")
+    console.print(f"`audience-sync resume {key}` lets it go on")
+
+
+def resume(context: typer.Context, audience: AudienceArgument) -> None:
+    """Let a paused audience go on: its syncs, and the delivery of what was held back."""
+    typer.echo(f"{_set_state(context, audience, 'active')} is active")
+
+
+def forget(
+    context: typer.Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="A profile key: the value of the identity.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Erase one user from every table of the membership database. This cannot be undone.
+
+    What Schematic holds must be deleted in Schematic. A user who is still in the source comes back at the next sync.
+    """
+    settings = settings_of(context)
+    with engine.working(settings, seams()) as workspace:
+        with workspace.database.read() as connection:
+            found = erasure.traces(connection, user)
+        if not any(found.values()):
+            raise UnknownName(
+                f"the database knows nothing of a user {user!r}",
+                hint="the key is compared as it is: mind upper and lower case, and spaces",
+            )
+        confirm(f"Erase user {user}: {_listed(found)}?", yes=yes)
+        with _alone_with(workspace, user), workspace.database.write() as connection:
+            erased = erasure.forget(connection, user)
+        erasure.compact(workspace.database)
+    typer.echo(f"erased: {_listed(erased)}")
+    console.print("what Schematic holds of this user must be deleted in Schematic", soft_wrap=True)
+    console.print("a user who is still in the source comes back at the next sync", soft_wrap=True)
+
+
+def _listed(found: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {table}" for table, count in found.items() if count) or "nothing"
+
+
+@contextmanager
+def _alone_with(workspace: Workspace, user: str) -> Iterator[None]:
+    """Keep syncs and deliveries away from a user; see `erasure.forget`.
+
+    Raises:
+        LeaseHeld: one of them goes on for longer than we wait.
+    """
+    with workspace.database.read() as connection:
+        ids = [row.id for row in audiences.every(connection)]
+    with ExitStack() as stack:
+        for kind, numbers in ((leases.AUDIENCE, ids), (leases.SHARDS, [unit_of(shard_of(user))])):
+            deadline = time.monotonic() + PATIENCE
+            missing = set(numbers)
+            while missing:
+                lease = workspace.hold(kind, missing, seconds=LEASE_SECONDS)
+                if lease is not None:
+                    stack.enter_context(lease)
+                    missing.difference_update(lease.lease.numbers)
+                elif time.monotonic() > deadline:
+                    raise LeaseHeld(
+                        "a sync or a delivery that may hold this user is under way, and nothing was erased",
+                        hint="`audience-sync status` shows which; wait for it, or stop the service for a moment",
+                    )
+                else:
+                    time.sleep(LOOK)
+        yield
+
+
+def _set_state(context: typer.Context, word: str, state: str) -> str:
+    """Make an audience active or paused and return its key; one that was never synced is registered first.
+
+    Raises:
+        UnknownName: there is no such audience.
+        ConfigError: it is retired.
+    """
+    settings = settings_of(context)
+    with engine.opened(settings) as database, database.write() as connection:
+        configured = next((one for one in settings.audiences if word in (one.key, one.name)), None)
+        row: AudienceRow
+        if configured is not None and audiences.find(connection, word) is None:
+            row = audiences.register(connection, key=configured.key, name=configured.name, now_ms=seams().now_ms())
+        else:
+            row = known_audience(connection, settings, word)
+        if row.state == "retired":
+            raise ConfigError(
+                f"audience {row.key!r} is retired for ever", hint="give the audience another name or key to start anew"
+            )
+        audiences.set_state(connection, row.id, state)
+    return row.key
+
+
+def _chosen(database: Database, settings: Settings, word: str | None) -> int | None:
+    if word is None:
+        return None
+    with database.read() as connection:
+        return known_audience(connection, settings, word).id

@@ -1,0 +1,197 @@
+"""How the whole thing stands: the commands status and audiences, and which audience a word on the command line means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+from sqlalchemy.engine import Connection
+
+from audience_sync import app as engine
+from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.output import Format, FormatOption, LimitOption, json_line, print_records
+from audience_sync.config import Settings
+from audience_sync.core.shards import UNITS
+from audience_sync.db import Database, display_url
+from audience_sync.errors import UnknownName
+from audience_sync.store import audiences as known
+from audience_sync.store import binding, inspection, leases, outbox
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.reports import Record, iso
+
+PANEL = "Look"
+STATUS_COLUMNS = ("key", "state", "members", "last_run", "next_due", "open", "dead")
+AUDIENCE_COLUMNS = ("key", "name", "state", "members", "trait", "last_success", "next_due", "definition_changed")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync status --format json | jq .deliveries")(status)
+    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync audiences --format csv")(audiences)
+
+
+def status(context: typer.Context, format: FormatOption = Format.TABLE) -> None:
+    """Show how everything stands: audiences, what waits to be sent and why, blocked runs, who is at work.
+
+    As json this is one object for the whole database; as csv, its audiences. An audience is `active`, `paused`,
+    `retired`, `disabled` (enabled = false), `orphan` (in the database but not in the file) or `new` (never synced).
+    """
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        whole = _whole(database, settings)
+    if format is Format.JSON:
+        typer.echo(json_line(whole), nl=False)
+    elif format is Format.CSV:
+        print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=format)
+    else:
+        _print_status(whole)
+
+
+def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOption = Format.TABLE) -> None:
+    """List the audiences of the file and of the database; status says what their states mean.
+
+    `definition_changed`: the definition in the file is another than that of the last completed sync.
+    """
+    settings = settings_of(context)
+    with engine.opened(settings) as database, database.read() as connection:
+        found = _audiences(connection, settings)
+    records = ({**one, "trait": one["key"]} for one in found)
+    print_records(records, AUDIENCE_COLUMNS, format=format, limit=limit)
+
+
+def known_audience(connection: Connection, settings: Settings, word: str) -> AudienceRow:
+    """Return the audience of the database that has this key or, where no key is so, this name.
+
+    Raises:
+        UnknownName: there is none, or it is in the file but was never synced.
+    """
+    by_key = known.find(connection, word)
+    if by_key is not None:
+        return by_key
+    try:
+        configured = settings.audience(word)
+    except UnknownName:
+        named = [row for row in known.every(connection) if row.name == word]
+        if len(named) != 1:
+            raise
+        return named[0]
+    row = known.find(connection, configured.key)
+    if row is None:
+        raise UnknownName(
+            f"audience {configured.key!r} was never synced, so nothing is known of it yet",
+            hint=f"audience-sync sync {configured.key}",
+        )
+    return row
+
+
+def _whole(database: Database, settings: Settings) -> dict[str, Any]:
+    with database.read() as connection:
+        found = _audiences(connection, settings)
+        attempts = inspection.waiting_attempts(connection, max_backoff=settings.delivery.max_backoff)
+        open_rows, paused, dead = outbox.count(connection)
+        return {
+            "database": display_url(database.engine.url),
+            "identity": binding.get(connection, "identity"),
+            "environment": binding.get(connection, "environment"),
+            "audiences": found,
+            "deliveries": {
+                "open": open_rows,
+                "paused": paused,
+                "dead": dead,
+                "stuck": sum(attempt["stuck"] for attempt in attempts),
+                "oldest": inspection.oldest_open(connection),
+            },
+            "attempts": attempts,
+            "blocked": inspection.blocked_runs(connection),
+            "leases": _leases(leases.held(connection, now_ms=seams().now_ms()), known.every(connection)),
+        }
+
+
+def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any]]:
+    """Return what is known of every audience of the file and of the database, by key."""
+    configured = {one.key: one for one in settings.audiences}
+    rows = {row.key: row for row in known.every(connection)}
+    facts = inspection.facts(connection)
+    found = []
+    for key in sorted(configured.keys() | rows.keys()):
+        row, one = rows.get(key), configured.get(key)
+        fact = inspection.AudienceFacts() if row is None else facts[row.id]
+        changed = row is not None and one is not None and row.definition_hash not in (None, one.definition_hash)
+        found.append(
+            {
+                "key": key,
+                "name": one.name if one else row.name if row else key,
+                "state": _state(row, in_file=one is not None, enabled=one is not None and one.enabled),
+                "members": row.members if row else 0,
+                "last_run": fact.last_run,
+                "last_success": fact.last_success,
+                "next_due": iso(row.next_due_at) if row else None,
+                "definition_changed": changed,
+                "open": fact.open,
+                "dead": fact.dead,
+            }
+        )
+    return found
+
+
+def _state(row: AudienceRow | None, *, in_file: bool, enabled: bool) -> str:
+    if row is not None and row.state == "retired":
+        return "retired"
+    if not in_file:
+        return "orphan"
+    if row is not None and row.state == "paused":
+        return "paused"
+    if not enabled:
+        return "disabled"
+    return "new" if row is None else row.state
+
+
+def _leases(held: Iterable[tuple[str, int, str, int]], rows: Iterable[AudienceRow]) -> list[Record]:
+    """Return who holds what: each audience for itself, the shards together."""
+    keys = {row.id: row.key for row in rows}
+    found: list[Record] = []
+    units: dict[str, list[int]] = {}
+    for kind, number, holder, until in held:
+        if kind == leases.AUDIENCE:
+            found.append({"work": f"sync of {keys[number]}", "holder": holder, "until": iso(until)})
+        else:
+            units.setdefault(holder, []).append(until)
+    for holder, ends in units.items():
+        work = f"delivery of {len(ends)}/{UNITS} of the shards"
+        found.append({"work": work, "holder": holder, "until": iso(max(ends))})
+    return found
+
+
+def _flat(audience: Record) -> Record:
+    last = audience["last_run"]
+    said = last and f"{last['id']} {last['kind']} {last['state']} {last['started_at']}"
+    return {**audience, "last_run": said}
+
+
+def _print_status(whole: Record) -> None:
+    environment = whole["environment"] or "not bound yet: the first delivery binds it"
+    typer.echo(f"database     {whole['database']}")
+    typer.echo(f"identity     {whole['identity'] or 'not bound yet: the first sync binds it'}")
+    typer.echo(f"environment  {environment}\n")
+    print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=Format.TABLE)
+    sent = whole["deliveries"]
+    oldest = f" (oldest since {sent['oldest']})" if sent["oldest"] else ""
+    typer.echo(
+        f"\ndeliveries: {sent['open'] - sent['paused']:,} waiting{oldest}, {sent['paused']:,} held back by a pause,"
+        f" {sent['dead']:,} dead, {sent['stuck']:,} stuck"
+    )
+    for title, records, columns in (
+        ("waiting for another try", whole["attempts"], ("events", "tries", "next_try_at", "error")),
+        ("at work", whole["leases"], ("work", "holder", "until")),
+        ("blocked", whole["blocked"], ("id", "audience", "started_at", "reason")),
+    ):
+        if records:
+            typer.echo(f"\n{title}:")
+            print_records(records, columns, format=Format.TABLE)
+    for run in whole["blocked"]:
+        console.print(
+            f"try: look with `audience-sync plan {run['audience']}`, then `audience-sync approve {run['id']}`"
+        )
+    if sent["dead"]:
+        console.print("try: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again")
