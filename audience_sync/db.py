@@ -24,6 +24,8 @@ from audience_sync.errors import AudienceSyncError, SchemaOutOfDate
 BUSY_TIMEOUT = 60.0  # seconds a writer waits for SQLite's one writer before it gives up
 CONNECT_TIMEOUT = 10  # seconds
 WRITE_OPTION = "audience_sync_write"
+# Parameters are people's data; and each delivery worker holds a connection now and then, however many there are.
+ENGINE: dict[str, Any] = {"hide_parameters": True, "max_overflow": -1}
 
 metadata = sa.MetaData()
 
@@ -252,7 +254,10 @@ def connect(url: str | URL, *, create: bool = False) -> Database:
         return Database(_sqlite_engine(parsed, create=create))
     try:
         engine = sa.create_engine(
-            parsed, connect_args={"connect_timeout": CONNECT_TIMEOUT, "options": "-c timezone=UTC"}, pool_pre_ping=True
+            parsed,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT, "options": "-c timezone=UTC"},
+            pool_pre_ping=True,
+            **ENGINE,
         )
         with engine.connect():
             pass
@@ -276,7 +281,8 @@ def _sqlite_engine(url: URL, *, create: bool) -> Engine:
     path = Path(url.database or "")
     if not create and not path.exists():
         raise SchemaOutOfDate(f"there is no membership database at {path}", hint="create it with `audience-sync init`")
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT, "isolation_level": None})
+    arguments = {"timeout": BUSY_TIMEOUT, "isolation_level": None}
+    engine = sa.create_engine(url, connect_args=arguments, **ENGINE)
 
     @sa.event.listens_for(engine, "connect")
     def set_up(connection: sqlite3.Connection, _record: object) -> None:

@@ -28,6 +28,9 @@ class Holder(Protocol):
     def is_dead(self, other: str) -> bool:
         """Return whether another holder is known to have died; False when that cannot be told."""
 
+    def stay(self) -> None:
+        """Make sure that others still see us alive."""
+
     def close(self) -> None:
         """Stop being a holder."""
 
@@ -38,15 +41,22 @@ def enter(database: Database) -> Holder:
 
 
 class FileHolder:
-    """A holder on a SQLite database: a locked file in the folder `<database>-holders`."""
+    """A holder on a SQLite database: a locked file in the folder `<database>-holders`.
+
+    A file appears there under its name only once it is locked, so that nobody takes a newcomer for dead.
+    """
 
     def __init__(self, database: Path) -> None:
         self._folder = database.with_name(database.name + "-holders")
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        for left in self._folder.glob("[!.]*"):
+            self.is_dead(left.name)  # removes the file of one that died
         self.name = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
         self._path = self._folder / self.name
-        self._file = self._path.open("w")
+        hidden = self._folder / f".{self.name}"
+        self._file = hidden.open("w")
         fcntl.flock(self._file, fcntl.LOCK_EX)
+        hidden.rename(self._path)
 
     def is_dead(self, other: str) -> bool:
         """Return whether the other's file is gone or can be locked; only one of this host can be judged."""
@@ -62,6 +72,9 @@ class FileHolder:
             return False
         return True
 
+    def stay(self) -> None:
+        """Do nothing: a lock on a file lasts as long as the process."""
+
     def close(self) -> None:
         """Remove the file; its lock goes with it."""
         self._path.unlink(missing_ok=True)
@@ -73,10 +86,9 @@ class AdvisoryHolder:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        number = randbits(62)
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{number}"
-        self._connection: Connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._connection.execute(sa.text("SELECT pg_advisory_lock(:n)"), {"n": number})
+        self._number = randbits(62)
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{self._number}"
+        self._connection = self._lock()
 
     def is_dead(self, other: str) -> bool:
         """Return whether the other's advisory lock is free."""
@@ -88,7 +100,20 @@ class AdvisoryHolder:
                 connection.execute(sa.text("SELECT pg_try_advisory_xact_lock(:n)"), {"n": int(number)}).scalar()
             )
 
+    def stay(self) -> None:
+        """Take the lock again if its connection was lost, as by a restart of Postgres."""
+        try:
+            self._connection.execute(sa.text("SELECT 1"))
+        except sa.exc.DBAPIError:
+            self.close()
+            self._connection = self._lock()
+
     def close(self) -> None:
         """Give the lock back."""
         self._connection.invalidate()
         self._connection.close()
+
+    def _lock(self) -> Connection:
+        connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(sa.text("SELECT pg_advisory_lock(:n)"), {"n": self._number})
+        return connection

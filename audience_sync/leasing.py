@@ -20,7 +20,7 @@ from audience_sync.store.leases import Lease
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """What every piece of work on a membership database needs: the database, who we are there, and the outside world."""
+    """What work on a membership database needs: the database, who we are there, and the outside world."""
 
     database: Database
     holder: Holder
@@ -28,6 +28,7 @@ class Workspace:
 
     def hold(self, kind: str, numbers: Iterable[int], *, seconds: float) -> HeldLease | None:
         """Take those of the wanted leases that are free, renewed every third of `seconds`; None when none is."""
+        self.holder.stay()
         now = self.seams.now_ms()
         taken_at = self.seams.monotonic()
         with self.database.write() as connection:

@@ -73,9 +73,9 @@ def dead_retry(context: typer.Context, audience: OptionalAudience = None, user: 
         with database.write() as connection:
             generation = binding.next_generation(connection, seams().now_ms())
             retried = erasure.retry_dead(connection, generation=generation, audience_id=chosen, profile_key=user)
-    typer.echo(f"{retried:,} dead rows are open again")
+    typer.echo(f"dead rows that are open again: {retried:,}")
     if retried:
-        console.print("`audience-sync deliver` sends them now, the service by itself")
+        console.print("`audience-sync deliver` sends them now, the service by itself", soft_wrap=True)
 
 
 def dead_discard(
@@ -91,19 +91,19 @@ def dead_discard(
         with database.read() as connection:
             count = erasure.count_dead(connection, audience_id=chosen, profile_key=user)
         if count:
-            confirm(f"Delete {count:,} dead rows unsent?", yes=yes)
+            confirm(f"Discard dead rows unsent ({count:,})?", yes=yes)
         with database.write() as connection:
             discarded = erasure.discard_dead(connection, audience_id=chosen, profile_key=user)
-    typer.echo(f"{discarded:,} dead rows discarded")
+    typer.echo(f"dead rows discarded: {discarded:,}")
     if discarded:
-        console.print("`audience-sync sync AUDIENCE --resync` sends every current value again")
+        console.print("`audience-sync sync AUDIENCE --resync` sends every current value again", soft_wrap=True)
 
 
 def pause(context: typer.Context, audience: AudienceArgument) -> None:
     """Stop an audience's syncs and hold back what is still to be sent of it; other audiences go on."""
     key = _set_state(context, audience, "paused")
     typer.echo(f"{key} is paused")
-    console.print(f"`audience-sync resume {key}` lets it go on")
+    console.print(f"`audience-sync resume {key}` lets it go on", soft_wrap=True)
 
 
 def resume(context: typer.Context, audience: AudienceArgument) -> None:
@@ -129,7 +129,8 @@ def forget(
                 f"the database knows nothing of a user {user!r}",
                 hint="the key is compared as it is: mind upper and lower case, and spaces",
             )
-        confirm(f"Erase user {user}: {_listed(found)}?", yes=yes)
+        console.print(f"found of this user: {_listed(found)}", soft_wrap=True)
+        confirm("Erase all of it?", yes=yes)
         with _alone_with(workspace, user), workspace.database.write() as connection:
             erased = erasure.forget(connection, user)
         erasure.compact(workspace.database)
@@ -139,7 +140,7 @@ def forget(
 
 
 def _listed(found: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {table}" for table, count in found.items() if count) or "nothing"
+    return ", ".join(f"{table} {count:,}" for table, count in found.items() if count) or "nothing"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How the whole thing stands: the commands status and audiences, and which audience a word on the command line means."""
+"""How the whole thing stands: the commands status and audiences, and which audience a word of a command means."""
 
 from __future__ import annotations
 
@@ -190,8 +190,8 @@ def _print_status(whole: Record) -> None:
             typer.echo(f"\n{title}:")
             print_records(records, columns, format=Format.TABLE)
     for run in whole["blocked"]:
-        console.print(
-            f"try: look with `audience-sync plan {run['audience']}`, then `audience-sync approve {run['id']}`"
-        )
+        look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['id']}"
+        console.print(f"try: `{look}` to look, then `{approve}`", soft_wrap=True)
     if sent["dead"]:
-        console.print("try: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again")
+        hint = "try: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again"
+        console.print(hint, soft_wrap=True)

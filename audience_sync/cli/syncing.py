@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from audience_sync import app as engine
-from audience_sync import daemon, db, logs
+from audience_sync import daemon, logs
 from audience_sync.cli import reporting
 from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.output import Format, FormatOption

@@ -189,7 +189,7 @@ def distinct(lines: Iterable[str]) -> tuple[set[str], list[str]]:
     """
     everything = list(lines)
     kept = set(everything)
-    if len(kept) == len(everything) and not any("\t" in line for line in kept):
+    if len(kept) == len(everything) == len({line.partition("\t")[0] for line in kept}):
         return kept, []
     smallest: dict[str, str] = {}
     left_out: list[str] = []

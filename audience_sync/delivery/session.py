@@ -178,7 +178,7 @@ class _Session:
                 self._last_progress = self._workspace.seams.monotonic()
             if all(worker.idle for worker in workers) and shift.settler.flush(LOOK):
                 return
-            if self._given_up():
+            if self._given_up() or shift.lease.left() <= 0:
                 return
 
     def _schematic(self) -> Schematic:

@@ -74,7 +74,7 @@ def _chunks(rows: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
 def _unnest(columns: Sequence[sa.Column[Any]]) -> str:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     kinds = (column.type.dialect_impl(dialect) for column in columns)
-    arrays = (f"%s::{'text' if isinstance(kind, sa.Text) else kind.compile(dialect)}[]" for kind in kinds)
+    arrays = (f"%s::{'text' if isinstance(kind, sa.String) else kind.compile(dialect)}[]" for kind in kinds)
     return f"unnest({', '.join(arrays)})"
 
 

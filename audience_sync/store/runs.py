@@ -102,11 +102,14 @@ def in_state(connection: Connection, audience_id: int, state: RunState) -> list[
 
 
 def applied_after(connection: Connection, run: RunRow) -> int | None:
-    """Return the newest later run of the same audience that changed memberships or may have, or None."""
+    """Return the newest later run of the same audience that changed memberships, or None.
+
+    A failed run changed nothing, unless it was an initial one: those commit as they compare.
+    """
     later: int | None = connection.execute(
         sa.text(
             "SELECT max(id) FROM runs WHERE audience_id = :a AND id > :i"
-            " AND (state IN ('succeeded', 'applying') OR (state = 'failed' AND entered + exited + updated > 0))"
+            " AND (state IN ('succeeded', 'applying') OR (state = 'failed' AND kind = 'initial'))"
         ),
         {"a": run.audience_id, "i": run.id},
     ).scalar()

@@ -20,6 +20,7 @@ from audience_sync.errors import BindingRefused, UnknownName
 from audience_sync.store import audiences, binding, bulk, memberships, runs
 from audience_sync.store.memberships import ShardChanges
 from tests.factories import make_change, make_member, make_run
+from tests.waiting import wait_until
 
 NOW_US = 1_774_958_400_000_000
 
@@ -174,25 +175,28 @@ def test_the_identity_is_bound_once(database: Database) -> None:
     assert 'identity = "userId"' in str(caught.value.hint)
 
 
-def test_two_first_syncs_do_not_both_bind(database: Database) -> None:
-    """Of two processes that bind different identities at the same moment one is refused."""
+def test_two_first_syncs_do_not_both_bind(database: Database, request: pytest.FixtureRequest) -> None:
+    """Of two processes that bind different identities at the same moment the second is refused."""
+    if not database.is_sqlite:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="the second overwrites the first"))
 
-    def bind(identity: str) -> str:
-        try:
-            with database.write() as connection:
-                binding.bind_identity(connection, identity)
-                barrier.wait(2) if not database.is_sqlite else None
-        except (BindingRefused, threading.BrokenBarrierError):
-            return "refused"
-        return identity
+    def bind_other() -> None:
+        with database.write() as connection:
+            binding.bind_identity(connection, "email")
 
-    barrier = threading.Barrier(2)
-    with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(bind, ["userId", "email"]))
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            binding.bind_identity(connection, "userId")
+            other = pool.submit(bind_other)
+            wait_until(lambda: database.is_sqlite or somebody_waits(database))
+        with pytest.raises(BindingRefused):
+            other.result()
 
+
+def somebody_waits(database: Database) -> bool:
+    """Tell whether a Postgres transaction waits for a lock."""
     with database.read() as connection:
-        bound = binding.get(connection, "identity")
-    assert sorted(results, key=lambda result: result == "refused") == [bound, "refused"]
+        return bool(connection.exec_driver_sql("SELECT count(*) FROM pg_locks WHERE NOT granted").scalar())
 
 
 def test_the_environment_is_bound_once(database: Database) -> None:

@@ -1,0 +1,199 @@
+"""The last word is right: newer values, lost answers, deaths and lost leases, and what Schematic knows in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from audience_sync import holders
+from audience_sync.core.shards import UNITS
+from audience_sync.db import Database
+from audience_sync.sandbox import FaultRule, Sandbox
+from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver, until
+
+EVERYBODY = [f"u{n}" for n in range(400)]
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    """Yield a running sandbox."""
+    with Sandbox(tmp_path / "sandbox.db") as running:
+        yield running
+
+
+@pytest.fixture
+def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+    """Yield two audiences, gold and silver."""
+    with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened:
+        yield opened
+
+
+def values_of(sending: Sending, profile: str) -> list[tuple[object, str]]:
+    """Return what the sandbox was told of a profile being gold, and what it did with it."""
+    return [(event.body["traits"]["gold"], event.status) for event in sending.events(profile)]  # type: ignore[index,call-overload]
+
+
+def test_three_changes_arrive_as_three(sending: Sending) -> None:
+    """True, false, true within a minute are three events with three idempotency keys."""
+    for members in (["u1"], [], ["u1"]):
+        sending.sync(gold=members)
+        sending.deliver()
+
+    assert values_of(sending, "u1") == [(True, "processed"), (False, "processed"), (True, "processed")]
+    assert len({event.idempotency_key for event in sending.events()}) == 3
+    assert_agreed(sending)
+
+
+@pytest.mark.parametrize("place", ["hold", "hold_before"])
+def test_newer_value_stands(sending: Sending, place: str) -> None:
+    """What changes while the answer is awaited, before or after it was applied, is told afterwards and stands."""
+    sending.sync(gold=EVERYBODY)
+    sending.sandbox.faults.set([FaultRule(**{place: True}, user_key="u7", times=1)])  # type: ignore[arg-type]
+    with sending.delivering() as report:
+        assert sending.sandbox.gate.wait_for(1)
+        sending.sync(gold=[user for user in EVERYBODY if user not in {"u7", "u8"}])
+        sending.sync(silver=["u7"])
+        sending.sandbox.gate.release()
+        assert report.result().failure is None
+
+    assert [event.body["traits"] for event in sending.events("u7")] == [
+        {"gold": True},
+        {"gold": False, "silver": True},
+    ]
+    assert_agreed(sending)
+    assert_in_order(sending)
+
+
+def test_newer_row_is_not_settled_away(sending: Sending) -> None:
+    """Settling what was sent leaves the row that replaced it under way open."""
+    sending.sync(gold=["u1"])
+    sending.sandbox.faults.set([FaultRule(hold=True, times=1), FaultRule(refuse=True)])
+    with sending.delivering(wait=0.3) as report:
+        assert sending.sandbox.gate.wait_for(1)
+        sending.sync(gold=[])
+        sending.sandbox.gate.release()
+        assert report.result().open == 1
+
+    assert sending.rows("SELECT value, state FROM open_deliveries") == [("false", "retrying")]
+    sending.sandbox.faults.clear()
+    sending.deliver()
+    assert values_of(sending, "u1") == [(True, "processed"), (False, "processed")]
+    assert_agreed(sending)
+
+
+def test_lost_answer_goes_again_before_anything_newer(sending: Sending) -> None:
+    """A set whose answer was lost is sent again, unmixed and under its key, before what is newer of that profile."""
+    sending.sync(gold=["u1", "u2"])
+    sending.sandbox.faults.set([FaultRule(drop=True, times=1), FaultRule(refuse=True)])
+    assert sending.deliver(wait=0.2).open == 2
+    sending.sync(gold=["u2"], silver=["u1", "u2"])
+    sending.sandbox.faults.clear()
+    sending.deliver()
+
+    told = [(event.body["traits"], event.status) for event in sending.events("u1")]
+    first, second, third = sending.events("u1")
+    assert told == [
+        ({"gold": True}, "processed"),
+        ({"gold": True}, "duplicate"),
+        ({"gold": False, "silver": True}, "processed"),
+    ]
+    assert first.idempotency_key == second.idempotency_key != third.idempotency_key
+    assert [event.body["traits"] for event in sending.events("u2")] == [
+        {"gold": True},
+        {"gold": True},
+        {"silver": True},
+    ]
+    assert_agreed(sending)
+
+
+def test_killed_delivery_goes_on(sending: Sending) -> None:
+    """Killed wherever it hurts, with changes in between, delivery ends right: same keys again, nothing out of order."""
+    turns = [EVERYBODY[:-20], EVERYBODY[20:], EVERYBODY[10:-10]]
+    kills = ["deliver.marked:1", "deliver.marked:9", "deliver.posted:1", "deliver.posted:9", "deliver.settled:1"]
+    sending.sync(gold=EVERYBODY, silver=EVERYBODY[::2])
+    for turn, kill in enumerate([*kills, "deliver.settled:3"]):
+        died = run_deliver(sending, kill=kill)
+        assert (died.returncode, died.stdout) == (-9, "")
+        sending.sync(gold=turns[turn % 3], silver=EVERYBODY[turn::2])
+    done = run_deliver(sending)
+
+    assert done.returncode == 0, done.stderr
+    assert_agreed(sending)
+    assert_in_order(sending)
+    processed = [event.idempotency_key for event in sending.events() if event.status == "processed"]
+    assert len(set(processed)) == len(processed)
+
+
+def test_lost_lease(sending: Sending) -> None:
+    """Whoever finds its term over after a POST commits nothing under it, and opens the profiles again, newer than all."""
+    sending.sync(gold=["u1", "u2"])
+    sending.sandbox.faults.set([FaultRule(hold=True, user_key="u1", times=1)])
+    with sending.delivering(wait=0.5) as report:
+        assert sending.sandbox.gate.wait_for(1)
+        ((generation,),) = sending.rows("SELECT DISTINCT generation FROM open_deliveries WHERE profile_key = 'u1'")
+        sending.write("UPDATE leases SET holder = 'elsewhere:1:1', term = term + 1 WHERE kind = 'shards'")
+        sending.sync(gold=["u2"])  # the other holder might have told this meanwhile
+        sending.sandbox.gate.release()
+        assert report.result().open >= 1
+
+    ((value, newer),) = sending.rows("SELECT value, generation FROM open_deliveries WHERE profile_key = 'u1'")
+    assert (value, newer > generation) == ("false", True)
+    assert sending.rows("SELECT * FROM deliveries WHERE profile_key = 'u1'") == []
+    assert sending.attempts() >= 1
+    sending.write("UPDATE leases SET holder = '', expires_at = 0 WHERE kind = 'shards'")
+    sending.deliver()
+    assert values_of(sending, "u1") == [(True, "processed"), (True, "duplicate"), (False, "processed")]
+    assert_agreed(sending)
+
+
+def test_lost_lease_of_others_work(sending: Sending) -> None:
+    """What another holder settled meanwhile is told once more in its present state: ours may have landed later."""
+    sending.sync(gold=["u1"])
+    sending.sandbox.faults.set([FaultRule(hold_before=True, times=1)])
+    with sending.delivering(wait=0.5) as report:
+        assert sending.sandbox.gate.wait_for(1)
+        sending.write("UPDATE leases SET holder = 'elsewhere:1:1', term = term + 1 WHERE kind = 'shards'")
+        sending.sync(gold=[])
+        sending.write("DELETE FROM attempts")  # as if all of it had been delivered there
+        sending.write("DELETE FROM outbox")
+        sending.sandbox.gate.release()
+        assert report.result().open == 1
+
+    assert sending.traits() == {"u1": {"gold": True}}  # the late one has overwritten the newer one
+    sending.write("UPDATE leases SET holder = '', expires_at = 0 WHERE kind = 'shards'")
+    sending.deliver()
+    assert_agreed(sending)
+
+
+def test_leases_are_given_back(sending: Sending) -> None:
+    """After a delivery every unit of shards is free again at once."""
+    sending.sync(gold=EVERYBODY)
+    sending.deliver()
+
+    assert sending.rows("SELECT count(*) FROM leases WHERE kind = 'shards' AND holder = ''") == [(UNITS,)]
+
+
+def test_two_deliveries_at_once(sending: Sending) -> None:
+    """A second delivery beside the first sends nothing twice, and both end when all is delivered."""
+    sending.sync(gold=EVERYBODY)
+    sending.sandbox.faults.set([FaultRule(hold=True, times=1)])
+    with beside(sending) as other, sending.delivering() as first:
+        assert sending.sandbox.gate.wait_for(1)
+        with other.delivering() as second:
+            until(lambda: sending.posts() >= 4)
+            sending.sandbox.gate.release()
+            assert [first.result().failure, second.result().failure] == [None, None]
+
+    assert {event.status for event in sending.events()} == {"processed"}
+    assert_agreed(sending)
+
+
+@contextmanager
+def beside(sending: Sending) -> Iterator[Sending]:
+    """Yield the same as another holder has it."""
+    with closing(holders.enter(sending.workspace.database)) as holder:
+        yield Sending(**{**vars(sending), "workspace": replace(sending.workspace, holder=holder)})

@@ -1,0 +1,261 @@
+"""What the tests of delivery share: audiences whose members a test names, a membership database, and a sandbox.
+
+An audience `gold` is whoever has an order at the company `gold`; `Sending.sync(gold=["u1"])` makes that so and syncs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from audience_sync import holders
+from audience_sync.config import Settings, load
+from audience_sync.db import Database
+from audience_sync.delivery import Delivery, DeliveryReport, deliver
+from audience_sync.leasing import Workspace
+from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox, StoredEvent
+from audience_sync.sandbox.wire import Answer, Request, Server
+from audience_sync.seams import KILL_VARIABLE, Seams
+from audience_sync.store.runs import RunRow
+from audience_sync.sync import Job, sync
+from tests.factories import Shop
+
+SOON = timedelta(milliseconds=20)  # the longest wait between two tries, so that nobody waits for a test
+SECONDS = 20.0  # a condition that takes longer never comes true
+
+# Waiting for a part of a millisecond is no help to anybody here: as little jitter as there can be keeps waits short.
+SHORTEST = Seams(jitter=lambda: 0.99)
+
+
+@dataclass(kw_only=True)
+class Sending:
+    """Audiences to sync and a sandbox to deliver to."""
+
+    settings: Settings
+    workspace: Workspace
+    shop: Shop
+    sandbox: Sandbox
+    key: str = DEVELOPMENT_KEY
+    orders: dict[str, list[str]] = field(default_factory=dict)
+
+    def sync(self, **members: Iterable[str]) -> dict[str, RunRow]:
+        """Make audiences have exactly these members, and sync them; return the runs."""
+        self.orders.update({key: list(users) for key, users in members.items()})
+        self.shop.set_orders([(user, key) for key, users in self.orders.items() for user in users])
+        jobs = {key: Job(settings=self.settings, audience=self.settings.audience(key)) for key in members}
+        return {key: sync(self.workspace, job).run for key, job in jobs.items()}
+
+    def deliver(self, *, wait: float = SECONDS, **told: Any) -> DeliveryReport:
+        """Deliver what lies in the outbox; `wait` in seconds."""
+        delivery = Delivery(settings=self.settings, key=SecretStr(self.key), wait=timedelta(seconds=wait), **told)
+        return deliver(self.workspace, delivery)
+
+    @contextmanager
+    def delivering(self, **told: Any) -> Iterator[Future[DeliveryReport]]:
+        """Deliver in another thread; what is held is let go in the end, whatever happens."""
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                yield pool.submit(self.deliver, **told)
+            finally:
+                self.sandbox.gate.release()
+
+    def with_settings(self, **tables: Mapping[str, object]) -> Sending:
+        """Return the same with other settings: `delivery={"concurrency": 1}`."""
+        changed = {name: getattr(self.settings, name).model_copy(update=values) for name, values in tables.items()}
+        return Sending(**{**vars(self), "settings": self.settings.model_copy(update=changed)})
+
+    def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query on the membership database."""
+        with self.workspace.database.read() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(query), parameters)]
+
+    def write(self, statement: str, **parameters: object) -> None:
+        """Change the membership database behind everybody's back."""
+        with self.workspace.database.write() as connection:
+            connection.execute(sa.text(statement), parameters)
+
+    def expected_traits(self) -> dict[str, dict[str, bool]]:
+        """Return what Schematic should know: true for the members of an audience, false for those who left."""
+        members = set(self.rows("SELECT profile_key, audience FROM current_members"))
+        known: dict[str, dict[str, bool]] = {}
+        for profile, audience in self.rows("SELECT DISTINCT profile_key, audience FROM membership_changes"):
+            known.setdefault(profile, {})[audience] = (profile, audience) in members
+        return known
+
+    def traits(self) -> dict[str, Any]:
+        """Return what the sandbox knows of everybody."""
+        return dict(self.sandbox.ledger.all_traits("userId"))
+
+    def events(self, profile: str | None = None) -> list[StoredEvent]:
+        """Return what the sandbox received, of everybody or of one profile, oldest first."""
+        events = self.sandbox.ledger.events()
+        return [event for event in events if profile is None or user_of(event) == profile]
+
+    def posts(self) -> int:
+        """Return how many batches the sandbox took."""
+        ((count,),) = self.sandbox.ledger.read("SELECT count(*) FROM requests WHERE path = '/batch' AND status = 200")
+        return int(count)
+
+    def attempts(self) -> int:
+        """Return how many batches have no settled answer."""
+        ((count,),) = self.rows("SELECT count(*) FROM attempts")
+        return int(count)
+
+
+def assert_agreed(sending: Sending) -> None:
+    """Assert that all is delivered, and that the sandbox's traits are the memberships."""
+    assert sending.rows("SELECT profile_key, reason FROM open_deliveries") == []
+    assert sending.attempts() == 0
+    assert sending.expected_traits() == sending.traits()
+
+
+def assert_in_order(sending: Sending) -> None:
+    """Assert that no event of a profile was received behind a newer one, repetitions included."""
+    runs = dict(sending.rows("SELECT idempotency_key, run_ids FROM deliveries"))
+    newest: dict[str, int] = {}
+    for event in sending.events():
+        run = max(orjson.loads(runs[event.idempotency_key]))
+        assert newest.get(user_of(event), 0) <= run, f"{user_of(event)} was told something old"
+        newest[user_of(event)] = run
+
+
+def user_of(event: StoredEvent) -> str:
+    """Return the userId that an event was about."""
+    keys = event.body["keys"]
+    assert isinstance(keys, dict)
+    return str(keys["userId"])
+
+
+@contextmanager
+def open_sending(
+    folder: Path, database: Database, sandbox: Sandbox, *, audiences: Sequence[str] = ("gold",), **delivery: object
+) -> Iterator[Sending]:
+    """Write a configuration of these audiences, whose guards allow everything, and become a holder on the database."""
+    path = folder / "config.toml"
+    path.write_text(_configuration(database, sandbox, audiences))
+    settings = load(path, {})
+    quick = {"max_backoff": SOON, "max_requests_per_second": 2000.0, **delivery}
+    settings = settings.model_copy(update={"delivery": settings.delivery.model_copy(update=quick)})
+    with closing(holders.enter(database)) as holder, closing(Shop(folder / "shop.db")) as shop:
+        workspace = Workspace(database=database, holder=holder, seams=SHORTEST)
+        yield Sending(settings=settings, workspace=workspace, shop=shop, sandbox=sandbox)
+
+
+def _configuration(database: Database, sandbox: Sandbox, audiences: Sequence[str]) -> str:
+    url = database.engine.url.render_as_string(hide_password=False)
+    lines = [
+        "[database]",
+        f"url = {json.dumps(url)}",
+        "[sources.shop]",
+        'url = "sqlite:///shop.db"',
+        "[schematic]",
+        f"capture_url = {json.dumps(sandbox.url)}",
+        f"api_url = {json.dumps(sandbox.url)}",
+        "[delivery]",
+        "batch_size = 10",
+        "max_requests_per_second = 2000",
+        'max_backoff = "1s"',
+        "[guard]",
+        "min_members = 1_000_000",
+    ]
+    for key in audiences:
+        sql = f"SELECT customer_id AS user_id, company_id FROM orders WHERE company_id = '{key}'"
+        lines += ["[[audiences]]", f'name = "{key}"', f"sql = {json.dumps(sql)}"]
+    return "\n".join(lines)
+
+
+def run_deliver(sending: Sending, *, kill: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command `deliver` in a process of its own, killed at a named point if asked for."""
+    environment = {**os.environ, "SCHEMATIC_API_KEY": sending.key}
+    if kill is not None:
+        environment[KILL_VARIABLE] = kill
+    command = [sys.executable, "-m", "audience_sync", "--config", str(sending.settings.path), "deliver"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + SECONDS
+    pause = threading.Event()
+    while not holds():
+        assert time.monotonic() < deadline, "the condition never held"
+        pause.wait(0.005)
+
+
+@contextmanager
+def in_between(sandbox: Sandbox, look: Callable[[Request], Answer | None]) -> Iterator[None]:
+    """Show every request to `look` first; what it answers is the answer, else the sandbox's."""
+    server = sandbox._server
+    answerer = server.answerer
+    server.answerer = lambda request: look(request) or answerer(request)
+    try:
+        yield
+    finally:
+        server.answerer = answerer
+
+
+@contextmanager
+def serving(answerer: Callable[[Request], Answer | None]) -> Iterator[str]:
+    """Serve HTTP answers that a function makes up; yield the URL."""
+    server = Server(("127.0.0.1", 0), answerer)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        server.hang_up(1)
+
+
+@contextmanager
+def speaking(pieces: Iterable[bytes], *, pause: float = 0.0) -> Iterator[str]:
+    """Serve whoever connects these bytes, piece by piece, then hang up; yield the URL.
+
+    `pieces` must be iterable many times; `pause` is in seconds.
+    """
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                received = b""
+                while b'"events":' not in received or not received.endswith(b"]}"):
+                    if not (got := connection.recv(65536)):
+                        return
+                    received += got
+                for piece in pieces:
+                    if over.wait(pause):
+                        return
+                    connection.sendall(piece)
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=speak, args=(listener.accept()[0],), daemon=True).start()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            over.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
