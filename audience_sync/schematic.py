@@ -1,7 +1,7 @@
 """All HTTP to Schematic: batches of events, the environment of the key, and trait definitions.
 
-What is expected comes back as values (`Answer`), so that callers decide by status; the API key leaves this module only in
-the header and bodies of requests.
+What is expected comes back as values (`Answer`), so that callers decide by status; the API key leaves this module only
+in the header and bodies of requests.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Globals:
     config: Path | None = None
 
     def path(self) -> Path:
-        """Return the configuration file: --config, AUDIENCE_SYNC_CONFIG, ./config.toml or /etc/audience-sync/config.toml."""
+        """Return the configuration file: the one named, or where `config.find_config` finds it."""
         return find_config(self.config, os.environ)
 
     def settings(self) -> Settings:

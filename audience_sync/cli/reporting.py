@@ -139,7 +139,8 @@ class PlanSheet:
         console.print(
             f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {plan.as_of:%Y-%m-%d %H:%M:%S} UTC,"
             f" {plan.members_before:,} members): {c.read:,} read, {c.entered:,} would enter, {c.exited:,} exit,"
-            f" {c.updated:,} be updated; {c.unchanged:,} unchanged, {c.rejected:,} rejected, {c.duplicates:,} duplicates",
+            f" {c.updated:,} be updated; {c.unchanged:,} unchanged, {c.rejected:,} rejected,"
+            f" {c.duplicates:,} duplicates",
         )
         if plan.definition_changed:
             console.print("  its definition was edited since its last sync")
@@ -173,8 +174,8 @@ def _consequences(identifies: int, new_users: int, settings: Settings) -> str:
     seconds = math.ceil(requests / settings.delivery.max_requests_per_second)
     return (
         f"up to {identifies:,} identifies in {requests:,} requests, at least {timedelta(seconds=seconds)} at"
-        f" {settings.delivery.max_requests_per_second:g} requests a second; each moves the user's last_seen_at and may fire"
-        f" a webhook; up to {new_users:,} users may be new to Schematic and are created there"
+        f" {settings.delivery.max_requests_per_second:g} requests a second; each moves the user's last_seen_at and may"
+        f" fire a webhook; up to {new_users:,} users may be new to Schematic and are created there"
     )
 
 

@@ -20,11 +20,10 @@ from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.output import Format, FormatOption
 from audience_sync.cli.progress import Progress
 from audience_sync.config import Audience, Settings, parse_duration, resolve_api_key
-from audience_sync.core.model import RunState
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, runs
+from audience_sync.store import audiences
 from audience_sync.sync import Job, RunReport
 from audience_sync.sync import approve as approve_run
 from audience_sync.sync import plan as make_plan

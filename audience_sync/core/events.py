@@ -1,8 +1,8 @@
 """Open changes of one profile become one identify event in Schematic's wire form.
 
 The wire form is that of Schematic's own clients: ``{api_key, type, body: {keys, traits, company?}, idempotency_key,
-sent_at}``, at most 100 in ``{"events": […]}`` (schematic-python ``event_capture.py``). Events are kept and stored without
-the API key; `batch_body` adds it on the way out.
+sent_at}``, at most 100 in ``{"events": […]}`` (schematic-python ``event_capture.py``). Events are kept and stored
+without the API key; `batch_body` adds it on the way out.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def parse(text: str) -> list[Event]:
 def split(
     event: Event, changes: Sequence[OpenChange], *, identity: str, environment: str, sent_at: datetime
 ) -> list[Event]:
-    """Return one event for each change that a merged event carries, so that one refused trait does not hold the others."""
+    """Return one event for each change that a merged event carries: one refused trait must not hold the others."""
     wanted = {(c.audience_id, c.generation) for c in event.carried}
     return [
         identify([change], identity=identity, environment=environment, sent_at=sent_at)

@@ -14,7 +14,7 @@ def guard(counts: Counts, *, kind: RunKind, members_before: int, limits: GuardLi
         found = counts.entered + counts.updated + counts.unchanged
         if found < limits.min_initial_members:
             return [
-                f"the first run found {found:,} members, fewer than min_initial_members = {limits.min_initial_members:,}"
+                f"the first run found {found:,} members; min_initial_members asks for {limits.min_initial_members:,}"
             ]
         return []
     if members_before < limits.min_members:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, TypeAlias
-
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+from typing import NamedTuple
 
 
 class ChangeKind(StrEnum):
@@ -91,7 +89,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class GuardLimits:
-    """The limits beyond which a run is blocked: `[guard]` in the configuration. Percentages are of the members before."""
+    """The limits beyond which a run is blocked, `[guard]` in the file; percentages are of the members before."""
 
     max_exit_percent: float = 30
     max_entry_percent: float = 200

@@ -106,7 +106,7 @@ def describe(answer: Answer) -> str:
 
 
 def retry_after(text: str | None, *, now: datetime) -> timedelta | None:
-    """Return the wait that a ``Retry-After`` header asks for, in seconds or as a date (RFC 9110); None when unreadable."""
+    """Return the wait that a ``Retry-After`` header asks for, in seconds or as a date (RFC 9110), or None."""
     if text is None:
         return None
     if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", text):

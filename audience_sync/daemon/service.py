@@ -46,6 +46,7 @@ def run(workspace: Workspace, settings: Settings, key: SecretStr) -> None:
     syncing.start()
     delivering.start()
     watchdog.ready()
+    log.info("daemon_started", audiences=len(settings.audiences), next_sync_at=str(syncing.next_at()))
     try:
         while not stop.wait(TICK) and delivering.is_alive():
             watchdog.status(_status(workspace, settings, syncing))
@@ -56,6 +57,7 @@ def run(workspace: Workspace, settings: Settings, key: SecretStr) -> None:
         syncing.stop()
         syncing.close(SYNC_DRAIN)
         delivering.join()
+        log.info("daemon_stopped")
     if delivering.failure is not None:
         raise delivering.failure
     if not delivering.stopped_on_request:

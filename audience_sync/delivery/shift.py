@@ -52,7 +52,7 @@ class Shift:
         self.pace.accepted()
 
     def bury(self, attempt: Attempt, reason: str) -> None:
-        """Mark the one event of an attempt dead; twenty in a row with nothing accepted come to life again, and all stops."""
+        """Mark the one event of an attempt dead; at the twentieth in a row, revive them all and stop."""
         (event,) = attempt.events
         with self._lock, self.workspace.database.write() as connection:
             self.lease.assert_held(connection)

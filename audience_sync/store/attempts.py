@@ -1,4 +1,4 @@
-"""Attempts: batches that were, or are about to be, posted; each is kept word for word until Schematic's answer is settled.
+"""Attempts: batches that were, or are about to be, posted, kept word for word until the answer is settled.
 
 After a crash or a lost answer nobody knows whether Schematic took a batch. The same events, with the same idempotency
 keys, go again before anything newer of their profiles, so an attempt holds the events themselves: rows of the outbox
@@ -31,7 +31,8 @@ def add(connection: Connection, events: Sequence[Event], *, now_ms: int) -> Atte
     """Keep a batch before its first POST."""
     attempt_id = connection.execute(
         sa.text(
-            "INSERT INTO attempts (low, high, size, events, created_at) VALUES (:low, :high, :n, :events, :now) RETURNING id"
+            "INSERT INTO attempts (low, high, size, events, created_at) VALUES (:low, :high, :n, :events, :now)"
+            " RETURNING id"
         ),
         {**_extent(events), "events": dump(events), "now": now_ms},
     ).scalar_one()

@@ -1,10 +1,10 @@
 """Leases: who syncs an audience, and who delivers a unit of shards.
 
-A lease is a row with a holder, a term and an expiry. Whoever takes a lease over raises its term, in the transaction that
-checks that the old holder is gone: its lease has run out, or it is known to have died. The row decides, not the clock of
-the holder: every commit of leased work calls `assert_held`, which locks the row and compares the term, so a holder that
-slept through its expiry cannot write once somebody else has taken over, and may go on when nobody has. Giving a lease
-back is politeness; expiry is the net.
+A lease is a row with a holder, a term and an expiry. Whoever takes a lease over raises its term, in the transaction
+that checks that the old holder is gone: its lease has run out, or it is known to have died. The row decides, not the
+clock of the holder: every commit of leased work calls `assert_held`, which locks the row and compares the term. So a
+holder that slept through its expiry cannot write once somebody else has taken over, and may go on when nobody has.
+Giving a lease back is politeness; expiry is the net.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def acquire(
     )
     rows = connection.execute(
         sa.text(
-            f"SELECT number, holder, term, expires_at FROM leases WHERE kind = :k AND number IN ({marks}){_lock(connection)}"
+            f"SELECT number, holder, term, expires_at FROM leases WHERE kind = :k AND number IN ({marks})"
+            + _lock(connection)
         ),
         {"k": kind},
     ).all()
@@ -65,7 +66,8 @@ def acquire(
     term = 1 + max(term for number, _, term, _ in rows if number in free)
     connection.execute(
         sa.text(
-            f"UPDATE leases SET holder = :h, term = :t, expires_at = :e WHERE kind = :k AND number IN ({', '.join(map(str, free))})"
+            "UPDATE leases SET holder = :h, term = :t, expires_at = :e"
+            f" WHERE kind = :k AND number IN ({', '.join(map(str, free))})"
         ),
         {"h": holder, "t": term, "e": expires_at, "k": kind},
     )
@@ -106,7 +108,8 @@ def held(connection: Connection, *, now_ms: int) -> list[tuple[str, int, str, in
     """Return the leases in force as `(kind, number, holder, expires_at)`."""
     rows = connection.execute(
         sa.text(
-            "SELECT kind, number, holder, expires_at FROM leases WHERE holder <> '' AND expires_at > :now ORDER BY kind, number"
+            "SELECT kind, number, holder, expires_at FROM leases"
+            " WHERE holder <> '' AND expires_at > :now ORDER BY kind, number"
         ),
         {"now": now_ms},
     )

@@ -69,7 +69,7 @@ def stage(connection: Connection, run_id: int, compared: Sequence[ShardChanges])
 
 
 def staged(connection: Connection, run_id: int, *, at_most: int) -> list[ShardChanges]:
-    """Return the next shards of a run's plan: as many as have about `at_most` changes, at least one, none if all is done."""
+    """Return the next shards of a run's plan with about `at_most` changes; none when all is done."""
     plan: list[ShardChanges] = []
     count = 0
     shards = connection.execute(
@@ -78,7 +78,8 @@ def staged(connection: Connection, run_id: int, *, at_most: int) -> list[ShardCh
     for shard, members, digest in shards:
         rows = connection.execute(
             sa.text(
-                "SELECT kind, profile_key, identifiers, value FROM staged WHERE run_id = :r AND shard = :s ORDER BY profile_key"
+                "SELECT kind, profile_key, identifiers, value FROM staged"
+                " WHERE run_id = :r AND shard = :s ORDER BY profile_key"
             ),
             {"r": run_id, "s": shard},
         )
@@ -98,7 +99,7 @@ def unstage(connection: Connection, run_id: int, shards: Iterable[int] | None = 
 
 
 def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges]) -> None:
-    """Make the changes of some shards true: memberships, history, outbox, digests and the count, in this transaction."""
+    """Make the changes of some shards true: memberships, history, outbox, digests and count, all in one."""
     kinds = Counter(change.kind for _, change in _flat(compared))
     bulk.insert(
         connection,

@@ -21,7 +21,8 @@ _COLUMNS = "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers
 _WITHOUT_DEATH = len(db.outbox.columns) - 1  # every column but dead_reason
 _REPLACE = (
     "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET value = excluded.value,"
-    " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id, dead_reason = NULL"
+    " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id,"
+    " dead_reason = NULL"
 )
 
 
@@ -136,7 +137,7 @@ def _close(connection: Connection, events: Sequence[Event]) -> None:
 
 
 def mark_dead(connection: Connection, event: Event, reason: str) -> int:
-    """Mark what an event carries as not to be tried again without a person, unless a newer value came; return how many."""
+    """Mark what an event carries as dead, unless a newer value came; return how many rows."""
     dead = 0
     for carried in event.carried:
         dead += _set_dead(connection, event, carried, reason)
