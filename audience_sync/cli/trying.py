@@ -47,6 +47,9 @@ WHERE id > ? AND request_id <= ? GROUP BY request_id
 """
 _LAST: Final = "SELECT coalesce((SELECT max(id) FROM requests), 0), coalesce((SELECT max(id) FROM events), 0)"
 
+_SQLITE3: Final = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute(sys.argv[2])); c.commit()"
+"""What stands in for the program sqlite3 where it is not installed."""
+
 Members: TypeAlias = dict[str, dict[str, str | None]]
 """Of each audience the members with their identifiers."""
 
@@ -126,8 +129,8 @@ def demo(
     """
     place = _place(folder)
     with _signals_to(_interrupt):
-        port, lapsed = _demonstrate(place)
-        _suggest(place, port=port, lapsed=lapsed)
+        port, person, lapsed = _demonstrate(place)
+        _suggest(place, port=port, person=person, lapsed=lapsed)
 
 
 @contextmanager
@@ -217,8 +220,8 @@ def _place(folder: Path | None) -> Path:
     raise ConfigError(f"{place} is not an empty folder", hint="name another one with --folder, or none at all")
 
 
-def _demonstrate(place: Path) -> tuple[int, str]:
-    """Tell the whole story; return the sandbox's port, and a lapsed customer to go on with."""
+def _demonstrate(place: Path) -> tuple[int, str, str]:
+    """Tell the whole story; return the sandbox's port, whom it was told of, and a lapsed customer to go on with."""
     real, database = seams(), place / "shop.db"
     now = real.clock().replace(microsecond=0)
     with Sandbox(place / "sandbox.db") as server:
@@ -242,7 +245,7 @@ def _demonstrate(place: Path) -> tuple[int, str]:
         _title("5. What Schematic received, and believes")
         _show_person(server.ledger, shop.facts(database, person, at=now), after)
         _compare(server.ledger, after)
-        return int(server.url.rpartition(":")[2]), min(after[shop.LAPSED].keys() - after[shop.SPENDERS].keys())
+        return int(server.url.rpartition(":")[2]), person, min(after[shop.LAPSED].keys() - after[shop.SPENDERS].keys())
 
 
 def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> None:
@@ -338,9 +341,11 @@ def _compare(ledger: Ledger, members: Members) -> None:
     out.print(f"\nCompared: {len(people):,} people, {len(members)} traits each; all are equal to the memberships.")
 
 
-def _suggest(place: Path, *, port: int, lapsed: str) -> None:
+def _suggest(place: Path, *, port: int, person: str, lapsed: str) -> None:
     """Print commands to go on with; each works as it is printed."""
-    program = "audience-sync" if shutil.which("audience-sync") else f"{shlex.quote(sys.executable)} -m audience_sync"
+    python = shlex.quote(sys.executable)
+    program = "audience-sync" if shutil.which("audience-sync") else f"{python} -m audience_sync"
+    sql = "sqlite3" if shutil.which("sqlite3") else f"{python} -c {shlex.quote(_SQLITE3)}"
     if os.environ.get(CONFIG_VARIABLE):  # it would go before the demonstration's own file
         program += " --config config.toml"
     query = '"SELECT audience, count(*) FROM current_members GROUP BY audience"'
@@ -351,22 +356,21 @@ def _suggest(place: Path, *, port: int, lapsed: str) -> None:
         ("Every audience, and how it stands:", f"{program} status"),
         ("Who is in, since when:", f"{program} members {shop.SPENDERS} --limit 5"),
         ("Who left, when, in which run:", f"{program} changes {shop.ORDERED} --kind exited --limit 5"),
-        ("One person, and what was sent:", f"{program} profile {lapsed}"),
-        ("Memberships are plain tables:", f"sqlite3 audience_sync.db {query}"),
+        ("One person, and what was sent:", f"{program} profile {person}"),
+        ("Memberships are plain tables:", f"{sql} audience_sync.db {query}"),
         (
             "The local Schematic again (in a second terminal, in the same folder):",
             f"{program} sandbox --port {port} --database sandbox.db",
         ),
-        ("Let somebody who had lapsed order for $640:", f"sqlite3 shop.db {order}"),
+        ("Let somebody who had lapsed order for $640:", f"{sql} shop.db {order}"),
         ("Sync again; three changes of that person are sent:", f"{program} sync"),
     ]
     _title("6. Go on")
     out.print("shop.db is the source, audience_sync.db has the memberships, sandbox.db what")
     out.print("Schematic received; config.toml and the sandbox's key lie beside them.\n")
     for why, command in steps:
-        if not command.startswith("sqlite3") or shutil.which("sqlite3"):
-            out.print(f"  {why}")
-            out.print(f"    {command}", style="bold", markup=False, soft_wrap=True)
+        out.print(f"  {why}")
+        out.print(f"    {command}", style="bold", markup=False, soft_wrap=True)
 
 
 def _title(text: str) -> None:

@@ -209,7 +209,8 @@ def any_deliverable(connection: Connection) -> bool:
     """Return whether anything waits that may be sent."""
     found = connection.execute(
         sa.text(
-            "SELECT 1 FROM attempts UNION ALL SELECT * FROM (SELECT 1 FROM outbox o JOIN audiences a ON a.id = o.audience_id"
+            "SELECT 1 FROM attempts UNION ALL SELECT * FROM"
+            " (SELECT 1 FROM outbox o JOIN audiences a ON a.id = o.audience_id"
             " WHERE o.dead_reason IS NULL AND a.state <> 'paused' LIMIT 1) waiting LIMIT 1"
         )
     ).first()

@@ -86,7 +86,7 @@ def compare(
 ) -> Iterator[tuple[ShardChanges, Counts]]:
     """Yield, for each shard in order, its changes and its counts.
 
-    A shard whose digest is among the `trusted` ones is not looked at. With `only`, all but that profile are passed over.
+    A shard whose digest is among the `trusted` ones is not looked at; with `only`, nor is any other profile.
     """
     for shard in range(SHARDS) if only is None else [shard_of(only)]:
         now, left_out = distinct(spool.take(shard))

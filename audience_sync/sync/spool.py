@@ -22,7 +22,7 @@ class Spool:
         self.lines: list[list[str]] = [[] for _ in range(SHARDS)]
         self._in_memory = in_memory
         self._waiting = 0
-        self._file = tempfile.TemporaryFile(prefix="audience-sync-")
+        self._file = tempfile.TemporaryFile(prefix="audience-sync-")  # noqa: SIM115 - closed with the spool
         self._end = 0
         self._places: list[list[tuple[int, int]]] = [[] for _ in range(SHARDS)]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
+import resource
 import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -48,13 +47,14 @@ def environment(**more: str) -> dict[str, str]:
 
 def run_demo(folder: Path, *options: str, **variables: str) -> Told:
     """Run the demonstration in a folder, not on a terminal."""
-    started_at = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     ended = subprocess.run(
         [sys.executable, "-m", "audience_sync", "demo", *options],
         cwd=folder, env=environment(**variables), capture_output=True, text=True, timeout=DEADLINE, check=False,
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert time.monotonic() - started_at < 15
+    # Seconds of work rather than of waiting: other tests run beside it.
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 15
     return Told(folder, ended.stdout)
 
 
@@ -69,7 +69,7 @@ def test_it_tells_the_whole_story(told: Told) -> None:
     for sentence in (
         r"customers in offices",
         r"Order Completed Last 30days +(\d+) +\1 +0 +0 +0 +\1\b",
-        r"170|\d+ changes in \d+ identifies",
+        r"\d+ changes in \d+ identifies",
         r"exited +\w+ \w+ +last order 3\d days ago",
         r"entered +\w+ \w+ +last order 6\d days ago",
         r"entered +\w+ \w+ +\$[5-9]\d\d\.\d0 in 90 days, before \$[0-4]?\d?\d\.\d0",
@@ -105,7 +105,9 @@ def test_the_incremental_sync_sends_only_what_changed(told: Told) -> None:
 def test_the_key_lies_in_its_own_file_only(told: Told) -> None:
     """The sandbox's key is treated as any key: in one private file, and in no other and on no screen."""
     place = told.folder / "audience-sync-demo"
-    holders = {path.name for path in place.iterdir() if DEVELOPMENT_KEY.encode() in path.read_bytes()}
+    holders = {
+        path.name for path in place.rglob("*") if path.is_file() and DEVELOPMENT_KEY.encode() in path.read_bytes()
+    }
 
     assert holders == {"schematic.key"}
     assert (place / "schematic.key").stat().st_mode & 0o077 == 0
@@ -154,34 +156,28 @@ def test_every_suggested_command_works_as_printed(tmp_path: Path) -> None:
     enter, *commands = told.commands
     folder = Path(run(f"{enter} && pwd", tmp_path).strip())
     (server,) = (command for command in commands if " sandbox " in command)
-    (person,) = re.findall(r" profile (\S+)$", told.text, re.MULTILINE)
+    (person,) = re.findall(r"VALUES \(NULL, '(\w+)'", told.text)
     *before, last = (command for command in commands if command != server)
     outputs = [run(command, folder) for command in before]
-    if not shutil.which("sqlite3"):  # then it is not suggested either
-        order(folder / "shop.db", person)
     with serving(server, folder):
         run(last, folder)
 
-    assert all(outputs[:4])
-    assert any(person in output for output in outputs)
+    assert all(outputs[:-1])  # the last one is silent: an INSERT
     with closing(Ledger(folder / "sandbox.db")) as ledger:
         assert ledger.traits_of("userId", person) == {shop.ORDERED: True, shop.SPENDERS: True, shop.LAPSED: False}
 
 
-def order(database: Path, customer: str) -> None:
-    """Let a customer of the shop order for $640 now."""
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("INSERT INTO orders VALUES (NULL, ?, datetime(), 64000)", (customer,))
-
-
-def test_the_commands_never_meet_another_configuration(tmp_path: Path) -> None:
-    """Where AUDIENCE_SYNC_CONFIG is set, perhaps to the real one, the suggested commands name the demo's own file."""
+def test_the_commands_suit_the_machine(tmp_path: Path) -> None:
+    """Where no program is on the PATH, the commands do without; where AUDIENCE_SYNC_CONFIG is set, they ignore it."""
     (tmp_path / "taken").mkdir()
-    told = run_demo(tmp_path, "--folder", "taken", AUDIENCE_SYNC_CONFIG="/etc/real.toml")
-    ours = [command for command in told.commands[1:] if not command.startswith("sqlite3")]
+    told = run_demo(tmp_path, "--folder", "taken", AUDIENCE_SYNC_CONFIG="/etc/real.toml", PATH="")
+    ours = [command for command in told.commands if " -m audience_sync " in command]
+    in_sql = [command for command in told.commands if "sqlite3" in command]
 
+    assert len(ours) == 6
     assert all(" --config config.toml " in command for command in ours)
-    run(ours[0], tmp_path / "taken")
+    assert run(ours[0], tmp_path / "taken")
+    assert [run(command, tmp_path / "taken").count("big_spenders") for command in in_sql] == [1, 0]
 
 
 def test_a_second_demonstration_takes_the_next_free_name(told: Told) -> None:

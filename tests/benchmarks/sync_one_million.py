@@ -1,10 +1,10 @@
-"""How long a sync takes beside merely iterating the same rows, and how much memory: initial, nothing changed, 1 % changed.
+"""How long a sync takes beside merely iterating the same rows, and how much memory it needs.
 
 Usage: python tests/benchmarks/sync_one_million.py [MEMBERS]
 
-The source is a SQLite table in random order, the membership database a SQLite file; nothing is delivered. Every step
-runs in a process of its own, beside the same iteration, so that its peak memory is its own. The ratio is to the
-median of the iterations of the run.
+Three syncs: initial, nothing changed, 1 % changed. The source is a SQLite table in random order, the membership
+database a SQLite file; nothing is delivered. Every step runs in a process of its own, so that its peak memory is its
+own. The ratio is to the median of the iterations of the same run.
 """
 
 from __future__ import annotations
