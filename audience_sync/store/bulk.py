@@ -59,6 +59,23 @@ def delete(connection: Connection, table: sa.Table, columns: Sequence[str], rows
         )
 
 
+def lock(connection: Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Lock the rows whose given columns equal one of `rows`, in the order of those columns; under SQLite nothing to do.
+
+    Transactions that lock many rows of one table in one order wait for each other; in different orders they deadlock.
+    """
+    if connection.dialect.name == "sqlite":  # its one writer is alone
+        return
+    names = ", ".join(columns)
+    typed = [table.columns[name] for name in columns]
+    for chunk in _chunks(sorted(rows)):
+        connection.exec_driver_sql(
+            f"SELECT 1 FROM {table.name} t JOIN {_unnest(typed)} AS wanted ({names}) USING ({names})"
+            f" ORDER BY {names} FOR UPDATE OF t",
+            _arrays(chunk),
+        )
+
+
 def _execute_many(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
     """Hand rows to the driver as they come: SQLAlchemy would make a list of them first."""
     with closing(connection.connection.cursor()) as cursor:

@@ -50,7 +50,8 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     members = connection.execute(
         sa.text(
             f"{into} SELECT shard, profile_key, audience_id, COALESCE(value, 'true'), identifiers, :g, :r"
-            f" FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high {_REPLACE}"
+            f" FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high"
+            f" ORDER BY shard, profile_key {_REPLACE}"
         ),
         parameters,
     )
@@ -63,7 +64,7 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
             "   AND m.shard = c.shard AND m.profile_key = c.profile_key)"
             " AND NOT EXISTS (SELECT 1 FROM runs r2 JOIN changes c2 ON c2.run_id = r2.id WHERE r2.audience_id = :a"
             "   AND r2.id > r.id AND c2.shard = c.shard AND c2.profile_key = c.profile_key AND c2.kind = 'exited')"
-            f" {_REPLACE}"
+            f" ORDER BY c.shard, c.profile_key {_REPLACE}"
         ),
         parameters,
     )
@@ -133,7 +134,9 @@ def settle(connection: Connection, events: Sequence[Event], *, now_ms: int, stat
 
 def _close(connection: Connection, events: Sequence[Event]) -> None:
     rows = [(e.shard, e.profile_key, c.audience_id, c.generation) for e in events for c in e.carried]
-    bulk.delete(connection, db.outbox, ("shard", "profile_key", "audience_id", "generation"), rows)
+    columns = ("shard", "profile_key", "audience_id", "generation")
+    bulk.lock(connection, db.outbox, columns, rows)  # a sync's commit locks rows of the outbox too, in the same order
+    bulk.delete(connection, db.outbox, columns, rows)
 
 
 def mark_dead(connection: Connection, event: Event, reason: str) -> int:

@@ -69,7 +69,7 @@ class Desk:
     def open_changes(self) -> list[OpenChange]:
         """Return what lies in the outbox."""
         with self.workspace.database.read() as connection:
-            return outbox.page(connection, low=0, high=SHARDS - 1, after=(-1, ""), limit=10_000)
+            return outbox.page(connection, low=0, high=SHARDS - 1, after=(-1, ""), limit=10_000)[0]
 
     def deliver(self, *profiles: str) -> None:
         """Settle the open changes of some profiles as accepted."""
@@ -138,8 +138,13 @@ def desk(
 ) -> Desk:
     """A desk with an empty database of each kind; the file has a second audience that is never synced."""
     more = "\n".join(
-        ["[[audiences]]", "name = 'Never Synced'", f"sql = {json.dumps(ORDERS_SQL)}"]
-        + ["[database]", f"url = {json.dumps(database_url)}"]
+        [
+            "[[audiences]]",
+            "name = 'Never Synced'",
+            f"sql = {json.dumps(ORDERS_SQL)}",
+            "[database]",
+            f"url = {json.dumps(database_url)}",
+        ]
     )
     return Desk(workspace, make_settings(more=more), shop=shop, clock=clock, command=command)
 
@@ -588,7 +593,7 @@ def test_purge_gives_space_back(desk: Desk) -> None:
 
 
 def test_what_nobody_foresaw_is_one_sentence(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug leaves with exit code 1 and its type, a broken database with what the driver says, neither with a traceback."""
+    """A bug leaves with exit code 1 and its type, a broken database with what the driver says: no traceback."""
     desk.sync("u1")
 
     def fail(_connection: object) -> None:
