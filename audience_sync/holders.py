@@ -49,9 +49,9 @@ class FileHolder:
     def __init__(self, database: Path) -> None:
         self._folder = database.with_name(database.name + "-holders")
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
         for left in self._folder.glob("[!.]*"):
             self.is_dead(left.name)  # removes the file of one that died
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
         self._path = self._folder / self.name
         hidden = self._folder / f".{self.name}"
         self._file = hidden.open("w")

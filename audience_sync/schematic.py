@@ -78,7 +78,10 @@ class Schematic:
         answer = self._ask("POST", url, orjson.dumps(definition))
         if not 200 <= answer.status < 300:
             return describe(answer)
-        data = _data(answer)
+        try:
+            data = _data(answer)
+        except DestinationError as error:
+            return str(error)
         known = data.get("trait_type") if isinstance(data, dict) else None
         return None if known in (None, "boolean") else f"Schematic knows it as {known}, not boolean"
 
@@ -108,16 +111,16 @@ class Schematic:
                         break
                     if time.monotonic() > deadline:
                         raise httpx.ReadTimeout("the answer took too long")
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                return Answer(response.status_code, headers, text[:MOST_TEXT].decode(errors="replace"))
+                headers = {name.lower(): self._without_key(value) for name, value in response.headers.items()}
+                said = text[:MOST_TEXT].decode(errors="replace")
+                return Answer(response.status_code, headers, self._without_key(said))
         except httpx.TimeoutException:
             return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
         except (httpx.TransportError, httpx.DecodingError) as error:
-            return Answer(0, {}, f"no answer from {url}: {_sentence(error)}")
+            return Answer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))
 
-
-def _sentence(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    def _without_key(self, text: str) -> str:
+        return text.replace(self.key.get_secret_value(), "(the API key)")
 
 
 def _data(answer: Answer) -> Any:

@@ -26,6 +26,7 @@ from audience_sync.db import Database
 from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
 from tests.factories import FrozenClock, Shop, config_text
+from tests.syncing import Syncing
 
 POSTGRES_VARIABLE = "AUDIENCE_SYNC_TEST_POSTGRES_URL"
 SCRUBBED = ("AUDIENCE_SYNC_", "SCHEMATIC_", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY")
@@ -148,6 +149,14 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
         return load_settings(path, {})
 
     return make
+
+
+@pytest.fixture
+def syncing(
+    workspace: Workspace, clock: FrozenClock, shop: Shop, make_settings: Callable[..., Settings]
+) -> Syncing:
+    """One audience of the shop on a database of each kind, to be synced minute by minute."""
+    return Syncing(workspace, clock, shop=shop, make_settings=make_settings)
 
 
 def _postgres_database(server: str, template: str) -> Iterator[str]:

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -35,12 +34,10 @@ from audience_sync.seams import KILL_VARIABLE, Seams
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import Job, sync
 from tests.factories import Shop
+from tests.waiting import wait_until
 
 SOON = timedelta(milliseconds=20)  # the longest wait between two tries, so that nobody waits for a test
-SECONDS = 20.0  # a condition that takes longer never comes true
-
-# Waiting for a part of a millisecond is no help to anybody here: as little jitter as there can be keeps waits short.
-SHORTEST = Seams(jitter=lambda: 0.99)
+SHORTEST = Seams(jitter=lambda: 0.99)  # jitter takes away from waits: this is as much as it can
 
 
 @dataclass(kw_only=True)
@@ -58,10 +55,13 @@ class Sending:
         """Make audiences have exactly these members, and sync them; return the runs."""
         self.orders.update({key: list(users) for key, users in members.items()})
         self.shop.set_orders([(user, key) for key, users in self.orders.items() for user in users])
-        jobs = {key: Job(settings=self.settings, audience=self.settings.audience(key)) for key in members}
-        return {key: sync(self.workspace, job).run for key, job in jobs.items()}
+        return {key: self.sync_again(key) for key in members}
 
-    def deliver(self, *, wait: float = SECONDS, **told: Any) -> DeliveryReport:
+    def sync_again(self, key: str) -> RunRow:
+        """Sync an audience with what the shop holds."""
+        return sync(self.workspace, Job(settings=self.settings, audience=self.settings.audience(key))).run
+
+    def deliver(self, *, wait: float = 20.0, **told: Any) -> DeliveryReport:
         """Deliver what lies in the outbox; `wait` in seconds."""
         delivery = Delivery(settings=self.settings, key=SecretStr(self.key), wait=timedelta(seconds=wait), **told)
         return deliver(self.workspace, delivery)
@@ -74,6 +74,14 @@ class Sending:
                 yield pool.submit(self.deliver, **told)
             finally:
                 self.sandbox.gate.release()
+
+    def deliver_until(self, holds: Callable[[], bool]) -> DeliveryReport:
+        """Deliver until a condition holds, then stop."""
+        stop = threading.Event()
+        with self.delivering(stop=stop) as report:
+            wait_until(lambda: holds() or report.done())
+            stop.set()
+            return report.result()
 
     def with_settings(self, **tables: Mapping[str, object]) -> Sending:
         """Return the same with other settings: `delivery={"concurrency": 1}`."""
@@ -112,6 +120,10 @@ class Sending:
         ((count,),) = self.sandbox.ledger.read("SELECT count(*) FROM requests WHERE path = '/batch' AND status = 200")
         return int(count)
 
+    def tried(self) -> bool:
+        """Return whether anything was tried in vain and waits to be tried again."""
+        return bool(self.rows("SELECT 1 FROM attempts WHERE tries > 0"))
+
     def attempts(self) -> int:
         """Return how many batches have no settled answer."""
         ((count,),) = self.rows("SELECT count(*) FROM attempts")
@@ -144,20 +156,32 @@ def user_of(event: StoredEvent) -> str:
 
 @contextmanager
 def open_sending(
-    folder: Path, database: Database, sandbox: Sandbox, *, audiences: Sequence[str] = ("gold",), **delivery: object
+    folder: Path,
+    database: Database,
+    sandbox: Sandbox,
+    *,
+    audiences: Sequence[str] | Mapping[str, str] = ("gold",),
+    key: str = DEVELOPMENT_KEY,
+    company_keys: Mapping[str, str] | None = None,
 ) -> Iterator[Sending]:
-    """Write a configuration of these audiences, whose guards allow everything, and become a holder on the database."""
+    """Write a configuration of these audiences, whose guards allow everything, and become a holder on the database.
+
+    A mapping says of each audience from which company its members are, where that is not named like it.
+    """
     path = folder / "config.toml"
-    path.write_text(_configuration(database, sandbox, audiences))
+    companies = audiences if isinstance(audiences, Mapping) else {key: key for key in audiences}
+    path.write_text(_configuration(database, sandbox, companies, company_keys or {}))
     settings = load(path, {})
-    quick = {"max_backoff": SOON, "max_requests_per_second": 2000.0, **delivery}
+    quick = {"max_backoff": SOON, "max_requests_per_second": 2000.0, "batch_size": 100}
     settings = settings.model_copy(update={"delivery": settings.delivery.model_copy(update=quick)})
     with closing(holders.enter(database)) as holder, closing(Shop(folder / "shop.db")) as shop:
         workspace = Workspace(database=database, holder=holder, seams=SHORTEST)
-        yield Sending(settings=settings, workspace=workspace, shop=shop, sandbox=sandbox)
+        yield Sending(settings=settings, workspace=workspace, shop=shop, sandbox=sandbox, key=key)
 
 
-def _configuration(database: Database, sandbox: Sandbox, audiences: Sequence[str]) -> str:
+def _configuration(
+    database: Database, sandbox: Sandbox, audiences: Mapping[str, str], company_keys: Mapping[str, str]
+) -> str:
     url = database.engine.url.render_as_string(hide_password=False)
     lines = [
         "[database]",
@@ -174,9 +198,10 @@ def _configuration(database: Database, sandbox: Sandbox, audiences: Sequence[str
         "[guard]",
         "min_members = 1_000_000",
     ]
-    for key in audiences:
-        sql = f"SELECT customer_id AS user_id, company_id FROM orders WHERE company_id = '{key}'"
+    for key, company in audiences.items():
+        sql = f"SELECT customer_id AS user_id, company_id FROM orders WHERE company_id = '{company}'"
         lines += ["[[audiences]]", f'name = "{key}"', f"sql = {json.dumps(sql)}"]
+        lines += [f"company_keys.{name} = {json.dumps(column)}" for name, column in company_keys.items()]
     return "\n".join(lines)
 
 
@@ -187,15 +212,6 @@ def run_deliver(sending: Sending, *, kill: str | None = None) -> subprocess.Comp
         environment[KILL_VARIABLE] = kill
     command = [sys.executable, "-m", "audience_sync", "--config", str(sending.settings.path), "deliver"]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + SECONDS
-    pause = threading.Event()
-    while not holds():
-        assert time.monotonic() < deadline, "the condition never held"
-        pause.wait(0.005)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from audience_sync.store import runs as stored_runs
 
 LIMIT = 50
 
+MEMBERS_SHOWN = ("profile_key", "value", "identifiers", "since", "run_id")
 RUNS_SHOWN = (
     "id", "audience", "kind", "state", "as_of", "read", "entered", "exited", "updated", "rejected", "sent", "reason",
 )  # fmt: skip
@@ -33,7 +34,7 @@ HISTORY_COLUMNS = ("as_of", "audience", "kind", "value", "identifiers", "run_id"
 
 AudienceArgument = Annotated[str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience.")]
 OptionalAudience = Annotated[
-    str | None, typer.Argument(metavar="[AUDIENCE]", help="The key or name of an audience; all by default.")
+    str | None, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience; all by default.")
 ]
 
 
@@ -63,7 +64,7 @@ def members(
     """List who is in an audience, or was at an earlier instant.
 
     `since` is the instant of the sync that found the profile in. Of the past, fields are empty where older history is
-    purged; who was in is always exact.
+    purged; who was in is always exact. json and csv have more fields than the table.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -73,7 +74,7 @@ def members(
             found = reports.members(database, row)
         else:
             found = history.members_as_of(database, row, int(as_of.timestamp() * 1000))
-        print_records(found, reports.MEMBER_COLUMNS, format=format, limit=limit)
+        print_records(found, reports.MEMBER_COLUMNS, format=format, limit=limit, shown=MEMBERS_SHOWN)
 
 
 def profile(

@@ -27,6 +27,7 @@ JSON_COLUMNS = frozenset({"value", "identifiers", "traits", "run_ids", "row", "o
 """Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d{3}Z")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate a cell that begins so
 
 Record: TypeAlias = Mapping[str, object]
@@ -130,7 +131,9 @@ def _cell(value: object) -> str:
         case int():
             return str(value)
         case _:
-            return _CONTROL.sub("�", str(value))
+            text = _CONTROL.sub("�", str(value))
+            instant = _INSTANT.fullmatch(text)  # milliseconds are for programs
+            return f"{instant[1]}Z" if instant else text
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -10,8 +10,8 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -103,15 +103,11 @@ def sandbox(
     It needs no configuration. What it receives stays in --database, to be looked at and to go on with later.
     """
     accepted = keys or [DEVELOPMENT_KEY]
-    signals: list[int] = []
-    with (
-        _signals_to(lambda number, _: signals.append(number)),
-        Sandbox(database, port=port, host=host, api_keys=accepted) as server,
-    ):
+    with _signals() as received, Sandbox(database, port=port, host=host, api_keys=accepted) as server:
         seen, totals = _Seen(*server.ledger.read(_LAST)[0]), Counter[str]()
         server.faults.set(_rules(fail_rate, fail_status, delay.total_seconds()))
         _announce(server.url, accepted, database)
-        while not signals:
+        while not received:
             seen = _show_new(server.ledger, seen, totals, quiet=quiet)
             time.sleep(LOOK)
         _show_new(server.ledger, seen, totals, quiet=quiet)
@@ -128,24 +124,31 @@ def demo(
     Takes a few seconds and no network. Everything stays in one folder, with commands to go on with.
     """
     place = _place(folder)
-    with _signals_to(_interrupt):
-        port, person, lapsed = _demonstrate(place)
-        _suggest(place, port=port, person=person, lapsed=lapsed)
+    with _signals() as received, closing(_story(place)) as story:
+        for _ in story:
+            if received:
+                raise KeyboardInterrupt
 
 
 @contextmanager
-def _signals_to(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Treat SIGTERM and Ctrl-C alike, even where a shell has started the command in the background."""
-    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C, to be looked at where the work may be left; a second one ends the process at once.
+
+    Raised wherever they arrive, they would leave transactions open.
+    """
+    received: list[int] = []
+
+    def receive(number: int, _frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield received
     finally:
-        for number, handler_before in before.items():
-            signal.signal(number, handler_before)
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Seen(NamedTuple):
@@ -220,8 +223,8 @@ def _place(folder: Path | None) -> Path:
     raise ConfigError(f"{place} is not an empty folder", hint="name another one with --folder, or none at all")
 
 
-def _demonstrate(place: Path) -> tuple[int, str, str]:
-    """Tell the whole story; return the sandbox's port, whom it was told of, and a lapsed customer to go on with."""
+def _story(place: Path) -> Generator[None, None, None]:
+    """Tell the whole story; yield wherever it may be left."""
     real, database = seams(), place / "shop.db"
     now = real.clock().replace(microsecond=0)
     with Sandbox(place / "sandbox.db") as server:
@@ -231,31 +234,37 @@ def _demonstrate(place: Path) -> tuple[int, str, str]:
         _title("1. A shop, and a Schematic of its own")
         out.print(f"A made-up coffee shop: {customers:,} customers in offices, {orders:,} orders in eight months.")
         out.print("A sandbox stands for Schematic: it speaks the same HTTP, on this machine.")
+        yield
         with engine.working(settings, real) as workspace:
             _title(f"2. The first sync, as of {now - shop.STEP:%A, %d %B %Y}: everybody enters")
-            _sync(workspace, settings, now - shop.STEP)
+            yield from _sync(workspace, settings, now - shop.STEP)
             before = _members(workspace)
             customers, orders = shop.move_on(database, now=now)
             _title(f"3. Two weeks later, {now:%d %B %Y}: only what changed is sent")
             out.print(f"{customers:,} customers have joined and {orders:,} orders come in since.\n")
-            _sync(workspace, settings, now)
+            yield from _sync(workspace, settings, now)
             after = _members(workspace)
         _title("4. Who, and why")
         person = _explain(database, settings, before, after, now=now)
         _title("5. What Schematic received, and believes")
         _show_person(server.ledger, shop.facts(database, person, at=now), after)
         _compare(server.ledger, after)
-        return int(server.url.rpartition(":")[2]), person, min(after[shop.LAPSED].keys() - after[shop.SPENDERS].keys())
+    lapsed = min(after[shop.LAPSED].keys() - after[shop.SPENDERS].keys())
+    _suggest(place, port=server.url.rpartition(":")[2], person=person, lapsed=lapsed)
 
 
-def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> None:
-    """Sync every audience, deliver, and print what came of it.
+def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator[None]:
+    """Sync every audience, deliver, and print what came of it; yield wherever that may be left.
 
     Raises:
         AudienceSyncError: something did not go as it does in a demonstration.
     """
-    reports = [sync(workspace, Job(settings=settings, audience=one, as_of=as_of)) for one in settings.audiences]
+    reports = []
+    for audience in settings.audiences:
+        reports.append(sync(workspace, Job(settings=settings, audience=audience, as_of=as_of)))
+        yield
     outcome = deliver(workspace, Delivery(settings=settings, key=resolve_api_key(settings.schematic, {})))
+    yield
     if outcome.failure is not None:
         raise outcome.failure
     with workspace.database.read() as connection:
@@ -341,7 +350,7 @@ def _compare(ledger: Ledger, members: Members) -> None:
     out.print(f"\nCompared: {len(people):,} people, {len(members)} traits each; all are equal to the memberships.")
 
 
-def _suggest(place: Path, *, port: int, person: str, lapsed: str) -> None:
+def _suggest(place: Path, *, port: str, person: str, lapsed: str) -> None:
     """Print commands to go on with; each works as it is printed."""
     python = shlex.quote(sys.executable)
     program = "audience-sync" if shutil.which("audience-sync") else f"{python} -m audience_sync"

@@ -150,8 +150,8 @@ class _Session:
                 worker.join(max(0.0, deadline - workspace.seams.monotonic()))
             settler.close(SETTLE)
             self.events += settler.events
-        if shift.crash is not None:
-            raise shift.crash
+        if (crash := shift.crash or settler.crash) is not None:
+            raise crash
         if shift.failure is not None:
             raise shift.failure
 
@@ -171,7 +171,7 @@ class _Session:
 
     def _watch(self, shift: Shift, workers: list[Worker]) -> None:
         before, moves = self.events, 0
-        while not (shift.stop.is_set() or shift.settler.lease_lost or self._delivery.stop.wait(LOOK)):
+        while not (shift.stop.is_set() or shift.settler.is_over() or self._delivery.stop.wait(LOOK)):
             self._delivery.on_progress(before + shift.settler.events)
             if shift.moves != moves:
                 moves = shift.moves

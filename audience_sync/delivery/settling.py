@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Sequence
 
@@ -15,6 +16,7 @@ from audience_sync.store.attempts import Attempt
 
 COMMIT_EVERY = 0.02  # seconds; what came meanwhile is one commit
 RETRY_AFTER = 0.5  # seconds, when the database is away
+AWAY = (sa.exc.SQLAlchemyError, sqlite3.Error)  # rows in bulk go past SQLAlchemy, straight to the driver
 
 
 class Settler:
@@ -28,8 +30,10 @@ class Settler:
         self._waiting: list[tuple[Attempt, int]] = []
         self._committing = 0
         self._closed = False
+        self._over = False  # the thread has ended
         self.events = 0  # accepted and committed
         self.lease_lost = False
+        self.crash: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
         self._thread.start()
 
@@ -40,9 +44,14 @@ class Settler:
             self._changed.notify_all()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything handed over is committed; False if that took longer than `timeout` seconds."""
+        """Wait until everything handed over is committed; False if that takes longer than `timeout` seconds, or for ever."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._waiting and not self._committing, timeout)
+            self._changed.wait_for(lambda: self._is_idle() or self._over, timeout)
+            return self._is_idle()
+
+    def is_over(self) -> bool:
+        """Return whether nothing more can be settled: the lease is lost, or the thread has crashed."""
+        return self.lease_lost or self._over
 
     def close(self, timeout: float) -> None:
         """Commit what is left, for at most `timeout` seconds, and end the thread."""
@@ -52,7 +61,21 @@ class Settler:
             self._changed.notify_all()
         self._thread.join(timeout)
 
+    def _is_idle(self) -> bool:
+        return not self._waiting and not self._committing
+
     def _run(self) -> None:
+        """Work; whatever ends it unexpectedly is handed to the thread that waits."""
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - handed over, and raised there
+            self.crash = error
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
+
+    def _work(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
@@ -72,13 +95,16 @@ class Settler:
                     return  # the attempts are still there: the same events go again, under the same keys
 
     def _commit(self, batches: Sequence[tuple[Attempt, int]]) -> bool:
-        """Settle some batches in one commit; False if the database did not take it."""
+        """Settle some batches in one commit, or open them again if our lease is lost; False if that has still to be done."""
         try:
-            self._settle(batches)
+            if self.lease_lost:
+                self._reopen(batches)
+            else:
+                self._settle(batches)
         except LeaseLost:
             self.lease_lost = True
-            self._reopen(batches)
-        except sa.exc.SQLAlchemyError:
+            return False
+        except AWAY:
             threading.Event().wait(RETRY_AFTER)
             return False
         self.events += sum(len(attempt.events) for attempt, _ in batches)
@@ -96,9 +122,9 @@ class Settler:
 
     def _reopen(self, batches: Sequence[tuple[Attempt, int]]) -> None:
         """Send the current values again: our lease was over, so these events may have overtaken newer ones."""
+        events = sorted(event for attempt, _ in batches for event in attempt.events)  # by shard and profile
         with self._workspace.database.write() as connection:
             generation = binding.next_generation(connection, self._workspace.seams.now_ms())
-            for attempt, _ in batches:
-                for event in attempt.events:
-                    identifiers = identifiers_of(event, identity=self._identity)
-                    outbox.reopen(connection, event, identifiers=identifiers, generation=generation)
+            for event in events:
+                identifiers = identifiers_of(event, identity=self._identity)
+                outbox.reopen(connection, event, identifiers=identifiers, generation=generation)

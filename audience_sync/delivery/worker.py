@@ -98,8 +98,9 @@ class Worker(threading.Thread):
         key = self._schematic.key.get_secret_value()
         answer = self._schematic.post_batch(events.batch_body(attempt.events, api_key=key))
         shift.workspace.seams.reach("deliver.posted")
-        self._waiting.remove(attempt)
-        self._waiting.extend(self._settle(attempt, classify(answer, now=shift.workspace.seams.clock())))
+        follow = self._settle(attempt, classify(answer, now=shift.workspace.seams.clock()))
+        self._waiting.remove(attempt)  # not before: where the database did not take it, the same batch goes again
+        self._waiting.extend(follow)
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> list[Attempt]:
         """Do what an outcome asks for and return the attempts that come of it."""
@@ -142,7 +143,9 @@ class Worker(threading.Thread):
         accepted_then = self._first_failure.setdefault(attempt.id, shift.accepted)
         shift.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
         if attempt.tries >= TRIES_BEFORE_HALVING and shift.accepted > accepted_then and len(attempt.events) > 1:
-            return self._cut(attempt, (len(attempt.events) + 1) // 2)
+            halves = self._cut(attempt, (len(attempt.events) + 1) // 2)
+            self._first_failure.update(dict.fromkeys((half.id for half in halves), accepted_then))
+            return halves
         seams = shift.workspace.seams
         wait = backoff(attempt.tries + 1, jitter=seams.jitter(), longest=shift.max_backoff, asked=outcome.retry_after)
         not_before = seams.now_ms() + int(wait.total_seconds() * 1000)

@@ -74,8 +74,11 @@ def every(connection: Connection) -> list[AudienceRow]:
 
 
 def set_state(connection: Connection, audience_id: int, state: str) -> None:
-    """Make an audience active, paused or retired."""
-    connection.execute(sa.text("UPDATE audiences SET state = :s WHERE id = :i"), {"s": state, "i": audience_id})
+    """Make an audience active, paused or retired; a retired one stays so."""
+    connection.execute(
+        sa.text("UPDATE audiences SET state = :s WHERE id = :i AND state <> 'retired'"),
+        {"s": state, "i": audience_id},
+    )
 
 
 def add_members(connection: Connection, audience_id: int, difference: int) -> None:

@@ -96,6 +96,7 @@ def retry_dead(
         " AND m.profile_key = outbox.profile_key"
     )
     where, parameters = _dead(audience_id, profile_key)
+    _lock_dead(connection, where, parameters)
     result = connection.execute(
         sa.text(
             "UPDATE outbox SET dead_reason = NULL, generation = :g,"
@@ -118,6 +119,7 @@ def count_dead(connection: Connection, *, audience_id: int | None = None, profil
 def discard_dead(connection: Connection, *, audience_id: int | None = None, profile_key: str | None = None) -> int:
     """Delete dead rows: Schematic keeps what it has; return how many."""
     where, parameters = _dead(audience_id, profile_key)
+    _lock_dead(connection, where, parameters)
     return connection.execute(sa.text(f"DELETE FROM outbox WHERE {where}"), parameters).rowcount
 
 
@@ -129,6 +131,13 @@ def _dead(audience_id: int | None, profile_key: str | None) -> tuple[str, dict[s
         where = f"{where} AND shard = :s AND profile_key = :k"
         parameters.update(s=shard_of(profile_key), k=profile_key)
     return where, parameters
+
+
+def _lock_dead(connection: Connection, where: str, parameters: dict[str, object]) -> None:
+    """Lock dead rows in the order in which syncs and deliveries lock theirs: none waits for the other for ever."""
+    if connection.dialect.name != "sqlite":  # its one writer is alone
+        ordered = f"SELECT 1 FROM outbox WHERE {where} ORDER BY shard, profile_key, audience_id FOR UPDATE"
+        connection.execute(sa.text(ordered), parameters)
 
 
 def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str, int]:
@@ -143,8 +152,8 @@ def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str,
     purged = {
         "changes": _purge(
             database,
-            "SELECT c.run_id, c.shard, count(*) AS n FROM runs r CROSS JOIN changes c"
-            " WHERE c.run_id = r.id AND r.as_of < :limit GROUP BY c.run_id, c.shard",
+            "SELECT r.id AS run_id, c.shard, count(*) AS n FROM runs r CROSS JOIN changes c"
+            " WHERE c.run_id = r.id AND r.as_of < :limit GROUP BY r.id, c.shard",
             "DELETE FROM changes WHERE run_id = :run_id AND shard = :shard",
             limits["changes"],
         ),

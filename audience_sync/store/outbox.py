@@ -169,22 +169,21 @@ def reopen(connection: Connection, event: Event, *, identifiers: str | None, gen
 
     `identifiers` are those of the event, for a profile that is no longer a member.
     """
-    for carried in event.carried:
-        row = connection.execute(
-            sa.text(
-                "SELECT COALESCE(value, 'true'), identifiers FROM memberships"
-                " WHERE audience_id = :a AND shard = :s AND profile_key = :k"
-            ),
-            {"a": carried.audience_id, "s": event.shard, "k": event.profile_key},
-        ).one_or_none()
-        value, keys = row or ("false", identifiers)
-        bulk.insert(
-            connection,
-            db.outbox,
-            [(event.shard, event.profile_key, carried.audience_id, value, keys, generation, carried.run_id)],
-            width=_WITHOUT_DEATH,
-            on_conflict=_REPLACE,
-        )
+    exits = [
+        (event.shard, event.profile_key, audience_id, "false", identifiers, generation, run_id)
+        for audience_id, _, run_id, *_ in sorted(event.carried)
+    ]
+    # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has
+    # the last word.
+    bulk.insert(connection, db.outbox, exits, width=7, on_conflict=_REPLACE)
+    connection.execute(
+        sa.text(
+            "UPDATE outbox SET value = COALESCE(m.value, 'true'), identifiers = m.identifiers FROM memberships m"
+            " WHERE outbox.shard = :s AND outbox.profile_key = :k AND outbox.generation = :g"
+            " AND m.audience_id = outbox.audience_id AND m.shard = outbox.shard AND m.profile_key = outbox.profile_key"
+        ),
+        {"s": event.shard, "k": event.profile_key, "g": generation},
+    )
 
 
 def count(connection: Connection) -> tuple[int, int, int]:

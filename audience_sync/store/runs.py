@@ -104,12 +104,12 @@ def in_state(connection: Connection, audience_id: int, state: RunState) -> list[
 def applied_after(connection: Connection, run: RunRow) -> int | None:
     """Return the newest later run of the same audience that changed memberships, or None.
 
-    A failed run changed nothing, unless it was an initial one: those commit as they compare.
+    A failed run may have: an initial one commits as it compares.
     """
     later: int | None = connection.execute(
         sa.text(
             "SELECT max(id) FROM runs WHERE audience_id = :a AND id > :i"
-            " AND (state IN ('succeeded', 'applying') OR (state = 'failed' AND kind = 'initial'))"
+            " AND (state IN ('succeeded', 'applying') OR EXISTS (SELECT 1 FROM changes c WHERE c.run_id = runs.id))"
         ),
         {"a": run.audience_id, "i": run.id},
     ).scalar()

@@ -399,28 +399,25 @@ def test_runs_changes_and_rejections_can_be_narrowed(desk: Desk) -> None:
     assert rejected == desk.command("rejections", AUDIENCE_KEY, "--format", "json").records
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("members", "no_such"),
-        ("members", "Never Synced"),
-        ("runs", "no_such"),
-        ("changes", "--run", "77"),
-        ("rejections", "--run", "77"),
-        ("pause", "no_such"),
-        ("forget", "nobody", "--yes"),
-        ("members", AUDIENCE_KEY, "--as-of", "yesterday"),
-        ("no_such_command",),
-    ],
-)
-def test_a_wrong_name_is_a_usage_error(desk: Desk, words: tuple[str, ...]) -> None:
+def test_a_wrong_name_is_a_usage_error(desk: Desk) -> None:
     """What is not known leaves with exit code 2, a sentence on stderr and nothing on stdout."""
     desk.sync("u1")
 
-    result = desk.command(*words)
+    for line in (
+        "members no_such",
+        "members never_synced",
+        "runs no_such",
+        "changes --run 77",
+        "rejections --run 77",
+        "pause no_such",
+        "forget nobody --yes",
+        f"members {AUDIENCE_KEY} --as-of yesterday",
+        "no_such_command",
+    ):
+        result = desk.command(*line.split())
 
-    assert (result.code, result.out) == (2, "")
-    assert len(result.err) > 10
+        assert (line, 2, "") == (line, result.code, result.out)
+        assert len(result.err) > 10
 
 
 def test_dead_rows_are_retried_with_the_current_value(desk: Desk) -> None:
@@ -501,10 +498,10 @@ def test_forget_leaves_no_trace(desk: Desk) -> None:
     assert refused.code == 2
     assert "memberships 1" in refused.err
     assert done.code == 0
-    assert "memberships 1, staged 1, changes 2, outbox 1, deliveries 1" in done.out
+    assert "memberships 1, staged 1, changes 2, outbox 1, deliveries 1, rejections 1, attempts 1" in done.out
     assert _places_with(desk.workspace.database, "target") == []
     assert desk.members() == before - 1
-    assert {"deliveries", "memberships", "staged"} <= set(_places_with(desk.workspace.database, "other"))
+    assert {"deliveries", "memberships"} <= set(_places_with(desk.workspace.database, "other"))
     assert desk.command("profile", "target").code == 2
 
 
@@ -567,7 +564,7 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk, monkeypatch: 
             for table in ("changes", "deliveries", "rejections", "outbox")
         }
         history_from = binding.get(connection, history.HISTORY_FROM)
-    assert left == {"changes": 5, "deliveries": 1, "rejections": 1, "outbox": 24}
+    assert left == {"changes": 5, "deliveries": 1, "rejections": 1, "outbox": 19}
     assert history_from == str(now - 400 * 86_400_000)
     assert erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=now) == {
         "changes": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -13,7 +14,8 @@ from audience_sync import holders
 from audience_sync.core.shards import UNITS
 from audience_sync.db import Database
 from audience_sync.sandbox import FaultRule, Sandbox
-from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver, until
+from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
+from tests.waiting import wait_until
 
 EVERYBODY = [f"u{n}" for n in range(400)]
 
@@ -72,13 +74,17 @@ def test_newer_row_is_not_settled_away(sending: Sending) -> None:
     """Settling what was sent leaves the row that replaced it under way open."""
     sending.sync(gold=["u1"])
     sending.sandbox.faults.set([FaultRule(hold=True, times=1), FaultRule(refuse=True)])
-    with sending.delivering(wait=0.3) as report:
+    stop = threading.Event()
+    with sending.delivering(stop=stop) as report:
         assert sending.sandbox.gate.wait_for(1)
         sending.sync(gold=[])
         sending.sandbox.gate.release()
+        wait_until(sending.tried)
+        stop.set()
         assert report.result().open == 1
 
     assert sending.rows("SELECT value, state FROM open_deliveries") == [("false", "retrying")]
+    assert sending.rows("SELECT traits FROM sent_deliveries") == [('{"gold":true}',)]
     sending.sandbox.faults.clear()
     sending.deliver()
     assert values_of(sending, "u1") == [(True, "processed"), (False, "processed")]
@@ -89,7 +95,7 @@ def test_lost_answer_goes_again_before_anything_newer(sending: Sending) -> None:
     """A set whose answer was lost is sent again, unmixed and under its key, before what is newer of that profile."""
     sending.sync(gold=["u1"])
     sending.sandbox.faults.set([FaultRule(drop=True, times=1), FaultRule(refuse=True)])
-    assert sending.deliver(wait=0.2).open == 1
+    assert sending.deliver_until(sending.tried).open == 1
     sending.sync(gold=[], silver=["u1"])
     sending.sandbox.faults.clear()
     sending.deliver()
@@ -127,7 +133,7 @@ def test_lost_lease(sending: Sending) -> None:
     """Whoever finds its term over after a POST commits nothing under it, and opens the profiles again, newer than all."""
     sending.sync(gold=["u1", "u2"])
     sending.sandbox.faults.set([FaultRule(hold=True, user_key="u1", times=1)])
-    with sending.delivering(wait=0.5) as report:
+    with sending.delivering(wait=1) as report:
         assert sending.sandbox.gate.wait_for(1)
         ((generation,),) = sending.rows("SELECT DISTINCT generation FROM open_deliveries WHERE profile_key = 'u1'")
         sending.write("UPDATE leases SET holder = 'elsewhere:1:x', term = term + 1 WHERE kind = 'shards'")
@@ -149,7 +155,7 @@ def test_lost_lease_of_others_work(sending: Sending) -> None:
     """What another holder settled meanwhile is told once more in its present state: ours may have landed later."""
     sending.sync(gold=["u1"])
     sending.sandbox.faults.set([FaultRule(hold_before=True, times=1)])
-    with sending.delivering(wait=0.5) as report:
+    with sending.delivering(wait=1) as report:
         assert sending.sandbox.gate.wait_for(1)
         sending.write("UPDATE leases SET holder = 'elsewhere:1:x', term = term + 1 WHERE kind = 'shards'")
         sending.sync(gold=[])
@@ -179,7 +185,7 @@ def test_two_deliveries_at_once(sending: Sending) -> None:
     with beside(sending) as other, sending.delivering() as first:
         assert sending.sandbox.gate.wait_for(1)
         with other.delivering() as second:
-            until(lambda: sending.posts() >= 4)
+            wait_until(lambda: sending.posts() >= 4)
             sending.sandbox.gate.release()
             assert [first.result().failure, second.result().failure] == [None, None]
 

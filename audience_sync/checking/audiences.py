@@ -1,0 +1,112 @@
+"""The sources and the audiences: does each answer, has each query the columns it needs, and does the database agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
+from audience_sync.config import Audience, Settings, Source
+from audience_sync.core.rows import key_columns
+from audience_sync.db import Database
+from audience_sync.source import ping, probe
+from audience_sync.store import audiences
+from audience_sync.store.audiences import AudienceRow
+
+CHECK: Final = "audience"
+PATIENCE: Final = timedelta(seconds=30)  # a source that takes longer to say anything is away
+
+
+def look(settings: Settings, database: Database | None, *, now: datetime) -> Iterator[Finding]:
+    """Yield how every source and every audience stands; without a database only what the sources say."""
+    answering = set()
+    for name, source in settings.sources.items():
+        found = _source(name, source)
+        answering.update([name] if found.exit_code == 0 else [])
+        yield found
+    known = _known(database)
+    orphans = [row for key, row in known.items() if key not in {one.key for one in settings.audiences}]
+    for audience in settings.audiences:
+        if not audience.enabled:
+            yield ok(CHECK, audience.key, "is switched off in the file and was not looked at")
+            continue
+        yield _query(settings, audience, now=now, source_answers=audience.source in answering)
+        yield from _kept(audience, known.get(audience.key), orphans)
+    for row in orphans:
+        if row.state != "retired":
+            yield _orphan(row, settings)
+
+
+def _source(name: str, source: Source) -> Finding:
+    try:
+        ping(_text(source), min(PATIENCE, source.statement_timeout))
+    except EXPECTED as raised:
+        return error("source", name, raised)
+    return ok("source", name, f"answers: {source.url}")
+
+
+def _query(settings: Settings, audience: Audience, *, now: datetime, source_answers: bool) -> Finding:
+    if not source_answers:
+        return warning(
+            CHECK,
+            audience.key,
+            f"could not be looked at: its source {audience.source} does not answer",
+            remedy="set the source right first, then check again",
+        )
+    source = settings.sources[audience.source]
+    try:
+        columns = probe(_text(source), audience.sql, as_of=now, statement_timeout=source.statement_timeout)
+        key_columns(
+            columns, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
+        )
+    except EXPECTED as raised:
+        return error(CHECK, audience.key, raised)
+    return ok(CHECK, audience.key, f"its query is accepted and has the columns {', '.join(columns)}")
+
+
+def _kept(audience: Audience, row: AudienceRow | None, orphans: list[AudienceRow]) -> Iterator[Finding]:
+    """Yield what the database has against an audience."""
+    before = [other.key for other in orphans if other.name == audience.name and other.state != "retired"]
+    if row is None and before:
+        yield warning(
+            CHECK,
+            audience.key,
+            f"was synced as {before[0]} before: the members there keep their trait, here everybody enters anew",
+            remedy=f'set key = "{before[0]}" to go on, or `audience-sync retract {before[0]}` to end the old trait',
+        )
+    elif row is not None and row.state == "retired":
+        yield warning(
+            CHECK,
+            audience.key,
+            "is retired: its key is never used again, and it is skipped",
+            remedy="take it out of the file, or give it another name or key to start anew",
+        )
+    elif row is not None and row.state == "paused":
+        yield warning(
+            CHECK,
+            audience.key,
+            "is paused: it is not synced, and what is still to be sent of it waits",
+            remedy=f"`audience-sync resume {audience.key}` when it should go on",
+        )
+
+
+def _orphan(row: AudienceRow, settings: Settings) -> Finding:
+    return warning(
+        CHECK,
+        row.key,
+        f"is an orphan: in the database with {row.members:,} members, but not in {settings.path}; its traits stay as they are",
+        remedy=f"`audience-sync retract {row.key}` sends false to all; if it was renamed, set"
+        f' key = "{row.key}" under its new name',
+    )
+
+
+def _known(database: Database | None) -> dict[str, AudienceRow]:
+    if database is None:
+        return {}
+    with database.read() as connection:
+        return {row.key: row for row in audiences.every(connection)}
+
+
+def _text(source: Source) -> str:
+    return source.url.get_secret_value().render_as_string(hide_password=False)

@@ -1,0 +1,65 @@
+"""The membership database: there, of this program's schema, writable, kept from others, and bound as configured.
+
+What would be written is written in a transaction that is rolled back.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from audience_sync import db
+from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
+from audience_sync.config import Settings
+from audience_sync.db import Database
+from audience_sync.store import binding
+
+CHECK: Final = "database"
+
+
+def look(settings: Settings) -> Generator[Finding, None, Database | None]:
+    """Yield how the database stands, and return it open if it can be used."""
+    url = settings.database.url
+    try:
+        database = db.connect(url.get_secret_value())
+    except EXPECTED as raised:
+        yield error(CHECK, str(url), raised)
+        return None
+    try:
+        db.verify(database)
+        attempt(database, lambda connection: _write(connection, settings.identity))
+    except EXPECTED as raised:
+        database.close()
+        yield error(CHECK, str(url), raised)
+        return None
+    yield ok(CHECK, str(url), "has the schema of this program and can be written to")
+    if database.is_sqlite:
+        yield from _permissions(Path(str(database.engine.url.database)))
+    return database
+
+
+def attempt(database: Database, write: Callable[[Connection], object]) -> None:
+    """Write something and take it back; raises what `write` raises, and the database's errors."""
+    with database.write() as connection:
+        write(connection)
+        connection.rollback()
+
+
+def _write(connection: Connection, identity: str) -> None:
+    binding.bind_identity(connection, identity)
+    binding.next_generation(connection, 0)
+
+
+def _permissions(path: Path) -> Iterator[Finding]:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        yield warning(
+            CHECK,
+            str(path),
+            f"can be opened by others than its owner (mode {mode:o}): it says who belongs to which audience",
+            remedy=f"chmod 600 {path}",
+        )

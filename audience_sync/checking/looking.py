@@ -1,0 +1,32 @@
+"""The order in which `check` looks: the file, the membership database, the sources, the audiences, Schematic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, nullcontext
+from pathlib import Path
+
+from audience_sync.checking import audiences, database, destination, file, memberships
+from audience_sync.checking.finding import Finding, error
+from audience_sync.config import load
+from audience_sync.errors import ConfigError
+from audience_sync.seams import Seams
+
+
+def check(path: Path, environ: Mapping[str, str], seams: Seams, *, deep: bool = False) -> Iterator[Finding]:
+    """Look at everything that the configuration at `path` names, and yield what was found, as it is found.
+
+    `deep` reads every membership, to compare it with what the database says of its shard.
+    """
+    try:
+        settings = load(path, environ)
+    except ConfigError as refused:
+        yield error("configuration", str(path), refused)
+        return
+    yield from file.look(settings)
+    opened = yield from database.look(settings)
+    with closing(opened) if opened is not None else nullcontext() as usable:
+        yield from audiences.look(settings, usable, now=seams.clock())
+        if deep and usable is not None:
+            yield from memberships.look(usable)
+        yield from destination.look(settings, environ, database=usable, now=seams.clock)

@@ -1,0 +1,241 @@
+"""What the tests of the commands share: a shop, its configuration, a sandbox, and the command as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import sqlalchemy as sa
+
+from audience_sync import db, holders
+from audience_sync.config import Settings, load
+from audience_sync.db import Database
+from audience_sync.leasing import Workspace
+from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
+from audience_sync.seams import KILL_VARIABLE, Seams
+from audience_sync.sync import Job, RunReport, sync
+from tests.factories import AUDIENCE_KEY, Shop, company_identifiers, config_text
+from tests.waiting import wait_until
+
+DEADLINE = 90.0  # seconds; a command that takes longer on a busy machine hangs
+KILLED = -signal.SIGKILL
+
+Customers: TypeAlias = Mapping[str, str | None]
+"""Who ordered, and for which company."""
+
+
+class Ended(NamedTuple):
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """Return what it printed as JSON."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Running:
+    """A command that runs; what it says is in files, so that it never waits for a reader."""
+
+    def __init__(self, folder: Path, words: tuple[str, ...], environment: Mapping[str, str]) -> None:
+        self._paths = [folder / f"{name}.txt" for name in ("stdout", "stderr")]
+        self._files = [path.open("wb") for path in self._paths]
+        command = [sys.executable, "-m", "audience_sync", "--config", str(folder / "config.toml"), *words]
+        self.process = subprocess.Popen(
+            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=self._files[0], stderr=self._files[1]
+        )
+
+    @property
+    def said(self) -> str:
+        """What is on stderr so far."""
+        return self._paths[1].read_text(encoding="utf-8")
+
+    @property
+    def logged(self) -> list[dict[str, Any]]:
+        """Return the log lines on stderr so far that are whole."""
+        lines = self.said.rpartition("\n")[0].splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def wait_for(self, text: str) -> None:
+        """Wait until it has said something on stderr."""
+        wait_until(lambda: text in self.said or self.process.poll() is not None, seconds=DEADLINE)
+        assert text in self.said, self.said
+
+    def kill_after(self, seconds: float) -> int:
+        """Kill it, as `kill -9` does, if it still runs after some seconds, and return its exit code."""
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return self.end(signal.SIGKILL).code
+
+    def end(self, number: signal.Signals | None = None, *, seconds: float = DEADLINE) -> Ended:
+        """Send a signal, if one is named, wait for the end and return how it ended."""
+        if number is not None:
+            self.process.send_signal(number)
+        code = self.process.wait(seconds)
+        return Ended(code, *(path.read_text(encoding="utf-8") for path in self._paths))
+
+    def close(self) -> None:
+        """End it however it stands."""
+        self.process.kill()
+        self.process.wait()
+        for file in self._files:
+            file.close()
+
+
+@dataclass(kw_only=True)
+class Place:
+    """A folder with a shop and a configuration, a migrated membership database, and a sandbox that serves."""
+
+    folder: Path
+    database_url: str
+    database: Database
+    shop: Shop
+    sandbox: Sandbox
+    key: str = DEVELOPMENT_KEY
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def configure(
+        self,
+        *,
+        rate: float = 2000,
+        url: str | None = None,
+        destination: str | None = None,
+        more: str = "",
+        **wanted: Any,
+    ) -> Settings:
+        """Write the configuration: the keywords of `config_text`, and `rate` in requests a second."""
+        destination = json.dumps(destination or self.sandbox.url)
+        tables = [
+            f"[database]\nurl = {json.dumps(url or self.database_url)}",
+            f"[schematic]\ncapture_url = {destination}\napi_url = {destination}",
+            f'[delivery]\nmax_backoff = "1s"\nmax_requests_per_second = {rate}',
+        ]
+        path = self.folder / "config.toml"
+        path.write_text(config_text(more="\n".join([*tables, more]), **wanted), encoding="utf-8")
+        return load(path, {})
+
+    def command(self, *words: str, kill: str | None = None) -> Ended:
+        """Run a command to its end, killed at a named point if asked for."""
+        with self.running(*words, kill=kill) as running:
+            return running.end()
+
+    @contextmanager
+    def running(self, *words: str, kill: str | None = None) -> Iterator[Running]:
+        """Start a command; it is ended with the block."""
+        environment = {**os.environ, "SCHEMATIC_API_KEY": self.key, **self.environment}
+        if kill is not None:
+            environment[KILL_VARIABLE] = kill
+        with closing(Running(self.folder, words, environment)) as running:
+            yield running
+
+    def sync_here(self, settings: Settings, customers: Customers) -> list[RunReport]:
+        """Put customers into the shop and sync every audience, in this process and without delivering."""
+        self.shop.set_orders(customers.items())
+        with self.workspace() as workspace:
+            return [sync(workspace, Job(settings=settings, audience=audience)) for audience in settings.audiences]
+
+    @contextmanager
+    def workspace(self) -> Iterator[Workspace]:
+        """Be a holder of leases on the membership database, as a living process that the command meets."""
+        with closing(holders.enter(self.database)) as holder:
+            yield Workspace(database=self.database, holder=holder, seams=Seams())
+
+    def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query on the membership database."""
+        with self.database.read() as connection:
+            return [tuple(row) for row in connection.execute(sa.text(query), parameters)]
+
+    def everything(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return all that the membership database holds, by table; leases aside, they are taken and given back."""
+        tables = [table for table in db.metadata.sorted_tables if table.name != "leases"]
+        with self.database.read() as connection:
+            return {
+                table.name: sorted((tuple(row) for row in connection.execute(table.select())), key=repr)
+                for table in tables
+            }
+
+    def members(self, audience: str = AUDIENCE_KEY) -> dict[str, str | None]:
+        """Return the members of an audience with their identifiers."""
+        query = "SELECT profile_key, identifiers FROM current_members WHERE audience = :a"
+        return {key: identifiers for key, identifiers in self.rows(query, a=audience)}
+
+    def traits(self) -> dict[str, Any]:
+        """Return what the sandbox knows of everybody."""
+        return dict(self.sandbox.ledger.all_traits("userId"))
+
+    def received(self) -> int:
+        """Return how many events the sandbox has received, repetitions included."""
+        ((count,),) = self.sandbox.ledger.read("SELECT count(*) FROM events")
+        return int(count)
+
+    def held(self) -> list[tuple[Any, ...]]:
+        """Return the leases that somebody holds."""
+        return self.rows("SELECT kind, number, holder FROM leases WHERE holder <> ''")
+
+
+@contextmanager
+def open_place(folder: Path, database_url: str) -> Iterator[Place]:
+    """Make a place with an empty shop and an empty sandbox."""
+    with (
+        closing(db.connect(database_url)) as database,
+        closing(Shop(folder / "shop.db")) as shop,
+        Sandbox(folder / "sandbox.db") as sandbox,
+    ):
+        yield Place(folder=folder, database_url=database_url, database=database, shop=shop, sandbox=sandbox)
+
+
+def customers(*numbers: int | range, company: str = "acme") -> dict[str, str | None]:
+    """Return customers `u1`, `u2` … of one company."""
+    flat = (n for part in numbers for n in (part if isinstance(part, range) else [part]))
+    return {f"u{n}": company for n in flat}
+
+
+def memberships(of: Customers) -> dict[str, str | None]:
+    """Return customers as `Place.members` has them."""
+    return {user: company_identifiers(company) for user, company in of.items()}
+
+
+def assert_settled(place: Place, now: Customers, *, before: Customers | None = None) -> None:
+    """Assert that memberships, history and sandbox say that these customers are members and others left.
+
+    Nothing waits, no plan is left behind, and no run is unfinished.
+    """
+    left = set(before or {}) - set(now)
+    told: dict[str, Any] = {}
+    for event in place.sandbox.ledger.events():
+        told[event.body["keys"]["userId"]] = event.body.get("company")  # type: ignore[call-overload, index]
+
+    assert_stored(place, now, before=before)
+    assert place.rows("SELECT * FROM outbox") == place.rows("SELECT * FROM attempts") == []
+    assert place.traits() == {user: {AUDIENCE_KEY: user not in left} for user in {*now, *left}}
+    assert {user: told[user]["keys"]["groupId"] for user in now} == dict(now)
+
+
+def assert_stored(place: Place, now: Customers, *, before: Customers | None = None) -> None:
+    """Assert the same of memberships and history alone, whatever is delivered."""
+    left = set(before or {}) - set(now)
+    latest: dict[str, tuple[str, str | None]] = {}
+    for user, kind, identifiers in place.rows(
+        "SELECT profile_key, kind, identifiers FROM membership_changes ORDER BY run_id"
+    ):
+        latest[user] = (kind, identifiers)
+
+    assert place.members() == memberships(now)
+    assert {user for user, (kind, _) in latest.items() if kind == "exited"} == left
+    assert {user: identifiers for user, (kind, identifiers) in latest.items() if kind != "exited"} == memberships(now)
+    assert place.rows("SELECT members, completed FROM audiences") == [(len(now), True)]
+    assert place.rows("SELECT id FROM runs WHERE state IN ('running', 'applying', 'blocked')") == []
+    assert place.rows("SELECT * FROM staged") == place.rows("SELECT * FROM staged_shards") == []
+    assert place.held() == []

@@ -1,0 +1,422 @@
+"""Delivery as it should go: one event a profile, full batches, order of opening, the shared rate, and no secrets kept."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import orjson
+import pytest
+from schematic.event_capture import _CaptureBatchPayload
+from schematic.types import EventBodyIdentify
+
+from audience_sync import holders
+from audience_sync.db import Database
+from audience_sync.delivery.pace import Pace
+from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
+from audience_sync.leasing import Workspace
+from audience_sync.sandbox import FaultRule, Sandbox, Settings
+from audience_sync.sandbox.wire import Answer, Request, answer
+from tests.sending import Sending, assert_agreed, in_between, open_sending, serving
+from tests.waiting import wait_until
+
+SECRET = "sch_live_0123456789abcdef_secret"
+EVERYBODY = [f"u{n}" for n in range(1, 251)]
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+    """Yield a running sandbox that takes the secret key."""
+    with Sandbox(tmp_path / "sandbox.db", api_keys=[SECRET]) as running:
+        yield running
+
+
+@pytest.fixture
+def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+    """Yield three audiences: gold, silver and bronze."""
+    with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver", "bronze"), key=SECRET) as opened:
+        yield opened
+
+
+def test_one_event_for_all_changes_of_a_profile(sending: Sending) -> None:
+    """All open changes of a profile are one event, and what was delivered is recorded with its runs and its key."""
+    runs = sending.sync(gold=["u1", "u2"], silver=["u1"], bronze=["u2"])
+    report = sending.deliver()
+
+    assert (report.events, report.open, report.dead, report.failure) == (2, 0, 0, None)
+    (event,) = sending.events("u1")
+    assert event.body == {"keys": {"userId": "u1"}, "traits": {"gold": True, "silver": True}}
+    assert sorted(sending.rows("SELECT profile_key, traits, run_ids, status, idempotency_key FROM sent_deliveries")) == [
+        (
+            "u1",
+            '{"gold":true,"silver":true}',
+            f"[{runs['gold'].id}, {runs['silver'].id}]",
+            200,
+            event.idempotency_key,
+        ),
+        (
+            "u2",
+            '{"bronze":true,"gold":true}',
+            f"[{runs['gold'].id}, {runs['bronze'].id}]",
+            200,
+            sending.events("u2")[0].idempotency_key,
+        ),
+    ]
+    assert sending.rows("SELECT audience, sent FROM sync_runs ORDER BY id") == [
+        ("gold", 2),
+        ("silver", 1),
+        ("bronze", 1),
+    ]
+    assert_agreed(sending)
+
+
+def test_wire_form(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+    """A batch is what Schematic's own client sends: its models read it, key, company and time included."""
+    seen: list[Request] = []
+    companies = {"groupId": "company_id"}
+    with (
+        open_sending(tmp_path, database, sandbox, key=SECRET, company_keys=companies) as sending,
+        in_between(sandbox, lambda request: seen.append(request)),
+    ):
+        sending.sync(gold=["u1", 'ü"2'])
+        sending.deliver()
+
+    posts = [request for request in seen if request.path == "/batch"]
+    assert {(post.method, post.headers["x-schematic-api-key"]) for post in posts} == {("POST", SECRET)}
+    assert {post.headers["content-type"] for post in posts} == {"application/json"}
+    events = [event for post in posts for event in _CaptureBatchPayload.model_validate_json(post.body).events]
+    raw = [event for post in posts for event in orjson.loads(post.body)["events"]]
+    assert sorted(raw[0]) == ["api_key", "body", "idempotency_key", "sent_at", "type"]
+    assert {(event.api_key, event.type) for event in events} == {(SECRET, "identify")}
+    bodies = [EventBodyIdentify.model_validate(one["body"]) for one in raw]
+    assert sorted(body.keys["userId"] for body in bodies) == ["u1", 'ü"2']
+    assert all(body.traits == {"gold": True} for body in bodies)
+    assert all(body.company is not None and body.company.keys == {"groupId": "gold"} for body in bodies)
+    assert all(event.sent_at is not None and event.sent_at.tzinfo is not None for event in events)
+
+
+def test_exits_carry_the_last_identifiers(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+    """An exit is sent with the company the profile was last seen with, though its row is gone."""
+    with open_sending(tmp_path, database, sandbox, key=SECRET, company_keys={"groupId": "company_id"}) as sending:
+        sending.sync(gold=["u1"])
+        sending.deliver()
+        sending.sync(gold=[])
+        sending.deliver()
+
+        assert sending.events("u1")[-1].body == {
+            "keys": {"userId": "u1"},
+            "traits": {"gold": False},
+            "company": {"keys": {"groupId": "gold"}},
+        }
+
+
+def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+    """Twenty audiences over the same 5,000 users are 5,000 identifies."""
+    names = {f"a{n}": "acme" for n in range(20)}
+    with open_sending(tmp_path, database, sandbox, audiences=names, key=SECRET) as sending:
+        sending.shop.set_orders([(f"u{n}", "acme") for n in range(5000)])
+        for name in names:
+            sending.sync_again(name)
+        report = sending.deliver()
+
+        assert report.events == 5000
+        assert sandbox.ledger.stats()["events"] == {"processed": 5000, "duplicate": 0, "failed": 0}
+        assert sending.rows("SELECT count(*), sum(sent) FROM sync_runs") == [(20, 100_000)]
+        assert sending.posts() <= 60
+        assert_agreed(sending)
+
+
+def test_scattered_changes_fill_batches(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+    """10,000 changes scattered over all shards are at most 110 requests with eight workers."""
+    users = [f"customer-{n * 7919}" for n in range(10_000)]
+    with open_sending(tmp_path, database, sandbox, key=SECRET) as sending:
+        assert sending.settings.delivery.concurrency == 8
+        sending.sync(gold=users)
+        sending.deliver()
+
+        assert sending.posts() <= 110
+        assert sandbox.ledger.stats()["events"] == {"processed": 10_000, "duplicate": 0, "failed": 0}
+
+
+def test_batch_size(sending: Sending) -> None:
+    """No batch holds more than batch_size events."""
+    sending.sync(gold=EVERYBODY)
+    sending.with_settings(delivery={"batch_size": 7}).deliver()
+
+    sizes = sending.sandbox.ledger.read("SELECT max(events), sum(events) FROM requests WHERE path = '/batch'")
+    assert sizes == [(7, 250)]
+
+
+def test_nothing_to_deliver_asks_nobody(sending: Sending) -> None:
+    """With an empty outbox nothing is asked of Schematic, so that an outage or a bad key is no concern."""
+    sending.sandbox.close()
+    report = sending.deliver()
+
+    assert (report.events, report.open, report.failure) == (0, 0, None)
+
+
+def test_paused_audience_is_held_back(sending: Sending) -> None:
+    """What is open of a paused audience waits; other changes of the same profile go."""
+    sending.sync(gold=["u1"], silver=["u1"])
+    sending.write("UPDATE audiences SET state = 'paused' WHERE key = 'gold'")
+    report = sending.deliver()
+
+    assert (report.events, report.open, report.paused) == (1, 1, 1)
+    assert sending.traits() == {"u1": {"silver": True}}
+    assert sending.rows("SELECT audience, state FROM open_deliveries") == [("gold", "paused")]
+    sending.write("UPDATE audiences SET state = 'active' WHERE key = 'gold'")
+    sending.deliver()
+    assert_agreed(sending)
+
+
+def test_progress_is_told(sending: Sending) -> None:
+    """Whoever waits is told how many events were accepted, never fewer than before."""
+    told: list[int] = []
+    sending.sync(gold=EVERYBODY)
+    slow = sending.with_settings(delivery={"max_requests_per_second": 50, "batch_size": 10, "concurrency": 1})
+    slow.deliver(on_progress=told.append)
+
+    assert told == sorted(told)
+    assert 0 < len(set(told)) - 1 <= 25
+    assert told[-1] <= 250
+
+
+def test_stop_is_obeyed(sending: Sending) -> None:
+    """Asked to stop in the middle, delivery ends soon, and what is left goes later without a repetition."""
+    sending.sync(gold=EVERYBODY)
+    slow = sending.with_settings(delivery={"max_requests_per_second": 20, "batch_size": 1})
+    report = slow.deliver_until(lambda: sending.posts() >= 3)
+
+    assert report.failure is None
+    assert 3 <= report.events < 250
+    assert report.open == 250 - report.events
+    sending.deliver()
+    assert sending.sandbox.ledger.stats()["events"] == {"processed": 250, "duplicate": 0, "failed": 0}
+    assert_agreed(sending)
+
+
+# --- the rate ---------------------------------------------------------------------------------------------------------
+
+
+def test_rate_is_kept(sending: Sending) -> None:
+    """Twenty requests at fifty a second take about 0.4 s, however many workers there are."""
+    sending.sync(gold=EVERYBODY[:20])
+    sending.with_settings(delivery={"max_requests_per_second": 50, "batch_size": 1}).deliver()
+
+    ((seconds,),) = sending.sandbox.ledger.read(
+        "SELECT (julianday(max(at)) - julianday(min(at))) * 86400 FROM requests WHERE path = '/batch'"
+    )
+    assert sending.posts() == 20
+    assert seconds >= 0.35
+
+
+def test_rate_is_shared(sending: Sending) -> None:
+    """Two holders on one database together keep to the rate of one."""
+    started = time.monotonic()
+    moments: list[float] = []
+
+    def draw(workspace: Workspace) -> None:
+        pace = Pace(workspace, per_second=50, workers=1, longest=timedelta(seconds=1))
+        for _ in range(15):
+            assert pace.wait(threading.Event())
+            moments.append(time.monotonic() - started)
+
+    database = sending.workspace.database
+    with closing(holders.enter(database)) as holder:
+        other = Workspace(database=database, holder=holder, seams=sending.workspace.seams)
+        threads = [threading.Thread(target=draw, args=(one,)) for one in (sending.workspace, other)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert len(moments) == 30
+    assert max(moments) >= 29 / 50 - 0.05
+
+
+# --- opening: the environment, the traits, and who is there -----------------------------------------------------------
+
+
+def test_other_environment_is_refused(tmp_path: Path, sending: Sending) -> None:
+    """A key of another environment than the first is refused before anything is sent."""
+    sending.sync(gold=["u1"])
+    sending.deliver()
+    sending.sync(gold=[])
+    with Sandbox(
+        tmp_path / "other.db", api_keys=[SECRET], settings=Settings(environment_id="env_other")
+    ) as other_sandbox:
+        there = {"capture_url": other_sandbox.url, "api_url": other_sandbox.url}
+        with pytest.raises(BindingRefused, match="'env_sandbox'.*'env_other'"):
+            sending.with_settings(schematic=there).deliver()
+        assert other_sandbox.ledger.events() == []
+
+    assert sending.deliver().events == 1
+    assert_agreed(sending)
+
+
+def test_key_that_may_not_ask(sending: Sending) -> None:
+    """With a key that may only capture, the label of the file is the environment, and another label is refused."""
+    sending.sandbox.faults.set([FaultRule(path="/whoami", status=403)])
+    sending.sync(gold=["u1"])
+    assert sending.with_settings(schematic={"environment": "production"}).deliver().events == 1
+    assert sending.rows("SELECT value FROM settings WHERE name = 'environment'") == [("production",)]
+
+    sending.sync(gold=[])
+    with pytest.raises(BindingRefused, match="'production'.*'staging'"):
+        sending.with_settings(schematic={"environment": "staging"}).deliver()
+    assert sending.deliver().events == 1  # without a label there is nothing to compare
+    assert_agreed(sending)
+
+
+def test_environment_by_list(sending: Sending) -> None:
+    """Where `/whoami` is unknown, the one environment in the list is that of the key."""
+    sending.sandbox.faults.set([FaultRule(path="/whoami", status=404)])
+    sending.sync(gold=["u1"])
+    sending.deliver()
+
+    assert sending.rows("SELECT value FROM settings WHERE name = 'environment'") == [("env_sandbox",)]
+
+
+def test_traits_are_declared_once(sending: Sending) -> None:
+    """Before its first event a trait is declared boolean, once, with the audience's name."""
+    for members in (["u1"], [], ["u1"]):
+        sending.sync(gold=members)
+        sending.deliver()
+
+    asked = sending.sandbox.ledger.read("SELECT status FROM requests WHERE path = '/entity-trait-definitions'")
+    assert asked == [(200,)]
+    assert sending.sandbox.ledger.read(
+        "SELECT entity_type, hierarchy, trait_type, display_name FROM trait_definitions"
+    ) == [("user", '["gold"]', "boolean", "gold")]
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (FaultRule(path="/entity-trait-definitions", status=403), "HTTP 403: forbidden"),
+        (FaultRule(path="/entity-trait-definitions", status=500), "HTTP 500"),
+        (FaultRule(path="/entity-trait-definitions", refuse=True), "no answer from"),
+        (FaultRule(path="/entity-trait-definitions", status=200, body="<html>"), "an HTML page"),
+        (
+            FaultRule(path="/entity-trait-definitions", status=200, body={"data": {"trait_type": "string"}}),
+            "Schematic knows it as string, not boolean",
+        ),
+    ],
+    ids=["forbidden", "broken", "no answer", "html", "another type"],
+)
+def test_refused_declaration_warns(sending: Sending, rule: FaultRule, says: str) -> None:
+    """A declaration that is refused is a warning that says why; the events go all the same, and it is asked again."""
+    warnings: list[str] = []
+    sending.sandbox.faults.set([rule])
+    sending.sync(gold=["u1"])
+    report = sending.deliver(warn=warnings.append)
+
+    (warning,) = warnings
+    assert warning.startswith("trait gold could not be declared boolean")
+    assert says in warning
+    assert report.failure is None
+    assert_agreed(sending)
+    sending.sandbox.faults.clear()
+    sending.sync(gold=[])
+    sending.deliver(warn=warnings.append)
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "says"),
+    [
+        (FaultRule(path="/whoami", status=401), KeyRefused, "refused the API key"),
+        (FaultRule(path="/whoami", status=503), DestinationAway, "does not answer now: HTTP 503"),
+        (FaultRule(path="/whoami", refuse=True), DestinationAway, "no answer from"),
+        (FaultRule(path="/whoami", status=405), DestinationError, "is not Schematic's API: HTTP 405"),
+        (FaultRule(path="/whoami", status=200, body="<html>hello"), DestinationError, "an HTML page"),
+        (
+            FaultRule(path="/whoami", status=302, headers={"Location": "/login"}),
+            DestinationError,
+            "HTTP 302 to /login",
+        ),
+    ],
+    ids=["refused", "broken", "no answer", "405", "html", "redirect"],
+)
+def test_api_that_does_not_serve(sending: Sending, rule: FaultRule, kind: type[DestinationError], says: str) -> None:
+    """When it cannot be asked whose key this is, nothing is sent, nothing lost, and the report says why."""
+    sending.sandbox.faults.set([rule])
+    sending.sync(gold=["u1"])
+    report = sending.deliver(wait=0.05)
+
+    assert type(report.failure) is kind
+    assert says in str(report.failure)
+    assert (report.events, report.open, report.dead) == (0, 1, 0)
+    assert sending.events() == []
+    sending.sandbox.faults.clear()
+    sending.deliver()
+    assert_agreed(sending)
+
+
+def test_schematic_away_at_first(sending: Sending) -> None:
+    """While Schematic is away at the start, delivery asks again and goes on when it is back."""
+    sending.sandbox.faults.set([FaultRule(path="/whoami", status=503, times=2)])
+    sending.sync(gold=["u1"])
+    report = sending.deliver()
+
+    assert (report.events, report.failure) == (1, None)
+    assert_agreed(sending)
+
+
+def test_nobody_listens(sending: Sending) -> None:
+    """Where nobody listens, delivery gives up in time and keeps everything."""
+    sending.sync(gold=EVERYBODY)
+    sending.sandbox.close()
+    started = time.monotonic()
+    report = sending.deliver(wait=0.1)
+
+    assert type(report.failure) is DestinationAway
+    assert (report.open, report.dead) == (250, 0)
+    assert time.monotonic() - started < 5
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def kept_text(sending: Sending) -> str:
+    """Return everything the membership database keeps, as text."""
+    database = sending.workspace.database
+    if database.is_sqlite:
+        path = Path(str(database.engine.url.database))
+        return "".join(part.read_bytes().decode("latin-1") for part in path.parent.glob(f"{path.name}*") if part.is_file())
+    tables = sending.rows("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+    return "".join(str(sending.rows(f"SELECT t::text FROM {table} t")) for (table,) in tables)
+
+
+def test_key_is_kept_nowhere(sending: Sending, capfd: pytest.CaptureFixture[str]) -> None:
+    """The key is in no row, report, warning or repr, even when Schematic says it back in every answer."""
+    told: list[str] = []
+    echo = {"error": f"cannot take this: {SECRET}"}
+    sending.sync(gold=EVERYBODY, silver=["s1"])
+    rules = [
+        FaultRule(path="/entity-trait-definitions", status=400, body=echo),
+        FaultRule(status=500, body=echo, user_key="u1"),
+        FaultRule(status=400, body=echo, user_key="s1"),
+    ]
+    sending.sandbox.faults.set(rules)
+    stop = threading.Event()
+    with sending.delivering(stop=stop, warn=told.append) as delivered:
+        wait_until(lambda: sending.tried() and sending.rows("SELECT 1 FROM outbox WHERE dead_reason IS NOT NULL"))
+        stop.set()
+        told.append(repr(delivered.result()))
+    assert "cannot take this" in kept_text(sending)
+    for rule in (FaultRule(status=401, body=echo), FaultRule(status=404, body=echo), FaultRule(status=302, headers={"Location": f"/{SECRET}"})):
+        sending.sandbox.faults.set([rule])
+        failure = sending.deliver().failure
+        assert failure is not None
+        told += [str(failure), repr(failure), str(failure.hint), repr(failure.__cause__), repr(failure.__context__)]
+
+    assert SECRET not in kept_text(sending)
+    assert SECRET not in "".join(told)
+    assert SECRET not in "".join(capfd.readouterr())
+    assert sum("cannot take this" in one for one in told) >= 4

@@ -1,0 +1,305 @@
+"""Leases: one holder at a time, a dead one recognised at once, and nobody writes after somebody else has taken over."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from audience_sync import holders
+from audience_sync.db import Database
+from audience_sync.errors import LeaseLost
+from audience_sync.leasing import Workspace
+from audience_sync.seams import Seams
+from audience_sync.store import leases
+from audience_sync.store.leases import AUDIENCE, SHARDS, Lease
+from tests.factories import FrozenClock
+from tests.waiting import wait_until
+
+NOW = 1_000_000  # milliseconds
+SECOND = 1000
+HOLD_UNTIL_KILLED = """
+import sys, time
+from audience_sync import db, holders
+from audience_sync.leasing import Workspace
+from audience_sync.seams import Seams
+
+database = db.connect(sys.argv[1])
+workspace = Workspace(database=database, holder=holders.enter(database), seams=Seams())
+held = workspace.hold("audience", [1], seconds=3600)
+print("held" if held else "refused", flush=True)
+time.sleep(3600)
+"""
+
+
+def nobody_is_dead(_holder: str) -> bool:
+    """Judge nobody."""
+    return False
+
+
+def take(database: Database, *numbers: int, holder: str, now_ms: int = NOW, seconds: int = 10) -> Lease | None:
+    """Take what is free of some shard leases."""
+    with database.write() as connection:
+        return leases.acquire(
+            connection,
+            SHARDS,
+            numbers,
+            holder=holder,
+            now_ms=now_ms,
+            expires_at=now_ms + seconds * SECOND,
+            is_dead=nobody_is_dead,
+        )
+
+
+def taken(database: Database, *numbers: int, holder: str, now_ms: int = NOW) -> Lease:
+    """Take shard leases of which at least one must be free."""
+    lease = take(database, *numbers, holder=holder, now_ms=now_ms)
+    assert lease is not None
+    return lease
+
+
+def is_held(database: Database, lease: Lease) -> bool:
+    """Tell whether a commit under a lease would be let through."""
+    with database.write() as connection:
+        try:
+            leases.assert_held(connection, lease)
+        except LeaseLost:
+            return False
+    return True
+
+
+def renew(database: Database, lease: Lease, *, expires_at: int) -> bool:
+    """Prolong a lease."""
+    with database.write() as connection:
+        return leases.renew(connection, lease, expires_at=expires_at)
+
+
+def in_force(database: Database, now_ms: int = NOW) -> list[tuple[str, int, str, int]]:
+    """Return the leases in force."""
+    with database.read() as connection:
+        return leases.held(connection, now_ms=now_ms)
+
+
+def test_a_free_lease_is_taken(database: Database) -> None:
+    """Whoever asks first gets what it wants, until the time it said."""
+    lease = taken(database, 3, 1, holder="me")
+
+    assert lease == Lease(SHARDS, (1, 3), "me", 1, NOW + 10 * SECOND)
+    assert in_force(database) == [(SHARDS, 1, "me", lease.expires_at), (SHARDS, 3, "me", lease.expires_at)]
+    assert is_held(database, lease)
+
+
+def test_a_held_lease_is_not_given(database: Database) -> None:
+    """Another holder gets the rest, or nothing; leases of another kind have nothing to do with it."""
+    mine = taken(database, 1, 2, holder="me")
+
+    assert take(database, 1, 2, holder="you", now_ms=NOW + 10 * SECOND - 1) is None
+    rest = taken(database, 1, 2, 3, holder="you")
+    assert rest.numbers == (3,)
+    assert is_held(database, mine)
+    with database.write() as connection:
+        other = leases.acquire(
+            connection, AUDIENCE, [1], holder="you", now_ms=NOW, expires_at=NOW + 1, is_dead=nobody_is_dead
+        )
+    assert other is not None
+
+
+def test_a_lease_that_ran_out_is_taken_over(database: Database) -> None:
+    """The new holder has a higher term, and the old one can neither commit, prolong nor give back."""
+    mine = taken(database, 1, 2, holder="me")
+    later = NOW + 10 * SECOND
+    yours = taken(database, 2, holder="you", now_ms=later)
+
+    assert yours.term > mine.term
+    assert not is_held(database, mine)
+    assert not renew(database, mine, expires_at=later + 99 * SECOND)
+    with database.write() as connection:
+        leases.release(connection, mine)
+    assert is_held(database, yours)
+    assert [entry[:3] for entry in in_force(database, later)] == [(SHARDS, 2, "you")]
+
+
+def test_a_lease_that_ran_out_may_be_used_while_nobody_took_it(database: Database) -> None:
+    """A holder that slept goes on when nobody missed it: the row decides, not the clock."""
+    mine = taken(database, 1, holder="me")
+
+    assert in_force(database, NOW + 11 * SECOND) == []
+    assert is_held(database, mine)
+    assert renew(database, mine, expires_at=NOW + 20 * SECOND)
+    assert take(database, 1, holder="you", now_ms=NOW + 19 * SECOND) is None
+
+
+def test_terms_always_rise(database: Database) -> None:
+    """No two grants of a lease have one term: given back, run out, or taken again by the same holder."""
+    terms = []
+    for turn in range(4):
+        lease = taken(database, 1, holder="me" if turn % 2 else "you", now_ms=NOW + turn * 60 * SECOND)
+        terms.append(lease.term)
+        if turn == 1:
+            with database.write() as connection:
+                leases.release(connection, lease)
+
+    assert terms == sorted(set(terms))
+
+
+def test_a_lease_given_back_is_free(database: Database) -> None:
+    """Giving back lets the next holder in at once, and the one that gave it back writes no more."""
+    mine = taken(database, 1, holder="me")
+    with database.write() as connection:
+        leases.release(connection, mine)
+
+    assert in_force(database) == []
+    assert not is_held(database, mine)
+    assert taken(database, 1, holder="you").numbers == (1,)
+
+
+def test_one_of_many_gets_it(database: Database) -> None:
+    """Of eight that ask at the same moment, exactly one is let in."""
+    barrier = threading.Barrier(8)
+
+    def ask(name: str) -> Lease | None:
+        barrier.wait()
+        return take(database, 1, holder=name)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, "abcdefgh"))
+
+    assert sum(answer is not None for answer in answers) == 1
+
+
+def test_a_takeover_waits_for_the_commit_under_way(database: Database) -> None:
+    """A commit that was let through is whole before the next holder begins, or it is refused."""
+    mine = taken(database, 1, holder="me")
+    begun, order = threading.Event(), []
+
+    def take_over() -> None:
+        begun.set()
+        taken(database, 1, holder="you", now_ms=NOW + 60 * SECOND)
+        order.append("taken over")
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as connection:
+            leases.assert_held(connection, mine)
+            other = pool.submit(take_over)
+            begun.wait(10)
+            if not database.is_sqlite:
+                wait_until(lambda: somebody_waits(database))
+            order.append("committed")
+        other.result()
+
+    assert order == ["committed", "taken over"]
+
+
+def somebody_waits(database: Database) -> bool:
+    """Tell whether a Postgres transaction waits for a lock."""
+    with database.read() as connection:
+        return bool(connection.exec_driver_sql("SELECT count(*) FROM pg_locks WHERE NOT granted").scalar())
+
+
+@contextmanager
+def another_process(database_url: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a process that holds the lease of audience 1 for an hour, and end it at last."""
+    command = [sys.executable, "-c", HOLD_UNTIL_KILLED, database_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_dead_process_is_recognised_at_once(database: Database, database_url: str) -> None:
+    """While it lives its lease is respected; when it was killed nobody waits for the hour to pass."""
+    with closing(holders.enter(database)) as holder:
+        workspace = Workspace(database=database, holder=holder, seams=Seams())
+        with another_process(database_url) as process:
+            assert workspace.hold(AUDIENCE, [1], seconds=60) is None
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
+            held = None
+
+            def take_it() -> bool:  # Postgres needs a moment to see that the connection is gone
+                nonlocal held
+                held = workspace.hold(AUDIENCE, [1], seconds=60)
+                return held is not None
+
+            wait_until(take_it, seconds=10)
+            assert held is not None
+            with held, database.write() as connection:
+                held.assert_held(connection)
+
+
+def test_a_living_holder_is_not_taken_for_dead(database: Database) -> None:
+    """Holders of one process see each other alive; one that left, or of another host, is judged carefully."""
+    with closing(holders.enter(database)) as one, closing(holders.enter(database)) as two:
+        assert one.name != two.name
+        assert not one.is_dead(two.name)
+        assert not two.is_dead(one.name)
+        assert not one.is_dead(one.name)
+        assert not one.is_dead("")
+        gone = holders.enter(database)
+        assert not one.is_dead(gone.name)
+        gone.close()
+        wait_until(lambda: one.is_dead(gone.name))
+        if database.is_sqlite:  # Postgres knows of every host
+            assert not one.is_dead("elsewhere:1:abcd")
+
+
+def test_a_lost_connection_is_not_death(database: Database) -> None:
+    """A process whose connection broke, as by a restart of Postgres, is seen alive again when it next takes a lease."""
+    with closing(holders.enter(database)) as one, closing(holders.enter(database)) as two:
+        if not database.is_sqlite:  # a lock on a file lasts as long as the process
+            with database.read() as connection:
+                connection.exec_driver_sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+                )
+            wait_until(lambda: two.is_dead(one.name))
+        held = Workspace(database=database, holder=one, seams=Seams()).hold(AUDIENCE, [1], seconds=60)
+        assert held is not None
+        with held:
+            assert not two.is_dead(one.name)
+
+
+def test_a_lease_is_renewed_in_the_background(database: Database) -> None:
+    """Work may take longer than its lease: the lease is prolonged while the process lives, and given back at the end."""
+    with closing(holders.enter(database)) as holder:
+        workspace = Workspace(database=database, holder=holder, seams=Seams())
+        held = workspace.hold(AUDIENCE, [1], seconds=0.6)
+        assert held is not None
+        with held:
+            began = time.monotonic()
+            first = held.lease.expires_at
+            wait_until(lambda: any(entry[3] > first + 600 for entry in in_force(database, 0)))
+            assert time.monotonic() - began > 0.5
+            assert 0 < held.left() <= 0.6
+            assert is_held(database, held.lease)
+        assert in_force(database, 0) == []
+
+
+def test_a_lost_lease_is_not_renewed(database: Database) -> None:
+    """A holder that was taken over stops prolonging, its time runs out, and its commits are refused."""
+    clock = FrozenClock()
+    with closing(holders.enter(database)) as holder:
+        seams = Seams(clock=clock, monotonic=clock.monotonic)
+        held = Workspace(database=database, holder=holder, seams=seams).hold(SHARDS, [1], seconds=0.3)
+        assert held is not None
+        with held:
+            clock.advance(timedelta(seconds=5))
+            with database.write() as connection:
+                connection.execute(sa.text("UPDATE leases SET holder = 'you', term = term + 1"))
+            wait_until(lambda: not held._thread.is_alive())
+
+            assert held.left() < 0
+            with pytest.raises(LeaseLost), database.write() as connection:
+                held.assert_held(connection)
+        assert [entry[2] for entry in in_force(database, 0)] == ["you"]
