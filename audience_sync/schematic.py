@@ -6,8 +6,11 @@ in the header and bodies of requests.
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -30,6 +33,7 @@ class Schematic:
         self._settings = settings
         self.key = key
         self._timeout = settings.timeout.total_seconds()
+        self._network: Any = None  # the connection, as httpcore has it
         self._client = httpx.Client(
             verify=tls,
             timeout=self._timeout,
@@ -100,24 +104,38 @@ class Schematic:
         raise DestinationError(f"{where} is not Schematic's API: {describe(answer)}", hint="check schematic.api_url")
 
     def _ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
-        """Send a request and read its answer, both within the timeout."""
+        """Send a request and read its answer, all within the timeout, which for httpx is that of each single read."""
         deadline = time.monotonic() + self._timeout
+        watch = threading.Timer(self._timeout, self._hang_up)
+        watch.daemon = True
+        watch.start()
         try:
-            with self._client.stream(method, url, content=body) as response:
+            with self._client.stream(method, url, content=body, extensions={"trace": self._note}) as response:
                 text = bytearray()
                 for piece in response.iter_bytes():
                     text += piece
                     if len(text) > MOST_TEXT:
                         break
-                    if time.monotonic() > deadline:
-                        raise httpx.ReadTimeout("the answer took too long")
                 headers = {name.lower(): self._without_key(value) for name, value in response.headers.items()}
                 said = text[:MOST_TEXT].decode(errors="replace")
                 return Answer(response.status_code, headers, self._without_key(said))
-        except httpx.TimeoutException:
-            return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
         except (httpx.TransportError, httpx.DecodingError) as error:
+            if isinstance(error, httpx.TimeoutException) or time.monotonic() >= deadline:
+                return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
             return Answer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))
+        finally:
+            watch.cancel()
+
+    def _note(self, event: str, facts: dict[str, Any]) -> None:
+        """Remember the connection when httpcore tells that there is one."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._network = facts["return_value"]
+
+    def _hang_up(self) -> None:
+        """End the connection from another thread, so that whoever reads from it is done."""
+        if self._network is not None:
+            with suppress(OSError):
+                self._network.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
     def _without_key(self, text: str) -> str:
         return text.replace(self.key.get_secret_value(), "(the API key)")

@@ -95,7 +95,7 @@ def _orphan(row: AudienceRow, settings: Settings) -> Finding:
     return warning(
         CHECK,
         row.key,
-        f"is an orphan: in the database with {row.members:,} members, but not in {settings.path}; its traits stay as they are",
+        f"is an orphan: {row.members:,} members in the database, but it is not in {settings.path}; its traits stay",
         remedy=f"`audience-sync retract {row.key}` sends false to all; if it was renamed, set"
         f' key = "{row.key}" under its new name',
     )

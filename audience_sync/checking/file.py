@@ -14,7 +14,10 @@ from audience_sync.config import Settings
 CHECK: Final = "configuration"
 
 _PASSWORD = re.compile(r"""://[^:/?#@\s"']*:(?!\$\{\w+\}@)[^@\s"']+@""")
-_TOKEN = re.compile(r"""://[^\s"']*[?&]\w*(?:password|passwd|pwd|token|secret|key)\w*=(?!\$\{)[^\s"']""", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"""://[^\s"']*[?&]\w*(?:password|passwd|pwd|token|secret|api_?key|private_?key)\w*=(?!\$\{)[^\s"']""",
+    re.IGNORECASE,
+)
 
 
 def example() -> Path:
@@ -29,7 +32,9 @@ def look(settings: Settings) -> Iterator[Finding]:
     path = settings.path
     text = path.read_text(encoding="utf-8-sig")
     mode = stat.S_IMODE(path.stat().st_mode)
-    yield ok(CHECK, str(path), f"is usable: {_count(settings.audiences, 'audience')}, {_count(settings.sources, 'source')}")
+    yield ok(
+        CHECK, str(path), f"is usable: {_count(settings.audiences, 'audience')}, {_count(settings.sources, 'source')}"
+    )
     if text == example().read_text(encoding="utf-8"):
         yield warning(
             CHECK,

@@ -8,20 +8,23 @@ from pathlib import Path
 
 from audience_sync.checking import audiences, database, destination, file, memberships
 from audience_sync.checking.finding import Finding, error
-from audience_sync.config import load
+from audience_sync.config import find_config, load
 from audience_sync.errors import ConfigError
 from audience_sync.seams import Seams
 
 
-def check(path: Path, environ: Mapping[str, str], seams: Seams, *, deep: bool = False) -> Iterator[Finding]:
-    """Look at everything that the configuration at `path` names, and yield what was found, as it is found.
+def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep: bool = False) -> Iterator[Finding]:
+    """Look at everything that the configuration speaks of, and yield what was found, as it is found.
 
-    `deep` reads every membership, to compare it with what the database says of its shard.
+    The file is the one that is `named`, or where `config.find_config` finds it. `deep` reads every membership, to compare it with what the database says of its shard.
     """
+    subject = str(named or "config.toml")
     try:
+        path = find_config(named, environ)
+        subject = str(path.absolute())
         settings = load(path, environ)
     except ConfigError as refused:
-        yield error("configuration", str(path), refused)
+        yield error("configuration", subject, refused)
         return
     yield from file.look(settings)
     opened = yield from database.look(settings)

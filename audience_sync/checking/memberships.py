@@ -46,10 +46,12 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
         yield _wrong(
             row,
             f"has {members:,} members, but its count says {row.members:,}: guards and plans reckon with a wrong number",
-            remedy=f"stop the service, then: UPDATE audiences SET members = {members} WHERE key = '{row.key}'",
+            remedy=f"stop the service, and set `members` of this row of `audiences` to {members}",
         )
     if not damaged and members == row.members:
-        yield ok(CHECK, row.key, f"{members:,} members agree with the digests of {len(kept):,} shards and with the count")
+        yield ok(
+            CHECK, row.key, f"{members:,} members agree with the digests of {len(kept):,} shards and with the count"
+        )
 
 
 def _wrong(row: AudienceRow, message: str, *, remedy: str) -> Finding:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from types import FrameType
-from typing import Annotated
+from functools import partial
+from typing import Annotated, TypeVar
 
 import typer
+from pydantic import SecretStr
 
 from audience_sync import app as engine
 from audience_sync import daemon, logs
@@ -23,6 +24,7 @@ from audience_sync.config import Audience, Settings, parse_duration, resolve_api
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
+from audience_sync.signals import stoppable
 from audience_sync.store import audiences
 from audience_sync.sync import Job, RunReport
 from audience_sync.sync import approve as approve_run
@@ -32,6 +34,8 @@ from audience_sync.sync import sync as sync_audience
 
 LOOK = 0.5  # seconds between two tries while another process holds an audience
 PANEL = "Sync and deliver"
+
+T = TypeVar("T")
 
 
 def instant(text: str) -> datetime:
@@ -112,10 +116,12 @@ def sync(
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
     if create:
         engine.create(settings)
-    with _working(settings) as workspace:
+    with _working(settings) as (workspace, stop):
         reports: list[RunReport] = []
         failures: list[AudienceSyncError] = []
         for audience in _chosen(workspace, settings, names):
+            if stop.is_set():
+                break
             with Progress(audience.key) as progress:
                 job = Job(
                     settings=settings,
@@ -127,15 +133,16 @@ def sync(
                     only=only,
                     on_progress=progress.show,
                     on_first=lambda members, key=audience.key: reporting.first_sync(key, members, settings),  # type: ignore[misc]
+                    stop=stop,
                 )
                 try:
-                    reports.append(_patiently(workspace, job, wait))
+                    reports.append(_patiently(partial(sync_audience, workspace, job), wait, stop))
                 except ConfigError:
                     raise
                 except AudienceSyncError as error:
                     failures.append(error)
                     reporting.failed(audience.key, error)
-        delivery = None if key is None else _deliver(workspace, Delivery(settings=settings, key=key, wait=wait))
+        delivery = _deliver(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_runs(workspace.database, reports, format=format)
         raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery))
 
@@ -153,11 +160,11 @@ def plan(
     """
     settings = settings_of(context)
     blocked = False
-    with _working(settings) as workspace:
+    with _working(settings) as (workspace, stop):
         sheet = reporting.PlanSheet(settings, format=format, limit=limit)
         for audience in _chosen(workspace, settings, names):
             with Progress(audience.key) as progress:
-                job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show)
+                job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show, stop=stop)
                 made = make_plan(workspace, job, on_change=sheet.changes_of(audience.key))
             sheet.show(made)
             blocked = blocked or bool(made.refusals)
@@ -179,9 +186,9 @@ def approve(
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
-    with _working(settings) as workspace:
-        approved = approve_run(workspace, run_id)
-        delivery = None if key is None else _deliver(workspace, Delivery(settings=settings, key=key, wait=wait))
+    with _working(settings) as (workspace, stop):
+        approved = _patiently(partial(approve_run, workspace, run_id), wait, stop)
+        delivery = _deliver(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_run_ids(workspace.database, [approved.id], format=format)
         raise typer.Exit(reporting.exit_code([approved], [], delivery))
 
@@ -190,8 +197,8 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
     """Send what lies in the outbox, retries included, until it is empty or nothing more can be done."""
     settings = settings_of(context)
     key = resolve_api_key(settings.schematic, os.environ)
-    with _working(settings) as workspace:
-        delivery = _deliver(workspace, Delivery(settings=settings, key=key, wait=wait))
+    with _working(settings) as (workspace, stop):
+        delivery = _deliver(workspace, settings, key, wait=wait, stop=stop)
         raise typer.Exit(reporting.exit_code([], [], delivery))
 
 
@@ -206,13 +213,13 @@ def retract(
     """End an audience: send false to every member, and retire its key for ever."""
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
-    with _working(settings) as workspace:
-        with workspace.database.read() as connection:
-            audience = audiences.by_key(connection, name)
-        question = f"Send false to the {audience.members:,} members of {audience.key}, and never use this key again?"
-        reporting.confirm(question, yes=yes)
-        retracted = retract_audience(workspace, audience.key)
-        delivery = None if key is None else _deliver(workspace, Delivery(settings=settings, key=key, wait=wait))
+    with engine.opened(settings) as database, database.read() as connection:
+        audience = audiences.by_key(connection, name)
+    question = f"Send false to the {audience.members:,} members of {audience.key}, and never use this key again?"
+    reporting.confirm(question, yes=yes)
+    with _working(settings) as (workspace, stop):
+        retracted = _patiently(partial(retract_audience, workspace, audience.key), wait, stop)
+        delivery = _deliver(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_run_ids(workspace.database, [retracted.id], format=format)
         if any(one.key == audience.key and one.enabled for one in settings.audiences):
             console.print(f"[yellow]note:[/] {audience.key} is still in {settings.path}; it is skipped from now on")
@@ -227,22 +234,30 @@ def run(context: typer.Context) -> None:
     settings = settings_of(context)
     key = resolve_api_key(settings.schematic, os.environ)
     logs.configure()
-    with engine.working(settings, seams()) as workspace:
+    with stoppable(lambda: None) as stop, engine.working(settings, seams()) as workspace:
         reporting.using(workspace.database)
-        daemon.run(workspace, settings, key)
+        daemon.run(workspace, settings, key, stop=stop)
 
 
 @contextmanager
-def _working(settings: Settings) -> Iterator[Workspace]:
-    """Open the membership database for a command that works on it, and say which one it is."""
-    signal.signal(signal.SIGTERM, _interrupt)  # as Ctrl-C: what is under way is left in order
-    with engine.working(settings, seams()) as workspace:
-        reporting.using(workspace.database)
-        yield workspace
+def _working(settings: Settings) -> Iterator[tuple[Workspace, threading.Event]]:
+    """Open the membership database for a command that works on it, and end the command in order when a signal comes.
+
+    Raises:
+        KeyboardInterrupt: one came.
+    """
+    with stoppable(_say_stopping) as stop:
+        try:
+            with engine.working(settings, seams()) as workspace:
+                reporting.using(workspace.database)
+                yield workspace, stop
+        finally:
+            if stop.is_set():
+                raise KeyboardInterrupt
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+def _say_stopping() -> None:
+    console.print("stopping after the step under way; once more leaves at once, and loses nothing either")
 
 
 def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -> list[Audience]:
@@ -263,29 +278,36 @@ def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -
     return chosen
 
 
-def _patiently(workspace: Workspace, job: Job, wait: timedelta) -> RunReport:
-    """Sync an audience; when another process is at it, wait for one's turn.
+def _patiently(work: Callable[[], T], wait: timedelta, stop: threading.Event) -> T:
+    """Do some work on an audience; when another process is at it, wait for one's turn.
 
     Raises:
-        LeaseHeld: the other took longer than `wait`.
+        LeaseHeld: the other took longer than `wait`, or a signal came meanwhile.
     """
     deadline = time.monotonic() + wait.total_seconds()
     while True:
         try:
-            return sync_audience(workspace, job)
+            return work()
         except LeaseHeld:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or stop.wait(LOOK):
                 raise
-            time.sleep(LOOK)
 
 
-def _deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
+def _deliver(
+    workspace: Workspace, settings: Settings, key: SecretStr | None, *, wait: timedelta, stop: threading.Event
+) -> DeliveryReport | None:
+    """Deliver with progress; not at all without a key."""
+    if key is None:
+        return None
     with Progress("delivery") as progress:
-        told = Delivery(
-            settings=delivery.settings,
-            key=delivery.key,
-            wait=delivery.wait,
-            on_progress=lambda events: progress.show("delivering", events),
-            warn=lambda sentence: console.print(f"[yellow]warning:[/] {sentence}"),
+        return deliver(
+            workspace,
+            Delivery(
+                settings=settings,
+                key=key,
+                wait=wait,
+                stop=stop,
+                on_progress=lambda events: progress.show("delivering", events),
+                warn=lambda sentence: console.print(f"[yellow]warning:[/] {sentence}"),
+            ),
         )
-        return deliver(workspace, told)

@@ -1,15 +1,13 @@
 """The daemon's life: start, tell systemd, keep delivering, and leave nothing behind at the end.
 
-The first SIGTERM or SIGINT starts no more work, lets requests under way be answered for a few seconds, gives the leases
-back and ends. A second one ends at once: what is then unsettled goes again, under the same keys.
+The end starts no more work, lets requests under way be answered for a few seconds, and gives the leases back. What is
+then unsettled goes again, under the same keys.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import threading
-from types import FrameType
 
 import sqlalchemy as sa
 import structlog
@@ -31,15 +29,13 @@ SYNC_DRAIN = 5.0  # seconds that syncs get for their last commit; deliveries hav
 log = structlog.get_logger()
 
 
-def run(workspace: Workspace, settings: Settings, key: SecretStr) -> None:
-    """Sync and deliver until told to stop.
+def run(workspace: Workspace, settings: Settings, key: SecretStr, *, stop: threading.Event) -> None:
+    """Sync and deliver until `stop` is set.
 
     Raises:
         KeyRefused: Schematic refuses the key.
         BindingRefused: the key belongs to another environment.
     """
-    stop = threading.Event()
-    _on_signal(stop)
     syncing = Syncing(workspace, settings)
     delivering = _Delivering(workspace, settings, key, syncing=syncing, stop=stop)
     watchdog = WatchDog()
@@ -55,9 +51,12 @@ def run(workspace: Workspace, settings: Settings, key: SecretStr) -> None:
         stop.set()
         watchdog._send("STOPPING=1\n")  # noqa: SLF001 - the library has no word for it
         syncing.stop()
-        syncing.close(SYNC_DRAIN)
+        closed = syncing.close(SYNC_DRAIN)
         delivering.join()
         log.info("daemon_stopped")
+        if not closed:
+            log.warning("sync_left_behind", why="its source does not answer; the next start knows that it died")
+            os._exit(0)
     if delivering.failure is not None:
         raise delivering.failure
     if not delivering.stopped_on_request:
@@ -113,16 +112,6 @@ class _Delivering(threading.Thread):
 
 def _warn(sentence: object) -> None:
     log.warning("delivery_warning", warning=str(sentence))
-
-
-def _on_signal(stop: threading.Event) -> None:
-    def handle(number: int, _frame: FrameType | None) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)
 
 
 def _status(workspace: Workspace, settings: Settings, syncing: Syncing) -> str:

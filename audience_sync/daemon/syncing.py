@@ -75,11 +75,12 @@ class Syncing:
         self._stop.set()
         self._scheduler.pause()
 
-    def close(self, timeout: float) -> None:
-        """Wait for the syncs under way, at most `timeout` seconds."""
+    def close(self, timeout: float) -> bool:
+        """Wait for the syncs under way, at most `timeout` seconds; False if one has not ended by then."""
         ender = threading.Thread(target=self._scheduler.shutdown, name="ender", daemon=True)
         ender.start()
         ender.join(timeout)
+        return not ender.is_alive()
 
     def _now(self) -> datetime:
         return self._workspace.seams.clock()

@@ -81,7 +81,9 @@ class Worker(threading.Thread):
 
     def _rest(self) -> None:
         """Between two rounds: let what was sent be settled, so that it is not found again."""
-        self._shift.settler.flush()
+        if not self._shift.settler.flush():
+            self._shift.stop.wait(IDLE)  # nothing is settled any more: the shift is about to end
+            return
         if not self._batches.found_this_round or len(self._waiting) >= WAITING_AT_MOST:
             self.idle = not self._waiting
             self._shift.stop.wait(IDLE)

@@ -175,7 +175,7 @@ def reopen(connection: Connection, event: Event, *, identifiers: str | None, gen
     ]
     # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has
     # the last word.
-    bulk.insert(connection, db.outbox, exits, width=7, on_conflict=_REPLACE)
+    bulk.insert(connection, db.outbox, exits, width=_WITHOUT_DEATH, on_conflict=_REPLACE)
     connection.execute(
         sa.text(
             "UPDATE outbox SET value = COALESCE(m.value, 'true'), identifiers = m.identifiers FROM memberships m"

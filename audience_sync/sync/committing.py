@@ -40,7 +40,7 @@ class Comparison:
         for chunk in self._chunks(spool):
             self._put(chunk, memberships.apply)
             self.workspace.seams.reach("sync.committed")
-        return apply_plan(self.workspace, self.lease, self.run)
+        return apply_plan(self.workspace, self.lease, self.run, check_stop=self.job.check_stop)
 
     def stage(self, spool: Spool) -> RunRow:
         """Stage the whole plan, let the guard look, and apply it."""
@@ -57,7 +57,9 @@ class Comparison:
             runs.set_state(connection, self.run.id, state, reason="; ".join(refusals) or self.run.reason)
             run = runs.get(connection, self.run.id)
         self.workspace.seams.reach("sync.decided")
-        return run if refusals else apply_plan(self.workspace, self.lease, run)
+        if refusals:
+            return run
+        return apply_plan(self.workspace, self.lease, run, check_stop=self.job.check_stop)
 
     def _chunks(self, spool: Spool) -> Iterator[list[ShardChanges]]:
         """Compare all shards; yield those that differ from what is known, in groups of about one commit."""
@@ -74,8 +76,7 @@ class Comparison:
         waiting: list[ShardChanges] = []
         changes = 0
         for shard, counts in _limited(compared, self.job.limit):
-            self.job.check_stop()
-            self.job.on_progress("comparing", shard.shard + 1)
+            self.job.on_shard(shard.shard)
             self.counts += counts
             if shard.changes or known.get(shard.shard) != shard.digest:
                 waiting.append(shard)

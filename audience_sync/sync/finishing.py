@@ -6,7 +6,7 @@ A run that died while applying is finished from its staged plan, without reading
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.engine import Connection
@@ -22,6 +22,10 @@ from audience_sync.store.runs import RunRow
 CHANGES_A_COMMIT = 50_000  # on SQLite everybody else waits for a commit to end
 SHARDS_A_RESEND = 16  # of 1,024: about as many rows a commit for an audience of three million
 LEASE_SECONDS = 30.0
+
+
+def _go_on() -> None:
+    """Never stop."""
 
 
 @contextmanager
@@ -68,10 +72,16 @@ def supersede(connection: Connection, newer: RunRow, *, now_ms: int) -> None:
         runs.finish(connection, older.id, RunState.SUPERSEDED, now_ms=now_ms, reason=reason)
 
 
-def apply_plan(workspace: Workspace, lease: HeldLease, run: RunRow) -> RunRow:
-    """Move what is left of a run's plan into the memberships, commit by commit, and finish the run."""
+def apply_plan(
+    workspace: Workspace, lease: HeldLease, run: RunRow, *, check_stop: Callable[[], None] = _go_on
+) -> RunRow:
+    """Move what is left of a run's plan into the memberships, commit by commit, and finish the run.
+
+    What `check_stop` raises between two commits leaves the rest to whoever comes next.
+    """
     seams = workspace.seams
     while True:
+        check_stop()
         with workspace.database.write() as connection:
             lease.assert_held(connection)
             chunk = memberships.staged(connection, run.id, at_most=CHANGES_A_COMMIT)

@@ -44,6 +44,16 @@ class Job:
             return f"only {self.only}"
         return None if self.limit is None else f"at most {self.limit} changes"
 
+    def on_page(self, rows: int) -> None:
+        """Between two pages of the source: stop if asked to, or show how many rows were read."""
+        self.check_stop()
+        self.on_progress("reading", rows)
+
+    def on_shard(self, shard: int) -> None:
+        """Between two shards: stop if asked to, or show how many were compared."""
+        self.check_stop()
+        self.on_progress("comparing", shard + 1)
+
     def check_stop(self) -> None:
         """Leave the work between two commits when asked to.
 

@@ -55,12 +55,12 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
             as_of=as_of,
             spool=spool,
             rejections=rejections,
-            on_page=lambda done: job.on_progress("reading", done),
+            on_page=job.on_page,
         )
         counts = Counts(read=rows, rejected=rejections.rows)
         audience_id = audience.id if audience else None
         for shard, found in compare(workspace.database, audience_id, spool, rejections=rejections, trusted=known):
-            job.on_progress("comparing", shard.shard + 1)
+            job.on_shard(shard.shard)
             counts += found
             entered = {change.profile_key for change in shard.changes if change.kind is ChangeKind.ENTERED}
             if entered:

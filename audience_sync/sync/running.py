@@ -101,14 +101,9 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
 
 def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> RunReport:
     rejections = Rejections()
-
-    def on_page(rows: int) -> None:
-        job.check_stop()
-        job.on_progress("reading", rows)
-
     with Spool() as spool:
         as_of = datetime.fromtimestamp(run.as_of / 1000, UTC)
-        rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=on_page)
+        rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=job.on_page)
         workspace.seams.reach("sync.read")
         counts = Counts(read=rows, rejected=rejections.rows)
         comparison = Comparison(workspace, lease, job, run, rejections, counts)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -46,11 +47,10 @@ class Ended(NamedTuple):
 
 
 class Running:
-    """A command that runs; what it says is in files, so that it never waits for a reader."""
+    """A command that runs; what it says goes into files, so that it never waits for a reader."""
 
     def __init__(self, folder: Path, words: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        self._paths = [folder / f"{name}.txt" for name in ("stdout", "stderr")]
-        self._files = [path.open("wb") for path in self._paths]
+        self._files = [NamedTemporaryFile(dir=folder, prefix=f"{name}-") for name in ("out", "err")]
         command = [sys.executable, "-m", "audience_sync", "--config", str(folder / "config.toml"), *words]
         self.process = subprocess.Popen(
             command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=self._files[0], stderr=self._files[1]
@@ -59,7 +59,7 @@ class Running:
     @property
     def said(self) -> str:
         """What is on stderr so far."""
-        return self._paths[1].read_text(encoding="utf-8")
+        return self._read()[1]
 
     @property
     def logged(self) -> list[dict[str, Any]]:
@@ -84,7 +84,7 @@ class Running:
         if number is not None:
             self.process.send_signal(number)
         code = self.process.wait(seconds)
-        return Ended(code, *(path.read_text(encoding="utf-8") for path in self._paths))
+        return Ended(code, *self._read())
 
     def close(self) -> None:
         """End it however it stands."""
@@ -92,6 +92,9 @@ class Running:
         self.process.wait()
         for file in self._files:
             file.close()
+
+    def _read(self) -> list[str]:
+        return [Path(file.name).read_text(encoding="utf-8") for file in self._files]
 
 
 @dataclass(kw_only=True)

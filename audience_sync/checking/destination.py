@@ -1,0 +1,145 @@
+"""Schematic: the key and its environment, where events go, the types of the traits, and the two clocks.
+
+Events are not sent, so whether the key may send them is seen at the first delivery alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+import httpx
+import orjson
+from pydantic import SecretStr
+
+from audience_sync.checking.database import attempt
+from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
+from audience_sync.config import Settings, resolve_api_key
+from audience_sync.core.outcomes import Answer, describe
+from audience_sync.db import Database
+from audience_sync.errors import ConfigError, DestinationAway
+from audience_sync.schematic import Schematic
+from audience_sync.store import binding
+
+CHECK: Final = "schematic"
+SKEW: Final = timedelta(minutes=5)
+PAGE, PAGES = 100, 20  # trait definitions asked for at a time, and how often at most
+
+_NO_KEY: Final = SecretStr("none")
+
+
+def look(
+    settings: Settings, environ: Mapping[str, str], *, database: Database | None, now: Callable[[], datetime]
+) -> Iterator[Finding]:
+    """Yield how Schematic stands; without a key only whether it can be reached."""
+    key = None
+    try:
+        key = resolve_api_key(settings.schematic, environ)
+    except ConfigError as raised:
+        yield error(CHECK, "api_key", raised)
+    with closing(Schematic(settings.schematic, key or _NO_KEY, tls=httpx.create_ssl_context())) as schematic:
+        capture = settings.schematic.capture_url
+        # Only POST takes events there: whatever a GET is answered, it was Schematic's host that did.
+        yield _reached(capture, ask(schematic, f"{capture}/batch"))
+        if key is None:
+            return
+        try:
+            told = schematic.environment()
+            yield _environment(settings, told, database)
+        except EXPECTED as raised:
+            yield error(CHECK, settings.schematic.api_url, raised)
+            return
+        yield from _definitions(settings, schematic, now)
+
+
+def ask(schematic: Schematic, url: str) -> Answer:
+    """Return the answer to a GET, or status 0 with a sentence."""
+    return schematic._ask("GET", url)  # noqa: SLF001 - a public method for any GET would have no other use
+
+
+def _reached(url: str, answer: Answer) -> Finding:
+    if answer.status == 0:
+        away = DestinationAway(answer.text, hint="check the network, a proxy, and schematic.capture_url")
+        return error(CHECK, url, away)
+    if 300 <= answer.status < 400:
+        return warning(
+            CHECK,
+            url,
+            f"leads elsewhere ({describe(answer)}), and events do not follow",
+            remedy="set schematic.capture_url to where events are taken",
+        )
+    return ok(CHECK, url, "can be reached; whether it takes events is seen at the first delivery")
+
+
+def _environment(settings: Settings, told: str | None, database: Database | None) -> Finding:
+    """Return whose key it is; refused if the database belongs to another environment."""
+    label = settings.schematic.environment
+    url = settings.schematic.api_url
+    if database is not None:
+        attempt(database, lambda connection: binding.bind_environment(connection, told, label=label))
+    if told is not None:
+        return ok(CHECK, url, f"accepts the key, which belongs to the environment {told}")
+    counts = f"the label {label!r} of the file counts" if label else "none is compared"
+    return ok(CHECK, url, f"accepts the key, but does not tell it its environment: {counts}")
+
+
+def _definitions(settings: Settings, schematic: Schematic, now: Callable[[], datetime]) -> Iterator[Finding]:
+    """Yield the traits that Schematic knows with another type, and whether the clocks agree."""
+    url = f"{settings.schematic.api_url}/entity-trait-definitions?entity_type=user&limit={PAGE}"
+    wanted = {audience.key for audience in settings.audiences if audience.enabled}
+    for page in range(PAGES):
+        answer = ask(schematic, f"{url}&offset={page * PAGE}")
+        if page == 0:
+            yield from _clock(settings, answer, now())
+        found = _listed(answer)
+        if found is None:
+            yield warning(
+                "trait",
+                "*",
+                f"the types of traits could not be read: {describe(answer)}",
+                remedy="none is needed to sync",
+            )
+            return
+        for trait, kind in found:
+            if trait in wanted and kind != "boolean":
+                yield _other_type(trait, kind)
+        if len(found) < PAGE:
+            return
+
+
+def _listed(answer: Answer) -> list[tuple[str, str]] | None:
+    """Return the name and type of each definition of a page; None when it is no such page."""
+    try:
+        data: Any = orjson.loads(answer.text)["data"] if answer.status == 200 else None
+        return [(".".join(one["hierarchy"]), str(one["trait_type"])) for one in data]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+
+
+def _other_type(trait: str, kind: str) -> Finding:
+    return warning(
+        "trait",
+        trait,
+        f"is known to Schematic as {kind}, not boolean; it is sent all the same, but rules may not see true and false",
+        remedy="change its type in Schematic, or give the audience another key",
+    )
+
+
+def _clock(settings: Settings, answer: Answer, now: datetime) -> Iterator[Finding]:
+    try:
+        theirs = parsedate_to_datetime(answer.headers.get("date", "")).astimezone(UTC)
+    except (TypeError, ValueError):
+        return
+    ahead = now - theirs
+    if abs(ahead) > SKEW:
+        minutes = round(abs(ahead) / timedelta(minutes=1))
+        where = "ahead of" if ahead > timedelta() else "behind"
+        yield warning(
+            CHECK,
+            settings.schematic.api_url,
+            f"this machine's clock is {minutes:,} minutes {where} Schematic's",
+            remedy="set it, as with `timedatectl set-ntp true`: :now and the times of events come from it",
+        )

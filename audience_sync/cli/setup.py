@@ -1,0 +1,230 @@
+"""The commands that set it up: init, check, migrate, service."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from audience_sync import app as engine
+from audience_sync import checking
+from audience_sync.checking import Finding, State
+from audience_sync.checking.file import example
+from audience_sync.cli.context import Globals, console, seams, settings_of
+from audience_sync.cli.output import Format, FormatOption, Sheet
+from audience_sync.cli.unit import HIDDEN, NAME, Unit
+from audience_sync.config import Settings, load
+from audience_sync.config.loading import CONFIG_VARIABLE, DEFAULT_PATHS
+from audience_sync.errors import ConfigError, SchemaOutOfDate
+
+PANEL = "Set up"
+COLUMNS = ("check", "subject", "state", "message", "remedy")
+MARKS: Final = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.ERROR: ("✗", "red")}
+SERVICE_CONFIG: Final = Path("/etc/audience-sync/config.toml")
+
+
+def user_name(text: str) -> str:
+    """Return the name of a user, as it may stand in a unit."""
+    if re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", text) is None:
+        raise typer.BadParameter(f"{text!r} is no name of a user")
+    return text
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command, example_line in (
+        (init, "audience-sync init && $EDITOR config.toml"),
+        (check, "audience-sync check --format json | jq 'select(.state != \"ok\")'"),
+        (migrate, "audience-sync migrate"),
+        (service, "audience-sync service | sudo tee /etc/systemd/system/audience-sync.service"),
+    ):
+        app.command(rich_help_panel=PANEL, epilog=f"Example: {example_line}")(command)
+
+
+def init(context: typer.Context) -> None:
+    """Write a configuration that explains every setting, and create the membership database.
+
+    A file that is there is kept, and so is a database: running it again does no harm. The file is --config, or
+    config.toml in this folder.
+    """
+    path = _place(context)
+    if path.exists():
+        _say(f"kept {path}")
+        fresh = False
+    else:
+        _write_example(path)
+        _say(f"wrote {path}, which only you can read")
+        fresh = True
+    settings = load(path, os.environ)
+    before, after = engine.create(settings)
+    where = settings.database.url
+    if before is None:
+        _say(f"created the membership database {where} (schema {after})")
+    elif before == after:
+        _say(f"the membership database {where} is there and up to date (schema {after})")
+    else:
+        _say(f"brought the membership database {where} from schema {before} to {after}")
+    _next_steps(path, fresh=fresh, named=context.ensure_object(Globals).config is not None)
+
+
+def migrate(context: typer.Context) -> None:
+    """Bring the membership database up to date after an upgrade; create it if there is none.
+
+    Make a backup first, and stop the service: there is no way back. SQLite: sqlite3 FILE ".backup FILE.before";
+    Postgres: pg_dump.
+    """
+    settings = settings_of(context)
+    where = settings.database.url
+    if _is_older(settings):
+        console.print(
+            "a migration cannot be undone: the backup that you made before it is the way back", soft_wrap=True
+        )
+    before, after = engine.create(settings)
+    if before == after:
+        _say(f"nothing to do: {where} has schema {after}, which this program needs")
+    elif before is None:
+        _say(f"created the membership database {where} (schema {after})")
+    else:
+        _say(f"brought {where} from schema {before} to {after}")
+
+
+def check(
+    context: typer.Context,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare every membership with what the last sync wrote; reads all of them.")
+    ] = False,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Look at the configuration, the database, every source, every audience and Schematic, and say what is wrong.
+
+    Nothing is changed and no event is sent. Exit codes: 0 all is well (warnings may be there), 2 the configuration is
+    wrong, 6 Schematic refuses the key, 1 something else does not work.
+    """
+    found: list[Finding] = []
+    sheet = Sheet(COLUMNS, format=format)
+    named = context.ensure_object(Globals).config
+    for finding in checking.check(named, os.environ, seams(), deep=deep):
+        found.append(finding)
+        if format is Format.TABLE:
+            _show(finding)
+        else:
+            sheet.add({name: value for name, value in asdict(finding).items() if name in COLUMNS})
+    if format is Format.TABLE:
+        _conclude(found)
+    raise typer.Exit(checking.exit_code(found))
+
+
+def service(
+    context: typer.Context,
+    user: Annotated[
+        str | None,
+        typer.Option(parser=user_name, metavar="NAME", help="Run as this user; by default as a dynamic one."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="The unit of a one-off sync beside the service.")] = False,
+) -> None:
+    """Print the systemd unit that runs audience-sync as a service, with the recipe that installs it.
+
+    It names this program where it is installed, and --config, by default /etc/audience-sync/config.toml.
+    """
+    command = _own_command()
+    config = context.ensure_object(Globals).config or SERVICE_CONFIG
+    unit = Unit(command, config.absolute(), user)
+    typer.echo(unit.once() if once else unit.service(), nl=False)
+    for path in (Path(command[0]), Path(__file__).parent.parent, unit.config):
+        if str(path).startswith(HIDDEN):
+            console.print(
+                f"[yellow]note:[/] the service cannot see {path}: it sees neither home directories nor /tmp."
+                " Install with `python3 -m venv /opt/audience-sync`, and keep the configuration in /etc/audience-sync",
+                soft_wrap=True,
+            )
+
+
+def _place(context: typer.Context) -> Path:
+    """Return the configuration to keep or to write: the one that is named or found, else config.toml here."""
+    found = context.ensure_object(Globals)
+    with suppress(ConfigError):
+        return found.path().absolute()
+    named = found.config or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else DEFAULT_PATHS[0])
+    return named.absolute()
+
+
+def _write_example(path: Path) -> None:
+    text = example().read_text(encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write {path}: {error.strerror}", hint="name another place: audience-sync --config FILE init"
+        ) from None
+
+
+def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
+    program = f"{NAME} --config {shlex.quote(str(path))}" if named else NAME
+    steps = [
+        (f"edit {path}", "the url of your source, and the SQL of your first audience"),
+        ("export SCHEMATIC_API_KEY=…", "the secret key of your Schematic environment; it never stands in the file"),
+        (f"{program} check", "reaches everything and says what is wrong"),
+        (f"{program} plan", "shows what a sync would send"),
+        (f"{program} sync", "sends it"),
+    ]
+    width = max(len(step) for step, _ in steps)
+    console.print("next:")
+    for step, why in steps if fresh else steps[2:]:
+        console.print(Text(f"  {step:<{width}}  {why}"), soft_wrap=True)
+    if fresh:
+        console.print("(the example's shop does not exist; `audience-sync demo` shows everything on one that does)")
+
+
+def _is_older(settings: Settings) -> bool:
+    """Return whether there is a schema to be migrated."""
+    try:
+        with engine.opened(settings):
+            return False
+    except SchemaOutOfDate as error:
+        return "backup" in (error.hint or "")
+
+
+def _show(finding: Finding) -> None:
+    """Print a finding: a mark on a terminal, a word where another program may read it."""
+    out = Console(file=sys.stdout, highlight=False)
+    mark, style = MARKS[finding.state] if out.is_terminal else (f"{finding.state:<8}", "")
+    indent = " " * (len(mark) + 1)
+    lines = f"{finding.check} {finding.subject}: {finding.message}".splitlines()
+    if finding.remedy:
+        lines.append(f"try: {finding.remedy}")
+    for number, line in enumerate(map(_harmless, lines)):
+        out.print(Text.assemble((mark, style), " ", line) if number == 0 else Text(indent + line), soft_wrap=True)
+
+
+def _harmless(line: str) -> str:
+    """Return a line that cannot steer the terminal: sources and servers have their say in it."""
+    return "".join(letter if letter.isprintable() else "�" for letter in line)
+
+
+def _conclude(found: list[Finding]) -> None:
+    errors, warnings = (sum(one.state is state for one in found) for state in (State.ERROR, State.WARNING))
+    if errors:
+        console.print(f"{errors} of {len(found)} checks failed, {warnings} warned")
+    else:
+        console.print(f"all is well, {warnings} warnings" if warnings else "all is well")
+
+
+def _own_command() -> tuple[str, ...]:
+    """Return how this program is started, as an absolute path."""
+    beside = Path(sys.executable).with_name(NAME)
+    return (str(beside),) if beside.is_file() else (sys.executable, "-m", "audience_sync")
+
+
+def _say(sentence: str) -> None:
+    console.print(Text(sentence), soft_wrap=True)

@@ -1,0 +1,196 @@
+"""The systemd units: the service, and a one-off sync beside it, as one text each with its recipe.
+
+Both run as the same user with the same state directory and key, so they share one membership database. What is closed
+to them is all that a program without need of it can do without; the network, and the files of state and cache, stay.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+NAME: Final = "audience-sync"
+KEY_FILE: Final = "/etc/audience-sync/schematic_api_key"
+HIDDEN: Final = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - where a unit sees nothing
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What differs from one machine to another: the command, the configuration, and the user (None: a dynamic one)."""
+
+    command: tuple[str, ...]
+    config: Path
+    user: str | None
+
+    def service(self) -> str:
+        """Return the unit of the service, with the recipe that installs it."""
+        return (
+            _SERVICE_RECIPE.format(**self._words())
+            + _UNIT.format(description="Audiences of your database, kept true in Schematic")
+            + _SERVICE.format(command=self._line("run"))
+            + self._shared()
+            + _INSTALL
+        )
+
+    def once(self) -> str:
+        """Return the unit of a one-off sync, with the recipe that installs it."""
+        return (
+            _ONCE_RECIPE.format(**self._words())
+            + _UNIT.format(description="One sync of every audience, now")
+            + _ONCE.format(command=self._line("sync"))
+            + self._shared()
+        )
+
+    def _shared(self) -> str:
+        return _SHARED.format(user=self._user("\n"), key=KEY_FILE) + _HARDENING
+
+    def _line(self, subcommand: str) -> str:
+        return " ".join(map(quoted, (*self.command, "--config", str(self.config), subcommand)))
+
+    def _user(self, between: str) -> str:
+        # The name is given for a dynamic user too: units that share it share the user, and with it the files.
+        return f"User={self.user}" if self.user else f"DynamicUser=yes{between}User={NAME}"
+
+    def _words(self) -> dict[str, str]:
+        owner = f"-o root -g {self.user} -m 640" if self.user else "-m 644"
+        user = " ".join(f"-p {setting}" for setting in self._user(" ").split())
+        return {
+            "config": str(self.config),
+            "folder": str(self.config.parent),
+            "owner": owner,
+            "key": KEY_FILE,
+            "user": user,
+            "line": shlex.join((*self.command, "--config", str(self.config))),
+        }
+
+
+def quoted(word: str) -> str:
+    """Return a word of a command line as systemd reads it: % and $ doubled, in quotes where it needs them."""
+    word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{word}"' if not word or set(word) & set(" \t'\"\\;") else word
+
+
+_SERVICE_RECIPE: Final = """\
+# /etc/systemd/system/audience-sync.service
+#
+# To install it, as root:
+#   install -d {folder}
+#   install {owner} config.toml {config}          # passwords in it as ${{NAME}}: see LoadCredential below
+#   install -m 600 /dev/null {key} && $EDITOR {key}   # the key alone; the service reads it as a credential
+#   audience-sync service > /etc/systemd/system/audience-sync.service && systemctl daemon-reload
+#
+# Other commands beside it use the same user, database and key like this; `init` creates the database:
+#   as_service() {{ systemd-run --quiet --pipe --wait --collect {user} -p UMask=0077 -p StateDirectory=audience-sync \\
+#     -p LoadCredential=SCHEMATIC_API_KEY:{key} {line} "$@"; }}
+#   as_service init && as_service check && as_service plan
+#
+# Then:
+#   systemctl enable --now audience-sync && systemctl status audience-sync
+#   journalctl -u audience-sync -f
+#
+# The membership database lies in /var/lib/audience-sync. `systemctl stop` takes at most ten seconds.
+
+"""
+
+_ONCE_RECIPE: Final = """\
+# /etc/systemd/system/audience-sync-once.service
+#
+# One sync beside the service, with the same user, database and key; an audience that is being synced is waited for.
+# To install it, as root, once audience-sync.service is in place:
+#   audience-sync service --once > /etc/systemd/system/audience-sync-once.service && systemctl daemon-reload
+# Then:
+#   systemctl start audience-sync-once
+#   journalctl -u audience-sync-once -e
+#
+# It is failed with 3 when some deliveries are still open, which the service goes on with, and with 4 when a guard
+# blocked an audience. Without a unit, and for any other command:
+#   systemd-run --quiet --pipe --wait --collect {user} -p UMask=0077 -p StateDirectory=audience-sync \\
+#     -p LoadCredential=SCHEMATIC_API_KEY:{key} {line} status
+
+"""
+
+_UNIT: Final = """\
+[Unit]
+Description={description}
+Wants=network-online.target
+After=network-online.target
+
+"""
+
+_SERVICE: Final = """\
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={command}
+Restart=on-failure
+RestartSec=10
+# 2: the configuration is wrong, and stays so until a person changes it.
+RestartPreventExitStatus=2
+# A start may first finish what a crash left behind.
+TimeoutStartSec=30min
+TimeoutStopSec=15
+WatchdogSec=60
+KillMode=mixed
+"""
+
+_ONCE: Final = """\
+[Service]
+Type=oneshot
+ExecStart={command}
+TimeoutStopSec=15
+KillMode=mixed
+"""
+
+_SHARED: Final = """
+{user}
+UMask=0077
+StateDirectory=audience-sync
+StateDirectoryMode=0700
+CacheDirectory=audience-sync
+CacheDirectoryMode=0700
+Environment=TMPDIR=/var/cache/audience-sync
+# ${{NAME}} in the configuration is the credential NAME: add one line for each password that it refers to.
+LoadCredential=SCHEMATIC_API_KEY:{key}
+# LoadCredential=SHOP_PASSWORD:/etc/audience-sync/shop_password
+# A source that is a file in a home directory is not seen: let it in, read only.
+# BindReadOnlyPaths=/home/somebody/shop.db:/srv/shop.db
+"""
+
+_HARDENING: Final = """
+CapabilityBoundingSet=
+AmbientCapabilities=
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+DevicePolicy=closed
+PrivateUsers=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+KeyringMode=private
+LockPersonality=yes
+RemoveIPC=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+# Take this line away only for a database driver that makes machine code as it runs.
+MemoryDenyWriteExecute=yes
+"""
+
+_INSTALL: Final = """
+[Install]
+WantedBy=multi-user.target
+"""
