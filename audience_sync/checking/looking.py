@@ -16,7 +16,8 @@ from audience_sync.seams import Seams
 def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep: bool = False) -> Iterator[Finding]:
     """Look at everything that the configuration speaks of, and yield what was found, as it is found.
 
-    The file is the one that is `named`, or where `config.find_config` finds it. `deep` reads every membership, to compare it with what the database says of its shard.
+    The file is the one that is `named`, or where `config.find_config` finds it. With `deep` every membership is read,
+    to compare it with what the database says of its shard.
     """
     subject = str(named or "config.toml")
     try:
