@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,9 @@ class Sending:
         self.shop.set_orders([(user, key) for key, users in self.orders.items() for user in users])
         return {key: self.sync_again(key) for key in members}
 
-    def sync_again(self, key: str) -> RunRow:
-        """Sync an audience with what the shop holds."""
-        return sync(self.workspace, Job(settings=self.settings, audience=self.settings.audience(key))).run
+    def sync_again(self, key: str, *, as_of: datetime | None = None) -> RunRow:
+        """Sync an audience with what its source holds."""
+        return sync(self.workspace, Job(settings=self.settings, audience=self.settings.audience(key), as_of=as_of)).run
 
     def deliver(self, *, wait: float = 20.0, **told: Any) -> DeliveryReport:
         """Deliver what lies in the outbox; `wait` in seconds."""
@@ -161,33 +161,42 @@ def open_sending(
     sandbox: Sandbox,
     *,
     audiences: Sequence[str] | Mapping[str, str] = ("gold",),
-    key: str = DEVELOPMENT_KEY,
+    source_url: str = "sqlite:///shop.db",
     company_keys: Mapping[str, str] | None = None,
 ) -> Iterator[Sending]:
     """Write a configuration of these audiences, whose guards allow everything, and become a holder on the database.
 
-    A mapping says of each audience from which company its members are, where that is not named like it.
+    A mapping has the definition of each audience, where that is not `members_of` its name.
     """
     path = folder / "config.toml"
-    companies = audiences if isinstance(audiences, Mapping) else {key: key for key in audiences}
-    path.write_text(_configuration(database, sandbox, companies, company_keys or {}))
+    definitions = audiences if isinstance(audiences, Mapping) else {name: members_of(name) for name in audiences}
+    path.write_text(_configuration(database, sandbox, source_url, definitions, company_keys or {}))
     settings = load(path, {})
     quick = {"max_backoff": SOON, "max_requests_per_second": 2000.0, "batch_size": 100}
     settings = settings.model_copy(update={"delivery": settings.delivery.model_copy(update=quick)})
     with closing(holders.enter(database)) as holder, closing(Shop(folder / "shop.db")) as shop:
         workspace = Workspace(database=database, holder=holder, seams=SHORTEST)
-        yield Sending(settings=settings, workspace=workspace, shop=shop, sandbox=sandbox, key=key)
+        yield Sending(settings=settings, workspace=workspace, shop=shop, sandbox=sandbox)
+
+
+def members_of(company: str) -> str:
+    """Return the definition of an audience: whoever has an order at this company."""
+    return f"SELECT customer_id AS user_id, company_id FROM orders WHERE company_id = '{company}'"
 
 
 def _configuration(
-    database: Database, sandbox: Sandbox, audiences: Mapping[str, str], company_keys: Mapping[str, str]
+    database: Database,
+    sandbox: Sandbox,
+    source_url: str,
+    definitions: Mapping[str, str],
+    company_keys: Mapping[str, str],
 ) -> str:
     url = database.engine.url.render_as_string(hide_password=False)
     lines = [
         "[database]",
         f"url = {json.dumps(url)}",
         "[sources.shop]",
-        'url = "sqlite:///shop.db"',
+        f"url = {json.dumps(source_url)}",
         "[schematic]",
         f"capture_url = {json.dumps(sandbox.url)}",
         f"api_url = {json.dumps(sandbox.url)}",
@@ -198,10 +207,9 @@ def _configuration(
         "[guard]",
         "min_members = 1_000_000",
     ]
-    for key, company in audiences.items():
-        sql = f"SELECT customer_id AS user_id, company_id FROM orders WHERE company_id = '{company}'"
-        lines += ["[[audiences]]", f'name = "{key}"', f"sql = {json.dumps(sql)}"]
-        lines += [f"company_keys.{name} = {json.dumps(column)}" for name, column in company_keys.items()]
+    for name, sql in definitions.items():
+        lines += ["[[audiences]]", f"name = {json.dumps(name)}", f"sql = {json.dumps(sql)}"]
+        lines += [f"company_keys.{key} = {json.dumps(column)}" for key, column in company_keys.items()]
     return "\n".join(lines)
 
 

@@ -75,19 +75,28 @@ def quoted(word: str) -> str:
 _SERVICE_RECIPE: Final = """\
 # /etc/systemd/system/audience-sync.service
 #
-# To install it, as root:
-#   install -d {folder}
-#   install {owner} config.toml {config}          # passwords in it as ${{NAME}}: see LoadCredential below
-#   install -m 600 /dev/null {key} && $EDITOR {key}   # the key alone; the service reads it as a credential
-#   audience-sync service > /etc/systemd/system/audience-sync.service && systemctl daemon-reload
+# To install it, as root. The key goes into a file of its own, which the service reads as a credential; passwords stand
+# in the configuration as ${{NAME}} and are given like the key (LoadCredential below):
 #
-# Other commands beside it use the same user, database and key like this; `init` creates the database:
-#   as_service() {{ systemd-run --quiet --pipe --wait --collect {user} -p UMask=0077 -p StateDirectory=audience-sync \\
-#     -p LoadCredential=SCHEMATIC_API_KEY:{key} {line} "$@"; }}
+#   install -d {folder}
+#   install {owner} config.toml {config}
+#   install -m 600 /dev/null {key}
+#   $EDITOR {key}
+#   audience-sync service > /etc/systemd/system/audience-sync.service
+#   systemctl daemon-reload
+#
+# Other commands run beside it as the same user, with the same database and key; `init` creates the database:
+#
+#   as_service() {{
+#     systemd-run --quiet --pipe --wait --collect {user} -p UMask=0077 \\
+#       -p StateDirectory=audience-sync -p LoadCredential=SCHEMATIC_API_KEY:{key} \\
+#       {line} "$@"
+#   }}
 #   as_service init && as_service check && as_service plan
 #
 # Then:
-#   systemctl enable --now audience-sync && systemctl status audience-sync
+#
+#   systemctl enable --now audience-sync
 #   journalctl -u audience-sync -f
 #
 # The membership database lies in /var/lib/audience-sync. `systemctl stop` takes at most ten seconds.
@@ -98,16 +107,19 @@ _ONCE_RECIPE: Final = """\
 # /etc/systemd/system/audience-sync-once.service
 #
 # One sync beside the service, with the same user, database and key; an audience that is being synced is waited for.
-# To install it, as root, once audience-sync.service is in place:
-#   audience-sync service --once > /etc/systemd/system/audience-sync-once.service && systemctl daemon-reload
-# Then:
+# To install and run it, as root, once audience-sync.service is in place:
+#
+#   audience-sync service --once > /etc/systemd/system/audience-sync-once.service
+#   systemctl daemon-reload
 #   systemctl start audience-sync-once
 #   journalctl -u audience-sync-once -e
 #
-# It is failed with 3 when some deliveries are still open, which the service goes on with, and with 4 when a guard
-# blocked an audience. Without a unit, and for any other command:
-#   systemd-run --quiet --pipe --wait --collect {user} -p UMask=0077 -p StateDirectory=audience-sync \\
-#     -p LoadCredential=SCHEMATIC_API_KEY:{key} {line} status
+# Its exit code 3 says that some deliveries are still open, with which the service goes on; 4 that a guard blocked an
+# audience. Any other command runs beside the service without a unit:
+#
+#   systemd-run --quiet --pipe --wait --collect {user} -p UMask=0077 \\
+#     -p StateDirectory=audience-sync -p LoadCredential=SCHEMATIC_API_KEY:{key} \\
+#     {line} status
 
 """
 

@@ -9,7 +9,6 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
-import httpx
 import orjson
 import pytest
 from schematic.event_capture import _CaptureBatchPayload
@@ -20,26 +19,25 @@ from audience_sync.db import Database
 from audience_sync.delivery.pace import Pace
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
 from audience_sync.leasing import Workspace
-from audience_sync.sandbox import FaultRule, Sandbox, Settings
-from audience_sync.sandbox.wire import Answer, Request, answer
-from tests.sending import Sending, assert_agreed, in_between, open_sending, serving
+from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox, Settings
+from audience_sync.sandbox.wire import Request
+from tests.sending import Sending, assert_agreed, in_between, members_of, open_sending
 from tests.waiting import wait_until
 
-SECRET = "sch_live_0123456789abcdef_secret"
 EVERYBODY = [f"u{n}" for n in range(1, 251)]
 
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    """Yield a running sandbox that takes the secret key."""
-    with Sandbox(tmp_path / "sandbox.db", api_keys=[SECRET]) as running:
+    """Yield a running sandbox."""
+    with Sandbox(tmp_path / "sandbox.db") as running:
         yield running
 
 
 @pytest.fixture
 def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
     """Yield three audiences: gold, silver and bronze."""
-    with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver", "bronze"), key=SECRET) as opened:
+    with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver", "bronze")) as opened:
         yield opened
 
 
@@ -80,19 +78,19 @@ def test_wire_form(tmp_path: Path, database: Database, sandbox: Sandbox) -> None
     seen: list[Request] = []
     companies = {"groupId": "company_id"}
     with (
-        open_sending(tmp_path, database, sandbox, key=SECRET, company_keys=companies) as sending,
+        open_sending(tmp_path, database, sandbox, company_keys=companies) as sending,
         in_between(sandbox, lambda request: seen.append(request)),
     ):
         sending.sync(gold=["u1", 'ü"2'])
         sending.deliver()
 
     posts = [request for request in seen if request.path == "/batch"]
-    assert {(post.method, post.headers["x-schematic-api-key"]) for post in posts} == {("POST", SECRET)}
+    assert {(post.method, post.headers["x-schematic-api-key"]) for post in posts} == {("POST", DEVELOPMENT_KEY)}
     assert {post.headers["content-type"] for post in posts} == {"application/json"}
     events = [event for post in posts for event in _CaptureBatchPayload.model_validate_json(post.body).events]
     raw = [event for post in posts for event in orjson.loads(post.body)["events"]]
     assert sorted(raw[0]) == ["api_key", "body", "idempotency_key", "sent_at", "type"]
-    assert {(event.api_key, event.type) for event in events} == {(SECRET, "identify")}
+    assert {(event.api_key, event.type) for event in events} == {(DEVELOPMENT_KEY, "identify")}
     bodies = [EventBodyIdentify.model_validate(one["body"]) for one in raw]
     assert sorted(body.keys["userId"] for body in bodies) == ["u1", 'ü"2']
     assert all(body.traits == {"gold": True} for body in bodies)
@@ -102,7 +100,7 @@ def test_wire_form(tmp_path: Path, database: Database, sandbox: Sandbox) -> None
 
 def test_exits_carry_the_last_identifiers(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
     """An exit is sent with the company the profile was last seen with, though its row is gone."""
-    with open_sending(tmp_path, database, sandbox, key=SECRET, company_keys={"groupId": "company_id"}) as sending:
+    with open_sending(tmp_path, database, sandbox, company_keys={"groupId": "company_id"}) as sending:
         sending.sync(gold=["u1"])
         sending.deliver()
         sending.sync(gold=[])
@@ -117,8 +115,8 @@ def test_exits_carry_the_last_identifiers(tmp_path: Path, database: Database, sa
 
 def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
     """Twenty audiences over the same 5,000 users are 5,000 identifies."""
-    names = {f"a{n}": "acme" for n in range(20)}
-    with open_sending(tmp_path, database, sandbox, audiences=names, key=SECRET) as sending:
+    names = {f"a{n}": members_of("acme") for n in range(20)}
+    with open_sending(tmp_path, database, sandbox, audiences=names) as sending:
         sending.shop.set_orders([(f"u{n}", "acme") for n in range(5000)])
         for name in names:
             sending.sync_again(name)
@@ -134,7 +132,7 @@ def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandb
 def test_scattered_changes_fill_batches(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
     """10,000 changes scattered over all shards are at most 110 requests with eight workers."""
     users = [f"customer-{n * 7919}" for n in range(10_000)]
-    with open_sending(tmp_path, database, sandbox, key=SECRET) as sending:
+    with open_sending(tmp_path, database, sandbox) as sending:
         assert sending.settings.delivery.concurrency == 8
         sending.sync(gold=users)
         sending.deliver()
@@ -248,7 +246,7 @@ def test_other_environment_is_refused(tmp_path: Path, sending: Sending) -> None:
     sending.deliver()
     sending.sync(gold=[])
     with Sandbox(
-        tmp_path / "other.db", api_keys=[SECRET], settings=Settings(environment_id="env_other")
+        tmp_path / "other.db", settings=Settings(environment_id="env_other")
     ) as other_sandbox:
         there = {"capture_url": other_sandbox.url, "api_url": other_sandbox.url}
         with pytest.raises(BindingRefused, match="'env_sandbox'.*'env_other'"):
@@ -396,7 +394,7 @@ def kept_text(sending: Sending) -> str:
 def test_key_is_kept_nowhere(sending: Sending, capfd: pytest.CaptureFixture[str]) -> None:
     """The key is in no row, report, warning or repr, even when Schematic says it back in every answer."""
     told: list[str] = []
-    echo = {"error": f"cannot take this: {SECRET}"}
+    echo = {"error": f"cannot take this: {DEVELOPMENT_KEY}"}
     sending.sync(gold=EVERYBODY, silver=["s1"])
     rules = [
         FaultRule(path="/entity-trait-definitions", status=400, body=echo),
@@ -410,13 +408,13 @@ def test_key_is_kept_nowhere(sending: Sending, capfd: pytest.CaptureFixture[str]
         stop.set()
         told.append(repr(delivered.result()))
     assert "cannot take this" in kept_text(sending)
-    for rule in (FaultRule(status=401, body=echo), FaultRule(status=404, body=echo), FaultRule(status=302, headers={"Location": f"/{SECRET}"})):
+    for rule in (FaultRule(status=401, body=echo), FaultRule(status=404, body=echo), FaultRule(status=302, headers={"Location": f"/{DEVELOPMENT_KEY}"})):
         sending.sandbox.faults.set([rule])
         failure = sending.deliver().failure
         assert failure is not None
         told += [str(failure), repr(failure), str(failure.hint), repr(failure.__cause__), repr(failure.__context__)]
 
-    assert SECRET not in kept_text(sending)
-    assert SECRET not in "".join(told)
-    assert SECRET not in "".join(capfd.readouterr())
+    assert DEVELOPMENT_KEY not in kept_text(sending)
+    assert DEVELOPMENT_KEY not in "".join(told)
+    assert DEVELOPMENT_KEY not in "".join(capfd.readouterr())
     assert sum("cannot take this" in one for one in told) >= 4
