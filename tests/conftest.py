@@ -152,9 +152,7 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 
 
 @pytest.fixture
-def syncing(
-    workspace: Workspace, clock: FrozenClock, shop: Shop, make_settings: Callable[..., Settings]
-) -> Syncing:
+def syncing(workspace: Workspace, clock: FrozenClock, shop: Shop, make_settings: Callable[..., Settings]) -> Syncing:
     """One audience of the shop on a database of each kind, to be synced minute by minute."""
     return Syncing(workspace, clock, shop=shop, make_settings=make_settings)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Row
 
 from audience_sync.config import Settings
 from audience_sync.core.events import OpenChange
@@ -66,7 +66,7 @@ class Syncing:
 
     def members(self) -> dict[str, str | None]:
         """Return the members with their identifiers, after checking that the audience's count is right."""
-        found = {key: identifiers for key, identifiers in self.query("SELECT profile_key, identifiers FROM memberships")}
+        found = {row.profile_key: row.identifiers for row in self.query("SELECT * FROM memberships")}
         (counted,) = self.query("SELECT members FROM audiences")
         assert counted[0] == len(found)
         return found
@@ -93,19 +93,19 @@ class Syncing:
         with self.database.read() as connection:
             return audiences.by_key(connection, AUDIENCE_KEY)
 
-    def query(self, statement: str, **parameters: object) -> list[Row[tuple[object, ...]]]:
+    def query(self, statement: str, **parameters: object) -> list[Any]:
         """Return the rows of a statement."""
         return query(self.database, statement, **parameters)
 
 
-def query(database: Database, statement: str, **parameters: object) -> list[Row[tuple[object, ...]]]:
+def query(database: Database, statement: str, **parameters: object) -> list[Any]:
     """Return the rows of a statement."""
     with database.read() as connection:
         return list(connection.execute(sa.text(statement), parameters))
 
 
 def replayed(database: Database) -> dict[object, object]:
-    """Return the members with their identifiers that the history of changes leads to, refusing a history that cannot be."""
+    """Return the members with their identifiers that the history leads to, refusing one that cannot be."""
     members: dict[object, object] = {}
     for key, kind, identifiers in query(
         database, "SELECT profile_key, kind, identifiers FROM membership_changes ORDER BY run_id, profile_key"
@@ -120,9 +120,7 @@ def replayed(database: Database) -> dict[object, object]:
 
 def adds_up(counts: Counts) -> bool:
     """Tell whether every row that was read is counted once."""
-    return counts.read == (
-        counts.entered + counts.updated + counts.unchanged + counts.rejected + counts.duplicates
-    )
+    return counts.read == (counts.entered + counts.updated + counts.unchanged + counts.rejected + counts.duplicates)
 
 
 def people(*numbers: range) -> list[str]:

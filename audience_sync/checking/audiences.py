@@ -15,7 +15,7 @@ from audience_sync.store import audiences
 from audience_sync.store.audiences import AudienceRow
 
 CHECK: Final = "audience"
-PATIENCE: Final = timedelta(seconds=30)  # a source that takes longer to say anything is away
+PATIENCE: Final = timedelta(minutes=2)  # a warehouse may have to wake up first
 
 
 def look(settings: Settings, database: Database | None, *, now: datetime) -> Iterator[Finding]:

@@ -46,7 +46,9 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
         yield _wrong(
             row,
             f"has {members:,} members, but its count says {row.members:,}: guards and plans reckon with a wrong number",
-            remedy=f"stop the service, and set `members` of this row of `audiences` to {members}",
+            remedy="repair the shards first, then check again"
+            if damaged
+            else f"stop the service, and set `members` of this row of `audiences` to {members}",
         )
     if not damaged and members == row.members:
         yield ok(

@@ -1,4 +1,4 @@
-"""What the tests of the commands share: a shop, its configuration, a sandbox, and the command as a process of its own."""
+"""What the tests of the commands share: a shop, its configuration, a sandbox, and commands as processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple, TypeAlias
+from uuid import uuid4
 
+import pytest
 import sqlalchemy as sa
+from pydantic import SecretStr
 
 from audience_sync import db, holders
 from audience_sync.config import Settings, load
 from audience_sync.db import Database
+from audience_sync.delivery import Delivery, deliver
 from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
 from audience_sync.seams import KILL_VARIABLE, Seams
@@ -28,6 +31,8 @@ from tests.waiting import wait_until
 
 DEADLINE = 90.0  # seconds; a command that takes longer on a busy machine hangs
 KILLED = -signal.SIGKILL
+ON_ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what does not depend on where memberships are kept."""
 
 Customers: TypeAlias = Mapping[str, str | None]
 """Who ordered, and for which company."""
@@ -50,7 +55,8 @@ class Running:
     """A command that runs; what it says goes into files, so that it never waits for a reader."""
 
     def __init__(self, folder: Path, words: tuple[str, ...], environment: Mapping[str, str]) -> None:
-        self._files = [NamedTemporaryFile(dir=folder, prefix=f"{name}-") for name in ("out", "err")]
+        self._paths = [folder / f"{name}-{uuid4().hex}.txt" for name in ("out", "err")]
+        self._files = [path.open("wb") for path in self._paths]
         command = [sys.executable, "-m", "audience_sync", "--config", str(folder / "config.toml"), *words]
         self.process = subprocess.Popen(
             command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=self._files[0], stderr=self._files[1]
@@ -94,7 +100,7 @@ class Running:
             file.close()
 
     def _read(self) -> list[str]:
-        return [Path(file.name).read_text(encoding="utf-8") for file in self._files]
+        return [path.read_text(encoding="utf-8") for path in self._paths]
 
 
 @dataclass(kw_only=True)
@@ -149,6 +155,12 @@ class Place:
         with self.workspace() as workspace:
             return [sync(workspace, Job(settings=settings, audience=audience)) for audience in settings.audiences]
 
+    def deliver_here(self) -> None:
+        """Deliver in this process until nothing is open."""
+        settings = load(self.folder / "config.toml", {})
+        with self.workspace() as workspace:
+            assert deliver(workspace, Delivery(settings=settings, key=SecretStr(self.key))).open == 0
+
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:
         """Be a holder of leases on the membership database, as a living process that the command meets."""
@@ -172,7 +184,7 @@ class Place:
     def members(self, audience: str = AUDIENCE_KEY) -> dict[str, str | None]:
         """Return the members of an audience with their identifiers."""
         query = "SELECT profile_key, identifiers FROM current_members WHERE audience = :a"
-        return {key: identifiers for key, identifiers in self.rows(query, a=audience)}
+        return dict(self.rows(query, a=audience))
 
     def traits(self) -> dict[str, Any]:
         """Return what the sandbox knows of everybody."""

@@ -17,10 +17,10 @@ from audience_sync import db
 from audience_sync.sandbox import FaultRule
 from audience_sync.store import audiences, leases
 from tests.acceptance.running import (
+    ON_ONE_DATABASE,
     Customers,
     Ended,
     Place,
-    Running,
     assert_settled,
     assert_stored,
     customers,
@@ -40,6 +40,7 @@ SELECT customer_id AS user_id, company_id FROM orders CROSS JOIN weeks
 UNION ALL SELECT abs(amount), NULL FROM corrections
 """
 
+ENDLESS_SQL = "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT max(i) AS user_id FROM n"
 LOCKED = """
 SELECT pid FROM pg_stat_activity
 WHERE application_name = 'audience-sync' AND wait_event_type = 'Lock' AND datname = current_database()
@@ -58,7 +59,8 @@ def place(tmp_path: Path, database_url: str) -> Iterator[Place]:
 @pytest.fixture
 def synced(place: Place) -> Place:
     """A shop whose 200 customers Schematic knows."""
-    assert place.command("sync").code == 0
+    place.sync_here(place.configure(), EVERYBODY)
+    place.deliver_here()
     return place
 
 
@@ -143,12 +145,14 @@ def test_a_newer_blocked_plan_takes_the_place_of_the_older(synced: Place) -> Non
     assert_settled(synced, {}, before=EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_a_source_that_dies_between_its_rows_changes_nothing(place: Place) -> None:
-    """A query that fails after pages of rows fails the run with exit code 1; the next run goes on as if it had not been."""
+    """A query that fails after pages of rows is a failed run with exit code 1: who was not read has not left."""
     place.shop.execute("CREATE TABLE corrections (amount INTEGER)")
-    place.shop.execute("CREATE TABLE weeks AS WITH RECURSIVE w (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM w LIMIT 120) SELECT n FROM w")  # fmt: skip  # noqa: E501
-    place.configure(sql=BREAKING_SQL)
-    assert place.command("sync").code == 0
+    place.shop.execute("CREATE TABLE weeks (n)")
+    place.shop.execute(f"INSERT INTO weeks VALUES {', '.join(f'({n})' for n in range(120))}")
+    place.sync_here(place.configure(sql=BREAKING_SQL), EVERYBODY)
+    place.deliver_here()
     place.shop.set_orders(HALF.items())
     place.shop.execute("INSERT INTO corrections VALUES (-9223372036854775807 - 1)")
     ended = place.command("sync")
@@ -159,6 +163,7 @@ def test_a_source_that_dies_between_its_rows_changes_nothing(place: Place) -> No
     assert unchanged(place, EVERYBODY, received=200)
 
 
+@ON_ONE_DATABASE
 def test_a_source_without_its_table_changes_nothing(synced: Place) -> None:
     """A table that is gone is a failed run with exit code 1, said in one sentence, and nobody leaves."""
     synced.shop.execute("ALTER TABLE orders RENAME TO gone")
@@ -166,7 +171,8 @@ def test_a_source_without_its_table_changes_nothing(synced: Place) -> None:
 
     assert ended.code == 1
     assert ended.err.splitlines()[1] == (
-        f"error: {AUDIENCE_KEY}: The sqlite source {synced.folder / 'shop.db'} refused the query: no such table: orders."
+        f"error: {AUDIENCE_KEY}: The sqlite source {synced.folder / 'shop.db'} refused the query:"
+        " no such table: orders."
     )
     assert states(synced) == ["succeeded", "failed"]
     assert unchanged(synced, EVERYBODY, received=200)
@@ -177,6 +183,7 @@ def test_a_source_without_its_table_changes_nothing(synced: Place) -> None:
     assert unchanged(synced, EVERYBODY, received=200)
 
 
+@ON_ONE_DATABASE
 def test_a_source_whose_server_ends_the_connection_changes_nothing(place: Place, postgres_url: str) -> None:
     """A Postgres source terminated in the middle of the query is a failed run with exit code 1."""
     with closing(db.connect(postgres_url)) as source:
@@ -245,6 +252,7 @@ def test_open_deliveries_are_exit_code_3(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_what_cannot_be_reached_is_exit_code_3(place: Place) -> None:
     """Without anybody at the address the syncs are done all the same, and nothing is lost."""
     place.configure(destination="http://127.0.0.1:9")
@@ -293,7 +301,7 @@ def test_a_command_waits_for_its_turn(synced: Place, words: list[str]) -> None:
 
 
 def test_a_process_that_hangs_in_its_source_is_not_joined(place: Place) -> None:
-    """While one sync waits for its source, another of the same audience exits 5; when the source answers, the first is done."""
+    """While one sync waits for its source, another of the same audience exits 5, and does not disturb the first."""
     place.shop.execute("BEGIN EXCLUSIVE")
     with place.running("sync") as first:
         wait_until(place.held, seconds=60)
@@ -307,7 +315,7 @@ def test_a_process_that_hangs_in_its_source_is_not_joined(place: Place) -> None:
 
 
 def test_a_refused_key_is_exit_code_6(place: Place) -> None:
-    """A key that Schematic refuses stops everything and loses nothing; after it is accepted again, `deliver` finishes."""
+    """A key that Schematic refuses stops everything and loses nothing; once it is accepted, `deliver` finishes."""
     place.sandbox.keys.revoke(place.key)
     ended = place.command("sync")
 
@@ -323,6 +331,7 @@ def test_a_refused_key_is_exit_code_6(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_a_wrong_destination_is_exit_code_1(place: Place) -> None:
     """An address that does not lead to Schematic is said at once, and nothing is given up."""
     place.configure(destination=f"{place.sandbox.url}/elsewhere")
@@ -334,6 +343,7 @@ def test_a_wrong_destination_is_exit_code_1(place: Place) -> None:
     assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(200,)]
 
 
+@ON_ONE_DATABASE
 def test_one_broken_audience_does_not_stop_the_others(place: Place) -> None:
     """Each audience is synced for itself: the failure of one is told, the other is delivered, the exit code is 1."""
     place.configure(more=another("Globex", "SELECT customer_id AS user_id FROM nowhere"))
@@ -353,6 +363,7 @@ def another(name: str, sql: str) -> str:
 # What can be asked of a sync
 
 
+@ON_ONE_DATABASE
 def test_a_first_sync_says_what_it_will_do(place: Place) -> None:
     """Before a first sync sends anything it says how much that is, and afterwards the counts add up."""
     ended = place.command("sync", "--format", "json")
@@ -372,6 +383,7 @@ def test_a_first_sync_says_what_it_will_do(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
     """`--now` stands for `:now` and is kept as the run's as_of; one before the last needs --force."""
     march = {f"m{n}": "acme" for n in range(5)}
@@ -391,7 +403,7 @@ def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
 
     assert refused.code == 2
     assert (
-        f"error: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00 UTC, later than asked for\n"
+        f"error: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00 UTC, a later instant\n"
         "try: --force goes back in time all the same"
     ) in refused.err
     assert place.command("sync", "--now", "2026-02-01", "--force").code == 0
@@ -462,6 +474,7 @@ def test_only_and_limit_send_exits_too(synced: Place) -> None:
     assert_settled(synced, now, before=EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_a_membership_database_is_made_only_when_asked(place: Place, empty_url: str) -> None:
     """Without its tables a database is refused with exit code 2; `sync --create` makes them and goes on."""
     place.configure(url=empty_url)
@@ -478,7 +491,7 @@ def test_a_membership_database_is_made_only_when_asked(place: Place, empty_url: 
 
 
 def test_a_plan_is_every_change_that_a_sync_makes(synced: Place) -> None:
-    """`plan --format json` prints exactly the changes of the sync that follows, and csv the same; neither changes anything."""
+    """`plan` prints, as json and as csv, exactly the changes of the sync that follows, and changes nothing."""
     now = {**customers(range(20, 200)), **customers(range(100, 130), company="globex"), **customers(500, 501)}
     synced.shop.set_orders(now.items())
     before = synced.everything()
@@ -507,6 +520,7 @@ def test_a_plan_is_every_change_that_a_sync_makes(synced: Place) -> None:
     assert_settled(synced, now, before=EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
     """A plan that a guard would refuse is exit code 4; --limit is how many changes the table shows of it."""
     synced.shop.set_orders(HALF.items())
@@ -529,6 +543,7 @@ def test_a_plan_of_a_first_sync_changes_nothing(place: Place) -> None:
     assert place.rows("SELECT * FROM audiences") == place.rows("SELECT * FROM runs") == []
 
 
+@ON_ONE_DATABASE
 def test_an_edited_definition_is_noticed(synced: Place) -> None:
     """A definition that was edited between two runs is named by the plan and by the sync, once."""
     synced.configure(sql=f"{ORDERS_SQL} AND customer_id <> 'u7'")
@@ -536,7 +551,7 @@ def test_an_edited_definition_is_noticed(synced: Place) -> None:
 
     assert sentence in synced.command("plan").err
     assert f"note: the definition of {AUDIENCE_KEY} was edited since its last sync" in synced.command("sync").err
-    assert "edited" not in synced.command("sync").err
+    assert "was edited" not in synced.command("sync").err
     assert_settled(synced, {u: c for u, c in EVERYBODY.items() if u != "u7"}, before=EVERYBODY)
 
 
@@ -578,55 +593,54 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
 # Ctrl-C
 
 
-def test_an_interrupted_reading_ends_without_a_trace(place: Place, postgres_url: str) -> None:
-    """Ctrl-C while a source is read ends soon with exit code 130; the run is failed, and a rerun ends right."""
-    with closing(db.connect(postgres_url)) as source:
-        with source.write() as connection:
-            connection.exec_driver_sql(
-                "CREATE TABLE orders (customer_id text, company_id text, ordered_at timestamptz)"
-            )
-            connection.exec_driver_sql(
-                "INSERT INTO orders SELECT 'u' || n, 'acme', now() FROM generate_series(0, 199) n"
-            )
-        place.configure(source_url=postgres_url)
-        with source.write() as lock, place.running("sync") as syncing:
-            lock.exec_driver_sql("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
-            wait_until(lambda: waits_for_a_lock(source), seconds=60)
-            ended = interrupt(syncing)
-        assert_interrupted(place, ended)
-        assert place.rows("SELECT state, reason FROM runs") == [("failed", "interrupted")]
-        assert place.command("sync", "--now", "2099-01-01").code == 0
+@ON_ONE_DATABASE
+def test_an_interrupted_reading_ends_without_a_trace(place: Place) -> None:
+    """Ctrl-C while a source is read ends with exit code 130 as soon as the source answers, and changes nothing."""
+    place.shop.execute("BEGIN EXCLUSIVE")
+    with place.running("sync") as syncing:
+        wait_until(place.held, seconds=60)
+        syncing.process.send_signal(signal.SIGINT)
+        syncing.wait_for("stopping after the step under way; once more leaves at once")
+        place.shop.execute("COMMIT")
+        ended = syncing.end(seconds=SOON)
 
+    assert_interrupted(place, ended)
+    assert place.rows("SELECT state, reason FROM runs") == [("failed", "stopped on request")]
+    assert place.members() == place.traits() == {}
+    assert place.command("sync").code == 0
     assert_settled(place, EVERYBODY)
 
 
-def test_an_interrupted_query_of_a_file_ends_without_a_trace(place: Place) -> None:
-    """Ctrl-C also ends a query of a SQLite file that is far from its first row."""
-    place.configure(
-        sql="WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT max(i) AS user_id FROM n"
-    )
+def test_a_second_interrupt_ends_at_once(place: Place) -> None:
+    """Ctrl-C twice ends a command though its source does not answer; the next one takes over without waiting."""
+    place.configure(sql=ENDLESS_SQL)
     with place.running("sync") as syncing:
         wait_until(place.held, seconds=60)
-        ended = interrupt(syncing)
-    assert_interrupted(place, ended)
+        syncing.process.send_signal(signal.SIGINT)
+        syncing.wait_for("stopping after the step under way; once more leaves at once")
+        ended = syncing.end(signal.SIGINT, seconds=SOON)
     place.configure()
 
-    assert place.rows("SELECT state, reason FROM runs") == [("failed", "interrupted")]
+    assert ended.code == 130
+    assert "Traceback" not in ended.err
     assert place.command("sync").code == 0
+    assert place.rows("SELECT state, reason FROM runs") == [("failed", "its process died"), ("succeeded", None)]
     assert_settled(place, EVERYBODY)
 
 
 @pytest.mark.parametrize("words", [["sync"], ["approve", "2"], ["deliver"]], ids=lambda words: words[0])
 def test_an_interrupted_delivery_ends_without_a_trace(synced: Place, words: list[str]) -> None:
-    """Ctrl-C while Schematic keeps an answer back ends soon with exit code 130; `deliver` goes on without a repetition."""
-    now = customers(range(180)) if words != ["approve", "2"] else HALF
-    synced.shop.set_orders(now.items())
-    if words != ["sync"]:
+    """Ctrl-C while Schematic keeps an answer back ends soon with exit code 130, and `deliver` goes on."""
+    now = HALF if words[0] == "approve" else customers(range(180))
+    if words[0] == "sync":
+        synced.shop.set_orders(now.items())
+    else:
         synced.sync_here(synced.configure(), now)
     synced.sandbox.faults.set([FaultRule(hold=True)])
     with synced.running(*words) as delivering:
         assert synced.sandbox.gate.wait_for(1, timeout=60)
-        ended = interrupt(delivering)
+        ended = delivering.end(signal.SIGINT, seconds=SOON)
+
     assert_interrupted(synced, ended)
 
     synced.sandbox.faults.clear()
@@ -636,19 +650,15 @@ def test_an_interrupted_delivery_ends_without_a_trace(synced: Place, words: list
     assert_settled(synced, now, before=EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_sigterm_is_an_interrupt(place: Place) -> None:
     """A command that is told to end, as by a shutdown, leaves in the same order."""
     place.sandbox.faults.set([FaultRule(hold=True)])
     with place.running("sync") as syncing:
         assert place.sandbox.gate.wait_for(1, timeout=60)
-        ended = interrupt(syncing, signal.SIGTERM)
+        ended = syncing.end(signal.SIGTERM, seconds=SOON)
 
     assert_interrupted(place, ended)
-
-
-def interrupt(running: Running, number: signal.Signals = signal.SIGINT) -> Ended:
-    """Interrupt a command and return how it ended, which must be soon."""
-    return running.end(number, seconds=SOON)
 
 
 def assert_interrupted(place: Place, ended: Ended) -> None:
@@ -657,9 +667,3 @@ def assert_interrupted(place: Place, ended: Ended) -> None:
     assert ended.err.endswith("interrupted\n")
     assert "Traceback" not in ended.err
     assert place.held() == []
-
-
-def waits_for_a_lock(database: db.Database) -> bool:
-    """Tell whether a source's query waits for a lock."""
-    with database.read() as connection:
-        return bool(connection.execute(sa.text(LOCKED)).all())

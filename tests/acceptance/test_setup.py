@@ -1,8 +1,7 @@
-"""The commands that set it up: init, migrate and check on both databases, and the units as systemd itself judges them."""
+"""The commands that set it up: init, migrate and check on both databases, and the units as systemd judges them."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
@@ -33,7 +32,7 @@ from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
 from audience_sync.seams import Seams, wall_clock
 from audience_sync.store import audiences, binding
 from audience_sync.sync import Job, sync
-from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL, Shop, config_text
+from tests.factories import AUDIENCE_KEY, ORDERS_SQL, Shop, config_text
 
 EXPOSURE = 2.0  # what `systemd-analyze security` may give at most; 10 is worst
 PASSWORD = "s3cr3t-pass"
@@ -382,10 +381,12 @@ def test_check_says_how_a_missing_database_is_made(
 def test_check_sees_a_database_that_cannot_be_written_to(
     command: Callable[..., Result], configure: Callable[..., Settings], postgres_url: str
 ) -> None:
-    """A replica is refused before the first sync meets it; Postgres alone: nothing is read-only for root's files."""
+    """A replica is found before the first sync meets it; Postgres alone: to root every file can be written."""
     with closing(db.connect(postgres_url, create=True)) as database:
         db.migrate(database)
-    configure(f"{postgres_url}{'&' if '?' in postgres_url else '?'}options=-c%20default_transaction_read_only%3Don")
+        name = database.engine.url.database
+        execute(database, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    configure(postgres_url)
 
     looked = command("check", "--format", "json")
 
@@ -468,15 +469,12 @@ def test_check_warns_of_a_wrong_clock(
     said: str | None,
     command: Callable[..., Result],
     configure: Callable[..., Settings],
-    tmp_path: Path,
-    sqlite_template: Path,
-    sandbox: Sandbox,
+    empty_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A clock that is off by more than five minutes is found: audiences are computed with it."""
-    shutil.copy(sqlite_template, tmp_path / "own.db")
-    (tmp_path / "own.db").chmod(0o600)
-    configure(f"sqlite:///{tmp_path / 'own.db'}")
+    url = configure(empty_url).schematic.api_url
+    command("migrate")
     wrong = Seams(clock=lambda: wall_clock() + timedelta(minutes=minutes))
     monkeypatch.setattr(setup, "seams", lambda: wrong)
 
@@ -486,7 +484,7 @@ def test_check_warns_of_a_wrong_clock(
     if said is None:
         assert looked.wrong() == {}
     else:
-        assert said in looked.about("schematic", sandbox.url, state="warning")
+        assert said in looked.about("schematic", url, state="warning")
 
 
 def test_check_warns_of_files_that_others_can_open(
@@ -552,6 +550,24 @@ def test_check_deep_finds_damage(
     assert f"not what the last sync wrote: {shard_of('u1')}" in errors[0]["message"]
     assert f"audience-sync sync {AUDIENCE_KEY} --resync" in errors[0]["remedy"]
     assert "has 1 members, but its count says 2" in errors[1]["message"]
+    assert "check again" in errors[1]["remedy"]
+
+
+def test_the_remedies_of_check_deep_repair_the_damage(
+    command: Callable[..., Result], configure: Callable[..., Settings], workspace: Workspace, database_url: str
+) -> None:
+    """Whoever does what is said is told that all is well afterwards."""
+    settings = configure(database_url)
+    sync(workspace, Job(settings=settings, audience=settings.audiences[0]))
+    execute(workspace.database, "DELETE FROM memberships WHERE profile_key = :k", k="u1")
+
+    sync(workspace, Job(settings=settings, audience=settings.audiences[0], resync=True))
+    synced = command("check", "--deep", "--format", "json")
+    (number,) = re.findall(r"row of `audiences` to (\d+)", synced.about("memberships", AUDIENCE_KEY))
+    execute(workspace.database, "UPDATE audiences SET members = :n", n=int(number))
+    done = command("check", "--deep", "--format", "json")
+
+    assert (done.code, done.wrong()) == (0, {})
 
 
 def test_check_reads_well_on_a_pipe_and_on_a_terminal(
@@ -597,7 +613,7 @@ def test_systemd_accepts_the_units_and_finds_them_hardened(
 
 
 def test_the_service_is_what_the_daemon_promises(command: Callable[..., Result]) -> None:
-    """systemd is told how to start, watch and stop it, which exits are final, and where key and database are."""
+    """The unit says how the daemon is started, watched and stopped, and where key and database are."""
     printed = command("--config", "/srv/my conf/50%.toml", "service")
     lines = printed.out.splitlines()
 

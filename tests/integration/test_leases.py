@@ -23,7 +23,7 @@ from audience_sync.seams import Seams
 from audience_sync.store import leases
 from audience_sync.store.leases import AUDIENCE, SHARDS, Lease
 from tests.factories import FrozenClock
-from tests.waiting import wait_until
+from tests.waiting import somebody_waits, wait_until
 
 NOW = 1_000_000  # milliseconds
 SECOND = 1000
@@ -199,12 +199,6 @@ def test_a_takeover_waits_for_the_commit_under_way(database: Database) -> None:
     assert order == ["committed", "taken over"]
 
 
-def somebody_waits(database: Database) -> bool:
-    """Tell whether a Postgres transaction waits for a lock."""
-    with database.read() as connection:
-        return bool(connection.exec_driver_sql("SELECT count(*) FROM pg_locks WHERE NOT granted").scalar())
-
-
 @contextmanager
 def another_process(database_url: str) -> Iterator[subprocess.Popen[str]]:
     """Start a process that holds the lease of audience 1 for an hour, and end it at last."""
@@ -260,9 +254,7 @@ def test_a_lost_connection_is_not_death(database: Database) -> None:
     with closing(holders.enter(database)) as one, closing(holders.enter(database)) as two:
         if not database.is_sqlite:  # a lock on a file lasts as long as the process
             with database.read() as connection:
-                connection.exec_driver_sql(
-                    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
-                )
+                connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
             wait_until(lambda: two.is_dead(one.name))
         held = Workspace(database=database, holder=one, seams=Seams()).hold(AUDIENCE, [1], seconds=60)
         assert held is not None
@@ -271,7 +263,7 @@ def test_a_lost_connection_is_not_death(database: Database) -> None:
 
 
 def test_a_lease_is_renewed_in_the_background(database: Database) -> None:
-    """Work may take longer than its lease: the lease is prolonged while the process lives, and given back at the end."""
+    """Work may take longer than its lease: that is prolonged while the process lives, and given back at the end."""
     with closing(holders.enter(database)) as holder:
         workspace = Workspace(database=database, holder=holder, seams=Seams())
         held = workspace.hold(AUDIENCE, [1], seconds=0.6)

@@ -32,16 +32,17 @@ def empty(empty_url: str) -> Iterator[Database]:
 def schema(database: Database) -> dict[str, object]:
     """Return everything the database says of its tables and views, but Alembic's own."""
     found = sa.inspect(database.engine)
-    tables = sorted(set(found.get_table_names()) - {"alembic_version"})
-    return {
-        "views": sorted(found.get_view_names()),
-        "columns": {t: [(c["name"], str(c["type"]), c["nullable"], c["default"]) for c in found.get_columns(t)] for t in tables},
-        "keys": {t: found.get_pk_constraint(t)["constrained_columns"] for t in tables},
-        "foreign": {t: [(k["constrained_columns"], k["referred_table"]) for k in found.get_foreign_keys(t)] for t in tables},
-        "unique": {t: [k["column_names"] for k in found.get_unique_constraints(t)] for t in tables},
-        "indexes": {t: [k["column_names"] for k in found.get_indexes(t)] for t in tables},
-        "checks": {t: sorted(str(k["name"]) for k in found.get_check_constraints(t)) for t in tables},
-    }  # fmt: skip
+    described: dict[str, object] = {"views": sorted(found.get_view_names())}
+    for table in sorted(set(found.get_table_names()) - {"alembic_version"}):
+        described[table] = {
+            "columns": [(c["name"], str(c["type"]), c["nullable"], c["default"]) for c in found.get_columns(table)],
+            "key": found.get_pk_constraint(table)["constrained_columns"],
+            "foreign": [(k["constrained_columns"], k["referred_table"]) for k in found.get_foreign_keys(table)],
+            "unique": [k["column_names"] for k in found.get_unique_constraints(table)],
+            "indexes": [k["column_names"] for k in found.get_indexes(table)],
+            "checks": sorted(str(k["name"]) for k in found.get_check_constraints(table)),
+        }
+    return described
 
 
 def run_alembic(database: Database, direction: str) -> None:
@@ -79,7 +80,9 @@ def test_migrations_make_the_tables_of_the_program(empty: Database) -> None:
 def test_every_table_is_clustered_on_sqlite(sqlite_template: Path) -> None:
     """The large tables lie in the order of their keys, without a second copy of them; only SQLite has this choice."""
     with closing(db.connect(f"sqlite:///{sqlite_template}")) as database, database.read() as connection:
-        flat = connection.exec_driver_sql("SELECT name FROM pragma_table_list WHERE type = 'table' AND wr = 0 AND schema = 'main'")
+        flat = connection.exec_driver_sql(
+            "SELECT name FROM pragma_table_list WHERE type = 'table' AND wr = 0 AND schema = 'main'"
+        )
         tables = set(flat.scalars())
 
     assert tables - {"sqlite_schema", "alembic_version"} == {"settings", "audiences", "runs", "attempts"}
@@ -92,8 +95,7 @@ def test_down_and_up_again(empty: Database) -> None:
 
     run_alembic(empty, "down")
 
-    assert schema(empty)["columns"] == {}
-    assert schema(empty)["views"] == []
+    assert schema(empty) == {"views": []}
     run_alembic(empty, "up")
     assert schema(empty) == first
     db.verify(empty)
@@ -163,12 +165,13 @@ def test_no_message_shows_the_password(postgres_url: str) -> None:
 def test_a_new_sqlite_file_is_private(empty_url: str) -> None:
     """Who is in an audience is nobody else's to read."""
     with closing(db.connect(empty_url, create=True)) as database:
-        if database.is_sqlite:
-            db.migrate(database)
-            path = Path(str(database.engine.url.database))
-            assert {p.name: oct(p.stat().st_mode & 0o777) for p in path.parent.glob("empty.db*")} == {
-                name: "0o600" for name in ("empty.db", "empty.db-wal", "empty.db-shm")
-            }
+        if not database.is_sqlite:  # Postgres has rights of its own
+            return
+        db.migrate(database)
+        path = Path(str(database.engine.url.database))
+        modes = {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.glob("empty.db*")}
+
+    assert modes == dict.fromkeys(("empty.db", "empty.db-wal", "empty.db-shm"), "0o600")
 
 
 MOMENTS = [0, 999, 1_767_225_600_001, 1_767_225_599_999, 1_774_958_399_995, 1_774_958_400_000, 253_402_300_799_999]
@@ -182,8 +185,8 @@ def test_views_show_names_and_iso_timestamps(database: Database) -> None:
         )
         for number, ms in enumerate(MOMENTS, 1):
             connection.exec_driver_sql(
-                "INSERT INTO runs (audience_id, kind, state, as_of, started_at, finished_at, generation, definition_hash,"
-                f" members_before) VALUES (1, 'initial', 'succeeded', {ms}, {ms}, {ms}, {number}, '', 0)"
+                "INSERT INTO runs (audience_id, kind, state, as_of, started_at, finished_at, generation,"
+                f" definition_hash, members_before) VALUES (1, 'initial', 'succeeded', {ms}, {ms}, {ms}, {number}, '', 0)"
             )
             connection.exec_driver_sql(
                 "INSERT INTO memberships (audience_id, shard, profile_key, entered_run_id, generation)"

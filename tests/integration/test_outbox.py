@@ -81,9 +81,7 @@ def test_a_newer_change_replaces_the_open_row(database: Database, dead: bool) ->
         enqueue(connection, newer, make_change("u1", ChangeKind.EXITED, company="c2"))
 
         assert opened(connection) == [
-            OpenChange(
-                shard_of("u1"), "u1", 1, "gold", "false", company_identifiers("c2"), newer.generation, newer.id
-            )
+            OpenChange(shard_of("u1"), "u1", 1, "gold", "false", company_identifiers("c2"), newer.generation, newer.id)
         ]
         assert outbox.count(connection) == (1, 0, 0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from audience_sync.core.model import Counts, RunKind, RunState
@@ -81,7 +83,7 @@ def test_a_limited_first_run_is_gone_on_with(syncing: Syncing) -> None:
     assert len(syncing.outbox()) == 500
 
 
-@pytest.mark.parametrize("limit", [0, 1, 7, 59, 60, 61])
+@pytest.mark.parametrize("limit", [0, 7, 51])
 def test_a_limited_run_applies_so_many_changes(syncing: Syncing, limit: int) -> None:
     """No more changes than asked for are made, and the next full run makes the rest of them."""
     syncing.sync([(key, "c1") for key in people(range(40))])
@@ -126,7 +128,7 @@ def test_a_part_does_not_move_the_definition_on(syncing: Syncing) -> None:
 
 @pytest.mark.xfail(strict=True, reason="a resync sends everybody again, also when it is limited")
 @pytest.mark.parametrize("wanted", [{"only": "u1"}, {"limit": 1}])
-def test_a_limited_resync_is_limited(syncing: Syncing, wanted: dict[str, object]) -> None:
+def test_a_limited_resync_is_limited(syncing: Syncing, wanted: dict[str, Any]) -> None:
     """Sending one person again does not send everybody again (or is refused)."""
     syncing.sync(people(range(50)))
     syncing.clear_outbox()

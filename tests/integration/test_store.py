@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
-
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,11 +11,10 @@ from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
 from audience_sync.core.rows import Reason, Rejection
 from audience_sync.core.shards import digest, shard_of, to_line
 from audience_sync.db import Database
-from audience_sync.errors import BindingRefused, UnknownName
-from audience_sync.store import audiences, binding, bulk, memberships, runs
+from audience_sync.errors import UnknownName
+from audience_sync.store import audiences, bulk, memberships, runs
 from audience_sync.store.memberships import ShardChanges
 from tests.factories import make_change, make_member, make_run
-from tests.waiting import wait_until
 
 NOW_US = 1_774_958_400_000_000
 
@@ -58,7 +52,10 @@ def test_bulk_upsert_replaces_by_primary_key(database: Database) -> None:
         bulk.upsert(connection, db.shards, [(1, 2, 21, b"\xff"), (2, 1, 0, b"")])
 
     with database.read() as connection:
-        found = [(*row[:3], bytes(row[3])) for row in connection.execute(sa.select(db.shards).order_by("audience_id", "shard"))]
+        found = [
+            (*row[:3], bytes(row[3]))
+            for row in connection.execute(sa.select(db.shards).order_by("audience_id", "shard"))
+        ]
     assert found == [(1, 1, 10, b"\x00a"), (1, 2, 21, b"\xff"), (2, 1, 0, b"")]
 
 
@@ -77,137 +74,6 @@ def test_bulk_delete_takes_exactly_the_rows(database: Database) -> None:
 
     with database.read() as connection:
         assert table(connection, db.outbox) == [(*row, None) for row in rows[1:]]
-
-
-def together(count: int, work: Callable[[], object]) -> list[object]:
-    """Do a piece of work in several threads that start at the same moment, and return all results."""
-    barrier = threading.Barrier(count)
-
-    def start() -> object:
-        barrier.wait()
-        return work()
-
-    with ThreadPoolExecutor(count) as pool:
-        return [future.result() for future in [pool.submit(start) for _ in range(count)]]
-
-
-def test_generations_rise_strictly(database: Database) -> None:
-    """Two runs never have one generation, however many start at the same moment."""
-
-    def issue() -> list[int]:
-        issued = []
-        for _ in range(10):
-            with database.write() as connection:
-                issued.append(binding.next_generation(connection, 1000))
-        return issued
-
-    results = together(8, issue)
-
-    every = [number for issued in results for number in issued]  # type: ignore[attr-defined]  # lists of numbers
-    assert sorted(every) == list(range(1000, 1080))
-    assert all(issued == sorted(issued) for issued in results)  # type: ignore[call-overload]  # lists of numbers
-
-
-def test_a_generation_is_about_the_time_and_never_goes_back(database: Database) -> None:
-    """A clock that is set back does not make a newer value look older."""
-    with database.write() as connection:
-        issued = [binding.next_generation(connection, now) for now in (5000, 4000, 5001, 9000, 0)]
-
-    assert issued == [5000, 5001, 5002, 9000, 9001]
-
-
-def test_requests_are_spaced_over_all_processes(database: Database) -> None:
-    """Two processes together keep the rate: no two requests have the same moment."""
-
-    def reserve() -> list[int]:
-        moments = []
-        for _ in range(10):
-            with database.write() as connection:
-                moments.append(binding.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=50))
-        return moments
-
-    results = together(2, reserve)
-
-    moments = sorted(moment for found in results for moment in found)  # type: ignore[attr-defined]  # lists of numbers
-    assert moments[0] == NOW_US
-    assert {later - earlier for earlier, later in pairwise(moments)} == {20_000}
-
-
-def test_several_requests_are_reserved_at_once(database: Database) -> None:
-    """A reservation of five moments leaves room for five, and time that passed unused is not made up for."""
-    with database.write() as connection:
-        first = binding.reserve_requests(connection, now_us=NOW_US, requests=5, per_second=10)
-        second = binding.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=10)
-        later = binding.reserve_requests(connection, now_us=NOW_US + 10_000_000, requests=1, per_second=10)
-
-    assert [first, second, later] == [NOW_US, NOW_US + 500_000, NOW_US + 10_000_000]
-
-
-def test_a_clock_that_was_ahead_stops_nobody(database: Database) -> None:
-    """A reservation far in the future is taken for a mistake of somebody's clock."""
-    with database.write() as connection:
-        binding.reserve_requests(connection, now_us=NOW_US + 86_400_000_000, requests=1, per_second=50)
-        again = binding.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=50)
-        next_one = binding.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=50)
-
-    assert [again, next_one] == [NOW_US, NOW_US + 20_000]
-
-
-@pytest.mark.xfail(strict=True, reason="reservations over a minute ahead are dropped, at any rate")
-def test_a_slow_rate_is_kept(database: Database) -> None:
-    """Eight workers at one request in ten seconds wait for each other, though the last one waits for over a minute."""
-    moments = []
-    for _ in range(9):
-        with database.write() as connection:
-            moments.append(binding.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=0.1))
-
-    assert [moment - NOW_US for moment in moments] == [n * 10_000_000 for n in range(9)]
-
-
-def test_the_identity_is_bound_once(database: Database) -> None:
-    """A database that knows people by one key is not filled by another."""
-    with database.write() as connection:
-        binding.bind_identity(connection, "userId")
-        binding.bind_identity(connection, "userId")
-
-    with database.write() as connection, pytest.raises(BindingRefused, match="'userId'.*'email'") as caught:
-        binding.bind_identity(connection, "email")
-    assert 'identity = "userId"' in str(caught.value.hint)
-
-
-def test_two_first_syncs_do_not_both_bind(database: Database, request: pytest.FixtureRequest) -> None:
-    """Of two processes that bind different identities at the same moment the second is refused."""
-    if not database.is_sqlite:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="the second overwrites the first"))
-
-    def bind_other() -> None:
-        with database.write() as connection:
-            binding.bind_identity(connection, "email")
-
-    with ThreadPoolExecutor(1) as pool:
-        with database.write() as connection:
-            binding.bind_identity(connection, "userId")
-            other = pool.submit(bind_other)
-            wait_until(lambda: database.is_sqlite or somebody_waits(database))
-        with pytest.raises(BindingRefused):
-            other.result()
-
-
-def somebody_waits(database: Database) -> bool:
-    """Tell whether a Postgres transaction waits for a lock."""
-    with database.read() as connection:
-        return bool(connection.exec_driver_sql("SELECT count(*) FROM pg_locks WHERE NOT granted").scalar())
-
-
-def test_the_environment_is_bound_once(database: Database) -> None:
-    """A key of another environment is refused; one that may not ask is taken at the file's word."""
-    with database.write() as connection:
-        assert binding.bind_environment(connection, None, label="") == ""
-        assert binding.bind_environment(connection, None, label="production") == "production"
-        assert binding.bind_environment(connection, "production", label="") == "production"
-        assert binding.bind_environment(connection, None, label="") == "production"
-        with pytest.raises(BindingRefused, match="'production'.*'staging'"):
-            binding.bind_environment(connection, "staging", label="production")
 
 
 def test_an_audience_keeps_its_row(database: Database) -> None:

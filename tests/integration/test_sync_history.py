@@ -24,21 +24,21 @@ def any_orders(random: Random) -> tuple[list[tuple[object, ...]], dict[str, str 
         rows.append((key, company))
         if companies[key] is not None:  # the line without identifiers is the smallest of all
             companies[key] = min(str(companies[key]), company)
-    rows += [(random.choice(NOBODY), None) for _ in range(random.randrange(3))]
+    rows += [(random.choice(NOBODY), None) for _ in range(random.randrange(2))]
     random.shuffle(rows)
     return rows, {key: company_identifiers(company) for key, company in companies.items()}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_history_is_consistent(syncing: Syncing, seed: int) -> None:
     """After each of thirty runs the memberships are the source's, the history leads to them, and all counts add up."""
-    random = Random(seed)  # noqa: S311 - repeatable on purpose
+    random = Random(seed)
     told: dict[str, tuple[str, str | None]] = {}
     generation = 0
     before: dict[str, str | None] = {}
     for _ in range(RUNS):
         rows, expected = any_orders(random)
-        run = syncing.sync(rows, resync=random.random() < 0.1).run
+        run = syncing.sync(rows, resync=random.random() < 0.05).run
 
         assert run.state is RunState.SUCCEEDED
         assert run.generation > generation
@@ -58,7 +58,7 @@ def test_any_history_is_consistent(syncing: Syncing, seed: int) -> None:
 
 def test_counts_of_a_run_are_those_of_its_history(syncing: Syncing) -> None:
     """What `runs` says of a run is what `changes` has of it."""
-    random = Random(7)  # noqa: S311 - repeatable on purpose
+    random = Random(7)
     for _ in range(5):
         syncing.sync(any_orders(random)[0])
 

@@ -1,4 +1,4 @@
-"""Open changes of a profile become one identify in Schematic's wire form, under a key that names exactly what it says."""
+"""Open changes of a profile become one identify in Schematic's form, under a key that names exactly what it says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ from tests.factories import NOON, company_identifiers, make_event, make_open
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 ODD = st.sampled_from(['"', "\\", '\\"', "</script>", "é🙂", "\u2028", "{}", "\x00"]) | TEXT
 IDENTIFIERS = st.none() | st.fixed_dictionaries(
-    {}, optional={"company": st.dictionaries(ODD, ODD, min_size=1, max_size=2), "user": st.dictionaries(ODD, ODD, min_size=1, max_size=2)}
+    {},
+    optional={
+        "company": st.dictionaries(ODD, ODD, min_size=1, max_size=2),
+        "user": st.dictionaries(ODD, ODD, min_size=1, max_size=2),
+    },
 ).filter(bool).map(canonical)
 
 
@@ -112,9 +116,7 @@ def test_the_key_of_an_event_is_frozen() -> None:
 @given(st.lists(st.tuples(ODD, IDENTIFIERS), min_size=1, max_size=3, unique_by=lambda pair: pair[0]), ODD, ODD)
 def test_odd_text_survives(people: list[tuple[str, str | None]], trait: str, api_key: str) -> None:
     """Quotes, backslashes and any script reach Schematic as they are, and the batch is one JSON document."""
-    events = [
-        make_event(OpenChange(0, key, 1, trait, canonical({trait: key}), known, 5, 1)) for key, known in people
-    ]
+    events = [make_event(OpenChange(0, key, 1, trait, canonical({trait: key}), known, 5, 1)) for key, known in people]
 
     batch = json.loads(batch_body(events, api_key=api_key))
 

@@ -146,7 +146,9 @@ def test_a_wait_that_is_asked_for(status: int, header: str, seconds: float) -> N
     assert found.retry_after == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("header", ["", "-5", "soon", "1e3", "inf", "nan", "0x10", "12, 13", "1" * 30, "Mon, 99 Xxx 2020"])
+@pytest.mark.parametrize(
+    "header", ["", "-5", "soon", "1e3", "inf", "nan", "0x10", "12, 13", "1" * 30, "Mon, 99 Xxx 2020"]
+)
 def test_a_wait_that_cannot_be_read_is_none(header: str) -> None:
     """Nonsense in a header costs no event and no worker."""
     found = outcome(503, retry_after=header)
@@ -187,7 +189,11 @@ def test_an_answer_in_one_line(answer: Answer, line: str) -> None:
     assert describe(answer) == line
 
 
-@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.timedeltas(timedelta(milliseconds=1), timedelta(days=7)))
+@given(
+    st.integers(1, 10_000),
+    st.floats(0, 1, exclude_max=True),
+    st.timedeltas(timedelta(milliseconds=1), timedelta(days=7)),
+)
 def test_waiting_grows_up_to_the_longest(tries: int, jitter: float, longest: timedelta) -> None:
     """Tries thin out, never stop, never come at once and never wait longer than the limit."""
     now, then = (backoff(n, jitter=jitter, longest=longest) for n in (tries, tries + 1))

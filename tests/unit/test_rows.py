@@ -169,7 +169,7 @@ def test_columns_are_found_by_name() -> None:
     [(["mail"], "no column 'id', which user_keys.userId"), (["id", "id"], "more than one column 'id'")],
 )
 def test_a_wrong_column_is_named(columns: list[str], problem: str) -> None:
-    """A query without the column it should have is refused, with the setting that names it and the columns there are."""
+    """A query without the column it should have is refused, with the setting that names it and all columns."""
     with pytest.raises(SourceError, match=problem) as caught:
         key_columns(columns, identity="userId", user_keys={"userId": "id"}, company_keys={})
 
@@ -178,9 +178,9 @@ def test_a_wrong_column_is_named(columns: list[str], problem: str) -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["a", "b", "a b", "ab", "é"]), st.sampled_from(["", '\t{"k":"1"}', '\t{"k":"2"}'])).map(
-            "".join
-        )
+        st.tuples(
+            st.sampled_from(["a", "b", "a b", "ab", "é"]), st.sampled_from(["", '\t{"k":"1"}', '\t{"k":"2"}'])
+        ).map("".join)
     )
 )
 def test_one_line_for_each_key_the_smallest(lines: list[str]) -> None:

@@ -1,7 +1,8 @@
-"""The hash that everything is filed by, the lines of a shard, and the digest that lets an unchanged shard be skipped."""
+"""The hash that everything is filed by, the lines of a shard, and the digest that spares an unchanged one."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from zlib import crc32
 
 import pytest
@@ -22,7 +23,8 @@ JSON = st.recursive(
 IDENTIFIERS = st.dictionaries(KEYS, st.dictionaries(KEYS, KEYS, min_size=1, max_size=2), min_size=1, max_size=2)
 MEMBERS = st.builds(Member, KEYS, st.none() | IDENTIFIERS.map(canonical), st.none() | JSON.map(canonical))
 LINES = st.frozensets(
-    st.tuples(st.sampled_from(["a", "b", "ab", "é"]), st.sampled_from(["", "\t{}", "\t\t1", "\t{}\t2"])).map("".join), max_size=5
+    st.tuples(st.sampled_from(["a", "b", "ab", "é"]), st.sampled_from(["", "\t{}", "\t\t1", "\t{}\t2"])).map("".join),
+    max_size=5,
 )
 
 
@@ -55,7 +57,7 @@ def test_ranges_cover_exactly_the_shards_of_their_units(units: set[int]) -> None
 
     covered = [shard for low, high in ranges for shard in range(low, high + 1)]
     assert covered == [shard for shard in range(SHARDS) if unit_of(shard) in units]
-    assert all(high + 1 < low for (_, high), (low, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(high + 1 < low for (_, high), (low, _) in pairwise(ranges))
 
 
 @given(MEMBERS)
