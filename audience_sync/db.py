@@ -19,7 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
-from audience_sync.errors import AudienceSyncError, SchemaOutOfDate
+from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
 
 BUSY_TIMEOUT = 60.0  # seconds a writer waits for SQLite's one writer before it gives up
 CONNECT_TIMEOUT = 10  # seconds
@@ -253,12 +253,7 @@ def connect(url: str | URL, *, create: bool = False) -> Database:
     if parsed.get_backend_name() == "sqlite":
         return Database(_sqlite_engine(parsed, create=create))
     try:
-        engine = sa.create_engine(
-            parsed,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT, "options": "-c timezone=UTC"},
-            pool_pre_ping=True,
-            **ENGINE,
-        )
+        engine = sa.create_engine(parsed, connect_args=_postgres_arguments(parsed), pool_pre_ping=True, **ENGINE)
         with engine.connect():
             pass
     except ModuleNotFoundError as error:
@@ -269,6 +264,13 @@ def connect(url: str | URL, *, create: bool = False) -> Database:
     except sa.exc.SQLAlchemyError as error:
         raise AudienceSyncError(f"cannot open {display_url(url)}: {first_line(error)}") from error
     return Database(engine)
+
+
+def _postgres_arguments(url: URL) -> dict[str, Any]:
+    """Return what psycopg is told besides the URL; options of the URL, such as a search_path, stay."""
+    options = url.query.get("options", "")
+    given = options if isinstance(options, str) else " ".join(options)
+    return {"connect_timeout": CONNECT_TIMEOUT, "options": f"{given} -c timezone=UTC".strip()}
 
 
 def first_line(error: BaseException) -> str:
@@ -332,7 +334,7 @@ def migrate(database: Database) -> tuple[str | None, str]:
     Raises:
         SchemaOutOfDate: the schema is of a newer program.
     """
-    before = _revision(database)
+    before = revision_of(database)
     script = ScriptDirectory.from_config(_alembic())
     after = script.get_current_head() or ""
     if before is not None and before not in {revision.revision for revision in script.walk_revisions()}:
@@ -350,7 +352,7 @@ def verify(database: Database) -> None:
     Raises:
         SchemaOutOfDate: it is.
     """
-    found = _revision(database)
+    found = revision_of(database)
     script = ScriptDirectory.from_config(_alembic())
     if found == script.get_current_head():
         return
@@ -358,7 +360,7 @@ def verify(database: Database) -> None:
     if found is None:
         raise SchemaOutOfDate(f"{where} has no tables of audience-sync", hint="create them with `audience-sync init`")
     if found in {revision.revision for revision in script.walk_revisions()}:
-        raise SchemaOutOfDate(
+        raise SchemaOlder(
             f"{where} has the older schema {found}", hint="make a backup, then run `audience-sync migrate`"
         )
     raise _newer(database, found)
@@ -371,6 +373,7 @@ def _newer(database: Database, found: str) -> SchemaOutOfDate:
     )
 
 
-def _revision(database: Database) -> str | None:
+def revision_of(database: Database) -> str | None:
+    """Return the revision of the schema that a database has, or None."""
     with database.read() as connection:
         return MigrationContext.configure(connection).get_current_revision()

@@ -5,7 +5,8 @@
     AudienceSyncError                exit 1
       ConfigError                    exit 2   the configuration file, a flag, or a name that is not known
         UnknownName                  exit 2
-        SchemaOutOfDate              exit 2   the membership database needs `init` or `migrate`, or a newer program
+        SchemaOutOfDate              exit 2   the membership database needs `init`, or a newer program
+          SchemaOlder                exit 2   the membership database needs `migrate`
         BindingRefused               exit 2   this database belongs to another environment or identity
       SourceError                    exit 1   a source cannot be read
       LeaseHeld                      exit 5   somebody else is doing this now
@@ -45,6 +46,10 @@ class UnknownName(ConfigError):
 
 class SchemaOutOfDate(ConfigError):
     """The membership database does not have the schema this program needs."""
+
+
+class SchemaOlder(SchemaOutOfDate):
+    """The membership database has the schema of an older program."""
 
 
 class BindingRefused(ConfigError):

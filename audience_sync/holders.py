@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import threading
+from contextlib import suppress
 from pathlib import Path
 from secrets import randbits, token_hex
 from typing import Protocol
@@ -88,7 +90,9 @@ class AdvisoryHolder:
         self._database = database
         self._number = randbits(62)
         self.name = f"{socket.gethostname()}:{os.getpid()}:{self._number}"
-        self._connection = self._lock()
+        self._alone = threading.Lock()  # many threads ask, there is one connection
+        self._connection: Connection | None = None
+        self._take_lock()
 
     def is_dead(self, other: str) -> bool:
         """Return whether the other's advisory lock is free."""
@@ -101,19 +105,33 @@ class AdvisoryHolder:
             )
 
     def stay(self) -> None:
-        """Take the lock again if its connection was lost, as by a restart of Postgres."""
-        try:
-            self._connection.execute(sa.text("SELECT 1"))
-        except sa.exc.DBAPIError:
-            self.close()
-            self._connection = self._lock()
+        """Take the lock again if its connection was lost, as by a restart of Postgres.
+
+        While the server still holds our old session for alive, the lock is ours by that.
+        """
+        with self._alone:
+            try:
+                if self._connection is not None:
+                    self._connection.execute(sa.text("SELECT 1"))
+                    return
+            except sa.exc.SQLAlchemyError:
+                self._drop()
+            self._take_lock()
 
     def close(self) -> None:
         """Give the lock back."""
-        self._connection.invalidate()
-        self._connection.close()
+        with self._alone:
+            self._drop()
 
-    def _lock(self) -> Connection:
+    def _take_lock(self) -> None:
         connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        connection.execute(sa.text("SELECT pg_advisory_lock(:n)"), {"n": self._number})
-        return connection
+        self._connection = connection
+        connection.execute(sa.text("SELECT pg_try_advisory_lock(:n)"), {"n": self._number})
+
+    def _drop(self) -> None:
+        """Close the connection for good, not back into the pool: the lock lasts as long as it does."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sa.exc.SQLAlchemyError):
+                connection.invalidate()
+                connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -29,6 +30,7 @@ class Workspace:
     def hold(self, kind: str, numbers: Iterable[int], *, seconds: float) -> HeldLease | None:
         """Take those of the wanted leases that are free, renewed every third of `seconds`; None when none is."""
         self.holder.stay()
+        dead = self._dead_holders(kind)
         now = self.seams.now_ms()
         taken_at = self.seams.monotonic()
         with self.database.write() as connection:
@@ -39,9 +41,15 @@ class Workspace:
                 holder=self.holder.name,
                 now_ms=now,
                 expires_at=now + int(seconds * 1000),
-                is_dead=self.holder.is_dead,
+                dead=dead,
             )
         return None if lease is None else HeldLease(self, lease, seconds=seconds, taken_at=taken_at)
+
+    def _dead_holders(self, kind: str) -> set[str]:
+        """Return which holders of leases have died, asked before any row is locked; nobody comes to life again."""
+        with self.database.read() as connection:
+            owners = leases.holders(connection, kind)
+        return {owner for owner in owners if self.holder.is_dead(owner)}
 
 
 class HeldLease:
@@ -61,14 +69,14 @@ class HeldLease:
         leases.assert_held(connection, self.lease)
 
     def left(self) -> float:
-        """Return for how many seconds nobody else can take over."""
+        """Return for how many seconds the lease lasts, unless it is renewed before."""
         return self._until - self._workspace.seams.monotonic()
 
     def close(self) -> None:
-        """Stop renewing, and give the lease back."""
+        """Stop renewing, and give the lease back; where the database is away, it runs out by itself."""
         self._over.set()
         self._thread.join()
-        with self._workspace.database.write() as connection:
+        with suppress(sa.exc.SQLAlchemyError), self._workspace.database.write() as connection:
             leases.release(connection, self.lease)
 
     def _renew(self) -> None:
@@ -76,10 +84,12 @@ class HeldLease:
         while not self._over.wait(self._seconds / 3):
             now = seams.monotonic()
             try:
+                self._workspace.holder.stay()
                 with self._workspace.database.write() as connection:
                     expires_at = seams.now_ms() + int(self._seconds * 1000)
                     if not leases.renew(connection, self.lease, expires_at=expires_at):
-                        return  # taken over: `left` runs out, and every commit will say so
+                        self._until = now  # taken over; every commit will say so too
+                        return
             except sa.exc.SQLAlchemyError:  # the database is away: try again until the lease has run out
                 continue
             self._until = now + self._seconds

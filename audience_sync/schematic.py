@@ -33,6 +33,7 @@ class Schematic:
         self._settings = settings
         self.key = key
         self._timeout = settings.timeout.total_seconds()
+        self._deadline = 0.0  # of the request under way, on the monotonic clock
         self._network: Any = None  # the connection, as httpcore has it
         self._client = httpx.Client(
             verify=tls,
@@ -70,6 +71,10 @@ class Schematic:
             return str(known[0].get("id") or "") or None
         return None
 
+    def get(self, url: str) -> Answer:
+        """Ask for a page, with the key; see `post_batch` for an answer of status 0."""
+        return self._ask("GET", url)
+
     def declare_boolean(self, trait: str, *, display_name: str) -> str | None:
         """Declare a user trait as boolean, if Schematic does not know it; return what went wrong, or None."""
         definition = {
@@ -105,7 +110,7 @@ class Schematic:
 
     def _ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
         """Send a request and read its answer, all within the timeout, which for httpx is that of each single read."""
-        deadline = time.monotonic() + self._timeout
+        self._deadline = time.monotonic() + self._timeout
         watch = threading.Timer(self._timeout, self._hang_up)
         watch.daemon = True
         watch.start()
@@ -120,7 +125,7 @@ class Schematic:
                 said = text[:MOST_TEXT].decode(errors="replace")
                 return Answer(response.status_code, headers, self._without_key(said))
         except (httpx.TransportError, httpx.DecodingError) as error:
-            if isinstance(error, httpx.TimeoutException) or time.monotonic() >= deadline:
+            if isinstance(error, httpx.TimeoutException) or time.monotonic() >= self._deadline:
                 return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
             return Answer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))
         finally:
@@ -130,6 +135,8 @@ class Schematic:
         """Remember the connection when httpcore tells that there is one."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._network = facts["return_value"]
+        if time.monotonic() >= self._deadline:  # it took as long as this to connect: nobody has hung up yet
+            self._hang_up()
 
     def _hang_up(self) -> None:
         """End the connection from another thread, so that whoever reads from it is done."""

@@ -43,7 +43,7 @@ def look(
     with closing(Schematic(settings.schematic, key or _NO_KEY, tls=httpx.create_ssl_context())) as schematic:
         capture = settings.schematic.capture_url
         # Only POST takes events there: whatever a GET is answered, it was Schematic's host that did.
-        yield _reached(capture, ask(schematic, f"{capture}/batch"))
+        yield _reached(capture, schematic.get(f"{capture}/batch"))
         if key is None:
             return
         try:
@@ -53,11 +53,6 @@ def look(
             yield error(CHECK, settings.schematic.api_url, raised)
             return
         yield from _definitions(settings, schematic, now)
-
-
-def ask(schematic: Schematic, url: str) -> Answer:
-    """Return the answer to a GET, or status 0 with a sentence."""
-    return schematic._ask("GET", url)  # noqa: SLF001 - a public method for any GET would have no other use
 
 
 def _reached(url: str, answer: Answer) -> Finding:
@@ -91,7 +86,7 @@ def _definitions(settings: Settings, schematic: Schematic, now: Callable[[], dat
     url = f"{settings.schematic.api_url}/entity-trait-definitions?entity_type=user&limit={PAGE}"
     wanted = {audience.key for audience in settings.audiences if audience.enabled}
     for page in range(PAGES):
-        answer = ask(schematic, f"{url}&offset={page * PAGE}")
+        answer = schematic.get(f"{url}&offset={page * PAGE}")
         if page == 0:
             yield from _clock(settings, answer, now())
         found = _listed(answer)

@@ -22,9 +22,9 @@ from audience_sync.errors import ConfigError, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, erasure, leases, reports
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.sync.finishing import LEASE_SECONDS
 
 PANEL = "Operate"
-LEASE_SECONDS = 30.0
 PATIENCE = 10.0  # seconds in which others may finish what they are doing
 LOOK = 0.2  # seconds between two tries
 

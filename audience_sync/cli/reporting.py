@@ -17,7 +17,7 @@ from audience_sync.core.model import Change, RunState
 from audience_sync.core.rows import Reason
 from audience_sync.db import Database, display_url
 from audience_sync.delivery import DeliveryReport
-from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused, LeaseHeld
+from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused
 from audience_sync.store import audiences, outbox, runs
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import Plan, RunReport
@@ -96,9 +96,11 @@ def exit_code(done: Sequence[RunRow], failures: Sequence[AudienceSyncError], del
         _say_delivery(delivery)
         if isinstance(delivery.failure, KeyRefused):
             return KeyRefused.exit_code
-    if failures or (delivery is not None and not isinstance(delivery.failure, DestinationAway | None)):
-        held = failures and all(isinstance(error, LeaseHeld) for error in failures)
-        return LeaseHeld.exit_code if held else 1
+        if delivery.failure is not None and not isinstance(delivery.failure, DestinationAway):
+            failures = [*failures, delivery.failure]
+    codes = {error.exit_code for error in failures}
+    if codes:
+        return codes.pop() if len(codes) == 1 else 1
     if any(run.state is RunState.BLOCKED for run in done):
         return 4
     return 3 if delivery is not None and (delivery.open > delivery.paused or delivery.dead) else 0

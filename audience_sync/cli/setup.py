@@ -24,7 +24,7 @@ from audience_sync.cli.output import Format, FormatOption, Sheet
 from audience_sync.cli.unit import HIDDEN, NAME, Unit
 from audience_sync.config import Settings, load
 from audience_sync.config.loading import CONFIG_VARIABLE, DEFAULT_PATHS
-from audience_sync.errors import ConfigError, SchemaOutOfDate
+from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
 
 PANEL = "Set up"
 COLUMNS = ("check", "subject", "state", "message", "remedy")
@@ -191,8 +191,10 @@ def _is_older(settings: Settings) -> bool:
     try:
         with engine.opened(settings):
             return False
-    except SchemaOutOfDate as error:
-        return "backup" in (error.hint or "")
+    except SchemaOlder:
+        return True
+    except SchemaOutOfDate:
+        return False
 
 
 def _show(finding: Finding) -> None:

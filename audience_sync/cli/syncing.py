@@ -22,7 +22,7 @@ from audience_sync.cli.output import Format, FormatOption
 from audience_sync.cli.progress import Progress
 from audience_sync.config import Audience, Settings, parse_duration, resolve_api_key
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
-from audience_sync.errors import AudienceSyncError, ConfigError, LeaseHeld, UnknownName
+from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
 from audience_sync.signals import stoppable
 from audience_sync.store import audiences
@@ -137,7 +137,7 @@ def sync(
                 )
                 try:
                     reports.append(_patiently(partial(sync_audience, workspace, job), wait, stop))
-                except ConfigError:
+                except BindingRefused:
                     raise
                 except AudienceSyncError as error:
                     failures.append(error)

@@ -24,6 +24,8 @@ from audience_sync.store import outbox
 
 TICK = 1.0  # seconds
 GATHER = 30.0  # seconds that a delivery waits for syncs under way: their changes may share events
+DELIVERY_DRAIN = 4.0  # seconds more, for the last answers and their commit
+STATUS_EVERY = 60.0  # seconds: counting a large outbox is work
 SYNC_DRAIN = 5.0  # seconds that syncs get for their last commit; deliveries have a bound of their own
 
 log = structlog.get_logger()
@@ -44,19 +46,21 @@ def run(workspace: Workspace, settings: Settings, key: SecretStr, *, stop: threa
     watchdog.ready()
     log.info("daemon_started", audiences=len(settings.audiences), next_sync_at=str(syncing.next_at()))
     try:
+        told_at = float("-inf")
         while not stop.wait(TICK) and delivering.is_alive():
-            watchdog.status(_status(workspace, settings, syncing))
             watchdog.ping()
+            if workspace.seams.monotonic() - told_at > STATUS_EVERY:
+                watchdog.status(_status(workspace, settings, syncing))
+                told_at = workspace.seams.monotonic()
     finally:
         stop.set()
         watchdog._send("STOPPING=1\n")  # noqa: SLF001 - the library has no word for it
         syncing.stop()
         closed = syncing.close(SYNC_DRAIN)
-        delivering.join()
+        delivering.join(DELIVERY_DRAIN)
         log.info("daemon_stopped")
-        if not closed:
-            log.warning("sync_left_behind", why="its source does not answer; the next start knows that it died")
-            os._exit(0)
+        if not closed or delivering.is_alive():
+            _leave(delivering.failure)
     if delivering.failure is not None:
         raise delivering.failure
     if not delivering.stopped_on_request:
@@ -112,6 +116,14 @@ class _Delivering(threading.Thread):
 
 def _warn(sentence: object) -> None:
     log.warning("delivery_warning", warning=str(sentence))
+
+
+def _leave(failure: AudienceSyncError | None) -> None:
+    """End the process although a source or Schematic has not answered yet; the next start knows that its work died."""
+    log.warning("work_left_behind", why="a source or Schematic does not answer; nothing is lost")
+    if failure is not None:
+        log.error("daemon_failed", error=str(failure))
+    os._exit(0 if failure is None else failure.exit_code)
 
 
 def _status(workspace: Workspace, settings: Settings, syncing: Syncing) -> str:

@@ -16,9 +16,11 @@ from audience_sync.db import first_line
 from audience_sync.errors import AudienceSyncError, LeaseHeld
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, erasure
+from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync import Job, RunReport, recover, sync
 
 SYNCS_AT_ONCE = 2
+MOMENT = timedelta(seconds=1)
 AGAIN = timedelta(seconds=5)  # when another process is at work on the audience
 PURGE_EVERY = timedelta(hours=24)
 FIRST_PURGE = timedelta(minutes=10)
@@ -55,12 +57,18 @@ class Syncing:
                     "audience_skipped", audience=audience.key, why="retired" if audience.enabled else "disabled"
                 )
                 continue
-            due = now if row is None or row.next_due_at is None else _from_ms(row.next_due_at)
-            self._schedule(audience, due)
+            self._schedule(audience, self._first_due(audience, row, now))
         self._scheduler.add_job(
             self._purge, "interval", seconds=PURGE_EVERY.total_seconds(), next_run_time=now + FIRST_PURGE, id="purge"
         )
         self._scheduler.start()
+
+    def _first_due(self, audience: Audience, row: AudienceRow | None, now: datetime) -> datetime:
+        """Return when an audience is due at a start: as the database says, or sooner if its schedule is shorter now."""
+        if row is None or row.next_due_at is None:
+            return now
+        latest = next_due(audience.schedule, started_at=now, jitter=self._workspace.seams.jitter())
+        return min(_from_ms(row.next_due_at), latest)
 
     def next_at(self) -> datetime | None:
         """Return when the next audience is due, or None if there is none."""
@@ -89,7 +97,13 @@ class Syncing:
         self._due[audience.key] = at
         if not self._stop.is_set():
             self._scheduler.add_job(
-                self._run, "date", run_date=at, args=[audience], id=audience.key, replace_existing=True
+                # A moment ahead: APScheduler drops a job that comes due while this one is still returning.
+                self._run,
+                "date",
+                run_date=max(at, self._now() + MOMENT),
+                args=[audience],
+                id=audience.key,
+                replace_existing=True,
             )
 
     def _run(self, audience: Audience) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from audience_sync.config import Settings
@@ -14,24 +15,38 @@ def bind(workspace: Workspace, settings: Settings, schematic: Schematic) -> str:
     """Return the environment this database belongs to, bound at the first delivery.
 
     Raises:
-        BindingRefused: the key belongs to another environment.
+        BindingRefused: the key belongs to another environment, or the configuration names another identity.
         KeyRefused: the key is not accepted.
         DestinationAway: Schematic does not answer now.
         DestinationError: what answers is not Schematic.
     """
     told = schematic.environment()
     with workspace.database.write() as connection:
+        binding.bind_identity(connection, settings.identity)
         return binding.bind_environment(connection, told, label=settings.schematic.environment)
 
 
-def declare_traits(workspace: Workspace, schematic: Schematic, *, warn: Callable[[str], None]) -> None:
-    """Declare the traits that are to be sent for the first time as boolean; a refusal is a warning."""
+def declare_traits(
+    workspace: Workspace,
+    schematic: Schematic,
+    *,
+    stop: threading.Event,
+    refused: set[int],
+    warn: Callable[[str], None],
+) -> None:
+    """Declare the traits that are to be sent for the first time as boolean.
+
+    A refusal is a warning, told once and remembered in `refused`: the trait is sent all the same.
+    """
     with workspace.database.read() as connection:
         undeclared = audiences.undeclared(connection)
     for audience in undeclared:
+        if stop.is_set() or audience.id in refused:
+            continue
         problem = schematic.declare_boolean(audience.key, display_name=audience.name)
         if problem is None:
             with workspace.database.write() as connection:
                 audiences.set_declared(connection, audience.id, workspace.seams.now_ms())
         else:
+            refused.add(audience.id)
             warn(f"trait {audience.key} could not be declared boolean, it is sent all the same: {problem}")

@@ -46,13 +46,17 @@ class Pace:
         """Note a failure: all wait when Schematic asks for it (429), or when everybody fails."""
         seams = self._workspace.seams
         with self._lock:
+            if seams.monotonic() < self._resume_at:  # the answers of requests that were under way: one outage
+                if asked is not None:
+                    self._resume_at = max(self._resume_at, seams.monotonic() + asked.total_seconds())
+                return
             self._failures += 1
             if not throttled and self._failures < self._failures_of_an_outage:
                 return
             self._failures = 0
             self._outages += 1
             wait = backoff(self._outages, jitter=seams.jitter(), longest=self._longest, asked=asked)
-            self._resume_at = max(self._resume_at, seams.monotonic() + wait.total_seconds())
+            self._resume_at = seams.monotonic() + wait.total_seconds()
 
     def _moment(self) -> int:
         """Return the next moment reserved for this process, in microseconds since 1970."""

@@ -5,27 +5,33 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import httpx
+import sqlalchemy as sa
 from pydantic import SecretStr
 
 from audience_sync.config import Settings
 from audience_sync.core.outcomes import backoff
 from audience_sync.core.shards import UNITS, shards_of_units
+from audience_sync.db import first_line
 from audience_sync.delivery.batches import Batches, Batching
 from audience_sync.delivery.opening import bind, declare_traits
 from audience_sync.delivery.pace import Pace
 from audience_sync.delivery.settling import Settler
 from audience_sync.delivery.shift import Shift
 from audience_sync.delivery.worker import Worker
-from audience_sync.errors import DestinationAway, DestinationError
+from audience_sync.errors import DestinationAway, DestinationError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.schematic import Schematic
 from audience_sync.store import attempts, leases, outbox
+from audience_sync.store.attempts import Attempt
 
 LOOK = 0.02  # seconds between two looks at the workers
+PAUSE = 0.2  # seconds between two tries to get a lease
+DECLARE_EVERY = 1.0  # seconds between two looks for audiences that are new to Schematic
 LEASE_MARGIN = timedelta(seconds=30)  # a lease is this much longer than a request may take
 DRAIN = 5.0  # seconds that answers under way are waited for when all stops
 SETTLE = 1.5  # seconds for the last commit then
@@ -80,50 +86,60 @@ class _Session:
         self._delivery = delivery
         self._settings = delivery.settings
         self._tls: ssl.SSLContext = httpx.create_ssl_context()
-        self.events = 0
         self._last_progress = workspace.seams.monotonic()
+        # A person who says `deliver` wants every try now: waits of earlier tries do not hold for the first shift.
+        self._impatient = delivery.wait is not None
+        self._refused: set[int] = set()  # audiences whose trait could not be declared
+        self.events = 0
 
     def run(self) -> None:
-        if not self._deliverable():
+        if self._delivery.stop.is_set() or not self._deliverable():
             return
-        batching = Batching(
-            identity=self._settings.identity,
-            environment=self._open(),
-            batch_size=self._settings.delivery.batch_size,
-        )
-        while not self._delivery.stop.is_set() and self._deliverable() and not self._given_up():
-            seconds = (self._settings.schematic.timeout + LEASE_MARGIN).total_seconds()
-            lease = self._workspace.hold(leases.SHARDS, range(UNITS), seconds=seconds)
-            if lease is None:  # others deliver
-                self._delivery.stop.wait(LOOK * 10)
-                continue
-            with lease:
-                self._shift(lease, batching)
+        with closing(self._schematic()) as api:
+            batching = Batching(
+                identity=self._settings.identity,
+                environment=self._environment(api),
+                batch_size=self._settings.delivery.batch_size,
+            )
+            self._last_progress = self._workspace.seams.monotonic()
+            while not self._delivery.stop.is_set() and not self._is_over():
+                if not self._try_shift(api, batching):
+                    self._delivery.stop.wait(PAUSE)
 
-    def _open(self) -> str:
-        """Ask whose key this is, again and again while Schematic is away, and declare the traits."""
-        schematic = self._schematic()
+    def _environment(self, api: Schematic) -> str:
+        """Ask whose key this is, again and again while Schematic is away."""
         tries = 0
-        try:
-            while True:
-                try:
-                    environment = bind(self._workspace, self._settings, schematic)
-                    declare_traits(self._workspace, schematic, warn=self._delivery.warn)
-                except DestinationAway:
-                    tries += 1
-                    longest = self._settings.delivery.max_backoff
-                    wait = backoff(tries, jitter=self._workspace.seams.jitter(), longest=longest)
-                    if self._given_up() or self._delivery.stop.wait(wait.total_seconds()):
-                        raise
-                else:
-                    return environment
-        finally:
-            schematic.close()
+        while True:
+            try:
+                return bind(self._workspace, self._settings, api)
+            except DestinationAway:
+                tries += 1
+                longest = self._settings.delivery.max_backoff
+                wait = backoff(tries, jitter=self._workspace.seams.jitter(), longest=longest)
+                if self._has_given_up() or self._delivery.stop.wait(wait.total_seconds()):
+                    raise
 
-    def _shift(self, lease: HeldLease, batching: Batching) -> None:
+    def _try_shift(self, api: Schematic, batching: Batching) -> bool:
+        """Work on what shards can be had; False when others have them, or the database is away."""
+        seconds = (self._settings.schematic.timeout + LEASE_MARGIN).total_seconds()
+        try:
+            lease = self._workspace.hold(leases.SHARDS, range(UNITS), seconds=seconds)
+            if lease is None:
+                return False
+            with lease:
+                self._shift(lease, api, batching)
+        except LeaseLost:
+            return False
+        except sa.exc.OperationalError as error:
+            self._delivery.warn(f"the membership database is away: {first_line(error)}")
+            return False
+        return True
+
+    def _shift(self, lease: HeldLease, api: Schematic, batching: Batching) -> None:
         """Put workers to work on the leased shards until they find no more, or something stops them."""
         settings, workspace = self._settings, self._workspace
-        settler = Settler(workspace, lease, identity=settings.identity)
+        parts = self._parts(lease)
+        settler = Settler(workspace, lease, identity=settings.identity, warn=self._delivery.warn)
         shift = Shift(
             workspace=workspace,
             lease=lease,
@@ -131,23 +147,28 @@ class _Session:
             pace=Pace(
                 workspace,
                 per_second=settings.delivery.max_requests_per_second,
-                workers=settings.delivery.concurrency,
+                workers=len(parts),
                 longest=settings.delivery.max_backoff,
             ),
             batching=batching,
             max_backoff=settings.delivery.max_backoff,
             timeout=settings.schematic.timeout,
         )
-        workers = self._workers(shift)
-        for worker in workers:
-            worker.start()
+        workers = [
+            Worker(shift, self._schematic(), Batches(workspace, lease, ranges, batching), left)
+            for ranges, left in parts
+        ]
         try:
-            self._watch(shift, workers)
+            self._declare(api)
+            for worker in workers:
+                worker.start()
+            self._watch(shift, api, workers)
         finally:
             shift.stop.set()
             deadline = workspace.seams.monotonic() + DRAIN
             for worker in workers:
-                worker.join(max(0.0, deadline - workspace.seams.monotonic()))
+                if worker.is_alive():
+                    worker.join(max(0.0, deadline - workspace.seams.monotonic()))
             settler.close(SETTLE)
             self.events += settler.events
         if (crash := shift.crash or settler.crash) is not None:
@@ -155,31 +176,39 @@ class _Session:
         if shift.failure is not None:
             raise shift.failure
 
-    def _workers(self, shift: Shift) -> list[Worker]:
-        """Give each worker neighbouring units, and the attempts that a predecessor left on them."""
-        units = list(shift.lease.lease.numbers)
+    def _parts(self, lease: HeldLease) -> list[tuple[list[tuple[int, int]], list[Attempt]]]:
+        """Return for each worker neighbouring shards, and the attempts that a predecessor left on them."""
+        units = list(lease.lease.numbers)
         count = min(self._settings.delivery.concurrency, len(units))
-        workers = []
+        parts = []
         for n in range(count):
             ranges = shards_of_units(units[len(units) * n // count : len(units) * (n + 1) // count])
             with self._workspace.database.write() as connection:
-                shift.lease.assert_held(connection)
+                lease.assert_held(connection)
                 left = attempts.within(connection, ranges, now_ms=self._workspace.seams.now_ms())
-            batches = Batches(self._workspace, shift.lease, ranges, shift.batching)
-            workers.append(Worker(shift, self._schematic(), batches, left))
-        return workers
+            if self._impatient:
+                left = [replace(attempt, not_before=0) for attempt in left]
+            parts.append((ranges, left))
+        self._impatient = False
+        return parts
 
-    def _watch(self, shift: Shift, workers: list[Worker]) -> None:
-        before, moves = self.events, 0
-        while not (shift.stop.is_set() or shift.settler.is_over() or self._delivery.stop.wait(LOOK)):
-            self._delivery.on_progress(before + shift.settler.events)
+    def _watch(self, shift: Shift, api: Schematic, workers: list[Worker]) -> None:
+        """Wait until the workers find no more, or something ends the shift."""
+        seams, settler = self._workspace.seams, shift.settler
+        before, moves, declared_at = self.events, 0, seams.monotonic()
+        while not (shift.is_over() or self._has_given_up() or self._delivery.stop.wait(LOOK)):
+            self._delivery.on_progress(before + settler.events)
             if shift.moves != moves:
                 moves = shift.moves
-                self._last_progress = self._workspace.seams.monotonic()
-            if all(worker.idle for worker in workers) and shift.settler.flush(LOOK):
+                self._last_progress = seams.monotonic()
+            if all(worker.idle for worker in workers) and settler.flush(LOOK):
                 return
-            if self._given_up() or shift.lease.left() <= 0:
-                return
+            if seams.monotonic() > declared_at + DECLARE_EVERY:
+                self._declare(api)
+                declared_at = seams.monotonic()
+
+    def _declare(self, api: Schematic) -> None:
+        declare_traits(self._workspace, api, stop=self._delivery.stop, refused=self._refused, warn=self._delivery.warn)
 
     def _schematic(self) -> Schematic:
         return Schematic(self._settings.schematic, self._delivery.key, tls=self._tls)
@@ -188,7 +217,13 @@ class _Session:
         with self._workspace.database.read() as connection:
             return outbox.any_deliverable(connection)
 
-    def _given_up(self) -> bool:
+    def _is_over(self) -> bool:
+        try:
+            return self._has_given_up() or not self._deliverable()
+        except sa.exc.OperationalError:
+            return False
+
+    def _has_given_up(self) -> bool:
         wait = self._delivery.wait
         idle = self._workspace.seams.monotonic() - self._last_progress
         return wait is not None and idle > wait.total_seconds()

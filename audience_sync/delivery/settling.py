@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
 from audience_sync.core.events import identifiers_of
+from audience_sync.db import first_line
 from audience_sync.errors import LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import attempts, binding, outbox
@@ -16,19 +17,20 @@ from audience_sync.store.attempts import Attempt
 
 COMMIT_EVERY = 0.02  # seconds; what came meanwhile is one commit
 RETRY_AFTER = 0.5  # seconds, when the database is away
-AWAY = (sa.exc.SQLAlchemyError, sqlite3.Error)  # rows in bulk go past SQLAlchemy, straight to the driver
 
 
 class Settler:
     """Takes accepted batches from the workers and commits them."""
 
-    def __init__(self, workspace: Workspace, lease: HeldLease, *, identity: str) -> None:
+    def __init__(self, workspace: Workspace, lease: HeldLease, *, identity: str, warn: Callable[[str], None]) -> None:
         self._workspace = workspace
         self._lease = lease
         self._identity = identity
+        self._warn = warn
+        self._warned = False
         self._changed = threading.Condition()
         self._waiting: list[tuple[Attempt, int]] = []
-        self._committing = 0
+        self._committing = False
         self._closed = False
         self._over = False  # the thread has ended
         self.events = 0  # accepted and committed
@@ -44,7 +46,7 @@ class Settler:
             self._changed.notify_all()
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything handed over is committed; False if that takes longer than `timeout` seconds, or for ever."""
+        """Wait, at most `timeout` seconds, until everything handed over is committed; False if it is not."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_idle() or self._over, timeout)
             return self._is_idle()
@@ -81,13 +83,13 @@ class Settler:
                 self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
                 if not self._waiting:
                     return
-            threading.Event().wait(COMMIT_EVERY)
+            time.sleep(COMMIT_EVERY)
             with self._changed:
                 batches, self._waiting = self._waiting, []
-                self._committing = len(batches)
+                self._committing = True
             done = self._commit(batches)
             with self._changed:
-                self._committing = 0
+                self._committing = False
                 if not done:
                     self._waiting = batches + self._waiting
                 self._changed.notify_all()
@@ -95,21 +97,28 @@ class Settler:
                     return  # the attempts are still there: the same events go again, under the same keys
 
     def _commit(self, batches: Sequence[tuple[Attempt, int]]) -> bool:
-        """Settle some batches in one commit, or open them again if our lease is lost; False if that has still to be done."""
+        """Settle batches in one commit, or open them again if our lease is lost; False if that did not succeed."""
         try:
             if self.lease_lost:
-                self._reopen(batches)
+                self.reopen([attempt for attempt, _ in batches])
             else:
                 self._settle(batches)
         except LeaseLost:
             self.lease_lost = True
             return False
-        except AWAY:
-            threading.Event().wait(RETRY_AFTER)
+        except sa.exc.SQLAlchemyError as error:
+            self._say_once(first_line(error))
+            time.sleep(RETRY_AFTER)
             return False
+        self._warned = False
         self.events += sum(len(attempt.events) for attempt, _ in batches)
         self._workspace.seams.reach("deliver.settled")
         return True
+
+    def _say_once(self, problem: str) -> None:
+        if not self._warned:
+            self._warn(f"the membership database does not take what Schematic accepted, trying again: {problem}")
+            self._warned = True
 
     def _settle(self, batches: Sequence[tuple[Attempt, int]]) -> None:
         now = self._workspace.seams.now_ms()
@@ -120,9 +129,9 @@ class Settler:
                 outbox.settle(connection, events, now_ms=now, status=status)
             attempts.remove(connection, [attempt for attempt, _ in batches])
 
-    def _reopen(self, batches: Sequence[tuple[Attempt, int]]) -> None:
-        """Send the current values again: our lease was over, so these events may have overtaken newer ones."""
-        events = sorted(event for attempt, _ in batches for event in attempt.events)  # by shard and profile
+    def reopen(self, posted: Sequence[Attempt]) -> None:
+        """Have the current values sent again: our lease was over, so these events may have overtaken newer ones."""
+        events = sorted(event for attempt in posted for event in attempt.events)  # by shard and profile
         with self._workspace.database.write() as connection:
             generation = binding.next_generation(connection, self._workspace.seams.now_ms())
             for event in events:

@@ -29,13 +29,18 @@ class Shift:
     batching: Batching
     max_backoff: timedelta
     timeout: timedelta  # of a request
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event = field(default_factory=threading.Event)  # told to
+    over: threading.Event = field(default_factory=threading.Event)  # ended by itself: another shift may follow
     failure: DestinationError | None = None
     crash: BaseException | None = None
     accepted: int = 0  # batches
     moves: int = 0  # answers of any kind that settled something: progress
     _rejected: list[Event] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def is_over(self) -> bool:
+        """Return whether something has ended the shift: an order, a failure, a lost lease or database."""
+        return self.stop.is_set() or self.over.is_set() or self.settler.is_over() or self.lease.left() <= 0
 
     def fail(self, error: DestinationError) -> None:
         """Stop everything, keep everything."""

@@ -30,7 +30,7 @@ from audience_sync.store import attempts, outbox
 from audience_sync.store.attempts import Attempt
 
 IDLE = 0.1  # seconds between two looks at an empty outbox
-WAITING_AT_MOST = 20  # attempts of a worker that wait for their next try before it takes no new ones
+BATCHES_WAITING = 20  # a worker whose waiting events would fill so many batches takes no new ones
 TRIES_BEFORE_HALVING = 3
 
 
@@ -54,6 +54,9 @@ class Worker(threading.Thread):
                 self._step()
         except LeaseLost:
             self._shift.settler.lease_lost = True
+        except sa.exc.OperationalError:
+            # The database is away. A commit may have happened without our knowing: the next shift reads what is so.
+            self._shift.over.set()
         except BaseException as error:  # noqa: BLE001 - handed over, and raised there
             self._shift.crash = error
             self._shift.stop.set()
@@ -63,13 +66,14 @@ class Worker(threading.Thread):
     def _step(self) -> None:
         now = self._shift.workspace.seams.now_ms()
         due = next((attempt for attempt in self._waiting if attempt.not_before <= now), None)
-        try:
-            if due is not None:
-                self._post(due)
-            elif len(self._waiting) >= WAITING_AT_MOST or not self._take():
-                self._rest()
-        except sa.exc.OperationalError:  # the database is locked or away: nothing was decided
-            self._shift.stop.wait(IDLE * 5)
+        if due is not None:
+            self._post(due)
+        elif self._is_full() or not self._take():
+            self._rest()
+
+    def _is_full(self) -> bool:
+        waiting = sum(len(attempt.events) for attempt in self._waiting)
+        return waiting >= BATCHES_WAITING * self._batches.batching.batch_size
 
     def _take(self) -> bool:
         """Mark new batches; False at the end of a round."""
@@ -84,7 +88,7 @@ class Worker(threading.Thread):
         if not self._shift.settler.flush():
             self._shift.stop.wait(IDLE)  # nothing is settled any more: the shift is about to end
             return
-        if not self._batches.found_this_round or len(self._waiting) >= WAITING_AT_MOST:
+        if not self._batches.found_this_round or self._is_full():
             self.idle = not self._waiting
             self._shift.stop.wait(IDLE)
         self._batches.begin_round()
@@ -100,9 +104,12 @@ class Worker(threading.Thread):
         key = self._schematic.key.get_secret_value()
         answer = self._schematic.post_batch(events.batch_body(attempt.events, api_key=key))
         shift.workspace.seams.reach("deliver.posted")
-        follow = self._settle(attempt, classify(answer, now=shift.workspace.seams.clock()))
-        self._waiting.remove(attempt)  # not before: where the database did not take it, the same batch goes again
-        self._waiting.extend(follow)
+        self._waiting.remove(attempt)
+        try:
+            self._waiting.extend(self._settle(attempt, classify(answer, now=shift.workspace.seams.clock())))
+        except LeaseLost:
+            shift.settler.reopen([attempt])  # whatever the answer was: it may have overtaken somebody's newer events
+            raise
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> list[Attempt]:
         """Do what an outcome asks for and return the attempts that come of it."""

@@ -47,12 +47,11 @@ def within(connection: Connection, ranges: Iterable[tuple[int, int]], *, now_ms:
     """
     ranges = list(ranges)
     mine: list[Attempt] = []
-    for row in connection.execute(
-        sa.text("SELECT id, low, high, events, tries, not_before, error FROM attempts ORDER BY id")
-    ).all():
-        attempt_id, low, high, text, *rest = row
-        if not any(low <= last and first <= high for first, last in ranges):
-            continue
+    reaching = " OR ".join(f"(low <= {last:d} AND high >= {first:d})" for first, last in ranges)
+    rows = connection.execute(
+        sa.text(f"SELECT id, events, tries, not_before, error FROM attempts WHERE {reaching} ORDER BY id")
+    ).all()
+    for attempt_id, text, *rest in rows:
         attempt = Attempt(attempt_id, tuple(parse(text)), *rest)
         inside = [e for e in attempt.events if any(first <= e.shard <= last for first, last in ranges)]
         outside = [e for e in attempt.events if e not in inside] if len(inside) < len(attempt.events) else []

@@ -5,6 +5,7 @@ SQLAlchemy's own bulk insert costs three to nine times as much on both, and psyc
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
@@ -68,7 +69,7 @@ def lock(connection: Connection, table: sa.Table, columns: Sequence[str], rows: 
         return
     names = ", ".join(columns)
     typed = [table.columns[name] for name in columns]
-    for chunk in _chunks(sorted(rows)):
+    for chunk in _chunks(sorted(map(tuple, rows))):
         connection.exec_driver_sql(
             f"SELECT 1 FROM {table.name} t JOIN {_unnest(typed)} AS wanted ({names}) USING ({names})"
             f" ORDER BY {names} FOR UPDATE OF t",
@@ -79,7 +80,10 @@ def lock(connection: Connection, table: sa.Table, columns: Sequence[str], rows: 
 def _execute_many(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:
     """Hand rows to the driver as they come: SQLAlchemy would make a list of them first."""
     with closing(connection.connection.cursor()) as cursor:
-        cursor.executemany(statement, rows)  # type: ignore[arg-type]  # sqlite3 takes any iterable
+        try:
+            cursor.executemany(statement, rows)  # type: ignore[arg-type]  # sqlite3 takes any iterable
+        except sqlite3.OperationalError as error:  # as SQLAlchemy would say it
+            raise sa.exc.OperationalError(statement, None, error) from error
 
 
 def _chunks(rows: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:

@@ -9,7 +9,7 @@ Giving a lease back is politeness; expiry is the net.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -28,7 +28,6 @@ class Lease:
     numbers: tuple[int, ...]
     holder: str
     term: int
-    expires_at: int  # milliseconds since 1970, when it was taken
 
 
 def acquire(
@@ -39,9 +38,12 @@ def acquire(
     holder: str,
     now_ms: int,
     expires_at: int,
-    is_dead: Callable[[str], bool],
+    dead: Container[str],
 ) -> Lease | None:
-    """Take those of the wanted leases that are free, under one new term; None when all are held by others."""
+    """Take those of the wanted leases that are free, under one new term; None when all are held by others.
+
+    Free are also those of the `dead` holders, and the holder's own: one process never works on one thing twice.
+    """
     wanted = sorted(numbers)
     marks = ", ".join(map(str, wanted))
     connection.execute(
@@ -59,7 +61,7 @@ def acquire(
         {"k": kind},
     ).all()
     free = tuple(
-        sorted(number for number, owner, _, until in rows if until <= now_ms or owner == holder or is_dead(owner))
+        sorted(number for number, owner, _, until in rows if until <= now_ms or owner == holder or owner in dead)
     )
     if not free:
         return None
@@ -71,7 +73,7 @@ def acquire(
         ),
         {"h": holder, "t": term, "e": expires_at, "k": kind},
     )
-    return Lease(kind, free, holder, term, expires_at)
+    return Lease(kind, free, holder, term)
 
 
 def assert_held(connection: Connection, lease: Lease) -> None:
@@ -81,7 +83,7 @@ def assert_held(connection: Connection, lease: Lease) -> None:
         LeaseLost: they have.
     """
     rows = connection.execute(
-        sa.text(f"SELECT holder, term FROM leases WHERE {_of(lease)}{_lock(connection)}"), {"k": lease.kind}
+        sa.text(f"SELECT holder, term FROM leases WHERE {_of(lease)}{_lock(connection, 'SHARE')}"), {"k": lease.kind}
     ).all()
     if any((holder, term) != (lease.holder, lease.term) for holder, term in rows):
         raise LeaseLost
@@ -89,6 +91,7 @@ def assert_held(connection: Connection, lease: Lease) -> None:
 
 def renew(connection: Connection, lease: Lease, *, expires_at: int) -> bool:
     """Prolong a lease; False when somebody else has taken it, or part of it, over."""
+    _lock_rows(connection, lease)
     result = connection.execute(
         sa.text(f"UPDATE leases SET expires_at = :e WHERE {_of(lease)} AND holder = :h AND term = :t"),
         {"e": expires_at, "k": lease.kind, "h": lease.holder, "t": lease.term},
@@ -98,6 +101,7 @@ def renew(connection: Connection, lease: Lease, *, expires_at: int) -> bool:
 
 def release(connection: Connection, lease: Lease) -> None:
     """Give a lease back, if it is still ours."""
+    _lock_rows(connection, lease)
     connection.execute(
         sa.text(f"UPDATE leases SET holder = '', expires_at = 0 WHERE {_of(lease)} AND holder = :h AND term = :t"),
         {"k": lease.kind, "h": lease.holder, "t": lease.term},
@@ -116,10 +120,23 @@ def held(connection: Connection, *, now_ms: int) -> list[tuple[str, int, str, in
     return [(kind, number, holder, expires_at) for kind, number, holder, expires_at in rows]
 
 
+def holders(connection: Connection, kind: str) -> set[str]:
+    """Return who holds leases of a kind, in force or not."""
+    rows = connection.execute(
+        sa.text("SELECT DISTINCT holder FROM leases WHERE kind = :k AND holder <> ''"), {"k": kind}
+    )
+    return set(rows.scalars())
+
+
 def _of(lease: Lease) -> str:
     return f"kind = :k AND number IN ({', '.join(map(str, lease.numbers))})"
 
 
-def _lock(connection: Connection) -> str:
-    """Return what keeps the rows ours until the commit: SQLite's writer is alone anyway."""
-    return "" if connection.dialect.name == "sqlite" else " FOR UPDATE"
+def _lock(connection: Connection, strength: str = "UPDATE") -> str:
+    """Return what locks rows until the commit, in one order lest two deadlock; SQLite's writer is alone."""
+    return "" if connection.dialect.name == "sqlite" else f" ORDER BY number FOR {strength}"
+
+
+def _lock_rows(connection: Connection, lease: Lease) -> None:
+    """Lock the rows of a lease before they are written: an UPDATE alone locks them in any order."""
+    connection.execute(sa.text(f"SELECT 1 FROM leases WHERE {_of(lease)}{_lock(connection)}"), {"k": lease.kind})

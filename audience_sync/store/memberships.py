@@ -152,23 +152,6 @@ def members_of(connection: Connection, audience_id: int, *, at_most: int) -> lis
     return [(shard, Member(*rest)) for shard, *rest in rows]
 
 
-def retract(connection: Connection, run: RunRow, members: Sequence[tuple[int, Member]]) -> None:
-    """Take members out of an audience for good, with history and outbox; their shards lose their digests."""
-    exits = [(shard, Change(ChangeKind.EXITED, *member)) for shard, member in members]
-    bulk.delete(
-        connection,
-        db.memberships,
-        ("audience_id", "shard", "profile_key"),
-        [(run.audience_id, shard, member.profile_key) for shard, member in members],
-    )
-    bulk.insert(connection, db.changes, _rows(run.id, exits))
-    outbox.enqueue(connection, run, exits)
-    bulk.delete(
-        connection, db.shards, ("audience_id", "shard"), [(run.audience_id, s) for s in {s for s, _ in members}]
-    )
-    audiences.add_members(connection, run.audience_id, -len(exits))
-
-
 def forget_digests(connection: Connection, audience_id: int, shards: Iterable[int]) -> None:
     """Drop the digests of some shards: the next sync compares them row by row."""
     bulk.delete(connection, db.shards, ("audience_id", "shard"), [(audience_id, shard) for shard in shards])

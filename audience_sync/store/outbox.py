@@ -139,12 +139,10 @@ def _close(connection: Connection, events: Sequence[Event]) -> None:
     bulk.delete(connection, db.outbox, columns, rows)
 
 
-def mark_dead(connection: Connection, event: Event, reason: str) -> int:
-    """Mark what an event carries as dead, unless a newer value came; return how many rows."""
-    dead = 0
+def mark_dead(connection: Connection, event: Event, reason: str) -> None:
+    """Mark what an event carries as dead, unless a newer value came."""
     for carried in event.carried:
-        dead += _set_dead(connection, event, carried, reason)
-    return dead
+        _set_dead(connection, event, carried, reason)
 
 
 def revive(connection: Connection, event: Event) -> None:
@@ -153,15 +151,14 @@ def revive(connection: Connection, event: Event) -> None:
         _set_dead(connection, event, carried, None)
 
 
-def _set_dead(connection: Connection, event: Event, carried: Carried, reason: str | None) -> int:
-    result = connection.execute(
+def _set_dead(connection: Connection, event: Event, carried: Carried, reason: str | None) -> None:
+    connection.execute(
         sa.text(
             "UPDATE outbox SET dead_reason = :why"
             " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
         ),
         {"why": reason, "s": event.shard, "k": event.profile_key, "a": carried.audience_id, "g": carried.generation},
     )
-    return result.rowcount
 
 
 def reopen(connection: Connection, event: Event, *, identifiers: str | None, generation: int) -> None:

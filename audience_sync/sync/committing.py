@@ -40,6 +40,9 @@ class Comparison:
         for chunk in self._chunks(spool):
             self._put(chunk, memberships.apply)
             self.workspace.seams.reach("sync.committed")
+        with self.workspace.database.write() as connection:
+            self.lease.assert_held(connection)
+            supersede(connection, self.run, now_ms=self.workspace.seams.now_ms())
         return apply_plan(self.workspace, self.lease, self.run, check_stop=self.job.check_stop)
 
     def stage(self, spool: Spool) -> RunRow:

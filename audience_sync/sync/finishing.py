@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.model import RunKind, RunState
+from audience_sync.core.model import Change, ChangeKind, Counts, Member, RunKind, RunState
 from audience_sync.core.shards import SHARDS
 from audience_sync.errors import LeaseHeld
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import leases, memberships, outbox, runs
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.memberships import ShardChanges
 from audience_sync.store.runs import RunRow
 
 CHANGES_A_COMMIT = 50_000  # on SQLite everybody else waits for a commit to end
@@ -52,7 +55,9 @@ def finish_dead_runs(workspace: Workspace, lease: HeldLease, audience: AudienceR
     for run in running:
         fail(workspace, run.id, reason="its process died")
     for run in applying:
-        if run.kind is not RunKind.RETRACT:  # `retract` goes on with its own
+        if run.kind is RunKind.RETRACT:
+            take_out_members(workspace, lease, run)
+        else:
             apply_plan(workspace, lease, run)
 
 
@@ -99,6 +104,29 @@ def apply_plan(
         else:
             runs.complete(connection, run, now_ms=seams.now_ms())
         return runs.get(connection, run.id)
+
+
+def take_out_members(workspace: Workspace, lease: HeldLease, run: RunRow) -> RunRow:
+    """Take the members that are left out of a retracted audience, commit by commit, and finish the run."""
+    while True:
+        with workspace.database.write() as connection:
+            lease.assert_held(connection)
+            members = memberships.members_of(connection, run.audience_id, at_most=CHANGES_A_COMMIT)
+            if not members:
+                runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=workspace.seams.now_ms())
+                return runs.get(connection, run.id)
+            memberships.apply(connection, run, _exits(members))
+            exited = runs.get(connection, run.id).counts.exited + len(members)
+            runs.set_counts(connection, run.id, Counts(exited=exited))
+        workspace.seams.reach("retract.committed")
+
+
+def _exits(members: list[tuple[int, Member]]) -> list[ShardChanges]:
+    by_shard = groupby(members, key=itemgetter(0))
+    return [
+        ShardChanges(shard, [Change(ChangeKind.EXITED, *member) for _, member in group], None)
+        for shard, group in by_shard
+    ]
 
 
 def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> None:

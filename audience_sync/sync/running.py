@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from audience_sync.core.guard import is_guarded
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
@@ -109,9 +110,15 @@ def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> R
         comparison = Comparison(workspace, lease, job, run, rejections, counts)
         if run.kind is RunKind.INITIAL:
             job.on_first(rows - rejections.rows)
-        # A first run with a least size must be counted whole before anything of it is committed.
-        direct = run.kind is RunKind.INITIAL and job.audience.guard.min_initial_members == 0
-        run = comparison.commit(spool) if direct else comparison.stage(spool)
+        run = comparison.commit(spool) if _goes_unguarded(job, run) else comparison.stage(spool)
     with workspace.database.read() as connection:
         members = audiences.by_id(connection, run.audience_id).members
     return RunReport(run, job.audience.key, members, rejections.counts)
+
+
+def _goes_unguarded(job: Job, run: RunRow) -> bool:
+    """Return whether no guard can stop a run, so that it may commit as it compares."""
+    limits = job.audience.guard
+    return (
+        run.kind is RunKind.INITIAL and limits.min_initial_members == 0 and not is_guarded(run.members_before, limits)
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.acceptance.running import ON_ONE_DATABASE, Ended, Place, open_place
-from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, config_text
+from tests.factories import AUDIENCE_KEY
 
 SOURCE = "[sources.shop]\nurl = 'sqlite:///shop.db'\n"
 AUDIENCE = "[[audiences]]\nname = 'Gold'\nsql = 'SELECT 1 AS user_id'\n"
@@ -33,8 +32,7 @@ FILES = {
     ),
     "unknown_setting": Bad(
         SOURCE + AUDIENCE + "enabeld = true\n",
-        "error: FILE has 1 problem:\n"
-        "  audiences[0].enabeld: unknown setting (did you mean `enabled`?)\n" + EXPLAINED,
+        "error: FILE has 1 problem:\n  audiences[0].enabeld: unknown setting (did you mean `enabled`?)\n" + EXPLAINED,
     ),
     "everything_at_once": Bad(
         "identity = 7\n[schedule]\nevery = 'soon'\ncron = '0 0 * * 1'\n[delivery]\nbatch_size = 101\n"
@@ -73,12 +71,12 @@ FILES = {
     "unset_variable": Bad(
         "[sources.shop]\nurl = 'postgresql://reader:${SHOP_PASSWORD}@localhost/shop'\n" + AUDIENCE,
         "error: FILE has 1 problem:\n"
-        "  sources.shop.url: `SHOP_PASSWORD` is set neither in the environment nor as a systemd credential\n" + EXPLAINED,
+        "  sources.shop.url: `SHOP_PASSWORD` is set neither in the environment nor as a systemd credential\n"
+        + EXPLAINED,
     ),
     "no_membership_database": Bad(
         "[database]\nurl = 'sqlite:///elsewhere.db'\n" + SOURCE + AUDIENCE,
-        "error: there is no membership database at FOLDER/elsewhere.db\n"
-        "try: create it with `audience-sync init`\n",
+        "error: there is no membership database at FOLDER/elsewhere.db\ntry: create it with `audience-sync init`\n",
     ),
 }
 
@@ -263,8 +261,8 @@ def test_bad_rows_are_counted_and_shown(place: Place) -> None:
     assert (
         f"{AUDIENCE_KEY}: 1 duplicate, 2 empty_key, 1 long_key, 1 null_key, 1 omitted_identifier, 1 unusable_text,"
         " 2 unsupported_type"
-    ) in " ".join(sorted_reasons(ended.err))
-    assert "(`audience-sync rejections --run 1` shows which)" in ended.err
+        " (`audience-sync rejections --run 1` shows which)\n"
+    ) in ended.err
     assert sorted(one["reason"] for one in shown) == [
         "duplicate", "empty_key", "empty_key", "long_key", "null_key", "omitted_identifier", "unsupported_type",
         "unsupported_type", "unusable_text",
@@ -280,11 +278,6 @@ def test_bad_rows_are_counted_and_shown(place: Place) -> None:
     assert place.traits() == {user: {AUDIENCE_KEY: True} for user in place.members()}
 
 
-def sorted_reasons(text: str) -> list[str]:
-    """Return what was said, line by line."""
-    return text.splitlines()
-
-
 def test_another_identity_is_refused(place: Place) -> None:
     """A database that knows people by one key is not used with another."""
     assert place.command("sync").code == 0
@@ -298,8 +291,3 @@ def test_another_identity_is_refused(place: Place) -> None:
     )
     assert place.command("plan").code == 2
     assert len(place.traits()) == 3
-
-
-def test_a_foreign_database_is_refused(place: Place, empty_url: str) -> None:
-    """A database without our tables, or with those of another program, is not written to."""
-    del shutil, config_text, AUDIENCE_NAME

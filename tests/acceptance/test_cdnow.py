@@ -93,7 +93,8 @@ def load_postgres(url: str, purchases: list[Purchase]) -> None:
         connection.exec_driver_sql("CREATE TABLE purchases (customer_id text, ordered_at timestamptz)")
         customers, moments = zip(*purchases, strict=True)
         connection.exec_driver_sql(
-            "INSERT INTO purchases SELECT * FROM unnest(%s::text[], %s::timestamptz[])", (list(customers), list(moments))
+            "INSERT INTO purchases SELECT * FROM unnest(%s::text[], %s::timestamptz[])",
+            (list(customers), list(moments)),
         )
 
 
@@ -128,7 +129,9 @@ def check_sandbox(sending: Sending, now: set[str], ever: set[str]) -> None:
 
 def check_runs_and_history(sending: Sending, purchases: list[Purchase]) -> None:
     """Check that every run sent what it changed, and that history tells the members of every month."""
-    unsent = "SELECT id FROM sync_runs WHERE sent <> entered + exited + updated OR read <> entered + unchanged + duplicates"
+    unsent = (
+        "SELECT id FROM sync_runs WHERE sent <> entered + exited + updated OR read <> entered + unchanged + duplicates"
+    )
     assert sending.rows(unsent) == []
     replayed: set[str] = set()
     with sending.workspace.database.read() as connection:

@@ -1,4 +1,4 @@
-"""Delivery as it should go: one event a profile, full batches, order of opening, the shared rate, and no secrets kept."""
+"""Delivery as it should go: one event a profile, full batches, the opening, the shared rate, no secrets kept."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from schematic.event_capture import _CaptureBatchPayload
 from schematic.types import EventBodyIdentify
 
 from audience_sync import holders
+from audience_sync.core.model import Json
 from audience_sync.db import Database
 from audience_sync.delivery.pace import Pace
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
@@ -49,7 +50,9 @@ def test_one_event_for_all_changes_of_a_profile(sending: Sending) -> None:
     assert (report.events, report.open, report.dead, report.failure) == (2, 0, 0, None)
     (event,) = sending.events("u1")
     assert event.body == {"keys": {"userId": "u1"}, "traits": {"gold": True, "silver": True}}
-    assert sorted(sending.rows("SELECT profile_key, traits, run_ids, status, idempotency_key FROM sent_deliveries")) == [
+    assert sorted(
+        sending.rows("SELECT profile_key, traits, run_ids, status, idempotency_key FROM sent_deliveries")
+    ) == [
         (
             "u1",
             '{"gold":true,"silver":true}',
@@ -79,7 +82,7 @@ def test_wire_form(tmp_path: Path, database: Database, sandbox: Sandbox) -> None
     companies = {"groupId": "company_id"}
     with (
         open_sending(tmp_path, database, sandbox, company_keys=companies) as sending,
-        in_between(sandbox, lambda request: seen.append(request)),
+        in_between(sandbox, seen.append),
     ):
         sending.sync(gold=["u1", 'ü"2'])
         sending.deliver()
@@ -246,11 +249,9 @@ def test_other_environment_is_refused(tmp_path: Path, sending: Sending) -> None:
     sending.sync(gold=["u1"])
     sending.deliver()
     sending.sync(gold=[])
-    with Sandbox(
-        tmp_path / "other.db", settings=Settings(environment_id="env_other")
-    ) as other_sandbox:
+    with Sandbox(tmp_path / "other.db", settings=Settings(environment_id="env_other")) as other_sandbox:
         there = {"capture_url": other_sandbox.url, "api_url": other_sandbox.url}
-        with pytest.raises(BindingRefused, match="'env_sandbox'.*'env_other'"):
+        with pytest.raises(BindingRefused, match=r"'env_sandbox'.*'env_other'"):
             sending.with_settings(schematic=there).deliver()
         assert other_sandbox.ledger.events() == []
 
@@ -266,7 +267,7 @@ def test_key_that_may_not_ask(sending: Sending) -> None:
     assert sending.rows("SELECT value FROM settings WHERE name = 'environment'") == [("production",)]
 
     sending.sync(gold=[])
-    with pytest.raises(BindingRefused, match="'production'.*'staging'"):
+    with pytest.raises(BindingRefused, match=r"'production'.*'staging'"):
         sending.with_settings(schematic={"environment": "staging"}).deliver()
     assert sending.deliver().events == 1  # without a label there is nothing to compare
     assert_agreed(sending)
@@ -387,7 +388,9 @@ def kept_text(sending: Sending) -> str:
     database = sending.workspace.database
     if database.is_sqlite:
         path = Path(str(database.engine.url.database))
-        return "".join(part.read_bytes().decode("latin-1") for part in path.parent.glob(f"{path.name}*") if part.is_file())
+        return "".join(
+            part.read_bytes().decode("latin-1") for part in path.parent.glob(f"{path.name}*") if part.is_file()
+        )
     tables = sending.rows("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
     return "".join(str(sending.rows(f"SELECT t::text FROM {table} t")) for (table,) in tables)
 
@@ -395,7 +398,7 @@ def kept_text(sending: Sending) -> str:
 def test_key_is_kept_nowhere(sending: Sending, capfd: pytest.CaptureFixture[str]) -> None:
     """The key is in no row, report, warning or repr, even when Schematic says it back in every answer."""
     told: list[str] = []
-    echo = {"error": f"cannot take this: {DEVELOPMENT_KEY}"}
+    echo: Json = {"error": f"cannot take this: {DEVELOPMENT_KEY}"}
     sending.sync(gold=EVERYBODY, silver=["s1"])
     rules = [
         FaultRule(path="/entity-trait-definitions", status=400, body=echo),
@@ -409,7 +412,11 @@ def test_key_is_kept_nowhere(sending: Sending, capfd: pytest.CaptureFixture[str]
         stop.set()
         told.append(repr(delivered.result()))
     assert "cannot take this" in kept_text(sending)
-    for rule in (FaultRule(status=401, body=echo), FaultRule(status=404, body=echo), FaultRule(status=302, headers={"Location": f"/{DEVELOPMENT_KEY}"})):
+    for rule in (
+        FaultRule(status=401, body=echo),
+        FaultRule(status=404, body=echo),
+        FaultRule(status=302, headers={"Location": f"/{DEVELOPMENT_KEY}"}),
+    ):
         sending.sandbox.faults.set([rule])
         failure = sending.deliver().failure
         assert failure is not None

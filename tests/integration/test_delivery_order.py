@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from audience_sync import holders
-from audience_sync.core.shards import UNITS
+from audience_sync.core.shards import UNITS, shard_of
 from audience_sync.db import Database
 from audience_sync.sandbox import FaultRule, Sandbox
+from audience_sync.store import outbox
+from tests.factories import make_event
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
 from tests.waiting import wait_until
 
@@ -130,7 +134,7 @@ def test_killed_delivery_goes_on(sending: Sending) -> None:
 
 
 def test_lost_lease(sending: Sending) -> None:
-    """Whoever finds its term over after a POST commits nothing under it, and opens the profiles again, newer than all."""
+    """Whoever finds its term over after a POST commits nothing under it, and opens the profiles again."""
     sending.sync(gold=["u1", "u2"])
     sending.sandbox.faults.set([FaultRule(hold=True, user_key="u1", times=1)])
     with sending.delivering(wait=1) as report:
@@ -168,6 +172,34 @@ def test_lost_lease_of_others_work(sending: Sending) -> None:
     sending.write("UPDATE leases SET holder = '', expires_at = 0 WHERE kind = 'shards'")
     sending.deliver()
     assert_agreed(sending)
+
+
+def test_reopening_does_not_overtake_a_sync(sending: Sending) -> None:
+    """Opening a profile again while a sync is about to commit its exit leaves the exit as the last word."""
+    sending.sync(gold=["u1"])
+    database = sending.workspace.database
+    with database.read() as connection:
+        (change,) = outbox.of_profile(connection, shard=shard_of("u1"), profile_key="u1")
+    newest = change.generation + 1000
+
+    def open_again() -> None:
+        with database.write() as connection:
+            outbox.reopen(connection, make_event(change), identifiers=None, generation=newest)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.write() as syncing:
+            for statement in (
+                "DELETE FROM memberships",
+                f"UPDATE outbox SET value = 'false', generation = {change.generation + 1}",
+            ):
+                syncing.execute(sa.text(statement))
+            opened = pool.submit(open_again)
+            if not database.is_sqlite:  # there, it waits before its first statement
+                waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
+                wait_until(lambda: sending.rows(waits))
+        opened.result(30)
+
+    assert sending.rows("SELECT value, generation FROM open_deliveries") == [("false", newest)]
 
 
 def test_leases_are_given_back(sending: Sending) -> None:
