@@ -113,9 +113,9 @@ def retry_after(text: str | None, *, now: datetime) -> timedelta | None:
         return timedelta(seconds=float(text))
     try:
         moment: datetime = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+        wait = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment) - now
+    except (TypeError, ValueError, OverflowError):
         return None
-    wait: timedelta = moment.astimezone(UTC) - now
     return max(timedelta(0), wait)
 
 
@@ -135,7 +135,7 @@ def _max_size(text: str) -> int | None:
         size = orjson.loads(text)["max_size"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
-    return size if isinstance(size, int) and size > 0 else None
+    return size if type(size) is int and size > 0 else None  # true is an int, too
 
 
 def _error_text(text: str) -> str:

@@ -24,9 +24,9 @@ from audience_sync.store import outbox
 
 TICK = 1.0  # seconds
 GATHER = 30.0  # seconds that a delivery waits for syncs under way: their changes may share events
-DELIVERY_DRAIN = 4.0  # seconds more, for the last answers and their commit
 STATUS_EVERY = 60.0  # seconds: counting a large outbox is work
-SYNC_DRAIN = 5.0  # seconds that syncs get for their last commit; deliveries have a bound of their own
+SYNC_DRAIN = 5.0  # seconds that syncs get for their last commit
+DRAIN = 8.0  # seconds until all must be over: a delivery waits 6.5 for its last answers and their commit
 
 log = structlog.get_logger()
 
@@ -54,10 +54,11 @@ def run(workspace: Workspace, settings: Settings, key: SecretStr, *, stop: threa
                 told_at = workspace.seams.monotonic()
     finally:
         stop.set()
+        ends_at = workspace.seams.monotonic() + DRAIN
         watchdog._send("STOPPING=1\n")  # noqa: SLF001 - the library has no word for it
         syncing.stop()
         closed = syncing.close(SYNC_DRAIN)
-        delivering.join(DELIVERY_DRAIN)
+        delivering.join(max(0.0, ends_at - workspace.seams.monotonic()))  # it drains beside the syncs
         log.info("daemon_stopped")
         if not closed or delivering.is_alive():
             _leave(delivering.failure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
-from audience_sync.core.outcomes import backoff
+from audience_sync.core.outcomes import LONGEST_ASKED, backoff
 from audience_sync.leasing import Workspace
 from audience_sync.store import binding
 
@@ -48,7 +48,8 @@ class Pace:
         with self._lock:
             if seams.monotonic() < self._resume_at:  # the answers of requests that were under way: one outage
                 if asked is not None:
-                    self._resume_at = max(self._resume_at, seams.monotonic() + asked.total_seconds())
+                    wait = min(asked, LONGEST_ASKED)
+                    self._resume_at = max(self._resume_at, seams.monotonic() + wait.total_seconds())
                 return
             self._failures += 1
             if not throttled and self._failures < self._failures_of_an_outage:

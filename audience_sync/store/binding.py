@@ -8,17 +8,25 @@ from sqlalchemy.engine import Connection
 from audience_sync.errors import BindingRefused
 
 
+MOST_RESERVED = 3_000  # requests: a minute at the default rate
+
+
 def get(connection: Connection, name: str) -> str | None:
     """Return a setting kept in the database, or None."""
     value: str | None = connection.execute(sa.text("SELECT value FROM settings WHERE name = :n"), {"n": name}).scalar()
     return value
 
 
-def _count_on(connection: Connection, name: str, least: int, step: int) -> int:
-    """Return `max(number, least)` of a numeric setting and keep that plus `step`; others wait their turn."""
+def _locked(connection: Connection, name: str) -> int:
+    """Return a numeric setting that is always there; others who want it wait until this transaction ends."""
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"  # a SQLite writer is alone anyway
     value = connection.execute(sa.text(f"SELECT value FROM settings WHERE name = :n{lock}"), {"n": name}).scalar_one()
-    number = max(int(value), least)
+    return int(value)
+
+
+def _count_on(connection: Connection, name: str, least: int, step: int) -> int:
+    """Return `max(number, least)` of a numeric setting and keep that plus `step`; others wait their turn."""
+    number = max(_locked(connection, name), least)
     put(connection, name, str(number + step))
     return number
 
@@ -39,6 +47,7 @@ def bind_identity(connection: Connection, identity: str) -> None:
     Raises:
         BindingRefused: the database has another identity.
     """
+    _locked(connection, "generation")  # of two that bind at one moment the second sees what the first has bound
     bound = get(connection, "identity")
     if bound is None:
         put(connection, "identity", identity)
@@ -57,6 +66,7 @@ def bind_environment(connection: Connection, told: str | None, *, label: str) ->
     Raises:
         BindingRefused: the database belongs to another environment.
     """
+    _locked(connection, "generation")  # as for the identity
     bound = get(connection, "environment") or ""
     environment = told or label or bound
     if bound and bound != environment:
@@ -77,11 +87,11 @@ def reserve_requests(connection: Connection, *, now_us: int, requests: int, per_
     """Reserve the next `requests` moments at the shared rate; return the first, in microseconds since 1970.
 
     Every process on this database draws from the same row, so the rate is that of all of them together. A clock that
-    was ahead costs at most a minute: moments further off than that are taken for a mistake.
+    was ahead costs at most the time of `MOST_RESERVED` requests: moments further off are taken for a mistake.
     """
     spacing = round(1_000_000 / per_second)
     booked = _count_on(connection, "request_at_us", now_us, requests * spacing)
-    if booked > now_us + 60_000_000:
+    if booked > now_us + MOST_RESERVED * spacing:
         put(connection, "request_at_us", str(now_us + requests * spacing))
         return now_us
     return booked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from sqlalchemy.engine import Connection
@@ -50,9 +50,10 @@ class Comparison:
         for chunk in self._chunks(spool):
             self._put(chunk, lambda connection, run, shards: memberships.stage(connection, run.id, shards))
             self.workspace.seams.reach("sync.staged")
-        refusals = guard(
-            self.counts, kind=self.run.kind, members_before=self.run.members_before, limits=self.job.audience.guard
-        )
+        limits = self.job.audience.guard
+        if self.job.partial:  # a part says nothing of the size of the whole
+            limits = replace(limits, min_initial_members=0)
+        refusals = guard(self.counts, kind=self.run.kind, members_before=self.run.members_before, limits=limits)
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
             supersede(connection, self.run, now_ms=self.workspace.seams.now_ms())

@@ -31,6 +31,8 @@ def sync(workspace: Workspace, job: Job) -> RunReport:
         SourceError: the source could not be read; nothing changed.
         LeaseLost: another process took over; what was committed stays.
     """
+    if job.resync and job.partial:
+        raise ConfigError("a resync sends everything again: it cannot be limited", hint="leave --limit and --only out")
     audience = _register(workspace, job)
     with holding(workspace, audience) as lease:
         finish_dead_runs(workspace, lease, audience)
@@ -60,13 +62,17 @@ def _register(workspace: Workspace, job: Job) -> AudienceRow:
         audience = audiences.register(
             connection, key=job.audience.key, name=job.audience.name, now_ms=workspace.seams.now_ms()
         )
+    _require_active(audience)
+    return audience
+
+
+def _require_active(audience: AudienceRow) -> None:
     if audience.state == "retired":
         raise ConfigError(
             f"the key {audience.key!r} is retired and is never used again", hint="give the audience another name or key"
         )
     if audience.state == "paused":
         raise ConfigError(f"audience {audience.key!r} is paused", hint=f"audience-sync resume {audience.key}")
-    return audience
 
 
 def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceRow) -> RunRow:
@@ -75,7 +81,8 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
     as_of = now if job.as_of is None else int(job.as_of.timestamp() * 1000)
     with workspace.database.write() as connection:
         lease.assert_held(connection)
-        audience = audiences.by_id(connection, audience.id)  # as the dead runs left it
+        audience = audiences.by_id(connection, audience.id)  # as dead runs, or others before us, left it
+        _require_active(audience)
         if audience.applied_as_of is not None and as_of < audience.applied_as_of and not job.force:
             applied = datetime.fromtimestamp(audience.applied_as_of / 1000, UTC)
             raise ConfigError(

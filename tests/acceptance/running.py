@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +28,13 @@ from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
 from audience_sync.seams import KILL_VARIABLE, Seams
 from audience_sync.sync import Job, RunReport, sync
 from tests.factories import AUDIENCE_KEY, Shop, company_identifiers, config_text
-from tests.waiting import wait_until
 
 DEADLINE = 90.0  # seconds; a command that takes longer on a busy machine hangs
 KILLED = -signal.SIGKILL
 ON_ONE_DATABASE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what does not depend on where memberships are kept."""
+
+LOOK = 0.1  # seconds between two looks at a condition: the commands need the processor more
 
 Customers: TypeAlias = Mapping[str, str | None]
 """Who ordered, and for which company."""
@@ -75,7 +77,7 @@ class Running:
 
     def wait_for(self, text: str) -> None:
         """Wait until it has said something on stderr."""
-        wait_until(lambda: text in self.said or self.process.poll() is not None, seconds=DEADLINE)
+        until(lambda: text in self.said or self.process.poll() is not None)
         assert text in self.said, self.said
 
     def kill_after(self, seconds: float) -> int:
@@ -209,6 +211,14 @@ def open_place(folder: Path, database_url: str) -> Iterator[Place]:
         Sandbox(folder / "sandbox.db") as sandbox,
     ):
         yield Place(folder=folder, database_url=database_url, database=database, shop=shop, sandbox=sandbox)
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Return as soon as the condition holds; fail the test when it never does."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        time.sleep(LOOK)
 
 
 def customers(*numbers: int | range, company: str = "acme") -> dict[str, str | None]:

@@ -26,9 +26,9 @@ from tests.acceptance.running import (
     customers,
     memberships,
     open_place,
+    until,
 )
 from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL
-from tests.waiting import wait_until
 
 EVERYBODY = customers(range(200))
 HALF = customers(range(100))
@@ -199,7 +199,7 @@ def test_a_source_whose_server_ends_the_connection_changes_nothing(place: Place,
         with source.write() as lock, place.running("sync", "--now", "2099-01-02") as syncing:
             lock.exec_driver_sql("DELETE FROM orders")
             lock.exec_driver_sql("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
-            wait_until(lambda: terminate_reader(source), seconds=60)
+            until(lambda: terminate_reader(source))
             ended = syncing.end()
 
     assert ended.code == 1
@@ -304,7 +304,7 @@ def test_a_process_that_hangs_in_its_source_is_not_joined(place: Place) -> None:
     """While one sync waits for its source, another of the same audience exits 5, and does not disturb the first."""
     place.shop.execute("BEGIN EXCLUSIVE")
     with place.running("sync") as first:
-        wait_until(place.held, seconds=60)
+        until(place.held)
         second = place.command("sync", "--wait", "0s")
         place.shop.execute("COMMIT")
         ended = first.end()
@@ -403,8 +403,8 @@ def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
 
     assert refused.code == 2
     assert (
-        f"error: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00 UTC, a later instant\n"
-        "try: --force goes back in time all the same"
+        f"error: {AUDIENCE_KEY}: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00 UTC,"
+        " a later instant\ntry: --force goes back in time all the same"
     ) in refused.err
     assert place.command("sync", "--now", "2026-02-01", "--force").code == 0
     assert_settled(place, EVERYBODY, before={**EVERYBODY, **march})
@@ -585,7 +585,7 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
 
     assert [skipped.code, named.code] == [0, 2]
     assert f"skipped: {AUDIENCE_KEY} is retired" in skipped.err
-    assert f"error: the key '{AUDIENCE_KEY}' is retired and is never used again" in named.err
+    assert f"error: {AUDIENCE_KEY}: the key '{AUDIENCE_KEY}' is retired and is never used again" in named.err
     assert synced.command("retract", "nobody", "--yes").code == 2
     assert synced.received() == 400
 
@@ -598,7 +598,7 @@ def test_an_interrupted_reading_ends_without_a_trace(place: Place) -> None:
     """Ctrl-C while a source is read ends with exit code 130 as soon as the source answers, and changes nothing."""
     place.shop.execute("BEGIN EXCLUSIVE")
     with place.running("sync") as syncing:
-        wait_until(place.held, seconds=60)
+        until(place.held)
         syncing.process.send_signal(signal.SIGINT)
         syncing.wait_for("stopping after the step under way; once more leaves at once")
         place.shop.execute("COMMIT")
@@ -615,7 +615,7 @@ def test_a_second_interrupt_ends_at_once(place: Place) -> None:
     """Ctrl-C twice ends a command though its source does not answer; the next one takes over without waiting."""
     place.configure(sql=ENDLESS_SQL)
     with place.running("sync") as syncing:
-        wait_until(place.held, seconds=60)
+        until(place.held)
         syncing.process.send_signal(signal.SIGINT)
         syncing.wait_for("stopping after the step under way; once more leaves at once")
         ended = syncing.end(signal.SIGINT, seconds=SOON)

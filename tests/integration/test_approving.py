@@ -167,7 +167,6 @@ def test_a_first_run_that_finds_enough_goes_through(syncing: Syncing) -> None:
     assert len(syncing.members()) == 10
 
 
-@pytest.mark.xfail(strict=True, reason="a first run that commits as it compares supersedes nothing")
 def test_a_first_run_without_a_least_size_ends_the_wait(syncing: Syncing) -> None:
     """When the least size is taken out of the file the blocked run does not stay blocked for ever."""
     syncing.configure(guard={"min_initial_members": 10})
@@ -189,7 +188,6 @@ def test_a_failed_first_run_leaves_the_plan_of_a_first_run(syncing: Syncing) -> 
     assert syncing.approve(blocked).state is RunState.SUCCEEDED
 
 
-@pytest.mark.xfail(strict=True, reason="a part of a first run is compared with the least size of a whole one")
 def test_a_least_size_is_not_of_a_part(syncing: Syncing) -> None:
     """A first try of a few members of a large audience is not stopped for being few."""
     syncing.configure(guard={"min_initial_members": 10})
@@ -197,7 +195,6 @@ def test_a_least_size_is_not_of_a_part(syncing: Syncing) -> None:
     assert syncing.sync(people(range(20)), limit=5).run.state is RunState.SUCCEEDED
 
 
-@pytest.mark.xfail(strict=True, reason="an initial run is not guarded, also where members are known already")
 def test_a_first_run_that_goes_on_does_not_empty_the_audience(syncing: Syncing) -> None:
     """A first run that died half-way, or a try with `--limit`, left members: an empty result keeps them."""
     syncing.sync(people(range(300)), limit=200)

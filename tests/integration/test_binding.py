@@ -91,7 +91,6 @@ def test_a_clock_that_was_ahead_stops_nobody(database: Database) -> None:
     assert [again, next_one] == [NOW_US, NOW_US + 20_000]
 
 
-@pytest.mark.xfail(strict=True, reason="reservations over a minute ahead are dropped, at any rate")
 def test_a_slow_rate_is_kept(database: Database) -> None:
     """Eight workers at one request in ten seconds wait for each other, though the last one waits for over a minute."""
     moments = []
@@ -113,10 +112,8 @@ def test_the_identity_is_bound_once(database: Database) -> None:
     assert 'identity = "userId"' in str(caught.value.hint)
 
 
-def test_two_first_syncs_do_not_both_bind(database: Database, request: pytest.FixtureRequest) -> None:
+def test_two_first_syncs_do_not_both_bind(database: Database) -> None:
     """Of two processes that bind different identities at the same moment the second is refused."""
-    if not database.is_sqlite:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="the second overwrites the first"))
 
     def bind_other() -> None:
         with database.write() as connection:

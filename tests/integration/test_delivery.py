@@ -206,15 +206,15 @@ def test_stop_is_obeyed(sending: Sending) -> None:
 
 
 def test_rate_is_kept(sending: Sending) -> None:
-    """Twenty requests at fifty a second take about 0.4 s, however many workers there are."""
-    sending.sync(gold=EVERYBODY[:20])
+    """Thirty requests at fifty a second take about 0.6 s, however many workers there are."""
+    sending.sync(gold=EVERYBODY[:30])
     sending.with_settings(delivery={"max_requests_per_second": 50, "batch_size": 1}).deliver()
 
     ((seconds,),) = sending.sandbox.ledger.read(
         "SELECT (julianday(max(at)) - julianday(min(at))) * 86400 FROM requests WHERE path = '/batch'"
     )
-    assert sending.posts() == 20
-    assert seconds >= 0.35
+    assert sending.posts() == 30
+    assert seconds >= 0.45
 
 
 def test_rate_is_shared(sending: Sending) -> None:
@@ -239,6 +239,15 @@ def test_rate_is_shared(sending: Sending) -> None:
 
     assert len(moments) == 30
     assert max(moments) >= 29 / 50 - 0.05
+
+
+def test_absurd_wait_is_not_believed(workspace: Workspace) -> None:
+    """A server that asks for ten thousand days, once or by several answers at once, is waited for one day at most."""
+    pace = Pace(workspace, per_second=50, workers=8, longest=timedelta(minutes=15))
+    for _ in range(3):
+        pace.failed(asked=timedelta(days=10_000), throttled=True)
+
+    assert pace._resume_at - workspace.seams.monotonic() == timedelta(days=1).total_seconds()
 
 
 # --- opening: the environment, the traits, and who is there -----------------------------------------------------------
@@ -377,7 +386,7 @@ def test_nobody_listens(sending: Sending) -> None:
 
     assert type(report.failure) is DestinationAway
     assert (report.open, report.dead) == (250, 0)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -27,6 +27,7 @@ from tests.waiting import somebody_waits, wait_until
 
 NOW = 1_000_000  # milliseconds
 SECOND = 1000
+TEN = 10 * SECOND
 HOLD_UNTIL_KILLED = """
 import sys, time
 from audience_sync import db, holders
@@ -41,12 +42,7 @@ time.sleep(3600)
 """
 
 
-def nobody_is_dead(_holder: str) -> bool:
-    """Judge nobody."""
-    return False
-
-
-def take(database: Database, *numbers: int, holder: str, now_ms: int = NOW, seconds: int = 10) -> Lease | None:
+def take(database: Database, *numbers: int, holder: str, now_ms: int = NOW, dead: Iterable[str] = ()) -> Lease | None:
     """Take what is free of some shard leases."""
     with database.write() as connection:
         return leases.acquire(
@@ -55,8 +51,8 @@ def take(database: Database, *numbers: int, holder: str, now_ms: int = NOW, seco
             numbers,
             holder=holder,
             now_ms=now_ms,
-            expires_at=now_ms + seconds * SECOND,
-            is_dead=nobody_is_dead,
+            expires_at=now_ms + TEN,
+            dead=set(dead),
         )
 
 
@@ -93,8 +89,8 @@ def test_a_free_lease_is_taken(database: Database) -> None:
     """Whoever asks first gets what it wants, until the time it said."""
     lease = taken(database, 3, 1, holder="me")
 
-    assert lease == Lease(SHARDS, (1, 3), "me", 1, NOW + 10 * SECOND)
-    assert in_force(database) == [(SHARDS, 1, "me", lease.expires_at), (SHARDS, 3, "me", lease.expires_at)]
+    assert lease == Lease(SHARDS, (1, 3), "me", 1)
+    assert in_force(database) == [(SHARDS, 1, "me", NOW + TEN), (SHARDS, 3, "me", NOW + TEN)]
     assert is_held(database, lease)
 
 
@@ -102,21 +98,19 @@ def test_a_held_lease_is_not_given(database: Database) -> None:
     """Another holder gets the rest, or nothing; leases of another kind have nothing to do with it."""
     mine = taken(database, 1, 2, holder="me")
 
-    assert take(database, 1, 2, holder="you", now_ms=NOW + 10 * SECOND - 1) is None
+    assert take(database, 1, 2, holder="you", now_ms=NOW + TEN - 1) is None
     rest = taken(database, 1, 2, 3, holder="you")
     assert rest.numbers == (3,)
     assert is_held(database, mine)
     with database.write() as connection:
-        other = leases.acquire(
-            connection, AUDIENCE, [1], holder="you", now_ms=NOW, expires_at=NOW + 1, is_dead=nobody_is_dead
-        )
+        other = leases.acquire(connection, AUDIENCE, [1], holder="you", now_ms=NOW, expires_at=NOW + 1, dead=set())
     assert other is not None
 
 
 def test_a_lease_that_ran_out_is_taken_over(database: Database) -> None:
     """The new holder has a higher term, and the old one can neither commit, prolong nor give back."""
     mine = taken(database, 1, 2, holder="me")
-    later = NOW + 10 * SECOND
+    later = NOW + TEN
     yours = taken(database, 2, holder="you", now_ms=later)
 
     assert yours.term > mine.term
@@ -126,6 +120,19 @@ def test_a_lease_that_ran_out_is_taken_over(database: Database) -> None:
         leases.release(connection, mine)
     assert is_held(database, yours)
     assert [entry[:3] for entry in in_force(database, later)] == [(SHARDS, 2, "you")]
+
+
+def test_the_lease_of_a_dead_holder_is_free(database: Database) -> None:
+    """Who is known to have died is not waited for; the others' leases stay theirs."""
+    taken(database, 1, holder="dead")
+    living = taken(database, 2, holder="living")
+    mine = take(database, 1, 2, holder="me", dead=["dead"])
+
+    assert mine is not None
+    assert mine.numbers == (1,)
+    assert is_held(database, living)
+    with database.read() as connection:
+        assert leases.holders(connection, SHARDS) == {"living", "me"}
 
 
 def test_a_lease_that_ran_out_may_be_used_while_nobody_took_it(database: Database) -> None:
@@ -270,7 +277,7 @@ def test_a_lease_is_renewed_in_the_background(database: Database) -> None:
         assert held is not None
         with held:
             began = time.monotonic()
-            first = held.lease.expires_at
+            first = in_force(database, 0)[0][3]
             wait_until(lambda: any(entry[3] > first + 600 for entry in in_force(database, 0)))
             assert time.monotonic() - began > 0.5
             assert 0 < held.left() <= 0.6
@@ -291,7 +298,7 @@ def test_a_lost_lease_is_not_renewed(database: Database) -> None:
                 connection.execute(sa.text("UPDATE leases SET holder = 'you', term = term + 1"))
             wait_until(lambda: not held._thread.is_alive())
 
-            assert held.left() < 0
+            assert held.left() <= 0
             with pytest.raises(LeaseLost), database.write() as connection:
                 held.assert_held(connection)
         assert [entry[2] for entry in in_force(database, 0)] == ["you"]

@@ -186,7 +186,8 @@ def test_views_show_names_and_iso_timestamps(database: Database) -> None:
         for number, ms in enumerate(MOMENTS, 1):
             connection.exec_driver_sql(
                 "INSERT INTO runs (audience_id, kind, state, as_of, started_at, finished_at, generation,"
-                f" definition_hash, members_before) VALUES (1, 'initial', 'succeeded', {ms}, {ms}, {ms}, {number}, '', 0)"
+                " definition_hash, members_before)"
+                f" VALUES (1, 'initial', 'succeeded', {ms}, {ms}, {ms}, {number}, '', 0)"
             )
             connection.exec_driver_sql(
                 "INSERT INTO memberships (audience_id, shard, profile_key, entered_run_id, generation)"

@@ -126,7 +126,6 @@ def test_a_part_does_not_move_the_definition_on(syncing: Syncing) -> None:
     assert syncing.sync().run.definition_changed
 
 
-@pytest.mark.xfail(strict=True, reason="a resync sends everybody again, also when it is limited")
 @pytest.mark.parametrize("wanted", [{"only": "u1"}, {"limit": 1}])
 def test_a_limited_resync_is_limited(syncing: Syncing, wanted: dict[str, Any]) -> None:
     """Sending one person again does not send everybody again (or is refused)."""

@@ -192,6 +192,6 @@ def test_death_in_a_retraction(twin: Twin, undisturbed: tuple[Twin, Database], d
     assert twin.does("retract") == 0
 
     assert twin.state(database) == expected.state(quiet)
-    (run,) = query(database, "SELECT state, exited, generation FROM runs WHERE kind = 'retract'")
+    run = query(database, "SELECT state, exited, generation FROM runs WHERE kind = 'retract' ORDER BY id")[0]
     assert (run.state, run.exited) == (RunState.SUCCEEDED, 300)
     assert query(database, "SELECT DISTINCT value, generation FROM outbox") == [("false", run.generation)]

@@ -104,7 +104,7 @@ def test_one_sync_at_a_time(syncing: Syncing) -> None:
             holder="elsewhere:1:x",
             now_ms=0,
             expires_at=10**15,
-            is_dead=lambda _: False,
+            dead=set(),
         )
 
     with pytest.raises(LeaseHeld, match=AUDIENCE_KEY):
@@ -112,25 +112,6 @@ def test_one_sync_at_a_time(syncing: Syncing) -> None:
     assert len(syncing.query("SELECT * FROM runs")) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="a holder takes its own lease away from itself")
-def test_one_sync_at_a_time_in_one_process(syncing: Syncing) -> None:
-    """Two threads of a daemon do not sync one audience together: the second is told so, the first goes on."""
-    refused: list[bool] = []
-
-    def sync_again(stage: str, _done: int) -> None:
-        if stage == "reading":
-            try:
-                syncing.sync()
-            except LeaseHeld:
-                refused.append(True)
-
-    run = syncing.sync(["u1"], on_progress=sync_again).run
-
-    assert refused == [True]
-    assert run.state is RunState.SUCCEEDED
-
-
-@pytest.mark.xfail(strict=True, reason="the state is read before the lease is taken, and not again")
 def test_a_retraction_in_between_is_seen(syncing: Syncing) -> None:
     """An audience that is retired while a sync waits for its turn is not filled again."""
     syncing.sync(["u1"])
