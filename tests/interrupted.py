@@ -20,7 +20,7 @@ from audience_sync.config import load
 from audience_sync.errors import LeaseHeld
 from audience_sync.leasing import Workspace
 from audience_sync.seams import KILL_VARIABLE, Seams
-from audience_sync.sync import Job, approve, committing, finishing, retract, retracting, sync
+from audience_sync.sync import Job, approve, committing, finishing, retract, sync
 
 CHANGES_A_COMMIT = 50  # few, so that a small audience has many commits
 PATIENCE = 15.0  # seconds until the database has noticed that a killed child is gone
@@ -30,7 +30,6 @@ def perform(work: dict[str, str]) -> None:
     """Do one piece of work, and die in the middle of it if it says so."""
     committing.CHANGES_A_COMMIT = CHANGES_A_COMMIT  # type: ignore[attr-defined]  # imported there by name
     finishing.CHANGES_A_COMMIT = CHANGES_A_COMMIT
-    retracting.CHANGES_A_COMMIT = CHANGES_A_COMMIT  # type: ignore[attr-defined]  # imported there by name
     settings = load(Path(work["config"]), {})
     audience = settings.audiences[0]
     with closing(db.connect(work["url"])) as database, closing(holders.enter(database)) as holder:
