@@ -92,6 +92,7 @@ class AdvisoryHolder:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{self._number}"
         self._alone = threading.Lock()  # many threads ask, there is one connection
         self._connection: Connection | None = None
+        self._is_locked = False
         self._take_lock()
 
     def is_dead(self, other: str) -> bool:
@@ -107,11 +108,11 @@ class AdvisoryHolder:
     def stay(self) -> None:
         """Take the lock again if its connection was lost, as by a restart of Postgres.
 
-        While the server still holds our old session for alive, the lock is ours by that.
+        While the server holds our old session for alive, the lock is ours by that; it is asked for again the next time.
         """
         with self._alone:
             try:
-                if self._connection is not None:
+                if self._connection is not None and self._is_locked:
                     self._connection.execute(sa.text("SELECT 1"))
                     return
             except sa.exc.SQLAlchemyError:
@@ -124,9 +125,11 @@ class AdvisoryHolder:
             self._drop()
 
     def _take_lock(self) -> None:
-        connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        self._connection = connection
-        connection.execute(sa.text("SELECT pg_try_advisory_lock(:n)"), {"n": self._number})
+        if self._connection is None:
+            engine = self._database.engine
+            self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        taken = self._connection.execute(sa.text("SELECT pg_try_advisory_lock(:n)"), {"n": self._number}).scalar()
+        self._is_locked = bool(taken)
 
     def _drop(self) -> None:
         """Close the connection for good, not back into the pool: the lock lasts as long as it does."""

@@ -29,7 +29,7 @@ from audience_sync.db import Database
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
 from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox, StoredEvent
-from audience_sync.sandbox.wire import Answer, Request, Server
+from audience_sync.sandbox.wire import Answer, Request
 from audience_sync.seams import KILL_VARIABLE, Seams
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import Job, sync
@@ -232,21 +232,6 @@ def in_between(sandbox: Sandbox, look: Callable[[Request], Answer | None]) -> It
         yield
     finally:
         server.answerer = answerer
-
-
-@contextmanager
-def serving(answerer: Callable[[Request], Answer | None]) -> Iterator[str]:
-    """Serve HTTP answers that a function makes up; yield the URL."""
-    server = Server(("127.0.0.1", 0), answerer)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-        server.hang_up(1)
 
 
 @contextmanager

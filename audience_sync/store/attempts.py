@@ -79,7 +79,8 @@ def postpone(connection: Connection, attempt: Attempt, *, not_before: int, error
 
 def remove(connection: Connection, attempts: Iterable[Attempt]) -> None:
     """Drop attempts whose outcome is settled."""
-    connection.execute(sa.text("DELETE FROM attempts WHERE id = :i"), [{"i": attempt.id} for attempt in attempts])
+    for attempt in attempts:
+        connection.execute(sa.text("DELETE FROM attempts WHERE id = :i"), {"i": attempt.id})
 
 
 def forget(connection: Connection, profile_key: str, *, shard: int) -> None:

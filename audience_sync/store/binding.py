@@ -48,10 +48,18 @@ def bind_identity(connection: Connection, identity: str) -> None:
         BindingRefused: the database has another identity.
     """
     _locked(connection, "generation")  # of two that bind at one moment the second sees what the first has bound
+    check_identity(connection, identity)
+    put(connection, "identity", identity)
+
+
+def check_identity(connection: Connection, identity: str) -> None:
+    """Refuse another identity than the one that is bound, if one is.
+
+    Raises:
+        BindingRefused: the database has another identity.
+    """
     bound = get(connection, "identity")
-    if bound is None:
-        put(connection, "identity", identity)
-    elif bound != identity:
+    if bound not in (None, identity):
         raise BindingRefused(
             f"this database knows people by {bound!r}, the configuration says {identity!r}",
             hint=f'set identity = "{bound}", or give the new identity a new [database] url',

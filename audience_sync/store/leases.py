@@ -85,7 +85,7 @@ def assert_held(connection: Connection, lease: Lease) -> None:
     rows = connection.execute(
         sa.text(f"SELECT holder, term FROM leases WHERE {_of(lease)}{_lock(connection, 'SHARE')}"), {"k": lease.kind}
     ).all()
-    if any((holder, term) != (lease.holder, lease.term) for holder, term in rows):
+    if [tuple(row) for row in rows] != [(lease.holder, lease.term)] * len(lease.numbers):
         raise LeaseLost
 
 

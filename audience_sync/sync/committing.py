@@ -71,7 +71,7 @@ class Comparison:
             known = memberships.digests(connection, self.run.audience_id)
         compared = compare(
             self.workspace.database,
-            self.run.audience_id,
+            self.run.audience_id if self.run.members_before else None,  # nothing to read where nobody is
             spool,
             rejections=self.rejections,
             trusted={} if self.run.kind is RunKind.RESYNC else known,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from audience_sync.core.guard import guard
 from audience_sync.core.model import Change, ChangeKind, Counts, RunKind
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, memberships
+from audience_sync.store import audiences, binding, memberships
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.job import Job
 from audience_sync.sync.reading import Rejections, compare, read
@@ -40,9 +40,11 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
     """Compare a definition with the memberships; every change is shown to `on_change`, in the order of shards.
 
     Raises:
+        BindingRefused: the database has another identity.
         SourceError: the source could not be read.
     """
     with workspace.database.read() as connection:
+        binding.check_identity(connection, job.settings.identity)
         audience = audiences.find(connection, job.audience.key)
         known = memberships.digests(connection, audience.id) if audience else {}
     as_of = job.as_of or workspace.seams.clock().astimezone(UTC)
