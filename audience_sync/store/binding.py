@@ -7,7 +7,6 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.errors import BindingRefused
 
-
 MOST_RESERVED = 3_000  # requests: a minute at the default rate
 
 
