@@ -216,7 +216,7 @@ def test_status_says_who_is_at_work(desk: Desk) -> None:
             holder="elsewhere:1:2",
             now_ms=0,
             expires_at=int(datetime(2100, 1, 1, tzinfo=UTC).timestamp() * 1000),
-            is_dead=lambda _: False,
+            dead=set(),
         )
 
     (whole,) = desk.command("status", "--format", "json").records
