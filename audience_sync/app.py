@@ -44,8 +44,10 @@ def working(settings: Settings, seams: Seams) -> Iterator[Workspace]:
 
 def create(settings: Settings) -> tuple[str | None, str]:
     """Create the membership database, or bring its schema up to date; return the revisions before and after."""
+    from audience_sync.migrating import migrate  # noqa: PLC0415 - Alembic is a fifth of every command's start
+
     database = db.connect(settings.database.url.get_secret_value(), create=True)
     try:
-        return db.migrate(database)
+        return migrate(database)
     finally:
         database.close()

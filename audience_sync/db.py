@@ -13,10 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
@@ -320,30 +316,16 @@ def _prepare_new_file(path: Path) -> None:
     connection.close()
 
 
-def _alembic() -> Config:
+def migrations() -> Path:
+    """Return the folder of the migrations: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).parent
-    inside = package / "migrations"  # in a wheel; a checkout has them beside the package
-    config = Config()
-    config.set_main_option("script_location", str(inside if inside.is_dir() else package.parent / "migrations"))
-    return config
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
 
 
-def migrate(database: Database) -> tuple[str | None, str]:
-    """Bring the schema to this program's revision; return the revisions before and after.
-
-    Raises:
-        SchemaOutOfDate: the schema is of a newer program.
-    """
-    before = revision_of(database)
-    script = ScriptDirectory.from_config(_alembic())
-    after = script.get_current_head() or ""
-    if before is not None and before not in {revision.revision for revision in script.walk_revisions()}:
-        raise _newer(database, before)
-    with database.write() as connection:
-        config = _alembic()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-    return before, after
+def revisions() -> list[str]:
+    """Return the revisions that this program knows, oldest first: the names of their files begin with them."""
+    return sorted(path.name.partition("_")[0] for path in (migrations() / "versions").glob("[0-9]*.py"))
 
 
 def verify(database: Database) -> None:
@@ -352,23 +334,18 @@ def verify(database: Database) -> None:
     Raises:
         SchemaOutOfDate: it is.
     """
-    found = revision_of(database)
-    script = ScriptDirectory.from_config(_alembic())
-    if found == script.get_current_head():
+    found, known = revision_of(database), revisions()
+    if found == known[-1]:
         return
     where = display_url(database.engine.url)
     if found is None:
         raise SchemaOutOfDate(f"{where} has no tables of audience-sync", hint="create them with `audience-sync init`")
-    if found in {revision.revision for revision in script.walk_revisions()}:
+    if found in known:
         raise SchemaOlder(
             f"{where} has the older schema {found}", hint="make a backup, then run `audience-sync migrate`"
         )
-    raise _newer(database, found)
-
-
-def _newer(database: Database, found: str) -> SchemaOutOfDate:
-    return SchemaOutOfDate(
-        f"{display_url(database.engine.url)} has schema {found}, made by a newer audience-sync",
+    raise SchemaOutOfDate(
+        f"{where} has schema {found}, made by a newer audience-sync",
         hint="install the version that made it, or a later one",
     )
 
@@ -376,4 +353,7 @@ def _newer(database: Database, found: str) -> SchemaOutOfDate:
 def revision_of(database: Database) -> str | None:
     """Return the revision of the schema that a database has, or None."""
     with database.read() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return None
+        revision: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return revision

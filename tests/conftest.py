@@ -24,6 +24,7 @@ from audience_sync.config import Settings
 from audience_sync.config import load as load_settings
 from audience_sync.db import Database
 from audience_sync.leasing import Workspace
+from audience_sync.migrating import migrate
 from audience_sync.seams import Seams
 from tests.factories import FrozenClock, Shop, config_text
 from tests.syncing import Syncing
@@ -70,7 +71,7 @@ def postgres_template(postgres_server: str) -> Iterator[str]:
     name = f"template_{uuid4().hex}"
     _administer(postgres_server, f"CREATE DATABASE {name}")
     with closing(db.connect(make_url(postgres_server).set(database=name))) as database:
-        db.migrate(database)
+        migrate(database)
     yield name
     _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -80,7 +81,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of a migrated, empty SQLite database, to be copied."""
     path = tmp_path_factory.mktemp("template") / "audience_sync.db"
     with closing(db.connect(f"sqlite:///{path}", create=True)) as database:
-        db.migrate(database)
+        migrate(database)
     return path
 
 

@@ -28,6 +28,7 @@ from audience_sync.config import Settings, load
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.leasing import Workspace
+from audience_sync.migrating import migrate
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
 from audience_sync.seams import Seams, wall_clock
 from audience_sync.store import audiences, binding
@@ -383,7 +384,7 @@ def test_check_sees_a_database_that_cannot_be_written_to(
 ) -> None:
     """A replica is found before the first sync meets it; Postgres alone: to root every file can be written."""
     with closing(db.connect(postgres_url, create=True)) as database:
-        db.migrate(database)
+        migrate(database)
         name = database.engine.url.database
         execute(database, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     configure(postgres_url)

@@ -17,6 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from audience_sync import db
 from audience_sync.db import Database
 from audience_sync.errors import SchemaOutOfDate
+from audience_sync.migrating import migrate
 
 VIEWS = {"current_members", "membership_changes", "sync_runs", "open_deliveries", "sent_deliveries"}
 MIGRATIONS = Path(db.__file__).parent.parent / "migrations"
@@ -65,7 +66,7 @@ def stamp(database: Database, revision: str) -> None:
 
 def test_migrations_make_the_tables_of_the_program(empty: Database) -> None:
     """No column, key or constraint is in the one and not in the other."""
-    before, after = db.migrate(empty)
+    before, after = migrate(empty)
 
     with empty.read() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), db.metadata)
@@ -90,7 +91,7 @@ def test_every_table_is_clustered_on_sqlite(sqlite_template: Path) -> None:
 
 def test_down_and_up_again(empty: Database) -> None:
     """Going back leaves nothing behind, and going up again makes the same schema."""
-    db.migrate(empty)
+    migrate(empty)
     first = schema(empty)
 
     run_alembic(empty, "down")
@@ -103,11 +104,11 @@ def test_down_and_up_again(empty: Database) -> None:
 
 def test_migrating_twice_changes_nothing(empty: Database) -> None:
     """`migrate` may be run at any time, and keeps what is in the database."""
-    db.migrate(empty)
+    migrate(empty)
     with empty.write() as connection:
         connection.exec_driver_sql("UPDATE settings SET value = '42' WHERE name = 'generation'")
 
-    assert db.migrate(empty) == ("0001", "0001")
+    assert migrate(empty) == ("0001", "0001")
     with empty.read() as connection:
         assert connection.exec_driver_sql("SELECT value FROM settings WHERE name = 'generation'").scalar() == "42"
 
@@ -131,8 +132,8 @@ def test_a_missing_sqlite_file_is_refused_and_not_made(tmp_path: Path) -> None:
 
 def test_an_older_schema_is_refused(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that is newer than its database says how to bring it up to date."""
-    db.migrate(empty)
-    monkeypatch.setattr("alembic.script.ScriptDirectory.get_current_head", lambda _self: "0002")
+    migrate(empty)
+    monkeypatch.setattr("audience_sync.db.revisions", lambda: ["0001", "0002"])
 
     with pytest.raises(SchemaOutOfDate, match="older schema 0001") as caught:
         db.verify(empty)
@@ -140,10 +141,10 @@ def test_an_older_schema_is_refused(empty: Database, monkeypatch: pytest.MonkeyP
     assert "audience-sync migrate" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("action", [db.verify, db.migrate])
+@pytest.mark.parametrize("action", [db.verify, migrate])
 def test_a_newer_schema_is_refused(empty: Database, action: object) -> None:
     """An old program neither uses nor migrates the database of a newer one."""
-    db.migrate(empty)
+    migrate(empty)
     stamp(empty, "zzzz")
 
     with pytest.raises(SchemaOutOfDate, match=r"has schema zzzz, made by a newer audience-sync") as caught:
@@ -167,7 +168,7 @@ def test_a_new_sqlite_file_is_private(empty_url: str) -> None:
     with closing(db.connect(empty_url, create=True)) as database:
         if not database.is_sqlite:  # Postgres has rights of its own
             return
-        db.migrate(database)
+        migrate(database)
         path = Path(str(database.engine.url.database))
         modes = {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.glob("empty.db*")}
 
