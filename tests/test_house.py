@@ -1,0 +1,62 @@
+"""What the documents promise about the house is so: commands, errors, views, and the two commands that set it up."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import typer
+
+from audience_sync import __version__, errors
+from audience_sync.cli.main import build
+from audience_sync.db import Database
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def commands() -> dict[str, typer.core.TyperCommand]:
+    """Return every command of the program by its name."""
+    return dict(typer.main.get_command(build()).commands)  # type: ignore[attr-defined]  # it is a group
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_is_in_the_readme_and_has_help_with_an_example(name: str) -> None:
+    """Nobody has to read the code to learn that a command exists, what it does, and how it is called."""
+    command = commands()[name]
+
+    assert f"`{name}" in README
+    assert command.help
+    assert name == "dead" or f"audience-sync {name}" in re.sub(r"--config \S+ ", "", command.epilog or "")
+
+
+def test_every_error_has_its_sentence_and_stands_in_the_tree() -> None:
+    """The tree at the top of the errors is the whole tree, and each has a message of its own."""
+    everything = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, Exception)]
+
+    for one in everything:
+        assert one.__doc__
+        assert re.search(rf"^ *{one.__name__} +exit {one.exit_code}", errors.__doc__ or "", re.MULTILINE), one.__name__  # type: ignore[attr-defined]
+
+
+def test_every_view_is_in_the_readme(database: Database) -> None:
+    """The views that people query are documented, with the columns they have."""
+    documented = set(re.findall(r"^\| `(\w+)` \| ", README, re.MULTILINE))
+
+    assert set(sa.inspect(database.engine).get_view_names()) <= documented
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """The program says the version that was installed, and that the project file names."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert __version__ == version("audience-sync") == declared
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    """The README has exactly one line that CI takes for its test command."""
+    assert len(re.findall(r"\.venv/bin/pytest$", README, re.MULTILINE)) == 1
