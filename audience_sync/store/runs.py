@@ -37,12 +37,13 @@ class RunRow(NamedTuple):
     send_updates: bool
     partial: bool
     reason: str | None
+    approved_at: int | None
 
 
 _FIELDS = (
     "id, audience_id, kind, state, as_of, started_at, finished_at, generation, definition_hash, definition_changed,"
     " members_before, read, entered, exited, updated, unchanged, rejected, duplicates, resent, resend_from, sent,"
-    " send_updates, partial, reason"
+    " send_updates, partial, reason, approved_at"
 )
 _FIRST_COUNT, _COUNTS = 11, 7
 

@@ -11,7 +11,7 @@ from audience_sync.sync.finishing import apply_plan, finish_dead_runs, holding
 
 
 def approve(workspace: Workspace, run_id: int) -> RunRow:
-    """Apply exactly the staged plan of a blocked run; a run that died after its approval is finished.
+    """Apply exactly the staged plan of a blocked run; what an approval that died has left to do is finished.
 
     Raises:
         ApprovalRefused: the run is not blocked (any more), or a later run has changed the audience since.
@@ -20,14 +20,12 @@ def approve(workspace: Workspace, run_id: int) -> RunRow:
     with workspace.database.read() as connection:
         audience = audiences.by_id(connection, runs.get(connection, run_id).audience_id)
     with holding(workspace, audience) as lease:
-        with workspace.database.read() as connection:
-            approved_before = runs.get(connection, run_id).state is RunState.APPLYING
         finish_dead_runs(workspace, lease, audience)
         with workspace.database.write() as connection:
             lease.assert_held(connection)
             run = runs.get(connection, run_id)
-            if approved_before:
-                return run
+            if run.approved_at is not None:
+                return run  # its plan is applied; what may be left is to deliver it
             if run.state is not RunState.BLOCKED:
                 raise ApprovalRefused(
                     f"run {run_id} is {run.state}, not blocked" + (f": {run.reason}" if run.reason else ""),

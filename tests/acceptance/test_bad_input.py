@@ -289,4 +289,5 @@ def test_another_identity_is_refused(place: Place) -> None:
         "error: this database knows people by 'userId', the configuration says 'email'\n"
         'try: set identity = "userId", or give the new identity a new [database] url\n'
     )
+    assert place.command("plan").code == 2
     assert len(place.traits()) == 3

@@ -81,12 +81,21 @@ def test_after_a_yes_syncs_go_on(syncing: Syncing) -> None:
     assert syncing.sync(["u1", "u2"]).run.counts == Counts(read=2, entered=1, exited=1, unchanged=1)
 
 
-def test_a_yes_is_given_once(syncing: Syncing) -> None:
-    """A second yes is refused and changes nothing."""
+def test_a_second_yes_changes_nothing(syncing: Syncing) -> None:
+    """An approval that died after its last commit is said again: it returns the run as it is, and goes on to deliver."""
     syncing.sync(HUNDRED)
     run = syncing.approve(syncing.sync([]).run)
+    outbox = syncing.outbox()
 
-    with pytest.raises(ApprovalRefused, match="run 2 is succeeded, not blocked") as caught:
+    assert syncing.approve(run) == run
+    assert syncing.outbox() == outbox
+
+
+def test_what_was_never_blocked_is_refused(syncing: Syncing) -> None:
+    """A yes to a run that needed none is refused, with where to look."""
+    run = syncing.sync(HUNDRED).run
+
+    with pytest.raises(ApprovalRefused, match="run 1 is succeeded, not blocked") as caught:
         syncing.approve(run)
     assert "audience-sync runs" in str(caught.value.hint)
 
