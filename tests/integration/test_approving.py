@@ -82,7 +82,7 @@ def test_after_a_yes_syncs_go_on(syncing: Syncing) -> None:
 
 
 def test_a_second_yes_changes_nothing(syncing: Syncing) -> None:
-    """An approval that died after its last commit is said again: it returns the run as it is, and goes on to deliver."""
+    """An approval that died after its last commit may be said again: the run is as it was, and delivery goes on."""
     syncing.sync(HUNDRED)
     run = syncing.approve(syncing.sync([]).run)
     outbox = syncing.outbox()
