@@ -113,7 +113,7 @@ def retry_after(text: str | None, *, now: datetime) -> timedelta | None:
         return timedelta(seconds=float(text))
     try:
         moment: datetime = parsedate_to_datetime(text)
-        wait = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)) - now
+        wait = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment) - now
     except (TypeError, ValueError, OverflowError):
         return None
     return max(timedelta(0), wait)

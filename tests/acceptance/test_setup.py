@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 import sqlalchemy as sa
-from alembic.config import Config
 
-from audience_sync import db
+from audience_sync import db, migrating
 from audience_sync.checking.file import example, holds_secret
 from audience_sync.cli import main, setup
 from audience_sync.cli.unit import Unit, quoted
@@ -224,12 +223,8 @@ def test_migrate_says_from_where_to_where_and_speaks_of_a_backup(
         encoding="utf-8",
     )
 
-    def newer() -> Config:
-        config = Config()
-        config.set_main_option("script_location", str(scripts))
-        return config
-
-    monkeypatch.setattr(db, "_alembic", newer)
+    for module in (db, migrating):
+        monkeypatch.setattr(module, "migrations", lambda: scripts)
 
     refused, done, again = command("check", "--format", "json"), command("migrate"), command("migrate")
 
