@@ -133,6 +133,7 @@ def test_a_stale_approval_is_refused(synced: Place) -> None:
     assert unchanged(synced, EVERYBODY, received=200)
 
 
+@ON_ONE_DATABASE
 def test_a_newer_blocked_plan_takes_the_place_of_the_older(synced: Place) -> None:
     """One plan waits for an audience: that of the newest blocked run, and only it can be approved."""
     for rest in (HALF, {}):
@@ -217,6 +218,7 @@ def terminate_reader(database: db.Database) -> bool:
 # How commands exit when not all is well
 
 
+@ON_ONE_DATABASE
 def test_dead_deliveries_are_exit_code_3(place: Place) -> None:
     """A profile that Schematic refuses is left dead and counted; everybody else is told. Retried, it is exit code 0."""
     place.sandbox.faults.set([FaultRule(user_key="u7", status=422, body={"error": "no such user"})])
@@ -235,6 +237,7 @@ def test_dead_deliveries_are_exit_code_3(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_open_deliveries_are_exit_code_3(place: Place) -> None:
     """While Schematic is away the outbox keeps everything; when it is back, `deliver` sends it."""
     place.sandbox.faults.set([FaultRule(status=503)])
@@ -314,6 +317,7 @@ def test_a_process_that_hangs_in_its_source_is_not_joined(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_a_refused_key_is_exit_code_6(place: Place) -> None:
     """A key that Schematic refuses stops everything and loses nothing; once it is accepted, `deliver` finishes."""
     place.sandbox.keys.revoke(place.key)
@@ -410,6 +414,7 @@ def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
     assert_settled(place, EVERYBODY, before={**EVERYBODY, **march})
 
 
+@ON_ONE_DATABASE
 def test_no_deliver_leaves_it_to_deliver(place: Place) -> None:
     """With --no-deliver nothing is sent, no key is needed, and `deliver` sends it later."""
     place.key = ""
@@ -443,6 +448,7 @@ def test_a_resync_sends_every_value_again(synced: Place) -> None:
     assert_settled(synced, now, before=EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_a_few_first(place: Place) -> None:
     """--only sends one user, --limit the next few, and the sync after them all the rest, as a first one still."""
     only = place.command("sync", "--only", "u3", "--format", "json")
@@ -461,6 +467,7 @@ def test_a_few_first(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_only_and_limit_send_exits_too(synced: Place) -> None:
     """A limited later sync applies only what it was told to, and the next one the rest."""
     now = customers(range(20, 200))
@@ -533,6 +540,7 @@ def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
     assert synced.everything() == before
 
 
+@ON_ONE_DATABASE
 def test_a_plan_of_a_first_sync_changes_nothing(place: Place) -> None:
     """An audience that was never synced can be planned: everybody would enter, and the database does not hear of it."""
     ended = place.command("plan", "--format", "json")
@@ -611,6 +619,7 @@ def test_an_interrupted_reading_ends_without_a_trace(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@ON_ONE_DATABASE
 def test_a_second_interrupt_ends_at_once(place: Place) -> None:
     """Ctrl-C twice ends a command though its source does not answer; the next one takes over without waiting."""
     place.configure(sql=ENDLESS_SQL)
@@ -628,6 +637,7 @@ def test_a_second_interrupt_ends_at_once(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@ON_ONE_DATABASE
 @pytest.mark.parametrize("words", [["sync"], ["approve", "2"], ["deliver"]], ids=lambda words: words[0])
 def test_an_interrupted_delivery_ends_without_a_trace(synced: Place, words: list[str]) -> None:
     """Ctrl-C while Schematic keeps an answer back ends soon with exit code 130, and `deliver` goes on."""
