@@ -11,7 +11,7 @@ from audience_sync import app as engine
 from audience_sync.cli import status
 from audience_sync.cli.context import settings_of
 from audience_sync.cli.output import Format, FormatOption, LimitOption, json_line, print_records
-from audience_sync.cli.status import PANEL, known_audience
+from audience_sync.cli.status import PANEL, chosen_audience, known_audience
 from audience_sync.cli.syncing import instant
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.db import Database
@@ -129,7 +129,7 @@ def runs(
     settings = settings_of(context)
     with engine.opened(settings) as database:
         with database.read() as connection:
-            chosen = None if audience is None else known_audience(connection, settings, audience).id
+            chosen = chosen_audience(connection, settings, audience)
         found = reports.runs(database, audience_id=chosen, state=state)
         print_records(found, reports.RUN_COLUMNS, format=format, limit=limit, shown=RUNS_SHOWN)
 
@@ -151,7 +151,7 @@ def changes(
     settings = settings_of(context)
     with engine.opened(settings) as database:
         with database.read() as connection:
-            chosen = None if audience is None else known_audience(connection, settings, audience).id
+            chosen = chosen_audience(connection, settings, audience)
             if run is not None:
                 stored_runs.get(connection, run)
         since_ms = None if since is None else int(since.timestamp() * 1000)
@@ -173,7 +173,7 @@ def rejections(
     settings = settings_of(context)
     with engine.opened(settings) as database:
         with database.read() as connection:
-            chosen = None if audience is None else known_audience(connection, settings, audience).id
+            chosen = chosen_audience(connection, settings, audience)
             if run is not None:
                 stored_runs.get(connection, run)
         found = reports.rejections(database, audience_id=chosen, run_id=run)

@@ -77,9 +77,9 @@ def _run() -> int:
 
 
 def _complain(sentence: str, hint: str | None) -> None:
-    console.print(Text.assemble(("error: ", "red"), sentence), soft_wrap=True)
+    console.print(Text.assemble(("error: ", "red"), sentence))
     if hint:
-        console.print(Text.assemble(("try: ", "bold"), hint), soft_wrap=True)
+        console.print(Text.assemble(("try: ", "bold"), hint))
 
 
 def _show_version(wanted: bool) -> None:

@@ -14,7 +14,7 @@ from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.inspecting import LIMIT, AudienceArgument, OptionalAudience
 from audience_sync.cli.output import Format, FormatOption, LimitOption, print_records
 from audience_sync.cli.reporting import confirm
-from audience_sync.cli.status import known_audience
+from audience_sync.cli.status import chosen_audience, known_audience
 from audience_sync.config import Settings
 from audience_sync.core.shards import shard_of, unit_of
 from audience_sync.db import Database
@@ -75,7 +75,7 @@ def dead_retry(context: typer.Context, audience: OptionalAudience = None, user: 
             retried = erasure.retry_dead(connection, generation=generation, audience_id=chosen, profile_key=user)
     typer.echo(f"dead rows that are open again: {retried:,}")
     if retried:
-        console.print("`audience-sync deliver` sends them now, the service by itself", soft_wrap=True)
+        console.print("`audience-sync deliver` sends them now, the service by itself")
 
 
 def dead_discard(
@@ -96,14 +96,14 @@ def dead_discard(
             discarded = erasure.discard_dead(connection, audience_id=chosen, profile_key=user)
     typer.echo(f"dead rows discarded: {discarded:,}")
     if discarded:
-        console.print("`audience-sync sync AUDIENCE --resync` sends every current value again", soft_wrap=True)
+        console.print("`audience-sync sync AUDIENCE --resync` sends every current value again")
 
 
 def pause(context: typer.Context, audience: AudienceArgument) -> None:
     """Stop an audience's syncs and hold back what is still to be sent of it; other audiences go on."""
     key = _set_state(context, audience, "paused")
     typer.echo(f"{key} is paused")
-    console.print(f"`audience-sync resume {key}` lets it go on", soft_wrap=True)
+    console.print(f"`audience-sync resume {key}` lets it go on")
 
 
 def resume(context: typer.Context, audience: AudienceArgument) -> None:
@@ -129,14 +129,14 @@ def forget(
                 f"the database knows nothing of a user {user!r}",
                 hint="the key is compared as it is: mind upper and lower case, and spaces",
             )
-        console.print(f"found of this user: {_listed(found)}", soft_wrap=True)
+        console.print(f"found of this user: {_listed(found)}")
         confirm("Erase all of it?", yes=yes)
         with _alone_with(workspace, user), workspace.database.write() as connection:
             erased = erasure.forget(connection, user)
         erasure.compact(workspace.database)
     typer.echo(f"erased: {_listed(erased)}")
-    console.print("what Schematic holds of this user must be deleted in Schematic", soft_wrap=True)
-    console.print("a user who is still in the source comes back at the next sync", soft_wrap=True)
+    console.print("what Schematic holds of this user must be deleted in Schematic")
+    console.print("a user who is still in the source comes back at the next sync")
 
 
 def _listed(found: dict[str, int]) -> str:
@@ -195,7 +195,5 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
 
 
 def _chosen(database: Database, settings: Settings, word: str | None) -> int | None:
-    if word is None:
-        return None
     with database.read() as connection:
-        return known_audience(connection, settings, word).id
+        return chosen_audience(connection, settings, word)

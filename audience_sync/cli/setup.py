@@ -85,9 +85,7 @@ def migrate(context: typer.Context) -> None:
     settings = settings_of(context)
     where = settings.database.url
     if _is_older(settings):
-        console.print(
-            "a migration cannot be undone: the backup that you made before it is the way back", soft_wrap=True
-        )
+        console.print("a migration cannot be undone: the backup that you made before it is the way back")
     before, after = engine.create(settings)
     if before == after:
         _say(f"nothing to do: {where} has schema {after}, which this program needs")
@@ -144,7 +142,6 @@ def service(
             console.print(
                 f"[yellow]note:[/] the service cannot see {path}: it sees neither home directories nor /tmp."
                 " Install with `python3 -m venv /opt/audience-sync`, and keep the configuration in /etc/audience-sync",
-                soft_wrap=True,
             )
 
 
@@ -181,7 +178,7 @@ def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
     width = max(len(step) for step, _ in steps)
     console.print("next:")
     for step, why in steps if fresh else steps[2:]:
-        console.print(Text(f"  {step:<{width}}  {why}"), soft_wrap=True)
+        console.print(Text(f"  {step:<{width}}  {why}"))
     if fresh:
         console.print("(the example's shop does not exist; `audience-sync demo` shows everything on one that does)")
 
@@ -229,4 +226,4 @@ def _own_command() -> tuple[str, ...]:
 
 
 def _say(sentence: str) -> None:
-    console.print(Text(sentence), soft_wrap=True)
+    console.print(Text(sentence))

@@ -85,6 +85,15 @@ def known_audience(connection: Connection, settings: Settings, word: str) -> Aud
     return row
 
 
+def chosen_audience(connection: Connection, settings: Settings, word: str | None) -> int | None:
+    """Return the id of the audience that an option names, or None where it names none.
+
+    Raises:
+        UnknownName: there is no such audience.
+    """
+    return None if word is None else known_audience(connection, settings, word).id
+
+
 def _whole(database: Database, settings: Settings) -> dict[str, Any]:
     with database.read() as connection:
         found = _audiences(connection, settings)
@@ -191,7 +200,7 @@ def _print_status(whole: Record) -> None:
             print_records(records, columns, format=Format.TABLE)
     for run in whole["blocked"]:
         look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['id']}"
-        console.print(f"try: `{look}` to look, then `{approve}`", soft_wrap=True)
+        console.print(f"try: `{look}` to look, then `{approve}`")
     if sent["dead"]:
         hint = "try: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again"
-        console.print(hint, soft_wrap=True)
+        console.print(hint)

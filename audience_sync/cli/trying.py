@@ -81,7 +81,7 @@ def sandbox(
         while not stop.wait(LOOK):
             seen = _show_new(server.ledger, seen, totals, quiet=quiet)
         _show_new(server.ledger, seen, totals, quiet=quiet)
-    console.print(f"{_summary(totals)}; {database} keeps it", soft_wrap=True)
+    console.print(f"{_summary(totals)}; {database} keeps it")
 
 
 def demo(
