@@ -192,6 +192,7 @@ deliveries = _clustered(
     _column("run_ids", sa.Text),
     _column("accepted_at", MS),
     _column("status", sa.SmallInteger),
+    _column("mapping", sa.Text, nullable=True),  # which made the event; NULL from before there were any
 )
 
 leases = _clustered(

@@ -5,6 +5,8 @@
     AudienceSyncError                exit 1
       ConfigError                    exit 2   the configuration file, a flag, or a name that is not known
         UnknownName                  exit 2
+        TriggerError                 exit 2   a trigger cannot be read
+        MappingError                 exit 2   the fields of a mapping are wrong, or cannot be resolved for an event
         SchemaOutOfDate              exit 2   the membership database needs `init`, or a newer program
           SchemaOlder                exit 2   the membership database needs `migrate`
         BindingRefused               exit 2   this database belongs to another environment or identity
@@ -42,6 +44,18 @@ class ConfigError(AudienceSyncError):
 
 class UnknownName(ConfigError):
     """No such audience, profile or run."""
+
+
+class TriggerError(ConfigError):
+    """The trigger cannot be read."""
+
+    def __init__(self, message: str, *, position: int) -> None:
+        super().__init__(message)
+        self.position = position  # of the character it is about, counted from 0
+
+
+class MappingError(ConfigError):
+    """The fields of a mapping are wrong, or cannot be resolved for this event."""
 
 
 class SchemaOutOfDate(ConfigError):

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.events import Event, OpenChange, identify
+from audience_sync.core.destination.changes import Destination, iso, make_parcel
+from audience_sync.core.destination.mappings import Mapping as DestinationMapping
+from audience_sync.core.destination.presets import presets
+from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.model import Change, ChangeKind, Member, RunKind, RunState
 from audience_sync.core.rows import canonical
 from audience_sync.core.shards import shard_of
@@ -142,8 +145,16 @@ def make_open(profile_key: str = "u1", **facts: object) -> OpenChange:
 
 
 def make_event(*changes: OpenChange, sent_at: datetime = NOON, environment: str = "env_1") -> Event:
-    """Return the event that identifies a profile by `userId` with these changes."""
-    return identify(changes or (make_open(),), identity="userId", environment=environment, sent_at=sent_at)
+    """Return the event that the presets make of these changes of a profile named by `userId`."""
+    (event,) = make_parcel(changes or (make_open(),), make_destination(environment=environment), at=iso(sent_at)).events
+    return event
+
+
+def make_destination(
+    *mappings: DestinationMapping, identity: str = "userId", environment: str = "env_1"
+) -> Destination:
+    """Return a destination with some mappings, or with the presets."""
+    return Destination(identity=identity, environment=environment, mappings=mappings or presets())
 
 
 def company_identifiers(company: str | None) -> str | None:

@@ -29,7 +29,7 @@ PROFILE_COLUMNS = (
     "audience", "member", "since", "run_id", "value", "identifiers", "open_value", "open_state", "tries", "next_try_at",
     "reason",
 )  # fmt: skip
-DELIVERY_COLUMNS = ("accepted_at", "traits", "run_ids", "status", "idempotency_key")
+DELIVERY_COLUMNS = ("accepted_at", "traits", "run_ids", "status", "mapping", "idempotency_key")
 HISTORY_COLUMNS = ("as_of", "audience", "kind", "value", "identifiers", "run_id")
 
 AudienceArgument = Annotated[str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience.")]

@@ -23,7 +23,7 @@ from audience_sync.cli.context import console
 
 BLOCK = 1000  # rows of a table that are aligned together
 COUNT_AT_MOST = 10_000  # rows beyond --limit are counted up to here
-JSON_COLUMNS = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value"})
+JSON_COLUMNS = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value", "bodies"})
 """Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")

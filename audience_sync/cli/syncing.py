@@ -19,6 +19,7 @@ from audience_sync import logs
 from audience_sync.cli import reporting
 from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.output import Format, FormatOption
+from audience_sync.cli.plans import PlanSheet
 from audience_sync.cli.progress import Progress
 from audience_sync.config import Audience, Settings, parse_duration, resolve_api_key
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
@@ -156,12 +157,13 @@ def plan(
 ) -> None:
     """Show what a sync would change and send now, and change nothing.
 
-    As json or csv every change is one line, whatever --limit says. Exit code 4 when a guard would block the sync.
+    Every kind of change comes with a sample of what would be posted; as json or csv every change is one line, with all
+    its bodies, whatever --limit says. Exit code 4 when a guard would block the sync.
     """
     settings = settings_of(context)
     blocked = False
     with _working(settings) as (workspace, stop):
-        sheet = reporting.PlanSheet(settings, format=format, limit=limit)
+        sheet = PlanSheet(settings, format=format, limit=limit, now=workspace.seams.clock())
         for audience in _chosen(workspace, settings, names):
             with Progress(audience.key) as progress:
                 job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show, stop=stop)

@@ -6,11 +6,13 @@ What an audience leaves out is filled in by `loading`: here `None` means that th
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from audience_sync.config.urls import Place
 from audience_sync.config.values import (
+    ActionName,
     Count,
     Cron,
     DatabaseUrl,
@@ -112,6 +114,16 @@ class AudienceTable(Table):
     guard: GuardTable = GuardTable()
 
 
+class MappingTable(Table):
+    """`[[mappings]]`: one mapping as it is written; `loading` makes it, and so finds what is wrong with its parts."""
+
+    name: Text
+    trigger: str | None = None
+    action: ActionName
+    enabled: bool = True
+    fields: dict[Text, Any] = {}
+
+
 class Document(Table):
     """The whole file."""
 
@@ -124,6 +136,7 @@ class Document(Table):
     retention: Retention = Retention()
     sources: dict[Text, Source] = {}
     audiences: list[AudienceTable] = []
+    mappings: list[MappingTable] = []
 
 
 def read_document(raw: dict[str, object], place: Place) -> Document:

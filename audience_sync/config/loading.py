@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from audience_sync.config.checks import check
 from audience_sync.config.document import AudienceTable, Document, GuardTable, ScheduleTable, read_document
+from audience_sync.config.mappings import check_mappings
 from audience_sync.config.problems import refuse, translate
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.urls import Place
@@ -55,7 +56,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     """
     path = path.absolute()
     raw = _read(path)
-    problems = list(check(raw))
+    problems = [*check(raw), *check_mappings(raw)]
     document = None
     try:
         document = read_document(raw, Place(path.parent, environ))
@@ -107,6 +108,7 @@ def _settle(document: Document, path: Path) -> Settings:
         retention=document.retention,
         sources=document.sources,
         audiences=tuple(_audience(one, document) for one in document.audiences),
+        mapping_tables=tuple(document.mappings),
     )
 
 

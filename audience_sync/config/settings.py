@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
-from audience_sync.config.document import Database, Delivery, Retention, Schematic, Source
+from audience_sync.config.document import Database, Delivery, MappingTable, Retention, Schematic, Source
+from audience_sync.config.mappings import make_mappings
 from audience_sync.config.problems import near
+from audience_sync.core.destination.changes import Destination
+from audience_sync.core.destination.coverage import Coverage, coverage
+from audience_sync.core.destination.mappings import Mapping
 from audience_sync.core.model import GuardLimits
 from audience_sync.errors import UnknownName
 
@@ -71,6 +76,25 @@ class Settings(BaseModel):
     retention: Retention
     sources: dict[str, Source]
     audiences: tuple[Audience, ...]
+    mapping_tables: tuple[MappingTable, ...]
+
+    @cached_property
+    def mappings(self) -> tuple[Mapping, ...]:
+        """Return the mappings, ready to be applied; without any in the file, the presets."""
+        return make_mappings(self.mapping_tables)
+
+    def destination(self, environment: str) -> Destination:
+        """Return what makes events of changes, in the Schematic environment whose id or label is given."""
+        return Destination(identity=self.identity, environment=environment, mappings=self.mappings)
+
+    def coverage(self, audience: Audience, *, environment: str = "") -> Coverage:
+        """Return what the mappings do to an audience; without an environment the label of the file counts."""
+        return coverage(
+            audience.key,
+            self.destination(environment or self.schematic.environment),
+            user_keys=audience.user_keys,
+            company_keys=audience.company_keys,
+        )
 
     def audience(self, key_or_name: str) -> Audience:
         """Return the audience with this key or, where no key is so, this name.

@@ -22,6 +22,7 @@ from pydantic import (
 
 from audience_sync.config.references import REFERENCE
 from audience_sync.config.urls import Place, SecretUrl, database_url, source_url
+from audience_sync.core.destination.actions import Action
 
 LONGEST = timedelta(days=36_500)
 """A century: what is longer leaves the calendar when it is subtracted from a timestamp."""
@@ -112,6 +113,12 @@ def _reference(value: str) -> str:
     return value
 
 
+def _action(value: object) -> Action:
+    if value not in set(Action):
+        raise ValueError(f"must be one of {', '.join(f'`{action}`' for action in Action)}")
+    return Action(value)
+
+
 def _file(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError("must be the path of a file")
@@ -124,6 +131,7 @@ Percent: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Text: TypeAlias = Annotated[str, AfterValidator(_not_blank)]
+ActionName: TypeAlias = Annotated[Action, PlainValidator(_action)]
 Key: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=255)]
 Timezone: TypeAlias = Annotated[str, AfterValidator(_timezone)]
 Cron: TypeAlias = Annotated[str, AfterValidator(_cron)]

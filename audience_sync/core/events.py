@@ -1,24 +1,19 @@
-"""Open changes of one profile become one identify event in Schematic's wire form.
+"""Events in Schematic's wire form, as they are kept until Schematic has accepted them.
 
-The wire form is that of Schematic's own clients: ``{api_key, type, body: {keys, traits, company?}, idempotency_key,
-sent_at}``, at most 100 in ``{"events": […]}`` (schematic-python ``event_capture.py``). Events are kept and stored
-without the API key; `batch_body` adds it on the way out.
+The wire form is that of Schematic's own clients: ``{api_key, type, body, idempotency_key, sent_at}``, at most 100 in
+``{"events": […]}`` (schematic-python ``event_capture.py``). Events are kept and stored without the API key;
+`batch_body` adds it on the way out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
 from audience_sync.core.rows import canonical
-
-ACTION = "identifyUser"
-MAPPING_HASH = ""
-"""There is one fixed mapping; the key of an event has a place for its hash, so that others can follow."""
 
 
 class OpenChange(NamedTuple):
@@ -35,103 +30,75 @@ class OpenChange(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """What an event settles: that audience's row, if it still has that generation."""
+    """A change that an event carries: that audience's row of the outbox, if it still has that generation."""
 
     audience_id: int
     generation: int
     run_id: int
     trait: str
     value: str
+    closes: bool = True  # this is the last event of the profile that carries it: once accepted, the row is done
 
 
 class Event(NamedTuple):
-    """One identify, ready to be posted, and the changes it carries."""
+    """One event, ready to be posted, and the changes it carries."""
 
     shard: int
     profile_key: str
     idempotency_key: str
     body: str  # JSON text of the whole event but the API key
     carried: tuple[Carried, ...]
+    mappings: tuple[str, ...] = ()  # the names of those that made it
+    identifiers: str | None = None  # the profile's when it was made, as in Member
 
 
-def idempotency_key(environment: str, profile_key: str, carried: Iterable[Carried]) -> str:
+def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[str, int, str, int]]) -> str:
     """Return the key under which Schematic drops a repetition within 24 hours: 32 hexadecimal digits.
 
-    The same changes have the same key, also after a crash; a change of a new generation has another.
+    A fact is the digest of a mapping (which stands for action and fields) and the audience, value and generation of a
+    change that it made this event of. The same facts have the same key, also after a crash; a change of a new
+    generation has another, and so have the events that two mappings make of one change.
     """
-    facts = [
-        environment,
-        profile_key,
-        ACTION,
-        MAPPING_HASH,
-        sorted((c.audience_id, c.value, c.generation) for c in carried),
-    ]
-    return blake2b(orjson.dumps(facts), digest_size=16).hexdigest()
-
-
-def identify(changes: Sequence[OpenChange], *, identity: str, environment: str, sent_at: datetime) -> Event:
-    """Return the one event of all open changes of a profile.
-
-    The identifiers are those of the newest change; values of one key are never joined from several.
-    """
-    newest = max(changes, key=lambda change: (change.generation, change.audience_id))
-    identifiers: dict[str, dict[str, str]] = orjson.loads(newest.identifiers) if newest.identifiers else {}
-    carried = tuple(Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value) for c in changes)
-    key = idempotency_key(environment, newest.profile_key, carried)
-    body: dict[str, object] = {
-        "keys": {identity: newest.profile_key, **identifiers.get("user", {})},
-        "traits": {change.trait: orjson.Fragment(change.value) for change in changes},
-    }
-    if company := identifiers.get("company"):
-        body["company"] = {"keys": company}
-    event = {
-        "type": "identify",
-        "body": body,
-        "idempotency_key": key,
-        "sent_at": sent_at.isoformat().replace("+00:00", "Z"),
-    }
-    return Event(newest.shard, newest.profile_key, key, orjson.dumps(event).decode(), carried)
-
-
-def identifiers_of(event: Event, *, identity: str) -> str | None:
-    """Return the identifiers that an event was sent with, as in `Member`."""
-    body = orjson.loads(event.body)["body"]
-    user = {name: value for name, value in body["keys"].items() if name != identity}
-    company = body.get("company", {}).get("keys", {})
-    found = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
-    return canonical(found) if found else None
+    return blake2b(orjson.dumps([environment, profile_key, sorted(facts)]), digest_size=16).hexdigest()
 
 
 def batch_body(events: Iterable[Event], *, api_key: str) -> bytes:
     """Return the body of ``POST /batch``: the events, each with the API key."""
-    start = b'{"api_key":' + orjson.dumps(api_key) + b","
-    return b'{"events":[' + b",".join(start + event.body.encode()[1:] for event in events) + b"]}"
+    return b'{"events":[' + b",".join(with_key(event.body, api_key=api_key).encode() for event in events) + b"]}"
+
+
+def with_key(body: str, *, api_key: str) -> str:
+    """Return the JSON text of one event as it is posted, with the API key in front."""
+    return f'{{"api_key":{orjson.dumps(api_key).decode()},{body[1:]}'
 
 
 def dump(events: Iterable[Event]) -> str:
     """Return events as the JSON text in which an attempt keeps them."""
     return orjson.dumps(
-        [[e.shard, e.profile_key, e.idempotency_key, e.body, [[*c] for c in e.carried]] for e in events]
+        [
+            [e.shard, e.profile_key, e.idempotency_key, e.body, [[*c] for c in e.carried], e.mappings, e.identifiers]
+            for e in events
+        ]
     ).decode()
 
 
 def parse(text: str) -> list[Event]:
     """Return the events of `dump`."""
-    return [Event(s, p, k, body, tuple(Carried(*c) for c in carried)) for s, p, k, body, carried in orjson.loads(text)]
-
-
-def split(
-    event: Event, changes: Sequence[OpenChange], *, identity: str, environment: str, sent_at: datetime
-) -> list[Event]:
-    """Return one event for each change that a merged event carries: one refused trait must not hold the others."""
-    wanted = {(c.audience_id, c.generation) for c in event.carried}
-    return [
-        identify([change], identity=identity, environment=environment, sent_at=sent_at)
-        for change in changes
-        if (change.audience_id, change.generation) in wanted
-    ]
+    return [_kept(*row) for row in orjson.loads(text)]
 
 
 def traits(carried: Iterable[Carried]) -> str:
     """Return what was said of a profile, as canonical JSON: ``{"audience_key": value}``."""
     return canonical({c.trait: orjson.Fragment(c.value) for c in carried})
+
+
+def _kept(
+    shard: int,
+    profile_key: str,
+    key: str,
+    body: str,
+    carried: Iterable[Iterable[Any]],
+    mappings: Iterable[str] = (),  # the first schema kept neither these
+    identifiers: str | None = None,  # nor these
+) -> Event:
+    return Event(shard, profile_key, key, body, tuple(Carried(*c) for c in carried), tuple(mappings), identifiers)

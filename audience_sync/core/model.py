@@ -60,6 +60,11 @@ class Change(NamedTuple):
     value: str | None
 
 
+def delivered_value(change: Change) -> str:
+    """Return what Schematic is to be told of a change: JSON text, ``true`` and ``false`` for an audience."""
+    return "false" if change.kind is ChangeKind.EXITED else change.value or "true"
+
+
 @dataclass(frozen=True)
 class Counts:
     """What a run found: read = entered + updated + unchanged + rejected + duplicates."""

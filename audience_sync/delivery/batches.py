@@ -1,4 +1,7 @@
-"""From open rows to batches: whole profiles, one event each, as many to a batch as fit, marked before they are sent."""
+"""From open rows to batches: whole profiles, as many to a batch as fit, marked before they are sent.
+
+What no mapping makes an event of is dead from the start: a person mends the mappings and sends it again.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from audience_sync.core import events
-from audience_sync.core.events import Event
+from audience_sync.core.destination.changes import Destination, Parcel, iso, make_parcel
+from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.shards import SHARDS
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import attempts, outbox
@@ -20,8 +23,7 @@ BATCHES_A_MARK = 10  # so many are marked in one commit before the first of them
 class Batching:
     """How events and batches are made."""
 
-    identity: str
-    environment: str
+    destination: Destination
     batch_size: int
 
 
@@ -46,12 +48,14 @@ class Batches:
         """
         held_back = {event.profile_key for attempt in busy for event in attempt.events}
         while self._at < len(self._ranges):
-            made = self._next_of_range(held_back)
-            if made:
+            parcels = self._next_of_range(held_back)
+            if parcels:
                 self.found_this_round = True
-                return self._mark(made)
-            self._at += 1
-            self._after = self._start()
+                if marked := self._mark(parcels):
+                    return marked
+            else:
+                self._at += 1
+                self._after = self._start()
         return []
 
     def begin_round(self) -> None:
@@ -62,43 +66,81 @@ class Batches:
     def _start(self) -> tuple[int, str]:
         return (self._ranges[self._at][0], "") if self._at < len(self._ranges) else (SHARDS, "")
 
-    def _next_of_range(self, held_back: set[str]) -> list[Event]:
-        """Return events for whole batches, the last of a range excepted, and go on behind them."""
+    def _next_of_range(self, held_back: set[str]) -> list[Parcel]:
+        """Return parcels that fill whole batches, the last of a range excepted, and go on behind them."""
         size = self.batching.batch_size
         limit = size * BATCHES_A_MARK
-        sent_at = self._workspace.seams.clock()
+        at = iso(self._workspace.seams.clock())
         while True:
             with self._workspace.database.read() as connection:
                 rows, more = outbox.page(
                     connection, low=self._after[0], high=self._ranges[self._at][1], after=self._after, limit=limit
                 )
             made = [
-                events.identify(
-                    list(changes),
-                    identity=self.batching.identity,
-                    environment=self.batching.environment,
-                    sent_at=sent_at,
-                )
-                for key, changes in groupby(rows, key=lambda change: change.profile_key)
+                (changes[0].shard, key, make_parcel(changes, self.batching.destination, at=at))
+                for key, changes in ((key, list(them)) for key, them in groupby(rows, key=_profile_key))
                 if key not in held_back
             ]
             if not more:
                 if rows:
                     self._after = (rows[-1].shard, rows[-1].profile_key)
-                return made
-            if len(made) >= size:
-                made = made[: len(made) // size * size]
-                self._after = (made[-1].shard, made[-1].profile_key)
-                return made
+                return [parcel for *_, parcel in made]
+            full = _filling([parcel for *_, parcel in made], size)
+            if full:
+                self._after = made[full - 1][:2]
+                return [parcel for *_, parcel in made[:full]]
             limit *= 4  # many audiences share few profiles: a page of rows made less than a batch
 
-    def _mark(self, made: list[Event]) -> list[Attempt]:
-        size = self.batching.batch_size
+    def _mark(self, parcels: Sequence[Parcel]) -> list[Attempt]:
         now = self._workspace.seams.now_ms()
         with self._workspace.database.write() as connection:
             self._lease.assert_held(connection)
+            outbox.mark_refused(connection, [refused for parcel in parcels for refused in parcel.refused])
             marked = [
-                attempts.add(connection, made[start : start + size], now_ms=now) for start in range(0, len(made), size)
+                attempts.add(connection, batch, now_ms=now)
+                for batch in pack((parcel.events for parcel in parcels), self.batching.batch_size)
             ]
         self._workspace.seams.reach("deliver.marked")
         return marked
+
+
+def pack(profiles: Iterable[Sequence[Event]], size: int) -> list[list[Event]]:
+    """Return the events of profiles as batches of at most `size`.
+
+    The events of one profile share a batch. Where they are more than fit into one, they have batches of their own, of
+    which none is posted before the one ahead of it is accepted.
+    """
+    batches: list[list[Event]] = []
+    room = 0
+    for events in profiles:
+        if len(events) > size:
+            batches += [list(events[start : start + size]) for start in range(0, len(events), size)]
+            room = 0
+        elif len(events) > room:
+            batches.append(list(events))
+            room = size - len(events)
+        elif events:
+            batches[-1].extend(events)
+            room -= len(events)
+    return batches
+
+
+def _filling(parcels: Sequence[Parcel], size: int) -> int:
+    """Return how many of the first parcels fill batches, so that `pack` leaves none of them half empty at the end.
+
+    All of them where nothing else is in them but refusals: those need no batch.
+    """
+    filled = used = idle = 0
+    for count, parcel in enumerate(parcels, start=1):
+        events = len(parcel.events)
+        idle += not events
+        if used and used + events > size:
+            filled, used = count - 1, 0
+        used += events
+        if used >= size:
+            filled, used = count, 0
+    return filled or (len(parcels) if idle >= size else 0)
+
+
+def _profile_key(change: OpenChange) -> str:
+    return change.profile_key

@@ -28,20 +28,22 @@ def bind(workspace: Workspace, settings: Settings, schematic: Schematic) -> str:
 
 def declare_traits(
     workspace: Workspace,
+    settings: Settings,
     schematic: Schematic,
     *,
     stop: threading.Event,
     refused: set[int],
     warn: Callable[[str], None],
 ) -> None:
-    """Declare the traits that are to be sent for the first time as boolean.
+    """Declare the traits that are to be sent for the first time as boolean; not those that no mapping sends as they are.
 
     A refusal is a warning, told once and remembered in `refused`: the trait is sent all the same.
     """
     with workspace.database.read() as connection:
         undeclared = audiences.undeclared(connection)
+    unsent = {one.key for one in settings.audiences if not settings.coverage(one).sets_trait} if undeclared else set()
     for audience in undeclared:
-        if stop.is_set() or audience.id in refused:
+        if stop.is_set() or audience.id in refused or audience.key in unsent:
             continue
         problem = schematic.declare_boolean(audience.key, display_name=audience.name)
         if problem is None:

@@ -97,8 +97,7 @@ class _Session:
             return
         with closing(self._schematic()) as api:
             batching = Batching(
-                identity=self._settings.identity,
-                environment=self._environment(api),
+                destination=self._settings.destination(self._environment(api)),
                 batch_size=self._settings.delivery.batch_size,
             )
             self._last_progress = self._workspace.seams.monotonic()
@@ -139,7 +138,7 @@ class _Session:
         """Put workers to work on the leased shards until they find no more, or something stops them."""
         settings, workspace = self._settings, self._workspace
         parts = self._parts(lease)
-        settler = Settler(workspace, lease, identity=settings.identity, warn=self._delivery.warn)
+        settler = Settler(workspace, lease, warn=self._delivery.warn)
         shift = Shift(
             workspace=workspace,
             lease=lease,
@@ -208,7 +207,14 @@ class _Session:
                 declared_at = seams.monotonic()
 
     def _declare(self, api: Schematic) -> None:
-        declare_traits(self._workspace, api, stop=self._delivery.stop, refused=self._refused, warn=self._delivery.warn)
+        declare_traits(
+            self._workspace,
+            self._settings,
+            api,
+            stop=self._delivery.stop,
+            refused=self._refused,
+            warn=self._delivery.warn,
+        )
 
     def _schematic(self) -> Schematic:
         return Schematic(self._settings.schematic, self._delivery.key, tls=self._tls)

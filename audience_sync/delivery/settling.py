@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from audience_sync.core.events import identifiers_of
 from audience_sync.db import first_line
 from audience_sync.errors import LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
@@ -22,10 +21,9 @@ RETRY_AFTER = 0.5  # seconds, when the database is away
 class Settler:
     """Takes accepted batches from the workers and commits them."""
 
-    def __init__(self, workspace: Workspace, lease: HeldLease, *, identity: str, warn: Callable[[str], None]) -> None:
+    def __init__(self, workspace: Workspace, lease: HeldLease, *, warn: Callable[[str], None]) -> None:
         self._workspace = workspace
         self._lease = lease
-        self._identity = identity
         self._warn = warn
         self._warned = False
         self._changed = threading.Condition()
@@ -135,5 +133,4 @@ class Settler:
         with self._workspace.database.write() as connection:
             generation = binding.next_generation(connection, self._workspace.seams.now_ms())
             for event in events:
-                identifiers = identifiers_of(event, identity=self._identity)
-                outbox.reopen(connection, event, identifiers=identifiers, generation=generation)
+                outbox.reopen(connection, event, generation=generation)

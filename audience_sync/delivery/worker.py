@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import assert_never
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core import events
-from audience_sync.core.events import Event
+from audience_sync.core.destination.changes import iso, make_parcel
+from audience_sync.core.events import Event, batch_body
 from audience_sync.core.outcomes import (
     Accepted,
     Later,
@@ -22,7 +23,7 @@ from audience_sync.core.outcomes import (
     backoff,
     classify,
 )
-from audience_sync.delivery.batches import Batches
+from audience_sync.delivery.batches import Batches, pack
 from audience_sync.delivery.shift import Shift
 from audience_sync.errors import DestinationError, KeyRefused, LeaseLost
 from audience_sync.schematic import Schematic
@@ -65,11 +66,21 @@ class Worker(threading.Thread):
 
     def _step(self) -> None:
         now = self._shift.workspace.seams.now_ms()
-        due = next((attempt for attempt in self._waiting if attempt.not_before <= now), None)
+        due = self._due(now)
         if due is not None:
             self._post(due)
         elif self._is_full() or not self._take():
             self._rest()
+
+    def _due(self, now: int) -> Attempt | None:
+        """Return the first attempt whose time has come; events of one profile never overtake each other."""
+        ahead: set[str | None] = set()
+        for attempt in self._waiting:
+            if attempt.not_before <= now and attempt.only_profile not in ahead:
+                return attempt
+            ahead.add(attempt.only_profile)
+            ahead.discard(None)
+        return None
 
     def _is_full(self) -> bool:
         waiting = sum(len(attempt.events) for attempt in self._waiting)
@@ -102,7 +113,7 @@ class Worker(threading.Thread):
             shift.stop.wait(IDLE)  # an answer might come when somebody else is at work on these profiles
             return
         key = self._schematic.key.get_secret_value()
-        answer = self._schematic.post_batch(events.batch_body(attempt.events, api_key=key))
+        answer = self._schematic.post_batch(batch_body(attempt.events, api_key=key))
         shift.workspace.seams.reach("deliver.posted")
         self._waiting.remove(attempt)
         try:
@@ -124,8 +135,9 @@ class Worker(threading.Thread):
             case Later():
                 return self._later(attempt, outcome)
             case TooLarge(max_size):
-                size = max_size or (len(attempt.events) + 1) // 2
-                return self._cut(attempt, size) if size < len(attempt.events) else self._rejected(attempt, "too large")
+                if max_size is not None and max_size < len(attempt.events):
+                    return self._cut(attempt, max_size)
+                return self._rejected(attempt, "too large")
             case Rejected(reason):
                 return self._rejected(attempt, reason)
             case RefusedKey(reason):
@@ -152,7 +164,7 @@ class Worker(threading.Thread):
         accepted_then = self._first_failure.setdefault(attempt.id, shift.accepted)
         shift.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
         if attempt.tries >= TRIES_BEFORE_HALVING and shift.accepted > accepted_then and len(attempt.events) > 1:
-            halves = self._cut(attempt, (len(attempt.events) + 1) // 2)
+            halves = self._put(attempt, lambda _: _halves(attempt.events))
             self._first_failure.update(dict.fromkeys((half.id for half in halves), accepted_then))
             return halves
         seams = shift.workspace.seams
@@ -164,8 +176,10 @@ class Worker(threading.Thread):
 
     def _rejected(self, attempt: Attempt, reason: str) -> list[Attempt]:
         """Find the event that is refused; of one that carries several audiences, the audience."""
+        if attempt.only_profile is None:
+            return self._put(attempt, lambda _: _halves(attempt.events))
         if len(attempt.events) > 1:
-            return self._cut(attempt, (len(attempt.events) + 1) // 2)
+            return self._cut(attempt, 1)
         (event,) = attempt.events
         if len(event.carried) > 1:
             return self._put(attempt, lambda connection: [[part] for part in self._apart(connection, event)])
@@ -173,18 +187,27 @@ class Worker(threading.Thread):
         return []
 
     def _apart(self, connection: Connection, event: Event) -> list[Event]:
-        batching = self._shift.batching
-        return events.split(
-            event,
-            outbox.of_profile(connection, shard=event.shard, profile_key=event.profile_key),
-            identity=batching.identity,
-            environment=batching.environment,
-            sent_at=self._shift.workspace.seams.clock(),
-        )
+        """Return one event for each change of a merged event: one refused trait must not hold the others.
+
+        Changes that were replaced meanwhile are left out, and come again with their newer values.
+        """
+        closes = {(c.audience_id, c.generation): c.closes for c in event.carried}
+        return [
+            part._replace(carried=tuple(c._replace(closes=closes[c.audience_id, c.generation]) for c in part.carried))
+            for change in outbox.of_profile(connection, shard=event.shard, profile_key=event.profile_key)
+            if (change.audience_id, change.generation) in closes
+            for part in make_parcel(
+                [change],
+                self._batches.batching.destination,
+                at=iso(self._shift.workspace.seams.clock()),
+                names=event.mappings,
+                identifiers=event.identifiers,
+            ).events
+        ]
 
     def _cut(self, attempt: Attempt, size: int) -> list[Attempt]:
-        parts = [attempt.events[start : start + size] for start in range(0, len(attempt.events), size)]
-        return self._put(attempt, lambda _: parts)
+        profiles = [list(events) for _, events in groupby(attempt.events, key=lambda event: event.profile_key)]
+        return self._put(attempt, lambda _: pack(profiles, size))
 
     def _put(self, attempt: Attempt, parts: Callable[[Connection], Sequence[Sequence[Event]]]) -> list[Attempt]:
         """Put several attempts in the place of one, in one commit."""
@@ -192,3 +215,11 @@ class Worker(threading.Thread):
         with workspace.database.write() as connection:
             self._shift.lease.assert_held(connection)
             return attempts.split(connection, attempt, parts(connection), now_ms=workspace.seams.now_ms())
+
+
+def _halves(events: Sequence[Event]) -> list[Sequence[Event]]:
+    """Cut a batch in two, between two profiles where it has several."""
+    middle = (len(events) + 1) // 2
+    cuts = [n for n in range(1, len(events)) if events[n - 1].profile_key != events[n].profile_key]
+    cut = min(cuts, key=lambda n: abs(n - middle), default=middle)
+    return [events[:cut], events[cut:]]

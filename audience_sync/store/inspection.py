@@ -156,7 +156,7 @@ def profile_deliveries(connection: Connection, profile_key: str, *, at_most: int
     """Return what Schematic accepted of a profile, newest first."""
     rows = connection.execute(
         sa.text(
-            "SELECT accepted_at, traits, run_ids, status, idempotency_key FROM deliveries"
+            "SELECT accepted_at, traits, run_ids, status, mapping, idempotency_key FROM deliveries"
             f" WHERE shard = :s AND profile_key = :k ORDER BY accepted_at DESC{_limit(at_most)}"
         ),
         {"s": shard_of(profile_key), "k": profile_key},

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import db
+from audience_sync.core.destination.changes import Refused
 from audience_sync.core.events import Carried, Event, OpenChange, traits
-from audience_sync.core.model import Change, ChangeKind
+from audience_sync.core.model import Change, delivered_value
 from audience_sync.store import bulk, runs
 from audience_sync.store.runs import RunRow
 
@@ -25,6 +26,11 @@ _REPLACE = (
     " dead_reason = NULL"
 )
 
+_SET_DEAD = sa.text(
+    "UPDATE outbox SET dead_reason = :why"
+    " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
+)
+
 
 def enqueue(connection: Connection, run: RunRow, changes: Iterable[tuple[int, Change]]) -> None:
     """Put the values of changes into the outbox, in the place of older ones."""
@@ -33,7 +39,7 @@ def enqueue(connection: Connection, run: RunRow, changes: Iterable[tuple[int, Ch
             shard,
             change.profile_key,
             run.audience_id,
-            "false" if change.kind is ChangeKind.EXITED else change.value or "true",
+            delivered_value(change),
             change.identifiers,
             run.generation,
             run.id,
@@ -119,6 +125,7 @@ def settle(connection: Connection, events: Sequence[Event], *, now_ms: int, stat
             f"[{', '.join(map(str, sorted({c.run_id for c in e.carried})))}]",
             now_ms,
             status,
+            ", ".join(e.mappings),
         )
         for e in events
     ]
@@ -128,15 +135,32 @@ def settle(connection: Connection, events: Sequence[Event], *, now_ms: int, stat
     sent: dict[int, int] = {}
     for event in events:
         for carried in event.carried:
-            sent[carried.run_id] = sent.get(carried.run_id, 0) + 1
+            if carried.closes:
+                sent[carried.run_id] = sent.get(carried.run_id, 0) + 1
     runs.add_sent(connection, sent)
 
 
 def _close(connection: Connection, events: Sequence[Event]) -> None:
-    rows = [(e.shard, e.profile_key, c.audience_id, c.generation) for e in events for c in e.carried]
+    """Close the rows that events are the last to carry; one that died of another event of its profile stays dead."""
+    rows = [(e.shard, e.profile_key, c.audience_id, c.generation) for e in events for c in e.carried if c.closes]
     columns = ("shard", "profile_key", "audience_id", "generation")
     bulk.lock(connection, db.outbox, columns, rows)  # a sync's commit locks rows of the outbox too, in the same order
-    bulk.delete(connection, db.outbox, columns, rows)
+    bulk.delete(connection, db.outbox, columns, rows, only="dead_reason IS NULL")
+
+
+def mark_refused(connection: Connection, refused: Iterable[Refused]) -> None:
+    """Mark changes that no event can be made of as dead, unless a newer value came."""
+    for change, reason in refused:
+        connection.execute(
+            _SET_DEAD,
+            {
+                "why": reason,
+                "s": change.shard,
+                "k": change.profile_key,
+                "a": change.audience_id,
+                "g": change.generation,
+            },
+        )
 
 
 def mark_dead(connection: Connection, event: Event, reason: str) -> None:
@@ -153,21 +177,18 @@ def revive(connection: Connection, event: Event) -> None:
 
 def _set_dead(connection: Connection, event: Event, carried: Carried, reason: str | None) -> None:
     connection.execute(
-        sa.text(
-            "UPDATE outbox SET dead_reason = :why"
-            " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
-        ),
+        _SET_DEAD,
         {"why": reason, "s": event.shard, "k": event.profile_key, "a": carried.audience_id, "g": carried.generation},
     )
 
 
-def reopen(connection: Connection, event: Event, *, identifiers: str | None, generation: int) -> None:
+def reopen(connection: Connection, event: Event, *, generation: int) -> None:
     """Put the current values of what an event carried into the outbox again, under a new generation.
 
-    `identifiers` are those of the event, for a profile that is no longer a member.
+    A profile that is no longer a member keeps the identifiers of the event.
     """
     exits = [
-        (event.shard, event.profile_key, audience_id, "false", identifiers, generation, run_id)
+        (event.shard, event.profile_key, audience_id, "false", event.identifiers, generation, run_id)
         for audience_id, _, run_id, *_ in sorted(event.carried)
     ]
     # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from audience_sync.config import Audience, Settings
 from audience_sync.core.rows import Reason
-from audience_sync.errors import AudienceSyncError
+from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.store.runs import RunRow
 
 
@@ -36,6 +36,19 @@ class Job:
     on_progress: Callable[[str, int], None] = _ignore  # "reading" and rows, "comparing" and shards
     on_first: Callable[[int], None] = _ignore_first  # before the first commit of a first sync: rows found
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def require_carried(self) -> None:
+        """See to it that what the audience's changes say reaches Schematic through the mappings.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        found = self.settings.coverage(self.audience)
+        if found.errors:
+            raise ConfigError(
+                f"the mappings do not carry audience {self.audience.key!r}: {'; '.join(found.errors)}",
+                hint="`audience-sync check` names every audience that [[mappings]] leave out",
+            )
 
     @property
     def partial(self) -> str | None:

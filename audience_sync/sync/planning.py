@@ -30,19 +30,16 @@ class Plan:
     refusals: list[str]  # of the guard
     rejections: Rejections
 
-    @property
-    def identifies(self) -> int:
-        """Return how many events the run would cause at most: fewer where a profile changes in other audiences too."""
-        return self.counts.changed
-
 
 def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None]) -> Plan:
     """Compare a definition with the memberships; every change is shown to `on_change`, in the order of shards.
 
     Raises:
+        ConfigError: no mapping carries the audience.
         BindingRefused: the database has another identity.
         SourceError: the source could not be read.
     """
+    job.require_carried()
     with workspace.database.read() as connection:
         binding.check_identity(connection, job.settings.identity)
         audience = audiences.find(connection, job.audience.key)

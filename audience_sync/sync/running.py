@@ -26,13 +26,15 @@ def sync(workspace: Workspace, job: Job) -> RunReport:
     """Sync one audience and return how it went; what is to be sent lies in the outbox then.
 
     Raises:
-        ConfigError: the key is retired, the identity is another one, or `as_of` lies before what was applied last.
+        ConfigError: no mapping carries the audience, its key is retired, the identity is another one, or `as_of` lies
+            before what was applied last.
         LeaseHeld: another process is syncing it.
         SourceError: the source could not be read; nothing changed.
         LeaseLost: another process took over; what was committed stays.
     """
     if job.resync and job.partial:
         raise ConfigError("a resync sends everything again: it cannot be limited", hint="leave --limit and --only out")
+    job.require_carried()
     audience = _register(workspace, job)
     with holding(workspace, audience) as lease:
         finish_dead_runs(workspace, lease, audience)

@@ -19,14 +19,23 @@ import sqlalchemy as sa
 from audience_sync import db
 from audience_sync.cli import main, operating
 from audience_sync.config import Settings
-from audience_sync.core.events import OpenChange, identify
+from audience_sync.core.events import OpenChange
 from audience_sync.core.model import RunState
 from audience_sync.core.shards import SHARDS, shard_of, unit_of
 from audience_sync.leasing import Workspace
 from audience_sync.store import attempts, audiences, binding, erasure, history, leases, outbox
 from audience_sync.store.reports import iso
 from audience_sync.sync import Job, RunReport, approve, retract, sync
-from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, NOON, ORDERS_SQL, FrozenClock, Shop, company_identifiers
+from tests.factories import (
+    AUDIENCE_KEY,
+    AUDIENCE_NAME,
+    NOON,
+    ORDERS_SQL,
+    FrozenClock,
+    Shop,
+    company_identifiers,
+    make_event,
+)
 
 DAY = timedelta(days=1)
 
@@ -76,15 +85,13 @@ class Desk:
         with self.workspace.database.write() as connection:
             for profile in profiles:
                 mine = [change for change in self.open_changes() if change.profile_key == profile]
-                event = identify(mine, identity="userId", environment="env_1", sent_at=self.clock())
+                event = make_event(*mine, sent_at=self.clock())
                 outbox.settle(connection, [event], now_ms=self.workspace.seams.now_ms(), status=200)
 
     def attempt(self, *profiles: str, error: str) -> None:
         """Keep one batch of some profiles that failed once."""
         events = [
-            identify([change], identity="userId", environment="env_1", sent_at=self.clock())
-            for change in self.open_changes()
-            if change.profile_key in profiles
+            make_event(change, sent_at=self.clock()) for change in self.open_changes() if change.profile_key in profiles
         ]
         now = self.workspace.seams.now_ms()
         with self.workspace.database.write() as connection:

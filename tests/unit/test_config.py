@@ -25,7 +25,10 @@ from audience_sync.config import (
     resolve_api_key,
 )
 from audience_sync.config.document import Document, Source
-from audience_sync.core.model import GuardLimits
+from audience_sync.core.destination.actions import FIELDS, Action
+from audience_sync.core.destination.mappings import apply
+from audience_sync.core.destination.presets import presets
+from audience_sync.core.model import GuardLimits, Json
 from audience_sync.errors import ConfigError, UnknownName
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
@@ -197,14 +200,35 @@ def settings_of(model: type[BaseModel], table: str = "") -> Iterator[str]:
 
 def test_example_shows_every_setting() -> None:
     """A setting that is not in the example does not exist for people, one that is only there is a lie."""
-    shown, table = set(), ""
+    shown, fields, table = {"mappings.fields"}, set(), ""
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
         if heading := re.match(r"(?:# )?\[+([\w.]+)\]", line):
             table = f"{heading[1]}."
         elif setting := re.match(r"(?:# )?(\w+) = ", line):
-            shown.add(table + setting[1])
+            (fields if table == "mappings.fields." else shown).add(table + setting[1])
 
     assert shown == set(settings_of(Document))
+    assert fields == {f"mappings.fields.{field.name}" for action in Action for field in FIELDS[action]}
+
+
+def test_mappings_of_the_example_are_right(write: Write) -> None:
+    """Taking away every # of the mappings leads to what the presets do; the company's traits come on top."""
+    _, heading, block = EXAMPLE.read_text().partition("# [[mappings]]")
+    text = re.sub(r"^# ?", "", heading + block, flags=re.MULTILINE)
+
+    load(write(text), {})
+    identify, track = load(write(re.sub(r"^company_traits.*", "", text, flags=re.MULTILINE)), {}).mappings
+
+    event: dict[str, Json] = {
+        "type": "identify",
+        "userId": "u1",
+        "timestamp": 0,
+        "traits": {"vip": True},
+        "context": {"groupId": "g1"},
+    }
+    assert [apply(mapping, event) for mapping in presets()] == [apply(mapping, event) for mapping in (identify, track)]
+    event = {"type": "track", "event": "Order Completed", "userId": "u1", "timestamp": 0}
+    assert apply(presets()[1], event) == apply(track, event)
 
 
 def test_settings_switched_off_in_the_example_are_right(write: Write) -> None:

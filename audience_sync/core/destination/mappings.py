@@ -1,0 +1,141 @@
+"""A mapping: a trigger that says which events, an action, and fields that say what of an event goes into its body.
+
+A mapping is made once, from what the configuration says or from a preset, and applied to every event.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import NamedTuple, TypeAlias
+
+import orjson
+
+from audience_sync.core.destination.actions import Action, Rejection, RejectionReason, make_body
+from audience_sync.core.destination.directives import compile_mapping, reads
+from audience_sync.core.destination.integrations import kept_away
+from audience_sync.core.destination.matching import matcher
+from audience_sync.core.destination.triggers import Expression, fields, parse
+from audience_sync.core.model import Json
+from audience_sync.errors import MappingError
+
+SegmentEvent: TypeAlias = abc.Mapping[str, Json]
+Body: TypeAlias = dict[str, Json]
+
+MOST_MAPPINGS = 50
+"""So many mappings one destination has at most (Segment's limit, in its documentation of Schematic)."""
+
+ALL_TRAITS = {"@path": "$.traits"}
+
+
+@dataclass(frozen=True, eq=False)
+class Mapping:
+    """One mapping, ready to be applied."""
+
+    name: str
+    enabled: bool
+    action: Action
+    trigger: str  # as it was written
+    expression: Expression
+    fields: abc.Mapping[str, Json]
+    matches: Callable[[SegmentEvent], bool]
+    resolve: Callable[[SegmentEvent], abc.Mapping[str, Json]]
+    digest: str  # of action and fields: part of the key of every event
+    named_traits: frozenset[str] | None  # see `joins`
+
+    def joins(self, traits: abc.Iterable[str]) -> bool:
+        """Return whether changes of one profile in these traits can be applied as one event, with all the traits.
+
+        They can when the mapping sends the traits as a whole and looks at nothing in which the changes differ.
+        """
+        return self.named_traits is not None and self.named_traits.isdisjoint(traits)
+
+
+class Verdict(NamedTuple):
+    """What becomes of one event: the bodies to be sent, and why there are no others."""
+
+    bodies: list[tuple[Mapping, Body]]
+    rejections: list[tuple[Mapping, Rejection]]
+    kept_away: str | None  # by the event's integrations object, or because no trigger matches
+
+
+NO_MATCHING_MAPPING = "no_matching_mapping"
+
+
+def make_mapping(
+    name: str, *, trigger: str, action: Action, fields: abc.Mapping[str, Json], enabled: bool = True
+) -> Mapping:
+    """Return a mapping.
+
+    Raises:
+        TriggerError: the trigger cannot be read.
+        MappingError: the fields are no mapping.
+    """
+    expression = parse(trigger)
+    return Mapping(
+        name=name,
+        enabled=enabled,
+        action=action,
+        trigger=trigger,
+        expression=expression,
+        fields=fields,
+        matches=matcher(expression),
+        resolve=compile_mapping(dict(fields)),  # type: ignore[arg-type]  # an object resolves to an object
+        digest=blake2b(orjson.dumps([action, fields], option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest(),
+        named_traits=_named_traits(expression, action, fields),
+    )
+
+
+def apply(mapping: Mapping, event: SegmentEvent) -> Body | Rejection | None:
+    """Return the body a mapping makes of an event, why it cannot, or None if its trigger does not match."""
+    if not mapping.matches(event):
+        return None
+    try:
+        values = mapping.resolve(event)
+    except MappingError as error:
+        return Rejection(RejectionReason.UNRESOLVABLE, "", str(error))
+    return make_body(mapping.action, values)
+
+
+def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
+    """Pass an event through its integrations object and every enabled mapping."""
+    reason = kept_away(event.get("integrations"))
+    if reason is not None:
+        return Verdict([], [], reason)
+    bodies: list[tuple[Mapping, Body]] = []
+    rejections: list[tuple[Mapping, Rejection]] = []
+    for mapping in mappings:
+        outcome = apply(mapping, event) if mapping.enabled else None
+        if isinstance(outcome, Rejection):
+            rejections.append((mapping, outcome))
+        elif outcome is not None:
+            bodies.append((mapping, outcome))
+    return Verdict(bodies, rejections, None if bodies or rejections else NO_MATCHING_MAPPING)
+
+
+def _named_traits(expression: Expression, action: Action, mapped: abc.Mapping[str, Json]) -> frozenset[str] | None:
+    """Return the traits a mapping names, or None when changes of one profile must be applied one by one."""
+    if action is not Action.IDENTIFY_USER or mapped.get("user_traits") != ALL_TRAITS:
+        return None
+    others = {name: value for name, value in mapped.items() if name != "user_traits"}
+    paths = reads(others) | fields(expression)
+    if not all(_is_shared(path) for path in paths):
+        return None
+    return frozenset(path[1] for path in paths if path[0] == "traits")
+
+
+def _is_shared(path: tuple[str, ...]) -> bool:
+    """Return whether all changes of one profile have the same at a path, traits of that name excepted."""
+    match path:
+        case ("traits", _, *_):
+            return True
+        case ("context", "personas", part, *_):
+            return part in ("computation_class", "namespace", "space_id")
+        case ("context", part, *_):
+            return part != "personas"
+        case () | ("context" | "traits" | "messageId",):
+            return False
+        case _:
+            return path[0] != "messageId"

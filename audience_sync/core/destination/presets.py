@@ -1,0 +1,50 @@
+"""The presets: the two mappings that serve when the configuration has none.
+
+They are Segment's "Identify User" and "Track Event" (seed table "Available Presets") with two differences: the traits
+of an identify travel (Segment's preset forgets them, and with them every audience), and the keys that an audience's
+query names beside userId and groupId are sent, too.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from audience_sync.core.destination.actions import Action
+from audience_sync.core.destination.mappings import ALL_TRAITS, Mapping, make_mapping
+from audience_sync.core.model import Json
+
+_TIMESTAMP: Final[Json] = {"@path": "$.timestamp"}
+
+
+def _keys(name: str, path: str, more: str) -> Json:
+    return {"@merge": {"direction": "right", "objects": [{name: {"@path": path}}, {"@path": more}]}}
+
+
+DEFAULTS: Final[dict[Action, dict[str, Json]]] = {
+    Action.IDENTIFY_USER: {
+        "user_keys": _keys("userId", "$.userId", "$.context.user_keys"),
+        "user_name": {"@path": "$.traits.name"},
+        "user_traits": dict(ALL_TRAITS),
+        "company_keys": _keys("groupId", "$.context.groupId", "$.context.company_keys"),
+        "company_name": {"@path": "$.traits.company_name"},
+        "timestamp": _TIMESTAMP,
+    },
+    Action.TRACK_EVENT: {
+        "event_name": {"@path": "$.event"},
+        "user_keys": _keys("userId", "$.userId", "$.context.user_keys"),
+        "traits": {"raw_event_name": {"@path": "$.event"}},
+        "timestamp": _TIMESTAMP,
+    },
+}
+"""The fields of each preset. A mapping of the configuration takes those that are required and that it leaves out."""
+
+TRIGGERS: Final = {Action.IDENTIFY_USER: 'type = "identify"', Action.TRACK_EVENT: 'type = "track"'}
+
+
+def presets() -> tuple[Mapping, ...]:
+    """Return the mappings of a configuration that has none."""
+    names = {Action.IDENTIFY_USER: "Identify User", Action.TRACK_EVENT: "Track Event"}
+    return tuple(
+        make_mapping(name, trigger=TRIGGERS[action], action=action, fields=DEFAULTS[action])
+        for action, name in names.items()
+    )

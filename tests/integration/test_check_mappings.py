@@ -1,0 +1,126 @@
+"""`check` names every configuration that would silently send nothing, or something else than it would at Segment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from audience_sync.checking import mappings
+from audience_sync.checking.finding import Finding, State
+from audience_sync.config import load
+from tests.factories import config_text
+
+IDENTIFY = """
+[[mappings]]
+name = "Ours"
+action = "identifyUser"
+"""
+TRAITS = """
+[mappings.fields]
+user_traits = { "@path" = "$.traits" }
+"""
+TRACK = """
+[[mappings]]
+name = "Ours"
+action = "trackEvent"
+trigger = 'type = "identify"'
+[mappings.fields]
+event_name = "Changed"
+"""
+
+
+def findings(folder: Path, text: str) -> list[Finding]:
+    """Return what is found of a configuration with the audience `vip` and these mappings."""
+    path = folder / "config.toml"
+    path.write_text(config_text(name="VIP", more=text))
+    return list(mappings.look(load(path, {}), None))
+
+
+def trigger(text: str) -> str:
+    """Return a mapping that carries the audience, if its trigger matches."""
+    return f"{IDENTIFY}trigger = '''{text}'''\n{TRAITS}"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (IDENTIFY, "no enabled mapping carries its value"),
+        (IDENTIFY + "enabled = false\n" + TRAITS, "no enabled mapping makes an event of it: no trigger matches"),
+        (trigger("traits.vip = true"), "who leaves keeps the trait for ever"),
+        (trigger("traits.vip = false"), "nobody ever gets the trait"),
+        (trigger('type = "track" and event = "Audience Entered"'), "no trigger matches"),
+        (trigger('context.personas.computation_key = "VIP"'), "no trigger matches"),
+        (trigger('context.personas.computation_class = "trait"'), "no trigger matches"),
+        (IDENTIFY + "[mappings.fields]\nuser_traits = { vip = true }\n", "entries and exits look the same"),
+        (
+            IDENTIFY + TRAITS + 'user_keys = { email = { "@path" = "$.traits.email" } }\n',
+            "mapping 'Ours' makes no event of it: user_keys",
+        ),
+        (TRACK.replace('"Changed"', '{ "@path" = "$.event" }'), "mapping 'Ours' makes no event of it: event_name"),
+        (IDENTIFY + TRAITS + 'timestamp = "soon"\n', "mapping 'Ours' makes no event of it: timestamp"),
+        (TRACK, "entries and exits look the same"),
+    ],
+)
+def test_sends_nothing(tmp_path: Path, text: str, says: str) -> None:
+    """An audience whose members would never be known to Schematic is an error, exits as much as entries."""
+    errors = [found for found in findings(tmp_path, text) if found.state is State.ERROR]
+
+    assert [(found.subject, found.exit_code) for found in errors] == [("vip", 2)], errors
+    assert says in errors[0].message
+    assert errors[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (trigger("type = 'identify'"), "single"),
+        (trigger('type = "identify" and context.personas.computation_class != null or userId = "x"'), "and"),
+        (trigger('type = "identify" and (userId = "x" or (traits.vip = true or traits.vip = false))'), "nest"),
+        (trigger('type = "identify" and groupId = null'), "groupId"),
+        (trigger('match(type, "identify")'), "match"),
+        (trigger('type = "identify" and traits.vip != 7 and traits.x != true'), "!="),
+        (trigger('type in ["identify", "group"]'), "in"),
+        (trigger('type = "identify" and event = null'), "event"),
+        (trigger('not type = "track"'), "not"),
+        (trigger('type = "identify" OR type = "group"'), "OR"),
+        (
+            IDENTIFY
+            + TRAITS
+            + 'user_keys = { userId = { "@path" = "$.userId" }, email = { "@path" = "$.traits.email" } }\n',
+            "user_keys reads $.traits.email, which no audience change has",
+        ),
+        (
+            TRACK + 'traits = { "@path" = "$.traits" }\nuser_keys = { userId = { "@path" = "$.userId" } }\n',
+            "is sent as track events alone",
+        ),
+        (
+            IDENTIFY + TRAITS + TRACK.replace("Ours", "Other"),
+            "is sent as a track event that names neither a user nor a company",
+        ),
+        (
+            IDENTIFY + '[mappings.fields]\nuser_traits = { is_vip = { "@path" = "$.traits.vip" } }\n',
+            "is not sent under its own name, but among the traits is_vip",
+        ),
+    ],
+)
+def test_sends_something_else(tmp_path: Path, text: str, says: str) -> None:
+    """What works, but not as at Segment or not as one may think, is a warning that says how."""
+    found = findings(tmp_path, text)
+
+    assert [one for one in found if one.state is State.ERROR] == []
+    warnings = [one for one in found if one.state is State.WARNING]
+    assert len(warnings) == 1, warnings
+    assert says in warnings[0].message
+    assert warnings[0].remedy
+
+
+@pytest.mark.parametrize("text", ["", trigger('context.personas.computation_class = "audience"')])
+def test_nothing_to_say(tmp_path: Path, text: str) -> None:
+    """The presets, and a mapping as it should be, are well."""
+    assert {found.state for found in findings(tmp_path, text)} == {State.OK}
+
+
+def test_an_environment_that_is_not_known_yet_is_no_error(tmp_path: Path) -> None:
+    """Before the first delivery nobody can say whether a trigger on the space matches."""
+    assert {found.state for found in findings(tmp_path, trigger('context.personas.space_id = "env_1"'))} == {State.OK}

@@ -1,0 +1,245 @@
+"""Open changes of a profile are Segment events, and become as few events for Schematic as the mappings allow."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from audience_sync.core.destination.actions import Action
+from audience_sync.core.destination.changes import NOT_MAPPED, Parcel, change_event, iso, make_parcel
+from audience_sync.core.destination.mappings import Mapping, make_mapping
+from audience_sync.core.destination.presets import DEFAULTS
+from audience_sync.core.events import OpenChange
+from audience_sync.core.model import Json
+from audience_sync.core.rows import canonical
+from tests.factories import NOON, company_identifiers, make_destination, make_event, make_open
+
+AT = "2026-03-31T12:00:00.000Z"
+
+
+def identify(name: str = "Identify", *, trigger: str = 'type = "identify"', **fields: Json) -> Mapping:
+    """Return a mapping to identifyUser: the preset's fields, and these in their place."""
+    mapped = {**DEFAULTS[Action.IDENTIFY_USER], **fields}
+    return make_mapping(name, trigger=trigger, action=Action.IDENTIFY_USER, fields=mapped)
+
+
+def track(name: str = "Track", *, trigger: str = 'type = "identify"', **fields: Json) -> Mapping:
+    """Return a mapping to trackEvent of a constant name, with the traits of the identify."""
+    mapped = {**DEFAULTS[Action.TRACK_EVENT], "event_name": "moved", "traits": {"@path": "$.traits"}, **fields}
+    return make_mapping(name, trigger=trigger, action=Action.TRACK_EVENT, fields=mapped)
+
+
+def parcel(changes: list[OpenChange], *mappings: Mapping) -> Parcel:
+    """Return what some changes come to."""
+    return make_parcel(changes, make_destination(*mappings), at=AT)
+
+
+def bodies(made: Parcel) -> list[dict[str, Any]]:
+    """Return the bodies of a parcel's events."""
+    return [json.loads(event.body)["body"] for event in made.events]
+
+
+def test_the_segment_event() -> None:
+    """A change is the identify that Segment Engage sends, with the query's keys beside it."""
+    keys = canonical({"user": {"email": "a@b", "anonymousId": "x"}, "company": {"groupId": "c1", "crm": "7"}})
+    change = make_open("u1", identifiers=keys, generation=42, audience_id=7)
+
+    assert change_event([change], make_destination(), at=AT) == {
+        "type": "identify",
+        "userId": "u1",
+        "anonymousId": "x",
+        "messageId": "personas_7.42.u1",
+        "timestamp": AT,
+        "traits": {"gold": True},
+        "context": {
+            "groupId": "c1",
+            "user_keys": {"userId": "u1", "email": "a@b", "anonymousId": "x"},
+            "company_keys": {"groupId": "c1", "crm": "7"},
+            "personas": {
+                "computation_class": "audience",
+                "computation_id": "aud_gold",
+                "computation_key": "gold",
+                "namespace": "env_1",
+                "space_id": "env_1",
+            },
+        },
+        "integrations": {"All": False, "Schematic": True},
+    }
+
+
+def test_another_identity_is_not_called_user_id() -> None:
+    """Where people are named by email there is no userId, and the preset sends the email."""
+    destination = make_destination(identity="email")
+    change = make_open("a@b")
+
+    event = change_event([change], destination, at=AT)
+    (sent,) = bodies(make_parcel([change], destination, at=AT))
+
+    assert "userId" not in event
+    assert sent == {"keys": {"email": "a@b"}, "traits": {"gold": True}}
+
+
+def test_the_whole_event() -> None:
+    """The preset says who, what, where they belong, when, and under which key; nothing else."""
+    keys = canonical({"user": {"email": "a@b"}, "company": {"groupId": "c1"}})
+    event = make_event(
+        make_open("u1", audience_id=1, trait="gold", identifiers=keys, generation=1001),
+        make_open("u1", audience_id=2, trait="spend", value="[1.5,null]", generation=1000),
+        make_open("u1", audience_id=3, trait="silver", value="false", generation=999),
+    )
+
+    assert json.loads(event.body) == {
+        "type": "identify",
+        "body": {
+            "keys": {"userId": "u1", "email": "a@b"},
+            "traits": {"gold": True, "spend": [1.5, None], "silver": False},
+            "company": {"keys": {"groupId": "c1"}},
+        },
+        "idempotency_key": event.idempotency_key,
+        "sent_at": AT,
+    }
+    assert (event.shard, event.profile_key) == (make_open("u1").shard, "u1")
+    assert (event.mappings, event.identifiers) == (("Identify User",), keys)
+    assert [(c.audience_id, c.generation, c.trait, c.value, c.closes) for c in event.carried] == [
+        (1, 1001, "gold", "true", True),
+        (2, 1000, "spend", "[1.5,null]", True),
+        (3, 999, "silver", "false", True),
+    ]
+
+
+def test_no_company_is_no_company() -> None:
+    """Company keys that are not known are left out: an empty company would be refused, or be one for everybody."""
+    event = make_event(make_open("u1", identifiers=canonical({"user": {"email": "a@b"}})))
+
+    assert json.loads(event.body)["body"] == {"keys": {"userId": "u1", "email": "a@b"}, "traits": {"gold": True}}
+
+
+def test_the_newest_identifiers_count() -> None:
+    """A merged event takes all keys of its newest change; values of two changes are never joined."""
+    older = make_open("u1", generation=5, identifiers=canonical({"user": {"email": "old", "phone": "1"}}))
+    newer = make_open("u1", generation=6, audience_id=2, trait="b", identifiers=company_identifiers("c2"))
+
+    for changes in ((older, newer), (newer, older)):
+        body = json.loads(make_event(*changes).body)["body"]
+        assert body["keys"] == {"userId": "u1"}
+        assert body["company"] == {"keys": {"groupId": "c2"}}
+
+
+def test_two_mappings_two_events() -> None:
+    """Each mapping's event has a key of its own, and only the last one closes the change."""
+    change = make_open("u1")
+    made = parcel([change], identify(), track(user_keys={"email": {"@template": "{{userId}}@x.io"}}))
+
+    first, last = made.events
+    assert bodies(made) == [
+        {"keys": {"userId": "u1"}, "traits": {"gold": True}},
+        {"traits": {"gold": True}, "user": {"email": "u1@x.io"}, "event": "moved"},
+    ]
+    assert first.idempotency_key != last.idempotency_key
+    assert [event.carried[0].closes for event in made.events] == [False, True]
+    assert [event.mappings for event in made.events] == [("Identify",), ("Track",)]
+
+
+def test_bodies_that_differ_in_traits_alone_are_one_event() -> None:
+    """Two mappings that identify the same person say it in one event, under a key of both."""
+    change = make_open("u1")
+    also = identify("Also", user_traits={"member": {"@path": "$.traits.gold"}})
+    made = parcel([change], identify(), also)
+
+    (event,) = made.events
+    assert bodies(made) == [{"keys": {"userId": "u1"}, "traits": {"gold": True, "member": True}}]
+    assert event.mappings == ("Identify", "Also")
+    assert len(event.carried) == 1
+    assert event.idempotency_key not in {parcel([change], one).events[0].idempotency_key for one in (identify(), also)}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        identify("Other", user_keys={"email": "u1@x.io"}),
+        identify("Other", company_name="Acme", company_keys={"groupId": "g1"}),
+        identify("Other", user_traits={"gold": 1}),
+    ],
+    ids=["keys", "company", "the same trait with another value"],
+)
+def test_bodies_that_differ_otherwise_stay_apart(other: Mapping) -> None:
+    """Nothing is said of somebody whom a mapping did not mean, and no value replaces another."""
+    made = parcel([make_open("u1")], identify(), other)
+
+    assert len(made.events) == 2
+    assert len({event.idempotency_key for event in made.events}) == 2
+
+
+def test_a_mapping_that_tells_audiences_apart_gets_them_apart() -> None:
+    """`context.personas` says one audience, so each change is an event of its own; they join where they can."""
+    changes = [make_open("u1", audience_id=n, trait=f"t{n}") for n in (1, 2)]
+    named = identify("Named", user_traits={"last": {"@path": "$.context.personas.computation_key"}})
+    joined = identify("Only t1", trigger='context.personas.computation_key = "t1"')
+
+    assert [body["traits"] for body in bodies(parcel(changes, named))] == [{"last": "t1"}, {"last": "t2"}]
+    assert [body["traits"] for body in bodies(parcel(changes, identify()))] == [{"t1": True, "t2": True}]
+    assert [body["traits"] for body in bodies(parcel(changes, joined))] == [{"t1": True}]
+
+
+def test_a_trigger_on_one_trait_takes_that_change_alone() -> None:
+    """A trigger sees each change as Segment would send it, with one trait."""
+    changes = [make_open("u1", audience_id=n, trait=f"t{n}") for n in (1, 2)]
+    made = parcel(changes, identify(trigger="traits.t1 = true"))
+
+    assert [body["traits"] for body in bodies(made)] == [{"t1": True}]
+    assert made.refused == [(changes[1], NOT_MAPPED)]
+
+
+def test_track_events_are_never_joined() -> None:
+    """Two facts stay two, though they look alike."""
+    changes = [make_open("u1", audience_id=n, trait=f"t{n}") for n in (1, 2)]
+    made = parcel(changes, track(traits={"source": "audiences"}))
+
+    assert [body["traits"]["source"] for body in bodies(made)] == ["audiences", "audiences"]
+    assert len({event.idempotency_key for event in made.events}) == 2
+
+
+def test_the_order_of_audiences_makes_no_other_pairing() -> None:
+    """Two bodies crosswise made by the same mappings of the same changes still have two keys."""
+    changes = [make_open("u1", audience_id=n, trait=f"t{n}") for n in (1, 2)]
+    key = {"@path": "$.context.personas.computation_key"}
+    one = track("One", event_name=key, traits={"n": 1})
+    two = track("Two", event_name=key, traits={"n": 2})
+
+    assert len({event.idempotency_key for event in parcel(changes, one, two).events}) == 4
+
+
+def test_a_refusal_is_named_and_holds_nothing_else() -> None:
+    """What one mapping cannot make is dead with its reason, what another makes of it is sent all the same."""
+    change = make_open("u1")
+    keyless = identify("Keyless", user_keys={"email": {"@path": "$.traits.email"}})
+    made = parcel([change], identify(), keyless)
+
+    assert bodies(made) == [{"keys": {"userId": "u1"}, "traits": {"gold": True}}]
+    assert not made.events[0].carried[0].closes
+    assert [(refused.change, refused.reason.split(":")[0]) for refused in made.refused] == [
+        (change, "mapping 'Keyless'")
+    ]
+
+
+def test_a_disabled_mapping_makes_nothing() -> None:
+    """A change that only a disabled mapping would carry is refused, not lost."""
+    fields = DEFAULTS[Action.IDENTIFY_USER]
+    off = make_mapping("Off", trigger='type = "identify"', action=Action.IDENTIFY_USER, fields=fields, enabled=False)
+
+    made = parcel([make_open("u1")], off)
+
+    assert (made.events, made.refused) == ([], [(make_open("u1"), NOT_MAPPED)])
+
+
+def test_parts_keep_the_identifiers_of_the_whole() -> None:
+    """An event that is taken apart is sent under the keys it had, by the mappings that made it."""
+    changes = [make_open("u1", audience_id=n, trait=f"t{n}") for n in (1, 2)]
+    mappings = (identify(), identify("Other", user_keys={"email": "a@b"}))
+    known = canonical({"user": {"phone": "7"}})
+
+    made = make_parcel(changes[:1], make_destination(*mappings), at=iso(NOON), names=("Identify",), identifiers=known)
+
+    assert bodies(made) == [{"keys": {"userId": "u1", "phone": "7"}, "traits": {"t1": True}}]

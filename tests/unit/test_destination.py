@@ -1,0 +1,84 @@
+"""The destination as a whole, on Segment's own vectors: the same bodies for the same events, but for the known faults."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audience_sync.core.destination.actions import Action
+from audience_sync.core.destination.mappings import NO_MATCHING_MAPPING, judge, make_mapping
+from audience_sync.core.destination.presets import presets
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text())
+API_KEY = "sch_test_key"
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+EVENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["identify", "track", "page", "screen", "group", "alias"]) | VALUES,
+        "event": VALUES,
+        "userId": VALUES,
+        "timestamp": st.sampled_from(["2026-01-02T03:04:05Z", 1767225600]) | VALUES,
+        "traits": VALUES,
+        "context": VALUES | st.fixed_dictionaries({"groupId": VALUES, "user_keys": VALUES, "company_keys": VALUES}),
+        "integrations": VALUES | st.dictionaries(st.sampled_from(["All", "all", "Schematic", "schematic"]), VALUES),
+    },
+)
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["event"]["messageId"])
+def test_vectors(vector: dict[str, Any]) -> None:
+    """Whole bodies are those of Segment, in the order of the mappings, and nothing is touched."""
+    before = copy.deepcopy(vector)
+    mappings = [
+        make_mapping(str(n), trigger=one["subscribe"], action=Action(one["partnerAction"]), fields=one["mapping"])
+        for n, one in enumerate(vector["mappings"])
+    ]
+
+    verdict = judge(vector["event"], mappings)
+
+    assert [{"api_key": API_KEY, **body} for _, body in verdict.bodies] == vector["sent"]
+    assert vector == before
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["event"]["messageId"])
+def test_what_is_not_sent_has_a_reason(vector: dict[str, Any]) -> None:
+    """Every mapping that Segment executed is a body or a rejection with its reason, and silence is explained."""
+    mappings = [
+        make_mapping(str(n), trigger=one["subscribe"], action=Action(one["partnerAction"]), fields=one["mapping"])
+        for n, one in enumerate(vector["mappings"])
+    ]
+
+    verdict = judge(vector["event"], mappings)
+
+    if "filtered" in vector["outcomes"]:
+        assert verdict.kept_away == "filtered_by_integrations_object"
+    else:
+        executed = [n for n, outcome in enumerate(vector["outcomes"]) if outcome != "not subscribed"]
+        answered = [int(mapping.name) for mapping, _ in (*verdict.bodies, *verdict.rejections)]
+        assert sorted(answered) == executed
+        assert verdict.kept_away == (None if executed else NO_MATCHING_MAPPING)
+
+
+@given(EVENTS)
+def test_any_event_has_a_verdict(event: dict[str, Any]) -> None:
+    """Whatever an application sends: a body that is JSON, or a reason; the event is left as it was."""
+    before = copy.deepcopy(event)
+    verdict = judge(event, presets())
+
+    assert event == before
+    assert bool(verdict.kept_away) != bool(verdict.bodies or verdict.rejections)
+    for _, body in verdict.bodies:
+        assert json.loads(json.dumps(body)) == body
+        assert body["type"] == event["type"]
