@@ -11,7 +11,8 @@ from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
 from audience_sync.cli.reporting import consequences
 from audience_sync.config import Settings
-from audience_sync.core.destination.changes import iso, make_parcel
+from audience_sync.core.destination.changes import iso
+from audience_sync.core.destination.parcels import make_parcel
 from audience_sync.core.events import OpenChange, with_key
 from audience_sync.core.model import Change, ChangeKind, delivered_value
 from audience_sync.core.rows import Reason

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from audience_sync.config.document import Database, Delivery, MappingTable, Retention, Schematic, Source
 from audience_sync.config.mappings import make_mappings
 from audience_sync.config.problems import near
-from audience_sync.core.destination.changes import Destination
 from audience_sync.core.destination.coverage import Coverage, coverage
 from audience_sync.core.destination.mappings import Mapping
+from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.model import GuardLimits
 from audience_sync.errors import UnknownName
 

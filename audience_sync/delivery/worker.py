@@ -10,7 +10,8 @@ from typing import assert_never
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination.changes import iso, make_parcel
+from audience_sync.core.destination.changes import iso
+from audience_sync.core.destination.parcels import resolve_parcel
 from audience_sync.core.events import Event, batch_body
 from audience_sync.core.outcomes import (
     Accepted,
@@ -192,17 +193,14 @@ class Worker(threading.Thread):
         Changes that were replaced meanwhile are left out, and come again with their newer values.
         """
         closes = {(c.audience_id, c.generation): c.closes for c in event.carried}
+        destination = self._batches.batching.destination
+        mappings = [mapping for mapping in destination.enabled if mapping.name in event.mappings]
+        at = iso(self._shift.workspace.seams.clock())
         return [
             part._replace(carried=tuple(c._replace(closes=closes[c.audience_id, c.generation]) for c in part.carried))
             for change in outbox.of_profile(connection, shard=event.shard, profile_key=event.profile_key)
             if (change.audience_id, change.generation) in closes
-            for part in make_parcel(
-                [change],
-                self._batches.batching.destination,
-                at=iso(self._shift.workspace.seams.clock()),
-                names=event.mappings,
-                identifiers=event.identifiers,
-            ).events
+            for part in resolve_parcel([change], mappings, destination, identifiers=event.identifiers, at=at).events
         ]
 
     def _cut(self, attempt: Attempt, size: int) -> list[Attempt]:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import db
-from audience_sync.core.destination.changes import Refused
+from audience_sync.core.destination.parcels import Refused
 from audience_sync.core.events import Carried, Event, OpenChange, traits
 from audience_sync.core.model import Change, delivered_value
 from audience_sync.store import bulk, runs

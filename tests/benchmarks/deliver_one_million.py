@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -65,7 +66,7 @@ def run(command: str, source: Path, sink: Sink) -> float:
         shutil.copy(source / "shop.db", folder)
         text = CONFIG.format(url=sink.url) + (source / "config.toml").read_text()
         (folder / "config.toml").write_text(text)
-        before, started = sink.events, time.perf_counter()
+        before, cpu, started = sink.events, _cpu(), time.perf_counter()
         done = subprocess.run(
             [command, "--config", str(folder / "config.toml"), "sync", "--create"],
             env={**os.environ, "SCHEMATIC_API_KEY": "sch_dev_benchmark"},
@@ -76,8 +77,13 @@ def run(command: str, source: Path, sink: Sink) -> float:
         seconds = time.perf_counter() - started
         if done.returncode:
             raise SystemExit(done.stderr)
-        print(f"{command}: {seconds:.2f} s, {sink.events - before:,} events", flush=True)
+        print(f"{command}: {seconds:.2f} s, {_cpu() - cpu:.2f} s CPU, {sink.events - before:,} events", flush=True)
         return seconds
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from audience_sync.core.destination.actions import Action
-from audience_sync.core.destination.changes import NOT_MAPPED, Parcel, change_event, iso, make_parcel
+from audience_sync.core.destination.changes import newest
 from audience_sync.core.destination.mappings import Mapping, make_mapping
+from audience_sync.core.destination.parcels import NOT_MAPPED, Parcel, make_parcel, resolve_parcel
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.events import OpenChange
 from audience_sync.core.model import Json
 from audience_sync.core.rows import canonical
-from tests.factories import NOON, company_identifiers, make_destination, make_event, make_open
+from tests.factories import company_identifiers, make_destination, make_event, make_open
 
 AT = "2026-03-31T12:00:00.000Z"
 
@@ -32,8 +33,13 @@ def track(name: str = "Track", *, trigger: str = 'type = "identify"', **fields: 
 
 
 def parcel(changes: list[OpenChange], *mappings: Mapping) -> Parcel:
-    """Return what some changes come to."""
-    return make_parcel(changes, make_destination(*mappings), at=AT)
+    """Return what some changes come to, which is the same with a template or without."""
+    destination = make_destination(*mappings)
+    made = make_parcel(changes, destination, at=AT)
+    known = newest(changes).identifiers
+
+    assert made == resolve_parcel(changes, destination.enabled, destination, identifiers=known, at=AT)
+    return made
 
 
 def bodies(made: Parcel) -> list[dict[str, Any]]:
@@ -46,7 +52,7 @@ def test_the_segment_event() -> None:
     keys = canonical({"user": {"email": "a@b", "anonymousId": "x"}, "company": {"groupId": "c1", "crm": "7"}})
     change = make_open("u1", identifiers=keys, generation=42, audience_id=7)
 
-    assert change_event([change], make_destination(), at=AT) == {
+    assert make_destination().event([change], keys, at=AT) == {
         "type": "identify",
         "userId": "u1",
         "anonymousId": "x",
@@ -74,7 +80,7 @@ def test_another_identity_is_not_called_user_id() -> None:
     destination = make_destination(identity="email")
     change = make_open("a@b")
 
-    event = change_event([change], destination, at=AT)
+    event = destination.event([change], None, at=AT)
     (sent,) = bodies(make_parcel([change], destination, at=AT))
 
     assert "userId" not in event
@@ -240,6 +246,6 @@ def test_parts_keep_the_identifiers_of_the_whole() -> None:
     mappings = (identify(), identify("Other", user_keys={"email": "a@b"}))
     known = canonical({"user": {"phone": "7"}})
 
-    made = make_parcel(changes[:1], make_destination(*mappings), at=iso(NOON), names=("Identify",), identifiers=known)
+    made = resolve_parcel(changes[:1], mappings[:1], make_destination(*mappings), identifiers=known, at=AT)
 
     assert bodies(made) == [{"keys": {"userId": "u1", "phone": "7"}, "traits": {"t1": True}}]

@@ -1,8 +1,9 @@
 """The two actions of the Schematic destination, their fields, and the bodies that they make of resolved fields.
 
 A body is whole or not made: a required field that is missing, a value of another type, or a user without keys is a
-rejection that says so. Null and "" are as missing; numbers and booleans become text where text belongs. Traits go as
-they are, with null and false. A rejection names fields and keys, never what an event says in them.
+rejection that says so. Null and "" are as missing, and so is a key of blanks, which would make one user of many;
+numbers and booleans become text where text belongs. Traits go as they are, with null and false. A rejection names
+fields and keys, never what an event says in them.
 """
 
 from __future__ import annotations
@@ -190,6 +191,8 @@ def _object(field: str, value: Json) -> dict[str, Json] | None:
 
 def _text(field: str, value: Json) -> str | None:
     """Return a field as text; a list of one is what is in it."""
+    if type(value) is str and value:
+        return value
     if type(value) is list and len(value) == 1:
         value = value[0]
     if value is None or value == "":
@@ -208,8 +211,9 @@ def _keys(action: Action, field: str, value: Json) -> dict[str, Json]:
             raise _missing(action, field)
         return {}
     for given in keys.values():
-        if type(given) is not str or not given:
-            return {name: _key(field, name, one) for name, one in keys.items() if one is not None and one != ""}
+        if type(given) is not str or not given or given.isspace():
+            named = ((name, _key(field, name, one)) for name, one in keys.items() if one is not None)
+            return {name: text for name, text in named if text and not text.isspace()}
     return keys
 
 
@@ -222,7 +226,7 @@ def _key(field: str, name: str, value: Json) -> str:
 
 
 def _as_text(value: Json) -> str | None:
-    """Return the one text of a text, a number or a boolean, as JavaScript writes it; None for anything else."""
+    """Return the one text of a text, a number or a boolean, as JSON writes it; None for anything else."""
     match value:
         case str():
             return value

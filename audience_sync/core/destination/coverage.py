@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from audience_sync.core.destination.changes import Destination, change_event, make_parcel
 from audience_sync.core.destination.mappings import judge
+from audience_sync.core.destination.parcels import Destination, make_parcel
 from audience_sync.core.destination.triggers import fields
 from audience_sync.core.events import OpenChange
 from audience_sync.core.rows import canonical
@@ -60,7 +60,7 @@ def _bodies(change: OpenChange, destination: Destination) -> list[dict[str, Any]
 
 def _refusals(change: OpenChange, destination: Destination) -> Iterator[str]:
     """Yield why mappings whose trigger matches make no event of a change."""
-    verdict = judge(change_event([change], destination, at=_AT), destination.enabled)
+    verdict = judge(destination.event([change], change.identifiers, at=_AT), destination.enabled)
     for mapping, rejection in verdict.rejections:
         yield f"mapping {mapping.name!r} makes no event of it: {rejection.sentence}"
 

@@ -6,39 +6,24 @@ A value without JSON in it is passed on as it is; a function raises MappingError
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from audience_sync.core.destination.directive_shape import LONGEST_PATTERN, Path, is_falsy, spell, units
+from audience_sync.core.destination.directive_shape import LONGEST_PATTERN, Place, is_falsy, spell, units
 from audience_sync.core.destination.directive_text import MOST, as_json, as_text, is_blank, measured, split_template
 from audience_sync.core.destination.directive_values import (
+    Members,
     decode,
     flatten,
-    merge,
+    parts_of,
     present,
     replacer,
     settled,
     without_nulls,
 )
 from audience_sync.core.destination.paths import MISSING, Resolve, Value, parse_path, reader
-from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
 
 EVERY_LEVEL: Final = 1_000
-
-
-class Place(NamedTuple):
-    """Where a directive stands, how many levels of what it makes keep `MISSING`, and what compiles values in it."""
-
-    path: Path
-    keep: int
-    compile: Callable[[Json, Path, int], Resolve]
-
-    def inner(self, value: Json, *names: str | int, keep: int | None = None) -> Resolve:
-        """Compile a value inside the directive, with the levels of the directive itself unless told otherwise."""
-        return self.compile(value, (*self.path, *names), self.keep if keep is None else keep)
-
-    def __str__(self) -> str:
-        return spell(self.path)
 
 
 Argument: TypeAlias = Any  # JSON; `mapping_problems` has looked at its types
@@ -144,7 +129,7 @@ def _replace(argument: Argument, here: Place) -> Resolve:
 
     def resolve(data: Value) -> Value:
         text = value(data)
-        if text is None or text is MISSING or isinstance(text, dict | list):
+        if text is None or text is MISSING or isinstance(text, (dict, list)):
             return ""
         if too_long:
             raise MappingError(f"{place}: the second pair must be at most {LONGEST_PATTERN} characters long")
@@ -159,7 +144,7 @@ def _replace(argument: Argument, here: Place) -> Resolve:
 def _array_path(argument: Argument, here: Place) -> Resolve:
     source, *more = argument
     shaped = bool(more) and isinstance(more[0], dict) and bool(more[0])
-    keep = min(here.keep, 1) or 1 if shaped else here.keep
+    keep = 1 if shaped else here.keep  # so that an item without a value is not taken for null
     items = reader(parse_path(source)) if isinstance(source, str) else here.inner(source, 0, keep=keep)
     if not shaped:
         return items
@@ -168,9 +153,9 @@ def _array_path(argument: Argument, here: Place) -> Resolve:
 
     def resolve(data: Value) -> Value:
         found = items(data)
-        if not isinstance(found, dict | list):
+        if not isinstance(found, (dict, list)):
             return found
-        made: list[Any] = [shape(item) for item in (found if isinstance(found, list) else [found])]
+        made: list[Any] = [shape(item) for item in (found if isinstance(found, list) else [present(found)])]
         return measured(made if keeps else settled(made), place)
 
     return resolve
@@ -217,7 +202,10 @@ def _merge(argument: Argument, here: Place) -> Resolve:
     keeps = here.keep > 0
 
     def resolve(data: Value) -> Value:
-        merged = merge([one(data) for one in objects])
+        merged: Members = {}
+        for one in objects:
+            value = one(data)
+            merged.update(value if isinstance(value, dict) else parts_of(value))
         return merged if keeps or MISSING not in merged.values() else present(merged)
 
     return resolve

@@ -7,32 +7,23 @@ goes wrong for some events. No sentence repeats a value.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final
 
-from audience_sync.core.destination.directive_shape import LONGEST_PATTERN, Path, directive_of, is_falsy, units
+from audience_sync.core.destination.directive_shape import (
+    LONGEST_PATTERN,
+    Finding,
+    Found,
+    Inside,
+    Path,
+    directive_of,
+    is_falsy,
+    units,
+)
 from audience_sync.core.destination.directive_text import placeholders
 from audience_sync.core.destination.paths import keys_fault, path_fault
 from audience_sync.core.model import Json
 
 _A_DIRECTIVE = 'or a directive such as { "@path" = "$.traits.name" }'
-
-
-class Finding(NamedTuple):
-    """One thing that is wrong, where, and whether no event at all can be resolved because of it."""
-
-    path: Path
-    sentence: str
-    every_event: bool = True
-
-
-class Inside(NamedTuple):
-    """A value in a directive that is a mapping in its turn."""
-
-    path: Path
-    value: Json
-
-
-Found: TypeAlias = Iterator[Finding | Inside]
 
 
 def _at_times(path: Path, sentence: str) -> Finding:
@@ -108,7 +99,7 @@ def _if(value: Json, path: Path) -> Found:
         return
     if is_falsy(value.get("exists")) and is_falsy(value.get("blank")):
         yield Finding(path, "needs `exists` or `blank`, a directive whose value is looked at")
-    if "exists" in value and "blank" in value:
+    elif "exists" in value and "blank" in value:
         yield _at_times((*path, "blank"), "is never looked at, because there is `exists`")
     if "then" not in value and "else" not in value:
         yield _at_times(path, "has neither `then` nor `else`, so nothing can come of it")

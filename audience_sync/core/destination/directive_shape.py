@@ -1,14 +1,49 @@
-"""What a directive looks like in a mapping, and how a place in a mapping is named."""
+"""What a directive looks like in a mapping, where it stands, and what can be found wrong with it."""
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
+from audience_sync.core.destination.paths import Resolve
 from audience_sync.core.model import Json
 
 Path: TypeAlias = tuple[str | int, ...]
 LONGEST_PATTERN: Final = 10
 """UTF-16 units that a pattern or replacement of @replace has at most."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong, where, and whether no event at all can be resolved because of it."""
+
+    path: Path
+    sentence: str
+    every_event: bool = True
+
+
+class Inside(NamedTuple):
+    """A value in a directive that is a mapping in its turn."""
+
+    path: Path
+    value: Json
+
+
+Found: TypeAlias = Iterator[Finding | Inside]
+
+
+class Place(NamedTuple):
+    """Where a directive stands, how many levels of what it makes keep `MISSING`, and what compiles values in it."""
+
+    path: Path
+    keep: int
+    compile: Callable[[Json, Path, int], Resolve]
+
+    def inner(self, value: Json, *names: str | int, keep: int | None = None) -> Resolve:
+        """Compile a value inside the directive, with the levels of the directive itself unless told otherwise."""
+        return self.compile(value, (*self.path, *names), self.keep if keep is None else keep)
+
+    def __str__(self) -> str:
+        return spell(self.path)
 
 
 def directive_of(value: Json) -> str | None:

@@ -27,7 +27,7 @@ def measured(value: Value, place: str) -> Value:
     Raises:
         MappingError: it has too many parts, or too many levels.
     """
-    if not isinstance(value, dict | list):
+    if not isinstance(value, (dict, list)):
         return value
     size = 0
     level: list[Value] = [value]
@@ -85,7 +85,7 @@ def number_text(number: float) -> str:
         try:
             number = float(number)
         except OverflowError:
-            number = math.copysign(math.inf, number)
+            number = math.inf if number > 0 else -math.inf
     if not math.isfinite(number):
         return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
     if number == 0:

@@ -7,7 +7,7 @@ takes away what another object has there, as it does at Segment.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -49,15 +49,9 @@ def flatten(value: Value, separator: str, *, omit_arrays: bool, place: str) -> M
     return flat
 
 
-def merge(values: Iterable[Value]) -> Members:
-    """Return one object with the members of all; later ones win. Lists and texts count as objects of their parts."""
-    merged: Members = {}
-    for value in values:
-        if isinstance(value, dict):
-            merged.update(value)
-        elif isinstance(value, list | str):
-            merged.update((str(index), part) for index, part in enumerate(value))
-    return merged
+def parts_of(value: Value) -> Members:
+    """Return what a value that is no object is to a merge: parts of a list or text by their places, or nothing."""
+    return {str(index): part for index, part in enumerate(value)} if isinstance(value, (list, str)) else {}
 
 
 def without_nulls(value: Value, keep: int) -> Value:

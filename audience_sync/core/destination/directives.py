@@ -5,14 +5,18 @@ reads an event and changes nothing. What it returns is to be read only: parts of
 
 An object leaves out what has no value, a list has null there. Inside @merge and @flatten a key without a value still
 counts, so what they take is compiled to `keep` such keys, down so many levels.
+
+Segment's answers are followed but for these: a mapping is never written to, ``['a.b']`` is one key, integers keep all
+their digits, keys that are numbers keep their place, a text is never cut within a character, names that JavaScript's
+own objects have (`constructor`) are nothing, and a directive that can never be resolved is refused in any branch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from audience_sync.core.destination.directive_builders import BUILDERS, Place, constant
-from audience_sync.core.destination.directive_shape import Path, directive_of, spell
+from audience_sync.core.destination.directive_builders import BUILDERS, constant
+from audience_sync.core.destination.directive_shape import Path, Place, directive_of, spell
 from audience_sync.core.destination.directive_text import split_template
 from audience_sync.core.destination.directive_values import settled
 from audience_sync.core.destination.mapping_problems import MOST_LEVELS, refusals
@@ -72,17 +76,18 @@ def _same(resolve: Resolve) -> Resolve:
         value = resolve(None)
     except MappingError:
         return resolve
-    return resolve if isinstance(value, dict | list) else constant(value)
+    return resolve if isinstance(value, (dict, list)) else constant(value)
 
 
 def _object(members: dict[str, Json], path: Path, keep: int) -> Resolve:
-    if not any(isinstance(value, dict | list) for value in members.values()):
-        return lambda _: members.copy()
+    if not any(isinstance(value, (dict, list)) for value in members.values()):
+        known = members.copy()
+        return lambda _: known.copy()
     parts = [(key, _compile(value, (*path, key), max(keep - 1, 0))) for key, value in members.items()]
+    if len(parts) == 1:
+        return _lone(*parts[0], keep)
     if keep > 0:
         return lambda data: {key: part(data) for key, part in parts}  # type: ignore[misc]  # MISSING counts here
-    if len(parts) == 1:
-        return _lone(*parts[0])
 
     def resolve(data: Value) -> Value:
         made = {}
@@ -95,7 +100,11 @@ def _object(members: dict[str, Json], path: Path, keep: int) -> Resolve:
     return resolve
 
 
-def _lone(key: str, part: Resolve) -> Resolve:
+def _lone(key: str, part: Resolve, keep: int) -> Resolve:
+    """Return a function for an object of one member, as most keys are."""
+    if keep > 0:
+        return lambda data: {key: part(data)}  # type: ignore[dict-item]  # MISSING counts here
+
     def resolve(data: Value) -> Value:
         value = part(data)
         return {} if value is MISSING else {key: value}
@@ -119,26 +128,21 @@ def _reads(value: Json, level: int) -> Iterator[Keys]:
             yield from _reads(part, level + 1)
     if not isinstance(value, dict):
         return
-    match directive_of(value):
-        case "@path" as name:
-            yield _read_by_path(value[name])
-        case "@template" as name:
-            template = value[name]
-            if isinstance(template, str):
-                yield from (part for part in split_template(template) if not isinstance(part, str))
-            else:
-                yield ()
-        case "@arrayPath" as name:
-            argument = value[name]
-            yield _read_by_path(argument[0] if isinstance(argument, list) and argument else None)
-        case "@transform" as name:
-            argument = value[name]
-            yield from _reads(argument.get("apply") if isinstance(argument, dict) else None, level + 2)
+    name = directive_of(value)
+    argument = value[name] if name is not None else None
+    match name, argument:
+        case "@path", str():
+            yield parse_path(argument)
+        case "@template", str():
+            yield from (part for part in split_template(argument) if not isinstance(part, str))
+        case "@path" | "@template", _:
+            yield ()  # a path that comes from the event can be any
+        case "@arrayPath", [str() as source, *_]:
+            yield parse_path(source)
+        case "@arrayPath", [source, *_]:
+            yield from _reads(source, level + 2)
+        case "@transform", {"apply": apply}:
+            yield from _reads(apply, level + 2)
         case _:
             for part in value.values():
                 yield from _reads(part, level + 1)
-
-
-def _read_by_path(argument: Json) -> Keys:
-    """Return what a path reads; one that comes from the event can be any."""
-    return parse_path(argument) if isinstance(argument, str) else ()

@@ -112,7 +112,7 @@ def _part(data: Value, key: str) -> Value:
     """Return what a value that is no object has under a key."""
     if not data and not isinstance(data, list):
         return data
-    if not isinstance(data, list | str):
+    if not isinstance(data, (list, str)):
         return MISSING
     if key == "length":
         return len(data) if isinstance(data, list) else len(data.encode("utf-16-le", "surrogatepass")) // 2

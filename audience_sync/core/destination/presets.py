@@ -16,22 +16,24 @@ from audience_sync.core.model import Json
 _TIMESTAMP: Final[Json] = {"@path": "$.timestamp"}
 
 
-def _keys(name: str, path: str, more: str) -> Json:
-    return {"@merge": {"direction": "right", "objects": [{name: {"@path": path}}, {"@path": more}]}}
+def _keys(all_of_them: str, name: str, path: str) -> Json:
+    """Return the keys that an audience change has, or the one that any other event has."""
+    them: Json = {"@path": all_of_them}
+    return {"@if": {"exists": them, "then": them, "else": {name: {"@path": path}}}}
 
 
 DEFAULTS: Final[dict[Action, dict[str, Json]]] = {
     Action.IDENTIFY_USER: {
-        "user_keys": _keys("userId", "$.userId", "$.context.user_keys"),
+        "user_keys": _keys("$.context.user_keys", "userId", "$.userId"),
         "user_name": {"@path": "$.traits.name"},
         "user_traits": dict(ALL_TRAITS),
-        "company_keys": _keys("groupId", "$.context.groupId", "$.context.company_keys"),
+        "company_keys": _keys("$.context.company_keys", "groupId", "$.context.groupId"),
         "company_name": {"@path": "$.traits.company_name"},
         "timestamp": _TIMESTAMP,
     },
     Action.TRACK_EVENT: {
         "event_name": {"@path": "$.event"},
-        "user_keys": _keys("userId", "$.userId", "$.context.user_keys"),
+        "user_keys": _keys("$.context.user_keys", "userId", "$.userId"),
         "traits": {"raw_event_name": {"@path": "$.event"}},
         "timestamp": _TIMESTAMP,
     },

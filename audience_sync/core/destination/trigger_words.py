@@ -187,7 +187,7 @@ CHECKS: Mapping[str, Callable[[Token], Token]] = {
 """What looks at a word as soon as it is cut off, by the word's name in the grammar."""
 
 
-def shown(word: str) -> str:
-    """Return a word as a sentence can have it: printable, and not long."""
-    start = word[:40] + "…" if len(word) > 40 else word
+def shown(word: str, longest: int = 40) -> str:
+    """Return a word as a sentence can have it: printable, and not longer than so many characters."""
+    start = word[:longest] + "…" if len(word) > longest else word
     return "`" + "".join(one if one.isprintable() else repr(one)[1:-1] for one in start) + "`"

@@ -1,0 +1,195 @@
+"""What the open changes of one profile come to: the events for Schematic that the mappings make of them.
+
+They go together, in a parcel: one identify as a rule, more where mappings say different things. Bodies of identifies
+that differ only in their traits are one event; track events are facts, and never joined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import orjson
+
+from audience_sync.core.destination.actions import Rejection
+from audience_sync.core.destination.changes import change_event, newest
+from audience_sync.core.destination.mappings import Body, SegmentEvent, apply
+from audience_sync.core.destination.mappings import Mapping as DestinationMapping
+from audience_sync.core.destination.templates import AT, TRAITS, Template, make_template, mark
+from audience_sync.core.events import Carried, Event, OpenChange, idempotency_key
+from audience_sync.core.rows import canonical
+
+NOT_MAPPED = "no enabled mapping makes an event of it"
+
+Known = Mapping[str, Mapping[str, str]]
+"""Identifiers, as in `Member`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Where changes go: how its people are named, which environment it is, and what the mappings make of an event."""
+
+    identity: str
+    environment: str
+    mappings: tuple[DestinationMapping, ...]
+    _templates: dict[tuple[str, ...], Template | None] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def enabled(self) -> tuple[DestinationMapping, ...]:
+        """Return the mappings that are not switched off."""
+        return tuple(mapping for mapping in self.mappings if mapping.enabled)
+
+    def event(self, changes: Sequence[OpenChange], identifiers: str | None, *, at: str) -> SegmentEvent:
+        """Return changes of one profile as one Segment event; see `change_event`."""
+        return change_event(changes, identifiers, identity=self.identity, environment=self.environment, at=at)
+
+    def template(self, known: Known) -> Template | None:
+        """Return the template for changes of people with these identifiers, if there is one."""
+        user, company = known.get("user", {}), known.get("company", {})
+        shape = (*user, "", *company)  # no key is called ""
+        if shape not in self._templates:
+            marks = iter(map(mark, range(1, len(shape))))
+            sample = canonical({kind: {name: next(marks) for name in known[kind]} for kind in _KINDS if kind in known})
+            change = OpenChange(0, mark(0), 0, "", "true", None, 0, 0)
+            event = {**self.event([change], sample, at=AT), "traits": TRAITS}
+            odd = any("\0" in name for name in shape)  # it might pass for a mark
+            self._templates[shape] = None if odd else make_template(self.enabled, event, keys=len(shape))
+        return self._templates[shape]
+
+
+_KINDS = ("user", "company")
+
+
+class Refused(NamedTuple):
+    """A change that cannot be sent as the mappings are, and why."""
+
+    change: OpenChange
+    reason: str
+
+
+class Parcel(NamedTuple):
+    """What the open changes of one profile come to; the events must be posted in this order."""
+
+    events: list[Event]
+    refused: list[Refused]
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A body, and what it is made of."""
+
+    body: Body
+    mappings: list[str]
+    changes: Sequence[OpenChange]
+    facts: list[tuple[str, int, str, int]]  # see `idempotency_key`
+
+
+def make_parcel(changes: Sequence[OpenChange], destination: Destination, *, at: str) -> Parcel:
+    """Return the events that tell Schematic of all open changes of a profile, at the time `at`."""
+    identifiers = newest(changes).identifiers
+    known: Known = orjson.loads(identifiers) if identifiers else {}
+    template = destination.template(known)
+    if template is None or not template.named_traits.isdisjoint([change.trait for change in changes]):
+        return resolve_parcel(changes, destination.enabled, destination, identifiers=identifiers, at=at)
+    said = ",".join([f"{_text(change.trait).decode()}:{change.value}" for change in changes])
+    keys = [_text(value).decode() for kind in _KINDS if kind in known for value in known[kind].values()]
+    values = [f"{{{said}}}", f'"{at}"', _text(changes[0].profile_key).decode(), *keys]
+    mapping = template.mapping
+    facts = [(mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
+    key = idempotency_key(destination.environment, changes[0].profile_key, facts)
+    body = f'{template.fill(values)[:-1]},"idempotency_key":"{key}"}}'
+    carried = tuple([Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value) for c in changes])
+    first = changes[0]
+    return Parcel([Event(first.shard, first.profile_key, key, body, carried, (mapping.name,), identifiers)], [])
+
+
+def resolve_parcel(
+    changes: Sequence[OpenChange],
+    mappings: Iterable[DestinationMapping],
+    destination: Destination,
+    *,
+    identifiers: str | None,
+    at: str,
+) -> Parcel:
+    """Return what some mappings make of changes, each resolved for this profile with these identifiers."""
+    traits = [change.trait for change in changes]
+    whole = [(changes, destination.event(changes, identifiers, at=at))]
+    apart: list[tuple[Sequence[OpenChange], SegmentEvent]] = []
+    drafts: list[_Draft] = []
+    reasons: dict[OpenChange, str] = {}
+    all_sent = False
+    for mapping in mappings:
+        groups = whole
+        if len(changes) > 1 and not mapping.joins(traits):
+            groups = apart = apart or [([c], destination.event([c], identifiers, at=at)) for c in changes]
+        for group, event in groups:
+            outcome = apply(mapping, event)
+            if isinstance(outcome, Rejection):
+                reasons.update(dict.fromkeys(group, f"mapping {mapping.name!r}: {outcome.sentence}"))
+            elif outcome is not None:
+                _join(drafts, mapping, outcome, group)
+                all_sent = all_sent or groups is whole
+    if not all_sent:
+        sent = {change for draft in drafts for change in draft.changes}
+        reasons |= {change: NOT_MAPPED for change in changes if change not in sent and change not in reasons}
+    refused = [Refused(change, reasons[change]) for change in changes if change in reasons] if reasons else []
+    return Parcel(_events(drafts, reasons, destination, identifiers), refused)
+
+
+def _join(drafts: list[_Draft], mapping: DestinationMapping, body: Body, changes: Sequence[OpenChange]) -> None:
+    """Add a body to the draft from which it differs in its traits alone, else as a draft of its own."""
+    facts = [(mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
+    for draft in drafts:
+        joined = _joined(draft.body, body)
+        if joined is not None:
+            draft.body = joined
+            draft.facts += facts
+            draft.mappings += [] if mapping.name in draft.mappings else [mapping.name]
+            if draft.changes is not changes:
+                draft.changes = list(dict.fromkeys([*draft.changes, *changes]))
+            return
+    drafts.append(_Draft(body, [mapping.name], changes, facts))
+
+
+def _joined(one: Body, other: Body) -> Body | None:
+    """Return two identifies as one, or None if they say different things."""
+    mine, theirs = one["body"], other["body"]
+    if one["type"] != "identify" or not isinstance(mine, dict) or not isinstance(theirs, dict):
+        return None
+    traits, more = mine.get("traits", {}), theirs.get("traits", {})
+    if _text({**one, "body": {**mine, "traits": None}}) != _text({**other, "body": {**theirs, "traits": None}}):
+        return None
+    if not isinstance(traits, dict) or not isinstance(more, dict):
+        return None
+    if any(_text(traits[name]) != _text(more[name]) for name in traits.keys() & more.keys()):
+        return None
+    return {**one, "body": {**mine, "traits": {**traits, **more}}}
+
+
+def _text(value: object) -> bytes:
+    """Return JSON that is equal for equal values; Python takes true for 1."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _events(
+    drafts: Sequence[_Draft], refused: Mapping[OpenChange, str], destination: Destination, identifiers: str | None
+) -> list[Event]:
+    """Return drafts as events; the last that carries a change closes it, unless a mapping refused that change."""
+    events: list[Event] = []
+    elsewhere = set(refused)  # the changes that an event further on closes, or none
+    for draft in reversed(drafts):
+        first = draft.changes[0]
+        carried = tuple(
+            [
+                Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c not in elsewhere)
+                for c in draft.changes
+            ]
+        )
+        if len(drafts) > 1:
+            elsewhere.update(draft.changes)
+        key = idempotency_key(destination.environment, first.profile_key, draft.facts)
+        text = orjson.dumps({**draft.body, "idempotency_key": key}).decode()
+        events.append(Event(first.shard, first.profile_key, key, text, carried, tuple(draft.mappings), identifiers))
+    return events[::-1]

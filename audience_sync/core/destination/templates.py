@@ -1,0 +1,135 @@
+"""Bodies of audience changes without resolving a mapping for each: most mappings only move values to other places.
+
+Where that is so, one sample event with marks in the place of everything that differs between people is resolved, and
+its JSON text is cut at the marks. What is put between the pieces for a profile is then exactly what resolving its own
+event would have put there. A million people have as many templates as there are sets of keys: one or two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import orjson
+
+from audience_sync.core.destination.actions import Rejection
+from audience_sync.core.destination.directives import reads
+from audience_sync.core.destination.mappings import Body, Mapping, SegmentEvent, apply
+from audience_sync.core.destination.triggers import fields
+from audience_sync.core.model import Json
+
+AT: Final = "0001-01-01T00:00:00.001Z"
+"""The mark of the time."""
+
+TRAITS: Final[Json] = {"\0traits": 0}
+"""The mark of the traits."""
+
+_MOVES: Final = frozenset({"@path", "@literal", "@if", "@excludeWhenNull"})
+_DIFFERS: Final = ({"userId", "anonymousId", "messageId", "timestamp"}, {"user_keys", "company_keys", "groupId"})
+
+
+class Template(NamedTuple):
+    """The text of a body in pieces, and which value belongs between one piece and the next."""
+
+    mapping: Mapping
+    named_traits: frozenset[str]  # it does not hold for changes of these
+    pieces: tuple[str, ...]
+    slots: tuple[int, ...]  # places in the list of values: traits, time, user keys, company keys
+
+    def fill(self, values: Sequence[str]) -> str:
+        """Return the text of the body with these JSON texts in their places."""
+        text = [self.pieces[0]]
+        for slot, piece in zip(self.slots, self.pieces[1:], strict=True):
+            text.append(values[slot])
+            text.append(piece)
+        return "".join(text)
+
+
+def mark(number: int) -> str:
+    """Return the mark of a key's value."""
+    return f"\0{number}\0"
+
+
+def make_template(mappings: Iterable[Mapping], sample: SegmentEvent, *, keys: int) -> Template | None:
+    """Return the template of the one body that mappings make of a change, or None where each must be resolved.
+
+    The sample has the time `AT`, the traits `TRAITS` and `keys` marks.
+    """
+    made: list[tuple[Mapping, Body]] = []
+    named: frozenset[str] = frozenset()
+    for mapping in mappings:
+        paths = fields(mapping.expression)
+        if any(_differs(path) for path in paths):
+            return None
+        named |= {path[1] for path in paths if path[0] == "traits"}
+        outcome = apply(mapping, sample)
+        if isinstance(outcome, Rejection):
+            return None
+        if outcome is not None:
+            made.append((mapping, outcome))
+    if len(made) != 1 or made[0][0].named_traits is None or not _only_moves(made[0][0]):
+        return None
+    ((mapping, body),) = made
+    marks = [TRAITS, AT, *map(mark, range(keys))]
+    return Template(mapping, named | (mapping.named_traits or frozenset()), *_cut(body, marks))
+
+
+def _cut(body: Body, marks: Sequence[Json]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the text of a body cut at every mark, and which mark stood at each cut."""
+    text = orjson.dumps(body).decode()
+    found: list[tuple[int, int, str]] = []
+    for slot, one in enumerate(marks):
+        spelled = orjson.dumps(one).decode()
+        at = text.find(spelled)
+        while at >= 0:
+            found.append((at, slot, spelled))
+            at = text.find(spelled, at + 1)
+    pieces, end = [], 0
+    for at, _, spelled in sorted(found):
+        pieces.append(text[end:at])
+        end = at + len(spelled)
+    return (*pieces, text[end:]), tuple(slot for _, slot, _ in sorted(found))
+
+
+def _differs(path: tuple[str, ...]) -> bool:
+    """Return whether a trigger that looks at a path may see something else for each person or change."""
+    match path:
+        case ("traits", _, *_):
+            return False
+        case ("context", "personas", part, *_):
+            return part not in ("computation_class", "namespace", "space_id")
+        case ("context", part, *_):
+            return part == "personas" or part in _DIFFERS[1]
+        case () | ("context" | "traits",):
+            return True
+        case _:
+            return path[0] in _DIFFERS[0]
+
+
+def _only_moves(mapping: Mapping) -> bool:
+    """Return whether every value of the body is one of the event as it is, or the same for all."""
+    paths = reads(dict(mapping.fields))
+    into_text = any(len(path) > (3 if path[0] == "context" else 1) for path in paths if path and path[0] != "traits")
+    return (
+        not into_text and "\\u0000" not in _text(mapping) and AT not in _text(mapping) and _moves(dict(mapping.fields))
+    )
+
+
+def _text(mapping: Mapping) -> str:
+    return orjson.dumps(mapping.fields).decode()
+
+
+def _moves(value: Json) -> bool:
+    match value:
+        case dict():
+            name = next((key for key in value if key.startswith("@")), None)
+            if name == "@path":
+                return isinstance(value[name], str)
+            if name == "@if":
+                argument = value[name]
+                return isinstance(argument, dict) and "blank" not in argument and _moves(list(argument.values()))
+            return (name is None or name in _MOVES) and all(_moves(inner) for inner in value.values())
+        case list():
+            return all(map(_moves, value))
+        case _:
+            return True

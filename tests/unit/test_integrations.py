@@ -1,0 +1,88 @@
+"""The integrations object: who keeps an event away from Schematic, and for which reason it is counted."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from audience_sync.core.destination.integrations import Reason, kept_away
+from audience_sync.core.model import Json
+
+OBJECTS: list[tuple[Json, Reason | None]] = [
+    (None, None),
+    ({}, None),
+    ({"All": True}, None),
+    ({"All": False}, Reason.FILTERED),
+    ({"All": False, "Schematic": True}, None),
+    ({"Schematic": True, "All": False}, None),
+    ({"All": False, "Schematic": {"x": 1}}, None),
+    ({"All": False, "Schematic": {}}, None),
+    ({"All": False, "Schematic": None}, None),
+    ({"All": False, "Schematic": "false"}, None),
+    ({"All": False, "Schematic": 0}, None),
+    ({"All": False, "Schematic": []}, None),
+    ({"Schematic": False}, Reason.FILTERED),
+    ({"All": True, "Schematic": False}, Reason.FILTERED),
+    ({"Schematic": False, "schematic": True}, Reason.FILTERED),
+    ({"All": False, "schematic": True}, Reason.UNKNOWN_NAME),
+    ({"All": False, "SCHEMATIC": {}}, Reason.UNKNOWN_NAME),
+    ({"All": False, "Actions Schematic": True}, Reason.UNKNOWN_NAME),
+    ({"All": False, "Schematic (Actions)": None}, Reason.UNKNOWN_NAME),
+    ({"All": False, "schematic": False}, Reason.FILTERED),
+    ({"All": False, "Mixpanel": True}, Reason.FILTERED),
+    ({"All": True, "schematic": False}, None),
+    ({"schematic": False}, None),
+    ({"All": True, "Mixpanel": False}, None),
+    ({"Mixpanel": False}, None),
+    ({"all": False}, Reason.FILTERED),
+    ({"ALL": False}, Reason.FILTERED),
+    ({"all": True}, None),
+    ({"All": False, "all": True}, Reason.FILTERED),
+    ({"all": "x", "All": False}, None),
+    ({"All": None}, None),
+    ({"All": 0}, None),
+    ({"All": "false"}, None),
+    ({"All": {}}, None),
+    ([], None),
+    ([False], None),
+    ("Schematic", None),
+    (False, None),
+    (0, None),
+]
+
+OLD: list[tuple[Json, Json, Reason | None]] = [
+    (None, {"all": False}, Reason.FILTERED),
+    (None, {"providers": {"All": False}}, Reason.FILTERED),
+    (None, {"providers": {"all": None}, "all": False}, Reason.FILTERED),
+    (None, {"providers": {"All": False, "Schematic": True}}, None),
+    (None, {"All": False, "Schematic": True}, None),
+    (None, {"Schematic": False}, Reason.FILTERED),
+    (None, {"All": False, "schematic": True}, Reason.UNKNOWN_NAME),
+    ({"All": True}, {"All": False}, Reason.FILTERED),
+    ({"All": False}, {"providers": {"All": True}}, None),
+    ({"All": False, "Schematic": True}, {"All": False}, None),
+    ({}, {"Schematic": False}, None),
+    ({}, {}, None),
+    ({}, "x", None),
+]
+
+
+@pytest.mark.parametrize(("integrations", "reason"), OBJECTS, ids=lambda value: repr(value)[:60])
+def test_integrations(integrations: Json, reason: Reason | None) -> None:
+    """`All` counts for who is not named, the exact name before it, and only `false` switches off."""
+    before = copy.deepcopy(integrations)
+
+    assert reason == kept_away(integrations)
+    assert integrations == before
+
+
+@pytest.mark.parametrize(("integrations", "options", "reason"), OLD, ids=lambda value: repr(value)[:60])
+def test_options_of_old_libraries(integrations: Json, options: Json, reason: Reason | None) -> None:
+    """What an old library says of all destinations comes first, and its names count where there are no others."""
+    assert reason == kept_away(integrations, options)
+
+
+def test_reasons_are_named() -> None:
+    """Reasons are counted under names that stay."""
+    assert [str(reason) for reason in Reason] == ["filtered_by_integrations_object", "unknown_integration"]
