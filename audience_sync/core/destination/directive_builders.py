@@ -24,8 +24,6 @@ from audience_sync.core.destination.paths import MISSING, Resolve, Value, parse_
 from audience_sync.errors import MappingError
 
 EVERY_LEVEL: Final = 1_000
-
-
 Argument: TypeAlias = Any  # JSON; `mapping_problems` has looked at its types
 
 

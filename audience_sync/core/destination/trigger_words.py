@@ -100,14 +100,12 @@ def wrong_field(word: Token) -> TriggerError | None:
         return None
     names, at = path_of(word), word.start_pos or 0
     root = names[0]
-    if root in OBJECT_FIELDS:
-        return (
-            refusal(at, f"`{root}` needs the name of something in it, as in `{root}.plan`") if len(names) < 2 else None
-        )
-    if root in PLAIN_FIELDS:
-        return (
-            refusal(at, f"there is nothing inside `{root}`, so {shown(word)} is no field") if len(names) > 1 else None
-        )
+    if root in OBJECT_FIELDS and len(names) == 1:
+        return refusal(at, f"`{root}` needs the name of something in it, as in `{root}.plan`")
+    if root in PLAIN_FIELDS and len(names) > 1:
+        return refusal(at, f"there is nothing inside `{root}`, so {shown(word)} is no field")
+    if root in PLAIN_FIELDS + OBJECT_FIELDS:
+        return None
     if root.lower() in FUNCTIONS:
         return refusal(at, f"`{root.lower()}` is a function and needs parentheses")
     known = {name.lower(): name for name in PLAIN_FIELDS + OBJECT_FIELDS}
