@@ -8,9 +8,9 @@ from typing import Final
 from audience_sync.checking.finding import Finding, error, ok, warning
 from audience_sync.config import Audience, Settings
 from audience_sync.core.destination.actions import Action
-from audience_sync.core.destination.directives import reads
+from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Mapping
-from audience_sync.core.destination.segment_triggers import differences
+from audience_sync.core.destination.triggers.differences import differences
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError
 from audience_sync.store import binding

@@ -114,7 +114,7 @@ def _reference(value: str) -> str:
 
 
 def _action(value: object) -> Action:
-    if value not in set(Action):
+    if not isinstance(value, str) or value not in set(Action):
         raise ValueError(f"must be one of {', '.join(f'`{action}`' for action in Action)}")
     return Action(value)
 

@@ -35,7 +35,7 @@ def declare_traits(
     refused: set[int],
     warn: Callable[[str], None],
 ) -> None:
-    """Declare the traits that are to be sent for the first time as boolean; not those that no mapping sends as they are.
+    """Declare the traits that are to be sent for the first time as boolean, if a mapping sends them under their names.
 
     A refusal is a warning, told once and remembered in `refused`: the trait is sent all the same.
     """

@@ -21,7 +21,7 @@ import threading
 import time
 from pathlib import Path
 
-from sync_one_million import make_source
+from sync_one_million import make_source  # type: ignore[import-not-found]  # a script beside this one
 
 CONFIG = """
 [schematic]

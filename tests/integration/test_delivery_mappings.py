@@ -1,4 +1,4 @@
-"""Several mappings of one change, end to end: each of their events arrives once, in order, and the change is done last."""
+"""Several mappings of one change, end to end: each of their events arrives once, and the change is done last."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def test_reopening_does_not_overtake_a_sync(sending: Sending) -> None:
 
     def open_again() -> None:
         with database.write() as connection:
-            outbox.reopen(connection, make_event(change), identifiers=None, generation=newest)
+            outbox.reopen(connection, make_event(change), generation=newest)
 
     with ThreadPoolExecutor(1) as pool:
         with database.write() as syncing:

@@ -194,8 +194,7 @@ def test_reopening_sends_the_current_value(database: Database) -> None:
         for key in ("in", "out"):
             outbox.reopen(
                 connection,
-                make_event(make_open(key, generation=7, run_id=run.id)),
-                identifiers=company_identifiers("then"),
+                make_event(make_open(key, generation=7, run_id=run.id, identifiers=company_identifiers("then"))),
                 generation=99,
             )
 

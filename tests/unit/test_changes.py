@@ -22,13 +22,18 @@ AT = "2026-03-31T12:00:00.000Z"
 
 def identify(name: str = "Identify", *, trigger: str = 'type = "identify"', **fields: Json) -> Mapping:
     """Return a mapping to identifyUser: the preset's fields, and these in their place."""
-    mapped = {**DEFAULTS[Action.IDENTIFY_USER], **fields}
+    mapped: dict[str, Json] = {**DEFAULTS[Action.IDENTIFY_USER], **fields}
     return make_mapping(name, trigger=trigger, action=Action.IDENTIFY_USER, fields=mapped)
 
 
 def track(name: str = "Track", *, trigger: str = 'type = "identify"', **fields: Json) -> Mapping:
     """Return a mapping to trackEvent of a constant name, with the traits of the identify."""
-    mapped = {**DEFAULTS[Action.TRACK_EVENT], "event_name": "moved", "traits": {"@path": "$.traits"}, **fields}
+    mapped: dict[str, Json] = {
+        **DEFAULTS[Action.TRACK_EVENT],
+        "event_name": "moved",
+        "traits": {"@path": "$.traits"},
+        **fields,
+    }
     return make_mapping(name, trigger=trigger, action=Action.TRACK_EVENT, fields=mapped)
 
 
@@ -210,7 +215,7 @@ def test_track_events_are_never_joined() -> None:
 def test_the_order_of_audiences_makes_no_other_pairing() -> None:
     """Two bodies crosswise made by the same mappings of the same changes still have two keys."""
     changes = [make_open("u1", audience_id=n, trait=f"t{n}") for n in (1, 2)]
-    key = {"@path": "$.context.personas.computation_key"}
+    key: Json = {"@path": "$.context.personas.computation_key"}
     one = track("One", event_name=key, traits={"n": 1})
     two = track("Two", event_name=key, traits={"n": 2})
 

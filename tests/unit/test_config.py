@@ -200,7 +200,8 @@ def settings_of(model: type[BaseModel], table: str = "") -> Iterator[str]:
 
 def test_example_shows_every_setting() -> None:
     """A setting that is not in the example does not exist for people, one that is only there is a lie."""
-    shown, fields, table = {"mappings.fields"}, set(), ""
+    shown, table = {"mappings.fields"}, ""
+    fields: set[str] = set()
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
         if heading := re.match(r"(?:# )?\[+([\w.]+)\]", line):
             table = f"{heading[1]}."

@@ -1,4 +1,4 @@
-"""The destination as a whole, on Segment's own vectors: the same bodies for the same events, but for the known faults."""
+"""The destination as a whole, on Segment's vectors: the same bodies for the same events, but for the known faults."""
 
 from __future__ import annotations
 
@@ -82,3 +82,15 @@ def test_any_event_has_a_verdict(event: dict[str, Any]) -> None:
     for _, body in verdict.bodies:
         assert json.loads(json.dumps(body)) == body
         assert body["type"] == event["type"]
+
+
+@pytest.mark.parametrize(
+    "value", ["\ud800", 2**70, json.loads("[" * 300 + "]" * 300)], ids=["surrogate", "huge", "deep"]
+)
+def test_what_is_no_json_is_a_rejection(value: Any) -> None:
+    """A body that cannot be written down is refused by name, whatever an event brings."""
+    event: dict[str, Any] = {"type": "identify", "userId": "u1", "timestamp": 0, "traits": {"odd": value}}
+
+    verdict = judge(event, presets())
+
+    assert [rejection.reason for _, rejection in verdict.rejections] == ["unencodable"]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.destination.directives import MISSING, compile_mapping, reads
+from audience_sync.core.destination.directives.compiling import MISSING, compile_mapping, reads
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from audience_sync.core.destination.directives import compile_mapping
-from audience_sync.core.destination.mapping_problems import MappingProblem, problems
+from audience_sync.core.destination.directives.compiling import compile_mapping
+from audience_sync.core.destination.directives.problems import MappingProblem, problems
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from audience_sync.core.destination.directive_rules import RULES
-from audience_sync.core.destination.directives import MISSING, Missing, compile_mapping, reads
-from audience_sync.core.destination.mapping_problems import problems
+from audience_sync.core.destination.directives.compiling import MISSING, Missing, compile_mapping, reads
+from audience_sync.core.destination.directives.problems import problems
+from audience_sync.core.destination.directives.rules import RULES
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.core.destination.matching import matcher
-from audience_sync.core.destination.segment_triggers import differences
-from audience_sync.core.destination.triggers import parse
+from audience_sync.core.destination.triggers.differences import differences
+from audience_sync.core.destination.triggers.matching import matcher
+from audience_sync.core.destination.triggers.parsing import parse
 from audience_sync.errors import TriggerError
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "triggers.json").read_text())

@@ -10,10 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.destination.matching import matcher
-from audience_sync.core.destination.patterns import escape, pattern_test
-from audience_sync.core.destination.trigger_words import OBJECT_FIELDS, PLAIN_FIELDS
-from audience_sync.core.destination.triggers import (
+from audience_sync.core.destination.triggers.expressions import (
     And,
     Call,
     Comparison,
@@ -24,9 +21,12 @@ from audience_sync.core.destination.triggers import (
     OneOf,
     Or,
     fields,
-    parse,
     to_text,
 )
+from audience_sync.core.destination.triggers.matching import matcher
+from audience_sync.core.destination.triggers.parsing import parse
+from audience_sync.core.destination.triggers.patterns import escape, pattern_test
+from audience_sync.core.destination.triggers.words import OBJECT_FIELDS, PLAIN_FIELDS
 from audience_sync.core.model import Json
 from audience_sync.errors import TriggerError
 

@@ -15,9 +15,10 @@ from time import perf_counter
 
 import pytest
 
-from audience_sync.core.destination.matching import matcher
-from audience_sync.core.destination.segment_triggers import differences
-from audience_sync.core.destination.triggers import fields, parse, to_text
+from audience_sync.core.destination.triggers.differences import differences
+from audience_sync.core.destination.triggers.expressions import fields, to_text
+from audience_sync.core.destination.triggers.matching import matcher
+from audience_sync.core.destination.triggers.parsing import parse
 from audience_sync.errors import TriggerError
 
 CASES = int(os.environ.get("AUDIENCE_SYNC_FUZZ_CASES", "3000"))

@@ -9,7 +9,7 @@ import orjson
 
 from audience_sync.core.destination.mappings import judge
 from audience_sync.core.destination.parcels import Destination, make_parcel
-from audience_sync.core.destination.triggers import fields
+from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.events import OpenChange
 from audience_sync.core.rows import canonical
 

@@ -14,10 +14,11 @@ from typing import NamedTuple, TypeAlias
 import orjson
 
 from audience_sync.core.destination.actions import Action, Rejection, RejectionReason, make_body
-from audience_sync.core.destination.directives import compile_mapping, reads
+from audience_sync.core.destination.directives.compiling import compile_mapping, reads
 from audience_sync.core.destination.integrations import kept_away
-from audience_sync.core.destination.matching import matcher
-from audience_sync.core.destination.triggers import Expression, fields, parse
+from audience_sync.core.destination.triggers.expressions import Expression, fields, to_text
+from audience_sync.core.destination.triggers.matching import matcher
+from audience_sync.core.destination.triggers.parsing import parse
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
 
@@ -65,20 +66,20 @@ NO_MATCHING_MAPPING = "no_matching_mapping"
 
 
 def make_mapping(
-    name: str, *, trigger: str, action: Action, fields: abc.Mapping[str, Json], enabled: bool = True
+    name: str, *, trigger: str | Expression, action: Action, fields: abc.Mapping[str, Json], enabled: bool = True
 ) -> Mapping:
-    """Return a mapping.
+    """Return a mapping; its trigger may be parsed already.
 
     Raises:
         TriggerError: the trigger cannot be read.
         MappingError: the fields are no mapping.
     """
-    expression = parse(trigger)
+    expression = parse(trigger) if isinstance(trigger, str) else trigger
     return Mapping(
         name=name,
         enabled=enabled,
         action=action,
-        trigger=trigger,
+        trigger=trigger if isinstance(trigger, str) else to_text(trigger),
         expression=expression,
         fields=fields,
         matches=matcher(expression),
@@ -89,19 +90,25 @@ def make_mapping(
 
 
 def apply(mapping: Mapping, event: SegmentEvent) -> Body | Rejection | None:
-    """Return the body a mapping makes of an event, why it cannot, or None if its trigger does not match."""
+    """Return the body a mapping makes of an event, why it cannot, or None if its trigger does not match.
+
+    A body can be written as JSON; one that nests too deep, or has text that is no Unicode, is a rejection.
+    """
     if not mapping.matches(event):
         return None
     try:
-        values = mapping.resolve(event)
+        body = make_body(mapping.action, mapping.resolve(event))
+        orjson.dumps(body)
     except MappingError as error:
         return Rejection(RejectionReason.UNRESOLVABLE, "", str(error))
-    return make_body(mapping.action, values)
+    except orjson.JSONEncodeError as error:
+        return Rejection(RejectionReason.UNENCODABLE, "", f"the body cannot be written as JSON: {error}")
+    return body
 
 
 def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
     """Pass an event through its integrations object and every enabled mapping."""
-    reason = kept_away(event.get("integrations"))
+    reason = kept_away(event.get("integrations"), event.get("options"))
     if reason is not None:
         return Verdict([], [], reason)
     bodies: list[tuple[Mapping, Body]] = []

@@ -11,6 +11,7 @@ from typing import Final
 
 from audience_sync.core.destination.actions import Action
 from audience_sync.core.destination.mappings import ALL_TRAITS, Mapping, make_mapping
+from audience_sync.core.destination.triggers.expressions import Comparison
 from audience_sync.core.model import Json
 
 _TIMESTAMP: Final[Json] = {"@path": "$.timestamp"}
@@ -40,7 +41,12 @@ DEFAULTS: Final[dict[Action, dict[str, Json]]] = {
 }
 """The fields of each preset. A mapping of the configuration takes those that are required and that it leaves out."""
 
-TRIGGERS: Final = {Action.IDENTIFY_USER: 'type = "identify"', Action.TRACK_EVENT: 'type = "track"'}
+# Expressions, not texts: to build the parser takes longer than most commands.
+TRIGGERS: Final = {
+    Action.IDENTIFY_USER: Comparison(("type",), "=", "identify"),
+    Action.TRACK_EVENT: Comparison(("type",), "=", "track"),
+}
+"""The trigger of each preset, and of a mapping that leaves it out."""
 
 
 def presets() -> tuple[Mapping, ...]:

@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 import orjson
 
 from audience_sync.core.destination.actions import Rejection
-from audience_sync.core.destination.directives import reads
+from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Body, Mapping, SegmentEvent, apply
-from audience_sync.core.destination.triggers import fields
+from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.model import Json
 
 AT: Final = "0001-01-01T00:00:00.001Z"

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from audience_sync.core.destination.directive_text import MOST, measured
-from audience_sync.core.destination.paths import MISSING, Value
+from audience_sync.core.destination.directives.paths import MISSING, Value
+from audience_sync.core.destination.directives.text import MOST, measured
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
 

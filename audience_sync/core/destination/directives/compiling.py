@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from audience_sync.core.destination.directive_builders import BUILDERS, constant
-from audience_sync.core.destination.directive_shape import Path, Place, directive_of, spell
-from audience_sync.core.destination.directive_text import split_template
-from audience_sync.core.destination.directive_values import settled
-from audience_sync.core.destination.mapping_problems import MOST_LEVELS, refusals
-from audience_sync.core.destination.paths import MISSING, Keys, Missing, Resolve, Value, parse_path
+from audience_sync.core.destination.directives.builders import BUILDERS, constant
+from audience_sync.core.destination.directives.paths import MISSING, Keys, Missing, Resolve, Value, parse_path
+from audience_sync.core.destination.directives.problems import MOST_LEVELS, refusals
+from audience_sync.core.destination.directives.shape import Path, Place, directive_of, spell
+from audience_sync.core.destination.directives.text import split_template
+from audience_sync.core.destination.directives.values import settled
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from audience_sync.core.destination.directive_shape import LONGEST_PATTERN, Place, is_falsy, spell, units
-from audience_sync.core.destination.directive_text import MOST, as_json, as_text, is_blank, measured, split_template
-from audience_sync.core.destination.directive_values import (
+from audience_sync.core.destination.directives.paths import MISSING, Resolve, Value, parse_path, reader
+from audience_sync.core.destination.directives.shape import LONGEST_PATTERN, Place, is_falsy, spell, units
+from audience_sync.core.destination.directives.text import MOST, as_json, as_text, is_blank, measured, split_template
+from audience_sync.core.destination.directives.values import (
     Members,
     decode,
     flatten,
@@ -20,7 +21,6 @@ from audience_sync.core.destination.directive_values import (
     settled,
     without_nulls,
 )
-from audience_sync.core.destination.paths import MISSING, Resolve, Value, parse_path, reader
 from audience_sync.errors import MappingError
 
 EVERY_LEVEL: Final = 1_000

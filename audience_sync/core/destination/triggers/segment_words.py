@@ -6,7 +6,7 @@ import re
 from collections import deque
 from typing import NamedTuple, TypeAlias
 
-from audience_sync.core.destination.trigger_words import shown
+from audience_sync.core.destination.triggers.words import shown
 
 _END = r"(?=[ \t\n,\])]|\Z)"
 _ESCAPED = r"\\[^\U00010000-\U0010ffff]"

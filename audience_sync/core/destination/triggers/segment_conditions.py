@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from audience_sync.core.destination.patterns import escape, pieces_of
-from audience_sync.core.destination.segment_words import END, UnreadableError, Word, Words
-from audience_sync.core.destination.trigger_words import Field, number_of, shown
-from audience_sync.core.destination.triggers import Call, Comparison, Condition, Expression, Scalar, to_text
+from audience_sync.core.destination.triggers.expressions import (
+    Call,
+    Comparison,
+    Condition,
+    Expression,
+    Field,
+    Scalar,
+    to_text,
+)
+from audience_sync.core.destination.triggers.patterns import escape, pieces_of
+from audience_sync.core.destination.triggers.segment_words import END, UnreadableError, Word, Words
+from audience_sync.core.destination.triggers.words import number_of, shown
 
 COMPARED = frozenset({"type", "event", "name", "userId", "properties", "traits", "context"})
 SEARCHED = COMPARED - {"type"}  # by `contains` and `match`

@@ -9,10 +9,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
 from lark import Token
 
+from audience_sync.core.destination.triggers.expressions import Field
 from audience_sync.errors import TriggerError
 
 MAX_LENGTH = 5 * 1024  # bytes of UTF-8
@@ -21,8 +22,6 @@ LONGEST_NUMBER = 400  # characters; a double has at most 309 digits before the p
 PLAIN_FIELDS = ("type", "event", "name", "userId", "anonymousId", "groupId", "messageId")
 OBJECT_FIELDS = ("properties", "traits", "context", "integrations")
 FUNCTIONS = ("contains", "match", "exists")
-
-Field: TypeAlias = tuple[str, ...]
 
 _NAME = re.compile(
     r"(?P<bare>(?:[\w-]|\\.)+)|\"(?P<double>(?:\\.|[^\"\\])*)\"|'(?P<single>(?:\\.|[^'\\])*)'", re.DOTALL

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from datetime import date, time
 from typing import Final, NamedTuple
 
-from audience_sync.core.destination.directive_rules import RULES
-from audience_sync.core.destination.directive_shape import Finding, Path, directive_of
+from audience_sync.core.destination.directives.rules import RULES
+from audience_sync.core.destination.directives.shape import Finding, Path, directive_of
 from audience_sync.core.model import Json
 
 MOST_LEVELS: Final = 50

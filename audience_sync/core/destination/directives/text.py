@@ -10,7 +10,7 @@ import math
 import re
 from decimal import Decimal
 
-from audience_sync.core.destination.paths import MISSING, Keys, Missing, Value, split_keys
+from audience_sync.core.destination.directives.paths import MISSING, Keys, Missing, Value, split_keys
 from audience_sync.errors import MappingError
 
 MOST = 1_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
-from audience_sync.core.destination.paths import Resolve
+from audience_sync.core.destination.directives.paths import Resolve
 from audience_sync.core.model import Json
 
 Path: TypeAlias = tuple[str | int, ...]

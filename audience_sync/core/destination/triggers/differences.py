@@ -12,10 +12,7 @@ from collections import deque
 
 from lark import Token
 
-from audience_sync.core.destination.segment_conditions import COMPARED, Reading, Written, call, comparison, skipped
-from audience_sync.core.destination.segment_words import END, UnreadableError, Word, Words, words_of
-from audience_sync.core.destination.trigger_words import shown
-from audience_sync.core.destination.triggers import (
+from audience_sync.core.destination.triggers.expressions import (
     And,
     Call,
     Comparison,
@@ -27,9 +24,19 @@ from audience_sync.core.destination.triggers import (
     all_of,
     any_of,
     conditions,
-    read,
     to_text,
 )
+from audience_sync.core.destination.triggers.parsing import read
+from audience_sync.core.destination.triggers.segment_conditions import (
+    COMPARED,
+    Reading,
+    Written,
+    call,
+    comparison,
+    skipped,
+)
+from audience_sync.core.destination.triggers.segment_words import END, UnreadableError, Word, Words, words_of
+from audience_sync.core.destination.triggers.words import shown
 
 LONGEST_SHOWN = 1000  # characters of a trigger
 FUNCTIONS = frozenset({"contains", "match"})

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from audience_sync.core.destination.directive_shape import (
+from audience_sync.core.destination.directives.paths import keys_fault, path_fault
+from audience_sync.core.destination.directives.shape import (
     LONGEST_PATTERN,
     Finding,
     Found,
@@ -19,8 +20,7 @@ from audience_sync.core.destination.directive_shape import (
     is_falsy,
     units,
 )
-from audience_sync.core.destination.directive_text import placeholders
-from audience_sync.core.destination.paths import keys_fault, path_fault
+from audience_sync.core.destination.directives.text import placeholders
 from audience_sync.core.model import Json
 
 _A_DIRECTIVE = 'or a directive such as { "@path" = "$.traits.name" }'

@@ -16,20 +16,20 @@ import operator as operators
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, assert_never
 
-from audience_sync.core.destination.patterns import pattern_test
-from audience_sync.core.destination.trigger_words import Field
-from audience_sync.core.destination.triggers import (
+from audience_sync.core.destination.triggers.expressions import (
     And,
     Call,
     Comparison,
     Exists,
     Expression,
+    Field,
     Has,
     Not,
     OneOf,
     Or,
     Scalar,
 )
+from audience_sync.core.destination.triggers.patterns import pattern_test
 from audience_sync.core.model import Json
 
 Event: TypeAlias = Mapping[str, Json]

@@ -1,0 +1,1 @@
+"""Triggers: the documented FQL, read once into a syntax tree, and a function that matches events many times."""
