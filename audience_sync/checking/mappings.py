@@ -42,11 +42,11 @@ def _bound(database: Database | None) -> str:
 
 def _compared(mapping: Mapping) -> Iterator[Finding]:
     """Yield where Segment's own parser would answer differently."""
-    for sentence in differences(mapping.trigger):
+    if sentences := differences(mapping.trigger):
         yield warning(
             CHECK,
             mapping.name,
-            f"its trigger means something else at Segment: {sentence}",
+            f"its trigger means something else at Segment: {'; '.join(sentences)}",
             remedy="here it means what is written; change it if it is to mean what it does there",
         )
 
@@ -68,8 +68,11 @@ def _unread(mapping: Mapping, settings: Settings) -> Iterator[Finding]:
 
 def _carried(audience: Audience, settings: Settings, environment: str) -> Iterator[Finding]:
     found = settings.coverage(audience, environment=environment)
-    for sentence in found.errors:
+    for sentence in found.refusals:
+        remedy = "mend that field, or narrow the mapping's trigger so that it leaves audience changes alone"
+        yield error(CHECK, audience.key, ConfigError(sentence, hint=remedy))
+    for sentence in found.gaps:
         remedy = 'map user_traits to $.traits in an enabled mapping whose trigger matches, as `type = "identify"` does'
         yield error(CHECK, audience.key, ConfigError(sentence, hint=remedy))
-    for sentence in found.warnings:
+    for sentence in found.surprises:
         yield warning(CHECK, audience.key, sentence, remedy="nothing, if that is meant")

@@ -251,7 +251,7 @@ def test_open_deliveries_are_exit_code_3(place: Place) -> None:
     delivered = place.command("deliver")
 
     assert delivered.code == 0
-    assert "200 identifies accepted by Schematic" in delivered.err
+    assert "200 events accepted by Schematic" in delivered.err
     assert_settled(place, EVERYBODY)
 
 
@@ -375,10 +375,10 @@ def test_a_first_sync_says_what_it_will_do(place: Place) -> None:
 
     assert ended.code == 0
     assert (
-        f"first sync of {AUDIENCE_KEY}: up to 200 identifies in 2 requests, at least 0:00:01 at 2000 requests a second;"
+        f"first sync of {AUDIENCE_KEY}: up to 200 events in 2 requests, at least 0:00:01 at 2000 requests a second;"
         " each moves the user's last_seen_at and may fire a webhook; up to 200 users may be new to Schematic"
     ) in ended.err
-    assert "200 identifies accepted by Schematic" in ended.err
+    assert "200 events accepted by Schematic" in ended.err
     assert record == {
         "id": 1, "audience": AUDIENCE_KEY, "kind": "initial", "state": "succeeded", "read": 200, "entered": 200,
         "exited": 0, "updated": 0, "unchanged": 0, "rejected": 0, "duplicates": 0, "sent": 200, "open": 0, "dead": 0,
@@ -520,11 +520,31 @@ def test_a_plan_is_every_change_that_a_sync_makes(synced: Place) -> None:
     assert sorted(
         [record[name] for name in columns[:3]] + [record["identifiers"]] for record in planned.records
     ) == sorted([audience, kind, key, json.loads(identifiers)] for audience, kind, key, _, identifiers in made)
-    assert sorted(tuple(record.values()) for record in csv.DictReader(io.StringIO(as_csv.out))) == sorted(
+    in_csv = list(csv.DictReader(io.StringIO(as_csv.out)))
+    assert sorted(tuple(record.values())[:-1] for record in in_csv) == sorted(
         tuple(cell or "" for cell in row) for row in made
     )
+    assert {len(json.loads(record["bodies"])) for record in in_csv} == {1}
     assert len(made) == 52
     assert_settled(synced, now, before=EVERYBODY)
+
+
+@ON_ONE_DATABASE
+def test_a_plan_shows_the_bodies_that_are_posted(synced: Place) -> None:
+    """Each body of a plan arrives as it was shown; only the time, the API key and the idempotency key are its own."""
+    now = {**customers(range(20, 200)), **customers(range(100, 130), company="globex"), **customers(500, 501)}
+    synced.shop.set_orders(now.items())
+    planned = synced.command("plan", "--format", "json")
+    synced.command("sync")
+
+    shown = [body for record in planned.records for body in record["bodies"]]
+    sent = synced.sandbox.ledger.events()[200:]
+    assert {(body["api_key"], body["idempotency_key"]) for body in shown} == {
+        ("(the API key)", "(made when it is sent)")
+    }
+    assert sorted((body["type"], json.dumps(body["body"])) for body in shown) == sorted(
+        (event.type, json.dumps(event.body)) for event in sent
+    )
 
 
 @ON_ONE_DATABASE
@@ -536,7 +556,10 @@ def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
 
     assert ended.code == 4
     assert "a guard would block it: 100 would leave, 50.0 % of the 200 members before" in ended.err
-    assert len(ended.out.splitlines()) == 1 + 3
+    lines = ended.out.splitlines()
+    assert lines[4:6] == ["", f"to be posted, for example ({AUDIENCE_KEY}, exited):"]
+    assert json.loads(lines[6])["body"]["traits"] == {AUDIENCE_KEY: False}
+    assert len(lines) == 7
     assert synced.everything() == before
 
 

@@ -97,7 +97,16 @@ def test_settling_closes_what_was_sent(database: Database) -> None:
 
         assert [row.profile_key for row in opened(connection)] == ["u2"]
         assert [tuple(row) for row in connection.execute(sa.select(db.deliveries))] == [
-            (shard_of("u1"), "u1", event.idempotency_key, '{"ant":false,"gold":true}', "[1, 2]", NOW, 202)
+            (
+                shard_of("u1"),
+                "u1",
+                event.idempotency_key,
+                '{"ant":false,"gold":true}',
+                "[1, 2]",
+                NOW,
+                202,
+                "Identify User",
+            )
         ]
         assert [runs.get(connection, run.id).sent for run in (gold, ant)] == [1, 1]
 

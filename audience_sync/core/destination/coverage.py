@@ -20,10 +20,16 @@ _ENVIRONMENT = {("context", "personas", "namespace"), ("context", "personas", "s
 class Coverage(NamedTuple):
     """What is wrong with the way of an audience to Schematic, and what somebody may not expect of it."""
 
-    errors: list[str]
-    warnings: list[str]
+    refusals: list[str]  # mappings that match its changes, and cannot make an event of them
+    gaps: list[str]  # what Schematic would not be told
+    surprises: list[str]
     events: int  # that one change becomes at most
     sets_trait: bool  # of the user, under the audience's own key
+
+    @property
+    def errors(self) -> list[str]:
+        """Return why the audience cannot be synced."""
+        return self.refusals + self.gaps
 
 
 def coverage(
@@ -34,20 +40,20 @@ def coverage(
     An environment that is not known yet ("") is no reason for an error.
     """
     if not destination.environment and any(_ENVIRONMENT & fields(one.expression) for one in destination.enabled):
-        return Coverage([], [], len(destination.enabled), sets_trait=True)
+        return Coverage([], [], [], len(destination.enabled), sets_trait=True)
     user = {name: "sample" for name in user_keys if name != destination.identity}
     company = dict.fromkeys(company_keys, "sample")
     known = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
     entry = OpenChange(0, "sample", 0, trait, "true", canonical(known) if known else None, 0, 0)
     exit_ = entry._replace(value="false")
     entered, exited = _bodies(entry, destination), _bodies(exit_, destination)
-    errors = list(dict.fromkeys([*_refusals(entry, destination), *_refusals(exit_, destination)]))
-    if not errors:
-        errors += _missing(entered, exited)
+    refusals = list(dict.fromkeys([*_refusals(entry, destination), *_refusals(exit_, destination)]))
+    gaps = [] if refusals else list(_missing(entered, exited))
     traits = [body["body"].get("traits", {}) for body in entered if body["type"] == "identify"]
     return Coverage(
-        errors,
-        [] if errors else [*_surprises(trait, traits), *_of_nobody(entered)],
+        refusals,
+        gaps,
+        [] if refusals or gaps else [*_surprises(trait, traits), *_of_nobody(entered)],
         max(len(entered), len(exited)),
         sets_trait=any(trait in one for one in traits),
     )

@@ -98,7 +98,8 @@ def apply(mapping: Mapping, event: SegmentEvent) -> Body | Rejection | None:
         return None
     try:
         body = make_body(mapping.action, mapping.resolve(event))
-        orjson.dumps(body)
+        if isinstance(body, dict):
+            orjson.dumps(body)
     except MappingError as error:
         return Rejection(RejectionReason.UNRESOLVABLE, "", str(error))
     except orjson.JSONEncodeError as error:
