@@ -129,12 +129,12 @@ def _named_traits(expression: Expression, action: Action, mapped: abc.Mapping[st
         return None
     others = {name: value for name, value in mapped.items() if name != "user_traits"}
     paths = reads(others) | fields(expression)
-    if not all(_is_shared(path) for path in paths):
+    if not all(is_shared(path) for path in paths):
         return None
     return frozenset(path[1] for path in paths if path[0] == "traits")
 
 
-def _is_shared(path: tuple[str, ...]) -> bool:
+def is_shared(path: tuple[str, ...]) -> bool:
     """Return whether all changes of one profile have the same at a path, traits of that name excepted."""
     match path:
         case ("traits", _, *_):

@@ -14,7 +14,7 @@ import orjson
 
 from audience_sync.core.destination.actions import Rejection
 from audience_sync.core.destination.directives.compiling import reads
-from audience_sync.core.destination.mappings import Body, Mapping, SegmentEvent, apply
+from audience_sync.core.destination.mappings import Body, Mapping, SegmentEvent, apply, is_shared
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.model import Json
 
@@ -25,7 +25,9 @@ TRAITS: Final[Json] = {"\0traits": 0}
 """The mark of the traits."""
 
 _MOVES: Final = frozenset({"@path", "@literal", "@if", "@excludeWhenNull"})
-_DIFFERS: Final = ({"userId", "anonymousId", "messageId", "timestamp"}, {"user_keys", "company_keys", "groupId"})
+_TEXTS: Final = (("userId",), ("anonymousId",), ("timestamp",), ("context", "groupId"))
+_KEYS: Final = (("context", "user_keys"), ("context", "company_keys"))
+_OF_A_PERSON: Final = (*_TEXTS, *_KEYS)
 
 
 class Template(NamedTuple):
@@ -59,7 +61,7 @@ def make_template(mappings: Iterable[Mapping], sample: SegmentEvent, *, keys: in
     named: frozenset[str] = frozenset()
     for mapping in mappings:
         paths = fields(mapping.expression)
-        if any(_differs(path) for path in paths):
+        if not all(map(_is_same_for_all, paths)):
             return None
         named |= {path[1] for path in paths if path[0] == "traits"}
         outcome = apply(mapping, sample)
@@ -91,28 +93,18 @@ def _cut(body: Body, marks: Sequence[Json]) -> tuple[tuple[str, ...], tuple[int,
     return (*pieces, text[end:]), tuple(slot for _, slot, _ in sorted(found))
 
 
-def _differs(path: tuple[str, ...]) -> bool:
-    """Return whether a trigger that looks at a path may see something else for each person or change."""
-    match path:
-        case ("traits", _, *_):
-            return False
-        case ("context", "personas", part, *_):
-            return part not in ("computation_class", "namespace", "space_id")
-        case ("context", part, *_):
-            return part == "personas" or part in _DIFFERS[1]
-        case () | ("context" | "traits",):
-            return True
-        case _:
-            return path[0] in _DIFFERS[0]
+def _is_same_for_all(path: tuple[str, ...]) -> bool:
+    """Return whether a trigger that looks at a path sees the same for every person and every change."""
+    return is_shared(path) and not any(path[: len(leaf)] == leaf for leaf in _OF_A_PERSON)
 
 
 def _only_moves(mapping: Mapping) -> bool:
     """Return whether every value of the body is one of the event as it is, or the same for all."""
     paths = reads(dict(mapping.fields))
-    into_text = any(len(path) > (3 if path[0] == "context" else 1) for path in paths if path and path[0] != "traits")
-    return (
-        not into_text and "\\u0000" not in _text(mapping) and AT not in _text(mapping) and _moves(dict(mapping.fields))
-    )
+    into_text = any(path[: len(leaf)] == leaf != path for path in paths for leaf in _TEXTS)
+    into_keys = any(path[:2] in _KEYS and len(path) > 3 for path in paths)
+    is_odd = "\\u0000" in _text(mapping) or AT in _text(mapping)  # a constant might pass for a mark
+    return not (into_text or into_keys or is_odd) and _moves(dict(mapping.fields))
 
 
 def _text(mapping: Mapping) -> str:

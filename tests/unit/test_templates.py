@@ -1,0 +1,174 @@
+"""The quick way to a body, by a template, ends where resolving ends; where it might not, it is not taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+
+from audience_sync.core.destination.actions import Action
+from audience_sync.core.destination.mappings import Mapping, make_mapping
+from audience_sync.core.destination.parcels import make_parcel, resolve_parcel
+from audience_sync.core.destination.presets import DEFAULTS
+from audience_sync.core.events import OpenChange
+from audience_sync.core.model import Json
+from audience_sync.core.rows import canonical
+from audience_sync.errors import MappingError
+from tests.factories import make_destination, make_open
+
+AT = "2026-03-31T12:00:00.000Z"
+NAMES = st.sampled_from(["email", "phone", "id", "groupId", "anonymousId", "x y", 'a"b', "\0odd"])
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6).filter(
+    lambda text: not text.isspace()
+)
+KNOWN = st.fixed_dictionaries(
+    {},
+    optional={
+        "user": st.dictionaries(NAMES, TEXTS, min_size=1, max_size=3),
+        "company": st.dictionaries(NAMES, TEXTS, min_size=1, max_size=2),
+    },
+)
+PATHS = st.sampled_from(
+    [
+        "$.userId",
+        "$.userId.length",
+        "$.timestamp",
+        "$.timestamp.0",
+        "$.anonymousId",
+        "$.context.groupId",
+        "$.context.groupId.length",
+        "$.context.user_keys",
+        "$.context.user_keys.email",
+        "$.context.user_keys.email.0",
+        "$.context.company_keys",
+        "$.context.company_keys.id",
+        "$.context.personas.namespace",
+        "$.context.personas.computation_key",
+        "$.messageId",
+        "$.traits",
+        "$.traits.t1",
+        "$.traits.other",
+        "$.type",
+        "$.integrations",
+        "$.nowhere",
+    ]
+).map(lambda path: {"@path": path})
+CONSTANTS = st.sampled_from(["plain", "", "\0" + "1" + "\0", "0001-01-01T00:00:00.001Z", 7, True, None])
+
+
+def directives(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return directives around other values."""
+    return st.one_of(
+        st.fixed_dictionaries(
+            {"@if": st.fixed_dictionaries({"exists": inner, "then": inner}, optional={"else": inner})}
+        ),
+        st.fixed_dictionaries({"@if": st.fixed_dictionaries({"blank": inner, "then": inner})}),
+        st.fixed_dictionaries({"@case": st.fixed_dictionaries({"operator": st.just("upper"), "value": inner})}),
+        st.fixed_dictionaries(
+            {"@merge": st.fixed_dictionaries({"direction": st.just("right"), "objects": st.lists(inner, max_size=2)})}
+        ),
+        st.fixed_dictionaries({"@excludeWhenNull": inner}),
+        st.fixed_dictionaries({"@json": st.fixed_dictionaries({"mode": st.just("encode"), "value": inner})}),
+        st.sampled_from(["{{userId}}!", "{{context.user_keys.email}}", "none"]).map(lambda text: {"@template": text}),
+    )
+
+
+VALUES = st.recursive(PATHS | CONSTANTS, directives, max_leaves=3)
+KEYS = VALUES | st.dictionaries(NAMES, VALUES, max_size=2)
+FIELDS = st.fixed_dictionaries(
+    {"user_traits": st.just({"@path": "$.traits"}) | KEYS},
+    optional={
+        "user_keys": KEYS,
+        "company_keys": KEYS,
+        "user_name": VALUES,
+        "company_name": VALUES,
+        "company_traits": KEYS,
+        "timestamp": st.just({"@path": "$.timestamp"}) | VALUES,
+    },
+)
+TRIGGERS = st.sampled_from(
+    [
+        'type = "identify"',
+        'type = "track"',
+        "userId != null",
+        'context.personas.computation_class = "audience"',
+        'context.personas.computation_key = "t1"',
+        'context.personas.space_id = "env_1"',
+        "traits.t1 = true",
+        "exists(traits.t2)",
+        'contains(messageId, "1")',
+        'context.user_keys.email != "a"',
+        "context.groupId = null",
+        "groupId = null",
+    ]
+)
+
+
+@st.composite
+def mappings(draw: st.DrawFn) -> tuple[Mapping, ...]:
+    """Draw one or two mappings that can be compiled."""
+    made = []
+    for number in range(draw(st.integers(1, 2))):
+        fields: dict[str, Json] = {**DEFAULTS[Action.IDENTIFY_USER], **draw(FIELDS)}
+        trigger = draw(TRIGGERS)
+        try:
+            made.append(make_mapping(str(number), trigger=trigger, action=Action.IDENTIFY_USER, fields=fields))
+        except MappingError:
+            reject()  # it is refused when the file is loaded
+    return tuple(made)
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> list[OpenChange]:
+    """Draw open changes of one profile."""
+    known = draw(KNOWN)
+    identifiers = canonical(known) if known else None
+    key = draw(TEXTS)
+    return [
+        make_open(
+            key, audience_id=n, trait=f"t{n}", value=draw(st.sampled_from(["true", "false"])), identifiers=identifiers
+        )
+        for n in range(1, draw(st.integers(1, 3)) + 1)
+    ]
+
+
+@settings(max_examples=400)
+@given(mappings(), changes(), st.sampled_from(["userId", "email", "id"]))
+def test_the_quick_way_ends_where_resolving_ends(
+    made: tuple[Mapping, ...], asked: list[OpenChange], identity: str
+) -> None:
+    """Whatever mappings, keys and changes: the same events, byte for byte, and the same refusals."""
+    destination = make_destination(*made, identity=identity)
+    identifiers = asked[0].identifiers
+
+    for _ in range(2):  # the second time the template is there
+        assert make_parcel(asked, destination, at=AT) == resolve_parcel(
+            asked, destination.enabled, destination, identifiers=identifiers, at=AT
+        )
+
+
+@pytest.mark.parametrize("known", [{}, {"company": {"groupId": "g"}}, {"user": {"email": "a"}, "company": {"id": "1"}}])
+def test_the_presets_have_templates(known: dict[str, dict[str, str]]) -> None:
+    """What serves when nothing is configured is quick."""
+    assert make_destination().template(known) is not None
+
+
+@pytest.mark.parametrize(
+    ("trigger", "fields"),
+    [
+        ("userId != null", {}),
+        ('context.personas.computation_key = "t1"', {}),
+        ('type = "identify"', {"user_name": {"@template": "{{userId}}"}}),
+        ('type = "identify"', {"user_name": {"@path": "$.context.groupId.length"}}),
+        ('type = "identify"', {"user_traits": {"last": {"@path": "$.context.personas.computation_key"}}}),
+        ('type = "identify"', {"user_keys": {}}),
+    ],
+)
+def test_what_differs_between_people_has_none(trigger: str, fields: dict[str, Json]) -> None:
+    """A mapping that looks at somebody's values, or makes others of them, is resolved for each."""
+    mapped = {**DEFAULTS[Action.IDENTIFY_USER], **fields}
+    one = make_mapping("One", trigger=trigger, action=Action.IDENTIFY_USER, fields=mapped)
+
+    assert make_destination(one).template({}) is None
