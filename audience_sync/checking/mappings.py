@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 from audience_sync.checking.finding import Finding, error, ok, warning
 from audience_sync.config import Audience, Settings
-from audience_sync.core.destination.actions import Action
+from audience_sync.core.destination.coverage import PEOPLE, looks_at_the_environment, sample
 from audience_sync.core.destination.directives.compiling import reads
-from audience_sync.core.destination.mappings import Mapping
+from audience_sync.core.destination.mappings import Mapping, SegmentEvent
+from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.destination.triggers.differences import differences
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError
@@ -21,23 +22,33 @@ KEYS: Final = ("user_keys", "company_keys")
 
 def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
     """Yield what the mappings do to every audience, and where they mean something else than at Segment."""
-    for mapping in settings.mappings:
-        if mapping.enabled:
-            found = [*_compared(mapping), *_unread(mapping, settings)]
-            yield from found or [ok(CHECK, mapping.name, f"makes {mapping.action} of events with {mapping.trigger}")]
-        else:
-            yield ok(CHECK, mapping.name, "is switched off in the file")
     environment = _bound(database)
-    for audience in settings.audiences:
-        if audience.enabled:
-            yield from _carried(audience, settings, environment)
+    audiences = [audience for audience in settings.audiences if audience.enabled]
+    events = [event for audience in audiences for event in _samples(audience, settings, environment)]
+    for mapping in settings.mappings:
+        if not mapping.enabled:
+            yield ok(CHECK, mapping.name, "is switched off in the file")
+            continue
+        found = [*_compared(mapping)]
+        if settings.mapping_tables and events and (environment or not looks_at_the_environment(mapping)):
+            found += _used(mapping, events)
+        yield from found or [ok(CHECK, mapping.name, f"makes {mapping.action} of events with {mapping.trigger}")]
+    for audience in audiences:
+        yield from _carried(audience, settings, environment)
 
 
 def _bound(database: Database | None) -> str:
     if database is None:
         return ""
     with database.read() as connection:
-        return binding.get(connection, "environment") or ""
+        return binding.environment(connection)
+
+
+def _samples(audience: Audience, settings: Settings, environment: str) -> Iterator[SegmentEvent]:
+    destination = settings.destination(environment)
+    for value in ("true", "false"):
+        one = sample(audience.key, value, PEOPLE[0], destination, audience.user_keys, audience.company_keys)
+        yield destination.event([one], one.identifiers, at="2026-01-01T00:00:00.000Z")
 
 
 def _compared(mapping: Mapping) -> Iterator[Finding]:
@@ -51,28 +62,46 @@ def _compared(mapping: Mapping) -> Iterator[Finding]:
         )
 
 
-def _unread(mapping: Mapping, settings: Settings) -> Iterator[Finding]:
-    """Yield keys that are looked for where Segment Engage puts them, and audience changes have none."""
-    if mapping.action is not Action.IDENTIFY_USER:
+def _used(mapping: Mapping, events: list[SegmentEvent]) -> Iterator[Finding]:
+    """Yield that no audience change is meant, or that keys are looked for where no change has any."""
+    matched = [event for event in events if mapping.matches(event)]
+    if not matched:
+        yield warning(
+            CHECK,
+            mapping.name,
+            f"matches no change of any audience: {mapping.trigger}",
+            remedy="a change is an identify of one person with one trait; see `audience-sync plan`, and the README",
+        )
         return
-    for field in KEYS:
-        for path in sorted(reads({field: mapping.fields.get(field)})):
-            if path[:1] == ("traits",) and path[1:2] and path[1] not in {one.key for one in settings.audiences}:
+    written = {field: mapping.fields[field] for field in KEYS if field in mapping.fields}
+    for field, value in written.items():
+        for path in sorted(reads(value) if value != DEFAULTS[mapping.action].get(field) else ()):
+            if not any(_has(event, path) for event in matched):
                 yield warning(
                     CHECK,
                     mapping.name,
-                    f"{field} reads $.{'.'.join(path)}, which no audience change has: its traits are audiences alone",
-                    remedy=f"name the key in the audience's {field}, and read $.context.{field}.{path[-1]}",
+                    f"{field} reads $.{'.'.join(path)}, which no audience change has",
+                    remedy=f"name the key in the audience's {field}, and read it at $.context.{field}",
                 )
+
+
+def _has(event: SegmentEvent, path: tuple[str, ...]) -> bool:
+    """Return whether an event has something at a path."""
+    found: Any = event
+    for name in path:
+        if not isinstance(found, dict) or name not in found:
+            return False
+        found = found[name]
+    return True
 
 
 def _carried(audience: Audience, settings: Settings, environment: str) -> Iterator[Finding]:
     found = settings.coverage(audience, environment=environment)
-    for sentence in found.refusals:
+    for sentence in found.rejections:
         remedy = "mend that field, or narrow the mapping's trigger so that it leaves audience changes alone"
-        yield error(CHECK, audience.key, ConfigError(sentence, hint=remedy))
+        yield error("audience", audience.key, ConfigError(sentence, hint=remedy))
     for sentence in found.gaps:
-        remedy = 'map user_traits to $.traits in an enabled mapping whose trigger matches, as `type = "identify"` does'
-        yield error(CHECK, audience.key, ConfigError(sentence, hint=remedy))
+        remedy = "map user_traits to $.traits, and user_keys to a key of each, where the trigger matches every change"
+        yield error("audience", audience.key, ConfigError(sentence, hint=remedy))
     for sentence in found.surprises:
-        yield warning(CHECK, audience.key, sentence, remedy="nothing, if that is meant")
+        yield warning("audience", audience.key, sentence, remedy="nothing, if that is meant")

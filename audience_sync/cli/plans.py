@@ -2,52 +2,63 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
+
+from rich.markup import escape
 
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
 from audience_sync.cli.reporting import consequences
 from audience_sync.config import Settings
 from audience_sync.core.destination.changes import iso
-from audience_sync.core.destination.parcels import make_parcel
-from audience_sync.core.events import OpenChange, with_key
+from audience_sync.core.destination.parcels import Parcel, make_parcel
+from audience_sync.core.events import Event, OpenChange, with_key
 from audience_sync.core.model import Change, ChangeKind, delivered_value
 from audience_sync.core.rows import Reason
+from audience_sync.db import Database
+from audience_sync.store import audiences, binding, outbox
 from audience_sync.sync import Plan
 
 CHANGE_COLUMNS = ("audience", "change", "profile_key", "value", "identifiers")
-COLUMNS = (*CHANGE_COLUMNS, "bodies")
+COLUMNS = (*CHANGE_COLUMNS, "bodies", "rejected")
 REDACTED = "(the API key)"
 MADE_WHEN_SENT = "(made when it is sent)"
+
+_CONTROL = re.compile("[\x7f-\x9f]")  # JSON leaves these as they are, and a terminal would obey them
 
 
 class PlanSheet:
     """Prints plans: every change as a line of json or csv, or a summary, the first changes, and samples of events."""
 
-    def __init__(self, settings: Settings, *, format: Format, limit: int, now: datetime) -> None:
+    def __init__(self, settings: Settings, database: Database, *, format: Format, limit: int, now: datetime) -> None:
         self._settings = settings
         self._format = format
         self._limit = limit
         self._at = iso(now)
-        self._destination = settings.destination(settings.schematic.environment)
+        with database.read() as connection:
+            environment = binding.environment(connection) or settings.schematic.environment
+            self._ids = {row.key: row.id for row in audiences.every(connection)}
+            self._waiting = outbox.count(connection)[0]
+        self._destination = settings.destination(environment)
         self._sheet = Sheet(COLUMNS, format=format, shown=CHANGE_COLUMNS)
         self._shown: Counter[str] = Counter()
-        self._samples: dict[str, dict[ChangeKind, list[str]]] = {}  # of each audience, the first of each kind
+        self._rejected: Counter[tuple[str, str]] = Counter()  # by audience and reason
+        self._samples: dict[tuple[str, ChangeKind, tuple[str, ...]], str] = {}  # by audience, kind and mappings
 
     def changes_of(self, key: str) -> Callable[[Change], None]:
         """Return what is to be told each change of an audience."""
-        samples = self._samples.setdefault(key, {})
 
         def show(change: Change) -> None:
-            hidden = self._format is Format.TABLE and self._shown[key] >= self._limit
-            if hidden and change.kind in samples:
-                return
-            bodies = self._bodies(key, change)
-            samples.setdefault(change.kind, bodies)
-            if hidden:
+            parcel = self._parcel(key, change)
+            self._rejected.update((key, reason) for _, reason in parcel.rejected)
+            bodies = [self._shown_body(key, event) for event in parcel.events]
+            for event, body in zip(parcel.events, bodies, strict=True):
+                self._samples.setdefault((key, change.kind, event.mappings), body)
+            if self._format is Format.TABLE and self._shown[key] >= self._limit:
                 return
             self._shown[key] += 1
             self._sheet.add(
@@ -58,6 +69,7 @@ class PlanSheet:
                     "value": change.value,
                     "identifiers": change.identifiers,
                     "bodies": f"[{','.join(bodies)}]",
+                    "rejected": "; ".join(reason for _, reason in parcel.rejected) or None,
                 }
             )
 
@@ -78,26 +90,33 @@ class PlanSheet:
             console.print(f"  {count:,} rows: {_explain(reason)}")
         if c.changed:
             console.print(f"  {consequences(plan.audience_key, c.changed, plan.new_users, self._settings)}")
+        for (key, sentence), count in self._rejected.items():
+            if key == plan.audience_key:
+                console.print(f"  [yellow]{count:,} would be dead:[/] {escape(sentence)}")
         for refusal in plan.refusals:
             console.print(f"  [yellow]a guard would block it:[/] {refusal}")
 
     def close(self) -> None:
         """Print what is left to print: in a table's stead, the samples stand below all tables."""
         self._sheet.close()
-        if self._format is not Format.TABLE:
-            return
-        for key, kinds in self._samples.items():
-            for kind, bodies in kinds.items():
-                sys.stdout.write(f"\nto be posted, for example ({key}, {kind}):\n")
-                sys.stdout.writelines(f"{body}\n" for body in bodies)
+        if self._format is Format.TABLE:
+            for (key, kind, mappings), body in self._samples.items():
+                sys.stdout.write(f"\nto be posted, for example ({key}, {kind}, by {', '.join(mappings)}):\n{body}\n")
+        if self._waiting:
+            console.print(f"{self._waiting:,} changes of earlier runs wait, and go with the next delivery")
 
-    def _bodies(self, key: str, change: Change) -> list[str]:
-        """Return the events of a change as they would be posted; their keys are known when they are."""
-        row = OpenChange(0, change.profile_key, 0, key, delivered_value(change), change.identifiers, 0, 0)
-        return [
-            with_key(event.body, api_key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
-            for event in make_parcel([row], self._destination, at=self._at).events
-        ]
+    def _parcel(self, key: str, change: Change) -> Parcel:
+        """Return what a change would come to, if its person has no other open change."""
+        value = delivered_value(change)
+        row = OpenChange(0, change.profile_key, self._ids.get(key, 0), key, value, change.identifiers, 0, 0)
+        return make_parcel([row], self._destination, at=self._at)
+
+    def _shown_body(self, key: str, event: Event) -> str:
+        """Return an event as it would be posted, but for the keys that are made when it is."""
+        body = with_key(event.body, api_key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
+        number = self._ids.get(key, 0)
+        body = body.replace(f"personas_{number}.0.", f"personas_{number or MADE_WHEN_SENT}.{MADE_WHEN_SENT}.")
+        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", body)
 
 
 def _explain(reason: Reason) -> str:

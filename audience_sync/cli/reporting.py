@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import typer
+from rich.markup import escape
 
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
@@ -38,7 +39,7 @@ def first_sync(key: str, members: int, settings: Settings) -> None:
 
 def consequences(key: str, changes: int, new_users: int, settings: Settings) -> str:
     """Say what so many changes of an audience do to Schematic."""
-    events = changes * settings.coverage(settings.audience(key)).events
+    events = changes * settings.coverage(settings.audience(key), environment="").events
     requests = math.ceil(events / settings.delivery.batch_size)
     seconds = math.ceil(requests / settings.delivery.max_requests_per_second)
     return (
@@ -50,9 +51,9 @@ def consequences(key: str, changes: int, new_users: int, settings: Settings) -> 
 
 def failed(key: str, error: AudienceSyncError) -> None:
     """Say why one of several audiences was not synced."""
-    console.print(f"[red]error:[/] {key}: {error}")
+    console.print(f"[red]error:[/] {key}: {escape(str(error))}")
     if error.hint:
-        console.print(f"try: {error.hint}")
+        console.print(f"try: {escape(error.hint)}")
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -130,9 +131,9 @@ def orphans(database: Database, settings: Settings) -> None:
 def _say_delivery(delivery: DeliveryReport) -> None:
     console.print(f"{delivery.events:,} events accepted by Schematic")
     if delivery.failure is not None:
-        console.print(f"[red]error:[/] {delivery.failure}")
+        console.print(f"[red]error:[/] {escape(str(delivery.failure))}")
         if delivery.failure.hint:
-            console.print(f"try: {delivery.failure.hint}")
+            console.print(f"try: {escape(delivery.failure.hint)}")
     waiting = delivery.open - delivery.paused
     if waiting or delivery.dead:
         console.print(

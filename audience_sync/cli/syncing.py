@@ -13,6 +13,7 @@ from typing import Annotated, TypeVar
 
 import typer
 from pydantic import SecretStr
+from rich.markup import escape
 
 from audience_sync import app as engine
 from audience_sync import logs
@@ -163,7 +164,7 @@ def plan(
     settings = settings_of(context)
     blocked = False
     with _working(settings) as (workspace, stop):
-        sheet = PlanSheet(settings, format=format, limit=limit, now=workspace.seams.clock())
+        sheet = PlanSheet(settings, workspace.database, format=format, limit=limit, now=workspace.seams.clock())
         for audience in _chosen(workspace, settings, names):
             with Progress(audience.key) as progress:
                 job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show, stop=stop)
@@ -312,6 +313,6 @@ def _deliver(
                 wait=wait,
                 stop=stop,
                 on_progress=lambda events: progress.show("delivering", events),
-                warn=lambda sentence: console.print(f"[yellow]warning:[/] {sentence}"),
+                warn=lambda sentence: console.print(f"[yellow]warning:[/] {escape(sentence)}"),
             ),
         )

@@ -11,8 +11,8 @@ from typing import Any
 
 from audience_sync.config.document import MappingTable
 from audience_sync.config.problems import Problem, near
-from audience_sync.core.destination.actions import FIELDS, Action, Field, FieldKind
 from audience_sync.core.destination.directives.problems import problems
+from audience_sync.core.destination.fields import FIELDS, Action, Field, FieldKind
 from audience_sync.core.destination.mappings import MOST_MAPPINGS, Mapping, make_mapping
 from audience_sync.core.destination.presets import DEFAULTS, TRIGGERS, presets
 from audience_sync.core.destination.triggers.parsing import parse

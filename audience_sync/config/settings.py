@@ -87,11 +87,11 @@ class Settings(BaseModel):
         """Return what makes events of changes, in the Schematic environment whose id or label is given."""
         return Destination(identity=self.identity, environment=environment, mappings=self.mappings)
 
-    def coverage(self, audience: Audience, *, environment: str = "") -> Coverage:
-        """Return what the mappings do to an audience; without an environment the label of the file counts."""
+    def coverage(self, audience: Audience, *, environment: str) -> Coverage:
+        """Return what the mappings do to an audience, in the environment the database is bound to, or "" for none."""
         return coverage(
             audience.key,
-            self.destination(environment or self.schematic.environment),
+            self.destination(environment),
             user_keys=audience.user_keys,
             company_keys=audience.company_keys,
         )

@@ -22,7 +22,7 @@ from pydantic import (
 
 from audience_sync.config.references import REFERENCE
 from audience_sync.config.urls import Place, SecretUrl, database_url, source_url
-from audience_sync.core.destination.actions import Action
+from audience_sync.core.destination.fields import Action
 
 LONGEST = timedelta(days=36_500)
 """A century: what is longer leaves the calendar when it is subtracted from a timestamp."""

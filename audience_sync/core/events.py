@@ -37,7 +37,7 @@ class Carried(NamedTuple):
     run_id: int
     trait: str
     value: str
-    closes: bool = True  # this is the last event of the profile that carries it: once accepted, the row is done
+    shared: bool = False  # others carry it, too, or a mapping rejected it: accepting this event may not be all
 
 
 class Event(NamedTuple):
@@ -85,7 +85,7 @@ def dump(events: Iterable[Event]) -> str:
 
 def parse(text: str) -> list[Event]:
     """Return the events of `dump`."""
-    return [_kept(*row) for row in orjson.loads(text)]
+    return [_kept(row) for row in orjson.loads(text)]
 
 
 def traits(carried: Iterable[Carried]) -> str:
@@ -97,13 +97,14 @@ def _start(api_key: str) -> bytes:
     return b'{"api_key":' + orjson.dumps(api_key) + b","
 
 
-def _kept(
-    shard: int,
-    profile_key: str,
-    key: str,
-    body: str,
-    carried: Iterable[Iterable[Any]],
-    mappings: Iterable[str] = (),  # the first schema kept neither these
-    identifiers: str | None = None,  # nor these
-) -> Event:
+def _kept(row: list[Any]) -> Event:
+    shard, profile_key, key, body, carried, *more = row
+    mappings, identifiers = more or ((), _identifiers_in(body))  # the first schema kept neither
     return Event(shard, profile_key, key, body, tuple(Carried(*c) for c in carried), tuple(mappings), identifiers)
+
+
+def _identifiers_in(body: str) -> str:
+    """Return the identifiers of an event of the first schema, whose body had all of them, the identity too."""
+    sent = orjson.loads(body)["body"]
+    found = {"user": sent["keys"], "company": sent.get("company", {}).get("keys")}
+    return canonical({kind: keys for kind, keys in found.items() if keys})

@@ -96,7 +96,7 @@ class Batches:
         now = self._workspace.seams.now_ms()
         with self._workspace.database.write() as connection:
             self._lease.assert_held(connection)
-            outbox.mark_refused(connection, [refused for parcel in parcels for refused in parcel.refused])
+            outbox.mark_rejected(connection, [rejected for parcel in parcels for rejected in parcel.rejected])
             marked = [
                 attempts.add(connection, batch, now_ms=now)
                 for batch in pack((parcel.events for parcel in parcels), self.batching.batch_size)
@@ -108,8 +108,7 @@ class Batches:
 def pack(profiles: Iterable[Sequence[Event]], size: int) -> list[list[Event]]:
     """Return the events of profiles as batches of at most `size`.
 
-    The events of one profile share a batch. Where they are more than fit into one, they have batches of their own, of
-    which none is posted before the one ahead of it is accepted.
+    The events of one profile share a batch. Where they are more than fit into one, they have batches of their own.
     """
     batches: list[list[Event]] = []
     room = 0
@@ -129,7 +128,7 @@ def pack(profiles: Iterable[Sequence[Event]], size: int) -> list[list[Event]]:
 def _filling(parcels: Sequence[Parcel], size: int) -> int:
     """Return how many of the first parcels fill batches, so that `pack` leaves none of them half empty at the end.
 
-    All of them where nothing else is in them but refusals: those need no batch.
+    All of them where nothing else is in them but rejections: those need no batch.
     """
     filled = used = idle = 0
     for count, parcel in enumerate(parcels, start=1):

@@ -41,9 +41,14 @@ def declare_traits(
     """
     with workspace.database.read() as connection:
         undeclared = audiences.undeclared(connection)
-    unsent = {one.key for one in settings.audiences if not settings.coverage(one).sets_trait} if undeclared else set()
+        environment = binding.environment(connection)
+    configured = {one.key: one for one in settings.audiences}
     for audience in undeclared:
-        if stop.is_set() or audience.id in refused or audience.key in unsent:
+        if stop.is_set() or audience.id in refused:
+            continue
+        known = configured.get(audience.key)
+        if known is not None and not settings.coverage(known, environment=environment).sets_trait:
+            refused.add(audience.id)  # nothing sends the trait under this name, until the program is started anew
             continue
         problem = schematic.declare_boolean(audience.key, display_name=audience.name)
         if problem is None:

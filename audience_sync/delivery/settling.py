@@ -122,9 +122,10 @@ class Settler:
         now = self._workspace.seams.now_ms()
         with self._workspace.database.write() as connection:
             self._lease.assert_held(connection)
+            unsettled = attempts.carried_by_others(connection, [attempt for attempt, _ in batches])
             for status in {status for _, status in batches}:
                 events = [event for attempt, its in batches if its == status for event in attempt.events]
-                outbox.settle(connection, events, now_ms=now, status=status)
+                outbox.settle(connection, events, now_ms=now, status=status, unsettled=unsettled)
             attempts.remove(connection, [attempt for attempt, _ in batches])
 
     def reopen(self, posted: Sequence[Attempt]) -> None:

@@ -67,8 +67,10 @@ class Shift:
             self._rejected.append(event)
             if len(self._rejected) < MOST_REJECTED:
                 return
-            for rejected in self._rejected:
+            now = self.workspace.seams.now_ms()
+            for rejected in self._rejected:  # word for word again: events of the same rows may be waiting beside them
                 outbox.revive(connection, rejected)
+                attempts.add(connection, [rejected], now_ms=now)
         self.fail(
             DestinationError(
                 f"Schematic rejected {MOST_REJECTED} events in a row and accepted none: {reason}",

@@ -67,21 +67,11 @@ class Worker(threading.Thread):
 
     def _step(self) -> None:
         now = self._shift.workspace.seams.now_ms()
-        due = self._due(now)
+        due = next((attempt for attempt in self._waiting if attempt.not_before <= now), None)
         if due is not None:
             self._post(due)
         elif self._is_full() or not self._take():
             self._rest()
-
-    def _due(self, now: int) -> Attempt | None:
-        """Return the first attempt whose time has come; events of one profile never overtake each other."""
-        ahead: set[str | None] = set()
-        for attempt in self._waiting:
-            if attempt.not_before <= now and attempt.only_profile not in ahead:
-                return attempt
-            ahead.add(attempt.only_profile)
-            ahead.discard(None)
-        return None
 
     def _is_full(self) -> bool:
         waiting = sum(len(attempt.events) for attempt in self._waiting)
@@ -192,14 +182,14 @@ class Worker(threading.Thread):
 
         Changes that were replaced meanwhile are left out, and come again with their newer values.
         """
-        closes = {(c.audience_id, c.generation): c.closes for c in event.carried}
+        shared = {(c.audience_id, c.generation): c.shared for c in event.carried}
         destination = self._batches.batching.destination
         mappings = [mapping for mapping in destination.enabled if mapping.name in event.mappings]
         at = iso(self._shift.workspace.seams.clock())
         return [
-            part._replace(carried=tuple(c._replace(closes=closes[c.audience_id, c.generation]) for c in part.carried))
+            part._replace(carried=tuple(c._replace(shared=shared[c.audience_id, c.generation]) for c in part.carried))
             for change in outbox.of_profile(connection, shard=event.shard, profile_key=event.profile_key)
-            if (change.audience_id, change.generation) in closes
+            if (change.audience_id, change.generation) in shared
             for part in resolve_parcel([change], mappings, destination, identifiers=event.identifiers, at=at).events
         ]
 

@@ -7,13 +7,17 @@ may meanwhile be replaced by newer values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.events import Event, dump, parse
+
+Value: TypeAlias = tuple[str, int, int]
+"""What an event carries of one audience: profile key, the audience's id, generation."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Attempt:
 
     @property
     def only_profile(self) -> str | None:
-        """Return the profile of its events if it is one alone: several attempts may then be parts of its events."""
+        """Return the profile of its events if it is one alone."""
         first = self.events[0].profile_key
         return first if first == self.events[-1].profile_key else None
 
@@ -87,6 +91,26 @@ def remove(connection: Connection, attempts: Iterable[Attempt]) -> None:
     """Drop attempts whose outcome is settled."""
     for attempt in attempts:
         connection.execute(sa.text("DELETE FROM attempts WHERE id = :i"), {"i": attempt.id})
+
+
+def carried_by_others(connection: Connection, attempts: Sequence[Attempt]) -> Set[Value]:
+    """Return what other attempts still carry of the values that these attempts share with events outside of them."""
+    shared = {e.shard for a in attempts for e in a.events if any(carried.shared for carried in e.carried)}
+    if not shared:
+        return frozenset()
+    mine = {attempt.id for attempt in attempts}
+    rows = connection.execute(
+        sa.text("SELECT id, events FROM attempts WHERE low <= :last AND high >= :first"),
+        {"first": min(shared), "last": max(shared)},
+    )
+    return {
+        (event.profile_key, carried.audience_id, carried.generation)
+        for attempt_id, text in rows
+        if attempt_id not in mine
+        for event in parse(text)
+        if event.shard in shared
+        for carried in event.carried
+    }
 
 
 def forget(connection: Connection, profile_key: str, *, shard: int) -> None:

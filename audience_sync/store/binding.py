@@ -85,6 +85,11 @@ def bind_environment(connection: Connection, told: str | None, *, label: str) ->
     return environment
 
 
+def environment(connection: Connection) -> str:
+    """Return the environment that is bound, or "" before the first delivery."""
+    return get(connection, "environment") or ""
+
+
 def next_generation(connection: Connection, now_ms: int) -> int:
     """Issue a generation: greater than every one before, and about the time in milliseconds."""
     return _count_on(connection, "generation", now_ms, 1)

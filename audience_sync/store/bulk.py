@@ -45,25 +45,17 @@ def upsert(connection: Connection, table: sa.Table, rows: Iterable[Sequence[Any]
     insert(connection, table, rows, on_conflict=f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {assignments}")
 
 
-def delete(
-    connection: Connection,
-    table: sa.Table,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[Any]],
-    *,
-    only: str = "TRUE",
-) -> None:
-    """Delete the rows whose given columns equal one of `rows`, where the condition `only` holds too."""
+def delete(connection: Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Delete the rows whose given columns equal one of `rows`."""
     if connection.dialect.name == "sqlite":
         where = " AND ".join(f"{name} = ?" for name in columns)
-        _execute_many(connection, f"DELETE FROM {table.name} WHERE {where} AND {only}", rows)
+        _execute_many(connection, f"DELETE FROM {table.name} WHERE {where}", rows)
         return
     where = " AND ".join(f"t.{name} = gone.{name}" for name in columns)
     typed = [table.columns[name] for name in columns]
     for chunk in _chunks(rows):
         connection.exec_driver_sql(
-            f"DELETE FROM {table.name} t USING {_unnest(typed)} AS gone ({', '.join(columns)})"
-            f" WHERE {where} AND {only}",
+            f"DELETE FROM {table.name} t USING {_unnest(typed)} AS gone ({', '.join(columns)}) WHERE {where}",
             _arrays(chunk),
         )
 

@@ -140,7 +140,10 @@ def _tried(
 ) -> dict[tuple[int, int], tuple[int, int | None, str | None]]:
     """Return tries, next try and error of each value of a profile that is under way, by audience and generation."""
     rows = connection.execute(
-        sa.text("SELECT events, tries, not_before, error FROM attempts WHERE tries > 0 AND :s BETWEEN low AND high"),
+        sa.text(  # of several that carry a value the one that was tried most often counts, so it comes last
+            "SELECT events, tries, not_before, error FROM attempts WHERE tries > 0 AND :s BETWEEN low AND high"
+            " ORDER BY tries, id DESC"
+        ),
         {"s": shard},
     )
     return {

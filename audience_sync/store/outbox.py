@@ -6,16 +6,18 @@ dead one. What is being sent right now is kept apart, in `attempts`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import db
-from audience_sync.core.destination.parcels import Refused
+from audience_sync.core.destination.parcels import Rejected
 from audience_sync.core.events import Carried, Event, OpenChange, traits
 from audience_sync.core.model import Change, delivered_value
 from audience_sync.store import bulk, runs
+from audience_sync.store.attempts import Value
 from audience_sync.store.runs import RunRow
 
 _COLUMNS = "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers, o.generation, o.run_id"
@@ -113,9 +115,20 @@ def of_profile(connection: Connection, *, shard: int, profile_key: str) -> list[
     return [OpenChange(*row) for row in rows]
 
 
-def settle(connection: Connection, events: Sequence[Event], *, now_ms: int, status: int) -> None:
-    """Record events that Schematic accepted, and close the rows that still have the generation that was sent."""
-    _close(connection, events)
+def settle(
+    connection: Connection, events: Sequence[Event], *, now_ms: int, status: int, unsettled: Set[Value] = frozenset()
+) -> None:
+    """Record events that Schematic accepted, and close the rows that still have the generation that was sent.
+
+    A row stays while `unsettled` events carry it too (see `attempts.carried_by_others`), and if it is dead.
+    """
+    done = {
+        (event.shard, event.profile_key, carried.audience_id, carried.generation): carried.run_id
+        for event in events
+        for carried in event.carried
+        if not carried.shared or not _is_held(connection, event, carried, unsettled)
+    }
+    _close(connection, list(done))
     rows = [
         (
             e.shard,
@@ -132,53 +145,56 @@ def settle(connection: Connection, events: Sequence[Event], *, now_ms: int, stat
     bulk.insert(
         connection, db.deliveries, rows, on_conflict="ON CONFLICT (shard, profile_key, idempotency_key) DO NOTHING"
     )
-    sent: dict[int, int] = {}
-    for event in events:
-        for carried in event.carried:
-            if carried.closes:
-                sent[carried.run_id] = sent.get(carried.run_id, 0) + 1
-    runs.add_sent(connection, sent)
+    runs.add_sent(connection, Counter(done.values()))
 
 
-def _close(connection: Connection, events: Sequence[Event]) -> None:
-    """Close the rows that events are the last to carry; one that died of another event of its profile stays dead."""
-    rows = [(e.shard, e.profile_key, c.audience_id, c.generation) for e in events for c in e.carried if c.closes]
+def _is_held(connection: Connection, event: Event, carried: Carried, unsettled: Set[Value]) -> bool:
+    """Return whether another event has still to be settled, or whether the row is dead or gone already."""
+    if (event.profile_key, carried.audience_id, carried.generation) in unsettled:
+        return True
+    found = connection.execute(
+        sa.text(
+            "SELECT dead_reason FROM outbox"
+            " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
+        ),
+        {"s": event.shard, "k": event.profile_key, "a": carried.audience_id, "g": carried.generation},
+    ).first()
+    return found is None or found[0] is not None
+
+
+def _close(connection: Connection, rows: Sequence[tuple[int, str, int, int]]) -> None:
     columns = ("shard", "profile_key", "audience_id", "generation")
     bulk.lock(connection, db.outbox, columns, rows)  # a sync's commit locks rows of the outbox too, in the same order
-    bulk.delete(connection, db.outbox, columns, rows, only="dead_reason IS NULL")
+    bulk.delete(connection, db.outbox, columns, rows)
 
 
-def mark_refused(connection: Connection, refused: Iterable[Refused]) -> None:
+def mark_rejected(connection: Connection, rejected: Iterable[Rejected]) -> None:
     """Mark changes that no event can be made of as dead, unless a newer value came."""
-    for change, reason in refused:
-        connection.execute(
-            _SET_DEAD,
-            {
-                "why": reason,
-                "s": change.shard,
-                "k": change.profile_key,
-                "a": change.audience_id,
-                "g": change.generation,
-            },
-        )
+    rows = [
+        {"why": reason, "s": change.shard, "k": change.profile_key, "a": change.audience_id, "g": change.generation}
+        for change, reason in rejected
+    ]
+    if rows:
+        connection.execute(_SET_DEAD, rows)
 
 
 def mark_dead(connection: Connection, event: Event, reason: str) -> None:
     """Mark what an event carries as dead, unless a newer value came."""
-    for carried in event.carried:
-        _set_dead(connection, event, carried, reason)
+    _set_dead(connection, event, reason)
 
 
 def revive(connection: Connection, event: Event) -> None:
     """Take `mark_dead` back."""
-    for carried in event.carried:
-        _set_dead(connection, event, carried, None)
+    _set_dead(connection, event, None)
 
 
-def _set_dead(connection: Connection, event: Event, carried: Carried, reason: str | None) -> None:
+def _set_dead(connection: Connection, event: Event, reason: str | None) -> None:
     connection.execute(
         _SET_DEAD,
-        {"why": reason, "s": event.shard, "k": event.profile_key, "a": carried.audience_id, "g": carried.generation},
+        [
+            {"why": reason, "s": event.shard, "k": event.profile_key, "a": c.audience_id, "g": c.generation}
+            for c in event.carried
+        ],
     )
 
 

@@ -37,17 +37,17 @@ class Job:
     on_first: Callable[[int], None] = _ignore_first  # before the first commit of a first sync: rows found
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def require_carried(self) -> None:
+    def require_carried(self, environment: str) -> None:
         """See to it that what the audience's changes say reaches Schematic through the mappings.
 
         Raises:
             ConfigError: it does not.
         """
-        found = self.settings.coverage(self.audience)
+        found = self.settings.coverage(self.audience, environment=environment)
         if found.errors:
             raise ConfigError(
-                f"the mappings do not carry audience {self.audience.key!r}: {'; '.join(found.errors)}",
-                hint="`audience-sync check` names every audience that [[mappings]] leave out",
+                f"audience {self.audience.key!r} does not reach Schematic: {'; '.join(found.errors)}",
+                hint="mend [[mappings]]; `audience-sync check` says of every audience what becomes of it",
             )
 
     @property

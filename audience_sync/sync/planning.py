@@ -39,8 +39,8 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
         BindingRefused: the database has another identity.
         SourceError: the source could not be read.
     """
-    job.require_carried()
     with workspace.database.read() as connection:
+        job.require_carried(binding.environment(connection))
         binding.check_identity(connection, job.settings.identity)
         audience = audiences.find(connection, job.audience.key)
         known = memberships.digests(connection, audience.id) if audience else {}

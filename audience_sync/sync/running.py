@@ -34,7 +34,8 @@ def sync(workspace: Workspace, job: Job) -> RunReport:
     """
     if job.resync and job.partial:
         raise ConfigError("a resync sends everything again: it cannot be limited", hint="leave --limit and --only out")
-    job.require_carried()
+    with workspace.database.read() as connection:
+        job.require_carried(binding.environment(connection))
     audience = _register(workspace, job)
     with holding(workspace, audience) as lease:
         finish_dead_runs(workspace, lease, audience)

@@ -29,6 +29,9 @@ trigger = 'type = "identify"'
 event_name = "Changed"
 """
 
+BY_USER = """user_keys = { userId = { "@path" = "$.userId" } }
+"""
+
 
 def findings(folder: Path, text: str) -> list[Finding]:
     """Return what is found of a configuration with the audience `vip` and these mappings."""
@@ -55,17 +58,27 @@ def trigger(text: str) -> str:
         (IDENTIFY + "[mappings.fields]\nuser_traits = { vip = true }\n", "entries and exits look the same"),
         (
             IDENTIFY + TRAITS + 'user_keys = { email = { "@path" = "$.traits.email" } }\n',
-            "mapping 'Ours' makes no event of it: the field user_keys has no key",
+            "mapping 'Ours': the field user_keys has no key",
         ),
         (
             TRACK.replace('"Changed"', '{ "@path" = "$.event" }'),
-            "mapping 'Ours' makes no event of it: the field event_name is missing",
+            "mapping 'Ours': the field event_name is missing",
         ),
         (
             IDENTIFY + TRAITS + 'timestamp = "soon"\n',
-            "mapping 'Ours' makes no event of it: the field timestamp, text, is not a time",
+            "mapping 'Ours': the field timestamp, text, is not a time",
         ),
-        (TRACK, "entries and exits look the same"),
+        (TRACK, "mapping 'Ours': the track event names neither a user nor a company"),
+        (IDENTIFY + TRAITS + 'user_keys = { userId = "everybody" }\n', "everybody would be one user"),
+        (IDENTIFY + TRAITS + 'user_keys = { email = { "@path" = "$.traits.vip" } }\n', "everybody would be one user"),
+        (
+            IDENTIFY + '[mappings.fields]\nuser_traits = { vip = true, last = { "@path" = "$.traits.vip" } }\n',
+            "who leaves keeps the trait for ever",
+        ),
+        (
+            trigger("traits.vip = true") + TRACK.replace("Ours", "Other") + BY_USER,
+            "no enabled mapping carries its value",
+        ),
     ],
 )
 def test_sends_nothing(tmp_path: Path, text: str, says: str) -> None:
@@ -104,8 +117,10 @@ def test_sends_nothing(tmp_path: Path, text: str, says: str) -> None:
             "is sent as track events alone",
         ),
         (
-            IDENTIFY + TRAITS + TRACK.replace("Ours", "Other"),
-            "is sent as a track event that names neither a user nor a company",
+            IDENTIFY
+            + TRAITS
+            + TRACK.replace("Ours", "Other").replace('type = "identify"', 'event = "Audience Entered"'),
+            "matches no change of any audience",
         ),
         (
             IDENTIFY + '[mappings.fields]\nuser_traits = { is_vip = { "@path" = "$.traits.vip" } }\n',

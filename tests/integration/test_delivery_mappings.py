@@ -196,6 +196,55 @@ def test_a_refused_audience_is_taken_out_of_its_event(sending: Sending) -> None:
     assert [event.body["traits"] for event in processed(sending)] == [{"gold": True}, {"gold": True}]
 
 
+def test_a_part_that_is_refused_late_is_not_lost(sending: Sending) -> None:
+    """What dies of one mapping's event when that of the other was accepted already is dead, not done."""
+    sending = with_mappings(sending, IDENTIFY + BY_EMAIL)
+    sending.sync(gold=["u1"], silver=["u1"])
+
+    def refuse(request: Request) -> Answer | None:
+        wrong = request.path == "/batch" and any(
+            "userId" in event["body"]["keys"] and "silver" in event["body"]["traits"]
+            for event in orjson.loads(request.body)["events"]
+        )
+        return refusal(400, "events[0].body.traits.silver: refused") if wrong else None
+
+    with in_between(sending.sandbox, refuse):
+        report = sending.deliver()
+
+    assert (report.open, report.dead) == (0, 1)
+    assert sending.rows("SELECT audience, state FROM open_deliveries") == [("silver", "dead")]
+    assert sending.rows("SELECT sent FROM runs ORDER BY id") == [(1,), (0,)]
+
+
+def test_twenty_refusals_lose_no_event(sending: Sending) -> None:
+    """When everything was refused and nothing is given up, every event of everybody goes again, each once."""
+    sending = with_mappings(sending, IDENTIFY + BY_EMAIL)
+    people = PEOPLE[:15]
+    sending.sync(gold=people)
+
+    def refuse(request: Request) -> Answer | None:
+        return refusal(400, "events[0]: refused") if request.path == "/batch" else None
+
+    with in_between(sending.sandbox, refuse):
+        assert sending.deliver().failure is not None
+    report = sending.deliver()
+
+    assert (report.open, report.dead, report.failure) == (0, 0, None)
+    assert len(told(processed(sending))) == len(processed(sending)) == 30
+    assert settled(sending)
+
+
+def test_a_value_of_many_events_is_one_open_delivery(sending: Sending) -> None:
+    """The view has a line for each value that waits, however many mappings make events of it."""
+    sending = with_mappings(sending, ALL).with_settings(delivery={"batch_size": 1})
+    sending.sync(gold=["u1"])
+    sending.sandbox.faults.set([FaultRule(status=503)])
+    sending.deliver_until(sending.tried)
+
+    assert sending.attempts() > 1
+    assert sending.rows("SELECT profile_key, state FROM open_deliveries") == [("u1", "retrying")]
+
+
 def test_an_audience_that_no_mapping_carries_is_not_synced(sending: Sending) -> None:
     """`sync` and `plan` refuse it before anything is read."""
     sending = with_mappings(sending, TRACK.replace('type = "identify"', "traits.gold = true"))
@@ -203,7 +252,7 @@ def test_an_audience_that_no_mapping_carries_is_not_synced(sending: Sending) -> 
 
     with pytest.raises(ConfigError, match="who leaves keeps the trait for ever"):
         sending.sync(gold=["u1"])
-    with pytest.raises(ConfigError, match="the mappings do not carry audience 'gold'"):
+    with pytest.raises(ConfigError, match="audience 'gold' does not reach Schematic"):
         plan(sending.workspace, job, on_change=lambda _: None)
 
     assert sending.rows("SELECT * FROM runs") == []

@@ -12,14 +12,8 @@ from typing import Any
 import orjson
 import pytest
 
-from audience_sync.core.destination.actions import (
-    FIELDS,
-    Action,
-    FieldKind,
-    Rejection,
-    RejectionReason,
-    make_body,
-)
+from audience_sync.core.destination.actions import Rejection, RejectionReason, make_body
+from audience_sync.core.destination.fields import FIELDS, Action, FieldKind
 from audience_sync.core.model import Json
 
 CASES = int(os.environ.get("AUDIENCE_SYNC_FUZZ_CASES", "3000"))

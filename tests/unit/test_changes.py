@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from audience_sync.core.destination.actions import Action
 from audience_sync.core.destination.changes import newest
+from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import Mapping, make_mapping
-from audience_sync.core.destination.parcels import NOT_MAPPED, Parcel, make_parcel, resolve_parcel
+from audience_sync.core.destination.parcels import NOBODY, NOT_MAPPED, Parcel, make_parcel, resolve_parcel
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.events import OpenChange
 from audience_sync.core.model import Json
@@ -113,10 +113,10 @@ def test_the_whole_event() -> None:
     }
     assert (event.shard, event.profile_key) == (make_open("u1").shard, "u1")
     assert (event.mappings, event.identifiers) == (("Identify User",), keys)
-    assert [(c.audience_id, c.generation, c.trait, c.value, c.closes) for c in event.carried] == [
-        (1, 1001, "gold", "true", True),
-        (2, 1000, "spend", "[1.5,null]", True),
-        (3, 999, "silver", "false", True),
+    assert [(c.audience_id, c.generation, c.trait, c.value, c.shared) for c in event.carried] == [
+        (1, 1001, "gold", "true", False),
+        (2, 1000, "spend", "[1.5,null]", False),
+        (3, 999, "silver", "false", False),
     ]
 
 
@@ -139,7 +139,7 @@ def test_the_newest_identifiers_count() -> None:
 
 
 def test_two_mappings_two_events() -> None:
-    """Each mapping's event has a key of its own, and only the last one closes the change."""
+    """Each mapping's event has a key of its own, and none alone settles the change."""
     change = make_open("u1")
     made = parcel([change], identify(), track(user_keys={"email": {"@template": "{{userId}}@x.io"}}))
 
@@ -149,7 +149,7 @@ def test_two_mappings_two_events() -> None:
         {"traits": {"gold": True}, "user": {"email": "u1@x.io"}, "event": "moved"},
     ]
     assert first.idempotency_key != last.idempotency_key
-    assert [event.carried[0].closes for event in made.events] == [False, True]
+    assert [event.carried[0].shared for event in made.events] == [True, True]
     assert [event.mappings for event in made.events] == [("Identify",), ("Track",)]
 
 
@@ -200,7 +200,7 @@ def test_a_trigger_on_one_trait_takes_that_change_alone() -> None:
     made = parcel(changes, identify(trigger="traits.t1 = true"))
 
     assert [body["traits"] for body in bodies(made)] == [{"t1": True}]
-    assert made.refused == [(changes[1], NOT_MAPPED)]
+    assert made.rejected == [(changes[1], NOT_MAPPED)]
 
 
 def test_track_events_are_never_joined() -> None:
@@ -222,6 +222,30 @@ def test_the_order_of_audiences_makes_no_other_pairing() -> None:
     assert len({event.idempotency_key for event in parcel(changes, one, two).events}) == 4
 
 
+def test_equal_mappings_make_two_events() -> None:
+    """Mappings that are equal but for their triggers do not pass for a repetition of each other."""
+    made = parcel([make_open("u1")], track("One"), track("Two", trigger="exists(userId)"))
+
+    assert len({event.idempotency_key for event in made.events}) == 2
+
+
+def test_a_track_event_names_somebody() -> None:
+    """What happened to nobody is no event: the person whose key a mapping asks for may have none."""
+    by_email = track(user_keys={"email": {"@path": "$.context.user_keys.email"}})
+    made = parcel([make_open("u1")], identify(), by_email)
+
+    assert [event.mappings for event in made.events] == [("Identify",)]
+    assert [one.reason for one in made.rejected] == [f"mapping 'Track': {NOBODY}"]
+
+
+def test_a_company_can_have_the_traits_too() -> None:
+    """Traits that go to user and company as a whole do not keep changes apart."""
+    changes = [make_open("u1", audience_id=n, trait=f"t{n}", identifiers=company_identifiers("c")) for n in (1, 2)]
+
+    (sent,) = bodies(parcel(changes, identify(company_traits={"@path": "$.traits"})))
+    assert sent["traits"] == sent["company"]["traits"] == {"t1": True, "t2": True}
+
+
 def test_a_refusal_is_named_and_holds_nothing_else() -> None:
     """What one mapping cannot make is dead with its reason, what another makes of it is sent all the same."""
     change = make_open("u1")
@@ -229,10 +253,8 @@ def test_a_refusal_is_named_and_holds_nothing_else() -> None:
     made = parcel([change], identify(), keyless)
 
     assert bodies(made) == [{"keys": {"userId": "u1"}, "traits": {"gold": True}}]
-    assert not made.events[0].carried[0].closes
-    assert [(refused.change, refused.reason.split(":")[0]) for refused in made.refused] == [
-        (change, "mapping 'Keyless'")
-    ]
+    assert made.events[0].carried[0].shared
+    assert [(one.change, one.reason.split(":")[0]) for one in made.rejected] == [(change, "mapping 'Keyless'")]
 
 
 def test_a_disabled_mapping_makes_nothing() -> None:
@@ -242,7 +264,7 @@ def test_a_disabled_mapping_makes_nothing() -> None:
 
     made = parcel([make_open("u1")], off)
 
-    assert (made.events, made.refused) == ([], [(make_open("u1"), NOT_MAPPED)])
+    assert (made.events, made.rejected) == ([], [(make_open("u1"), NOT_MAPPED)])
 
 
 def test_parts_keep_the_identifiers_of_the_whole() -> None:

@@ -25,7 +25,7 @@ from audience_sync.config import (
     resolve_api_key,
 )
 from audience_sync.config.document import Document, Source
-from audience_sync.core.destination.actions import FIELDS, Action
+from audience_sync.core.destination.fields import FIELDS, Action
 from audience_sync.core.destination.mappings import apply
 from audience_sync.core.destination.presets import presets
 from audience_sync.core.model import GuardLimits, Json

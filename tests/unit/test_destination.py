@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.destination.actions import Action
+from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import NO_MATCHING_MAPPING, judge, make_mapping
 from audience_sync.core.destination.presets import presets
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from audience_sync.core.destination.actions import Action
+from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import Mapping, make_mapping
 from audience_sync.core.destination.parcels import make_parcel, resolve_parcel
 from audience_sync.core.destination.presets import DEFAULTS
@@ -111,7 +111,8 @@ def mappings(draw: st.DrawFn) -> tuple[Mapping, ...]:
     """Draw one or two mappings that can be compiled."""
     made = []
     for number in range(draw(st.integers(1, 2))):
-        fields: dict[str, Json] = {**DEFAULTS[Action.IDENTIFY_USER], **draw(FIELDS)}
+        drawn: dict[str, Json] = draw(FIELDS)  # type: ignore[arg-type]  # hypothesis does not see through the union
+        fields = {**DEFAULTS[Action.IDENTIFY_USER], **drawn}
         trigger = draw(TRIGGERS)
         try:
             made.append(make_mapping(str(number), trigger=trigger, action=Action.IDENTIFY_USER, fields=fields))

@@ -10,48 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-import orjson
-
+from audience_sync.core.destination.directives.text import number_text
 from audience_sync.core.destination.event_names import event_name
+from audience_sync.core.destination.fields import REQUIRED, Action
 from audience_sync.core.destination.timestamps import to_utc
 from audience_sync.core.model import Json
 
 RAW_EVENT_NAME: Final = "raw_event_name"
-_DIGITS_BELOW: Final = 1e21  # a whole number from here on is written with an exponent, as JSON does
-
-
-class Action(StrEnum):
-    """What a mapping makes of an event."""
-
-    IDENTIFY_USER = "identifyUser"
-    TRACK_EVENT = "trackEvent"
-
-
 _IDENTIFY: Final = Action.IDENTIFY_USER  # to look a member up in its enum costs as much as a function call or two
 _TRACK: Final = Action.TRACK_EVENT
-
-
-class FieldKind(StrEnum):
-    """The type of a field."""
-
-    OBJECT = "object"
-    STRING = "string"
-    DATETIME = "datetime"
-
-
-@dataclass(frozen=True)
-class Field:
-    """One thing that a mapping tells an action."""
-
-    name: str
-    kind: FieldKind
-    required: bool
-    label: str
-    description: str
 
 
 class RejectionReason(StrEnum):
@@ -73,31 +43,6 @@ class Rejection(NamedTuple):
     reason: RejectionReason
     field: str
     sentence: str
-
-
-_COMPANY_KEYS = "the keys Schematic finds the company by, such as groupId"
-_USER_KEYS = "the keys Schematic finds the user by, such as userId"
-_TIMESTAMP = Field("timestamp", FieldKind.DATETIME, True, "Timestamp", "when it happened: ISO 8601 or a unix time")
-
-FIELDS: Final[dict[Action, tuple[Field, ...]]] = {
-    Action.TRACK_EVENT: (
-        Field("event_name", FieldKind.STRING, True, "Event name", "what happened; snake_cased if Schematic refuses it"),
-        Field("company_keys", FieldKind.OBJECT, False, "Company keys", _COMPANY_KEYS),
-        _TIMESTAMP,
-        Field("user_keys", FieldKind.OBJECT, False, "User keys", _USER_KEYS),
-        Field("traits", FieldKind.OBJECT, False, "Traits", "what else is known of what happened"),
-    ),
-    Action.IDENTIFY_USER: (
-        Field("company_keys", FieldKind.OBJECT, True, "Company keys", _COMPANY_KEYS),
-        Field("company_name", FieldKind.STRING, False, "Company name", "how the company is called"),
-        Field("company_traits", FieldKind.OBJECT, False, "Company traits", "what is known of the company"),
-        _TIMESTAMP,
-        Field("user_keys", FieldKind.OBJECT, True, "User keys", _USER_KEYS),
-        Field("user_name", FieldKind.STRING, False, "User name", "the user's full name"),
-        Field("user_traits", FieldKind.OBJECT, False, "User traits", "what is known of the user"),
-    ),
-}
-_REQUIRED: Final = {action: {field.name for field in fields if field.required} for action, fields in FIELDS.items()}
 
 
 class _Refusal(Exception):
@@ -208,7 +153,7 @@ def _keys(action: Action, field: str, value: Json) -> dict[str, Json]:
     """Return the keys that have a value, as text: the object itself if nothing about it is to be changed."""
     keys = value if type(value) is dict else _object(field, value)
     if keys is None:
-        if field in _REQUIRED[action]:
+        if field in REQUIRED[action]:
             raise _missing(action, field)
         return {}
     for given in keys.values():
@@ -236,8 +181,7 @@ def _as_text(value: Json) -> str | None:
         case int():
             return str(value)
         case float() if math.isfinite(value):
-            whole = value.is_integer() and abs(value) < _DIGITS_BELOW
-            return str(int(value)) if whole else orjson.dumps(value).decode()
+            return number_text(value)
         case _:
             return None
 

@@ -1,26 +1,31 @@
-"""Does an audience reach Schematic through the mappings? Two samples tell: somebody who enters, and who leaves."""
+"""Does an audience reach Schematic through the mappings? Samples tell: two people who enter, and who leave."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
-from audience_sync.core.destination.mappings import judge
-from audience_sync.core.destination.parcels import Destination, make_parcel
+from audience_sync.core.destination.directives.compiling import reads
+from audience_sync.core.destination.mappings import Mapping
+from audience_sync.core.destination.parcels import NOT_MAPPED, Destination, make_parcel
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.events import OpenChange
 from audience_sync.core.rows import canonical
 
+PEOPLE = ("sample", "example")
 _AT = "2026-01-01T00:00:00.000Z"
-_ENVIRONMENT = {("context", "personas", "namespace"), ("context", "personas", "space_id")}
+_OF_THE_ENVIRONMENT = (("context", "personas", "namespace"), ("context", "personas", "space_id"))
+
+Bodies: TypeAlias = list[dict[str, Any]]
 
 
 class Coverage(NamedTuple):
     """What is wrong with the way of an audience to Schematic, and what somebody may not expect of it."""
 
-    refusals: list[str]  # mappings that match its changes, and cannot make an event of them
+    rejections: list[str]  # by mappings that match its changes, and cannot make an event of them
     gaps: list[str]  # what Schematic would not be told
     surprises: list[str]
     events: int  # that one change becomes at most
@@ -29,57 +34,86 @@ class Coverage(NamedTuple):
     @property
     def errors(self) -> list[str]:
         """Return why the audience cannot be synced."""
-        return self.refusals + self.gaps
+        return self.rejections + self.gaps
 
 
 def coverage(
-    trait: str, destination: Destination, *, user_keys: Iterable[str], company_keys: Iterable[str]
+    trait: str, destination: Destination, *, user_keys: Collection[str], company_keys: Collection[str]
 ) -> Coverage:
     """Return what the mappings do to an audience whose query names these keys.
 
-    An environment that is not known yet ("") is no reason for an error.
+    Mappings that look at the environment are left out while it is not known (""), and then nothing is called a gap.
     """
-    if not destination.environment and any(_ENVIRONMENT & fields(one.expression) for one in destination.enabled):
-        return Coverage([], [], [], len(destination.enabled), sets_trait=True)
-    user = {name: "sample" for name in user_keys if name != destination.identity}
-    company = dict.fromkeys(company_keys, "sample")
-    known = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
-    entry = OpenChange(0, "sample", 0, trait, "true", canonical(known) if known else None, 0, 0)
-    exit_ = entry._replace(value="false")
-    entered, exited = _bodies(entry, destination), _bodies(exit_, destination)
-    refusals = list(dict.fromkeys([*_refusals(entry, destination), *_refusals(exit_, destination)]))
-    gaps = [] if refusals else list(_missing(entered, exited))
+    unsure = () if destination.environment else tuple(filter(looks_at_the_environment, destination.enabled))
+    sure = replace(destination, mappings=tuple(one for one in destination.enabled if one not in unsure))
+    entries = [sample(trait, "true", who, destination, user_keys, company_keys) for who in PEOPLE]
+    exits = [change._replace(value="false") for change in entries]
+    entered, others, exited = (_bodies(change, sure) for change in (*entries, exits[0]))
+    rejections = list(dict.fromkeys([*_rejections(entries[0], sure), *_rejections(exits[0], sure)]))
+    gaps = [] if rejections or unsure else list(_gaps(trait, entered, exited, others))
     traits = [body["body"].get("traits", {}) for body in entered if body["type"] == "identify"]
     return Coverage(
-        refusals,
+        rejections,
         gaps,
-        [] if refusals or gaps else [*_surprises(trait, traits), *_of_nobody(entered)],
-        max(len(entered), len(exited)),
-        sets_trait=any(trait in one for one in traits),
+        [] if rejections or gaps or unsure else list(_surprises(trait, traits)),
+        max(len(entered), len(exited)) + len(unsure),
+        sets_trait=bool(unsure) or any(trait in one for one in traits),
     )
 
 
-def _bodies(change: OpenChange, destination: Destination) -> list[dict[str, Any]]:
+def sample(
+    trait: str,
+    value: str,
+    who: str,
+    destination: Destination,
+    user_keys: Collection[str],
+    company_keys: Collection[str],
+) -> OpenChange:
+    """Return a change of an imaginary person who has every key that the audience's query names."""
+    user = {name: f"{who} {name}" for name in user_keys if name != destination.identity}
+    company = {name: f"{who} {name}" for name in company_keys}
+    known = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
+    return OpenChange(0, who, 0, trait, value, canonical(known) if known else None, 0, 0)
+
+
+def looks_at_the_environment(mapping: Mapping) -> bool:
+    """Return whether what a mapping does depends on the Schematic environment, which the first delivery tells."""
+    paths = fields(mapping.expression) | reads(dict(mapping.fields))
+    return any(path == whole[: len(path)] for path in paths for whole in _OF_THE_ENVIRONMENT)
+
+
+def _bodies(change: OpenChange, destination: Destination) -> Bodies:
     parcel = make_parcel([change], destination, at=_AT)
     return [{**orjson.loads(event.body), "idempotency_key": ""} for event in parcel.events]
 
 
-def _refusals(change: OpenChange, destination: Destination) -> Iterator[str]:
+def _rejections(change: OpenChange, destination: Destination) -> Iterator[str]:
     """Yield why mappings whose trigger matches make no event of a change."""
-    verdict = judge(destination.event([change], change.identifiers, at=_AT), destination.enabled)
-    for mapping, rejection in verdict.rejections:
-        yield f"mapping {mapping.name!r} makes no event of it: {rejection.sentence}"
+    for _, reason in make_parcel([change], destination, at=_AT).rejected:
+        if reason != NOT_MAPPED:
+            yield reason
 
 
-def _missing(entered: list[dict[str, Any]], exited: list[dict[str, Any]]) -> Iterator[str]:
+def _gaps(trait: str, entered: Bodies, exited: Bodies, others: Bodies) -> Iterator[str]:
+    """Yield what Schematic would not be told of an entry, an exit, and of who it was."""
     if not entered and not exited:
         yield "no enabled mapping makes an event of it: no trigger matches"
     elif not exited:
         yield "who leaves keeps the trait for ever: no trigger of an enabled mapping matches an exit"
     elif not entered:
         yield "nobody ever gets the trait: no trigger of an enabled mapping matches an entry"
-    elif entered == exited:
+    elif all(body in entered for body in exited) or all(body in exited for body in entered):
         yield "no enabled mapping carries its value: entries and exits look the same to Schematic"
+    elif _values(trait, entered) and not _values(trait, exited) - _values(trait, entered):
+        yield "who leaves keeps the trait for ever: no identify of an exit sets it to another value"
+    for one, other in zip(entered, others, strict=False):
+        if one["type"] == "identify" and one["body"]["keys"] == other["body"]["keys"]:
+            yield f"everybody would be one user: the user keys are the same for all, {', '.join(one['body']['keys'])}"
+
+
+def _values(trait: str, bodies: Bodies) -> set[bytes]:
+    traits = (body["body"].get("traits", {}) for body in bodies if body["type"] == "identify")
+    return {orjson.dumps(one[trait]) for one in traits if trait in one}
 
 
 def _surprises(trait: str, traits: list[dict[str, Any]]) -> Iterator[str]:
@@ -93,8 +127,3 @@ def _surprises(trait: str, traits: list[dict[str, Any]]) -> Iterator[str]:
             if names
             else ("is sent, but not as a trait of the user")
         )
-
-
-def _of_nobody(entered: list[dict[str, Any]]) -> Iterator[str]:
-    if any(body["type"] == "track" and not body["body"].keys() & {"user", "company"} for body in entered):
-        yield "is sent as a track event that names neither a user nor a company"

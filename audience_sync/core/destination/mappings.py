@@ -13,8 +13,9 @@ from typing import NamedTuple, TypeAlias
 
 import orjson
 
-from audience_sync.core.destination.actions import Action, Rejection, RejectionReason, make_body
+from audience_sync.core.destination.actions import Rejection, RejectionReason, make_body
 from audience_sync.core.destination.directives.compiling import compile_mapping, reads
+from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.integrations import kept_away
 from audience_sync.core.destination.triggers.expressions import Expression, fields, to_text
 from audience_sync.core.destination.triggers.matching import matcher
@@ -125,9 +126,10 @@ def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
 
 def _named_traits(expression: Expression, action: Action, mapped: abc.Mapping[str, Json]) -> frozenset[str] | None:
     """Return the traits a mapping names, or None when changes of one profile must be applied one by one."""
-    if action is not Action.IDENTIFY_USER or mapped.get("user_traits") != ALL_TRAITS:
+    if action is not Action.IDENTIFY_USER:
         return None
-    others = {name: value for name, value in mapped.items() if name != "user_traits"}
+    whole = {name for name in ("user_traits", "company_traits") if mapped.get(name) == ALL_TRAITS}
+    others = {name: value for name, value in mapped.items() if name not in whole}
     paths = reads(others) | fields(expression)
     if not all(is_shared(path) for path in paths):
         return None

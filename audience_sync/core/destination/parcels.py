@@ -6,6 +6,7 @@ that differ only in their traits are one event; track events are facts, and neve
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import orjson
 
-from audience_sync.core.destination.actions import Rejection
+from audience_sync.core.destination.actions import Rejection, RejectionReason
 from audience_sync.core.destination.changes import change_event, newest
 from audience_sync.core.destination.mappings import Body, SegmentEvent, apply
 from audience_sync.core.destination.mappings import Mapping as DestinationMapping
@@ -22,6 +23,7 @@ from audience_sync.core.events import Carried, Event, OpenChange, idempotency_ke
 from audience_sync.core.rows import canonical
 
 NOT_MAPPED = "no enabled mapping makes an event of it"
+NOBODY = "the track event names neither a user nor a company: user_keys and company_keys have no key with a value"
 
 Known = Mapping[str, Mapping[str, str]]
 """Identifiers, as in `Member`."""
@@ -62,7 +64,7 @@ class Destination:
 _KINDS = ("user", "company")
 
 
-class Refused(NamedTuple):
+class Rejected(NamedTuple):
     """A change that cannot be sent as the mappings are, and why."""
 
     change: OpenChange
@@ -70,10 +72,10 @@ class Refused(NamedTuple):
 
 
 class Parcel(NamedTuple):
-    """What the open changes of one profile come to; the events must be posted in this order."""
+    """What the open changes of one profile come to; and the changes that cannot be sent."""
 
     events: list[Event]
-    refused: list[Refused]
+    rejected: list[Rejected]
 
 
 @dataclass(slots=True)
@@ -126,6 +128,8 @@ def resolve_parcel(
             groups = apart = apart or [([c], destination.event([c], identifiers, at=at)) for c in changes]
         for group, event in groups:
             outcome = apply(mapping, event)
+            if outcome is not None and not isinstance(outcome, Rejection) and _is_about_nobody(outcome):
+                outcome = Rejection(RejectionReason.EMPTY_USER_KEYS, "user_keys", NOBODY)
             if isinstance(outcome, Rejection):
                 reasons.update(dict.fromkeys(group, f"mapping {mapping.name!r}: {outcome.sentence}"))
             elif outcome is not None:
@@ -134,8 +138,13 @@ def resolve_parcel(
     if not all_sent:
         sent = {change for draft in drafts for change in draft.changes}
         reasons |= {change: NOT_MAPPED for change in changes if change not in sent and change not in reasons}
-    refused = [Refused(change, reasons[change]) for change in changes if change in reasons] if reasons else []
-    return Parcel(_events(drafts, reasons, destination, identifiers), refused)
+    rejected = [Rejected(change, reasons[change]) for change in changes if change in reasons] if reasons else []
+    return Parcel(_events(drafts, reasons, destination, identifiers), rejected)
+
+
+def _is_about_nobody(body: Body) -> bool:
+    """Return whether a track event says of no one what happened; of a person's change that is a mistake."""
+    return body["type"] == "track" and isinstance(body["body"], dict) and not body["body"].keys() & {"user", "company"}
 
 
 def _join(drafts: list[_Draft], mapping: DestinationMapping, body: Body, changes: Sequence[OpenChange]) -> None:
@@ -174,22 +183,27 @@ def _text(value: object) -> bytes:
 
 
 def _events(
-    drafts: Sequence[_Draft], refused: Mapping[OpenChange, str], destination: Destination, identifiers: str | None
+    drafts: Sequence[_Draft], rejected: Mapping[OpenChange, str], destination: Destination, identifiers: str | None
 ) -> list[Event]:
-    """Return drafts as events; the last that carries a change closes it, unless a mapping refused that change."""
+    """Return drafts as events, each under a key of its own."""
     events: list[Event] = []
-    elsewhere = set(refused)  # the changes that an event further on closes, or none
-    for draft in reversed(drafts):
+    carriers = Counter(change for draft in drafts for change in draft.changes) if len(drafts) > 1 else {}
+    keys: set[str] = set()
+    for draft in drafts:
         first = draft.changes[0]
         carried = tuple(
             [
-                Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c not in elsewhere)
+                Carried(
+                    c.audience_id, c.generation, c.run_id, c.trait, c.value, carriers.get(c, 1) > 1 or c in rejected
+                )
                 for c in draft.changes
             ]
         )
-        if len(drafts) > 1:
-            elsewhere.update(draft.changes)
         key = idempotency_key(destination.environment, first.profile_key, draft.facts)
+        while key in keys:  # two mappings that are equal but for their triggers
+            draft.facts.append(("again", 0, "", 0))
+            key = idempotency_key(destination.environment, first.profile_key, draft.facts)
+        keys.add(key)
         text = orjson.dumps({**draft.body, "idempotency_key": key}).decode()
         events.append(Event(first.shard, first.profile_key, key, text, carried, tuple(draft.mappings), identifiers))
-    return events[::-1]
+    return events

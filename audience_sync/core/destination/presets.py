@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from audience_sync.core.destination.actions import Action
+from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import ALL_TRAITS, Mapping, make_mapping
 from audience_sync.core.destination.triggers.expressions import Comparison
 from audience_sync.core.model import Json
