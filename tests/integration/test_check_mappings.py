@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,18 @@ def test_nothing_to_say(tmp_path: Path, text: str) -> None:
 def test_an_environment_that_is_not_known_yet_is_no_error(tmp_path: Path) -> None:
     """Before the first delivery nobody can say whether a trigger on the space matches."""
     assert {found.state for found in findings(tmp_path, trigger('context.personas.space_id = "env_1"'))} == {State.OK}
+
+
+def test_the_example_of_the_readme_is_well(tmp_path: Path) -> None:
+    """What people copy from the README works as it stands, and nothing is to be said against it."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    example = next(block for block in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "[[mappings]]" in block)
+    path = tmp_path / "config.toml"
+    path.write_text(
+        "[sources.shop]\nurl = 'sqlite:///shop.db'\n[[audiences]]\nname = 'VIP'\nsql = 'SELECT 1'\n"
+        f"user_keys = {{ userId = 'user_id', email = 'email' }}\n{example}"
+    )
+
+    found = list(mappings.look(load(path, {}), None))
+
+    assert [one for one in found if one.state is not State.OK] == []
