@@ -521,7 +521,7 @@ def test_a_plan_is_every_change_that_a_sync_makes(synced: Place) -> None:
         [record[name] for name in columns[:3]] + [record["identifiers"]] for record in planned.records
     ) == sorted([audience, kind, key, json.loads(identifiers)] for audience, kind, key, _, identifiers in made)
     in_csv = list(csv.DictReader(io.StringIO(as_csv.out)))
-    assert sorted(tuple(record.values())[:-1] for record in in_csv) == sorted(
+    assert sorted(tuple(record.values())[:5] for record in in_csv) == sorted(
         tuple(cell or "" for cell in row) for row in made
     )
     assert {len(json.loads(record["bodies"])) for record in in_csv} == {1}
@@ -557,7 +557,7 @@ def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
     assert ended.code == 4
     assert "a guard would block it: 100 would leave, 50.0 % of the 200 members before" in ended.err
     lines = ended.out.splitlines()
-    assert lines[4:6] == ["", f"to be posted, for example ({AUDIENCE_KEY}, exited):"]
+    assert lines[4:6] == ["", f"to be posted, for example ({AUDIENCE_KEY}, exited, by Identify User):"]
     assert json.loads(lines[6])["body"]["traits"] == {AUDIENCE_KEY: False}
     assert len(lines) == 7
     assert synced.everything() == before

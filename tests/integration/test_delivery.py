@@ -29,13 +29,6 @@ EVERYBODY = [f"u{n}" for n in range(1, 251)]
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    """Yield a running sandbox."""
-    with Sandbox(tmp_path / "sandbox.db") as running:
-        yield running
-
-
-@pytest.fixture
 def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
     """Yield three audiences: gold, silver and bronze."""
     with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver", "bronze")) as opened:

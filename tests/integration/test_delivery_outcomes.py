@@ -33,13 +33,6 @@ REFUSED: Json = {"error": REASON}
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    """Yield a running sandbox."""
-    with Sandbox(tmp_path / "sandbox.db") as running:
-        yield running
-
-
-@pytest.fixture
 def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
     """Yield two audiences, gold and silver."""
     with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened:
