@@ -11,7 +11,6 @@ from audience_sync.core.destination.coverage import PEOPLE, looks_at_the_environ
 from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent
 from audience_sync.core.destination.presets import DEFAULTS
-from audience_sync.core.destination.triggers.differences import differences
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError
 from audience_sync.store import binding
@@ -53,6 +52,8 @@ def _samples(audience: Audience, settings: Settings, environment: str) -> Iterat
 
 def _compared(mapping: Mapping) -> Iterator[Finding]:
     """Yield where Segment's own parser would answer differently."""
+    from audience_sync.core.destination.triggers.differences import differences  # noqa: PLC0415 - Lark is slow to import
+
     if sentences := differences(mapping.trigger):
         yield warning(
             CHECK,

@@ -16,7 +16,6 @@ from pydantic import SecretStr
 from rich.markup import escape
 
 from audience_sync import app as engine
-from audience_sync import logs
 from audience_sync.cli import reporting
 from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.output import Format, FormatOption
@@ -234,7 +233,7 @@ def run(context: typer.Context) -> None:
 
     Ends on SIGTERM or Ctrl-C within ten seconds; a second signal ends it at once.
     """
-    from audience_sync import daemon  # noqa: PLC0415 - only this command needs the scheduler
+    from audience_sync import daemon, logs  # noqa: PLC0415 - only this command needs the scheduler, and structlog
 
     settings = settings_of(context)
     key = resolve_api_key(settings.schematic, os.environ)

@@ -15,7 +15,6 @@ from audience_sync.core.destination.directives.problems import problems
 from audience_sync.core.destination.fields import FIELDS, Action, Field, FieldKind
 from audience_sync.core.destination.mappings import MOST_MAPPINGS, Mapping, make_mapping
 from audience_sync.core.destination.presets import DEFAULTS, TRIGGERS, presets
-from audience_sync.core.destination.triggers.parsing import parse
 from audience_sync.core.model import Json
 from audience_sync.errors import TriggerError
 
@@ -57,6 +56,8 @@ def _mapping(entry: MappingTable) -> Mapping:
 def _trigger(entry: abc.Mapping[str, Any], index: int) -> Iterator[Problem]:
     trigger = entry.get("trigger")
     if isinstance(trigger, str):
+        from audience_sync.core.destination.triggers.parsing import parse  # noqa: PLC0415 - Lark is slow to import
+
         try:
             parse(trigger)
         except TriggerError as error:

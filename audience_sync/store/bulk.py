@@ -12,7 +12,6 @@ from itertools import islice
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 
 CHUNK = 20_000  # rows a statement
@@ -33,7 +32,8 @@ def insert(
         return
     for chunk in _chunks(rows):
         connection.exec_driver_sql(
-            f"INSERT INTO {table.name} ({names}) SELECT * FROM {_unnest(columns)} {on_conflict}", _arrays(chunk)
+            f"INSERT INTO {table.name} ({names}) SELECT * FROM {_unnest(connection, columns)} {on_conflict}",
+            _arrays(chunk),
         )
 
 
@@ -55,7 +55,8 @@ def delete(connection: Connection, table: sa.Table, columns: Sequence[str], rows
     typed = [table.columns[name] for name in columns]
     for chunk in _chunks(rows):
         connection.exec_driver_sql(
-            f"DELETE FROM {table.name} t USING {_unnest(typed)} AS gone ({', '.join(columns)}) WHERE {where}",
+            f"DELETE FROM {table.name} t USING {_unnest(connection, typed)} AS gone ({', '.join(columns)})"
+            f" WHERE {where}",
             _arrays(chunk),
         )
 
@@ -71,7 +72,7 @@ def lock(connection: Connection, table: sa.Table, columns: Sequence[str], rows: 
     typed = [table.columns[name] for name in columns]
     for chunk in _chunks(sorted(map(tuple, rows))):
         connection.exec_driver_sql(
-            f"SELECT 1 FROM {table.name} t JOIN {_unnest(typed)} AS wanted ({names}) USING ({names})"
+            f"SELECT 1 FROM {table.name} t JOIN {_unnest(connection, typed)} AS wanted ({names}) USING ({names})"
             f" ORDER BY {names} FOR UPDATE OF t",
             _arrays(chunk),
         )
@@ -92,8 +93,8 @@ def _chunks(rows: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
         yield chunk
 
 
-def _unnest(columns: Sequence[sa.Column[Any]]) -> str:
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+def _unnest(connection: Connection, columns: Sequence[sa.Column[Any]]) -> str:
+    dialect = connection.dialect
     kinds = (column.type.dialect_impl(dialect) for column in columns)
     arrays = (f"%s::{'text' if isinstance(kind, sa.String) else kind.compile(dialect)}[]" for kind in kinds)
     return f"unnest({', '.join(arrays)})"

@@ -19,7 +19,6 @@ from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.integrations import kept_away
 from audience_sync.core.destination.triggers.expressions import Expression, fields, to_text
 from audience_sync.core.destination.triggers.matching import matcher
-from audience_sync.core.destination.triggers.parsing import parse
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
 
@@ -75,7 +74,7 @@ def make_mapping(
         TriggerError: the trigger cannot be read.
         MappingError: the fields are no mapping.
     """
-    expression = parse(trigger) if isinstance(trigger, str) else trigger
+    expression = _parse(trigger) if isinstance(trigger, str) else trigger
     return Mapping(
         name=name,
         enabled=enabled,
@@ -122,6 +121,12 @@ def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
         elif outcome is not None:
             bodies.append((mapping, outcome))
     return Verdict(bodies, rejections, None if bodies or rejections else NO_MATCHING_MAPPING)
+
+
+def _parse(trigger: str) -> Expression:
+    from audience_sync.core.destination.triggers.parsing import parse  # noqa: PLC0415 - Lark is slow to import
+
+    return parse(trigger)
 
 
 def _named_traits(expression: Expression, action: Action, mapped: abc.Mapping[str, Json]) -> frozenset[str] | None:

@@ -1,0 +1,152 @@
+"""The command that passes Segment events through the mappings, and what it shows of them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.text import Text
+
+from audience_sync.cli.context import console, settings_of
+from audience_sync.cli.output import Format, FormatOption, Record, Sheet, json_line, print_records
+from audience_sync.cli.plans import REDACTED
+from audience_sync.cli.progress import Progress
+from audience_sync.cli.syncing import PANEL
+from audience_sync.core.destination.mappings import Mapping
+from audience_sync.errors import ConfigError, SourceError
+from audience_sync.forwarding import TYPES, BadLine, Preview, name_of, open_events, preview, read_events
+
+COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
+SUMMARY_COLUMNS = ("what", "which", "count")
+MOST_NAMED = 20
+"""So many bad lines are named; the rest is counted."""
+
+_CONTROL = re.compile("[\x7f-\x9f]")  # JSON leaves these as they are, and a terminal would obey them
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    example = "Example: audience-sync forward events.ndjson.gz --dry-run --format json | head"
+    app.command(rich_help_panel=PANEL, epilog=example)(forward)
+
+
+def forward(
+    context: typer.Context,
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Segment events, one JSON object a line, gzip too; - is standard input."),
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing; show what the events would become.")
+    ] = False,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Pass Segment events through the mappings; today only --dry-run, which shows what they would become.
+
+    As json or csv every event is one line: matched are the mappings whose trigger it matches, bodies what would be
+    posted to Schematic, reasons why nothing, or nothing more, would be. A table is a summary. Lines that are no event are
+    named on stderr, and the rest goes on. Exit codes: 0 done, bad lines or not, and for an empty file; 1 the file
+    cannot be read to its end, or none of its lines is an event.
+    """
+    if not dry_run:
+        raise ConfigError("sending forwarded events is not built yet: `--dry-run` shows what they would become")
+    mappings = settings_of(context).mappings
+    sheet = ForwardSheet(mappings, format=format)
+    name = name_of(file)
+    lines_pass_by = format is not Format.TABLE and sys.stdout.isatty()  # they show the progress, and it would cut them
+    with open_events(file) as stream, nullcontext() if lines_pass_by else Progress(name) as progress:
+        try:
+            for found in read_events(stream, name=name):
+                if isinstance(found, BadLine):
+                    sheet.add_bad(found)
+                else:
+                    sheet.add(preview(found, mappings, api_key=REDACTED))
+                if progress:
+                    progress.show("reading", found.line)
+        finally:
+            sheet.close(name)
+    if sheet.bad and not sheet.types:
+        raise SourceError(
+            f"no line of {name} is a Segment event",
+            hint='each line is one JSON object, such as {"type": "identify", …}',
+        )
+
+
+class ForwardSheet:
+    """Prints what events would come to: every one as a line of json or csv, or a summary of all."""
+
+    def __init__(self, mappings: Sequence[Mapping], *, format: Format) -> None:
+        self._format = format
+        self._sheet = Sheet(COLUMNS, format=format)
+        self.types: Counter[str] = Counter()
+        self.unsent: Counter[str] = Counter()  # reasons of events without any body
+        self.partly: Counter[str] = Counter()  # reasons of events that other mappings make bodies of
+        self.bodies = Counter({mapping.name: 0 for mapping in mappings if mapping.enabled})
+        self.bad: Counter[str] = Counter()
+        self._events_unsent = 0
+
+    def add(self, seen: Preview) -> None:
+        """Count an event, and print it unless a summary is wanted."""
+        self.types[seen.type] += 1
+        for mapping, _ in seen.bodies:
+            self.bodies[mapping] += 1
+        if not seen.bodies:
+            self._events_unsent += 1
+        (self.partly if seen.bodies else self.unsent).update(seen.codes)
+        bodies = f"[{','.join([text for _, text in seen.bodies])}]"
+        record: Record = {
+            "line": seen.line,
+            "messageId": seen.message_id,
+            "matched": seen.matched,
+            "bodies": bodies,
+            "reasons": seen.reasons,
+        }
+        match self._format:
+            case Format.JSON:
+                sys.stdout.write(_harmless(json_line(record)))
+            case Format.CSV:
+                lists = {name: orjson.dumps(record[name]).decode() for name in ("matched", "reasons")}
+                self._sheet.add({**record, **lists})
+            case Format.TABLE:
+                pass
+
+    def add_bad(self, line: BadLine) -> None:
+        """Count a line that is no event, and name it if not too many were before."""
+        if self.bad.total() < MOST_NAMED:
+            console.print(Text.assemble(("bad line", "yellow"), f" {line.line} {line.sentence}"))
+        self.bad[line.fault] += 1
+
+    def close(self, name: str) -> None:
+        """Print the summary, and say on stderr what it all was."""
+        bad, events = self.bad.total(), self.types.total()
+        if bad > MOST_NAMED:
+            console.print(f"… {bad - MOST_NAMED:,} more bad lines")
+        if not bad and not events:
+            console.print(Text(f"{name} has no events: it is empty, or has only blank lines"))
+            return
+        if self._format is Format.TABLE:
+            print_records(self._summary(), SUMMARY_COLUMNS, format=self._format)
+        console.print(
+            f"{events:,} events would become {self.bodies.total():,} bodies, {self._events_unsent:,} of them none;"
+            f" {bad:,} bad lines; nothing was sent"
+        )
+
+    def _summary(self) -> list[Record]:
+        rows = [("events", kind, self.types[kind]) for kind in TYPES if self.types[kind]]
+        for what, counts in (("sent to nobody", self.unsent), ("sent in part", self.partly)):
+            rows += [(what, reason, count) for reason, count in sorted(counts.items())]
+        rows += [("bodies", mapping, count) for mapping, count in self.bodies.items()]
+        rows += [("bad lines", fault, count) for fault, count in sorted(self.bad.items())]
+        return [dict(zip(SUMMARY_COLUMNS, row, strict=True)) for row in rows]
+
+
+def _harmless(line: str) -> str:
+    """Return the same JSON without what a terminal would obey."""
+    return line if line.isascii() else _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)

@@ -1,0 +1,237 @@
+"""Segment events in a file: reading them line by line, and what the mappings make of each.
+
+A file has one JSON object a line (NDJSON), as it is or compressed with gzip. A line that is no event is a value, not an
+error: it is told by its number, and reading goes on. However long the file or a line of it is, no more than one event
+is held. Nothing is sent from here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple, cast
+
+import orjson
+
+from audience_sync.core.destination.actions import Rejection
+from audience_sync.core.destination.mappings import Mapping, SegmentEvent, judge
+from audience_sync.core.events import with_key
+from audience_sync.core.model import Json
+from audience_sync.errors import SourceError
+
+TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
+MOST_BYTES: Final = 32 * 1024
+"""So long one event is at most, as JSON (Segment's limit)."""
+
+STDIN: Final = Path("-")
+STDIN_NAME: Final = "standard input"
+
+_BUFFER: Final = 128 * 1024  # bytes
+_GZIP: Final = b"\x1f\x8b"
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class Fault(StrEnum):
+    """Why a line is no event."""
+
+    TOO_LONG = "too_long"
+    NOT_UTF8 = "not_utf8"
+    NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    NO_TYPE = "no_type"
+    UNKNOWN_TYPE = "unknown_type"
+
+
+class BadLine(NamedTuple):
+    """A line that is no event; the sentence begins where its number ends."""
+
+    line: int
+    fault: Fault
+    sentence: str
+
+
+class Read(NamedTuple):
+    """An event and the line it stands in, counted from 1."""
+
+    line: int
+    event: SegmentEvent
+
+
+class Preview(NamedTuple):
+    """What one event would come to.
+
+    `matched` are the names of the enabled mappings whose trigger it matches, in the order of the configuration; `bodies`
+    are the JSON texts of what would be posted to ``/e``, each with the name of its mapping.
+    """
+
+    line: int
+    type: str
+    message_id: str | None  # None as well if it is no text
+    matched: list[str]
+    bodies: list[tuple[str, str]]
+    rejections: list[tuple[str, Rejection]]
+    kept_away: str | None
+
+    @property
+    def codes(self) -> list[str]:
+        """Return why nothing, or nothing more, is sent: `reasons` without their sentences."""
+        return [self.kept_away] if self.kept_away else [f"{name}: {one.reason}" for name, one in self.rejections]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Return why nothing, or nothing more, is sent.
+
+        ``no_matching_mapping``, ``filtered_by_integrations_object`` and ``unknown_integration`` speak of the event and
+        stand alone. A mapping that matches and can make no body is ``name: code: sentence``, where the code is one of
+        `RejectionReason`.
+        """
+        if self.kept_away:
+            return [self.kept_away]
+        return [f"{name}: {one.reason}: {one.sentence}" for name, one in self.rejections]
+
+
+@contextmanager
+def open_events(path: Path) -> Iterator[BinaryIO]:
+    """Open a file, or standard input for ``-``; what begins as gzip does is decompressed as it is read.
+
+    Raises:
+        SourceError: there is no such file, or it cannot be read.
+    """
+    name = name_of(path)
+    try:
+        if path != STDIN:
+            raw = path.open("rb", buffering=_BUFFER)
+        elif sys.stdin is None:
+            raise SourceError(f"{name} is closed", hint="name a file, or pipe one in")
+        else:
+            raw = cast("io.BufferedReader", sys.stdin.buffer)
+        # One byte may be all that a pipe has yet; no JSON begins with this one.
+        first = raw.peek(len(_GZIP))[: len(_GZIP)]
+    except OSError as error:
+        raise SourceError(_refused(name, error)) from error
+    try:
+        if first and _GZIP.startswith(first):
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER)  # type: ignore[type-var]  # it has all of RawIOBase that counts
+        else:
+            yield raw
+    finally:
+        if path != STDIN:
+            raw.close()
+
+
+def name_of(path: Path) -> str:
+    """Return what sentences call a file."""
+    return STDIN_NAME if path == STDIN else str(path)
+
+
+def read_events(stream: BinaryIO, *, name: str) -> Iterator[Read | BadLine]:
+    """Yield what stands in the lines of a file, in their order; blank lines are passed over, and counted as lines.
+
+    Raises:
+        SourceError: the file cannot be read to its end; it says how far it could.
+    """
+    for number, line in _lines(stream, name=name):
+        text = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
+        if text:
+            yield _read(number, text)
+
+
+def preview(read: Read, mappings: Sequence[Mapping], *, api_key: str) -> Preview:
+    """Return what the mappings make of an event; `api_key` is what the bodies have in the place of the key."""
+    event = read.event
+    verdict = judge(event, mappings)
+    bodies = [
+        (mapping.name, with_key(orjson.dumps(body).decode(), api_key=api_key)) for mapping, body in verdict.bodies
+    ]
+    matched = [mapping.name for mapping, _ in verdict.bodies or verdict.rejections]
+    if verdict.bodies and verdict.rejections:
+        names = {mapping.name for mapping, _ in (*verdict.bodies, *verdict.rejections)}
+        matched = [mapping.name for mapping in mappings if mapping.name in names]
+    message_id = event.get("messageId")
+    return Preview(
+        line=read.line,
+        type=str(event["type"]),
+        message_id=message_id if isinstance(message_id, str) else None,
+        matched=matched,
+        bodies=bodies,
+        rejections=[(mapping.name, rejection) for mapping, rejection in verdict.rejections],
+        kept_away=verdict.kept_away,
+    )
+
+
+def _lines(stream: BinaryIO, *, name: str) -> Iterator[tuple[int, bytes]]:
+    """Yield lines with their numbers; of one that is too long, only so much that it can be seen to be."""
+    number = 0
+    most = MOST_BYTES + len(b"\r\n")
+    while True:
+        try:
+            line = stream.readline(most)
+            more = len(line) == most and not line.endswith(b"\n")
+            while more:
+                rest = stream.readline(_BUFFER)
+                more = bool(rest) and not rest.endswith(b"\n")
+                line = line if len(line) > most else line + rest[:1]
+        except (OSError, EOFError, zlib.error) as error:
+            raise SourceError(_broken(name, number, error)) from error
+        if not line:
+            return
+        number += 1
+        yield number, line
+
+
+def _read(number: int, text: bytes) -> Read | BadLine:
+    """Return the event that a line is, or why it is none."""
+    if len(text) > MOST_BYTES:
+        return BadLine(number, Fault.TOO_LONG, f"is longer than {MOST_BYTES // 1024} KB, the most that Segment takes")
+    try:
+        found: Json = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        if not _is_utf8(text):
+            return BadLine(number, Fault.NOT_UTF8, "is not UTF-8")
+        return BadLine(number, Fault.NOT_JSON, f"is no JSON: {error.msg}, column {error.colno}")
+    if not isinstance(found, dict):
+        return BadLine(number, Fault.NOT_AN_OBJECT, "is JSON, but no object")
+    match found.get("type"):
+        case str(kind) if kind in TYPES:
+            return Read(number, found)
+        case None | "":
+            return BadLine(number, Fault.NO_TYPE, f"has no type: it must be one of {', '.join(TYPES)}")
+        case str(kind):
+            shown = f"{kind[:20]!r}{'…' * (len(kind) > 20)}"
+            return BadLine(number, Fault.UNKNOWN_TYPE, f"has the type {shown}: it must be one of {', '.join(TYPES)}")
+        case _:
+            sentence = f"has a type that is no text: it must be one of {', '.join(TYPES)}"
+            return BadLine(number, Fault.UNKNOWN_TYPE, sentence)
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _refused(name: str, error: OSError) -> str:
+    match error:
+        case FileNotFoundError():
+            return f"there is no file {name}"
+        case IsADirectoryError():
+            return f"{name} is a directory, not a file of events"
+        case _:
+            return f"{name} cannot be read: {(error.strerror or str(error)).lower()}"
+
+
+def _broken(name: str, number: int, error: Exception) -> str:
+    """Say how far a file could be read."""
+    if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+        why = (error.strerror or str(error)).lower()
+    else:
+        why = "its gzip data end too early" if isinstance(error, EOFError) else "its gzip data are damaged"
+    return f"{name} cannot be read {f'beyond line {number}' if number else 'at all'}: {why}"
