@@ -23,7 +23,10 @@ The CLI prints ``error:`` with the message and ``try:`` with the hint, and leave
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
+
+INTERRUPTED: Final = 130
+"""The exit code of a command that Ctrl-C ended, as shells have it: 128 and the number of SIGINT."""
 
 
 class AudienceSyncError(Exception):

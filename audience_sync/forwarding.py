@@ -12,10 +12,10 @@ import io
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, cast
+from typing import Final, NamedTuple, cast
 
 import orjson
 
@@ -29,10 +29,10 @@ TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
 MOST_BYTES: Final = 32 * 1024
 """So long one event is at most, as JSON (Segment's limit)."""
 
-STDIN: Final = Path("-")
-STDIN_NAME: Final = "standard input"
+STDIN: Final = "-"
 
 _BUFFER: Final = 128 * 1024  # bytes
+_MOST_KEPT: Final = MOST_BYTES + 8  # of a line: room for what is not of its event, a line ending and a mark in front
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -66,8 +66,8 @@ class Read(NamedTuple):
 class Preview(NamedTuple):
     """What one event would come to.
 
-    `matched` are the names of the enabled mappings whose trigger it matches, in the order of the configuration; `bodies`
-    are the JSON texts of what would be posted to ``/e``, each with the name of its mapping.
+    `matched` are the names of the enabled mappings whose trigger it matches, in the order of the configuration;
+    `bodies` are the JSON texts of what would be posted to ``/e``, each with the name of its mapping.
     """
 
     line: int
@@ -97,48 +97,41 @@ class Preview(NamedTuple):
 
 
 @contextmanager
-def open_events(path: Path) -> Iterator[BinaryIO]:
+def open_events(file: str) -> Iterator[io.BufferedReader]:
     """Open a file, or standard input for ``-``; what begins as gzip does is decompressed as it is read.
 
     Raises:
         SourceError: there is no such file, or it cannot be read.
     """
-    name = name_of(path)
-    try:
-        if path != STDIN:
-            raw = path.open("rb", buffering=_BUFFER)
-        elif sys.stdin is None:
-            raise SourceError(f"{name} is closed", hint="name a file, or pipe one in")
-        else:
-            raw = cast("io.BufferedReader", sys.stdin.buffer)
+    with _opened(file) as raw:
+        try:
+            first = raw.peek(len(_GZIP))[: len(_GZIP)]
+        except OSError as error:
+            raise SourceError(_refused(name_of(file), error)) from error
         # One byte may be all that a pipe has yet; no JSON begins with this one.
-        first = raw.peek(len(_GZIP))[: len(_GZIP)]
-    except OSError as error:
-        raise SourceError(_refused(name, error)) from error
-    try:
         if first and _GZIP.startswith(first):
-            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER)  # type: ignore[type-var]  # it has all of RawIOBase that counts
+            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER)
         else:
             yield raw
-    finally:
-        if path != STDIN:
-            raw.close()
 
 
-def name_of(path: Path) -> str:
+def name_of(file: str) -> str:
     """Return what sentences call a file."""
-    return STDIN_NAME if path == STDIN else str(path)
+    return "standard input" if file == STDIN else file
 
 
-def read_events(stream: BinaryIO, *, name: str) -> Iterator[Read | BadLine]:
+def read_events(stream: io.BufferedReader, *, name: str) -> Iterator[Read | BadLine]:
     """Yield what stands in the lines of a file, in their order; blank lines are passed over, and counted as lines.
 
     Raises:
         SourceError: the file cannot be read to its end; it says how far it could.
     """
     for number, line in _lines(stream, name=name):
-        text = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
-        if text:
+        text = line and (line.removeprefix(_BOM) if number == 1 else line).strip()
+        if text is None or len(text) > MOST_BYTES:
+            sentence = f"is longer than {MOST_BYTES // 1024} KB, the most that Segment takes"
+            yield BadLine(number, Fault.TOO_LONG, sentence)
+        elif text:
             yield _read(number, text)
 
 
@@ -165,21 +158,31 @@ def preview(read: Read, mappings: Sequence[Mapping], *, api_key: str) -> Preview
     )
 
 
-def _lines(stream: BinaryIO, *, name: str) -> Iterator[tuple[int, bytes]]:
-    """Yield lines with their numbers; of one that is too long, only so much that it can be seen to be."""
+def _opened(file: str) -> AbstractContextManager[io.BufferedReader]:
+    """Open a file; standard input is open, and stays so."""
+    if file == STDIN:
+        if sys.stdin is None:
+            raise SourceError(f"{name_of(file)} is closed", hint="name a file, or pipe one in")
+        return nullcontext(cast("io.BufferedReader", sys.stdin.buffer))
+    try:
+        return Path(file).open("rb")
+    except OSError as error:
+        raise SourceError(_refused(file, error)) from error
+
+
+def _lines(stream: io.BufferedReader, *, name: str) -> Iterator[tuple[int, bytes | None]]:
+    """Yield lines with their numbers; None for one that is far too long."""
     number = 0
-    most = MOST_BYTES + len(b"\r\n")
     while True:
         try:
-            line = stream.readline(most)
-            more = len(line) == most and not line.endswith(b"\n")
-            while more:
-                rest = stream.readline(_BUFFER)
-                more = bool(rest) and not rest.endswith(b"\n")
-                line = line if len(line) > most else line + rest[:1]
+            line: bytes | None = stream.readline(_MOST_KEPT)
+            if line and len(line) == _MOST_KEPT and not line.endswith(b"\n"):
+                line = None
+                while (rest := stream.readline(_BUFFER)) and not rest.endswith(b"\n"):
+                    pass
         except (OSError, EOFError, zlib.error) as error:
             raise SourceError(_broken(name, number, error)) from error
-        if not line:
+        if line == b"":
             return
         number += 1
         yield number, line
@@ -187,8 +190,6 @@ def _lines(stream: BinaryIO, *, name: str) -> Iterator[tuple[int, bytes]]:
 
 def _read(number: int, text: bytes) -> Read | BadLine:
     """Return the event that a line is, or why it is none."""
-    if len(text) > MOST_BYTES:
-        return BadLine(number, Fault.TOO_LONG, f"is longer than {MOST_BYTES // 1024} KB, the most that Segment takes")
     try:
         found: Json = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -197,17 +198,14 @@ def _read(number: int, text: bytes) -> Read | BadLine:
         return BadLine(number, Fault.NOT_JSON, f"is no JSON: {error.msg}, column {error.colno}")
     if not isinstance(found, dict):
         return BadLine(number, Fault.NOT_AN_OBJECT, "is JSON, but no object")
-    match found.get("type"):
-        case str(kind) if kind in TYPES:
-            return Read(number, found)
-        case None | "":
-            return BadLine(number, Fault.NO_TYPE, f"has no type: it must be one of {', '.join(TYPES)}")
-        case str(kind):
-            shown = f"{kind[:20]!r}{'…' * (len(kind) > 20)}"
-            return BadLine(number, Fault.UNKNOWN_TYPE, f"has the type {shown}: it must be one of {', '.join(TYPES)}")
-        case _:
-            sentence = f"has a type that is no text: it must be one of {', '.join(TYPES)}"
-            return BadLine(number, Fault.UNKNOWN_TYPE, sentence)
+    kind = found.get("type")
+    if isinstance(kind, str) and kind in TYPES:
+        return Read(number, found)
+    must = f"it must be one of {', '.join(TYPES)}"
+    if kind is None or kind == "":
+        return BadLine(number, Fault.NO_TYPE, f"has no type: {must}")
+    shown = f"the type {kind[:20]!r}{'…' * (len(kind) > 20)}" if isinstance(kind, str) else "a type that is no text"
+    return BadLine(number, Fault.UNKNOWN_TYPE, f"has {shown}: {must}")
 
 
 def _is_utf8(text: bytes) -> bool:

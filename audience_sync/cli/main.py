@@ -16,11 +16,10 @@ from audience_sync import __version__
 from audience_sync.cli import forwarding, inspecting, operating, setup, syncing, trying
 from audience_sync.cli.context import Globals, console
 from audience_sync.db import first_line
-from audience_sync.errors import AudienceSyncError
+from audience_sync.errors import INTERRUPTED, AudienceSyncError
 
 TRACEBACK_VARIABLE = "AUDIENCE_SYNC_TRACEBACK"
 NAME = "audience-sync"
-INTERRUPTED = 130  # as shells have it: 128 + SIGINT
 
 
 def build() -> typer.Typer:
