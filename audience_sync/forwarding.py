@@ -31,7 +31,7 @@ MOST_BYTES: Final = 32 * 1024
 
 STDIN: Final = "-"
 
-_BUFFER: Final = 128 * 1024  # bytes
+_SKIPPED: Final = 128 * 1024  # bytes of a line that is far too long, at once
 _MOST_KEPT: Final = MOST_BYTES + 8  # of a line: room for what is not of its event, a line ending and a mark in front
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
@@ -97,7 +97,7 @@ class Preview(NamedTuple):
 
 
 @contextmanager
-def open_events(file: str) -> Iterator[io.BufferedReader]:
+def open_events(file: str) -> Iterator[io.BufferedIOBase]:
     """Open a file, or standard input for ``-``; what begins as gzip does is decompressed as it is read.
 
     Raises:
@@ -110,7 +110,7 @@ def open_events(file: str) -> Iterator[io.BufferedReader]:
             raise SourceError(_refused(name_of(file), error)) from error
         # One byte may be all that a pipe has yet; no JSON begins with this one.
         if first and _GZIP.startswith(first):
-            yield io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER)
+            yield gzip.GzipFile(fileobj=raw)
         else:
             yield raw
 
@@ -120,7 +120,7 @@ def name_of(file: str) -> str:
     return "standard input" if file == STDIN else file
 
 
-def read_events(stream: io.BufferedReader, *, name: str) -> Iterator[Read | BadLine]:
+def read_events(stream: io.BufferedIOBase, *, name: str) -> Iterator[Read | BadLine]:
     """Yield what stands in the lines of a file, in their order; blank lines are passed over, and counted as lines.
 
     Raises:
@@ -170,7 +170,7 @@ def _opened(file: str) -> AbstractContextManager[io.BufferedReader]:
         raise SourceError(_refused(file, error)) from error
 
 
-def _lines(stream: io.BufferedReader, *, name: str) -> Iterator[tuple[int, bytes | None]]:
+def _lines(stream: io.BufferedIOBase, *, name: str) -> Iterator[tuple[int, bytes | None]]:
     """Yield lines with their numbers; None for one that is far too long."""
     number = 0
     while True:
@@ -178,7 +178,7 @@ def _lines(stream: io.BufferedReader, *, name: str) -> Iterator[tuple[int, bytes
             line: bytes | None = stream.readline(_MOST_KEPT)
             if line and len(line) == _MOST_KEPT and not line.endswith(b"\n"):
                 line = None
-                while (rest := stream.readline(_BUFFER)) and not rest.endswith(b"\n"):
+                while (rest := stream.readline(_SKIPPED)) and not rest.endswith(b"\n"):
                     pass
         except (OSError, EOFError, zlib.error) as error:
             raise SourceError(_broken(name, number, error)) from error

@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +32,7 @@ from audience_sync.sandbox.wire import Answer, Request
 from audience_sync.seams import KILL_VARIABLE, Seams
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import Job, sync
+from tests.commands import Command
 from tests.factories import Shop
 from tests.waiting import wait_until
 
@@ -218,8 +218,12 @@ def run_deliver(sending: Sending, *, kill: str | None = None) -> subprocess.Comp
     environment = {**os.environ, "SCHEMATIC_API_KEY": sending.key}
     if kill is not None:
         environment[KILL_VARIABLE] = kill
-    command = [sys.executable, "-m", "audience_sync", "--config", str(sending.settings.path), "deliver"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    out, err = (sending.settings.path.with_name(f"{name}.txt") for name in ("out", "err"))
+    out.write_text("")
+    err.write_text("")
+    words = ["--config", str(sending.settings.path), "deliver"]
+    code = Command(words, environment, out=out, err=err).wait(60)
+    return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
 
 
 @contextmanager

@@ -120,23 +120,22 @@ class ForwardSheet:
             self._bodies[mapping] += 1
         if not seen.bodies:
             self._events_unsent += 1
-        (self._partly if seen.bodies else self._unsent).update(seen.codes)
-        bodies = f"[{','.join([text for _, text in seen.bodies])}]"
+        if codes := seen.codes:
+            (self._partly if seen.bodies else self._unsent).update(codes)
+        if self._format is Format.TABLE:
+            return
         record: Record = {
             "line": seen.line,
             "messageId": seen.message_id,
             "matched": seen.matched,
-            "bodies": bodies,
+            "bodies": f"[{','.join([text for _, text in seen.bodies])}]",
             "reasons": seen.reasons,
         }
-        match self._format:
-            case Format.JSON:
-                sys.stdout.write(_harmless(json_line(record)))
-            case Format.CSV:
-                lists = {name: orjson.dumps(record[name]).decode() for name in ("matched", "reasons")}
-                self._sheet.add({**record, **lists})
-            case Format.TABLE:
-                pass
+        if self._format is Format.JSON:
+            sys.stdout.write(_harmless(json_line(record)))
+        else:
+            lists = {name: orjson.dumps(record[name]).decode() for name in ("matched", "reasons")}
+            self._sheet.add({**record, **lists})
 
     def add_bad(self, line: BadLine) -> None:
         """Count a line that is no event, and name it if not too many were before."""

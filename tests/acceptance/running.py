@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -27,6 +26,7 @@ from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
 from audience_sync.seams import KILL_VARIABLE, Seams
 from audience_sync.sync import Job, RunReport, sync
+from tests.commands import Command
 from tests.factories import AUDIENCE_KEY, Shop, company_identifiers, config_text
 
 DEADLINE = 90.0  # seconds; a command that takes longer on a busy machine hangs
@@ -58,11 +58,10 @@ class Running:
 
     def __init__(self, folder: Path, words: tuple[str, ...], environment: Mapping[str, str]) -> None:
         self._paths = [folder / f"{name}-{uuid4().hex}.txt" for name in ("out", "err")]
-        self._files = [path.open("wb") for path in self._paths]
-        command = [sys.executable, "-m", "audience_sync", "--config", str(folder / "config.toml"), *words]
-        self.process = subprocess.Popen(
-            command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=self._files[0], stderr=self._files[1]
-        )
+        out, err = self._paths
+        out.touch()
+        err.touch()
+        self.process = Command(["--config", str(folder / "config.toml"), *words], environment, out=out, err=err)
 
     @property
     def said(self) -> str:
@@ -98,8 +97,6 @@ class Running:
         """End it however it stands."""
         self.process.kill()
         self.process.wait()
-        for file in self._files:
-            file.close()
 
     def _read(self) -> list[str]:
         return [path.read_text(encoding="utf-8") for path in self._paths]
