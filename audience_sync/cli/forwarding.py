@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,7 @@ import typer
 from rich.text import Text
 
 from audience_sync.cli.context import console, settings_of
-from audience_sync.cli.output import Format, FormatOption, Record, Sheet, json_line, print_records
+from audience_sync.cli.output import Format, FormatOption, Record, Sheet, harmless, json_line, print_records
 from audience_sync.cli.plans import REDACTED
 from audience_sync.cli.progress import Progress
 from audience_sync.cli.syncing import PANEL
@@ -26,8 +25,6 @@ COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
 SUMMARY_COLUMNS = ("what", "which", "count")
 MOST_NAMED = 20
 """So many bad lines are named; the rest is counted."""
-
-_CONTROL = re.compile("[\x7f-\x9f]")  # JSON leaves these as they are, and a terminal would obey them
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +63,7 @@ def forward(
                     sheet.add_bad(found)
                 else:
                     sheet.add(preview(found, mappings, api_key=REDACTED))
-                show("reading", found.line)
+                show("forwarding", found.line)
     except SourceError:
         sheet.close()
         raise
@@ -132,7 +129,7 @@ class ForwardSheet:
             "reasons": seen.reasons,
         }
         if self._format is Format.JSON:
-            sys.stdout.write(_harmless(json_line(record)))
+            sys.stdout.write(harmless(json_line(record)))
         else:
             lists = {name: orjson.dumps(record[name]).decode() for name in ("matched", "reasons")}
             self._sheet.add({**record, **lists})
@@ -164,8 +161,3 @@ class ForwardSheet:
         rows += [("bodies", mapping, count) for mapping, count in self._bodies.items()]
         rows += [("bad lines", fault, count) for fault, count in sorted(self._bad.items())]
         return [dict(zip(SUMMARY_COLUMNS, row, strict=True)) for row in rows]
-
-
-def _harmless(line: str) -> str:
-    """Return the same JSON without what a terminal would obey."""
-    return line if line.isascii() else _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)

@@ -27,6 +27,7 @@ JSON_COLUMNS = frozenset({"value", "identifiers", "traits", "run_ids", "row", "o
 """Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_UNESCAPED = re.compile("[\x7f-\x9f]")
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d{3}Z")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate a cell that begins so
 
@@ -105,6 +106,11 @@ def print_records(
 def json_line(record: Record) -> str:
     """Return a record as one line of JSON; columns that hold JSON text are nested, records in records too."""
     return orjson.dumps(_nested(record), option=orjson.OPT_APPEND_NEWLINE).decode()
+
+
+def harmless(text: str) -> str:
+    """Return the same JSON without the characters that it leaves as they are and that a terminal would obey."""
+    return text if text.isascii() else _UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _nested(value: object, name: str = "") -> object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from datetime import datetime
 from rich.markup import escape
 
 from audience_sync.cli.context import console
-from audience_sync.cli.output import Format, Sheet
+from audience_sync.cli.output import Format, Sheet, harmless
 from audience_sync.cli.reporting import consequences
 from audience_sync.config import Settings
 from audience_sync.core.destination.changes import iso
@@ -27,8 +26,6 @@ CHANGE_COLUMNS = ("audience", "change", "profile_key", "value", "identifiers")
 COLUMNS = (*CHANGE_COLUMNS, "bodies", "rejected")
 REDACTED = "(the API key)"
 MADE_WHEN_SENT = "(made when it is sent)"
-
-_CONTROL = re.compile("[\x7f-\x9f]")  # JSON leaves these as they are, and a terminal would obey them
 
 
 class PlanSheet:
@@ -116,7 +113,7 @@ class PlanSheet:
         body = with_key(event.body, api_key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
         number = self._ids.get(key, 0)
         body = body.replace(f"personas_{number}.0.", f"personas_{number or MADE_WHEN_SENT}.{MADE_WHEN_SENT}.")
-        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", body)
+        return harmless(body)
 
 
 def _explain(reason: Reason) -> str:

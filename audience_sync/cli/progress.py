@@ -28,7 +28,9 @@ class Progress:
         if now - self._shown_at < (REDRAW if self._status else LOG_EVERY):
             return
         self._shown_at = now
-        units = {"reading": "rows", "comparing": "of 1,024 shards", "delivering": "events"}[stage]
+        units = {"reading": "rows", "comparing": "of 1,024 shards", "delivering": "events", "forwarding": "lines"}[
+            stage
+        ]
         sentence = f"{self._subject}: {stage}, {done:,} {units}"
         if self._status:
             self._status.update(sentence)
