@@ -167,6 +167,7 @@ outbox = _clustered(
     _column("generation", sa.BigInteger),
     _column("run_id", sa.Integer),
     _column("dead_reason", sa.Text, nullable=True),  # set: not tried again without a person
+    _column("kind", sa.Text, server_default="resent"),  # entered, exited, updated; resent: nothing happened
 )
 
 attempts = sa.Table(

@@ -45,9 +45,11 @@ def _bound(database: Database | None) -> str:
 
 def _samples(audience: Audience, settings: Settings, environment: str) -> Iterator[SegmentEvent]:
     destination = settings.destination(environment)
-    for value in ("true", "false"):
+    for value, kinds in (("true", ("entered", "updated", "resent")), ("false", ("exited", "resent"))):
         one = sample(audience.key, value, PEOPLE[0], destination, audience.user_keys, audience.company_keys)
-        yield destination.event([one], one.identifiers, at="2026-01-01T00:00:00.000Z")
+        for kind in kinds:
+            change = one._replace(kind=kind)
+            yield destination.event([change], change.identifiers, at="2026-01-01T00:00:00.000Z")
 
 
 def _compared(mapping: Mapping) -> Iterator[Finding]:

@@ -105,7 +105,9 @@ class PlanSheet:
     def _parcel(self, key: str, change: Change) -> Parcel:
         """Return what a change would come to, if its person has no other open change."""
         value = delivered_value(change)
-        row = OpenChange(0, change.profile_key, self._ids.get(key, 0), key, value, change.identifiers, 0, 0)
+        row = OpenChange(
+            0, change.profile_key, self._ids.get(key, 0), key, value, change.identifiers, 0, 0, change.kind
+        )
         return make_parcel([row], self._destination, at=self._at)
 
     def _shown_body(self, key: str, event: Event) -> str:

@@ -27,6 +27,7 @@ class OpenChange(NamedTuple):
     identifiers: str | None  # canonical JSON, as in Member
     generation: int
     run_id: int
+    kind: str = "entered"  # of the change that was not told yet; resent: nothing happened
 
 
 class Carried(NamedTuple):

@@ -17,14 +17,12 @@ from sqlalchemy.engine import Connection
 CHUNK = 20_000  # rows a statement
 
 
-def insert(
-    connection: Connection, table: sa.Table, rows: Iterable[Sequence[Any]], *, width: int = 0, on_conflict: str = ""
-) -> None:
-    """Insert rows given in the order of the table's columns; only the first `width` columns if it is given.
+def insert(connection: Connection, table: sa.Table, rows: Iterable[Sequence[Any]], *, on_conflict: str = "") -> None:
+    """Insert rows given in the order of the table's columns.
 
     Rows may come from a generator: under SQLite none is kept.
     """
-    columns = list(table.columns)[: width or None]
+    columns = list(table.columns)
     names = ", ".join(column.name for column in columns)
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(columns))

@@ -20,11 +20,12 @@ from audience_sync.store import bulk, runs
 from audience_sync.store.attempts import Value
 from audience_sync.store.runs import RunRow
 
-_COLUMNS = "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers, o.generation, o.run_id"
-_WITHOUT_DEATH = len(db.outbox.columns) - 1  # every column but dead_reason
+_COLUMNS = "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers, o.generation, o.run_id, o.kind"
 _REPLACE = (
     "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET value = excluded.value,"
     " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id,"
+    " kind = CASE WHEN excluded.kind IN ('updated', 'resent') AND outbox.value = excluded.value"
+    "        THEN outbox.kind ELSE excluded.kind END,"  # an entry that was not told yet is still to be told as one
     " dead_reason = NULL"
 )
 
@@ -45,19 +46,21 @@ def enqueue(connection: Connection, run: RunRow, changes: Iterable[tuple[int, Ch
             change.identifiers,
             run.generation,
             run.id,
+            None,
+            change.kind.value,
         )
         for shard, change in changes
     )
-    bulk.insert(connection, db.outbox, rows, width=_WITHOUT_DEATH, on_conflict=_REPLACE)
+    bulk.insert(connection, db.outbox, rows, on_conflict=_REPLACE)
 
 
 def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     """Put every current value of some shards into the outbox, and the exits still remembered; return how many."""
     parameters = {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high}
-    into = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id)"
+    into = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id, kind)"
     members = connection.execute(
         sa.text(
-            f"{into} SELECT shard, profile_key, audience_id, COALESCE(value, 'true'), identifiers, :g, :r"
+            f"{into} SELECT shard, profile_key, audience_id, COALESCE(value, 'true'), identifiers, :g, :r, 'resent'"
             f" FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high"
             f" ORDER BY shard, profile_key {_REPLACE}"
         ),
@@ -65,7 +68,7 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     )
     exits = connection.execute(
         sa.text(
-            f"{into} SELECT c.shard, c.profile_key, r.audience_id, 'false', c.identifiers, :g, :r"
+            f"{into} SELECT c.shard, c.profile_key, r.audience_id, 'false', c.identifiers, :g, :r, 'resent'"
             " FROM runs r JOIN changes c ON c.run_id = r.id"
             " WHERE r.audience_id = :a AND r.exited > 0 AND c.shard BETWEEN :low AND :high AND c.kind = 'exited'"
             " AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.audience_id = r.audience_id"
@@ -204,12 +207,12 @@ def reopen(connection: Connection, event: Event, *, generation: int) -> None:
     A profile that is no longer a member keeps the identifiers of the event.
     """
     exits = [
-        (event.shard, event.profile_key, audience_id, "false", event.identifiers, generation, run_id)
+        (event.shard, event.profile_key, audience_id, "false", event.identifiers, generation, run_id, None, "resent")
         for audience_id, _, run_id, *_ in sorted(event.carried)
     ]
     # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has
     # the last word.
-    bulk.insert(connection, db.outbox, exits, width=_WITHOUT_DEATH, on_conflict=_REPLACE)
+    bulk.insert(connection, db.outbox, exits, on_conflict=_REPLACE)
     connection.execute(
         sa.text(
             "UPDATE outbox SET value = COALESCE(m.value, 'true'), identifiers = m.identifiers FROM memberships m"

@@ -1,4 +1,4 @@
-"""Which mapping made an event, beside every delivery; a value that several events carry is one open delivery."""
+"""Which mapping made an event, and what happened; a value that several events carry is one open delivery."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ def _open_deliveries(*, ranked: bool) -> None:
 
 def upgrade() -> None:
     op.add_column("deliveries", sa.Column("mapping", sa.Text(), nullable=True))
+    op.add_column("outbox", sa.Column("kind", sa.Text(), server_default="resent", nullable=False))
     accepted_at = ISO[op.get_bind().dialect.name].format("accepted_at")
     _replace("sent_deliveries", SENT.format(accepted_at=accepted_at, more=", mapping"))
     _open_deliveries(ranked=True)
@@ -90,3 +91,4 @@ def downgrade() -> None:
     accepted_at = ISO[op.get_bind().dialect.name].format("accepted_at")
     op.get_bind().exec_driver_sql(f"CREATE VIEW sent_deliveries AS {SENT.format(accepted_at=accepted_at, more='')}")
     op.drop_column("deliveries", "mapping")
+    op.drop_column("outbox", "kind")

@@ -53,6 +53,7 @@ def trigger(text: str) -> str:
         (IDENTIFY + "enabled = false\n" + TRAITS, "no enabled mapping makes an event of it: no trigger matches"),
         (trigger("traits.vip = true"), "who leaves keeps the trait for ever"),
         (trigger("traits.vip = false"), "nobody ever gets the trait"),
+        (trigger('context.change in ["entered", "exited"]'), "a change that is updated or resent has no event"),
         (trigger('type = "track" and event = "Audience Entered"'), "no trigger matches"),
         (trigger('context.personas.computation_key = "VIP"'), "no trigger matches"),
         (trigger('context.personas.computation_class = "trait"'), "no trigger matches"),
@@ -164,3 +165,13 @@ def test_the_example_of_the_readme_is_well(tmp_path: Path) -> None:
     found = list(mappings.look(load(path, {}), None))
 
     assert [one for one in found if one.state is not State.OK] == []
+
+
+def test_an_audience_called_name_is_refused(tmp_path: Path) -> None:
+    """The presets take `$.traits.name` for the name of the user: an audience of that key would rename people."""
+    path = tmp_path / "config.toml"
+    path.write_text(config_text(name="Name"))
+
+    errors = [one for one in mappings.look(load(path, {}), None) if one.state is State.ERROR]
+
+    assert ["named true and false" in one.message for one in errors] == [True]

@@ -16,7 +16,7 @@ from audience_sync.errors import ConfigError
 from audience_sync.sandbox import FaultRule, Sandbox, StoredEvent
 from audience_sync.sandbox.wire import Answer, Request, refusal
 from audience_sync.store import outbox
-from audience_sync.sync import Job, plan
+from audience_sync.sync import Job, plan, sync
 from tests.sending import Sending, in_between, open_sending, run_deliver
 
 PEOPLE = [f"u{n}" for n in range(1, 121)]
@@ -236,6 +236,20 @@ def test_a_value_of_many_events_is_one_open_delivery(sending: Sending) -> None:
 
     assert sending.attempts() > 1
     assert sending.rows("SELECT profile_key, state FROM open_deliveries") == [("u1", "retrying")]
+
+
+def test_a_resync_tracks_no_entry_again(sending: Sending) -> None:
+    """A mapping that asks for entries is silent when everything is only sent again."""
+    narrowed = TRACK.replace('type = "identify"', 'context.change = "entered"')
+    sending = with_mappings(sending, IDENTIFY + narrowed)
+    sending.sync(gold=["u1", "u2"])
+    sending.deliver()
+    job = Job(settings=sending.settings, audience=sending.settings.audience("gold"), resync=True)
+    sync(sending.workspace, job)
+    sending.deliver()
+
+    assert Counter(event.type for event in processed(sending)) == {"identify": 4, "track": 2}
+    assert settled(sending)
 
 
 def test_an_audience_that_no_mapping_carries_is_not_synced(sending: Sending) -> None:

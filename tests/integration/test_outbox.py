@@ -81,7 +81,14 @@ def test_a_newer_change_replaces_the_open_row(database: Database, dead: bool) ->
         enqueue(connection, newer, make_change("u1", ChangeKind.EXITED, company="c2"))
 
         assert opened(connection) == [
-            OpenChange(shard_of("u1"), "u1", 1, "gold", "false", company_identifiers("c2"), newer.generation, newer.id)
+            make_open(
+                "u1",
+                value="false",
+                identifiers=company_identifiers("c2"),
+                generation=newer.generation,
+                run_id=newer.id,
+                kind="exited",
+            )
         ]
         assert outbox.count(connection) == (1, 0, 0)
 
@@ -306,3 +313,15 @@ def test_retries_are_seen_in_the_view(database: Database) -> None:
             ("u1", "retrying", 1, "2026-03-31T12:00:00.000Z", "HTTP 503"),
             ("u2", "waiting", 0, None, None),
         ]
+
+
+def test_an_entry_that_waits_stays_one(database: Database) -> None:
+    """What nobody was told of yet has happened, though identifiers change or all is sent again meanwhile."""
+    with database.write() as connection:
+        enqueue(connection, make_run(connection), make_change("in"), make_change("out", ChangeKind.EXITED))
+        enqueue(connection, make_run(connection), make_change("in", ChangeKind.UPDATED, company="c2"))
+        first = {row.profile_key: row.kind for row in opened(connection)}
+        enqueue(connection, make_run(connection), make_change("in", ChangeKind.EXITED), make_change("out"))
+        then = {row.profile_key: row.kind for row in opened(connection)}
+
+    assert (first, then) == ({"in": "entered", "out": "exited"}, {"in": "exited", "out": "entered"})

@@ -36,15 +36,6 @@ def test_bulk_insert_writes_every_row(database: Database, count: int) -> None:
         assert table(connection, db.staged) == sorted(rows, key=lambda row: (row[1], row[2].encode()))
 
 
-def test_bulk_insert_of_the_first_columns(database: Database) -> None:
-    """The columns that are left out take their defaults."""
-    with database.write() as connection:
-        bulk.insert(connection, db.outbox, [(1, "u1", 2, "true", None, 5, 6)], width=7)
-
-    with database.read() as connection:
-        assert table(connection, db.outbox) == [(1, "u1", 2, "true", None, 5, 6, None)]
-
-
 def test_bulk_upsert_replaces_by_primary_key(database: Database) -> None:
     """A row of the same key is replaced, another one is left alone; bytes are kept as they are."""
     with database.write() as connection:
@@ -61,9 +52,13 @@ def test_bulk_upsert_replaces_by_primary_key(database: Database) -> None:
 
 def test_bulk_delete_takes_exactly_the_rows(database: Database) -> None:
     """Only rows that equal in every given column are deleted; none at all for no rows."""
-    rows = [(1, "a", 1, "true", None, 5, 1), (1, "a", 2, "true", None, 5, 1), (1, "b", 1, "true", None, 6, 1)]
+    rows = [
+        (1, "a", 1, "true", None, 5, 1, None, "entered"),
+        (1, "a", 2, "true", None, 5, 1, None, "entered"),
+        (1, "b", 1, "true", None, 6, 1, None, "entered"),
+    ]
     with database.write() as connection:
-        bulk.insert(connection, db.outbox, rows, width=7)
+        bulk.insert(connection, db.outbox, rows)
         bulk.delete(connection, db.outbox, ("shard", "profile_key", "audience_id", "generation"), [])
         bulk.delete(
             connection,
@@ -73,7 +68,7 @@ def test_bulk_delete_takes_exactly_the_rows(database: Database) -> None:
         )
 
     with database.read() as connection:
-        assert table(connection, db.outbox) == [(*row, None) for row in rows[1:]]
+        assert table(connection, db.outbox) == rows[1:]
 
 
 def test_an_audience_keeps_its_row(database: Database) -> None:

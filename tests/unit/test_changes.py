@@ -66,6 +66,7 @@ def test_the_segment_event() -> None:
         "traits": {"gold": True},
         "context": {
             "groupId": "c1",
+            "change": "entered",
             "user_keys": {"userId": "u1", "email": "a@b", "anonymousId": "x"},
             "company_keys": {"groupId": "c1", "crm": "7"},
             "personas": {
@@ -220,6 +221,17 @@ def test_the_order_of_audiences_makes_no_other_pairing() -> None:
     two = track("Two", event_name=key, traits={"n": 2})
 
     assert len({event.idempotency_key for event in parcel(changes, one, two).events}) == 4
+
+
+def test_a_mapping_can_ask_what_happened() -> None:
+    """A track event of an entry is not sent when somebody's identifiers change, or all is sent again."""
+    mappings = identify(), track(trigger='context.change = "entered"')
+    names = {
+        kind: [event.mappings[0] for event in parcel([make_open("u1", kind=kind)], *mappings).events]
+        for kind in ("entered", "updated", "resent")
+    }
+
+    assert names == {"entered": ["Identify", "Track"], "updated": ["Identify"], "resent": ["Identify"]}
 
 
 def test_equal_mappings_make_two_events() -> None:

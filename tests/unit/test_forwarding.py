@@ -196,7 +196,11 @@ def test_gzip_that_breaks_off(tmp_path: Path) -> None:
     assert str(caught.value) == f"events.gz cannot be read beyond line {len(seen)}: its gzip data end too early"
 
 
-@pytest.mark.parametrize("content", [b"\x1f", b"\x1f\x8b", b"\x1f\x8brubbish and more", gzip.compress(b"")[:-3]])
+@pytest.mark.parametrize(
+    "content",
+    [b"\x1f", b"\x1f\x8b", b"\x1f\x8brubbish and more", gzip.compress(b"")[:-3]],
+    ids=["one byte", "the mark alone", "rubbish", "cut off"],
+)
 def test_gzip_without_a_line(tmp_path: Path, content: bytes) -> None:
     """Gzip in which no line can be read is an error, not an empty file."""
     (tmp_path / "events.gz").write_bytes(content)

@@ -2,7 +2,8 @@
 
 A change is an `identify`: the audience's trait, ``context.personas`` that says which audience, a `messageId` that a
 repetition shares, and an integrations object that names Schematic alone. Beside that ``context.user_keys`` and
-``context.company_keys`` have every key that the audience's query names.
+``context.company_keys`` have every key that the audience's query names, and ``context.change`` says what happened:
+entered, exited, updated (the identifiers differ), or resent (nothing, but Schematic is to be told again).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ def change_event(
             "namespace": environment,
             "space_id": environment,
         },
+        "change": first.kind,
         "user_keys": user,
     }
     event: dict[str, Json] = {

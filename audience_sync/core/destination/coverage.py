@@ -47,10 +47,13 @@ def coverage(
     unsure = () if destination.environment else tuple(filter(looks_at_the_environment, destination.enabled))
     sure = replace(destination, mappings=tuple(one for one in destination.enabled if one not in unsure))
     entries = [sample(trait, "true", who, destination, user_keys, company_keys) for who in PEOPLE]
-    exits = [change._replace(value="false") for change in entries]
+    exits = [change._replace(value="false", kind="exited") for change in entries]
     entered, others, exited = (_bodies(change, sure) for change in (*entries, exits[0]))
     rejections = list(dict.fromkeys([*_rejections(entries[0], sure), *_rejections(exits[0], sure)]))
     gaps = [] if rejections or unsure else list(_gaps(trait, entered, exited, others))
+    if not rejections and not unsure and not gaps:
+        again = [kind for kind in ("updated", "resent") if not _bodies(entries[0]._replace(kind=kind), sure)]
+        gaps += [f"a change that is {' or '.join(again)} has no event"] if again else []
     traits = [body["body"].get("traits", {}) for body in entered if body["type"] == "identify"]
     return Coverage(
         rejections,
@@ -106,9 +109,15 @@ def _gaps(trait: str, entered: Bodies, exited: Bodies, others: Bodies) -> Iterat
         yield "no enabled mapping carries its value: entries and exits look the same to Schematic"
     elif _values(trait, entered) and not _values(trait, exited) - _values(trait, entered):
         yield "who leaves keeps the trait for ever: no identify of an exit sets it to another value"
+    if _names(entered) != _names(exited):
+        yield "users would be named true and false: a mapping takes their name from this trait"
     for one, other in zip(entered, others, strict=False):
         if one["type"] == "identify" and one["body"]["keys"] == other["body"]["keys"]:
             yield f"everybody would be one user: the user keys are the same for all, {', '.join(one['body']['keys'])}"
+
+
+def _names(bodies: Bodies) -> set[str]:
+    return {body["body"]["name"] for body in bodies if "name" in body["body"]}
 
 
 def _values(trait: str, bodies: Bodies) -> set[bytes]:

@@ -149,7 +149,7 @@ def is_shared(path: tuple[str, ...]) -> bool:
         case ("context", "personas", part, *_):
             return part in ("computation_class", "namespace", "space_id")
         case ("context", part, *_):
-            return part != "personas"
+            return part not in ("personas", "change")
         case () | ("context" | "traits" | "messageId",):
             return False
         case _:
