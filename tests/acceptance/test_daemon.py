@@ -111,6 +111,7 @@ def test_no_run_overlaps_or_is_skipped_though_the_daemon_is_killed(place: Place)
 
     assert ended.code == 0
     assert place.held() == []
+    early = 0
     for of_one in runs(place).values():
         assert len(of_one) >= 3
         assert {run.state for run in of_one[:-1]} <= {"succeeded", "failed"}
@@ -118,8 +119,11 @@ def test_no_run_overlaps_or_is_skipped_though_the_daemon_is_killed(place: Place)
             assert earlier.finished_at is not None
             assert earlier.finished_at <= later.started_at
             if earlier.state == "succeeded":
-                # A daemon that died before it could keep when the audience is due next looks at it again at once.
-                assert 1500 <= later.started_at - earlier.started_at <= (3 + SLACK) * 1000
+                early += later.started_at - earlier.started_at < 2000
+                assert later.started_at - earlier.started_at <= (3 + SLACK) * 1000
+    # A daemon that died before it could keep when an audience is due next looks at it again at once: two are synced at
+    # a time, and four daemons were killed.
+    assert early <= 2 * 4
     reasons = {run.reason for of_one in runs(place).values() for run in of_one if run.state == "failed"}
     assert {"its process died"} <= reasons <= {"its process died", "stopped on request"}
 
