@@ -142,10 +142,8 @@ def preview(read: Read, mappings: Sequence[Mapping], *, api_key: str) -> Preview
     bodies = [
         (mapping.name, with_key(orjson.dumps(body).decode(), api_key=api_key)) for mapping, body in verdict.bodies
     ]
-    matched = [mapping.name for mapping, _ in verdict.bodies or verdict.rejections]
-    if verdict.bodies and verdict.rejections:
-        names = {mapping.name for mapping, _ in (*verdict.bodies, *verdict.rejections)}
-        matched = [mapping.name for mapping in mappings if mapping.name in names]
+    answered = {mapping.name for mapping, _ in (*verdict.bodies, *verdict.rejections)}
+    matched = [mapping.name for mapping in mappings if mapping.name in answered]
     message_id = event.get("messageId")
     return Preview(
         line=read.line,

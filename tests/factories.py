@@ -10,10 +10,10 @@ from pathlib import Path
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination.changes import iso
 from audience_sync.core.destination.mappings import Mapping as DestinationMapping
 from audience_sync.core.destination.parcels import Destination, make_parcel
 from audience_sync.core.destination.presets import presets
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.model import Change, ChangeKind, Member, RunKind, RunState
 from audience_sync.core.rows import canonical

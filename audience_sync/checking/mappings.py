@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from audience_sync.checking.finding import Finding, error, ok, warning
 from audience_sync.config import Audience, Settings
-from audience_sync.core.destination.coverage import PEOPLE, looks_at_the_environment, sample
+from audience_sync.core.destination.coverage import AT, PEOPLE, looks_at_the_environment, sample
 from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent
 from audience_sync.core.destination.presets import DEFAULTS
@@ -49,7 +49,7 @@ def _samples(audience: Audience, settings: Settings, environment: str) -> Iterat
         one = sample(audience.key, value, PEOPLE[0], destination, audience.user_keys, audience.company_keys)
         for kind in kinds:
             change = one._replace(kind=kind)
-            yield destination.event([change], change.identifiers, at="2026-01-01T00:00:00.000Z")
+            yield destination.event([change], change.identifiers, at=AT)
 
 
 def _compared(mapping: Mapping) -> Iterator[Finding]:

@@ -13,8 +13,8 @@ from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet, harmless
 from audience_sync.cli.reporting import consequences
 from audience_sync.config import Settings
-from audience_sync.core.destination.changes import iso
 from audience_sync.core.destination.parcels import Parcel, make_parcel
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Event, OpenChange, with_key
 from audience_sync.core.model import Change, ChangeKind, delivered_value
 from audience_sync.core.rows import Reason
@@ -52,12 +52,13 @@ class PlanSheet:
         def show(change: Change) -> None:
             parcel = self._parcel(key, change)
             self._rejected.update((key, reason) for _, reason in parcel.rejected)
-            bodies = [self._shown_body(key, event) for event in parcel.events]
-            for event, body in zip(parcel.events, bodies, strict=True):
-                self._samples.setdefault((key, change.kind, event.mappings), body)
+            for event in parcel.events:
+                if (place := (key, change.kind, event.mappings)) not in self._samples:
+                    self._samples[place] = self._shown_body(key, event)
             if self._format is Format.TABLE and self._shown[key] >= self._limit:
                 return
             self._shown[key] += 1
+            bodies = [self._shown_body(key, event) for event in parcel.events]
             self._sheet.add(
                 {
                     "audience": key,

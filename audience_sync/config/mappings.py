@@ -12,6 +12,7 @@ from typing import Any
 from audience_sync.config.document import MappingTable
 from audience_sync.config.problems import Problem, near
 from audience_sync.core.destination.directives.problems import problems
+from audience_sync.core.destination.directives.shape import directive_of
 from audience_sync.core.destination.fields import FIELDS, Action, Field, FieldKind
 from audience_sync.core.destination.mappings import MOST_MAPPINGS, Mapping, make_mapping
 from audience_sync.core.destination.presets import DEFAULTS, TRIGGERS, presets
@@ -82,9 +83,9 @@ def _fields(entry: abc.Mapping[str, Any], index: int) -> Iterator[Problem]:
 
 def _mistyped(field: Field, value: Json) -> str | None:
     """Return why a value can never be right for a field; what a directive resolves to is seen event by event."""
-    is_object = isinstance(value, dict)
-    if isinstance(value, dict) and any(key.startswith("@") for key in value):
+    if directive_of(value) is not None:
         return None
+    is_object = isinstance(value, dict)
     if field.kind is FieldKind.OBJECT and not is_object:
         return 'must be a table, or a directive such as { "@path" = "$.traits" }'
     if field.kind is not FieldKind.OBJECT and (is_object or isinstance(value, list)):

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from audience_sync.core.destination.changes import iso
 from audience_sync.core.destination.parcels import Destination, Parcel, make_parcel
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.shards import SHARDS
 from audience_sync.leasing import HeldLease, Workspace

@@ -42,7 +42,7 @@ def declare_traits(
     with workspace.database.read() as connection:
         undeclared = audiences.undeclared(connection)
         environment = binding.environment(connection)
-    configured = {one.key: one for one in settings.audiences}
+    configured = {one.key: one for one in settings.audiences} if undeclared else {}
     for audience in undeclared:
         if stop.is_set() or audience.id in refused:
             continue

@@ -10,8 +10,8 @@ from typing import assert_never
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination.changes import iso
 from audience_sync.core.destination.parcels import resolve_parcel
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Event, batch_body
 from audience_sync.core.outcomes import (
     Accepted,
@@ -167,10 +167,8 @@ class Worker(threading.Thread):
 
     def _rejected(self, attempt: Attempt, reason: str) -> list[Attempt]:
         """Find the event that is refused; of one that carries several audiences, the audience."""
-        if attempt.only_profile is None:
-            return self._put(attempt, lambda _: _halves(attempt.events))
         if len(attempt.events) > 1:
-            return self._cut(attempt, 1)
+            return self._put(attempt, lambda _: _halves(attempt.events))
         (event,) = attempt.events
         if len(event.carried) > 1:
             return self._put(attempt, lambda connection: [[part] for part in self._apart(connection, event)])

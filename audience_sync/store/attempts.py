@@ -30,12 +30,6 @@ class Attempt:
     not_before: int
     error: str | None
 
-    @property
-    def only_profile(self) -> str | None:
-        """Return the profile of its events if it is one alone."""
-        first = self.events[0].profile_key
-        return first if first == self.events[-1].profile_key else None
-
 
 def add(connection: Connection, events: Sequence[Event], *, now_ms: int) -> Attempt:
     """Keep a batch before its first POST."""

@@ -74,15 +74,15 @@ def bind_environment(connection: Connection, told: str | None, *, label: str) ->
         BindingRefused: the database belongs to another environment.
     """
     _locked(connection, "generation")  # as for the identity
-    bound = get(connection, "environment") or ""
-    environment = told or label or bound
-    if bound and bound != environment:
+    bound = environment(connection)
+    wanted = told or label or bound
+    if bound and bound != wanted:
         raise BindingRefused(
-            f"this database belongs to the Schematic environment {bound!r}, the API key to {environment!r}",
+            f"this database belongs to the Schematic environment {bound!r}, the API key to {wanted!r}",
             hint="use the key of that environment, or another [database] url for this one",
         )
-    put(connection, "environment", environment)
-    return environment
+    put(connection, "environment", wanted)
+    return wanted
 
 
 def environment(connection: Connection) -> str:

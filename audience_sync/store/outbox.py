@@ -29,11 +29,6 @@ _REPLACE = (
     " dead_reason = NULL"
 )
 
-_SET_DEAD = sa.text(
-    "UPDATE outbox SET dead_reason = :why"
-    " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
-)
-
 
 def enqueue(connection: Connection, run: RunRow, changes: Iterable[tuple[int, Change]]) -> None:
     """Put the values of changes into the outbox, in the place of older ones."""
@@ -173,32 +168,34 @@ def _close(connection: Connection, rows: Sequence[tuple[int, str, int, int]]) ->
 
 def mark_rejected(connection: Connection, rejected: Iterable[Rejected]) -> None:
     """Mark changes that no event can be made of as dead, unless a newer value came."""
-    rows = [
-        {"why": reason, "s": change.shard, "k": change.profile_key, "a": change.audience_id, "g": change.generation}
-        for change, reason in rejected
-    ]
-    if rows:
-        connection.execute(_SET_DEAD, rows)
+    _set_dead(connection, [(reason, c.shard, c.profile_key, c.audience_id, c.generation) for c, reason in rejected])
 
 
 def mark_dead(connection: Connection, event: Event, reason: str) -> None:
     """Mark what an event carries as dead, unless a newer value came."""
-    _set_dead(connection, event, reason)
+    _set_dead(connection, _deaths(event, reason))
 
 
 def revive(connection: Connection, event: Event) -> None:
     """Take `mark_dead` back."""
-    _set_dead(connection, event, None)
+    _set_dead(connection, _deaths(event, None))
 
 
-def _set_dead(connection: Connection, event: Event, reason: str | None) -> None:
-    connection.execute(
-        _SET_DEAD,
-        [
-            {"why": reason, "s": event.shard, "k": event.profile_key, "a": c.audience_id, "g": c.generation}
-            for c in event.carried
-        ],
-    )
+def _deaths(event: Event, reason: str | None) -> list[tuple[str | None, int, str, int, int]]:
+    return [(reason, event.shard, event.profile_key, c.audience_id, c.generation) for c in event.carried]
+
+
+def _set_dead(connection: Connection, rows: Iterable[tuple[str | None, int, str, int, int]]) -> None:
+    """Give rows their reasons, or take them away; shard, profile, audience and generation follow the reason."""
+    parameters = [dict(zip(("why", "s", "k", "a", "g"), row, strict=True)) for row in rows]
+    if parameters:
+        connection.execute(
+            sa.text(
+                "UPDATE outbox SET dead_reason = :why"
+                " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
+            ),
+            parameters,
+        )
 
 
 def reopen(connection: Connection, event: Event, *, generation: int) -> None:

@@ -9,7 +9,6 @@ entered, exited, updated (the identifiers differ), or resent (nothing, but Schem
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 import orjson
 
@@ -18,11 +17,6 @@ from audience_sync.core.events import OpenChange
 from audience_sync.core.model import Json
 
 ONLY_SCHEMATIC: Json = {"All": False, "Schematic": True}
-
-
-def iso(moment: datetime) -> str:
-    """Return an instant as the time of an event: ISO 8601 in UTC with milliseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def newest(changes: Sequence[OpenChange]) -> OpenChange:
@@ -52,7 +46,7 @@ def change_event(
         "type": "identify",
         "messageId": f"personas_{first.audience_id}.{first.generation}.{first.profile_key}",
         "timestamp": at,
-        "traits": {change.trait: _value(change.value) for change in changes},
+        "traits": {change.trait: orjson.loads(change.value) for change in changes},
         "context": context,
         "integrations": ONLY_SCHEMATIC,
     }
@@ -64,8 +58,3 @@ def change_event(
         if "groupId" in company:
             context["groupId"] = company["groupId"]
     return event
-
-
-def _value(text: str) -> Json:
-    value: Json = True if text == "true" else False if text == "false" else orjson.loads(text)
-    return value

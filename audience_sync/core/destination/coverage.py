@@ -10,13 +10,15 @@ import orjson
 
 from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Mapping
-from audience_sync.core.destination.parcels import NOT_MAPPED, Destination, make_parcel
+from audience_sync.core.destination.parcels import NOT_MAPPED, Destination, Parcel, make_parcel
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.events import OpenChange
 from audience_sync.core.rows import canonical
 
 PEOPLE = ("sample", "example")
-_AT = "2026-01-01T00:00:00.000Z"
+AT = "2026-01-01T00:00:00.000Z"
+"""When the imaginary people change."""
+
 _OF_THE_ENVIRONMENT = (("context", "personas", "namespace"), ("context", "personas", "space_id"))
 
 Bodies: TypeAlias = list[dict[str, Any]]
@@ -48,12 +50,14 @@ def coverage(
     sure = replace(destination, mappings=tuple(one for one in destination.enabled if one not in unsure))
     entries = [sample(trait, "true", who, destination, user_keys, company_keys) for who in PEOPLE]
     exits = [change._replace(value="false", kind="exited") for change in entries]
-    entered, others, exited = (_bodies(change, sure) for change in (*entries, exits[0]))
-    rejections = list(dict.fromkeys([*_rejections(entries[0], sure), *_rejections(exits[0], sure)]))
+    parcels = [make_parcel([change], sure, at=AT) for change in (*entries, exits[0])]
+    entered, others, exited = map(_bodies, parcels)
+    rejections = list(dict.fromkeys([*_rejections(parcels[0]), *_rejections(parcels[2])]))
     gaps = [] if rejections or unsure else list(_gaps(trait, entered, exited, others))
     if not rejections and not unsure and not gaps:
-        again = [kind for kind in ("updated", "resent") if not _bodies(entries[0]._replace(kind=kind), sure)]
-        gaps += [f"a change that is {' or '.join(again)} has no event"] if again else []
+        again = {kind: make_parcel([entries[0]._replace(kind=kind)], sure, at=AT) for kind in ("updated", "resent")}
+        silent = [kind for kind, parcel in again.items() if not parcel.events]
+        gaps += [f"a change that is {' or '.join(silent)} has no event"] if silent else []
     traits = [body["body"].get("traits", {}) for body in entered if body["type"] == "identify"]
     return Coverage(
         rejections,
@@ -85,16 +89,13 @@ def looks_at_the_environment(mapping: Mapping) -> bool:
     return any(path == whole[: len(path)] for path in paths for whole in _OF_THE_ENVIRONMENT)
 
 
-def _bodies(change: OpenChange, destination: Destination) -> Bodies:
-    parcel = make_parcel([change], destination, at=_AT)
+def _bodies(parcel: Parcel) -> Bodies:
     return [{**orjson.loads(event.body), "idempotency_key": ""} for event in parcel.events]
 
 
-def _rejections(change: OpenChange, destination: Destination) -> Iterator[str]:
-    """Yield why mappings whose trigger matches make no event of a change."""
-    for _, reason in make_parcel([change], destination, at=_AT).rejected:
-        if reason != NOT_MAPPED:
-            yield reason
+def _rejections(parcel: Parcel) -> Iterator[str]:
+    """Return why mappings whose trigger matches make no event of a change."""
+    return (reason for _, reason in parcel.rejected if reason != NOT_MAPPED)
 
 
 def _gaps(trait: str, entered: Bodies, exited: Bodies, others: Bodies) -> Iterator[str]:
@@ -131,8 +132,7 @@ def _surprises(trait: str, traits: list[dict[str, Any]]) -> Iterator[str]:
         yield "is sent as track events alone: the trait of the user is not set in Schematic"
     elif not any(trait in one for one in traits):
         names = ", ".join(sorted({name for one in traits for name in one}))
-        yield (
-            f"is not sent under its own name, but among the traits {names}"
-            if names
-            else ("is sent, but not as a trait of the user")
-        )
+        if names:
+            yield f"is not sent under its own name, but among the traits {names}"
+        else:
+            yield "is sent, but not as a trait of the user"

@@ -7,7 +7,7 @@ that differ only in their traits are one event; track events are facts, and neve
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -25,6 +25,8 @@ from audience_sync.core.rows import canonical
 NOT_MAPPED = "no enabled mapping makes an event of it"
 NOBODY = "the track event names neither a user nor a company: user_keys and company_keys have no key with a value"
 
+_KINDS = ("user", "company")
+
 Known = Mapping[str, Mapping[str, str]]
 """Identifiers, as in `Member`."""
 
@@ -36,7 +38,9 @@ class Destination:
     identity: str
     environment: str
     mappings: tuple[DestinationMapping, ...]
-    _templates: dict[tuple[str, ...], Template | None] = field(default_factory=dict, compare=False, repr=False)
+    _templates: dict[tuple[str, ...], Template | None] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     @cached_property
     def enabled(self) -> tuple[DestinationMapping, ...]:
@@ -59,9 +63,6 @@ class Destination:
             odd = any("\0" in name for name in shape)  # it might pass for a mark
             self._templates[shape] = None if odd else make_template(self.enabled, event, keys=len(shape))
         return self._templates[shape]
-
-
-_KINDS = ("user", "company")
 
 
 class Rejected(NamedTuple):
@@ -99,12 +100,9 @@ def make_parcel(changes: Sequence[OpenChange], destination: Destination, *, at: 
     keys = [_text(value).decode() for kind in _KINDS if kind in known for value in known[kind].values()]
     values = [f"{{{said}}}", f'"{at}"', _text(changes[0].profile_key).decode(), *keys]
     mapping = template.mapping
-    facts = [(mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
-    key = idempotency_key(destination.environment, changes[0].profile_key, facts)
+    key = idempotency_key(destination.environment, changes[0].profile_key, _facts(mapping, changes))
     body = f'{template.fill(values)[:-1]},"idempotency_key":"{key}"}}'
-    carried = tuple([Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value) for c in changes])
-    first = changes[0]
-    return Parcel([Event(first.shard, first.profile_key, key, body, carried, (mapping.name,), identifiers)], [])
+    return Parcel([_event(changes, key, body, (mapping.name,), identifiers)], [])
 
 
 def resolve_parcel(
@@ -149,7 +147,7 @@ def _is_about_nobody(body: Body) -> bool:
 
 def _join(drafts: list[_Draft], mapping: DestinationMapping, body: Body, changes: Sequence[OpenChange]) -> None:
     """Add a body to the draft from which it differs in its traits alone, else as a draft of its own."""
-    facts = [(mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
+    facts = _facts(mapping, changes)
     for draft in drafts:
         joined = _joined(draft.body, body)
         if joined is not None:
@@ -190,20 +188,33 @@ def _events(
     carriers = Counter(change for draft in drafts for change in draft.changes) if len(drafts) > 1 else {}
     keys: set[str] = set()
     for draft in drafts:
-        first = draft.changes[0]
-        carried = tuple(
-            [
-                Carried(
-                    c.audience_id, c.generation, c.run_id, c.trait, c.value, carriers.get(c, 1) > 1 or c in rejected
-                )
-                for c in draft.changes
-            ]
-        )
-        key = idempotency_key(destination.environment, first.profile_key, draft.facts)
+        profile_key = draft.changes[0].profile_key
+        key = idempotency_key(destination.environment, profile_key, draft.facts)
         while key in keys:  # two mappings that are equal but for their triggers
             draft.facts.append(("again", 0, "", 0))
-            key = idempotency_key(destination.environment, first.profile_key, draft.facts)
+            key = idempotency_key(destination.environment, profile_key, draft.facts)
         keys.add(key)
         text = orjson.dumps({**draft.body, "idempotency_key": key}).decode()
-        events.append(Event(first.shard, first.profile_key, key, text, carried, tuple(draft.mappings), identifiers))
+        shared = {c for c in draft.changes if carriers.get(c, 1) > 1 or c in rejected}
+        events.append(_event(draft.changes, key, text, tuple(draft.mappings), identifiers, shared=shared))
     return events
+
+
+def _facts(mapping: DestinationMapping, changes: Sequence[OpenChange]) -> list[tuple[str, int, str, int]]:
+    """Return what an event says of changes; see `idempotency_key`."""
+    return [(mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
+
+
+def _event(
+    changes: Sequence[OpenChange],
+    key: str,
+    body: str,
+    names: tuple[str, ...],
+    identifiers: str | None,
+    *,
+    shared: Set[OpenChange] = frozenset(),
+) -> Event:
+    """Return an event that carries changes of one profile, and is not alone in carrying the `shared` ones."""
+    first = changes[0]
+    carried = [Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c in shared) for c in changes]
+    return Event(first.shard, first.profile_key, key, body, tuple(carried), names, identifiers)

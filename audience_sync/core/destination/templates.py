@@ -14,6 +14,7 @@ import orjson
 
 from audience_sync.core.destination.actions import Rejection
 from audience_sync.core.destination.directives.compiling import reads
+from audience_sync.core.destination.directives.shape import directive_of
 from audience_sync.core.destination.mappings import Body, Mapping, SegmentEvent, apply, is_shared
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.model import Json
@@ -114,7 +115,7 @@ def _text(mapping: Mapping) -> str:
 def _moves(value: Json) -> bool:
     match value:
         case dict():
-            name = next((key for key in value if key.startswith("@")), None)
+            name = directive_of(value)
             if name == "@path":
                 return isinstance(value[name], str)
             if name == "@if":

@@ -70,7 +70,7 @@ def _from_text(text: str) -> str | None:
     date, time, zone = found.group("date", "time", "zone")
     ends_the_day = time is not None and _MIDNIGHT.fullmatch(time) is not None
     moment = datetime.fromisoformat(f"{date}T{'00' if ends_the_day else time or '00'}{zone or 'Z'}")
-    return _format(moment + timedelta(days=1) if ends_the_day else moment)
+    return iso(moment + timedelta(days=1) if ends_the_day else moment)
 
 
 def _from_unix(number: float | Decimal) -> str:
@@ -78,8 +78,9 @@ def _from_unix(number: float | Decimal) -> str:
     exact = Decimal(repr(number)) if isinstance(number, float) else Decimal(number)
     size = exact.copy_abs()
     unit = 1_000_000 if size < _SECONDS_BELOW else 1000 if size < _MILLISECONDS_BELOW else 1  # in microseconds
-    return _format(_EPOCH + timedelta(microseconds=floor(exact * unit)))
+    return iso(_EPOCH + timedelta(microseconds=floor(exact * unit)))
 
 
-def _format(moment: datetime) -> str:
+def iso(moment: datetime) -> str:
+    """Return an instant as the time of an event."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:23] + "Z"
