@@ -13,21 +13,16 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 import orjson
 
+from audience_sync.core.arrivals import MOST_BYTES, TOO_LONG, Fault, NotAnEvent, read_event
 from audience_sync.core.destination.actions import Rejection
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent, judge
 from audience_sync.core.events import with_key
-from audience_sync.core.model import Json
 from audience_sync.errors import SourceError
-
-TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
-MOST_BYTES: Final = 32 * 1024
-"""So long one event is at most, as JSON (Segment's limit)."""
 
 STDIN: Final = "-"
 
@@ -35,17 +30,6 @@ _SKIPPED: Final = 128 * 1024  # bytes of a line that is far too long, at once
 _MOST_KEPT: Final = MOST_BYTES + 8  # of a line: room for what is not of its event, a line ending and a mark in front
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
-
-
-class Fault(StrEnum):
-    """Why a line is no event."""
-
-    TOO_LONG = "too_long"
-    NOT_UTF8 = "not_utf8"
-    NOT_JSON = "not_json"
-    NOT_AN_OBJECT = "not_an_object"
-    NO_TYPE = "no_type"
-    UNKNOWN_TYPE = "unknown_type"
 
 
 class BadLine(NamedTuple):
@@ -57,10 +41,11 @@ class BadLine(NamedTuple):
 
 
 class Read(NamedTuple):
-    """An event and the line it stands in, counted from 1."""
+    """An event, the line it stands in, counted from 1, and its JSON."""
 
     line: int
     event: SegmentEvent
+    text: bytes
 
 
 class Preview(NamedTuple):
@@ -129,10 +114,10 @@ def read_events(stream: io.BufferedIOBase, *, name: str) -> Iterator[Read | BadL
     for number, line in _lines(stream, name=name):
         text = line and (line.removeprefix(_BOM) if number == 1 else line).strip()
         if text is None or len(text) > MOST_BYTES:
-            sentence = f"is longer than {MOST_BYTES // 1024} KB, the most that Segment takes"
-            yield BadLine(number, Fault.TOO_LONG, sentence)
+            yield BadLine(number, *TOO_LONG)
         elif text:
-            yield _read(number, text)
+            found = read_event(text)
+            yield BadLine(number, *found) if isinstance(found, NotAnEvent) else Read(number, found, text)
 
 
 def preview(read: Read, mappings: Sequence[Mapping], *, api_key: str) -> Preview:
@@ -184,34 +169,6 @@ def _lines(stream: io.BufferedIOBase, *, name: str) -> Iterator[tuple[int, bytes
             return
         number += 1
         yield number, line
-
-
-def _read(number: int, text: bytes) -> Read | BadLine:
-    """Return the event that a line is, or why it is none."""
-    try:
-        found: Json = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        if not _is_utf8(text):
-            return BadLine(number, Fault.NOT_UTF8, "is not UTF-8")
-        return BadLine(number, Fault.NOT_JSON, f"is no JSON: {error.msg}, column {error.colno}")
-    if not isinstance(found, dict):
-        return BadLine(number, Fault.NOT_AN_OBJECT, "is JSON, but no object")
-    kind = found.get("type")
-    if isinstance(kind, str) and kind in TYPES:
-        return Read(number, found)
-    must = f"it must be one of {', '.join(TYPES)}"
-    if kind is None or kind == "":
-        return BadLine(number, Fault.NO_TYPE, f"has no type: {must}")
-    shown = f"the type {kind[:20]!r}{'…' * (len(kind) > 20)}" if isinstance(kind, str) else "a type that is no text"
-    return BadLine(number, Fault.UNKNOWN_TYPE, f"has {shown}: {must}")
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _refused(name: str, error: OSError) -> str:

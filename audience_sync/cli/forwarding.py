@@ -17,9 +17,10 @@ from audience_sync.cli.output import Format, FormatOption, Record, Sheet, harmle
 from audience_sync.cli.plans import REDACTED
 from audience_sync.cli.progress import Progress
 from audience_sync.cli.syncing import PANEL
+from audience_sync.core.arrivals import TYPES
 from audience_sync.core.destination.mappings import Mapping
 from audience_sync.errors import ConfigError, SourceError
-from audience_sync.forwarding import TYPES, BadLine, Preview, name_of, open_events, preview, read_events
+from audience_sync.forwarding import BadLine, Preview, name_of, open_events, preview, read_events
 
 COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
 SUMMARY_COLUMNS = ("what", "which", "count")

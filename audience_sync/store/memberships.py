@@ -13,7 +13,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import db
+from audience_sync import tables
 from audience_sync.core.model import Change, ChangeKind, Member
 from audience_sync.core.shards import Digest
 from audience_sync.store import audiences, bulk, outbox
@@ -64,8 +64,8 @@ def known_profiles(connection: Connection, shard: int, *, except_audience: int |
 
 def stage(connection: Connection, run_id: int, compared: Sequence[ShardChanges]) -> None:
     """Keep the changes of some shards as part of a run's plan."""
-    bulk.insert(connection, db.staged, _rows(run_id, _flat(compared)))
-    bulk.insert(connection, db.staged_shards, ((run_id, s.shard, *(s.digest or (None, None))) for s in compared))
+    bulk.insert(connection, tables.staged, _rows(run_id, _flat(compared)))
+    bulk.insert(connection, tables.staged_shards, ((run_id, s.shard, *(s.digest or (None, None))) for s in compared))
 
 
 def staged(connection: Connection, run_id: int, *, at_most: int) -> list[ShardChanges]:
@@ -103,7 +103,7 @@ def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges])
     kinds = Counter(change.kind for _, change in _flat(compared))
     bulk.insert(
         connection,
-        db.memberships,
+        tables.memberships,
         (
             (run.audience_id, shard, change.profile_key, change.identifiers, change.value, run.id, run.generation)
             for shard, change in _flat(compared)
@@ -114,7 +114,7 @@ def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges])
     )
     bulk.delete(
         connection,
-        db.memberships,
+        tables.memberships,
         ("audience_id", "shard", "profile_key"),
         (
             (run.audience_id, shard, change.profile_key)
@@ -122,10 +122,10 @@ def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges])
             if change.kind is ChangeKind.EXITED
         ),
     )
-    bulk.insert(connection, db.changes, _rows(run.id, _flat(compared)))
+    bulk.insert(connection, tables.changes, _rows(run.id, _flat(compared)))
     silent = None if run.send_updates else ChangeKind.UPDATED
     outbox.enqueue(connection, run, (pair for pair in _flat(compared) if pair[1].kind is not silent))
-    bulk.upsert(connection, db.shards, ((run.audience_id, s.shard, *s.digest) for s in compared if s.digest))
+    bulk.upsert(connection, tables.shards, ((run.audience_id, s.shard, *s.digest) for s in compared if s.digest))
     forget_digests(connection, run.audience_id, [s.shard for s in compared if s.digest is None])
     audiences.add_members(connection, run.audience_id, kinds[ChangeKind.ENTERED] - kinds[ChangeKind.EXITED])
 
@@ -154,4 +154,4 @@ def members_of(connection: Connection, audience_id: int, *, at_most: int) -> lis
 
 def forget_digests(connection: Connection, audience_id: int, shards: Iterable[int]) -> None:
     """Drop the digests of some shards: the next sync compares them row by row."""
-    bulk.delete(connection, db.shards, ("audience_id", "shard"), [(audience_id, shard) for shard in shards])
+    bulk.delete(connection, tables.shards, ("audience_id", "shard"), [(audience_id, shard) for shard in shards])

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence, Set
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import db
+from audience_sync import tables
 from audience_sync.core.destination.parcels import Rejected
 from audience_sync.core.events import Carried, Event, OpenChange, traits
 from audience_sync.core.model import Change, delivered_value
@@ -46,7 +46,7 @@ def enqueue(connection: Connection, run: RunRow, changes: Iterable[tuple[int, Ch
         )
         for shard, change in changes
     )
-    bulk.insert(connection, db.outbox, rows, on_conflict=_REPLACE)
+    bulk.insert(connection, tables.outbox, rows, on_conflict=_REPLACE)
 
 
 def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
@@ -141,7 +141,7 @@ def settle(
         for e in events
     ]
     bulk.insert(
-        connection, db.deliveries, rows, on_conflict="ON CONFLICT (shard, profile_key, idempotency_key) DO NOTHING"
+        connection, tables.deliveries, rows, on_conflict="ON CONFLICT (shard, profile_key, idempotency_key) DO NOTHING"
     )
     runs.add_sent(connection, Counter(done.values()))
 
@@ -162,8 +162,9 @@ def _is_held(connection: Connection, event: Event, carried: Carried, unsettled: 
 
 def _close(connection: Connection, rows: Sequence[tuple[int, str, int, int]]) -> None:
     columns = ("shard", "profile_key", "audience_id", "generation")
-    bulk.lock(connection, db.outbox, columns, rows)  # a sync's commit locks rows of the outbox too, in the same order
-    bulk.delete(connection, db.outbox, columns, rows)
+    # A sync's commit locks rows of the outbox too, in the same order.
+    bulk.lock(connection, tables.outbox, columns, rows)
+    bulk.delete(connection, tables.outbox, columns, rows)
 
 
 def mark_rejected(connection: Connection, rejected: Iterable[Rejected]) -> None:
@@ -209,7 +210,7 @@ def reopen(connection: Connection, event: Event, *, generation: int) -> None:
     ]
     # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has
     # the last word.
-    bulk.insert(connection, db.outbox, exits, on_conflict=_REPLACE)
+    bulk.insert(connection, tables.outbox, exits, on_conflict=_REPLACE)
     connection.execute(
         sa.text(
             "UPDATE outbox SET value = COALESCE(m.value, 'true'), identifiers = m.identifiers FROM memberships m"

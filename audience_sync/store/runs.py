@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import db
+from audience_sync import tables
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.core.rows import Rejection
 from audience_sync.errors import UnknownName
@@ -172,4 +172,4 @@ def add_sent(connection: Connection, sent: dict[int, int]) -> None:
 def add_rejections(connection: Connection, run_id: int, rejections: Sequence[Rejection], *, first: int) -> None:
     """Keep samples of rejected rows, numbered on from `first`."""
     rows = [(run_id, first + n, r.reason, r.profile_key, r.row) for n, r in enumerate(rejections)]
-    bulk.insert(connection, db.rejections, rows)
+    bulk.insert(connection, tables.rejections, rows)

@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from audience_sync import db, holders
+from audience_sync import db, holders, tables
 from audience_sync.config import Settings, load
 from audience_sync.db import Database
 from audience_sync.delivery import Delivery, deliver
@@ -125,13 +125,13 @@ class Place:
     ) -> Settings:
         """Write the configuration: the keywords of `config_text`, and `rate` in requests a second."""
         destination = json.dumps(destination or self.sandbox.url)
-        tables = [
+        settings = [
             f"[database]\nurl = {json.dumps(url or self.database_url)}",
             f"[schematic]\ncapture_url = {destination}\napi_url = {destination}",
             f'[delivery]\nmax_backoff = "1s"\nmax_requests_per_second = {rate}',
         ]
         path = self.folder / "config.toml"
-        path.write_text(config_text(more="\n".join([*tables, more]), **wanted), encoding="utf-8")
+        path.write_text(config_text(more="\n".join([*settings, more]), **wanted), encoding="utf-8")
         return load(path, {})
 
     def command(self, *words: str, kill: str | None = None) -> Ended:
@@ -173,11 +173,11 @@ class Place:
 
     def everything(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return all that the membership database holds, by table; leases aside, they are taken and given back."""
-        tables = [table for table in db.metadata.sorted_tables if table.name != "leases"]
+        kept = [table for table in tables.metadata.sorted_tables if table.name != "leases"]
         with self.database.read() as connection:
             return {
                 table.name: sorted((tuple(row) for row in connection.execute(table.select())), key=repr)
-                for table in tables
+                for table in kept
             }
 
     def members(self, audience: str = AUDIENCE_KEY) -> dict[str, str | None]:

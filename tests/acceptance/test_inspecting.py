@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db
+from audience_sync import db, tables
 from audience_sync.cli import main, operating
 from audience_sync.config import Settings
 from audience_sync.core.events import OpenChange
@@ -637,7 +637,7 @@ def _places_with(database: db.Database, text: str) -> list[str]:
     """Return the tables with a value in which a text occurs."""
     found = []
     with database.read() as connection:
-        for table in db.metadata.sorted_tables:
+        for table in tables.metadata.sorted_tables:
             rows = connection.execute(sa.select(table)).all()
             if any(isinstance(value, str) and text in value for row in rows for value in row):
                 found.append(table.name)

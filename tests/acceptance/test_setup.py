@@ -19,7 +19,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db, migrating
+from audience_sync import db, migrating, tables
 from audience_sync.checking.file import example, holds_secret
 from audience_sync.cli import main, setup
 from audience_sync.cli.unit import Unit, quoted
@@ -117,7 +117,7 @@ def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
     with database.read() as connection:
         return {
             table.name: sorted((tuple(row) for row in connection.execute(table.select())), key=repr)
-            for table in db.metadata.sorted_tables
+            for table in tables.metadata.sorted_tables
         }
 
 

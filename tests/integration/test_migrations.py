@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from audience_sync import db
+from audience_sync import db, tables
 from audience_sync.db import Database
 from audience_sync.errors import SchemaOutOfDate
 from audience_sync.migrating import migrate
@@ -71,12 +71,12 @@ def test_migrations_make_the_tables_of_the_program(empty: Database) -> None:
     before, after = migrate(empty)
 
     with empty.read() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection), db.metadata)
+        differences = compare_metadata(MigrationContext.configure(connection), tables.metadata)
     migrated = schema(empty)
     assert (before, after) == (None, NEWEST)
     assert differences == []
     run_alembic(empty, "down")
-    db.metadata.create_all(empty.engine)
+    tables.metadata.create_all(empty.engine)
     assert schema(empty) == {**migrated, "views": []}
 
 

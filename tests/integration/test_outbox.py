@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import db
+from audience_sync import tables
 from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.model import Change, ChangeKind
 from audience_sync.core.shards import shard_of
@@ -103,7 +103,7 @@ def test_settling_closes_what_was_sent(database: Database) -> None:
         outbox.settle(connection, [event], now_ms=NOW, status=202)
 
         assert [row.profile_key for row in opened(connection)] == ["u2"]
-        assert [tuple(row) for row in connection.execute(sa.select(db.deliveries))] == [
+        assert [tuple(row) for row in connection.execute(sa.select(tables.deliveries))] == [
             (
                 shard_of("u1"),
                 "u1",

@@ -6,7 +6,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import db
+from audience_sync import tables
 from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
 from audience_sync.core.rows import Reason, Rejection
 from audience_sync.core.shards import digest, shard_of, to_line
@@ -30,22 +30,22 @@ def test_bulk_insert_writes_every_row(database: Database, count: int) -> None:
     rows = [(1, n % 1024, f"ü{n}", "entered", None if n % 2 else '{"a":1}', None) for n in range(count)]
 
     with database.write() as connection:
-        bulk.insert(connection, db.staged, (row for row in rows))
+        bulk.insert(connection, tables.staged, (row for row in rows))
 
     with database.read() as connection:
-        assert table(connection, db.staged) == sorted(rows, key=lambda row: (row[1], row[2].encode()))
+        assert table(connection, tables.staged) == sorted(rows, key=lambda row: (row[1], row[2].encode()))
 
 
 def test_bulk_upsert_replaces_by_primary_key(database: Database) -> None:
     """A row of the same key is replaced, another one is left alone; bytes are kept as they are."""
     with database.write() as connection:
-        bulk.upsert(connection, db.shards, [(1, 1, 10, b"\x00a"), (1, 2, 20, b"b")])
-        bulk.upsert(connection, db.shards, [(1, 2, 21, b"\xff"), (2, 1, 0, b"")])
+        bulk.upsert(connection, tables.shards, [(1, 1, 10, b"\x00a"), (1, 2, 20, b"b")])
+        bulk.upsert(connection, tables.shards, [(1, 2, 21, b"\xff"), (2, 1, 0, b"")])
 
     with database.read() as connection:
         found = [
             (*row[:3], bytes(row[3]))
-            for row in connection.execute(sa.select(db.shards).order_by("audience_id", "shard"))
+            for row in connection.execute(sa.select(tables.shards).order_by("audience_id", "shard"))
         ]
     assert found == [(1, 1, 10, b"\x00a"), (1, 2, 21, b"\xff"), (2, 1, 0, b"")]
 
@@ -58,17 +58,17 @@ def test_bulk_delete_takes_exactly_the_rows(database: Database) -> None:
         (1, "b", 1, "true", None, 6, 1, None, "entered"),
     ]
     with database.write() as connection:
-        bulk.insert(connection, db.outbox, rows)
-        bulk.delete(connection, db.outbox, ("shard", "profile_key", "audience_id", "generation"), [])
+        bulk.insert(connection, tables.outbox, rows)
+        bulk.delete(connection, tables.outbox, ("shard", "profile_key", "audience_id", "generation"), [])
         bulk.delete(
             connection,
-            db.outbox,
+            tables.outbox,
             ("shard", "profile_key", "audience_id", "generation"),
             [(1, "a", 1, 5), (1, "b", 1, 5), (9, "z", 9, 9)],
         )
 
     with database.read() as connection:
-        assert table(connection, db.outbox) == rows[1:]
+        assert table(connection, tables.outbox) == rows[1:]
 
 
 def test_an_audience_keeps_its_row(database: Database) -> None:
@@ -123,7 +123,7 @@ def test_rejections_are_numbered_on(database: Database) -> None:
         runs.add_rejections(connection, run.id, samples, first=0)
         runs.add_rejections(connection, run.id, samples[:1], first=2)
 
-        found = [row[1:] for row in table(connection, db.rejections)]
+        found = [row[1:] for row in table(connection, tables.rejections)]
     assert found == [(0, "null_key", None, "[null]"), (1, "long_key", "x", '["x"]'), (2, "null_key", None, "[null]")]
 
 
@@ -161,7 +161,7 @@ def test_a_plan_is_staged_and_read_back_in_parts(database: Database) -> None:
         memberships.unstage(connection, 1)
         assert memberships.staged(connection, 1, at_most=99) == []
         assert memberships.staged(connection, 2, at_most=99) == [third]
-        assert table(connection, db.staged) == []
+        assert table(connection, tables.staged) == []
 
 
 def test_known_profiles_are_those_of_other_audiences(database: Database) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from audience_sync.core.arrivals import MOST_BYTES, TYPES
 from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import make_mapping
 from audience_sync.core.destination.presets import presets
 from audience_sync.errors import SourceError
-from audience_sync.forwarding import MOST_BYTES, TYPES, BadLine, Preview, Read, open_events, preview, read_events
+from audience_sync.forwarding import BadLine, Preview, Read, open_events, preview, read_events
 
 MUST = "it must be one of identify, track, page, screen, group, alias"
 TOO_LONG = "is longer than 32 KB, the most that Segment takes"
@@ -37,6 +38,11 @@ def read_file(path: Path | str) -> list[Read | BadLine]:
         return list(read_events(stream, name="events"))
 
 
+def read_as(number: int, event: dict[str, Any]) -> Read:
+    """Return an event as it is read from the line that json.dumps makes of it."""
+    return Read(number, event, json.dumps(event).encode())
+
+
 def event_of(length: int) -> bytes:
     """Return an event that is so long."""
     start, end = b'{"type":"page","name":"', b'"}'
@@ -45,7 +51,7 @@ def event_of(length: int) -> bytes:
 
 def show(event: dict[str, Any], *mappings: Any) -> Preview:
     """Return what mappings, or the presets, make of an event in line 7."""
-    return preview(Read(7, event), mappings or presets(), api_key="(key)")
+    return preview(read_as(7, event), mappings or presets(), api_key="(key)")
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -53,7 +59,7 @@ def test_every_type_of_segment_is_an_event(kind: str) -> None:
     """Identify, track, page, screen, group and alias are read as they are."""
     event: dict[str, Any] = {"type": kind, "messageId": "m1", "integrations": {"All": False}}
 
-    assert read(json.dumps(event).encode()) == [Read(1, event)]
+    assert read(json.dumps(event).encode()) == [read_as(1, event)]
 
 
 @pytest.mark.parametrize(
@@ -61,18 +67,18 @@ def test_every_type_of_segment_is_an_event(kind: str) -> None:
     [
         (b"hello", "not_json", None),
         (b'{"type":"page"', "not_json", None),
-        (b'{"type":"page"} {"type":"page"}', "not_json", None),
+        (b'{"type": "page"} {"type": "page"}', "not_json", None),
         (b'{"type":"page","n":NaN}', "not_json", None),
         (b"{'type': 'page'}", "not_json", None),
         (b'{"type":"page","name":"\xff"}', "not_utf8", "is not UTF-8"),
-        ('{"type":"page"}'.encode("utf-16"), "not_utf8", "is not UTF-8"),
+        ('{"type": "page"}'.encode("utf-16"), "not_utf8", "is not UTF-8"),
         (b"[]", "not_an_object", "is JSON, but no object"),
         (b'"page"', "not_an_object", "is JSON, but no object"),
         (b"null", "not_an_object", "is JSON, but no object"),
         (b"{}", "no_type", f"has no type: {MUST}"),
         (b'{"type":null}', "no_type", f"has no type: {MUST}"),
         (b'{"type":""}', "no_type", f"has no type: {MUST}"),
-        (b'{"batch":[{"type":"page"}]}', "no_type", f"has no type: {MUST}"),
+        (b'{"batch":[{"type": "page"}]}', "no_type", f"has no type: {MUST}"),
         (b'{"type":"Page"}', "unknown_type", f"has the type 'Page': {MUST}"),
         (b'{"type":"\\u001b[2J"}', "unknown_type", f"has the type '\\x1b[2J': {MUST}"),
         (b'{"type":"%s"}' % (b"p" * 999), "unknown_type", f"has the type '{'p' * 20}'…: {MUST}"),
@@ -82,10 +88,10 @@ def test_every_type_of_segment_is_an_event(kind: str) -> None:
 )
 def test_a_bad_line_is_told_and_passed_over(line: bytes, fault: str, sentence: str | None) -> None:
     """A line that is no event has its number and one sentence, and the lines around it are read."""
-    good = b'{"type":"page"}'
+    good = b'{"type": "page"}'
     before, bad, after = read(b"\n".join([good, line, good]))
 
-    assert (before, after) == (Read(1, {"type": "page"}), Read(3, {"type": "page"}))
+    assert (before, after) == (read_as(1, {"type": "page"}), read_as(3, {"type": "page"}))
     assert isinstance(bad, BadLine)
     assert (bad.line, bad.fault) == (2, fault)
     assert bad.sentence == sentence if sentence else re.fullmatch(r"is no JSON: .+, column \d+", bad.sentence)
@@ -104,11 +110,11 @@ def test_an_event_has_at_most_32_kb(mark: bytes, ending: bytes) -> None:
 
 def test_what_follows_a_long_line_is_read() -> None:
     """A line that is far too long is one bad line, whatever its beginning looks like, and the next is the next."""
-    good = b'{"type":"page"}'
+    good = b'{"type": "page"}'
     found = read(b"\n".join([event_of(1_000_000), good + b" " * MOST_BYTES + b"rubbish", good, event_of(300_000)]))
 
     assert found == [BadLine(1, "too_long", TOO_LONG), BadLine(2, "too_long", TOO_LONG),  # type: ignore[arg-type]
-                     Read(3, {"type": "page"}), BadLine(4, "too_long", TOO_LONG)]  # type: ignore[arg-type]  # fmt: skip
+                     read_as(3, {"type": "page"}), BadLine(4, "too_long", TOO_LONG)]  # type: ignore[arg-type]  # fmt: skip
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\n \r\n\t\n\n", b"\xef\xbb\xbf\n"])
@@ -119,7 +125,7 @@ def test_blank_lines_are_nothing(content: bytes) -> None:
 
 def test_blank_lines_are_counted() -> None:
     """A number is that of the line in the file, as an editor shows it."""
-    found = read(b'\n\r\n{"type":"page"}\r\n   \n\nnope\n')
+    found = read(b'\n\r\n{"type": "page"}\r\n   \n\nnope\n')
 
     assert [one.line for one in found] == [3, 6]
 
@@ -139,7 +145,7 @@ def test_gzip_is_recognised(tmp_path: Path, compress: Callable[[bytes], bytes]) 
     path = tmp_path / "events"
     path.write_bytes(compress("".join(json.dumps(event) + "\n" for event in events).encode()))
 
-    assert read_file(path) == [Read(number, event) for number, event in enumerate(events, 1)]
+    assert read_file(path) == [read_as(number, event) for number, event in enumerate(events, 1)]
 
 
 @pytest.mark.parametrize("first", [1, 2, 10])
@@ -148,7 +154,7 @@ def test_standard_input_in_pieces(
     monkeypatch: pytest.MonkeyPatch, compress: Callable[[bytes], bytes], first: int
 ) -> None:
     """Gzip is recognised on standard input, too, even if the pipe has only one byte at first."""
-    content = compress(b'{"type":"page"}\n')
+    content = compress(b'{"type": "page"}\n')
     reading, writing = os.pipe()
     with os.fdopen(reading) as stdin, os.fdopen(writing, "wb", buffering=0) as pipe:
         monkeypatch.setattr(sys, "stdin", stdin)
@@ -158,7 +164,7 @@ def test_standard_input_in_pieces(
             pipe.close()
             found = list(read_events(stream, name="-"))
 
-        assert found == [Read(1, {"type": "page"})]
+        assert found == [read_as(1, {"type": "page"})]
         assert not stdin.closed
 
 
@@ -211,11 +217,11 @@ def test_gzip_without_a_line(tmp_path: Path, content: bytes) -> None:
 
 def test_gzip_with_rubbish_behind(tmp_path: Path) -> None:
     """What is no gzip behind gzip is damage, told after the lines before it; zeros that fill a block are none."""
-    good = gzip.compress(b'{"type":"page"}\n')
+    good = gzip.compress(b'{"type": "page"}\n')
     (tmp_path / "padded").write_bytes(good + bytes(512))
     (tmp_path / "odd").write_bytes(good + b"rubbish")
 
-    assert read_file(tmp_path / "padded") == [Read(1, {"type": "page"})]
+    assert read_file(tmp_path / "padded") == [read_as(1, {"type": "page"})]
     with pytest.raises(SourceError, match=r"^events cannot be read beyond line 1: its gzip data are damaged$"):
         read_file(tmp_path / "odd")
 

@@ -1,0 +1,194 @@
+"""The tables of the membership database, plain and compact: integer ids, times in milliseconds since 1970.
+
+The views that people query show names and ISO timestamps. Tables and views are made by `migrations`; statements on them
+are in `store`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+MS = sa.BigInteger()  # milliseconds since 1970, UTC
+
+
+def _column(name: str, kind: Any, *args: Any, **kwargs: Any) -> sa.Column[Any]:
+    kwargs.setdefault("nullable", False)
+    return sa.Column(name, kind, *args, **kwargs)
+
+
+def _clustered(name: str, *columns: Any) -> sa.Table:
+    """Declare a table that SQLite keeps in the order of its primary key, without a second copy of the key."""
+    return sa.Table(name, metadata, *columns, sqlite_with_rowid=False)
+
+
+def _one_of(column: str, *values: str) -> sa.CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return sa.CheckConstraint(f"{column} IN ({listed})", name=f"{column}_is_known")
+
+
+settings = sa.Table("settings", metadata, _column("name", sa.Text, primary_key=True), _column("value", sa.Text))
+
+audiences = sa.Table(
+    "audiences",
+    metadata,
+    _column("id", ID, primary_key=True),
+    _column("key", sa.Text, unique=True),
+    _column("name", sa.Text),
+    _column("state", sa.Text),
+    _column("definition_hash", sa.Text, nullable=True),  # of the last run that completed
+    _column("members", sa.BigInteger, server_default="0"),
+    _column("completed", sa.Boolean, server_default=sa.false()),  # one run has: later runs are not initial
+    _column("applied_as_of", MS, nullable=True),
+    _column("next_due_at", MS, nullable=True),
+    _column("declared_at", MS, nullable=True),  # when Schematic was told the trait's type
+    _column("created_at", MS),
+    _one_of("state", "active", "paused", "retired"),
+)
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    _column("id", ID, primary_key=True),
+    _column("audience_id", ID, sa.ForeignKey("audiences.id"), index=True),
+    _column("kind", sa.Text),
+    _column("state", sa.Text),
+    _column("as_of", MS),
+    _column("started_at", MS),
+    _column("finished_at", MS, nullable=True),
+    _column("generation", sa.BigInteger),
+    _column("definition_hash", sa.Text),
+    _column("definition_changed", sa.Boolean, server_default=sa.false()),
+    _column("members_before", sa.BigInteger),
+    _column("read", sa.BigInteger, server_default="0"),
+    _column("entered", sa.BigInteger, server_default="0"),
+    _column("exited", sa.BigInteger, server_default="0"),
+    _column("updated", sa.BigInteger, server_default="0"),
+    _column("unchanged", sa.BigInteger, server_default="0"),
+    _column("rejected", sa.BigInteger, server_default="0"),
+    _column("duplicates", sa.BigInteger, server_default="0"),
+    _column("resent", sa.BigInteger, server_default="0"),  # current values and remembered exits of a resync
+    _column("resend_from", sa.Integer, nullable=True),  # the first shard a resync has still to send again
+    _column("sent", sa.BigInteger, server_default="0"),  # values of this run that Schematic accepted
+    _column("send_updates", sa.Boolean, server_default=sa.true()),
+    _column(
+        "partial", sa.Boolean, server_default=sa.false()
+    ),  # limited on purpose: the audience is not complete with it
+    _column("reason", sa.Text, nullable=True),  # why it is blocked or failed
+    _column("approved_at", MS, nullable=True),
+    _one_of("kind", "initial", "incremental", "resync", "retract"),
+    _one_of("state", "running", "blocked", "applying", "succeeded", "failed", "superseded"),
+    sa.CheckConstraint(
+        "(state IN ('succeeded', 'failed', 'superseded')) = (finished_at IS NOT NULL)", name="final_runs_have_finished"
+    ),
+)
+
+rejections = _clustered(
+    "rejections",
+    _column("run_id", ID, sa.ForeignKey("runs.id"), primary_key=True),
+    _column("position", sa.Integer, primary_key=True),
+    _column("reason", sa.Text),
+    _column("profile_key", KEY, nullable=True),
+    _column("row", sa.Text),
+)
+
+memberships = _clustered(
+    "memberships",
+    _column("audience_id", sa.Integer, primary_key=True),
+    _column("shard", sa.SmallInteger, primary_key=True),
+    _column("profile_key", KEY, primary_key=True),
+    _column("identifiers", sa.Text, nullable=True),
+    _column("value", sa.Text, nullable=True),
+    _column("entered_run_id", sa.Integer),
+    _column("generation", sa.BigInteger),
+)
+
+shards = _clustered(
+    "shards",
+    _column("audience_id", sa.Integer, primary_key=True),
+    _column("shard", sa.SmallInteger, primary_key=True),
+    _column("members", sa.Integer),
+    _column("digest", sa.LargeBinary),
+)
+
+staged = _clustered(
+    "staged",
+    _column("run_id", sa.Integer, primary_key=True),
+    _column("shard", sa.SmallInteger, primary_key=True),
+    _column("profile_key", KEY, primary_key=True),
+    _column("kind", sa.Text),
+    _column("identifiers", sa.Text, nullable=True),
+    _column("value", sa.Text, nullable=True),
+)
+
+staged_shards = _clustered(
+    "staged_shards",
+    _column("run_id", sa.Integer, primary_key=True),
+    _column("shard", sa.SmallInteger, primary_key=True),
+    _column("members", sa.Integer, nullable=True),
+    _column("digest", sa.LargeBinary, nullable=True),  # NULL: only some changes of the shard are in the plan
+)
+
+changes = _clustered(
+    "changes",
+    _column("run_id", sa.Integer, primary_key=True),
+    _column("shard", sa.SmallInteger, primary_key=True),
+    _column("profile_key", KEY, primary_key=True),
+    _column("kind", sa.Text),
+    _column("identifiers", sa.Text, nullable=True),
+    _column("value", sa.Text, nullable=True),
+)
+
+outbox = _clustered(
+    "outbox",
+    _column("shard", sa.SmallInteger, primary_key=True),
+    _column("profile_key", KEY, primary_key=True),
+    _column("audience_id", sa.Integer, primary_key=True),
+    _column("value", sa.Text),
+    _column("identifiers", sa.Text, nullable=True),
+    _column("generation", sa.BigInteger),
+    _column("run_id", sa.Integer),
+    _column("dead_reason", sa.Text, nullable=True),  # set: not tried again without a person
+    _column("kind", sa.Text, server_default="resent"),  # entered, exited, updated; resent: nothing happened
+)
+
+attempts = sa.Table(
+    "attempts",
+    metadata,
+    _column("id", ID, primary_key=True),
+    _column("low", sa.SmallInteger),  # the shards of its events, inclusive
+    _column("high", sa.SmallInteger),
+    _column("size", sa.Integer),  # events
+    _column("events", sa.Text),  # JSON, without the API key
+    _column("created_at", MS),
+    _column("tries", sa.Integer, server_default="0"),
+    _column("not_before", MS, server_default="0"),
+    _column("error", sa.Text, nullable=True),  # what the last try met
+)
+
+deliveries = _clustered(
+    "deliveries",
+    _column("shard", sa.SmallInteger, primary_key=True),
+    _column("profile_key", KEY, primary_key=True),
+    _column("idempotency_key", sa.Text, primary_key=True),
+    _column("traits", sa.Text),
+    _column("run_ids", sa.Text),
+    _column("accepted_at", MS),
+    _column("status", sa.SmallInteger),
+    _column("mapping", sa.Text, nullable=True),  # which made the event; NULL from before there were any
+)
+
+leases = _clustered(
+    "leases",
+    _column("kind", sa.Text, primary_key=True),
+    _column("number", sa.Integer, primary_key=True),  # an audience's id, or a unit of shards
+    _column("holder", sa.Text),
+    _column("term", sa.BigInteger),
+    _column("expires_at", MS),
+    _one_of("kind", "audience", "shards"),
+)
