@@ -169,6 +169,37 @@ attempts = sa.Table(
     _column("tries", sa.Integer, server_default="0"),
     _column("not_before", MS, server_default="0"),
     _column("error", sa.Text, nullable=True),  # what the last try met
+    _column("forwarded", sa.Boolean, server_default=sa.false()),  # its events are rows of `events`, not of `outbox`
+)
+
+events = _clustered(
+    "events",
+    _column("shard", sa.SmallInteger, primary_key=True),
+    _column("profile_key", KEY, primary_key=True),
+    _column("position", sa.BigInteger, primary_key=True),  # in the order of arrival
+    _column("message_id", KEY),
+    _column("type", sa.Text),
+    _column("name", sa.Text, nullable=True),
+    _column("payload", sa.Text),  # the event as it came, JSON
+    _column("received_at", MS),
+    _column("dead_reason", sa.Text, nullable=True),  # set: not tried again without a person
+    _column("partly_sent", sa.Boolean, server_default=sa.false()),  # `deliveries` may know some of its bodies
+)
+
+message_ids = _clustered(
+    "message_ids",
+    _column("day", sa.Integer, primary_key=True),  # since 1970, of its arrival
+    _column("message_id", KEY, primary_key=True),
+)
+
+event_counts = _clustered(
+    "event_counts",  # of forwarded events that sent nothing
+    _column("day", sa.Integer, primary_key=True),  # since 1970
+    _column("reason", sa.Text, primary_key=True),
+    _column("type", sa.Text, primary_key=True),
+    _column("count", sa.BigInteger),
+    _column("last_message_id", KEY),
+    _column("last_at", MS),
 )
 
 deliveries = _clustered(
@@ -181,6 +212,7 @@ deliveries = _clustered(
     _column("accepted_at", MS),
     _column("status", sa.SmallInteger),
     _column("mapping", sa.Text, nullable=True),  # which made the event; NULL from before there were any
+    _column("message_id", KEY, nullable=True),  # of the forwarded event it was made of
 )
 
 leases = _clustered(

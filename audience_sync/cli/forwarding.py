@@ -13,10 +13,10 @@ import typer
 from rich.text import Text
 
 from audience_sync.cli.context import console, settings_of
+from audience_sync.cli.delivering import PANEL
 from audience_sync.cli.output import Format, FormatOption, Record, Sheet, harmless, json_line, print_records
 from audience_sync.cli.plans import REDACTED
 from audience_sync.cli.progress import Progress
-from audience_sync.cli.syncing import PANEL
 from audience_sync.core.arrivals import TYPES
 from audience_sync.core.destination.mappings import Mapping
 from audience_sync.errors import ConfigError, SourceError

@@ -1,31 +1,27 @@
-"""The commands that change memberships and send: sync, plan, approve, deliver, retract, run."""
+"""The commands that change memberships: sync, plan, approve, retract."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, TypeVar
 
 import typer
-from pydantic import SecretStr
-from rich.markup import escape
 
 from audience_sync import app as engine
 from audience_sync.cli import reporting
-from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.context import console, settings_of
+from audience_sync.cli.delivering import PANEL, Wait, send, working
 from audience_sync.cli.output import Format, FormatOption
 from audience_sync.cli.plans import PlanSheet
 from audience_sync.cli.progress import Progress
-from audience_sync.config import Audience, Settings, parse_duration, resolve_api_key
-from audience_sync.delivery import Delivery, DeliveryReport, deliver
+from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
-from audience_sync.signals import stoppable
 from audience_sync.store import audiences
 from audience_sync.sync import Job, RunReport
 from audience_sync.sync import approve as approve_run
@@ -34,7 +30,6 @@ from audience_sync.sync import retract as retract_audience
 from audience_sync.sync import sync as sync_audience
 
 LOOK = 0.5  # seconds between two tries while another process holds an audience
-PANEL = "Sync and deliver"
 
 T = TypeVar("T")
 
@@ -50,27 +45,11 @@ def instant(text: str) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def duration(text: str | timedelta) -> timedelta:
-    """Return a duration such as 30s, 15m or 2h; Typer hands over defaults as they are."""
-    try:
-        return text if isinstance(text, timedelta) else parse_duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
 Names = Annotated[list[str] | None, typer.Argument(metavar="AUDIENCE", help="Keys or names; all by default.")]
 Now = Annotated[
     datetime | None,
     typer.Option(
         "--now", parser=instant, metavar="T", help="The instant that :now stands for; the present by default."
-    ),
-]
-Wait = Annotated[
-    timedelta,
-    typer.Option(
-        parser=duration,
-        metavar="DURATION",
-        help="Give up after so long without progress, or waiting for another process.",
     ),
 ]
 NoDeliver = Annotated[bool, typer.Option("--no-deliver", help="Leave the changes in the outbox.")]
@@ -83,11 +62,9 @@ def register(app: typer.Typer) -> None:
         (sync, "audience-sync sync big_spenders --no-deliver"),
         (plan, "audience-sync plan --format json | head"),
         (approve, "audience-sync approve 12"),
-        (deliver_command, "audience-sync deliver --wait 10m"),
         (retract, "audience-sync retract old_audience --yes"),
-        (run, "audience-sync --config /etc/audience-sync/config.toml run"),
     ):
-        name = command.__name__.removesuffix("_command")
+        name = command.__name__
         app.command(name, rich_help_panel=PANEL, epilog=f"Example: {example}")(command)
 
 
@@ -117,7 +94,7 @@ def sync(
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
     if create:
         engine.create(settings)
-    with _working(settings) as (workspace, stop):
+    with working(settings) as (workspace, stop):
         reports: list[RunReport] = []
         failures: list[AudienceSyncError] = []
         for audience in _chosen(workspace, settings, names):
@@ -143,7 +120,7 @@ def sync(
                 except AudienceSyncError as error:
                     failures.append(error)
                     reporting.failed(audience.key, error)
-        delivery = _deliver(workspace, settings, key, wait=wait, stop=stop)
+        delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_runs(workspace.database, reports, format=format)
         raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery))
 
@@ -162,7 +139,7 @@ def plan(
     """
     settings = settings_of(context)
     blocked = False
-    with _working(settings) as (workspace, stop):
+    with working(settings) as (workspace, stop):
         sheet = PlanSheet(settings, workspace.database, format=format, limit=limit, now=workspace.seams.clock())
         for audience in _chosen(workspace, settings, names):
             with Progress(audience.key) as progress:
@@ -188,20 +165,11 @@ def approve(
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
-    with _working(settings) as (workspace, stop):
+    with working(settings) as (workspace, stop):
         approved = _patiently(partial(approve_run, workspace, run_id), wait, stop)
-        delivery = _deliver(workspace, settings, key, wait=wait, stop=stop)
+        delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_run_ids(workspace.database, [approved.id], format=format)
         raise typer.Exit(reporting.exit_code([approved], [], delivery))
-
-
-def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) -> None:
-    """Send what lies in the outbox, retries included, until it is empty or nothing more can be done."""
-    settings = settings_of(context)
-    key = resolve_api_key(settings.schematic, os.environ)
-    with _working(settings) as (workspace, stop):
-        delivery = _deliver(workspace, settings, key, wait=wait, stop=stop)
-        raise typer.Exit(reporting.exit_code([], [], delivery))
 
 
 def retract(
@@ -219,49 +187,13 @@ def retract(
         audience = audiences.by_key(connection, name)
     question = f"Send false to the {audience.members:,} members of {audience.key}, and never use this key again?"
     reporting.confirm(question, yes=yes)
-    with _working(settings) as (workspace, stop):
+    with working(settings) as (workspace, stop):
         retracted = _patiently(partial(retract_audience, workspace, audience.key), wait, stop)
-        delivery = _deliver(workspace, settings, key, wait=wait, stop=stop)
+        delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_run_ids(workspace.database, [retracted.id], format=format)
         if any(one.key == audience.key and one.enabled for one in settings.audiences):
             console.print(f"[yellow]note:[/] {audience.key} is still in {settings.path}; it is skipped from now on")
         raise typer.Exit(reporting.exit_code([retracted], [], delivery))
-
-
-def run(context: typer.Context) -> None:
-    """Run as a service: sync every audience on its schedule, and deliver between syncs.
-
-    Ends on SIGTERM or Ctrl-C within ten seconds; a second signal ends it at once.
-    """
-    from audience_sync import daemon, logs  # noqa: PLC0415 - only this command needs the scheduler, and structlog
-
-    settings = settings_of(context)
-    key = resolve_api_key(settings.schematic, os.environ)
-    logs.configure()
-    with stoppable(lambda: None) as stop, engine.working(settings, seams()) as workspace:
-        reporting.using(workspace.database)
-        daemon.run(workspace, settings, key, stop=stop)
-
-
-@contextmanager
-def _working(settings: Settings) -> Iterator[tuple[Workspace, threading.Event]]:
-    """Open the membership database for a command that works on it, and end the command in order when a signal comes.
-
-    Raises:
-        KeyboardInterrupt: one came.
-    """
-    with stoppable(_say_stopping) as stop:
-        try:
-            with engine.working(settings, seams()) as workspace:
-                reporting.using(workspace.database)
-                yield workspace, stop
-        finally:
-            if stop.is_set():
-                raise KeyboardInterrupt
-
-
-def _say_stopping() -> None:
-    console.print("stopping after the step under way; once more leaves at once, and loses nothing either")
 
 
 def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -> list[Audience]:
@@ -295,23 +227,3 @@ def _patiently(work: Callable[[], T], wait: timedelta, stop: threading.Event) ->
         except LeaseHeld:
             if time.monotonic() > deadline or stop.wait(LOOK):
                 raise
-
-
-def _deliver(
-    workspace: Workspace, settings: Settings, key: SecretStr | None, *, wait: timedelta, stop: threading.Event
-) -> DeliveryReport | None:
-    """Deliver with progress; not at all without a key."""
-    if key is None:
-        return None
-    with Progress("delivery") as progress:
-        return deliver(
-            workspace,
-            Delivery(
-                settings=settings,
-                key=key,
-                wait=wait,
-                stop=stop,
-                on_progress=lambda events: progress.show("delivering", events),
-                warn=lambda sentence: console.print(f"[yellow]warning:[/] {escape(sentence)}"),
-            ),
-        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import orjson
 
@@ -41,8 +41,32 @@ class Carried(NamedTuple):
     shared: bool = False  # others carry it, too, or a mapping rejected it: accepting this event may not be all
 
 
+class Forwarded(NamedTuple):
+    """A Segment event that waits to be sent: a row of `events`."""
+
+    shard: int
+    profile_key: str
+    position: int
+    message_id: str
+    type: str
+    payload: str  # JSON
+    accepted: frozenset[str] = frozenset()  # idempotency keys of its bodies that Schematic has
+
+
+class Origin(NamedTuple):
+    """The forwarded event that an event was made of, unless it was changes."""
+
+    position: int
+    message_id: str
+    shared: bool  # others were made of it, too, or a mapping could not: accepting this one may not be all
+
+
+Value: TypeAlias = tuple[str, int, int]
+"""What an event has of one row: profile key, the audience's id and generation, or 0 and the position in `events`."""
+
+
 class Event(NamedTuple):
-    """One event, ready to be posted, and the changes it carries."""
+    """One event, ready to be posted, and the changes it carries, or where it comes from."""
 
     shard: int
     profile_key: str
@@ -51,6 +75,13 @@ class Event(NamedTuple):
     carried: tuple[Carried, ...]
     mappings: tuple[str, ...] = ()  # the names of those that made it
     identifiers: str | None = None  # the profile's when it was made, as in Member
+    origin: Origin | None = None
+
+    def values(self) -> list[tuple[Value, bool]]:
+        """Return what it has of which rows, and whether it shares that with others."""
+        if self.origin is not None:
+            return [((self.profile_key, 0, self.origin.position), self.origin.shared)]
+        return [((self.profile_key, c.audience_id, c.generation), c.shared) for c in self.carried]
 
 
 def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[str, int, str, int]]) -> str:
@@ -61,6 +92,14 @@ def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[st
     generation has another, and so have the events that two mappings make of one change.
     """
     return blake2b(orjson.dumps([environment, profile_key, sorted(facts)]), digest_size=16).hexdigest()
+
+
+def forwarded_key(environment: str, message_id: str, mapping: str, nth: int) -> str:
+    """Return the idempotency key of what a mapping makes of a forwarded event: 32 hexadecimal digits.
+
+    The mapping is named by its digest; `nth` tells mappings apart that are equal but for their triggers.
+    """
+    return blake2b(orjson.dumps([environment, message_id, mapping, nth]), digest_size=16).hexdigest()
 
 
 def batch_body(events: Iterable[Event], *, api_key: str) -> bytes:
@@ -78,7 +117,16 @@ def dump(events: Iterable[Event]) -> str:
     """Return events as the JSON text in which an attempt keeps them."""
     return orjson.dumps(
         [
-            [e.shard, e.profile_key, e.idempotency_key, e.body, [[*c] for c in e.carried], e.mappings, e.identifiers]
+            [
+                e.shard,
+                e.profile_key,
+                e.idempotency_key,
+                e.body,
+                [[*c] for c in e.carried],
+                e.mappings,
+                e.identifiers,
+                e.origin and [*e.origin],
+            ]
             for e in events
         ]
     ).decode()
@@ -100,8 +148,10 @@ def _start(api_key: str) -> bytes:
 
 def _kept(row: list[Any]) -> Event:
     shard, profile_key, key, body, carried, *more = row
-    mappings, identifiers = more or ((), _identifiers_in(body))  # the first schema kept neither
-    return Event(shard, profile_key, key, body, tuple(Carried(*c) for c in carried), tuple(mappings), identifiers)
+    mappings, identifiers, *origin = more or ((), _identifiers_in(body))  # the first schema kept neither
+    made_of = Origin(*origin[0]) if origin and origin[0] else None  # the second schema kept none
+    changes = tuple(Carried(*c) for c in carried)
+    return Event(shard, profile_key, key, body, changes, tuple(mappings), identifiers, made_of)
 
 
 def _identifiers_in(body: str) -> str:

@@ -20,7 +20,7 @@ from audience_sync.db import first_line
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.errors import AudienceSyncError, DestinationError, KeyRefused
 from audience_sync.leasing import Workspace
-from audience_sync.store import outbox
+from audience_sync.store import waiting
 
 TICK = 1.0  # seconds
 GATHER = 30.0  # seconds that a delivery waits for syncs under way: their changes may share events
@@ -69,7 +69,7 @@ def run(workspace: Workspace, settings: Settings, key: SecretStr, *, stop: threa
 
 
 class _Delivering(threading.Thread):
-    """Delivers whenever something lies in the outbox."""
+    """Delivers whenever something waits."""
 
     def __init__(
         self, workspace: Workspace, settings: Settings, key: SecretStr, *, syncing: Syncing, stop: threading.Event
@@ -97,7 +97,7 @@ class _Delivering(threading.Thread):
 
     def _round(self) -> None:
         with self._workspace.database.read() as connection:
-            if not outbox.any_deliverable(connection):
+            if not waiting.any_deliverable(connection):
                 return
         self._gather()
         report = deliver(self._workspace, self._delivery)
@@ -130,9 +130,9 @@ def _leave(failure: AudienceSyncError | None) -> None:
 def _status(workspace: Workspace, settings: Settings, syncing: Syncing) -> str:
     try:
         with workspace.database.read() as connection:
-            waiting, _, dead = outbox.count(connection)
+            rows, _, dead = waiting.count(connection)
     except sa.exc.SQLAlchemyError as error:
         return f"the membership database is away: {first_line(error)}"
     at = syncing.next_at()
     due = f"next sync {at:%H:%M} UTC" if at else "no audience to sync"
-    return f"{len(settings.audiences)} audiences, {due}, {waiting} open, {dead} dead"
+    return f"{len(settings.audiences)} audiences, {due}, {rows} open, {dead} dead"

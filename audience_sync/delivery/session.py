@@ -1,4 +1,4 @@
-"""A delivery: shifts, one after the other, until the outbox is empty or nothing more can be done."""
+"""A delivery: shifts, one after the other, until nothing waits or nothing more can be done."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from audience_sync.config import Settings
 from audience_sync.core.outcomes import backoff
 from audience_sync.core.shards import UNITS, shards_of_units
 from audience_sync.db import first_line
-from audience_sync.delivery.batches import Batches, Batching
+from audience_sync.delivery.batches import Batches
+from audience_sync.delivery.lanes import Batching
 from audience_sync.delivery.opening import bind, declare_traits
 from audience_sync.delivery.pace import Pace
 from audience_sync.delivery.settling import Settler
@@ -26,7 +27,7 @@ from audience_sync.delivery.worker import Worker
 from audience_sync.errors import DestinationAway, DestinationError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.schematic import Schematic
-from audience_sync.store import attempts, leases, outbox
+from audience_sync.store import attempts, leases, waiting
 from audience_sync.store.attempts import Attempt
 
 LOOK = 0.02  # seconds between two looks at the workers
@@ -47,6 +48,7 @@ class Delivery:
 
     settings: Settings
     key: SecretStr
+    forwarded: bool = True  # forwarded events too, not only changes
     wait: timedelta | None = timedelta(seconds=60)  # give up after so long without progress; None: never
     stop: threading.Event = field(default_factory=threading.Event)
     on_progress: Callable[[int], None] = _ignore  # events accepted so far
@@ -65,7 +67,7 @@ class DeliveryReport:
 
 
 def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
-    """Deliver what lies in the outbox; every failure leaves it there.
+    """Deliver what waits in the outbox and of forwarded events; every failure leaves it there.
 
     Raises:
         BindingRefused: the database belongs to another environment.
@@ -77,7 +79,7 @@ def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
     except DestinationError as error:
         failure = error
     with workspace.database.read() as connection:
-        return DeliveryReport(session.events, *outbox.count(connection), failure)
+        return DeliveryReport(session.events, *waiting.count(connection, forwarded=delivery.forwarded), failure)
 
 
 class _Session:
@@ -154,7 +156,12 @@ class _Session:
             timeout=settings.schematic.timeout,
         )
         workers = [
-            Worker(shift, self._schematic(), Batches(workspace, lease, ranges, batching), left)
+            Worker(
+                shift,
+                self._schematic(),
+                Batches(workspace, lease, ranges, batching, forwarded=self._delivery.forwarded),
+                left,
+            )
             for ranges, left in parts
         ]
         try:
@@ -221,7 +228,7 @@ class _Session:
 
     def _deliverable(self) -> bool:
         with self._workspace.database.read() as connection:
-            return outbox.any_deliverable(connection)
+            return waiting.any_deliverable(connection, forwarded=self._delivery.forwarded)
 
     def _is_over(self) -> bool:
         try:

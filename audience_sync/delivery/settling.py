@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from audience_sync.db import first_line
 from audience_sync.errors import LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import attempts, binding, outbox
+from audience_sync.store import attempts, binding, outbox, waiting
 from audience_sync.store.attempts import Attempt
 
 COMMIT_EVERY = 0.02  # seconds; what came meanwhile is one commit
@@ -125,12 +125,16 @@ class Settler:
             unsettled = attempts.carried_by_others(connection, [attempt for attempt, _ in batches])
             for status in {status for _, status in batches}:
                 events = [event for attempt, its in batches if its == status for event in attempt.events]
-                outbox.settle(connection, events, now_ms=now, status=status, unsettled=unsettled)
+                waiting.settle(connection, events, now_ms=now, status=status, unsettled=unsettled)
             attempts.remove(connection, [attempt for attempt, _ in batches])
 
     def reopen(self, posted: Sequence[Attempt]) -> None:
-        """Have the current values sent again: our lease was over, so these events may have overtaken newer ones."""
-        events = sorted(event for attempt in posted for event in attempt.events)  # by shard and profile
+        """Have the current values sent again: our lease was over, so these events may have overtaken newer ones.
+
+        Forwarded events have no other value: whoever has the lease now sends them again, under the same keys.
+        """
+        changes = (event for attempt in posted for event in attempt.events if event.origin is None)
+        events = sorted(changes)  # by shard and profile
         with self._workspace.database.write() as connection:
             generation = binding.next_generation(connection, self._workspace.seams.now_ms())
             for event in events:

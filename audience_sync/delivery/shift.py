@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from audience_sync.core.events import Event
-from audience_sync.delivery.batches import Batching
+from audience_sync.delivery.lanes import Batching
 from audience_sync.delivery.pace import Pace
 from audience_sync.delivery.settling import Settler
 from audience_sync.errors import DestinationError
 from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import attempts, outbox
+from audience_sync.store import attempts, waiting
 from audience_sync.store.attempts import Attempt
 
 MOST_REJECTED = 20  # events refused one after the other with nothing accepted: then it is not the events
@@ -62,14 +62,14 @@ class Shift:
         with self._lock, self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
             attempts.remove(connection, [attempt])
-            outbox.mark_dead(connection, event, reason)
+            waiting.mark_dead(connection, event, reason)
             self.moves += 1
             self._rejected.append(event)
             if len(self._rejected) < MOST_REJECTED:
                 return
             now = self.workspace.seams.now_ms()
             for rejected in self._rejected:  # word for word again: events of the same rows may be waiting beside them
-                outbox.revive(connection, rejected)
+                waiting.mark_dead(connection, rejected, None)
                 attempts.add(connection, [rejected], now_ms=now)
         self.fail(
             DestinationError(

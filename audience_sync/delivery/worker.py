@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import assert_never
 
 import sqlalchemy as sa
@@ -24,7 +23,7 @@ from audience_sync.core.outcomes import (
     backoff,
     classify,
 )
-from audience_sync.delivery.batches import Batches, pack
+from audience_sync.delivery.batches import Batches, halves, smaller
 from audience_sync.delivery.shift import Shift
 from audience_sync.errors import DestinationError, KeyRefused, LeaseLost
 from audience_sync.schematic import Schematic
@@ -37,7 +36,7 @@ TRIES_BEFORE_HALVING = 3
 
 
 class Worker(threading.Thread):
-    """Delivers the open rows of some shards until its shift is over."""
+    """Delivers what waits in some shards until its shift is over."""
 
     def __init__(self, shift: Shift, schematic: Schematic, batches: Batches, left_over: Sequence[Attempt]) -> None:
         super().__init__(name="deliverer", daemon=True)
@@ -155,9 +154,9 @@ class Worker(threading.Thread):
         accepted_then = self._first_failure.setdefault(attempt.id, shift.accepted)
         shift.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
         if attempt.tries >= TRIES_BEFORE_HALVING and shift.accepted > accepted_then and len(attempt.events) > 1:
-            halves = self._put(attempt, lambda _: _halves(attempt.events))
-            self._first_failure.update(dict.fromkeys((half.id for half in halves), accepted_then))
-            return halves
+            parts = self._put(attempt, lambda _: halves(attempt.events))
+            self._first_failure.update(dict.fromkeys((part.id for part in parts), accepted_then))
+            return parts
         seams = shift.workspace.seams
         wait = backoff(attempt.tries + 1, jitter=seams.jitter(), longest=shift.max_backoff, asked=outcome.retry_after)
         not_before = seams.now_ms() + int(wait.total_seconds() * 1000)
@@ -168,7 +167,7 @@ class Worker(threading.Thread):
     def _rejected(self, attempt: Attempt, reason: str) -> list[Attempt]:
         """Find the event that is refused; of one that carries several audiences, the audience."""
         if len(attempt.events) > 1:
-            return self._put(attempt, lambda _: _halves(attempt.events))
+            return self._put(attempt, lambda _: halves(attempt.events))
         (event,) = attempt.events
         if len(event.carried) > 1:
             return self._put(attempt, lambda connection: [[part] for part in self._apart(connection, event)])
@@ -192,8 +191,7 @@ class Worker(threading.Thread):
         ]
 
     def _cut(self, attempt: Attempt, size: int) -> list[Attempt]:
-        profiles = [list(events) for _, events in groupby(attempt.events, key=lambda event: event.profile_key)]
-        return self._put(attempt, lambda _: pack(profiles, size))
+        return self._put(attempt, lambda _: smaller(attempt.events, size))
 
     def _put(self, attempt: Attempt, parts: Callable[[Connection], Sequence[Sequence[Event]]]) -> list[Attempt]:
         """Put several attempts in the place of one, in one commit."""
@@ -201,11 +199,3 @@ class Worker(threading.Thread):
         with workspace.database.write() as connection:
             self._shift.lease.assert_held(connection)
             return attempts.split(connection, attempt, parts(connection), now_ms=workspace.seams.now_ms())
-
-
-def _halves(events: Sequence[Event]) -> list[Sequence[Event]]:
-    """Cut a batch in two, between two profiles where it has several."""
-    middle = (len(events) + 1) // 2
-    cuts = [n for n in range(1, len(events)) if events[n - 1].profile_key != events[n].profile_key]
-    cut = min(cuts, key=lambda n: abs(n - middle), default=middle)
-    return [events[:cut], events[cut:]]

@@ -9,15 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.events import Event, dump, parse
-
-Value: TypeAlias = tuple[str, int, int]
-"""What an event carries of one audience: profile key, the audience's id, generation."""
+from audience_sync.core.events import Event, Value, dump, parse
 
 
 @dataclass(frozen=True)
@@ -32,13 +28,18 @@ class Attempt:
 
 
 def add(connection: Connection, events: Sequence[Event], *, now_ms: int) -> Attempt:
-    """Keep a batch before its first POST."""
+    """Keep a batch before its first POST: of events that carry changes, or of forwarded ones."""
     attempt_id = connection.execute(
         sa.text(
-            "INSERT INTO attempts (low, high, size, events, created_at) VALUES (:low, :high, :n, :events, :now)"
-            " RETURNING id"
+            "INSERT INTO attempts (low, high, size, events, created_at, forwarded)"
+            " VALUES (:low, :high, :n, :events, :now, :forwarded) RETURNING id"
         ),
-        {**_extent(events), "events": dump(events), "now": now_ms},
+        {
+            **_extent(events),
+            "events": dump(events),
+            "now": now_ms,
+            "forwarded": events[0].origin is not None,
+        },
     ).scalar_one()
     return Attempt(attempt_id, tuple(events), 0, 0, None)
 
@@ -89,7 +90,7 @@ def remove(connection: Connection, attempts: Iterable[Attempt]) -> None:
 
 def carried_by_others(connection: Connection, attempts: Sequence[Attempt]) -> Set[Value]:
     """Return what other attempts still carry of the values that these attempts share with events outside of them."""
-    shared = {e.shard for a in attempts for e in a.events if any(carried.shared for carried in e.carried)}
+    shared = {e.shard for a in attempts for e in a.events if any(is_shared for _, is_shared in e.values())}
     if not shared:
         return frozenset()
     mine = {attempt.id for attempt in attempts}
@@ -98,13 +99,19 @@ def carried_by_others(connection: Connection, attempts: Sequence[Attempt]) -> Se
         {"first": min(shared), "last": max(shared)},
     )
     return {
-        (event.profile_key, carried.audience_id, carried.generation)
+        value
         for attempt_id, text in rows
         if attempt_id not in mine
         for event in parse(text)
         if event.shard in shared
-        for carried in event.carried
+        for value, _ in event.values()
     }
+
+
+def any_of(connection: Connection, *, forwarded: bool) -> bool:
+    """Return whether there are attempts, of forwarded events or of changes."""
+    found = connection.execute(sa.text("SELECT 1 FROM attempts WHERE forwarded = :f LIMIT 1"), {"f": forwarded})
+    return found.first() is not None
 
 
 def forget(connection: Connection, profile_key: str, *, shard: int) -> None:

@@ -23,7 +23,7 @@ def _locked(connection: Connection, name: str) -> int:
     return int(value)
 
 
-def _count_on(connection: Connection, name: str, least: int, step: int) -> int:
+def count_on(connection: Connection, name: str, *, least: int, step: int) -> int:
     """Return `max(number, least)` of a numeric setting and keep that plus `step`; others wait their turn."""
     number = max(_locked(connection, name), least)
     put(connection, name, str(number + step))
@@ -92,7 +92,7 @@ def environment(connection: Connection) -> str:
 
 def next_generation(connection: Connection, now_ms: int) -> int:
     """Issue a generation: greater than every one before, and about the time in milliseconds."""
-    return _count_on(connection, "generation", now_ms, 1)
+    return count_on(connection, "generation", least=now_ms, step=1)
 
 
 def reserve_requests(connection: Connection, *, now_us: int, requests: int, per_second: float) -> int:
@@ -102,7 +102,7 @@ def reserve_requests(connection: Connection, *, now_us: int, requests: int, per_
     was ahead costs at most the time of `MOST_RESERVED` requests: moments further off are taken for a mistake.
     """
     spacing = round(1_000_000 / per_second)
-    booked = _count_on(connection, "request_at_us", now_us, requests * spacing)
+    booked = count_on(connection, "request_at_us", least=now_us, step=requests * spacing)
     if booked > now_us + MOST_RESERVED * spacing:
         put(connection, "request_at_us", str(now_us + requests * spacing))
         return now_us

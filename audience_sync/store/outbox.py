@@ -14,10 +14,9 @@ from sqlalchemy.engine import Connection
 
 from audience_sync import tables
 from audience_sync.core.destination.parcels import Rejected
-from audience_sync.core.events import Carried, Event, OpenChange, traits
+from audience_sync.core.events import Carried, Event, OpenChange, Value
 from audience_sync.core.model import Change, delivered_value
 from audience_sync.store import bulk, runs
-from audience_sync.store.attempts import Value
 from audience_sync.store.runs import RunRow
 
 _COLUMNS = "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers, o.generation, o.run_id, o.kind"
@@ -113,10 +112,8 @@ def of_profile(connection: Connection, *, shard: int, profile_key: str) -> list[
     return [OpenChange(*row) for row in rows]
 
 
-def settle(
-    connection: Connection, events: Sequence[Event], *, now_ms: int, status: int, unsettled: Set[Value] = frozenset()
-) -> None:
-    """Record events that Schematic accepted, and close the rows that still have the generation that was sent.
+def settle(connection: Connection, events: Sequence[Event], *, unsettled: Set[Value] = frozenset()) -> None:
+    """Close the rows that still have the generation that was accepted.
 
     A row stays while `unsettled` events carry it too (see `attempts.carried_by_others`), and if it is dead.
     """
@@ -127,22 +124,6 @@ def settle(
         if not carried.shared or not _is_held(connection, event, carried, unsettled)
     }
     _close(connection, list(done))
-    rows = [
-        (
-            e.shard,
-            e.profile_key,
-            e.idempotency_key,
-            traits(e.carried),
-            f"[{', '.join(map(str, sorted({c.run_id for c in e.carried})))}]",
-            now_ms,
-            status,
-            ", ".join(e.mappings),
-        )
-        for e in events
-    ]
-    bulk.insert(
-        connection, tables.deliveries, rows, on_conflict="ON CONFLICT (shard, profile_key, idempotency_key) DO NOTHING"
-    )
     runs.add_sent(connection, Counter(done.values()))
 
 
@@ -172,18 +153,10 @@ def mark_rejected(connection: Connection, rejected: Iterable[Rejected]) -> None:
     _set_dead(connection, [(reason, c.shard, c.profile_key, c.audience_id, c.generation) for c, reason in rejected])
 
 
-def mark_dead(connection: Connection, event: Event, reason: str) -> None:
-    """Mark what an event carries as dead, unless a newer value came."""
-    _set_dead(connection, _deaths(event, reason))
-
-
-def revive(connection: Connection, event: Event) -> None:
-    """Take `mark_dead` back."""
-    _set_dead(connection, _deaths(event, None))
-
-
-def _deaths(event: Event, reason: str | None) -> list[tuple[str | None, int, str, int, int]]:
-    return [(reason, event.shard, event.profile_key, c.audience_id, c.generation) for c in event.carried]
+def mark_dead(connection: Connection, event: Event, reason: str | None) -> None:
+    """Mark what an event carries as dead, unless a newer value came; without a reason, take that back."""
+    rows = [(reason, event.shard, event.profile_key, c.audience_id, c.generation) for c in event.carried]
+    _set_dead(connection, rows)
 
 
 def _set_dead(connection: Connection, rows: Iterable[tuple[str | None, int, str, int, int]]) -> None:
@@ -243,12 +216,11 @@ def count_of_run(connection: Connection, run_id: int) -> tuple[int, int]:
 
 
 def any_deliverable(connection: Connection) -> bool:
-    """Return whether anything waits that may be sent."""
+    """Return whether a change waits that may be sent."""
     found = connection.execute(
         sa.text(
-            "SELECT 1 FROM attempts UNION ALL SELECT * FROM"
-            " (SELECT 1 FROM outbox o JOIN audiences a ON a.id = o.audience_id"
-            " WHERE o.dead_reason IS NULL AND a.state <> 'paused' LIMIT 1) waiting LIMIT 1"
+            "SELECT 1 FROM outbox o JOIN audiences a ON a.id = o.audience_id"
+            " WHERE o.dead_reason IS NULL AND a.state <> 'paused' LIMIT 1"
         )
     ).first()
     return found is not None

@@ -23,7 +23,7 @@ from audience_sync.core.events import OpenChange
 from audience_sync.core.model import RunState
 from audience_sync.core.shards import SHARDS, shard_of, unit_of
 from audience_sync.leasing import Workspace
-from audience_sync.store import attempts, audiences, binding, erasure, history, leases, outbox
+from audience_sync.store import attempts, audiences, binding, erasure, history, leases, outbox, waiting
 from audience_sync.store.reports import iso
 from audience_sync.sync import Job, RunReport, approve, retract, sync
 from tests.factories import (
@@ -86,7 +86,7 @@ class Desk:
             for profile in profiles:
                 mine = [change for change in self.open_changes() if change.profile_key == profile]
                 event = make_event(*mine, sent_at=self.clock())
-                outbox.settle(connection, [event], now_ms=self.workspace.seams.now_ms(), status=200)
+                waiting.settle(connection, [event], now_ms=self.workspace.seams.now_ms(), status=200)
 
     def attempt(self, *profiles: str, error: str) -> None:
         """Keep one batch of some profiles that failed once."""

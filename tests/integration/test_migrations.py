@@ -19,7 +19,10 @@ from audience_sync.db import Database
 from audience_sync.errors import SchemaOutOfDate
 from audience_sync.migrating import migrate
 
-VIEWS = {"current_members", "membership_changes", "sync_runs", "open_deliveries", "sent_deliveries"}
+VIEWS = {
+    "current_members", "membership_changes", "sync_runs", "open_deliveries", "sent_deliveries", "open_events",
+    "unsent_events",
+}  # fmt: skip
 MIGRATIONS = Path(db.__file__).parent.parent / "migrations"
 
 NEWEST = db.revisions()[-1]
@@ -207,6 +210,14 @@ def test_views_show_names_and_iso_timestamps(database: Database) -> None:
                 "INSERT INTO deliveries (shard, profile_key, idempotency_key, traits, run_ids, accepted_at, status)"
                 f" VALUES (0, 'u{number}', 'k', '{{}}', '[1]', {ms}, 200)"
             )
+            connection.exec_driver_sql(
+                "INSERT INTO events (shard, profile_key, position, message_id, type, payload, received_at)"
+                f" VALUES (0, 'u{number}', {number}, 'm{number}', 'track', '{{}}', {ms})"
+            )
+            connection.exec_driver_sql(
+                "INSERT INTO event_counts (day, reason, type, count, last_message_id, last_at)"
+                f" VALUES ({number}, 'no_matching_mapping', 'page', 2, 'm{number}', {ms})"
+            )
 
     expected = [iso(ms) for ms in MOMENTS]
     with database.read() as connection:
@@ -217,11 +228,14 @@ def test_views_show_names_and_iso_timestamps(database: Database) -> None:
             "sync_runs": ("finished_at", "id"),
             "open_deliveries": ("since", "run_id"),
             "sent_deliveries": ("accepted_at", "profile_key"),
+            "open_events": ("since", "position"),
+            "unsent_events": ("last_at", "day"),
         }
         for view, (column, order) in columns.items():
             rows = connection.exec_driver_sql(f"SELECT {column} FROM {view} ORDER BY {order}").scalars()
             assert list(rows) == expected, view
-        for view in VIEWS - {"sent_deliveries"}:
+        assert connection.exec_driver_sql("SELECT min(day) FROM unsent_events").scalar() == "1970-01-02"
+        for view in VIEWS - {"sent_deliveries", "open_events", "unsent_events"}:
             assert set(connection.exec_driver_sql(f"SELECT DISTINCT audience FROM {view}").scalars()) == {"gold"}
     assert views == VIEWS
 

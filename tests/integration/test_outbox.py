@@ -11,7 +11,7 @@ from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.model import Change, ChangeKind
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
-from audience_sync.store import attempts, audiences, memberships, outbox, runs
+from audience_sync.store import attempts, audiences, memberships, outbox, runs, waiting
 from audience_sync.store.memberships import ShardChanges
 from audience_sync.store.runs import RunRow
 from tests.factories import company_identifiers, make_change, make_event, make_open, make_run
@@ -100,7 +100,7 @@ def test_settling_closes_what_was_sent(database: Database) -> None:
         enqueue(connection, gold, make_change("u1"), make_change("u2"))
         enqueue(connection, ant, make_change("u1", ChangeKind.EXITED))
         event = event_of(connection, "u1")
-        outbox.settle(connection, [event], now_ms=NOW, status=202)
+        waiting.settle(connection, [event], now_ms=NOW, status=202)
 
         assert [row.profile_key for row in opened(connection)] == ["u2"]
         assert [tuple(row) for row in connection.execute(sa.select(tables.deliveries))] == [
@@ -113,6 +113,7 @@ def test_settling_closes_what_was_sent(database: Database) -> None:
                 NOW,
                 202,
                 "Identify User",
+                None,
             )
         ]
         assert [runs.get(connection, run.id).sent for run in (gold, ant)] == [1, 1]
@@ -125,7 +126,7 @@ def test_settling_leaves_newer_values_open(database: Database) -> None:
         sent = event_of(connection, "u1")
         newer = make_run(connection)
         enqueue(connection, newer, make_change("u1", ChangeKind.EXITED))
-        outbox.settle(connection, [sent], now_ms=NOW, status=200)
+        waiting.settle(connection, [sent], now_ms=NOW, status=200)
 
         assert [(row.value, row.generation) for row in opened(connection)] == [("false", newer.generation)]
 
@@ -141,7 +142,7 @@ def test_death_is_of_one_generation(database: Database) -> None:
         assert [row.trait for row in opened(connection)] == ["ant"]
         assert outbox.count(connection) == (1, 0, 1)
         assert outbox.count_of_run(connection, 1) == (0, 1)
-        outbox.revive(connection, sent)
+        outbox.mark_dead(connection, sent, None)
         assert outbox.count(connection) == (2, 0, 0)
         enqueue(connection, make_run(connection), make_change("u1", ChangeKind.EXITED))
         outbox.mark_dead(connection, sent, "refused")
@@ -197,9 +198,9 @@ def test_nothing_is_deliverable_while_all_is_paused_or_dead(database: Database) 
         event = event_of(connection, "u1")
         outbox.mark_dead(connection, event, "refused")
         audiences.set_state(connection, run.audience_id, "paused")
-        assert not outbox.any_deliverable(connection)
+        assert not waiting.any_deliverable(connection)
         attempts.add(connection, [event], now_ms=NOW)
-        assert outbox.any_deliverable(connection)
+        assert waiting.any_deliverable(connection, forwarded=False)
 
 
 def test_reopening_sends_the_current_value(database: Database) -> None:

@@ -1,0 +1,124 @@
+"""Sending what waits: deliver and run, and what every command shares that delivers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+from rich.markup import escape
+
+from audience_sync import app as engine
+from audience_sync.cli import reporting
+from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.progress import Progress
+from audience_sync.config import Settings, parse_duration, resolve_api_key
+from audience_sync.delivery import Delivery, DeliveryReport, deliver
+from audience_sync.leasing import Workspace
+from audience_sync.signals import stoppable
+
+PANEL = "Sync and deliver"
+
+
+def duration(text: str | timedelta) -> timedelta:
+    """Return a duration such as 30s, 15m or 2h; Typer hands over defaults as they are."""
+    try:
+        return text if isinstance(text, timedelta) else parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Wait = Annotated[
+    timedelta,
+    typer.Option(
+        parser=duration,
+        metavar="DURATION",
+        help="Give up after so long without progress, or waiting for another process.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for name, command, example in (
+        ("deliver", deliver_command, "audience-sync deliver --wait 10m"),
+        ("run", run, "audience-sync --config /etc/audience-sync/config.toml run"),
+    ):
+        app.command(name, rich_help_panel=PANEL, epilog=f"Example: {example}")(command)
+
+
+def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) -> None:
+    """Send all that waits, forwarded events too, retries included, until nothing does or nothing more can be done."""
+    settings = settings_of(context)
+    key = resolve_api_key(settings.schematic, os.environ)
+    with working(settings) as (workspace, stop):
+        delivery = send(workspace, settings, key, wait=wait, stop=stop, forwarded=True)
+        raise typer.Exit(reporting.exit_code([], [], delivery))
+
+
+def run(context: typer.Context) -> None:
+    """Run as a service: sync every audience on its schedule, and deliver between syncs.
+
+    Ends on SIGTERM or Ctrl-C within ten seconds; a second signal ends it at once.
+    """
+    from audience_sync import daemon, logs  # noqa: PLC0415 - only this command needs the scheduler, and structlog
+
+    settings = settings_of(context)
+    key = resolve_api_key(settings.schematic, os.environ)
+    logs.configure()
+    with stoppable(lambda: None) as stop, engine.working(settings, seams()) as workspace:
+        reporting.using(workspace.database)
+        daemon.run(workspace, settings, key, stop=stop)
+
+
+@contextmanager
+def working(settings: Settings) -> Iterator[tuple[Workspace, threading.Event]]:
+    """Open the membership database for a command that works on it, and end the command in order when a signal comes.
+
+    Raises:
+        KeyboardInterrupt: one came.
+    """
+    with stoppable(_say_stopping) as stop:
+        try:
+            with engine.working(settings, seams()) as workspace:
+                reporting.using(workspace.database)
+                yield workspace, stop
+        finally:
+            if stop.is_set():
+                raise KeyboardInterrupt
+
+
+def _say_stopping() -> None:
+    console.print("stopping after the step under way; once more leaves at once, and loses nothing either")
+
+
+def send(
+    workspace: Workspace,
+    settings: Settings,
+    key: SecretStr | None,
+    *,
+    wait: timedelta,
+    stop: threading.Event,
+    forwarded: bool = False,
+) -> DeliveryReport | None:
+    """Deliver changes, and forwarded events if asked for, with progress; not at all without a key."""
+    if key is None:
+        return None
+    with Progress("delivery") as progress:
+        return deliver(
+            workspace,
+            Delivery(
+                settings=settings,
+                key=key,
+                forwarded=forwarded,
+                wait=wait,
+                stop=stop,
+                on_progress=lambda events: progress.show("delivering", events),
+                warn=lambda sentence: console.print(f"[yellow]warning:[/] {escape(sentence)}"),
+            ),
+        )

@@ -1,0 +1,91 @@
+"""What the waiting Segment events of one profile come to: events for Schematic, and those of which nothing is sent.
+
+Events are facts: each is judged for itself, none is joined with others, and their order stays.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import orjson
+
+from audience_sync.core.destination.actions import RejectionReason
+from audience_sync.core.destination.mappings import Mapping, Verdict, judge
+from audience_sync.core.destination.parcels import Destination
+from audience_sync.core.events import Event, Forwarded, Origin, forwarded_key
+
+EXPECTED: Final = frozenset({RejectionReason.EMPTY_USER_KEYS})
+"""Rejections that are nobody's mistake: visitors are anonymous until they sign in."""
+
+
+class Told(NamedTuple):
+    """A forwarded event, and why nothing, or nothing more, is sent of it."""
+
+    event: Forwarded
+    reason: str
+
+
+class ForwardedParcel(NamedTuple):
+    """What waiting events of one profile come to."""
+
+    events: list[Event]
+    unsent: list[Told]  # counted and gone: the mappings, or the event itself, ask for nothing
+    dead: list[Told]  # a mapping wants them and can make no body of them: a person mends it
+    over: list[Forwarded]  # Schematic has every body already
+
+
+def make_forwarded(waiting: Sequence[Forwarded], destination: Destination, *, most: int) -> ForwardedParcel:
+    """Return the events made of the first of some waiting events, all of one profile; at most `most`, if they fit.
+
+    The bodies of one event stay together, however many they are. What is beyond waits until these are accepted.
+    """
+    parcel = ForwardedParcel([], [], [], [])
+    for forwarded in waiting:
+        verdict = judge(orjson.loads(forwarded.payload), destination.enabled)
+        events = _events(forwarded, verdict, destination.environment)
+        if parcel.events and len(parcel.events) + len(events) > most:
+            break
+        parcel.events.extend(events)
+        mistake = _mistake(verdict)
+        if mistake is not None:
+            parcel.dead.append(Told(forwarded, mistake))
+        elif not verdict.bodies:
+            parcel.unsent.append(Told(forwarded, _absence(verdict)))
+        elif not events:
+            parcel.over.append(forwarded)
+    return parcel
+
+
+def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Event]:
+    """Return the bodies of a forwarded event as events, each under a key of its own, but those accepted before."""
+    shared = len(verdict.bodies) + len(verdict.rejections) > 1
+    origin = Origin(forwarded.position, forwarded.message_id, shared)
+    alike: Counter[str] = Counter()
+    events = []
+    for mapping, body in verdict.bodies:
+        alike[mapping.digest] += 1
+        key = forwarded_key(environment, forwarded.message_id, mapping.digest, alike[mapping.digest])
+        if key not in forwarded.accepted:
+            text = orjson.dumps({**body, "idempotency_key": key}).decode()
+            names = (mapping.name,)
+            events.append(Event(forwarded.shard, forwarded.profile_key, key, text, (), names, None, origin))
+    return events
+
+
+def _mistake(verdict: Verdict) -> str | None:
+    """Return why a mapping that wants an event cannot make a body of it, unless that is as expected."""
+    for mapping, rejection in verdict.rejections:
+        if rejection.reason not in EXPECTED:
+            return f"mapping {mapping.name!r}: {rejection.sentence}"
+    return None
+
+
+def _absence(verdict: Verdict) -> str:
+    """Return the code of the reason why nothing is sent of an event."""
+    if verdict.kept_away is not None:
+        return verdict.kept_away
+    mapping: Mapping
+    mapping, rejection = verdict.rejections[0]
+    return f"{mapping.name}: {rejection.reason}"

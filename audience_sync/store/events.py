@@ -1,0 +1,160 @@
+"""Forwarded Segment events that wait for Schematic: first in, first out for each profile, none replaced or merged.
+
+A row leaves when everything that was made of it is accepted, or when nothing is to be sent of it, which is counted. Its
+messageId stays known for seven days, so that the same event again is not taken.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync import tables
+from audience_sync.core.arrivals import Arrival
+from audience_sync.core.destination.forwarding import Told
+from audience_sync.core.events import Event, Forwarded, Value
+from audience_sync.store import binding, bulk
+
+KNOWN_DAYS = 7
+DAY_MS = 24 * 60 * 60 * 1000
+POSITION = "event_position"
+
+_KEY = ("shard", "profile_key", "position")
+
+
+def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) -> int:
+    """Keep the events whose messageId has not arrived within the last seven days, in their order; return how many."""
+    first_of = {arrival.message_id: arrival for arrival in reversed(list(arrivals))}
+    fresh = _first_seen(connection, list(first_of), day=now_ms // DAY_MS)
+    taken = [arrival for arrival in reversed(first_of.values()) if arrival.message_id in fresh]
+    if taken:
+        start = binding.count_on(connection, POSITION, least=0, step=len(taken))
+        rows = (
+            (a.shard, a.profile_key, position, a.message_id, a.type, a.name, a.payload, now_ms, None, False)
+            for position, a in enumerate(taken, start)
+        )
+        bulk.insert(connection, tables.events, rows)
+    return len(taken)
+
+
+def page(
+    connection: Connection, *, low: int, high: int, after: tuple[int, str], limit: int
+) -> tuple[list[Forwarded], bool]:
+    """Return the waiting events of shards `low` to `high` behind a profile, at most `limit`, and if there are more.
+
+    Of the last profile some may be missing: they are later than those returned. Dead ones are left out.
+    """
+    rows = connection.execute(
+        sa.text(
+            "SELECT shard, profile_key, position, message_id, type, payload, partly_sent FROM events"
+            " WHERE (shard, profile_key) > (:shard, :key) AND shard BETWEEN :low AND :high AND dead_reason IS NULL"
+            " ORDER BY shard, profile_key, position LIMIT :limit"
+        ),
+        {"shard": after[0], "key": after[1], "low": low, "high": high, "limit": limit},
+    ).all()
+    found = []
+    for *row, partly_sent in rows:
+        forwarded = Forwarded(*row)
+        found.append(forwarded._replace(accepted=_accepted(connection, forwarded)) if partly_sent else forwarded)
+    return found, len(rows) == limit
+
+
+def _accepted(connection: Connection, event: Forwarded) -> frozenset[str]:
+    rows = connection.execute(
+        sa.text("SELECT idempotency_key FROM deliveries WHERE shard = :s AND profile_key = :k AND message_id = :m"),
+        {"s": event.shard, "k": event.profile_key, "m": event.message_id},
+    )
+    return frozenset(rows.scalars())
+
+
+def settle(connection: Connection, events: Sequence[Event], *, unsettled: Set[Value] = frozenset()) -> None:
+    """Close the rows of accepted events; one stays while more that was made of it is unsettled, and if it is dead."""
+    rows: dict[tuple[int, str, int], bool] = {}  # and whether it is shared
+    for event in events:
+        if event.origin is not None:
+            rows[event.shard, event.profile_key, event.origin.position] = event.origin.shared
+    held = [
+        (shard, key, position)
+        for (shard, key, position), shared in rows.items()
+        if shared and ((key, 0, position) in unsettled or _is_dead(connection, shard, key, position))
+    ]
+    for shard, key, position in held:
+        where, parameters = _one(shard, key, position)
+        connection.execute(sa.text(f"UPDATE events SET partly_sent = :yes WHERE {where}"), {**parameters, "yes": True})
+    _delete(connection, rows.keys() - set(held))
+
+
+def close(connection: Connection, events: Iterable[Forwarded]) -> None:
+    """Close rows of which nothing more is to be sent."""
+    _delete(connection, {(event.shard, event.profile_key, event.position) for event in events})
+
+
+def close_unsent(connection: Connection, unsent: Sequence[Told], *, now_ms: int) -> None:
+    """Close rows of which nothing is sent, and count them by their reasons."""
+    close(connection, [event for event, _ in unsent])
+    day = now_ms // DAY_MS
+    counts = Counter((reason, event.type) for event, reason in unsent)
+    last = {(reason, event.type): event.message_id for event, reason in unsent}
+    rows = ((day, *key, count, last[key], now_ms) for key, count in sorted(counts.items()))
+    on_conflict = (
+        "ON CONFLICT (day, reason, type) DO UPDATE SET count = event_counts.count + excluded.count,"
+        " last_message_id = excluded.last_message_id, last_at = excluded.last_at"
+    )
+    bulk.insert(connection, tables.event_counts, rows, on_conflict=on_conflict)
+
+
+def set_dead(connection: Connection, rows: Iterable[tuple[int, str, int]], reason: str | None) -> None:
+    """Give rows (shard, profile key, position) a reason for which they are dead, or take it away."""
+    for shard, key, position in rows:
+        where, parameters = _one(shard, key, position)
+        connection.execute(
+            sa.text(f"UPDATE events SET dead_reason = :why WHERE {where}"), {**parameters, "why": reason}
+        )
+
+
+def count(connection: Connection) -> tuple[int, int]:
+    """Return how many rows wait, and how many are dead."""
+    rows = connection.execute(sa.text("SELECT dead_reason IS NOT NULL, count(*) FROM events GROUP BY 1")).all()
+    by_death = {bool(dead): n for dead, n in rows}
+    return by_death.get(False, 0), by_death.get(True, 0)
+
+
+def any_waiting(connection: Connection) -> bool:
+    """Return whether an event waits to be sent."""
+    return connection.execute(sa.text("SELECT 1 FROM events WHERE dead_reason IS NULL LIMIT 1")).first() is not None
+
+
+def _first_seen(connection: Connection, message_ids: Sequence[str], *, day: int) -> set[str]:
+    """Note messageIds as arrived, and return those that had not within the last seven days."""
+    days = ", ".join(str(day - back) for back in range(1, KNOWN_DAYS + 1))
+    parameter: object = list(message_ids)
+    if connection.dialect.name == "sqlite":
+        coming, parameter = "SELECT value AS message_id FROM json_each(?)", orjson.dumps(message_ids).decode()
+    else:
+        coming = "SELECT unnest(%s::text[]) AS message_id"
+    rows = connection.exec_driver_sql(
+        f"INSERT INTO message_ids (day, message_id) SELECT {day:d}, c.message_id FROM ({coming}) c"
+        f" WHERE NOT EXISTS (SELECT 1 FROM message_ids m WHERE m.day IN ({days}) AND m.message_id = c.message_id)"
+        " ON CONFLICT DO NOTHING RETURNING message_id",
+        (parameter,),
+    )
+    return set(rows.scalars())
+
+
+def _is_dead(connection: Connection, shard: int, key: str, position: int) -> bool:
+    where, parameters = _one(shard, key, position)
+    return connection.execute(sa.text(f"SELECT dead_reason FROM events WHERE {where}"), parameters).scalar() is not None
+
+
+def _one(shard: int, key: str, position: int) -> tuple[str, dict[str, object]]:
+    return "shard = :s AND profile_key = :k AND position = :p", {"s": shard, "k": key, "p": position}
+
+
+def _delete(connection: Connection, rows: Set[tuple[int, str, int]]) -> None:
+    ordered = sorted(rows)
+    bulk.lock(connection, tables.events, _KEY, ordered)  # `dead retry` locks rows too, in the same order
+    bulk.delete(connection, tables.events, _KEY, ordered)
