@@ -24,12 +24,14 @@ from pydantic import SecretStr
 
 from audience_sync import holders
 from audience_sync.config import Settings, load
+from audience_sync.core.arrivals import arrive
 from audience_sync.db import Database
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
 from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox, StoredEvent
 from audience_sync.sandbox.wire import Answer, Request
 from audience_sync.seams import KILL_VARIABLE, Seams
+from audience_sync.store import events as waiting_events
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import Job, sync
 from tests.commands import Command
@@ -87,6 +89,19 @@ class Sending:
         """Return the same with other settings: `delivery={"concurrency": 1}`."""
         changed = {name: getattr(self.settings, name).model_copy(update=values) for name, values in tables.items()}
         return Sending(**{**vars(self), "settings": self.settings.model_copy(update=changed)})
+
+    def with_mappings(self, text: str) -> Sending:
+        """Return the same with these mappings in its file, instead of those before."""
+        path = self.settings.path
+        path.write_text(path.read_text().partition("[[mappings]]")[0] + text)
+        settings = load(path, {}).model_copy(update={"delivery": self.settings.delivery})
+        return Sending(**{**vars(self), "settings": settings})
+
+    def forward(self, events: Iterable[Mapping[str, Any]], *, now_ms: int | None = None) -> int:
+        """Keep Segment events to be forwarded; return how many are new."""
+        arrivals = [arrive(event, orjson.dumps(event)) for event in events]
+        with self.workspace.database.write() as connection:
+            return waiting_events.take(connection, arrivals, now_ms=now_ms or self.workspace.seams.now_ms())
 
     def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the membership database."""

@@ -9,7 +9,6 @@ from pathlib import Path
 import orjson
 import pytest
 
-from audience_sync.config import load
 from audience_sync.core.events import OpenChange
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError
@@ -57,14 +56,6 @@ def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Se
         yield opened
 
 
-def with_mappings(sending: Sending, text: str) -> Sending:
-    """Return the same with these mappings in its file."""
-    path = sending.settings.path
-    path.write_text(path.read_text().partition("[[mappings]]")[0] + text)
-    settings = load(path, {}).model_copy(update={"delivery": sending.settings.delivery})
-    return Sending(**{**vars(sending), "settings": settings})
-
-
 def processed(sending: Sending) -> list[StoredEvent]:
     """Return the events that the sandbox took for new."""
     return [event for event in sending.events() if event.status != "duplicate"]
@@ -83,7 +74,7 @@ def settled(sending: Sending) -> bool:
 @pytest.mark.parametrize("batch_size", [100, 3, 2, 1])
 def test_each_mapping_arrives_once(sending: Sending, batch_size: int) -> None:
     """Two changes of one person are an identify by each key, and a track event for each audience, under own keys."""
-    sending = with_mappings(sending, ALL).with_settings(delivery={"batch_size": batch_size})
+    sending = sending.with_mappings(ALL).with_settings(delivery={"batch_size": batch_size})
     sending.sync(gold=PEOPLE, silver=PEOPLE[:20])
     report = sending.deliver()
 
@@ -103,7 +94,7 @@ def test_each_mapping_arrives_once(sending: Sending, batch_size: int) -> None:
 
 def test_through_faults(sending: Sending) -> None:
     """Errors, dropped answers and halved batches repeat events under their keys, and lose none."""
-    sending = with_mappings(sending, ALL)
+    sending = sending.with_mappings(ALL)
     sending.sandbox.faults.set([FaultRule(status=503, rate=0.2, seed=1), FaultRule(drop=True, rate=0.2, seed=2)])
     sending = sending.with_settings(delivery={"batch_size": 7})
     sending.sync(gold=PEOPLE, silver=PEOPLE[:20])
@@ -122,7 +113,7 @@ def test_killed(sending: Sending, point: str, batch_size: int) -> None:
     """A process that dies between the events of one person leaves the rest to the next, and none is done too early."""
     path = sending.settings.path
     path.write_text(path.read_text().replace("batch_size = 10", f"batch_size = {batch_size}"))
-    sending = with_mappings(sending, ALL)
+    sending = sending.with_mappings(ALL)
     sending.sync(gold=PEOPLE[:20], silver=PEOPLE[:5])
     killed = run_deliver(sending, kill=point)
     ended = run_deliver(sending)
@@ -135,7 +126,7 @@ def test_killed(sending: Sending, point: str, batch_size: int) -> None:
 
 def test_more_events_of_one_person_than_a_batch_holds(sending: Sending) -> None:
     """They go in several batches, one accepted after the other, though one has to wait."""
-    sending = with_mappings(sending, ALL).with_settings(delivery={"batch_size": 2, "concurrency": 2})
+    sending = sending.with_mappings(ALL).with_settings(delivery={"batch_size": 2, "concurrency": 2})
     sending.sandbox.faults.set([FaultRule(status=503, times=2)])
     sending.sync(gold=["u1"], silver=["u1"])
     sending.deliver()
@@ -151,7 +142,7 @@ def test_more_events_of_one_person_than_a_batch_holds(sending: Sending) -> None:
 
 def test_one_mapping_refused_by_schematic(sending: Sending) -> None:
     """What Schematic refuses of one mapping is dead and stays so, while the others arrive; a retry sends all again."""
-    sending = with_mappings(sending, ALL)
+    sending = sending.with_mappings(ALL)
     sending.sync(gold=["u1", "u2"])
 
     def refuse(request: Request) -> Answer | None:
@@ -174,7 +165,7 @@ def test_one_mapping_refused_by_schematic(sending: Sending) -> None:
 
 def test_a_refused_audience_is_taken_out_of_its_event(sending: Sending) -> None:
     """Of an identify that two audiences share, the one that Schematic refuses dies alone, in each mapping's way."""
-    sending = with_mappings(sending, IDENTIFY + BY_EMAIL)
+    sending = sending.with_mappings(IDENTIFY + BY_EMAIL)
     sending.sync(gold=["u1"], silver=["u1"])
 
     def refuse(request: Request) -> Answer | None:
@@ -191,7 +182,7 @@ def test_a_refused_audience_is_taken_out_of_its_event(sending: Sending) -> None:
 
 def test_a_part_that_is_refused_late_is_not_lost(sending: Sending) -> None:
     """What dies of one mapping's event when that of the other was accepted already is dead, not done."""
-    sending = with_mappings(sending, IDENTIFY + BY_EMAIL)
+    sending = sending.with_mappings(IDENTIFY + BY_EMAIL)
     sending.sync(gold=["u1"], silver=["u1"])
 
     def refuse(request: Request) -> Answer | None:
@@ -211,7 +202,7 @@ def test_a_part_that_is_refused_late_is_not_lost(sending: Sending) -> None:
 
 def test_twenty_refusals_lose_no_event(sending: Sending) -> None:
     """When everything was refused and nothing is given up, every event of everybody goes again, each once."""
-    sending = with_mappings(sending, IDENTIFY + BY_EMAIL)
+    sending = sending.with_mappings(IDENTIFY + BY_EMAIL)
     people = PEOPLE[:15]
     sending.sync(gold=people)
 
@@ -229,7 +220,7 @@ def test_twenty_refusals_lose_no_event(sending: Sending) -> None:
 
 def test_a_value_of_many_events_is_one_open_delivery(sending: Sending) -> None:
     """The view has a line for each value that waits, however many mappings make events of it."""
-    sending = with_mappings(sending, ALL).with_settings(delivery={"batch_size": 1})
+    sending = sending.with_mappings(ALL).with_settings(delivery={"batch_size": 1})
     sending.sync(gold=["u1"])
     sending.sandbox.faults.set([FaultRule(status=503)])
     sending.deliver_until(sending.tried)
@@ -241,7 +232,7 @@ def test_a_value_of_many_events_is_one_open_delivery(sending: Sending) -> None:
 def test_a_resync_tracks_no_entry_again(sending: Sending) -> None:
     """A mapping that asks for entries is silent when everything is only sent again."""
     narrowed = TRACK.replace('type = "identify"', 'context.change = "entered"')
-    sending = with_mappings(sending, IDENTIFY + narrowed)
+    sending = sending.with_mappings(IDENTIFY + narrowed)
     sending.sync(gold=["u1", "u2"])
     sending.deliver()
     job = Job(settings=sending.settings, audience=sending.settings.audience("gold"), resync=True)
@@ -254,7 +245,7 @@ def test_a_resync_tracks_no_entry_again(sending: Sending) -> None:
 
 def test_an_audience_that_no_mapping_carries_is_not_synced(sending: Sending) -> None:
     """`sync` and `plan` refuse it before anything is read."""
-    sending = with_mappings(sending, TRACK.replace('type = "identify"', "traits.gold = true"))
+    sending = sending.with_mappings(TRACK.replace('type = "identify"', "traits.gold = true"))
     job = Job(settings=sending.settings, audience=sending.settings.audience("gold"))
 
     with pytest.raises(ConfigError, match="who leaves keeps the trait for ever"):
@@ -269,7 +260,7 @@ def test_changes_that_no_mapping_takes_any_more(sending: Sending) -> None:
     """What waited when the mappings were edited is dead with its reason, not lost, and can be sent again."""
     sending.sync(gold=PEOPLE, silver=["u1"])
     narrowed = IDENTIFY.replace("action =", "trigger = 'context.personas.computation_key = \"silver\"'\naction =")
-    report = with_mappings(sending, narrowed).deliver()
+    report = sending.with_mappings(narrowed).deliver()
 
     assert (report.events, report.open, report.dead) == (1, 0, 120)
     assert sending.rows("SELECT DISTINCT audience, state, reason FROM open_deliveries") == [
