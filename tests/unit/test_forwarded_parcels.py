@@ -1,0 +1,145 @@
+"""What waiting forwarded events come to: every body once and in order, and a reason for each event without one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audience_sync.core.destination.fields import Action
+from audience_sync.core.destination.forwarding import ForwardedParcel, make_forwarded
+from audience_sync.core.destination.mappings import Mapping, make_mapping
+from audience_sync.core.destination.parcels import Destination
+from audience_sync.core.events import Event, Forwarded, dump, parse
+
+FIELDS: dict[str, Any] = {
+    "event_name": {"@path": "$.event"},
+    "user_keys": {"userId": {"@path": "$.userId"}},
+    "timestamp": {"@path": "$.timestamp"},
+    "traits": {"message_id": {"@path": "$.messageId"}},
+}
+TRACK = make_mapping("Track", trigger='type = "track"', action=Action.TRACK_EVENT, fields=FIELDS)
+SALE = make_mapping("Sale", trigger='event = "Sale"', action=Action.TRACK_EVENT, fields=FIELDS)
+NAMED = make_mapping(
+    "Named",
+    trigger='type = "page"',
+    action=Action.TRACK_EVENT,
+    fields={**FIELDS, "event_name": {"@path": "$.properties.title"}},
+)
+IDENTIFY = make_mapping(
+    "Identify",
+    trigger='type = "identify"',
+    action=Action.IDENTIFY_USER,
+    fields={name: FIELDS[name] for name in ("user_keys", "timestamp")},
+)
+ALL = (TRACK, SALE, NAMED, IDENTIFY)
+
+
+def event(number: int, kind: str = "track", **facts: Any) -> Forwarded:
+    """Return a waiting event of u1; track events are sales or visits in turn."""
+    name = {"event": "Sale" if number % 2 else "Visit"} if kind == "track" else {}
+    document = {"type": kind, "messageId": f"m{number}", "userId": "u1", "timestamp": "2026-11-23T12:00:00Z"}
+    text = orjson.dumps({**document, **name, **facts}).decode()
+    return Forwarded(7, "u1", number, f"m{number}", kind, text)
+
+
+def made(waiting: Sequence[Forwarded], *mappings: Mapping, most: int = 100) -> ForwardedParcel:
+    """Return what these mappings, or all of them, make of waiting events."""
+    destination = Destination(identity="userId", environment="env_1", mappings=mappings or ALL)
+    return make_forwarded(waiting, destination, most=most)
+
+
+def positions(events: Sequence[Event]) -> list[int]:
+    """Return which rows events were made of."""
+    return [found.origin.position for found in events if found.origin is not None]
+
+
+def test_each_mapping_makes_its_body() -> None:
+    """A visit is one body, a sale two, each under a key of its own, and both say that the row is shared."""
+    parcel = made([event(0), event(1)])
+
+    assert positions(parcel.events) == [0, 1, 1]
+    assert len({found.idempotency_key for found in parcel.events}) == 3
+    assert [found.origin and found.origin.shared for found in parcel.events] == [False, True, True]
+    assert [found.mappings for found in parcel.events] == [("Track",), ("Track",), ("Sale",)]
+
+
+def test_mappings_that_are_alike_have_keys_of_their_own() -> None:
+    """Two mappings of equal fields send two events: that is what they say."""
+    twin = make_mapping("Twin", trigger='type = "track"', action=Action.TRACK_EVENT, fields=FIELDS)
+    first, second = made([event(0)], TRACK, twin).events
+
+    assert first.idempotency_key != second.idempotency_key
+
+
+def test_keys_do_not_depend_on_what_goes_beside() -> None:
+    """However events are put together after a crash, a body has the key it had."""
+    alone = made([event(1)]).events
+    among = [found for found in made([event(0), event(1), event(2)]).events if positions([found]) == [1]]
+
+    assert alone == among
+
+
+def test_why_nothing_is_sent() -> None:
+    """Unwanted, kept away and of nobody are counted; what a mapping cannot make is dead, with a sentence."""
+    parcel = made(
+        [
+            event(1, "screen"),
+            event(2, integrations={"All": False}),
+            event(3, "identify", userId=None),
+            event(4, "page"),
+            event(5, "page", properties={"title": "Home"}),
+        ]
+    )
+
+    assert [(told.event.position, told.reason) for told in parcel.unsent] == [
+        (1, "no_matching_mapping"),
+        (2, "filtered_by_integrations_object"),
+        (3, "Identify: empty_user_keys"),
+    ]
+    ((dead, reason),) = parcel.dead
+    assert dead.position == 4
+    assert reason.startswith("mapping 'Named': ")
+    assert positions(parcel.events) == [5]
+
+
+def test_what_schematic_has_is_left_out() -> None:
+    """A body that was accepted before is not made again; when all were, the row is over."""
+    one, two = made([event(1)]).events
+    half = made([event(1)._replace(accepted=frozenset({one.idempotency_key}))])
+    whole = made([event(1)._replace(accepted=frozenset({one.idempotency_key, two.idempotency_key}))])
+
+    assert half.events == [two]
+    assert (half.over, whole.events) == ([], [])
+    assert [row.position for row in whole.over] == [1]
+
+
+@given(st.lists(st.sampled_from(["track", "page", "screen", "identify"]), max_size=30), st.integers(1, 12))
+def test_nothing_is_lost_or_doubled_whatever_fits(kinds: list[str], most: int) -> None:
+    """Parcel after parcel takes each event once, in order, whole, and as many as fit."""
+    waiting = [event(number, kind) for number, kind in enumerate(kinds)]
+    whole = made(waiting, most=10_000)
+    events: list[Event] = []
+    told: list[int] = []
+    rest = waiting
+    while rest:
+        parcel = made(rest, most=most)
+        taken = {*positions(parcel.events), *(t.event.position for t in (*parcel.unsent, *parcel.dead))}
+        assert taken == {row.position for row in rest[: len(taken)]}
+        assert len(parcel.events) <= most or len(set(positions(parcel.events))) == 1
+        events += parcel.events
+        told += [t.event.position for t in (*parcel.unsent, *parcel.dead)]
+        rest = rest[len(taken) :]
+
+    assert events == whole.events
+    assert sorted(told) == sorted(t.event.position for t in (*whole.unsent, *whole.dead))
+
+
+def test_an_attempt_keeps_where_its_events_come_from() -> None:
+    """What is read back after a crash settles the same rows."""
+    events = made([event(0), event(1)]).events
+
+    assert parse(dump(events)) == events
