@@ -33,7 +33,7 @@ IDENTIFY = make_mapping(
     "Identify",
     trigger='type = "identify"',
     action=Action.IDENTIFY_USER,
-    fields={name: FIELDS[name] for name in ("user_keys", "timestamp")},
+    fields={"user_keys": FIELDS["user_keys"], "timestamp": FIELDS["timestamp"], "company_keys": {}},
 )
 ALL = (TRACK, SALE, NAMED, IDENTIFY)
 

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
-from audience_sync.core.destination.actions import RejectionReason
+from audience_sync.core.destination.actions import Rejection, RejectionReason
 from audience_sync.core.destination.mappings import Mapping, Verdict, judge
 from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.events import Event, Forwarded, Origin, forwarded_key
-
-EXPECTED: Final = frozenset({RejectionReason.EMPTY_USER_KEYS})
-"""Rejections that are nobody's mistake: visitors are anonymous until they sign in."""
 
 
 class Told(NamedTuple):
@@ -77,7 +74,7 @@ def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Ev
 def _mistake(verdict: Verdict) -> str | None:
     """Return why a mapping that wants an event cannot make a body of it, unless that is as expected."""
     for mapping, rejection in verdict.rejections:
-        if rejection.reason not in EXPECTED:
+        if not _is_about_nobody(rejection):
             return f"mapping {mapping.name!r}: {rejection.sentence}"
     return None
 
@@ -89,3 +86,9 @@ def _absence(verdict: Verdict) -> str:
     mapping: Mapping
     mapping, rejection = verdict.rejections[0]
     return f"{mapping.name}: {rejection.reason}"
+
+
+def _is_about_nobody(rejection: Rejection) -> bool:
+    """Return whether no user is named, which is nobody's mistake: visitors are anonymous until they sign in."""
+    missing = rejection.reason is RejectionReason.MISSING_FIELD and rejection.field == "user_keys"
+    return missing or rejection.reason is RejectionReason.EMPTY_USER_KEYS
