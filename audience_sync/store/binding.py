@@ -16,7 +16,7 @@ def get(connection: Connection, name: str) -> str | None:
     return value
 
 
-def _locked(connection: Connection, name: str) -> int:
+def locked(connection: Connection, name: str) -> int:
     """Return a numeric setting that is always there; others who want it wait until this transaction ends."""
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"  # a SQLite writer is alone anyway
     value = connection.execute(sa.text(f"SELECT value FROM settings WHERE name = :n{lock}"), {"n": name}).scalar_one()
@@ -25,7 +25,7 @@ def _locked(connection: Connection, name: str) -> int:
 
 def count_on(connection: Connection, name: str, *, least: int, step: int) -> int:
     """Return `max(number, least)` of a numeric setting and keep that plus `step`; others wait their turn."""
-    number = max(_locked(connection, name), least)
+    number = max(locked(connection, name), least)
     put(connection, name, str(number + step))
     return number
 
@@ -46,7 +46,7 @@ def bind_identity(connection: Connection, identity: str) -> None:
     Raises:
         BindingRefused: the database has another identity.
     """
-    _locked(connection, "generation")  # of two that bind at one moment the second sees what the first has bound
+    locked(connection, "generation")  # of two that bind at one moment the second sees what the first has bound
     check_identity(connection, identity)
     put(connection, "identity", identity)
 
@@ -73,7 +73,7 @@ def bind_environment(connection: Connection, told: str | None, *, label: str) ->
     Raises:
         BindingRefused: the database belongs to another environment.
     """
-    _locked(connection, "generation")  # as for the identity
+    locked(connection, "generation")  # as for the identity
     bound = environment(connection)
     wanted = told or label or bound
     if bound and bound != wanted:

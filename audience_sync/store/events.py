@@ -28,16 +28,16 @@ _KEY = ("shard", "profile_key", "position")
 
 def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) -> int:
     """Keep the events whose messageId has not arrived within the last seven days, in their order; return how many."""
+    position = binding.locked(connection, POSITION)  # whoever else takes events now waits here
     first_of = {arrival.message_id: arrival for arrival in reversed(list(arrivals))}
     fresh = _first_seen(connection, list(first_of), day=now_ms // DAY_MS)
     taken = [arrival for arrival in reversed(first_of.values()) if arrival.message_id in fresh]
-    if taken:
-        start = binding.count_on(connection, POSITION, least=0, step=len(taken))
-        rows = (
-            (a.shard, a.profile_key, position, a.message_id, a.type, a.name, a.payload, now_ms, None, False)
-            for position, a in enumerate(taken, start)
-        )
-        bulk.insert(connection, tables.events, rows)
+    rows = (
+        (a.shard, a.profile_key, at, a.message_id, a.type, a.name, a.payload, now_ms, None, False)
+        for at, a in enumerate(taken, position)
+    )
+    bulk.insert(connection, tables.events, rows)
+    binding.put(connection, POSITION, str(position + len(taken)))
     return len(taken)
 
 
