@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import httpx
 
 from audience_sync.config import Settings
 from audience_sync.leasing import Workspace
 from audience_sync.schematic import Schematic
 from audience_sync.store import audiences, binding
+
+
+@dataclass
+class Acquaintance:
+    """What a process has learnt of Schematic, from one delivery to the next: events may be delivered every second."""
+
+    tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
+    environment: str | None = None  # of the key, once it was asked for
+    refused: set[int] = field(default_factory=set)  # audiences whose trait could not be declared
 
 
 def bind(workspace: Workspace, settings: Settings, schematic: Schematic) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
-import httpx
 import sqlalchemy as sa
 from pydantic import SecretStr
 
@@ -19,7 +17,7 @@ from audience_sync.core.shards import UNITS, shards_of_units
 from audience_sync.db import first_line
 from audience_sync.delivery.batches import Batches
 from audience_sync.delivery.lanes import Batching
-from audience_sync.delivery.opening import bind, declare_traits
+from audience_sync.delivery.opening import Acquaintance, bind, declare_traits
 from audience_sync.delivery.pace import Pace
 from audience_sync.delivery.settling import Settler
 from audience_sync.delivery.shift import Shift
@@ -51,6 +49,7 @@ class Delivery:
     forwarded: bool = True  # forwarded events too, not only changes
     wait: timedelta | None = timedelta(seconds=60)  # give up after so long without progress; None: never
     stop: threading.Event = field(default_factory=threading.Event)
+    acquaintance: Acquaintance = field(default_factory=Acquaintance)
     on_progress: Callable[[int], None] = _ignore  # events accepted so far
     warn: Callable[[str], None] = _ignore
 
@@ -87,11 +86,9 @@ class _Session:
         self._workspace = workspace
         self._delivery = delivery
         self._settings = delivery.settings
-        self._tls: ssl.SSLContext = httpx.create_ssl_context()
         self._last_progress = workspace.seams.monotonic()
         # A person who says `deliver` wants every try now: waits of earlier tries do not hold for the first shift.
         self._impatient = delivery.wait is not None
-        self._refused: set[int] = set()  # audiences whose trait could not be declared
         self.events = 0
 
     def run(self) -> None:
@@ -108,17 +105,18 @@ class _Session:
                     self._delivery.stop.wait(PAUSE)
 
     def _environment(self, api: Schematic) -> str:
-        """Ask whose key this is, again and again while Schematic is away."""
-        tries = 0
-        while True:
+        """Ask whose key this is, once in a process, and again and again while Schematic is away."""
+        known, tries = self._delivery.acquaintance, 0
+        while known.environment is None:
             try:
-                return bind(self._workspace, self._settings, api)
+                known.environment = bind(self._workspace, self._settings, api)
             except DestinationAway:
                 tries += 1
                 longest = self._settings.delivery.max_backoff
                 wait = backoff(tries, jitter=self._workspace.seams.jitter(), longest=longest)
                 if self._has_given_up() or self._delivery.stop.wait(wait.total_seconds()):
                     raise
+        return known.environment
 
     def _try_shift(self, api: Schematic, batching: Batching) -> bool:
         """Work on what shards can be had; False when others have them, or the database is away."""
@@ -219,12 +217,12 @@ class _Session:
             self._settings,
             api,
             stop=self._delivery.stop,
-            refused=self._refused,
+            refused=self._delivery.acquaintance.refused,
             warn=self._delivery.warn,
         )
 
     def _schematic(self) -> Schematic:
-        return Schematic(self._settings.schematic, self._delivery.key, tls=self._tls)
+        return Schematic(self._settings.schematic, self._delivery.key, tls=self._delivery.acquaintance.tls)
 
     def _deliverable(self) -> bool:
         with self._workspace.database.read() as connection:
