@@ -16,6 +16,7 @@ from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
 BUSY_TIMEOUT = 60.0  # seconds a writer waits for SQLite's one writer before it gives up
 CONNECT_TIMEOUT = 10  # seconds
 WRITE_OPTION = "audience_sync_write"
+WAIT_OPTION = "audience_sync_wait"
 # Parameters are people's data; and each delivery worker holds a connection now and then, however many there are.
 ENGINE: dict[str, Any] = {"hide_parameters": True, "max_overflow": -1}
 
@@ -38,9 +39,16 @@ class Database:
             yield connection
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Open a transaction that writes, committed at the end of the block; on SQLite the one writer."""
-        with self.engine.connect().execution_options(**{WRITE_OPTION: True}) as connection, connection.begin():
+    def write(self, *, wait: float | None = None) -> Iterator[Connection]:
+        """Open a transaction that writes, committed at the end of the block; on SQLite the one writer.
+
+        With `wait` it fails with an OperationalError when SQLite's writer, or a lock of Postgres, is not free within
+        so many seconds.
+        """
+        options = {WRITE_OPTION: True, WAIT_OPTION: wait}
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            if wait is not None and not self.is_sqlite:
+                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_milliseconds(wait)}")
             yield connection
 
     def close(self) -> None:
@@ -106,8 +114,17 @@ def _sqlite_engine(url: URL, *, create: bool) -> Engine:
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # A transaction that begins as a reader and then writes cannot wait its turn: SQLite refuses it at once.
-        immediate = connection.get_execution_options().get(WRITE_OPTION)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+        options = connection.get_execution_options()
+        statement = "BEGIN IMMEDIATE" if options.get(WRITE_OPTION) else "BEGIN"
+        wait = options.get(WAIT_OPTION)
+        if wait is None:
+            connection.exec_driver_sql(statement)
+            return
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(wait)}")
+        try:
+            connection.exec_driver_sql(statement)
+        finally:  # whoever has the connection next waits as long as ever
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(BUSY_TIMEOUT)}")
 
     try:
         if create:
@@ -118,6 +135,10 @@ def _sqlite_engine(url: URL, *, create: bool) -> Engine:
     except (OSError, sqlite3.Error, sa.exc.SQLAlchemyError) as error:
         raise AudienceSyncError(f"cannot open the membership database {path}: {first_line(error)}") from error
     return engine
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))  # 0 would mean for ever to Postgres
 
 
 def _prepare_new_file(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The order in which `check` looks: the file, the database, the sources, the audiences, the mappings, Schematic."""
+"""The order in which `check` looks: file, database, sources, audiences, mappings, what takes events, Schematic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from audience_sync.checking import audiences, database, destination, file, mappings, memberships
+from audience_sync.checking import audiences, database, destination, file, ingest, mappings, memberships
 from audience_sync.checking.finding import Finding, error
 from audience_sync.config import find_config, load
 from audience_sync.errors import ConfigError
@@ -32,6 +32,7 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
     with closing(opened) if opened is not None else nullcontext() as usable:
         yield from audiences.look(settings, usable, now=seams.clock())
         yield from mappings.look(settings, usable)
+        yield from ingest.look(settings, environ)
         if deep and usable is not None:
             yield from memberships.look(usable)
         yield from destination.look(settings, environ, database=usable, now=seams.clock)

@@ -166,6 +166,7 @@ Environment=TMPDIR=/var/cache/audience-sync
 # ${{NAME}} in the configuration is the credential NAME: add one line for each password that it refers to.
 LoadCredential=SCHEMATIC_API_KEY:{key}
 # LoadCredential=SHOP_PASSWORD:/etc/audience-sync/shop_password
+# LoadCredential=SEGMENT_WRITE_KEY:/etc/audience-sync/segment_write_key
 # A source that is a file in a home directory is not seen: let it in, read only.
 # BindReadOnlyPaths=/home/somebody/shop.db:/srv/shop.db
 """

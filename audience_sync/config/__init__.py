@@ -1,22 +1,27 @@
 """The configuration: one TOML file becomes one frozen `Settings`, or one error that names every problem in it.
 
 `document` is what the file may say, `settings` what the program reads; `loading` makes one of the other. Nothing here
-opens a database or asks anything of the network, and the API key is not looked up until `resolve_api_key`.
+opens a database or asks anything of the network, and keys are not looked up until `resolve_api_key` and
+`resolve_write_keys`.
 """
 
 from __future__ import annotations
 
+from audience_sync.config.addresses import Address
 from audience_sync.config.api_key import resolve_api_key
-from audience_sync.config.document import Database, Delivery, Retention, Schematic, Source
+from audience_sync.config.document import Database, Delivery, Ingest, Retention, Schematic, Source
 from audience_sync.config.loading import find_config, load
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.urls import SecretUrl
 from audience_sync.config.values import parse_duration
+from audience_sync.config.write_keys import resolve_write_keys
 
 __all__ = [
+    "Address",
     "Audience",
     "Database",
     "Delivery",
+    "Ingest",
     "Retention",
     "Schedule",
     "Schematic",
@@ -27,4 +32,5 @@ __all__ = [
     "load",
     "parse_duration",
     "resolve_api_key",
+    "resolve_write_keys",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
+from audience_sync.config.addresses import read_address
 from audience_sync.config.document import DEFAULT_IDENTITY
 from audience_sync.config.problems import Location, Problem, near
 from audience_sync.core.naming import audience_key
@@ -23,6 +24,7 @@ def check(raw: Raw) -> Iterator[Problem]:
     audiences = _audiences(raw)
     yield from _excluding(raw, ("schematic",), ("api_key", "api_key_file"))
     yield from _excluding(raw, ("schedule",), ("every", "cron"))
+    yield from _ingest(_table(raw, "ingest"))
     for index, audience in audiences.items():
         yield from _excluding(audience, ("audiences", index, "schedule"), ("every", "cron"))
         yield from _source(raw, audience, index)
@@ -45,6 +47,25 @@ def _excluding(raw: Raw, location: Location, pair: tuple[str, str]) -> Iterator[
     """Check that the table at `location`, whose last part names it in `raw`, has one of the pair at most."""
     if all(name in _table(raw, str(location[-1])) for name in pair):
         yield Problem((*location, pair[1]), f"cannot stand beside `{pair[0]}`: keep one of them")
+
+
+def _ingest(ingest: Raw) -> Iterator[Problem]:
+    """Check that what listens has a key to know its senders by, and is not open to other machines by mistake."""
+    if "listen" not in ingest:
+        return
+    if ingest.get("write_keys", []) == []:
+        sentence = 'missing: with `listen` there must be one, as in `["${SEGMENT_WRITE_KEY}"]`'
+        yield Problem(("ingest", "write_keys"), sentence)
+    try:
+        address = read_address(ingest["listen"])
+    except ValueError:
+        return
+    if not address.is_loopback and ingest.get("allow_remote", False) is False:
+        yield Problem(
+            ("ingest", "listen"),
+            "is an address that other machines reach: listen on `127.0.0.1` behind a proxy that speaks TLS, or set "
+            "`allow_remote = true`",
+        )
 
 
 def _source(raw: Raw, audience: Raw, index: int) -> Iterator[Problem]:

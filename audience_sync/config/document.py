@@ -20,6 +20,7 @@ from audience_sync.config.values import (
     DurationOrZero,
     File,
     Key,
+    Listen,
     Percent,
     Rate,
     Reference,
@@ -27,6 +28,7 @@ from audience_sync.config.values import (
     Text,
     Timezone,
     WebUrl,
+    WriteKeys,
 )
 
 DEFAULT_IDENTITY = "userId"
@@ -92,6 +94,14 @@ class Retention(Table):
     rejections: Duration = timedelta(days=30)
 
 
+class Ingest(Table):
+    """`[ingest]`: where events of Segment's libraries are taken. The write keys themselves are never in here."""
+
+    listen: Listen | None = None
+    write_keys: WriteKeys = []
+    allow_remote: bool = False
+
+
 class Source(Table):
     """`[sources.NAME]`: a place rows are read from."""
 
@@ -134,6 +144,7 @@ class Document(Table):
     schedule: ScheduleTable = ScheduleTable()
     guard: GuardTable = GuardTable()
     retention: Retention = Retention()
+    ingest: Ingest = Ingest()
     sources: dict[Text, Source] = {}
     audiences: list[AudienceTable] = []
     mappings: list[MappingTable] = []

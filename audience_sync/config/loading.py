@@ -106,6 +106,7 @@ def _settle(document: Document, path: Path) -> Settings:
         schedule=_schedule(document.schedule, ScheduleTable()),
         guard=_guard(GuardLimits(), document.guard),
         retention=document.retention,
+        ingest=document.ingest,
         sources=document.sources,
         audiences=tuple(_audience(one, document) for one in document.audiences),
         mapping_tables=tuple(document.mappings),

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
-from audience_sync.config.document import Database, Delivery, MappingTable, Retention, Schematic, Source
+from audience_sync.config.document import Database, Delivery, Ingest, MappingTable, Retention, Schematic, Source
 from audience_sync.config.mappings import make_mappings
 from audience_sync.config.problems import near
 from audience_sync.core.destination.coverage import Coverage, coverage
@@ -74,6 +74,7 @@ class Settings(BaseModel):
     schedule: Schedule
     guard: GuardLimits
     retention: Retention
+    ingest: Ingest
     sources: dict[str, Source]
     audiences: tuple[Audience, ...]
     mapping_tables: tuple[MappingTable, ...]

@@ -20,6 +20,7 @@ from pydantic import (
     ValidationInfo,
 )
 
+from audience_sync.config.addresses import Address, read_address
 from audience_sync.config.references import REFERENCE
 from audience_sync.config.urls import Place, SecretUrl, database_url, source_url
 from audience_sync.core.destination.fields import Action
@@ -113,6 +114,21 @@ def _reference(value: str) -> str:
     return value
 
 
+def _write_keys(value: object) -> object:
+    if not isinstance(value, list):
+        raise ValueError('must be a list, as in `["${SEGMENT_WRITE_KEY}"]`')  # noqa: TRY004 - as in `urls`
+    return value
+
+
+def _write_key(value: str) -> str:
+    if REFERENCE.fullmatch(value) is None:
+        raise ValueError(
+            "a key written in this file is refused: write `${SEGMENT_WRITE_KEY}` and keep the key in the environment, "
+            "or in a systemd credential"
+        )
+    return value
+
+
 def _action(value: object) -> Action:
     if not isinstance(value, str) or value not in set(Action):
         raise ValueError(f"must be one of {', '.join(f'`{action}`' for action in Action)}")
@@ -137,6 +153,8 @@ Timezone: TypeAlias = Annotated[str, AfterValidator(_timezone)]
 Cron: TypeAlias = Annotated[str, AfterValidator(_cron)]
 WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url)]
 Reference: TypeAlias = Annotated[str, AfterValidator(_reference)]
+WriteKeys: TypeAlias = Annotated[list[Annotated[str, AfterValidator(_write_key)]], BeforeValidator(_write_keys)]
+Listen: TypeAlias = Annotated[Address, PlainValidator(read_address), PlainSerializer(str)]
 File: TypeAlias = Annotated[Path, PlainValidator(_file)]
 DatabaseUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(database_url), PlainSerializer(str)]
 SourceUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(source_url), PlainSerializer(str)]

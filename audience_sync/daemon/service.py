@@ -1,13 +1,17 @@
 """The daemon's life: start, tell systemd, keep delivering, and leave nothing behind at the end.
 
-The end starts no more work, lets requests under way be answered for a few seconds, and gives the leases back. What is
-then unsettled goes again, under the same keys.
+With `[ingest] listen` it takes events of Segment's libraries as well, from before its first sync to its end.
+
+The end takes and starts no more work, lets requests under way be answered for a few seconds, both ways, and gives the
+leases back. What is then unsettled goes again, under the same keys.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 import structlog
@@ -19,8 +23,12 @@ from audience_sync.daemon.syncing import Syncing
 from audience_sync.db import first_line
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.errors import AudienceSyncError, DestinationError, KeyRefused
+from audience_sync.ingest.opening import open_server
 from audience_sync.leasing import Workspace
 from audience_sync.store import waiting
+
+if TYPE_CHECKING:
+    from audience_sync.ingest.server import Server
 
 TICK = 1.0  # seconds
 GATHER = 30.0  # seconds that a delivery waits for syncs under way: their changes may share events
@@ -32,40 +40,71 @@ log = structlog.get_logger()
 
 
 def run(workspace: Workspace, settings: Settings, key: SecretStr, *, stop: threading.Event) -> None:
-    """Sync and deliver until `stop` is set.
+    """Sync and deliver, and take events if the settings say so, until `stop` is set.
 
     Raises:
         KeyRefused: Schematic refuses the key.
         BindingRefused: the key belongs to another environment.
+        ConfigError: a write key, or a library, is missing.
+        AudienceSyncError: the address for events cannot be had, or a part of the daemon has crashed.
     """
     syncing = Syncing(workspace, settings)
     delivering = _Delivering(workspace, settings, key, syncing=syncing, stop=stop)
     watchdog = WatchDog()
-    syncing.start()
-    delivering.start()
-    watchdog.ready()
-    log.info("daemon_started", audiences=len(settings.audiences), next_sync_at=str(syncing.next_at()))
-    try:
-        told_at = float("-inf")
-        while not stop.wait(TICK) and delivering.is_alive():
-            watchdog.ping()
-            if workspace.seams.monotonic() - told_at > STATUS_EVERY:
-                watchdog.status(_status(workspace, settings, syncing))
-                told_at = workspace.seams.monotonic()
-    finally:
-        stop.set()
-        ends_at = workspace.seams.monotonic() + DRAIN
-        watchdog._send("STOPPING=1\n")  # noqa: SLF001 - the library has no word for it
-        syncing.stop()
-        closed = syncing.close(SYNC_DRAIN)
-        delivering.join(max(0.0, ends_at - workspace.seams.monotonic()))  # it drains beside the syncs
-        log.info("daemon_stopped")
-        if not closed or delivering.is_alive():
-            _leave(delivering.failure)
+    crashed = None
+    with ExitStack() as ending:
+        ingest = _open_ingest(workspace, settings, ending)
+        syncing.start()
+        delivering.start()
+        watchdog.ready()
+        log.info("daemon_started", audiences=len(settings.audiences), next_sync_at=str(syncing.next_at()))
+        try:
+            told_at = float("-inf")
+            while not stop.wait(TICK) and delivering.is_alive() and (crashed := _crash(ingest)) is None:
+                watchdog.ping()
+                if workspace.seams.monotonic() - told_at > STATUS_EVERY:
+                    watchdog.status(_status(workspace, settings, syncing))
+                    told_at = workspace.seams.monotonic()
+        finally:
+            stop.set()
+            watchdog._send("STOPPING=1\n")  # noqa: SLF001 - the library has no word for it
+            if not _end(workspace, syncing, delivering, ingest):
+                _leave(delivering.failure or crashed)
     if delivering.failure is not None:
         raise delivering.failure
     if not delivering.stopped_on_request:
         raise AudienceSyncError("the delivering thread died; its traceback is above")
+    if crashed is not None:
+        raise crashed
+
+
+def _open_ingest(workspace: Workspace, settings: Settings, ending: ExitStack) -> Server | None:
+    ingest = open_server(workspace, settings, os.environ)
+    if ingest is not None:
+        ending.callback(ingest.close, TICK)  # when the start fails; at the end it is closed already
+        log.info("ingest_listening", address=str(ingest.address))
+    return ingest
+
+
+def _crash(ingest: Server | None) -> AudienceSyncError | None:
+    """Return why the daemon must end, if events are no longer taken although they should be."""
+    if ingest is None or ingest.is_alive():
+        return None
+    return AudienceSyncError("a thread that takes events died; its traceback is above")
+
+
+def _end(workspace: Workspace, syncing: Syncing, delivering: _Delivering, ingest: Server | None) -> bool:
+    """End all work in order, side by side; return whether nothing of it is left, which must not be waited for."""
+    ends_at = workspace.seams.monotonic() + DRAIN
+    if ingest is not None:
+        ingest.stop()
+    syncing.stop()
+    closed = syncing.close(SYNC_DRAIN)
+    delivering.join(max(0.0, ends_at - workspace.seams.monotonic()))
+    if ingest is not None:
+        ingest.close(max(0.0, ends_at - workspace.seams.monotonic()))
+    log.info("daemon_stopped")
+    return closed and not delivering.is_alive()
 
 
 class _Delivering(threading.Thread):

@@ -149,6 +149,7 @@ def send(client: Client, count: int) -> dict[str, str]:
     return users
 
 
+@pytest.mark.timeout(120 + EVENTS // 25)
 def test_a_library_loses_nothing_though_the_daemon_dies_twice(place: Place, port: int) -> None:
     """What was answered 200 arrives exactly once and in order for each user, through kill -9 and 20 % failures."""
     place.sandbox.faults.set([FaultRule(rate=0.1, status=503), FaultRule(rate=0.1, drop=True, seed=1)])

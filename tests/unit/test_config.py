@@ -12,7 +12,9 @@ import pytest
 from pydantic import BaseModel
 
 from audience_sync.config import (
+    Address,
     Delivery,
+    Ingest,
     Retention,
     Schedule,
     Schematic,
@@ -23,6 +25,7 @@ from audience_sync.config import (
     loading,
     parse_duration,
     resolve_api_key,
+    resolve_write_keys,
 )
 from audience_sync.config.document import Document, Source
 from audience_sync.core.destination.fields import FIELDS, Action
@@ -82,6 +85,7 @@ def test_least_file_has_every_default(write: Write) -> None:
     assert settings.schematic == Schematic()
     assert settings.delivery == Delivery()
     assert settings.retention == Retention()
+    assert settings.ingest == Ingest()
     assert settings.guard == GuardLimits()
     audience = settings.audiences[0]
     assert (audience.name, audience.key, audience.source) == ("Big Spenders", "big_spenders", "shop")
@@ -181,6 +185,7 @@ def test_example_loads_without_any_variable() -> None:
     assert settings.schematic == Schematic()
     assert settings.delivery == Delivery()
     assert settings.retention == Retention()
+    assert settings.ingest == Ingest()
     assert settings.guard == settings.audiences[0].guard == GuardLimits()
     assert settings.schedule == settings.audiences[0].schedule
     assert settings.schedule.jitter == timedelta(hours=1)
@@ -398,6 +403,33 @@ BAD = {
         '[database]\nurl = "audience_sync.db"',
         "database.url: is not a database URL, as in `postgresql+psycopg://user@host/database`",
     ),
+    "listen": (
+        '[ingest]\nlisten = "8080"\nwrite_keys = ["${KEY}"]',
+        "ingest.listen: must be an address with a port, such as `127.0.0.1:8080` or `[::1]:8080`",
+    ),
+    "listen_without_key": (
+        '[ingest]\nlisten = "127.0.0.1:8080"',
+        'ingest.write_keys: missing: with `listen` there must be one, as in `["${SEGMENT_WRITE_KEY}"]`',
+    ),
+    "listen_to_others": (
+        '[ingest]\nlisten = "0.0.0.0:8080"\nwrite_keys = ["${KEY}"]',
+        (
+            "ingest.listen: is an address that other machines reach: listen on `127.0.0.1` behind a proxy that speaks "
+            "TLS, or set `allow_remote = true`"
+        ),
+    ),
+    "write_keys": (
+        '[ingest]\nwrite_keys = "${KEY}"',
+        'ingest.write_keys: must be a list, as in `["${SEGMENT_WRITE_KEY}"]`',
+    ),
+    "write_key": (
+        '[ingest]\nwrite_keys = ["${KEY}", "hunter2"]',
+        (
+            "ingest.write_keys[1]: a key written in this file is refused: write `${SEGMENT_WRITE_KEY}` and keep the "
+            "key in the environment, or in a systemd credential"
+        ),
+    ),
+    "write_key_number": ("[ingest]\nwrite_keys = [5]", "ingest.write_keys[0]: must be text in quotes"),
     "unset_variable": (
         '[sources.shop]\nurl = "postgresql+psycopg://${SHOP_USER}:${SHOP_PASSWORD}@db/shop"',
         (
@@ -678,6 +710,72 @@ def test_api_key_that_is_not_there(environ: Mapping[str, str]) -> None:
         "there is no Schematic API key: `KEY` is set neither in the environment nor as a systemd credential"
     )
     assert caught.value.hint == "export KEY, or give the service LoadCredential=KEY:/path/of/the/key"
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "loopback"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080, True),
+        ("127.1.2.3:1", "127.1.2.3", 1, True),
+        ("[::1]:0", "::1", 0, True),
+        ("localhost:65535", "localhost", 65535, True),
+        ("0.0.0.0:8080", "0.0.0.0", 8080, False),
+        ("[::]:8080", "::", 8080, False),
+        ("[fe80::1%eth0]:8080", "fe80::1%eth0", 8080, False),
+        ("events.example.com:8080", "events.example.com", 8080, False),
+    ],
+)
+def test_address_is_loopback_or_said_to_be_remote(
+    write: Write, text: str, host: str, port: int, loopback: bool
+) -> None:
+    """Every spelling of an address is read and written the same, and what others reach needs a word of its own."""
+    settings = f'[ingest]\nlisten = "{text}"\nwrite_keys = ["${{KEY}}"]\n'
+
+    listen = load(write(settings + "allow_remote = true\n"), {}).ingest.listen
+
+    assert listen == Address(host, port)
+    assert str(listen) == text
+    assert listen.is_loopback is loopback
+    assert loopback or "allow_remote" in message(write(settings))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "127.0.0.1", ":8080", "::1:8080", "[127.0.0.1", "[x]:1", "h:65536", "h:-1", "h: 1", "http://h:1", "h:"]
+)
+def test_no_address(write: Write, text: str) -> None:
+    """What is no address with a port is refused in the words that say how one looks."""
+    path = write(f"[ingest]\nlisten = '{text}'\nwrite_keys = ['${{KEY}}']\n")
+
+    assert problems(path) == ["ingest.listen: must be an address with a port, such as `127.0.0.1:8080` or `[::1]:8080`"]
+
+
+def test_write_keys_are_looked_up_when_they_are_needed(write: Write, tmp_path: Path) -> None:
+    """Write keys come from variables and credentials; a file without them loads all the same, and shows none."""
+    ingest = load(write('[ingest]\nwrite_keys = ["${ONE}", "${OTHER}"]\n'), {}).ingest
+    (tmp_path / "OTHER").write_text("from_credential\n")
+    environ = {"ONE": "from_variable", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+    found = resolve_write_keys(ingest, environ)
+
+    assert [key.get_secret_value() for key in found] == ["from_variable", "from_credential"]
+    assert "from_" not in repr(found) + repr(ingest)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "there is no write key: `KEY` is set neither in the environment nor as a systemd credential"),
+        ({"KEY": "hunter2:"}, "`KEY` holds something that no library can send as its write key"),
+        ({"KEY": "hunter2 hunter2"}, "`KEY` holds something that no library can send as its write key"),
+        ({"KEY": "hünter2"}, "`KEY` holds something that no library can send as its write key"),
+    ],
+)
+def test_write_key_that_cannot_be_used(environ: Mapping[str, str], expected: str) -> None:
+    """A write key that is missing, or could never be sent, is named without being shown."""
+    with pytest.raises(ConfigError) as caught:
+        resolve_write_keys(Ingest(write_keys=["${KEY}"]), environ)
+
+    assert str(caught.value) == expected
 
 
 def test_api_key_file(write: Write, tmp_path: Path) -> None:

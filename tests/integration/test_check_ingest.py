@@ -1,0 +1,67 @@
+"""`check` says whether `run` will take events, and who could listen in."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from audience_sync.checking import ingest
+from audience_sync.checking.finding import Finding, State
+from audience_sync.config import load
+from tests.factories import config_text
+
+KEYS = {"SEGMENT_WRITE_KEY": "wk_of_the_shop"}
+
+
+def findings(folder: Path, text: str, environ: dict[str, str]) -> list[Finding]:
+    """Return what is found of a configuration with this [ingest]."""
+    path = folder / "config.toml"
+    path.write_text(config_text(more=f'[ingest]\nwrite_keys = ["${{SEGMENT_WRITE_KEY}}"]\n{text}'))
+    return list(ingest.look(load(path, {}), environ))
+
+
+def test_nothing_is_said_where_nothing_listens(tmp_path: Path) -> None:
+    """Without `listen` neither key nor library is asked for."""
+    assert findings(tmp_path, "", {}) == []
+
+
+def test_api_that_is_well(tmp_path: Path) -> None:
+    """With a key and on loopback all is well, and the address is told."""
+    (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS)
+
+    assert (found.state, found.subject) == (State.OK, "127.0.0.1:8080")
+    assert found.message == "is where `run` takes events, from senders with 1 write key"
+
+
+def test_key_that_is_missing(tmp_path: Path) -> None:
+    """A write key that is nowhere is an error of the configuration, with both remedies."""
+    (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', {})
+
+    assert (found.state, found.exit_code) == (State.ERROR, 2)
+    assert "`SEGMENT_WRITE_KEY` is set neither in the environment nor as a systemd credential" in found.message
+    assert "LoadCredential=SEGMENT_WRITE_KEY:" in (found.remedy or "")
+
+
+def test_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the command that installs it is told."""
+
+    def spec_of(name: str) -> object:
+        return None if name == "uvicorn" else find_spec(name)
+
+    monkeypatch.setattr("audience_sync.ingest.opening.find_spec", spec_of)
+    (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS)
+
+    assert (found.state, found.exit_code) == (State.ERROR, 2)
+    assert found.message == "ingest.listen needs uvicorn, which is not installed"
+    assert found.remedy == "pip install 'audience-sync[ingest]'"
+
+
+def test_address_that_others_reach(tmp_path: Path) -> None:
+    """What is allowed to be remote is warned of: nothing on the way is encrypted."""
+    fine, warned = findings(tmp_path, 'listen = "0.0.0.0:8080"\nallow_remote = true', KEYS)
+
+    assert (fine.state, warned.state) == (State.OK, State.WARNING)
+    assert "unencrypted" in warned.message
+    assert "TLS" in (warned.remedy or "")
