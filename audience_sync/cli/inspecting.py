@@ -10,13 +10,14 @@ import typer
 from audience_sync import app as engine
 from audience_sync.cli import status
 from audience_sync.cli.context import settings_of
+from audience_sync.cli.events import EVENTS_SHOWN, with_payload
 from audience_sync.cli.output import Format, FormatOption, LimitOption, json_line, print_records
 from audience_sync.cli.status import PANEL, chosen_audience, known_audience
 from audience_sync.cli.syncing import instant
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.db import Database
 from audience_sync.errors import UnknownName
-from audience_sync.store import erasure, history, inspection, reports
+from audience_sync.store import erasure, event_reports, history, inspection, reports
 from audience_sync.store import runs as stored_runs
 
 LIMIT = 50
@@ -29,7 +30,7 @@ PROFILE_COLUMNS = (
     "audience", "member", "since", "run_id", "value", "identifiers", "open_value", "open_state", "tries", "next_try_at",
     "reason",
 )  # fmt: skip
-DELIVERY_COLUMNS = ("accepted_at", "traits", "run_ids", "status", "mapping", "idempotency_key")
+DELIVERY_COLUMNS = ("accepted_at", "traits", "run_ids", "status", "mapping", "idempotency_key", "message_id")
 HISTORY_COLUMNS = ("as_of", "audience", "kind", "value", "identifiers", "run_id")
 
 AudienceArgument = Annotated[str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience.")]
@@ -85,18 +86,22 @@ def profile(
 ) -> None:
     """Show everything about one user: audiences, what is still to be sent, what was sent, and their history.
 
-    As json this is one object with audiences, deliveries and changes; as csv, the audiences. --limit is of deliveries
-    and of changes, each newest first.
+    As json this is one object with audiences, events, deliveries and changes; as csv, the audiences. --limit is of
+    deliveries and of changes, each newest first, and of events: the forwarded ones not accepted yet, oldest first.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
         whole = _profile(database, user, limit=limit)
     if format is Format.JSON:
-        typer.echo(json_line(whole), nl=False)
+        typer.echo(json_line({**whole, "events": [*map(with_payload, whole["events"])]}), nl=False)
         return
     print_records(whole["audiences"], PROFILE_COLUMNS, format=format)
     if format is Format.TABLE:
-        for title, columns in (("deliveries", DELIVERY_COLUMNS), ("changes", HISTORY_COLUMNS)):
+        for title, columns in (
+            ("events", EVENTS_SHOWN[1:]),
+            ("deliveries", DELIVERY_COLUMNS),
+            ("changes", HISTORY_COLUMNS),
+        ):
             if whole[title]:
                 typer.echo(f"\n{title}:")
                 print_records(whole[title], columns, format=format, limit=limit)
@@ -113,6 +118,7 @@ def _profile(database: Database, user: str, *, limit: int) -> dict[str, Any]:
         return {
             "profile_key": user,
             "audiences": inspection.profile_audiences(connection, user),
+            "events": event_reports.of_profile(connection, user, at_most=at_most),
             "deliveries": inspection.profile_deliveries(connection, user, at_most=at_most),
             "changes": inspection.profile_changes(connection, user, at_most=at_most),
         }

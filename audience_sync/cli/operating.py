@@ -20,7 +20,7 @@ from audience_sync.core.shards import shard_of, unit_of
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, binding, erasure, leases, reports
+from audience_sync.store import audiences, dead, erasure, leases
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.finishing import LEASE_SECONDS
 
@@ -31,18 +31,19 @@ LOOK = 0.2  # seconds between two tries
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", metavar="USER", help="Only rows of this user; all by default.")
 ]
+EventsOption = Annotated[bool, typer.Option("--events", help="Only forwarded events.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    dead = typer.Typer(no_args_is_help=True)
+    group = typer.Typer(no_args_is_help=True)
     for command, name, example in (
         (dead_list, "list", "audience-sync dead list big_spenders --format json"),
         (dead_retry, "retry", "audience-sync dead retry && audience-sync deliver"),
         (dead_discard, "discard", "audience-sync dead discard --profile user_42 --yes"),
     ):
-        dead.command(name, epilog=f"Example: {example}")(command)
-    app.add_typer(dead, name="dead", rich_help_panel=PANEL, help="List, retry or discard what Schematic refused.")
+        group.command(name, epilog=f"Example: {example}")(command)
+    app.add_typer(group, name="dead", rich_help_panel=PANEL, help="List, retry or discard what Schematic refused.")
     for operation, example in (
         (pause, "audience-sync pause big_spenders"),
         (resume, "audience-sync resume big_spenders"),
@@ -55,24 +56,37 @@ def dead_list(
     context: typer.Context,
     audience: OptionalAudience = None,
     user: ProfileOption = None,
+    *,
+    events: EventsOption = False,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """List the values that Schematic refused, and why; they are not tried again without you."""
+    """List what Schematic refused, and why: values of audiences and forwarded events; none is tried again without you.
+
+    A forwarded event is of no audience: with AUDIENCE there are only changes of that.
+    """
     settings = settings_of(context)
     with engine.opened(settings) as database:
-        found = reports.dead(database, audience_id=_chosen(database, settings, audience), profile_key=user)
-        print_records(found, reports.DEAD_COLUMNS, format=format, limit=limit)
+        found = dead.listed(database, _which(database, settings, audience, user=user, events=events))
+        print_records(found, dead.COLUMNS, format=format, limit=limit)
 
 
-def dead_retry(context: typer.Context, audience: OptionalAudience = None, user: ProfileOption = None) -> None:
-    """Open dead rows again, with the value and the identifiers that are current now."""
+def dead_retry(
+    context: typer.Context,
+    audience: OptionalAudience = None,
+    user: ProfileOption = None,
+    *,
+    events: EventsOption = False,
+) -> None:
+    """Open dead rows again, changes with the value and the identifiers that are current now.
+
+    Forwarded events are sent as they came, behind those that wait; what Schematic has of them is not sent again.
+    """
     settings = settings_of(context)
     with engine.opened(settings) as database:
-        chosen = _chosen(database, settings, audience)
+        which = _which(database, settings, audience, user=user, events=events)
         with database.write() as connection:
-            generation = binding.next_generation(connection, seams().now_ms())
-            retried = erasure.retry_dead(connection, generation=generation, audience_id=chosen, profile_key=user)
+            retried = sum(dead.retry(connection, which, now_ms=seams().now_ms()).values())
     typer.echo(f"dead rows that are open again: {retried:,}")
     if retried:
         console.print("`audience-sync deliver` sends them now, the service by itself")
@@ -82,20 +96,25 @@ def dead_discard(
     context: typer.Context,
     audience: OptionalAudience = None,
     user: ProfileOption = None,
+    *,
+    events: EventsOption = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete dead rows unsent: Schematic keeps the value it has, whatever the memberships say."""
+    """Delete dead rows unsent: Schematic keeps the value it has, whatever the memberships say.
+
+    A forwarded event that is discarded is gone, what Schematic accepted of it excepted.
+    """
     settings = settings_of(context)
     with engine.opened(settings) as database:
-        chosen = _chosen(database, settings, audience)
+        which = _which(database, settings, audience, user=user, events=events)
         with database.read() as connection:
-            count = erasure.count_dead(connection, audience_id=chosen, profile_key=user)
+            count = dead.count(connection, which)
         if count:
             confirm(f"Discard dead rows unsent ({count:,})?", yes=yes)
         with database.write() as connection:
-            discarded = erasure.discard_dead(connection, audience_id=chosen, profile_key=user)
-    typer.echo(f"dead rows discarded: {discarded:,}")
-    if discarded:
+            discarded = dead.discard(connection, which)
+    typer.echo(f"dead rows discarded: {sum(discarded.values()):,}")
+    if discarded.get("outbox"):
         console.print("`audience-sync sync AUDIENCE --resync` sends every current value again")
 
 
@@ -136,7 +155,9 @@ def forget(
         erasure.compact(workspace.database)
     typer.echo(f"erased: {_listed(erased)}")
     console.print("what Schematic holds of this user must be deleted in Schematic")
-    console.print("a user who is still in the source comes back at the next sync")
+    console.print(
+        "a user who is still in the source comes back at the next sync, one whose events go on with the next of these"
+    )
 
 
 def _listed(found: dict[str, int]) -> str:
@@ -194,6 +215,14 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
     return row.key
 
 
-def _chosen(database: Database, settings: Settings, word: str | None) -> int | None:
+def _which(database: Database, settings: Settings, word: str | None, *, user: str | None, events: bool) -> dead.Which:
+    """Return which dead rows a command means.
+
+    Raises:
+        typer.BadParameter: forwarded events of an audience: there are none.
+        UnknownName: there is no such audience.
+    """
+    if word is not None and events:
+        raise typer.BadParameter("a forwarded event is of no audience; leave out AUDIENCE or --events")
     with database.read() as connection:
-        return chosen_audience(connection, settings, word)
+        return dead.Which(chosen_audience(connection, settings, word), user, events)

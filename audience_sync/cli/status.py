@@ -16,7 +16,7 @@ from audience_sync.core.shards import UNITS
 from audience_sync.db import Database, display_url
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
-from audience_sync.store import binding, inspection, leases, outbox
+from audience_sync.store import binding, event_reports, inspection, leases, outbox
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record, iso
 
@@ -40,12 +40,14 @@ def status(context: typer.Context, format: FormatOption = Format.TABLE) -> None:
     settings = settings_of(context)
     with engine.opened(settings) as database:
         whole = _whole(database, settings)
+        with database.read() as connection:
+            forwarded = event_reports.any_ever(connection)
     if format is Format.JSON:
         typer.echo(json_line(whole), nl=False)
     elif format is Format.CSV:
         print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=format)
     else:
-        _print_status(whole)
+        _print_status(whole, forwarded=forwarded)
 
 
 def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOption = Format.TABLE) -> None:
@@ -108,13 +110,18 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
                 "open": open_rows,
                 "paused": paused,
                 "dead": dead,
-                "stuck": sum(attempt["stuck"] for attempt in attempts),
+                "stuck": _stuck(attempts, of="changes"),
                 "oldest": inspection.oldest_open(connection),
             },
+            "events": {**event_reports.summary(connection), "stuck": _stuck(attempts, of="events")},
             "attempts": attempts,
             "blocked": inspection.blocked_runs(connection),
             "leases": _leases(leases.held(connection, now_ms=seams().now_ms()), known.every(connection)),
         }
+
+
+def _stuck(attempts: Iterable[Record], *, of: str) -> int:
+    return sum(attempt["stuck"] for attempt in attempts if attempt["of"] == of)
 
 
 def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any]]:
@@ -178,20 +185,15 @@ def _flat(audience: Record) -> Record:
     return {**audience, "last_run": said}
 
 
-def _print_status(whole: Record) -> None:
+def _print_status(whole: Record, *, forwarded: bool) -> None:
     environment = whole["environment"] or "not bound yet: the first delivery binds it"
     typer.echo(f"database     {whole['database']}")
     typer.echo(f"identity     {whole['identity'] or 'not bound yet: the first sync binds it'}")
     typer.echo(f"environment  {environment}\n")
     print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=Format.TABLE)
-    sent = whole["deliveries"]
-    oldest = f" (oldest since {sent['oldest']})" if sent["oldest"] else ""
-    typer.echo(
-        f"\ndeliveries: {sent['open'] - sent['paused']:,} waiting{oldest}, {sent['paused']:,} held back by a pause,"
-        f" {sent['dead']:,} dead, {sent['stuck']:,} stuck"
-    )
+    _print_waiting(whole["deliveries"], whole["events"] if forwarded else None)
     for title, records, columns in (
-        ("waiting for another try", whole["attempts"], ("events", "tries", "next_try_at", "error")),
+        ("waiting for another try", whole["attempts"], ("of", "events", "tries", "next_try_at", "error")),
         ("at work", whole["leases"], ("work", "holder", "until")),
         ("blocked", whole["blocked"], ("id", "audience", "started_at", "reason")),
     ):
@@ -201,6 +203,24 @@ def _print_status(whole: Record) -> None:
     for run in whole["blocked"]:
         look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['id']}"
         console.print(f"try: `{look}` to look, then `{approve}`")
-    if sent["dead"]:
+    if whole["deliveries"]["dead"] or whole["events"]["dead"]:
         hint = "try: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again"
         console.print(hint)
+
+
+def _print_waiting(sent: Record, events: Record | None) -> None:
+    """Print how changes stand that are to be sent, and forwarded events where there ever were any."""
+    typer.echo(
+        f"\ndeliveries: {sent['open'] - sent['paused']:,} waiting{_oldest(sent)}, {sent['paused']:,} held back by a"
+        f" pause, {sent['dead']:,} dead, {sent['stuck']:,} stuck"
+    )
+    if events is not None:
+        why = " (`audience-sync events --reasons` shows why)" if events["unsent"] else ""
+        typer.echo(
+            f"events: {events['open']:,} waiting{_oldest(events)}, {events['dead']:,} dead, {events['stuck']:,} stuck,"
+            f" {events['unsent']:,} sent nothing{why}"
+        )
+
+
+def _oldest(waiting: Record) -> str:
+    return f" (oldest since {waiting['oldest']})" if waiting["oldest"] else ""

@@ -67,6 +67,8 @@ def _positive(value: timedelta) -> timedelta:
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
+    if "\0" in value:  # Postgres has no room for it
+        raise ValueError("must not have a NUL character")
     return value
 
 

@@ -18,6 +18,7 @@ import orjson
 FIRST_DELAY = timedelta(seconds=1)
 LONGEST_ASKED = timedelta(days=1)  # a server's Retry-After beyond this is taken for a mistake
 RETRYABLE = frozenset({408, 423, 425, 429})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 WRONG_DESTINATION = frozenset({404, 405, 501})
 
 
@@ -102,7 +103,8 @@ def describe(answer: Answer) -> str:
         return answer.text
     where = f" to {location}" if (location := answer.headers.get("location")) else ""
     said = "an HTML page" if _is_html(answer) else " ".join(_error_text(answer.text).split())[:200]
-    return f"HTTP {answer.status}{where}" + (f": {said}" if said else "")
+    # A refusal may repeat what it refuses: control characters are for no terminal, and NUL fits into no Postgres.
+    return _CONTROL.sub("�", f"HTTP {answer.status}{where}" + (f": {said}" if said else ""))
 
 
 def retry_after(text: str | None, *, now: datetime) -> timedelta | None:

@@ -41,10 +41,8 @@ class Table(Protocol[RowT, ParcelT]):
 
     whole: ClassVar[bool]  # all rows of a profile go together: a read that is too short for a batch is made longer
 
-    def page(
-        self, connection: Connection, *, low: int, high: int, after: tuple[int, str], limit: int
-    ) -> tuple[list[RowT], bool]:
-        """Return rows of shards `low` to `high` behind a profile, profile by profile, and whether there are more."""
+    def page(self, connection: Connection, *, after: tuple[int, str], high: int, limit: int) -> tuple[list[RowT], bool]:
+        """Return rows behind a shard and profile, up to shard `high`, profile by profile, and if there are more."""
 
     def parcel(self, rows: Sequence[RowT], batching: Batching, *, at: str) -> ParcelT:
         """Return what rows of one profile come to, at the time `at`."""
@@ -59,10 +57,10 @@ class Changes:
     whole: ClassVar[bool] = True
 
     def page(
-        self, connection: Connection, *, low: int, high: int, after: tuple[int, str], limit: int
+        self, connection: Connection, *, after: tuple[int, str], high: int, limit: int
     ) -> tuple[list[OpenChange], bool]:
         """Return whole profiles; see `Table`."""
-        return outbox.page(connection, low=low, high=high, after=after, limit=limit)
+        return outbox.page(connection, after=after, high=high, limit=limit)
 
     def parcel(self, rows: Sequence[OpenChange], batching: Batching, *, at: str) -> Parcel:
         """Return the events of a profile's changes."""
@@ -79,10 +77,10 @@ class Events:
     whole: ClassVar[bool] = False
 
     def page(
-        self, connection: Connection, *, low: int, high: int, after: tuple[int, str], limit: int
+        self, connection: Connection, *, after: tuple[int, str], high: int, limit: int
     ) -> tuple[list[Forwarded], bool]:
         """Return the oldest of each profile; see `Table`."""
-        return events.page(connection, low=low, high=high, after=after, limit=limit)
+        return events.page(connection, after=after, high=high, limit=limit)
 
     def parcel(self, rows: Sequence[Forwarded], batching: Batching, *, at: str) -> ForwardedParcel:  # noqa: ARG002
         """Return what is made of a profile's oldest events, which say themselves when they happened."""
@@ -140,7 +138,7 @@ class Lane(Generic[RowT, ParcelT]):
         high = self._ranges[self._at][1]
         while True:
             with self._workspace.database.read() as connection:
-                rows, more = self._table.page(connection, low=self._after[0], high=high, after=self._after, limit=limit)
+                rows, more = self._table.page(connection, after=self._after, high=high, limit=limit)
             made = [
                 (key, self._table.parcel(list(of_profile), self._batching, at=at))
                 for key, of_profile in groupby(rows, key=_place)

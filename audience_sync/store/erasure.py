@@ -1,4 +1,4 @@
-"""What leaves the database: forgotten people, dead rows (to be sent after all, or not), history past its retention."""
+"""What leaves the database: forgotten people, and history past its retention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from audience_sync.core.events import parse
 from audience_sync.core.rows import MAX_KEY_LENGTH
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
-from audience_sync.store import attempts, audiences, binding, memberships
+from audience_sync.store import attempts, audiences, binding, events, memberships
 from audience_sync.store.history import HISTORY_FROM
 
 ROWS_A_COMMIT = 20_000  # about so many old rows are deleted at once
@@ -20,13 +20,45 @@ GROUPS_A_READ = 4_096
 VACUUM_PAGES = 2_000  # given back at once; a SQLite writer waits for it
 CHECKPOINT_WAIT = 1_000  # milliseconds for readers of the write-ahead log to leave
 
-_PLACES = {  # the rows of one person in each table but `attempts`
+# The rows of one person in each table but `attempts`. The messageIds of `message_ids` and `event_counts` name nobody.
+_PLACES = {
     "memberships": "audience_id IN (SELECT id FROM audiences) AND shard = :s AND profile_key = :k",
     "staged": "run_id IN (SELECT run_id FROM staged_shards) AND shard = :s AND profile_key = :k",
     "changes": "run_id IN (SELECT id FROM runs) AND shard = :s AND profile_key = :k",
     "outbox": "shard = :s AND profile_key = :k",
+    "events": "shard = :s AND profile_key = :k",
     "deliveries": "shard = :s AND profile_key = :k",
     "rejections": "profile_key = :cut",  # they keep no more of a key than this
+}
+
+# A retry of an event of which some bodies were accepted looks for those in `deliveries`, however old they are.
+_DELIVERIES = (
+    "accepted_at < :limit"
+    " AND (message_id IS NULL OR message_id NOT IN (SELECT message_id FROM events WHERE partly_sent{of_shard}))"
+)
+_OLD = {  # what finds and counts groups of old rows, and what deletes one of these
+    "changes": (
+        (
+            "SELECT r.id AS run_id, c.shard, count(*) AS n FROM runs r CROSS JOIN changes c"
+            " WHERE c.run_id = r.id AND r.as_of < :limit GROUP BY r.id, c.shard"
+        ),
+        "DELETE FROM changes WHERE run_id = :run_id AND shard = :shard",
+    ),
+    "deliveries": (
+        f"SELECT shard, count(*) AS n FROM deliveries WHERE {_DELIVERIES.format(of_shard='')} GROUP BY shard",
+        f"DELETE FROM deliveries WHERE shard = :shard AND {_DELIVERIES.format(of_shard=' AND events.shard = :shard')}",
+    ),
+    "rejections": (
+        (
+            "SELECT j.run_id, count(*) AS n FROM runs r CROSS JOIN rejections j"
+            " WHERE j.run_id = r.id AND r.started_at < :limit GROUP BY j.run_id"
+        ),
+        "DELETE FROM rejections WHERE run_id = :run_id",
+    ),
+    "event_counts": (
+        "SELECT day, count(*) AS n FROM event_counts WHERE day < :limit GROUP BY day",
+        "DELETE FROM event_counts WHERE day = :day",
+    ),
 }
 
 
@@ -87,61 +119,11 @@ def _of(profile_key: str) -> dict[str, object]:
     return {"s": shard_of(profile_key), "k": profile_key, "cut": profile_key[:MAX_KEY_LENGTH]}
 
 
-def retry_dead(
-    connection: Connection, *, generation: int, audience_id: int | None = None, profile_key: str | None = None
-) -> int:
-    """Open dead rows again under a new generation, with the value and identifiers of now; return how many."""
-    member = (
-        "FROM memberships m WHERE m.audience_id = outbox.audience_id AND m.shard = outbox.shard"
-        " AND m.profile_key = outbox.profile_key"
-    )
-    where, parameters = _dead(audience_id, profile_key)
-    _lock_dead(connection, where, parameters)
-    result = connection.execute(
-        sa.text(
-            "UPDATE outbox SET dead_reason = NULL, generation = :g,"
-            f" value = COALESCE((SELECT COALESCE(m.value, 'true') {member}), 'false'),"
-            f" identifiers = CASE WHEN EXISTS (SELECT 1 {member}) THEN (SELECT m.identifiers {member})"
-            " ELSE identifiers END"
-            f" WHERE {where}"
-        ),
-        {**parameters, "g": generation},
-    )
-    return result.rowcount
-
-
-def count_dead(connection: Connection, *, audience_id: int | None = None, profile_key: str | None = None) -> int:
-    """Return how many dead rows there are."""
-    where, parameters = _dead(audience_id, profile_key)
-    return int(connection.execute(sa.text(f"SELECT count(*) FROM outbox WHERE {where}"), parameters).scalar_one())
-
-
-def discard_dead(connection: Connection, *, audience_id: int | None = None, profile_key: str | None = None) -> int:
-    """Delete dead rows: Schematic keeps what it has; return how many."""
-    where, parameters = _dead(audience_id, profile_key)
-    _lock_dead(connection, where, parameters)
-    return connection.execute(sa.text(f"DELETE FROM outbox WHERE {where}"), parameters).rowcount
-
-
-def _dead(audience_id: int | None, profile_key: str | None) -> tuple[str, dict[str, object]]:
-    where, parameters = "dead_reason IS NOT NULL", dict[str, object]()
-    if audience_id is not None:
-        where, parameters["a"] = f"{where} AND audience_id = :a", audience_id
-    if profile_key is not None:
-        where = f"{where} AND shard = :s AND profile_key = :k"
-        parameters.update(s=shard_of(profile_key), k=profile_key)
-    return where, parameters
-
-
-def _lock_dead(connection: Connection, where: str, parameters: dict[str, object]) -> None:
-    """Lock dead rows in the order in which syncs and deliveries lock theirs: none waits for the other for ever."""
-    if connection.dialect.name != "sqlite":  # its one writer is alone
-        ordered = f"SELECT 1 FROM outbox WHERE {where} ORDER BY shard, profile_key, audience_id FOR UPDATE"
-        connection.execute(sa.text(ordered), parameters)
-
-
 def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str, int]:
-    """Delete history beyond its retention, in short transactions; return how many rows of each table."""
+    """Delete history beyond its retention, in short transactions; return how many rows of each table.
+
+    Dead events are no history: they stay until a person has decided.
+    """
     limits = {
         name: now_ms - int(getattr(retention, name).total_seconds() * 1000)
         for name in ("changes", "deliveries", "rejections")
@@ -149,28 +131,9 @@ def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str,
     with database.write() as connection:  # first: nobody may take a history with holes for the whole
         if limits["changes"] > int(binding.get(connection, HISTORY_FROM) or 0):
             binding.put(connection, HISTORY_FROM, str(limits["changes"]))
-    purged = {
-        "changes": _purge(
-            database,
-            "SELECT r.id AS run_id, c.shard, count(*) AS n FROM runs r CROSS JOIN changes c"
-            " WHERE c.run_id = r.id AND r.as_of < :limit GROUP BY r.id, c.shard",
-            "DELETE FROM changes WHERE run_id = :run_id AND shard = :shard",
-            limits["changes"],
-        ),
-        "deliveries": _purge(
-            database,
-            "SELECT shard, count(*) AS n FROM deliveries WHERE accepted_at < :limit GROUP BY shard",
-            "DELETE FROM deliveries WHERE shard = :shard AND accepted_at < :limit",
-            limits["deliveries"],
-        ),
-        "rejections": _purge(
-            database,
-            "SELECT j.run_id, count(*) AS n FROM runs r CROSS JOIN rejections j"
-            " WHERE j.run_id = r.id AND r.started_at < :limit GROUP BY j.run_id",
-            "DELETE FROM rejections WHERE run_id = :run_id",
-            limits["rejections"],
-        ),
-    }
+    limits["event_counts"] = limits["deliveries"] // events.DAY_MS
+    purged = {table: _purge(database, *statements, limits[table]) for table, statements in _OLD.items()}
+    purged["message_ids"] = _purge_message_ids(database, before=now_ms // events.DAY_MS - events.KNOWN_DAYS)
     compact(database)
     return purged
 
@@ -186,6 +149,27 @@ def _purge(database: Database, groups: str, delete: str, limit: int) -> int:
                 for group in chunk:
                     deleted += connection.execute(sa.text(delete), {**group, "limit": limit}).rowcount
         if len(found) < GROUPS_A_READ:
+            return deleted
+
+
+def _purge_message_ids(database: Database, *, before: int) -> int:
+    """Delete what arrived before a day, some of it in each commit: a day may have millions."""
+    deleted = 0
+    while True:
+        with database.write() as connection:
+            rest = connection.execute(
+                sa.text(
+                    "SELECT day, message_id FROM message_ids WHERE day < :before"
+                    " ORDER BY day, message_id LIMIT 1 OFFSET :n"
+                ),
+                {"before": before, "n": ROWS_A_COMMIT},
+            ).first()
+            day, message_id = rest or (before, "")
+            deleted += connection.execute(
+                sa.text("DELETE FROM message_ids WHERE (day, message_id) < (:day, :message_id)"),
+                {"day": day, "message_id": message_id},
+            ).rowcount
+        if rest is None:
             return deleted
 
 

@@ -41,20 +41,18 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
     return len(taken)
 
 
-def page(
-    connection: Connection, *, low: int, high: int, after: tuple[int, str], limit: int
-) -> tuple[list[Forwarded], bool]:
-    """Return the waiting events of shards `low` to `high` behind a profile, at most `limit`, and if there are more.
+def page(connection: Connection, *, after: tuple[int, str], high: int, limit: int) -> tuple[list[Forwarded], bool]:
+    """Return at most `limit` waiting events behind a shard and profile, up to shard `high`, and if there are more.
 
     Of the last profile some may be missing: they are later than those returned. Dead ones are left out.
     """
     rows = connection.execute(
         sa.text(
             "SELECT shard, profile_key, position, message_id, type, payload, partly_sent FROM events"
-            " WHERE (shard, profile_key) > (:shard, :key) AND shard BETWEEN :low AND :high AND dead_reason IS NULL"
+            " WHERE (shard, profile_key) > (:shard, :key) AND shard <= :high AND dead_reason IS NULL"
             " ORDER BY shard, profile_key, position LIMIT :limit"
         ),
-        {"shard": after[0], "key": after[1], "low": low, "high": high, "limit": limit},
+        {"shard": after[0], "key": after[1], "high": high, "limit": limit},
     ).all()
     found = []
     for *row, partly_sent in rows:

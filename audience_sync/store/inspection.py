@@ -69,11 +69,14 @@ def oldest_open(connection: Connection) -> str | None:
 def waiting_attempts(connection: Connection, *, max_backoff: timedelta) -> list[Record]:
     """Return the batches that wait for another try; a lone event that waits as long as any may is stuck."""
     rows = connection.execute(
-        sa.text("SELECT id, size, tries, created_at, not_before, error FROM attempts WHERE tries > 0 ORDER BY id")
+        sa.text(
+            "SELECT id, forwarded, size, tries, created_at, not_before, error FROM attempts WHERE tries > 0 ORDER BY id"
+        )
     )
     return [
         {
             "id": attempt,
+            "of": "events" if forwarded else "changes",
             "events": size,
             "tries": tries,
             "since": iso(created),
@@ -81,7 +84,7 @@ def waiting_attempts(connection: Connection, *, max_backoff: timedelta) -> list[
             "error": error,
             "stuck": size == 1 and backoff(tries, jitter=0, longest=max_backoff) >= max_backoff,
         }
-        for attempt, size, tries, created, not_before, error in rows
+        for attempt, forwarded, size, tries, created, not_before, error in rows
     ]
 
 
@@ -159,7 +162,7 @@ def profile_deliveries(connection: Connection, profile_key: str, *, at_most: int
     """Return what Schematic accepted of a profile, newest first."""
     rows = connection.execute(
         sa.text(
-            "SELECT accepted_at, traits, run_ids, status, mapping, idempotency_key FROM deliveries"
+            "SELECT accepted_at, traits, run_ids, status, mapping, idempotency_key, message_id FROM deliveries"
             f" WHERE shard = :s AND profile_key = :k ORDER BY accepted_at DESC{_limit(at_most)}"
         ),
         {"s": shard_of(profile_key), "k": profile_key},

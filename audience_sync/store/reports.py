@@ -1,4 +1,4 @@
-"""The lists that people ask for: members now and at an earlier instant, runs, changes, rejected and dead rows.
+"""The lists that people ask for: members now, runs, changes, rejected rows; and how a list is read.
 
 Each list is an iterator of records whose fields are those of the views. It is read page by page along a primary key,
 each page in a short transaction: however slowly somebody reads, no writer and no log waits for them.
@@ -27,7 +27,6 @@ RUN_COLUMNS = (
     "approved_at",
 )  # fmt: skip
 REJECTION_COLUMNS = ("run_id", "audience", "reason", "profile_key", "row")
-DEAD_COLUMNS = ("audience", "profile_key", "value", "state", "since", "reason", "run_id", "generation")
 
 Record: TypeAlias = dict[str, Any]
 
@@ -59,25 +58,25 @@ def members(database: Database, audience: AudienceRow) -> Iterator[Record]:
             for key, value, keys, since, run, generation in rows
         ]
 
-    return _pages(database, page)
+    return pages(database, page)
 
 
 def runs(database: Database, *, audience_id: int | None = None, state: str | None = None) -> Iterator[Record]:
     """Yield runs, newest first, of one audience and in one state if asked for."""
-    wanted = _only({"a.id = :a": audience_id, "v.state = :s": state})
+    wanted = only({"a.id = :a": audience_id, "v.state = :s": state})
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
-        before = _only({"v.id < :before": last and last["id"]})
+        before = only({"v.id < :before": last and last["id"]})
         rows = connection.execute(
             sa.text(
-                f"SELECT v.* FROM sync_runs v JOIN audiences a ON a.key = v.audience{_where(wanted, before)}"
+                f"SELECT v.* FROM sync_runs v JOIN audiences a ON a.key = v.audience{where(wanted, before)}"
                 " ORDER BY v.id DESC LIMIT :n"
             ),
             {"a": audience_id, "s": state, "before": last and last["id"], "n": PAGE},
         ).mappings()
         return [{**row, "definition_changed": bool(row["definition_changed"])} for row in rows]
 
-    return _pages(database, page)
+    return pages(database, page)
 
 
 def changes(
@@ -89,45 +88,45 @@ def changes(
     since_ms: int | None = None,
 ) -> Iterator[Record]:
     """Yield who entered, exited or was updated, newest runs first."""
-    wanted = _only({"r.audience_id = :a": audience_id, "r.id = :r": run_id, "r.as_of >= :since": since_ms})
+    wanted = only({"r.audience_id = :a": audience_id, "r.id = :r": run_id, "r.as_of >= :since": since_ms})
 
     def page_of_runs(connection: Connection, last: Record | None) -> list[Record]:
-        before = _only({"r.id < :before": last and last["id"]})
+        before = only({"r.id < :before": last and last["id"]})
         rows = connection.execute(
             sa.text(
                 "SELECT r.id, r.as_of, a.key FROM runs r JOIN audiences a ON a.id = r.audience_id"
-                f"{_where(wanted, before, ['r.entered + r.exited + r.updated > 0'])} ORDER BY r.id DESC LIMIT :n"
+                f"{where(wanted, before, ['r.entered + r.exited + r.updated > 0'])} ORDER BY r.id DESC LIMIT :n"
             ),
             {"a": audience_id, "r": run_id, "since": since_ms, "before": last and last["id"], "n": PAGE},
         ).mappings()
         return [dict(row) for row in rows]
 
-    for run in _pages(database, page_of_runs):
+    for run in pages(database, page_of_runs):
         yield from _changes_of(database, run, kind)
 
 
 def _changes_of(database: Database, run: Record, kind: str | None) -> Iterator[Record]:
     as_of = iso(run["as_of"])
-    of_kind = _only({"kind = :kind": kind})
+    of_kind = only({"kind = :kind": kind})
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
         after = (-1, "") if last is None else (shard_of(last["profile_key"]), last["profile_key"])
         rows = connection.execute(
             sa.text(
                 "SELECT profile_key, kind, value, identifiers FROM changes"
-                f"{_where(['run_id = :r', '(shard, profile_key) > (:shard, :key)'], of_kind)}"
+                f"{where(['run_id = :r', '(shard, profile_key) > (:shard, :key)'], of_kind)}"
                 " ORDER BY shard, profile_key LIMIT :n"
             ),
             {"r": run["id"], "kind": kind, "shard": after[0], "key": after[1], "n": PAGE},
         )
         return [dict(zip(CHANGE_COLUMNS, (as_of, run["key"], *row, run["id"]), strict=True)) for row in rows]
 
-    return _pages(database, page)
+    return pages(database, page)
 
 
 def rejections(database: Database, *, audience_id: int | None = None, run_id: int | None = None) -> Iterator[Record]:
     """Yield the samples of rejected rows, newest runs first."""
-    wanted = _only({"r.audience_id = :a": audience_id, "j.run_id = :r": run_id})
+    wanted = only({"r.audience_id = :a": audience_id, "j.run_id = :r": run_id})
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
         on = ["(j.run_id < :last_run OR (j.run_id = :last_run AND j.position > :position))"] if last else []
@@ -136,40 +135,16 @@ def rejections(database: Database, *, audience_id: int | None = None, run_id: in
             sa.text(
                 "SELECT j.run_id, j.position, a.key AS audience, j.reason, j.profile_key, j.row"
                 " FROM rejections j JOIN runs r ON r.id = j.run_id JOIN audiences a ON a.id = r.audience_id"
-                f"{_where(wanted, on)} ORDER BY j.run_id DESC, j.position LIMIT :n"
+                f"{where(wanted, on)} ORDER BY j.run_id DESC, j.position LIMIT :n"
             ),
             {"a": audience_id, "r": run_id, **place, "n": PAGE},
         ).mappings()
         return [dict(row) for row in rows]
 
-    return _pages(database, page)
+    return pages(database, page)
 
 
-def dead(database: Database, *, audience_id: int | None = None, profile_key: str | None = None) -> Iterator[Record]:
-    """Yield the rows of the outbox that are not tried again without a person."""
-    wanted = _only({"o.audience_id = :a": audience_id, "o.shard = :s": profile_key, "o.profile_key = :k": profile_key})
-    shard = None if profile_key is None else shard_of(profile_key)
-
-    def page(connection: Connection, last: Record | None) -> list[Record]:
-        on = ["(o.shard, o.profile_key, o.audience_id) > (:shard, :key, :audience)"] if last else []
-        key = last["profile_key"] if last else ""
-        place = {"shard": shard_of(key), "key": key, "audience": last["audience_id"]} if last else {}
-        rows = connection.execute(
-            sa.text(
-                "SELECT a.key AS audience, o.profile_key, o.value, 'dead' AS state, r.started_at AS since,"
-                " o.dead_reason AS reason, o.run_id, o.generation, o.audience_id"
-                " FROM outbox o JOIN audiences a ON a.id = o.audience_id LEFT JOIN runs r ON r.id = o.run_id"
-                f"{_where(['o.dead_reason IS NOT NULL'], wanted, on)}"
-                " ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :n"
-            ),
-            {"a": audience_id, "s": shard, "k": profile_key, **place, "n": PAGE},
-        ).mappings()
-        return [{**row, "since": iso(row["since"])} for row in rows]
-
-    return _pages(database, page)
-
-
-def _pages(database: Database, page: Callable[[Connection, Record | None], list[Record]]) -> Iterator[Record]:
+def pages(database: Database, page: Callable[[Connection, Record | None], list[Record]]) -> Iterator[Record]:
     """Yield the records of page after page; each is asked for with the last record of the one before."""
     last: Record | None = None
     while True:
@@ -181,11 +156,12 @@ def _pages(database: Database, page: Callable[[Connection, Record | None], list[
         last = records[-1]
 
 
-def _only(conditions: dict[str, object]) -> list[str]:
+def only(conditions: dict[str, object]) -> list[str]:
     """Return the conditions whose value was given."""
     return [condition for condition, value in conditions.items() if value is not None]
 
 
-def _where(*conditions: list[str]) -> str:
+def where(*conditions: list[str]) -> str:
+    """Return the clause that asks for all of some conditions; nothing where there are none."""
     everything = [one for some in conditions for one in some]
     return f" WHERE {' AND '.join(everything)}" if everything else ""

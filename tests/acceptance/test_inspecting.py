@@ -78,7 +78,7 @@ class Desk:
     def open_changes(self) -> list[OpenChange]:
         """Return what lies in the outbox."""
         with self.workspace.database.read() as connection:
-            return outbox.page(connection, low=0, high=SHARDS - 1, after=(-1, ""), limit=10_000)[0]
+            return outbox.page(connection, after=(-1, ""), high=SHARDS - 1, limit=10_000)[0]
 
     def deliver(self, *profiles: str) -> None:
         """Settle the open changes of some profiles as accepted."""
@@ -563,7 +563,7 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk, monkeypatch: 
 
     purged = erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=now)
 
-    assert purged == {"changes": 50, "deliveries": 30, "rejections": 1}
+    assert purged == {"changes": 50, "deliveries": 30, "rejections": 1, "event_counts": 0, "message_ids": 0}
     assert desk.members() == 45
     with desk.workspace.database.read() as connection:
         left = {
@@ -573,11 +573,8 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk, monkeypatch: 
         history_from = binding.get(connection, history.HISTORY_FROM)
     assert left == {"changes": 5, "deliveries": 1, "rejections": 1, "outbox": 19}
     assert history_from == str(now - 400 * 86_400_000)
-    assert erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=now) == {
-        "changes": 0,
-        "deliveries": 0,
-        "rejections": 0,
-    }
+    again = erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=now)
+    assert again == dict.fromkeys(purged, 0)
 
 
 def test_purge_gives_space_back(desk: Desk) -> None:

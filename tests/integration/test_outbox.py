@@ -17,7 +17,7 @@ from audience_sync.store.runs import RunRow
 from tests.factories import company_identifiers, make_change, make_event, make_open, make_run
 
 NOW = 1_774_958_400_000
-EVERYTHING = {"low": 0, "high": 1023, "after": (-1, ""), "limit": 1000}
+EVERYTHING = {"high": 1023, "after": (-1, ""), "limit": 1000}
 
 
 def enqueue(connection: Connection, run: RunRow, *changes: Change) -> None:
@@ -160,7 +160,7 @@ def test_a_page_has_whole_profiles(database: Database) -> None:
             seen: list[OpenChange] = []
             after, more = (-1, ""), True
             while more:
-                found, more = outbox.page(connection, low=0, high=1023, after=after, limit=limit)
+                found, more = outbox.page(connection, after=after, high=1023, limit=limit)
                 seen += found
                 after = (found[-1].shard, found[-1].profile_key) if found else after
             assert seen == opened(connection)
@@ -171,7 +171,7 @@ def test_a_page_keeps_to_its_shards(database: Database) -> None:
     """A holder of some shards sees nothing of the others."""
     with database.write() as connection:
         enqueue(connection, make_run(connection), *(make_change(f"u{n}") for n in range(200)))
-        shards = {row.shard for row in outbox.page(connection, low=100, high=300, after=(-1, ""), limit=1000)[0]}
+        shards = {row.shard for row in outbox.page(connection, after=(100, ""), high=300, limit=1000)[0]}
 
     assert shards == {shard_of(f"u{n}") for n in range(200)} & set(range(100, 301))
 

@@ -275,6 +275,10 @@ BAD = {
     "missing_name": (SHOP + '[[audiences]]\nsql = "SELECT 1"', "audiences[0].name: missing"),
     "missing_url": ("[sources.shop]", "sources.shop.url: missing"),
     "empty_sql": (SHOP + '[[audiences]]\nname = "A"\nsql = " \\n"', "audiences[0].sql: must not be empty"),
+    "nul_in_a_name": (
+        '[[mappings]]\nname = "a\\u0000"\naction = "trackEvent"',
+        "mappings[0].name: must not have a NUL character",
+    ),
     "empty_identity": ('identity = ""', "identity: must not be empty"),
     "not_a_number": ('[delivery]\nconcurrency = "8"', "delivery.concurrency: must be a whole number"),
     "not_whole": ("[delivery]\nconcurrency = 1.5", "delivery.concurrency: must be a whole number"),

@@ -179,6 +179,7 @@ def test_a_date_without_a_zone_is_in_utc(header: str) -> None:
         (Answer(400, {}, '{"error":"no\\n such  key"}'), "HTTP 400: no such key"),
         (Answer(400, {}, '{"error":{"code":1}}'), 'HTTP 400: {"error":{"code":1}}'),
         (Answer(302, {"location": "https://login.example"}, ""), "HTTP 302 to https://login.example"),
+        (Answer(400, {}, '{"error":"bad a\\u0000b \\u001b[2J"}'), "HTTP 400: bad a�b �[2J"),
         (Answer(400, {}, "x" * 1000), "HTTP 400: " + "x" * 200),
     ],
 )

@@ -1,0 +1,80 @@
+"""The command that lists forwarded events: those that wait or are dead, and why others sent nothing. It only looks."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from audience_sync import app as engine
+from audience_sync.cli.context import settings_of
+from audience_sync.cli.output import Format, FormatOption, LimitOption, harmless, print_records
+from audience_sync.cli.status import PANEL
+from audience_sync.cli.syncing import instant
+from audience_sync.db import Database
+from audience_sync.store import event_reports
+from audience_sync.store.event_reports import EVENT_COLUMNS, REASON_COLUMNS, UNSENT_COLUMNS, EventState
+from audience_sync.store.reports import Record
+
+EVENTS_SHOWN = tuple(column for column in EVENT_COLUMNS if column not in ("position", "payload"))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync events --reasons --since 2026-03-01")(events)
+
+
+def events(
+    context: typer.Context,
+    user: Annotated[
+        str | None,
+        typer.Option("--profile", metavar="USER", help="Only of this userId, anonymousId or groupId; all by default."),
+    ] = None,
+    state: Annotated[EventState | None, typer.Option("--state", help="Only events in this state.")] = None,
+    *,
+    reasons: Annotated[
+        bool, typer.Option("--reasons", help="Why events sent nothing, and how many, instead of those that wait.")
+    ] = False,
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", parser=instant, metavar="T", help="With --reasons: from the day of T on, ISO 8601."),
+    ] = None,
+    limit: LimitOption = 50,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """List forwarded events that Schematic has not accepted: `waiting`, `retrying` after a failure, or `dead`.
+
+    The profile_key of an event is its userId, else its anonymousId, else its groupId; within one, events are in the
+    order in which they go. With --reasons: why others sent nothing, and how many. A table has all days together, json
+    and csv each day (UTC), for as long as deliveries are kept. json and csv have more fields than the tables.
+    """
+    if reasons and (user is not None or state is not None):
+        raise typer.BadParameter("--reasons are counted for all users together; leave --profile and --state out")
+    if since is not None and not reasons:
+        raise typer.BadParameter("--since is about --reasons; what waits is listed whole")
+    settings = settings_of(context)
+    with engine.opened(settings) as database:
+        if reasons:
+            _print_reasons(database, since, limit=limit, format=format)
+            return
+        found = event_reports.open_events(database, profile_key=user, state=state)
+        if format is Format.JSON:
+            found = map(with_payload, found)
+        print_records(found, EVENT_COLUMNS, format=format, limit=limit, shown=EVENTS_SHOWN)
+
+
+def with_payload(event: Record) -> dict[str, Any]:
+    """Return an event with its payload as JSON within JSON, on one line whatever lines it came in."""
+    payload = harmless(event["payload"].replace("\r", " ").replace("\n", " "))  # within its texts neither is possible
+    return {**event, "payload": orjson.Fragment(payload)}
+
+
+def _print_reasons(database: Database, since: datetime | None, *, limit: int, format: Format) -> None:
+    since_ms = None if since is None else int(since.timestamp() * 1000)
+    if format is Format.TABLE:
+        found = event_reports.reasons(database, since_ms=since_ms)
+        print_records(found, REASON_COLUMNS, format=format, limit=limit)
+    else:
+        print_records(event_reports.unsent(database, since_ms=since_ms), UNSENT_COLUMNS, format=format, limit=limit)

@@ -1,0 +1,197 @@
+"""What people ask of forwarded events: which wait or are dead, why others sent nothing, and how many there are of each.
+
+The fields are those of the views `open_events` and `unsent_events`. Lists are read as in `reports`, page by page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.events import parse
+from audience_sync.core.shards import SHARDS, shard_of
+from audience_sync.db import Database
+from audience_sync.store import binding, events, reports
+from audience_sync.store.reports import PAGE, Record, iso
+
+EVENT_COLUMNS = (
+    "profile_key", "message_id", "type", "name", "state", "since", "tries", "next_try_at", "reason", "position",
+    "payload",
+)  # fmt: skip
+UNSENT_COLUMNS = ("day", "reason", "type", "count", "last_message_id", "last_at")
+REASON_COLUMNS = UNSENT_COLUMNS[1:]
+
+
+class EventState(StrEnum):
+    """How a forwarded event stands that Schematic has not accepted yet."""
+
+    WAITING = "waiting"
+    RETRYING = "retrying"
+    DEAD = "dead"
+
+
+class _Tried(NamedTuple):
+    """How the batch stands that carries an event; `next_try` in milliseconds since 1970."""
+
+    tries: int = 0
+    next_try: int | None = None
+    error: str | None = None
+
+
+def open_events(
+    database: Database, *, profile_key: str | None = None, state: EventState | None = None
+) -> Iterator[Record]:
+    """Yield the events that wait or are dead, of one profile and in one state if asked for, in the order of each."""
+
+    def page(connection: Connection, last: Record | None) -> list[Record]:
+        return _page(connection, profile_key=profile_key, state=state, last=last, limit=PAGE)
+
+    found = reports.pages(database, page)
+    return (record for record in found if state in (None, record["state"]))
+
+
+def of_profile(connection: Connection, profile_key: str, *, at_most: int | None) -> list[Record]:
+    """Return the events of a profile that wait or are dead, those that came first before the others."""
+    return _page(connection, profile_key=profile_key, state=None, last=None, limit=at_most)
+
+
+def unsent(database: Database, *, since_ms: int | None = None) -> list[Record]:
+    """Return why events sent nothing, day by day, newest first; from the day of an instant on, if asked for."""
+    with database.read() as connection:
+        rows = connection.execute(
+            sa.text(
+                f"SELECT day, reason, type, count, last_message_id, last_at FROM event_counts{_since(since_ms)}"
+                " ORDER BY day DESC, count DESC, reason, type"
+            ),
+            _day(since_ms),
+        ).mappings()
+        return [{**row, "day": _date(row["day"]), "last_at": iso(row["last_at"])} for row in rows]
+
+
+def reasons(database: Database, *, since_ms: int | None = None) -> list[Record]:
+    """Return why events sent nothing, all days together, the most frequent first."""
+    with database.read() as connection:
+        rows = connection.execute(
+            sa.text(
+                "SELECT c.reason, c.type, c.count, l.last_message_id, l.last_at"
+                " FROM (SELECT reason, type, CAST(sum(count) AS BIGINT) AS count, max(day) AS day"
+                f" FROM event_counts{_since(since_ms)} GROUP BY reason, type) c"
+                " JOIN event_counts l ON l.day = c.day AND l.reason = c.reason AND l.type = c.type"
+                " ORDER BY c.count DESC, c.reason, c.type"
+            ),
+            _day(since_ms),
+        ).mappings()
+        return [{**row, "last_at": iso(row["last_at"])} for row in rows]
+
+
+def summary(connection: Connection) -> Record:
+    """Return how many events wait and since when, how many are dead, and how many sent nothing, by reason."""
+    rows = connection.execute(
+        sa.text("SELECT dead_reason IS NOT NULL, count(*), min(received_at) FROM events GROUP BY 1")
+    )
+    counts = {bool(dead): (n, oldest) for dead, n, oldest in rows}
+    waiting, oldest = counts.get(False, (0, None))
+    sums = connection.execute(
+        sa.text("SELECT reason, sum(count) AS total FROM event_counts GROUP BY reason ORDER BY total DESC, reason")
+    )
+    by_reason = {reason: int(n) for reason, n in sums}
+    return {
+        "open": waiting,
+        "dead": counts.get(True, (0, None))[0],
+        "oldest": iso(oldest),
+        "unsent": sum(by_reason.values()),
+        "reasons": by_reason,
+    }
+
+
+def any_ever(connection: Connection) -> bool:
+    """Return whether an event was ever taken."""
+    return int(binding.get(connection, events.POSITION) or 0) > 0
+
+
+def _page(
+    connection: Connection,
+    *,
+    profile_key: str | None,
+    state: EventState | None,
+    last: Record | None,
+    limit: int | None,
+) -> list[Record]:
+    """Return the next events along the primary key; of a state, all of which some may be in it."""
+    key = last["profile_key"] if last else profile_key
+    shard = 0 if key is None else shard_of(key)
+    if profile_key is not None:
+        conditions = ["shard = :shard", "profile_key = :key", *reports.only({"position > :position": last})]
+    else:
+        conditions = reports.only({"(shard, profile_key, position) > (:shard, :key, :position)": last})
+    tried = _tried(connection, low=shard, high=SHARDS - 1 if profile_key is None else shard)
+    rows = connection.execute(
+        sa.text(
+            "SELECT profile_key, message_id, type, name, received_at, dead_reason, position, payload FROM events"
+            f"{reports.where(conditions, _in(state, tried))} ORDER BY shard, profile_key, position"
+            f"{'' if limit is None else ' LIMIT :n'}"
+        ),
+        {"shard": shard, "key": key, "position": last and last["position"], "n": limit},
+    )
+    return [_record(row, tried.get(row.position, _Tried())) for row in rows]
+
+
+def _in(state: EventState | None, tried: Iterable[int]) -> list[str]:
+    """Return the conditions of a state; what waits may also have been tried."""
+    if state is None:
+        return []
+    if state is EventState.DEAD:
+        return ["dead_reason IS NOT NULL"]
+    if state is EventState.WAITING:
+        return ["dead_reason IS NULL"]
+    return ["dead_reason IS NULL", f"position IN ({', '.join(map(str, tried)) or 'NULL'})"]  # few of many
+
+
+def _record(row: sa.Row[tuple[object, ...]], tried: _Tried) -> Record:
+    state = EventState.RETRYING if tried.tries else EventState.WAITING
+    return {
+        "profile_key": row.profile_key,
+        "message_id": row.message_id,
+        "type": row.type,
+        "name": row.name,
+        "state": (EventState.DEAD if row.dead_reason is not None else state).value,
+        "since": iso(row.received_at),
+        "tries": tried.tries,
+        "next_try_at": iso(tried.next_try),
+        "reason": row.dead_reason or tried.error,
+        "position": row.position,
+        "payload": row.payload,
+    }
+
+
+def _tried(connection: Connection, *, low: int, high: int) -> dict[int, _Tried]:
+    """Return how the events of some shards stand that were tried in vain, by position."""
+    rows = connection.execute(
+        sa.text(  # of several batches that carry an event the one that was tried most often counts, so it comes last
+            "SELECT events, tries, not_before, error FROM attempts"
+            " WHERE forwarded AND tries > 0 AND low <= :high AND high >= :low ORDER BY tries, id DESC"
+        ),
+        {"low": low, "high": high},
+    )
+    return {
+        event.origin.position: _Tried(tries, not_before or None, error)
+        for text, tries, not_before, error in rows
+        for event in parse(text)
+        if event.origin is not None
+    }
+
+
+def _since(since_ms: int | None) -> str:
+    return reports.where(reports.only({"day >= :day": since_ms}))
+
+
+def _day(since_ms: int | None) -> dict[str, int]:
+    return {} if since_ms is None else {"day": since_ms // events.DAY_MS}
+
+
+def _date(day: int) -> str:
+    return str(iso(day * events.DAY_MS))[:10]
