@@ -1,31 +1,39 @@
-"""The command that passes Segment events through the mappings, and what it shows of them."""
+"""The command that passes the Segment events of a file through the mappings: to look at, or to be sent."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
-import orjson
 import typer
+from pydantic import SecretStr
+from rich.markup import escape
 from rich.text import Text
 
+from audience_sync.cli import reporting
 from audience_sync.cli.context import console, settings_of
-from audience_sync.cli.delivering import PANEL
-from audience_sync.cli.output import Format, FormatOption, Record, Sheet, harmless, json_line, print_records
+from audience_sync.cli.delivering import PANEL, Wait, working
+from audience_sync.cli.output import Format, FormatOption, print_records
 from audience_sync.cli.plans import REDACTED
+from audience_sync.cli.previews import BadLines, ForwardSheet
 from audience_sync.cli.progress import Progress
-from audience_sync.core.arrivals import TYPES
-from audience_sync.core.destination.mappings import Mapping
-from audience_sync.errors import ConfigError, SourceError
-from audience_sync.forwarding import BadLine, Preview, name_of, open_events, preview, read_events
+from audience_sync.config import Settings, resolve_api_key
+from audience_sync.db import Database
+from audience_sync.delivery import Delivery, DeliveryReport, deliver
+from audience_sync.errors import DestinationError, KeyRefused, SourceError
+from audience_sync.forwarding import BadLine, Forwarding, Tally, name_of, open_events, preview, read_events
+from audience_sync.forwarding import forward as forward_events
+from audience_sync.leasing import Workspace
+from audience_sync.store import event_reports, waiting
 
-COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
-SUMMARY_COLUMNS = ("what", "which", "count")
-MOST_NAMED = 20
-"""So many bad lines are named; the rest is counted."""
+COLUMNS = ("read", "taken", "known", "bad", "accepted", "unsent", "open", "dead")
 
 
 def register(app: typer.Typer) -> None:
@@ -43,39 +51,163 @@ def forward(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Send nothing; show what the events would become.")
     ] = False,
+    no_deliver: Annotated[bool, typer.Option("--no-deliver", help="Only keep the events in the database.")] = False,
+    wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Pass Segment events through the mappings; today only --dry-run, which shows what they would become.
+    """Send the Segment events of a file through the mappings, or show with --dry-run what they would become.
 
-    As json or csv every event is one line: matched are the mappings whose trigger it matches, bodies what would be
-    posted to Schematic, reasons why nothing, or nothing more, would be. A table is a summary. Lines that are no event
-    are named on stderr, and the rest goes on. Exit codes: 0 done, bad lines or not, and for an empty file; 1 the file
-    cannot be read to its end, or none of its lines is an event.
+    Events are kept in the membership database and delivered from there, about 50,000 at a time; those that come slowly
+    through a pipe, within seconds. A messageId is taken once in seven days: the same file again, after Ctrl-C or a
+    crash too, goes on and sends nothing twice. In the end there is one record: the events read, those of them that were
+    taken and those that were known already, bad lines (named on stderr), what Schematic accepted meanwhile, how
+    many sent nothing meanwhile (`audience-sync events --reasons` says why), and what is open and dead in the database.
+
+    A dry run as json or csv has a line for every event: matched are the mappings whose trigger it matches, bodies what
+    would be posted to Schematic, reasons why nothing, or nothing more, would be. A table is a summary.
+
+    Exit codes: 0 done, bad lines or not, and for an empty file; 1 the file cannot be read to its end (what comes before
+    is sent), or none of its lines is an event; 3 some deliveries are open or dead; 6 key refused.
     """
-    if not dry_run:
-        raise ConfigError("sending forwarded events is not built yet: `--dry-run` shows what they would become")
-    mappings = settings_of(context).mappings
+    settings = settings_of(context)
+    if dry_run:
+        _show(settings, file, format=format)
+        return
+    key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
+    with working(settings) as (workspace, stop):
+        started = workspace.seams.now_ms()
+        unsent_before = _unsent(workspace.database, since_ms=started)
+        with Progress(name_of(file)) as progress:
+            sender = Sender(workspace=workspace, settings=settings, key=key, wait=wait, stop=stop, show=progress.show)
+            tally = _send(sender, file)
+        unsent = _unsent(workspace.database, since_ms=started) - unsent_before
+        _print_tally(workspace.database, tally, accepted=sender.events, unsent=unsent, format=format)
+        failure = None if stop.is_set() else _failure(tally, name_of(file))
+        raise typer.Exit(_exit_code(tally, sender.report(), failure=failure))
+
+
+@dataclass(kw_only=True)
+class Sender:
+    """Delivers again and again, and adds up how that went; without a key it leaves everything in the database."""
+
+    workspace: Workspace
+    settings: Settings
+    key: SecretStr | None
+    wait: timedelta
+    stop: threading.Event
+    show: Callable[[str, int], None]
+    events: int = 0  # accepted
+    failure: DestinationError | None = None  # of the last delivery
+
+    def deliver(self) -> bool:
+        """Deliver what waits, but not with a key that was refused; False if something that may go is left open."""
+        if self.key is None:
+            return True
+        if isinstance(self.failure, KeyRefused):
+            return False
+        before = self.events
+        report = deliver(
+            self.workspace,
+            Delivery(
+                settings=self.settings,
+                key=self.key,
+                wait=self.wait,
+                stop=self.stop,
+                on_progress=lambda events: self.show("delivering", before + events),
+                warn=lambda sentence: console.print(f"[yellow]warning:[/] {escape(sentence)}"),
+            ),
+        )
+        self.events += report.events
+        self.failure = report.failure
+        return report.failure is None and report.open <= report.paused
+
+    def report(self) -> DeliveryReport | None:
+        """Return how all deliveries together ended, as the database is now."""
+        if self.key is None:
+            return None
+        with self.workspace.database.read() as connection:
+            return DeliveryReport(self.events, *waiting.count(connection), self.failure)
+
+
+def _send(sender: Sender, file: str) -> Tally:
+    """Take the events of a file and deliver them.
+
+    Raises:
+        SourceError: not one line of the file can be read.
+    """
+    bad = BadLines()
+    told = Forwarding(
+        file=file,
+        deliver=sender.deliver,
+        on_bad=bad.add,
+        on_progress=partial(sender.show, "forwarding"),
+        stop=sender.stop,
+    )
+    tally = forward_events(sender.workspace, told)
+    if tally.failure is not None and not tally.lines:
+        raise tally.failure
+    if tally.read:
+        sender.deliver()
+    bad.close()
+    if sender.stop.is_set():
+        console.print(f"stopped behind line {tally.lines:,}: the same file again goes on, and sends nothing twice")
+    return tally
+
+
+def _unsent(database: Database, *, since_ms: int) -> int:
+    """Return how many events have sent nothing since the day of an instant began."""
+    return sum(record["count"] for record in event_reports.unsent(database, since_ms=since_ms))
+
+
+def _print_tally(database: Database, tally: Tally, *, accepted: int, unsent: int, format: Format) -> None:
+    with database.read() as connection:
+        still_open, _, dead = waiting.count(connection)
+    values = (tally.read, tally.taken, tally.known, tally.bad, accepted, unsent, still_open, dead)
+    print_records([dict(zip(COLUMNS, values, strict=True))], COLUMNS, format=format)
+
+
+def _exit_code(tally: Tally, report: DeliveryReport | None, *, failure: SourceError | None) -> int:
+    """Say how all ended and return the exit code of the command."""
+    code = reporting.exit_code([], [failure] if failure else [], report if tally.read else None)
+    if failure is not None:
+        reporting.complain(failure)
+    return code
+
+
+def _failure(tally: Tally, name: str) -> SourceError | None:
+    """Return what was wrong with the file, if anything."""
+    if tally.failure is not None:
+        hint = "what comes before is kept: the same command again goes on, and sends nothing twice"
+        return SourceError(str(tally.failure), hint=hint)
+    if not tally.lines:
+        console.print(Text(_nothing(name)))
+    return None if tally.read or not tally.lines else _no_event(name)
+
+
+def _show(settings: Settings, file: str, *, format: Format) -> None:
+    """Show what the events of a file would become.
+
+    Raises:
+        SourceError: the file cannot be read to its end, or has lines but no event.
+    """
     name = name_of(file)
-    sheet = ForwardSheet(mappings, format=format)
+    sheet = ForwardSheet(settings.mappings, format=format)
     try:
         with open_events(file) as stream, _progress(name, format) as show:
             for found in read_events(stream, name=name):
                 if isinstance(found, BadLine):
-                    sheet.add_bad(found)
+                    sheet.bad.add(found)
                 else:
-                    sheet.add(preview(found, mappings, api_key=REDACTED))
+                    sheet.add(preview(found, settings.mappings, api_key=REDACTED))
                 show("forwarding", found.line)
     except SourceError:
         sheet.close()
         raise
     sheet.close()
     if not sheet.lines:
-        console.print(Text(f"{name} has no events: it is empty, or all its lines are blank"))
+        console.print(Text(_nothing(name)))
     elif not sheet.events:
-        raise SourceError(
-            f"no line of {name} is a Segment event",
-            hint='each line is one JSON object, such as {"type": "identify", …}',
-        )
+        raise _no_event(name)
 
 
 @contextmanager
@@ -88,77 +220,12 @@ def _progress(name: str, format: Format) -> Iterator[Callable[[str, int], None]]
             yield progress.show
 
 
-class ForwardSheet:
-    """Prints what events would come to: every one as a line of json or csv, or a summary of all."""
+def _nothing(name: str) -> str:
+    return f"{name} has no events: it is empty, or all its lines are blank"
 
-    def __init__(self, mappings: Sequence[Mapping], *, format: Format) -> None:
-        self._format = format
-        self._sheet = Sheet(COLUMNS, format=format)
-        self._types: Counter[str] = Counter()
-        self._unsent: Counter[str] = Counter()  # reasons of events without any body
-        self._partly: Counter[str] = Counter()  # reasons of events that other mappings make bodies of
-        self._bodies = Counter({mapping.name: 0 for mapping in mappings if mapping.enabled})
-        self._bad: Counter[str] = Counter()
-        self._events_unsent = 0
 
-    @property
-    def events(self) -> int:
-        """Return how many events there were."""
-        return self._types.total()
-
-    @property
-    def lines(self) -> int:
-        """Return how many lines there were, events or not."""
-        return self.events + self._bad.total()
-
-    def add(self, seen: Preview) -> None:
-        """Count an event, and print it unless a summary is wanted."""
-        self._types[seen.type] += 1
-        for mapping, _ in seen.bodies:
-            self._bodies[mapping] += 1
-        if not seen.bodies:
-            self._events_unsent += 1
-        if codes := seen.codes:
-            (self._partly if seen.bodies else self._unsent).update(codes)
-        if self._format is Format.TABLE:
-            return
-        record: Record = {
-            "line": seen.line,
-            "messageId": seen.message_id,
-            "matched": seen.matched,
-            "bodies": f"[{','.join([text for _, text in seen.bodies])}]",
-            "reasons": seen.reasons,
-        }
-        if self._format is Format.JSON:
-            sys.stdout.write(harmless(json_line(record)))
-        else:
-            lists = {name: orjson.dumps(record[name]).decode() for name in ("matched", "reasons")}
-            self._sheet.add({**record, **lists})
-
-    def add_bad(self, line: BadLine) -> None:
-        """Count a line that is no event, and name it if not too many were before."""
-        if self._bad.total() < MOST_NAMED:
-            console.print(Text.assemble(("bad line", "yellow"), f" {line.line} {line.sentence}"))
-        self._bad[line.fault] += 1
-
-    def close(self) -> None:
-        """Print the summary, and say on stderr what it all came to; nothing if there was nothing."""
-        bad = self._bad.total()
-        if bad > MOST_NAMED:
-            console.print(f"… {bad - MOST_NAMED:,} more bad lines")
-        if not self.lines:
-            return
-        if self._format is Format.TABLE:
-            print_records(self._summary(), SUMMARY_COLUMNS, format=self._format)
-        console.print(
-            f"{self.events:,} events would become {self._bodies.total():,} bodies, {self._events_unsent:,} of them"
-            f" none; {bad:,} bad lines; nothing was sent"
-        )
-
-    def _summary(self) -> list[Record]:
-        rows = [("events", kind, self._types[kind]) for kind in TYPES if self._types[kind]]
-        for what, counts in (("sent to nobody", self._unsent), ("sent in part", self._partly)):
-            rows += [(what, reason, count) for reason, count in sorted(counts.items())]
-        rows += [("bodies", mapping, count) for mapping, count in self._bodies.items()]
-        rows += [("bad lines", fault, count) for fault, count in sorted(self._bad.items())]
-        return [dict(zip(SUMMARY_COLUMNS, row, strict=True)) for row in rows]
+def _no_event(name: str) -> SourceError:
+    return SourceError(
+        f"no line of {name} is a Segment event",
+        hint='each line is one JSON object, such as {"type": "identify", …}',
+    )

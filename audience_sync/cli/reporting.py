@@ -51,7 +51,12 @@ def consequences(key: str, changes: int, new_users: int, settings: Settings) -> 
 
 def failed(key: str, error: AudienceSyncError) -> None:
     """Say why one of several audiences was not synced."""
-    console.print(f"[red]error:[/] {key}: {escape(str(error))}")
+    complain(error, subject=f"{key}: ")
+
+
+def complain(error: AudienceSyncError, *, subject: str = "") -> None:
+    """Say what went wrong, and the remedy; the command goes on."""
+    console.print(f"[red]error:[/] {subject}{escape(str(error))}")
     if error.hint:
         console.print(f"try: {escape(error.hint)}")
 
@@ -131,9 +136,7 @@ def orphans(database: Database, settings: Settings) -> None:
 def _say_delivery(delivery: DeliveryReport) -> None:
     console.print(f"{delivery.events:,} events accepted by Schematic")
     if delivery.failure is not None:
-        console.print(f"[red]error:[/] {escape(str(delivery.failure))}")
-        if delivery.failure.hint:
-            console.print(f"try: {escape(delivery.failure.hint)}")
+        complain(delivery.failure)
     waiting = delivery.open - delivery.paused
     if waiting or delivery.dead:
         console.print(

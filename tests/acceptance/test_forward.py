@@ -1,4 +1,4 @@
-"""`audience-sync forward --dry-run` as people run it: Segment's vectors whole, what it prints, and bad files."""
+"""`audience-sync forward` as people run it: what a dry run prints, and that what is sent arrives once and in order."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.acceptance.running import DEADLINE, Ended
+from audience_sync.errors import INTERRUPTED
+from audience_sync.forwarding.taking import PIECE
+from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule
+from tests.acceptance.running import DEADLINE, KILLED, ON_ONE_DATABASE, Ended, Place, open_place, until
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text())
 GROUPS = {text: [one for one in VECTORS if json.dumps(one["mappings"]) == text] for text in
@@ -92,7 +96,7 @@ def lines(events: Sequence[object]) -> bytes:
     return b"".join(json.dumps(event).encode() + b"\n" for event in events)
 
 
-def told(err: str) -> str:
+def said(err: str) -> str:
     """Return what is on stderr without the words of the JSON parser, which are its own."""
     return re.sub(r"(is no JSON: ).+, column \d+$", r"\1…", err, flags=re.MULTILINE)
 
@@ -197,7 +201,7 @@ def test_a_table_is_a_summary(folder: Folder) -> None:
         "bad lines       not_json                         1",
         "bad lines       unknown_type                     1",
     ]
-    assert told(ended.err).splitlines() == [
+    assert said(ended.err).splitlines() == [
         "bad line 5 is no JSON: …",
         f"bad line 7 has the type 'Page': {MUST}",
         "5 events would become 2 bodies, 3 of them none; 2 bad lines; nothing was sent",
@@ -246,15 +250,6 @@ def test_twenty_bad_lines_are_named_and_the_rest_counted(folder: Folder) -> None
     ]
 
 
-def test_without_dry_run_nothing_is_done(folder: Folder) -> None:
-    """Sending is said not to be built, in one sentence, before any file is looked at."""
-    assert folder.forward("nowhere") == Ended(
-        2,
-        "",
-        "error: sending forwarded events is not built yet: `--dry-run` shows what they would become\n",
-    )
-
-
 class Bad(NamedTuple):
     """A file that has no events to show, and what is said; FILE stands for its path."""
 
@@ -295,7 +290,7 @@ def test_a_file_without_events(folder: Folder, name: str) -> None:
     ended = folder.forward(path, "--dry-run", "--format", "json")
 
     assert ended.code == bad.code
-    assert told(ended.err) == bad.said.replace("FILE", path)
+    assert said(ended.err) == bad.said.replace("FILE", path)
 
 
 def test_a_directory(folder: Folder) -> None:
@@ -306,3 +301,263 @@ def test_a_directory(folder: Folder) -> None:
 def test_empty_standard_input(folder: Folder) -> None:
     """Standard input is called by its name."""
     assert folder.forward("-", "--dry-run") == Ended(0, "", EMPTY.replace("FILE", "standard input"))
+
+
+MAPPING = """
+[[mappings]]
+name = "Identify"
+trigger = 'type = "identify"'
+action = "identifyUser"
+[mappings.fields]
+timestamp = "2026-11-23T12:00:00.000Z"
+user_keys = { userId = { "@path" = "$.userId" } }
+user_traits = { message_id = { "@path" = "$.messageId" } }
+
+[[mappings]]
+name = "Track"
+trigger = 'type = "track"'
+action = "trackEvent"
+[mappings.fields]
+event_name = "done"
+timestamp = "2026-11-23T12:00:00.000Z"
+user_keys = { userId = { "@path" = "$.userId" } }
+traits = { message_id = { "@path" = "$.messageId" } }
+"""
+NOTHING_TWICE = "the same command again goes on, and sends nothing twice"
+
+
+@pytest.fixture
+def place(tmp_path: Path, database_url: str) -> Iterator[Place]:
+    """A database, a sandbox, and mappings that tell messageIds."""
+    with open_place(tmp_path, database_url) as opened:
+        opened.configure(more=MAPPING)
+        yield opened
+
+
+def tracks(count: int, *, users: int = 9) -> list[dict[str, Any]]:
+    """Return events of some users, tracks and identifies in turns."""
+    return [
+        {"type": ("track", "track", "identify")[n % 3], "messageId": f"m{n}", "userId": f"u{n % users}"}
+        for n in range(count)
+    ]
+
+
+def write(place: Place, content: bytes) -> str:
+    """Write a file of events and return its path."""
+    (place.folder / "events").write_bytes(content)
+    return str(place.folder / "events")
+
+
+def send(place: Place, content: bytes, *options: str, kill: str | None = None) -> Ended:
+    """Forward a file with this content."""
+    return place.command("forward", write(place, content), "--format", "json", *options, kill=kill)
+
+
+def told(place: Place) -> dict[str, list[str]]:
+    """Return which messageIds Schematic took of each user, in its order."""
+    found: dict[str, list[str]] = {}
+    for event in place.sandbox.ledger.events():
+        if event.status != "duplicate":
+            body: Any = event.body
+            keys, traits = (
+                (body["keys"], body["traits"]) if event.type == "identify" else (body["user"], body["traits"])
+            )
+            found.setdefault(keys["userId"], []).append(traits["message_id"])
+    return found
+
+
+def expected(events: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return what Schematic should be told."""
+    found: dict[str, list[str]] = {}
+    for event in events:
+        found.setdefault(event["userId"], []).append(event["messageId"])
+    return found
+
+
+def record(**counts: int) -> list[dict[str, int]]:
+    """Return what the command prints as JSON; what is not named is 0."""
+    names = ("read", "taken", "known", "bad", "accepted", "unsent", "open", "dead")
+    return [{name: counts.get(name, 0) for name in names}]
+
+
+def test_a_file_is_sent_once_and_in_order(place: Place) -> None:
+    """Every event of every user arrives, in order; the same file again sends nothing."""
+    events = tracks(500)
+    first = send(place, lines(events))
+    again = send(place, gzip.compress(lines(events)))
+
+    assert (first.code, first.records) == (0, record(read=500, taken=500, accepted=500))
+    assert (again.code, again.records) == (0, record(read=500, known=500))
+    assert told(place) == expected(events)
+    assert place.received() == 500
+    assert "500 events accepted by Schematic" in first.err
+
+
+POINTS = ["forward.taken", "deliver.marked:2", "deliver.posted:3", "forward.taken", "deliver.settled"]
+
+
+def test_killed_and_gone_on_with(place: Place) -> None:
+    """Killed anywhere, the same command again goes on: every event arrives exactly once, in the order of its user."""
+    events = tracks(2000)
+    pages = [{"type": "page", "messageId": f"p{n}"} for n in range(PIECE)]
+    content = lines([*events[:1000], *pages, *events[1000:]])
+    killed = [send(place, content, kill=point).code for point in POINTS]
+    last = send(place, content)
+
+    assert killed == [KILLED] * len(POINTS)
+    assert last.code == 0, last.err
+    assert told(place) == expected(events)
+    assert place.rows("SELECT * FROM events") == place.rows("SELECT * FROM attempts") == []
+    assert place.rows("SELECT reason, count FROM unsent_events") == [("no_matching_mapping", PIECE)]
+
+
+@ON_ONE_DATABASE
+def test_bad_lines_and_what_nobody_wants(place: Place) -> None:
+    """Bad lines are named and the rest goes on; what no mapping wants is counted with its reason, and is no failure."""
+    nobody = [{"type": "page", "messageId": "p1"}, {"type": "track", "messageId": "o1", "integrations": {"All": False}}]
+    ended = send(place, lines(tracks(3)) + b"nope\n[]\n" + lines(nobody) + lines(tracks(5)))
+
+    assert (ended.code, ended.records) == (0, record(read=10, taken=7, known=3, bad=2, accepted=5, unsent=2))
+    assert [line for line in said(ended.err).splitlines() if "bad line" in line] == [
+        "bad line 4 is no JSON: …",
+        "bad line 5 is JSON, but no object",
+    ]
+    assert told(place) == expected(tracks(5))
+    assert sorted(place.rows("SELECT reason, type, count FROM unsent_events")) == [
+        ("filtered_by_integrations_object", "track", 1),
+        ("no_matching_mapping", "page", 1),
+    ]
+
+
+@ON_ONE_DATABASE
+def test_events_without_a_messageid(place: Place) -> None:
+    """An event without a messageId is known by its text: it arrives once, and another one beside it."""
+    events = [{"type": "track", "userId": "u1", "n": n} for n in (1, 2, 1)]
+    first, again = send(place, lines(events)), send(place, lines(events))
+
+    assert (first.code, first.records) == (0, record(read=3, taken=2, known=1, accepted=2))
+    assert (again.code, again.records) == (0, record(read=3, known=3))
+    assert place.received() == 2
+
+
+@ON_ONE_DATABASE
+def test_a_file_that_breaks_off_is_sent_as_far_as_it_goes(place: Place) -> None:
+    """What comes before the break arrives, the failure is told with its line, and the whole file then adds the rest."""
+    events = tracks(3000)
+    whole = gzip.compress(lines(events))
+    broken = send(place, whole[: len(whole) // 2])
+    some = broken.records[0]["accepted"]
+
+    assert broken.code == 1
+    assert broken.records == record(read=some, taken=some, accepted=some)
+    assert 0 < some < 3000
+    assert told(place) == expected(events[:some])
+    assert f"cannot be read beyond line {some}: its gzip data end too early\ntry: what comes before" in broken.err
+    assert NOTHING_TWICE in broken.err
+
+    assert send(place, whole).records == record(read=3000, known=some, taken=3000 - some, accepted=3000 - some)
+    assert told(place) == expected(events)
+
+
+def test_while_schematic_is_away(place: Place) -> None:
+    """An outage loses nothing: all is kept, the exit code says so, and a delivery finishes it."""
+    events = tracks(200)
+    place.sandbox.faults.set([FaultRule(status=503)])
+    away = send(place, lines(events), "--wait", "1s")
+    place.sandbox.faults.set([])
+    delivered = place.command("deliver")
+
+    assert (away.code, away.records) == (3, record(read=200, taken=200, open=200))
+    assert "200 deliveries are open" in away.err
+    assert delivered.code == 0
+    assert told(place) == expected(events)
+
+
+@ON_ONE_DATABASE
+def test_a_refused_key(place: Place) -> None:
+    """A key that Schematic does not know keeps everything, and leaves with its own exit code."""
+    place.key = "sch_dev_rotated"
+    refused = send(place, lines(tracks(20)))
+    place.key = DEVELOPMENT_KEY
+    again = send(place, lines(tracks(20)))
+
+    assert (refused.code, refused.records) == (6, record(read=20, taken=20, open=20))
+    assert (again.code, again.records) == (0, record(read=20, known=20, accepted=20))
+    assert told(place) == expected(tracks(20))
+
+
+@ON_ONE_DATABASE
+def test_only_kept(place: Place) -> None:
+    """With --no-deliver events wait in the database; nothing is asked of Schematic, and no key is needed."""
+    place.environment["SCHEMATIC_API_KEY"] = ""
+    ended = send(place, lines(tracks(20)), "--no-deliver")
+
+    assert (ended.code, ended.records) == (0, record(read=20, taken=20, open=20))
+    assert place.sandbox.ledger.read("SELECT * FROM requests") == []
+
+
+@ON_ONE_DATABASE
+def test_before_anything_is_read(place: Place) -> None:
+    """Without a key or a database nothing is read, and the remedy is told."""
+    place.environment["SCHEMATIC_API_KEY"] = ""
+    keyless = place.command("forward", "-")
+    place.environment.clear()
+    place.configure(url=f"sqlite:///{place.folder / 'none.db'}")
+    homeless = place.command("forward", write(place, lines(tracks(1))))
+
+    assert (keyless.code, homeless.code) == (2, 2)
+    assert "there is no Schematic API key" in keyless.err
+    assert "create it with `audience-sync init`" in homeless.err
+
+
+@ON_ONE_DATABASE
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_without_events_to_send(place: Place, name: str) -> None:
+    """What a dry run says of a bad file is said here, too, and the same exit code returned."""
+    bad = FILES[name]
+    path = str(place.folder / "events")
+    if bad.content is not None:
+        write(place, bad.content)
+    ended = place.command("forward", path, "--format", "json")
+    sentences = {line for line in bad.said.replace("FILE", path).splitlines() if "would become" not in line}
+
+    assert ended.code == bad.code
+    assert sentences <= set(said(ended.err).splitlines())
+    assert len(ended.records) == (name != "missing")
+
+
+@ON_ONE_DATABASE
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_pipe_that_stays_open(place: Place, number: signal.Signals) -> None:
+    """What comes through a pipe is delivered while it is open and silent, and whoever stops the command has it all."""
+    words = [sys.executable, "-m", "audience_sync", "--config", str(place.folder / "config.toml"), "forward", "-"]
+    environment = {**os.environ, "SCHEMATIC_API_KEY": place.key}
+    with subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        for count in (3, 6):
+            process.stdin.write(lines(tracks(count)))
+            process.stdin.flush()
+            until(lambda count=count: place.received() == count)  # type: ignore[misc]
+        process.send_signal(number)
+        err = process.stderr.read().decode()
+        code = process.wait(DEADLINE)
+    again = send(place, lines(tracks(6)))
+
+    assert code == (KILLED if number is signal.SIGKILL else INTERRUPTED)
+    assert ("stopped behind line 9: the same file again goes on" in err) == (number is signal.SIGINT)
+    assert again.records == record(read=6, known=6)
+    assert told(place) == expected(tracks(6))
+
+
+def test_beside_the_daemon(place: Place) -> None:
+    """While a daemon delivers, too, each event arrives once and in order, and the command waits for the last."""
+    events = tracks(1000)
+    with place.running("run") as daemon:
+        daemon.wait_for("daemon_started")
+        ended = send(place, lines(events))
+        daemon.end(signal.SIGTERM)
+
+    assert ended.code == 0, ended.err
+    assert told(place) == expected(events)
+    assert place.rows("SELECT * FROM events") == []

@@ -1,27 +1,23 @@
-"""Segment events in a file: reading them line by line, and what the mappings make of each.
+"""A file of Segment events, read line by line: NDJSON, as it is or compressed with gzip.
 
-A file has one JSON object a line (NDJSON), as it is or compressed with gzip. A line that is no event is a value, not an
-error: it is told by its number, and reading goes on. However long the file or a line of it is, no more than one event
-is held. Nothing is sent from here.
+A line that is no event is a value, not an error: it is told by its number, and reading goes on. However long the file
+or a line of it is, no more than one event is held.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple, cast
-
-import orjson
+from typing import Final, NamedTuple
 
 from audience_sync.core.arrivals import MOST_BYTES, TOO_LONG, Fault, NotAnEvent, read_event
-from audience_sync.core.destination.actions import Rejection
-from audience_sync.core.destination.mappings import Mapping, SegmentEvent, judge
-from audience_sync.core.events import with_key
+from audience_sync.core.destination.mappings import SegmentEvent
 from audience_sync.errors import SourceError
 
 STDIN: Final = "-"
@@ -46,39 +42,6 @@ class Read(NamedTuple):
     line: int
     event: SegmentEvent
     text: bytes
-
-
-class Preview(NamedTuple):
-    """What one event would come to.
-
-    `matched` are the names of the enabled mappings whose trigger it matches, in the order of the configuration;
-    `bodies` are the JSON texts of what would be posted to ``/e``, each with the name of its mapping.
-    """
-
-    line: int
-    type: str
-    message_id: str | None  # None as well if it is no text
-    matched: list[str]
-    bodies: list[tuple[str, str]]
-    rejections: list[tuple[str, Rejection]]
-    kept_away: str | None
-
-    @property
-    def codes(self) -> list[str]:
-        """Return why nothing, or nothing more, is sent: `reasons` without their sentences."""
-        return [self.kept_away] if self.kept_away else [f"{name}: {one.reason}" for name, one in self.rejections]
-
-    @property
-    def reasons(self) -> list[str]:
-        """Return why nothing, or nothing more, is sent.
-
-        ``no_matching_mapping``, ``filtered_by_integrations_object`` and ``unknown_integration`` speak of the event and
-        stand alone. A mapping that matches and can make no body is ``name: code: sentence``, where the code is one of
-        `RejectionReason`.
-        """
-        if self.kept_away:
-            return [self.kept_away]
-        return [f"{name}: {one.reason}: {one.sentence}" for name, one in self.rejections]
 
 
 @contextmanager
@@ -120,37 +83,17 @@ def read_events(stream: io.BufferedIOBase, *, name: str) -> Iterator[Read | BadL
             yield BadLine(number, *found) if isinstance(found, NotAnEvent) else Read(number, found, text)
 
 
-def preview(read: Read, mappings: Sequence[Mapping], *, api_key: str) -> Preview:
-    """Return what the mappings make of an event; `api_key` is what the bodies have in the place of the key."""
-    event = read.event
-    verdict = judge(event, mappings)
-    bodies = [
-        (mapping.name, with_key(orjson.dumps(body).decode(), api_key=api_key)) for mapping, body in verdict.bodies
-    ]
-    answered = {mapping.name for mapping, _ in (*verdict.bodies, *verdict.rejections)}
-    matched = [mapping.name for mapping in mappings if mapping.name in answered]
-    message_id = event.get("messageId")
-    return Preview(
-        line=read.line,
-        type=str(event["type"]),
-        message_id=message_id if isinstance(message_id, str) else None,
-        matched=matched,
-        bodies=bodies,
-        rejections=[(mapping.name, rejection) for mapping, rejection in verdict.rejections],
-        kept_away=verdict.kept_away,
-    )
+def _opened(file: str) -> io.BufferedReader:
+    """Open a file; standard input gets a reader of its own, and stays open when that is closed.
 
-
-def _opened(file: str) -> AbstractContextManager[io.BufferedReader]:
-    """Open a file; standard input is open, and stays so."""
-    if file == STDIN:
-        if sys.stdin is None:
-            raise SourceError(f"{name_of(file)} is closed", hint="name a file, or pipe one in")
-        return nullcontext(cast("io.BufferedReader", sys.stdin.buffer))
+    A thread may still be reading when the process ends, and then Python dies over the reader of `sys.stdin`.
+    """
+    if file == STDIN and sys.stdin is None:
+        raise SourceError(f"{name_of(file)} is closed", hint="name a file, or pipe one in")
     try:
-        return Path(file).open("rb")
+        return os.fdopen(sys.stdin.fileno(), "rb", closefd=False) if file == STDIN else Path(file).open("rb")
     except OSError as error:
-        raise SourceError(_refused(file, error)) from error
+        raise SourceError(_refused(name_of(file), error)) from error
 
 
 def _lines(stream: io.BufferedIOBase, *, name: str) -> Iterator[tuple[int, bytes | None]]:
