@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Annotated
@@ -26,7 +26,7 @@ from audience_sync.cli.previews import BadLines, ForwardSheet
 from audience_sync.cli.progress import Progress
 from audience_sync.config import Settings, resolve_api_key
 from audience_sync.db import Database
-from audience_sync.delivery import Delivery, DeliveryReport, deliver
+from audience_sync.delivery import Acquaintance, Delivery, DeliveryReport, deliver
 from audience_sync.errors import DestinationError, KeyRefused, SourceError
 from audience_sync.forwarding import BadLine, Forwarding, Tally, name_of, open_events, preview, read_events
 from audience_sync.forwarding import forward as forward_events
@@ -96,6 +96,7 @@ class Sender:
     wait: timedelta
     stop: threading.Event
     show: Callable[[str, int], None]
+    acquaintance: Acquaintance = field(default_factory=Acquaintance)
     events: int = 0  # accepted
     failure: DestinationError | None = None  # of the last delivery
 
@@ -113,6 +114,7 @@ class Sender:
                 key=self.key,
                 wait=self.wait,
                 stop=self.stop,
+                acquaintance=self.acquaintance,
                 on_progress=lambda events: self.show("delivering", before + events),
                 warn=lambda sentence: console.print(f"[yellow]warning:[/] {escape(sentence)}"),
             ),

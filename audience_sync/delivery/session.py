@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -30,6 +30,7 @@ from audience_sync.store.attempts import Attempt
 
 LOOK = 0.02  # seconds between two looks at the workers
 PAUSE = 0.2  # seconds between two tries to get a lease
+LOOK_AT_OTHERS = 1.0  # seconds between two looks at what others have left: counting is work
 DECLARE_EVERY = 1.0  # seconds between two looks for audiences that are new to Schematic
 LEASE_MARGIN = timedelta(seconds=30)  # a lease is this much longer than a request may take
 DRAIN = 5.0  # seconds that answers under way are waited for when all stops
@@ -89,6 +90,8 @@ class _Session:
         self._last_progress = workspace.seams.monotonic()
         # A person who says `deliver` wants every try now: waits of earlier tries do not hold for the first shift.
         self._impatient = delivery.wait is not None
+        self._waited = 0  # how many rows waited when another process was last looked at
+        self._looked_at = float("-inf")
         self.events = 0
 
     def run(self) -> None:
@@ -102,6 +105,7 @@ class _Session:
             self._last_progress = self._workspace.seams.monotonic()
             while not self._delivery.stop.is_set() and not self._is_over():
                 if not self._try_shift(api, batching):
+                    self._notice_others()
                     self._delivery.stop.wait(PAUSE)
 
     def _environment(self, api: Schematic) -> str:
@@ -117,6 +121,18 @@ class _Session:
                 if self._has_given_up() or self._delivery.stop.wait(wait.total_seconds()):
                     raise
         return known.environment
+
+    def _notice_others(self) -> None:
+        """Take it for progress when another process, which has the shards, sends what waits."""
+        now = self._workspace.seams.monotonic()
+        if self._delivery.wait is None or now < self._looked_at + LOOK_AT_OTHERS:
+            return
+        self._looked_at = now
+        with suppress(sa.exc.OperationalError), self._workspace.database.read() as connection:
+            waits, _, _ = waiting.count(connection, forwarded=self._delivery.forwarded)
+            if waits < self._waited:
+                self._last_progress = now
+            self._waited = waits
 
     def _try_shift(self, api: Schematic, batching: Batching) -> bool:
         """Work on what shards can be had; False when others have them, or the database is away."""

@@ -32,6 +32,7 @@ from audience_sync.store.attempts import Attempt
 
 IDLE = 0.1  # seconds between two looks at an empty outbox
 BATCHES_WAITING = 20  # a worker whose waiting events would fill so many batches takes no new ones
+TEXT_WAITING = 8 * 1024 * 1024  # or so many characters: forwarded events may be long
 TRIES_BEFORE_HALVING = 3
 
 
@@ -74,7 +75,9 @@ class Worker(threading.Thread):
 
     def _is_full(self) -> bool:
         waiting = sum(len(attempt.events) for attempt in self._waiting)
-        return waiting >= BATCHES_WAITING * self._batches.batching.batch_size
+        if waiting >= BATCHES_WAITING * self._batches.batching.batch_size:
+            return True
+        return sum(len(event.body) for attempt in self._waiting for event in attempt.events) >= TEXT_WAITING
 
     def _take(self) -> bool:
         """Mark new batches; False at the end of a round."""

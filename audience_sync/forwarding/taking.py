@@ -25,6 +25,7 @@ WINDOW: Final = 50_000  # events that are taken between two deliveries
 LONGEST: Final = 5.0  # seconds that a window takes, however few come
 PAUSE: Final = 60.0  # seconds without deliveries after one that left something open
 PIECE: Final = 5_000  # lines that are taken in one transaction
+PIECE_TEXT: Final = 8 * 1024 * 1024  # or so many characters of events
 PATIENCE: Final = 0.5  # seconds that a line waits for others of its piece
 
 
@@ -61,11 +62,16 @@ class _Piece:
 
     def __init__(self) -> None:
         self.line = 0  # the last one
+        self.text = 0  # characters of its events
         self.arrivals: list[Arrival] = []
         self.bad: list[BadLine] = []
 
     def __len__(self) -> int:
         return len(self.arrivals) + len(self.bad)
+
+    def is_full(self) -> bool:
+        """Return whether it is to be taken before more is added."""
+        return len(self) >= PIECE or self.text >= PIECE_TEXT
 
     def add(self, line: int, entry: Arrival | BadLine) -> None:
         """Add what stands in a line."""
@@ -74,6 +80,7 @@ class _Piece:
             self.bad.append(entry)
         else:
             self.arrivals.append(entry)
+            self.text += len(entry.payload)
 
 
 def forward(workspace: Workspace, forwarding: Forwarding) -> Tally:
@@ -140,7 +147,7 @@ class _Reader:
     def next(self) -> _Piece | None:
         """Return the next lines: a whole piece, or what came soon enough, if anything; None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_over or len(self._piece) >= PIECE, PATIENCE)
+            self._changed.wait_for(lambda: self._is_over or self._piece.is_full(), PATIENCE)
             if self._crash is not None:
                 raise self._crash
             if self._is_over and not self._piece:
@@ -173,9 +180,9 @@ class _Reader:
             for found in read_events(stream, name=name_of(self._file)):
                 entry = found if isinstance(found, BadLine) else arrive(found.event, found.text)
                 with self._changed:
-                    self._changed.wait_for(lambda: self._is_closed or len(self._piece) < PIECE)
+                    self._changed.wait_for(lambda: self._is_closed or not self._piece.is_full())
                     if self._is_closed:
                         return
                     self._piece.add(found.line, entry)
-                    if len(self._piece) >= PIECE:
+                    if self._piece.is_full():
                         self._changed.notify_all()

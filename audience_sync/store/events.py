@@ -22,6 +22,7 @@ from audience_sync.store import binding, bulk
 KNOWN_DAYS = 7
 DAY_MS = 24 * 60 * 60 * 1000
 POSITION = "event_position"
+MOST_TEXT = 4 * 1024 * 1024  # characters of events that are read at once
 
 _KEY = ("shard", "profile_key", "position")
 
@@ -32,7 +33,7 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
     first_of = {arrival.message_id: arrival for arrival in reversed(list(arrivals))}
     fresh = _first_seen(connection, list(first_of), day=now_ms // DAY_MS)
     taken = [arrival for arrival in reversed(first_of.values()) if arrival.message_id in fresh]
-    rows = (
+    rows = sorted(  # as they lie in the table: neighbours share pages
         (a.shard, a.profile_key, at, a.message_id, a.type, a.name, a.payload, now_ms, None, False)
         for at, a in enumerate(taken, position)
     )
@@ -44,7 +45,8 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
 def page(connection: Connection, *, after: tuple[int, str], high: int, limit: int) -> tuple[list[Forwarded], bool]:
     """Return at most `limit` waiting events behind a shard and profile, up to shard `high`, and if there are more.
 
-    Of the last profile some may be missing: they are later than those returned. Dead ones are left out.
+    Fewer come where they are long: about `MOST_TEXT` characters. Of the last profile some may be missing, later than
+    those returned. Dead ones are left out.
     """
     rows = connection.execute(
         sa.text(
@@ -53,12 +55,21 @@ def page(connection: Connection, *, after: tuple[int, str], high: int, limit: in
             " ORDER BY shard, profile_key, position LIMIT :limit"
         ),
         {"shard": after[0], "key": after[1], "high": high, "limit": limit},
-    ).all()
-    found = []
-    for *row, partly_sent in rows:
-        forwarded = Forwarded(*row)
-        found.append(forwarded._replace(accepted=_accepted(connection, forwarded)) if partly_sent else forwarded)
-    return found, len(rows) == limit
+    )
+    found: list[Forwarded] = []
+    partly_sent: list[int] = []
+    text = 0
+    for *row, is_partly_sent in rows:
+        found.append(Forwarded(*row))
+        if is_partly_sent:
+            partly_sent.append(len(found) - 1)
+        text += len(found[-1].payload)
+        if text >= MOST_TEXT:
+            rows.close()
+            break
+    for index in partly_sent:
+        found[index] = found[index]._replace(accepted=_accepted(connection, found[index]))
+    return found, len(found) == limit or text >= MOST_TEXT
 
 
 def _accepted(connection: Connection, event: Forwarded) -> frozenset[str]:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from audience_sync import holders
 from audience_sync.db import Database
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.sandbox.wire import Answer, Request, refusal
+from audience_sync.store import events as waiting_events
 from audience_sync.store import waiting
 from tests.sending import Sending, in_between, open_sending, run_deliver
+from tests.waiting import wait_until
 
 TIMESTAMP = "2026-11-23T12:00:00.000Z"
 DAY_MS = 24 * 60 * 60 * 1000
@@ -293,6 +298,37 @@ def test_a_thousand_that_nobody_wants_of_one_user(sending: Sending) -> None:
 
     assert told(sending) == {"u1": [("last", "first")]}
     assert sending.rows("SELECT count FROM unsent_events") == [(2500,)]
+
+
+def test_long_events_are_read_a_few_at_a_time(sending: Sending) -> None:
+    """However long events are, no more than some megabytes of them are held at once, and all arrive."""
+    events = [track(f"m{n}", f"u{n % 7}", properties={"text": "x" * 30_000}) for n in range(400)]
+    sending.forward(events)
+    with sending.workspace.database.read() as connection:
+        found, more = waiting_events.page(connection, after=(0, ""), high=1023, limit=1000)
+    sending.deliver()
+
+    assert more
+    assert sum(len(event.payload) for event in found) < waiting_events.MOST_TEXT + 32 * 1024
+    assert told(sending) == expected(events)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_delivery_waits_as_long_as_another_one_gets_on(sending: Sending) -> None:
+    """Beside a daemon that has the shards, patience counts from the last event that it sent, not from the start."""
+    sending.forward(mixed(100, 5))
+    sending.sandbox.faults.set([FaultRule(delay=0.2)])
+    others = sending.with_settings(delivery={"batch_size": 5, "concurrency": 1})
+    with (
+        closing(holders.enter(sending.workspace.database)) as holder,
+        others.delivering() as theirs,
+    ):
+        wait_until(lambda: others.attempts() > 0)
+        beside = Sending(**{**vars(sending), "workspace": replace(sending.workspace, holder=holder)})
+        report = beside.deliver(wait=2)
+
+        assert (report.events, report.open) == (0, 0)
+        assert theirs.result().events == 100
 
 
 def test_changes_and_events_go_side_by_side(sending: Sending) -> None:
