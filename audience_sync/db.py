@@ -43,12 +43,13 @@ class Database:
         """Open a transaction that writes, committed at the end of the block; on SQLite the one writer.
 
         With `wait` it fails with an OperationalError when SQLite's writer, or a lock of Postgres, is not free within
-        so many seconds.
+        so many seconds, or a statement of Postgres takes longer.
         """
         options = {WRITE_OPTION: True, WAIT_OPTION: wait}
         with self.engine.connect().execution_options(**options) as connection, connection.begin():
             if wait is not None and not self.is_sqlite:
-                connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_milliseconds(wait)}")
+                for limit in ("lock_timeout", "statement_timeout"):
+                    connection.exec_driver_sql(f"SET LOCAL {limit} = {_milliseconds(wait)}")
             yield connection
 
     def close(self) -> None:

@@ -185,6 +185,9 @@ events = _clustered(
     _column("dead_reason", sa.Text, nullable=True),  # set: not tried again without a person
     _column("partly_sent", sa.Boolean, server_default=sa.false()),  # `deliveries` may know some of its bodies
 )
+for _name, _state in (("events_waiting", "NULL"), ("events_dead", "NOT NULL")):
+    _where = sa.text(f"dead_reason IS {_state}")
+    sa.Index(_name, *events.primary_key.columns, sqlite_where=_where, postgresql_where=_where)
 
 message_ids = _clustered(
     "message_ids",

@@ -7,6 +7,8 @@ from typing import Final
 
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings, resolve_write_keys
+from audience_sync.core.destination.coverage import AT
+from audience_sync.core.destination.mappings import judge
 from audience_sync.ingest.opening import require_libraries
 
 CHECK: Final = "ingest"
@@ -25,6 +27,14 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
         return
     count = f"{len(keys)} write key{'' if len(keys) == 1 else 's'}"
     yield ok(CHECK, str(address), f"is where `run` takes events, from senders with {count}")
+    if traits := _settable(settings):
+        yield warning(
+            CHECK,
+            str(address),
+            f"takes identifies of any sender, and they can set {_listed(traits)} until the next change or resync",
+            remedy="let a mapping send the traits of audiences only where context.personas.computation_class is"
+            ' "audience", and another one the traits that it names; a sender with a write key is trusted all the same',
+        )
     if not address.is_loopback:
         yield warning(
             CHECK,
@@ -32,3 +42,16 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
             "is reached from other machines, and write keys and events travel to it unencrypted",
             remedy="put a proxy that speaks TLS in front and listen on 127.0.0.1, or let only a network of your own in",
         )
+
+
+def _settable(settings: Settings) -> list[str]:
+    """Return the audiences whose traits the mappings take from an identify that an application sends."""
+    keys = [audience.key for audience in settings.audiences if audience.enabled]
+    event = {"type": "identify", "userId": "sample", "timestamp": AT, "traits": dict.fromkeys(keys, True)}
+    bodies = [body["body"] for _, body in judge(event, settings.mappings).bodies if body["type"] == "identify"]
+    sent = [body.get("traits") for body in bodies if isinstance(body, dict)]
+    return [key for key in keys if any(isinstance(traits, dict) and key in traits for traits in sent)]
+
+
+def _listed(traits: list[str]) -> str:
+    return f"the trait {traits[0]}" if len(traits) == 1 else f"the traits of {len(traits)} audiences"

@@ -10,7 +10,7 @@ from typing import TypeAlias
 from audience_sync.core.destination.forwarding import ForwardedParcel
 from audience_sync.core.destination.parcels import Parcel
 from audience_sync.core.events import Event, Forwarded, OpenChange
-from audience_sync.delivery.lanes import Batching, Changes, Events, Lane
+from audience_sync.delivery.lanes import CHANGES, EVENTS, Batching, Lane
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import attempts
 from audience_sync.store.attempts import Attempt
@@ -33,29 +33,26 @@ class Batches:
         self._workspace = workspace
         self._lease = lease
         self.batching = batching
-        self._lanes: list[AnyLane] = [Lane(Changes(), workspace, ranges, batching)]
+        self._lanes: list[AnyLane] = [Lane(CHANGES, workspace, ranges, batching)]
         if forwarded:
-            self._lanes.append(Lane(Events(), workspace, ranges, batching))
+            self._lanes.append(Lane(EVENTS, workspace, ranges, batching))
         self._turns = deque(self._lanes)  # those that have not come to the end of their round
         self.found_this_round = False
 
-    def next(self, busy: Iterable[Attempt]) -> list[Attempt]:
-        """Mark and return the next batches; an empty list at the end of a round.
+    def next(self, busy: Iterable[Attempt]) -> list[Attempt] | None:
+        """Mark and return the next batches, none if nothing is sent of the next rows; None at the end of a round.
 
         Profiles of the `busy` attempts are passed over: their older events come first.
         """
         held_back = {event.profile_key for attempt in busy for event in attempt.events}
         while self._turns:
             lane = self._turns[0]
-            parcels = lane.next(held_back)
-            if not parcels:
-                self._turns.popleft()
-                continue
-            self._turns.rotate(-1)
-            self.found_this_round = True
-            if marked := self._mark(lane, parcels):
-                return marked
-        return []
+            if parcels := lane.next(held_back):
+                self._turns.rotate(-1)
+                self.found_this_round = True
+                return self._mark(lane, parcels)
+            self._turns.popleft()
+        return None
 
     def begin_round(self) -> None:
         """Go back to the first shard."""
@@ -98,35 +95,30 @@ def pack(profiles: Iterable[Sequence[Event]], size: int) -> list[list[Event]]:
 
 
 def smaller(events: Sequence[Event], size: int) -> list[list[Event]]:
-    """Return the events of a batch as batches of at most `size`, but forwarded events that would overtake others.
-
-    Of a profile whose forwarded events do not fit into one batch only the first are kept. The others are still rows of
-    their table, and come again when these are accepted.
-    """
-    return pack((_first(list(of_profile), size) for _, of_profile in groupby(events, key=_profile_key)), size)
+    """Return the events of a batch as batches of at most `size`, cut between profiles where they fit."""
+    return pack((list(of_profile) for _, of_profile in groupby(events, key=_profile_key)), size)
 
 
 def halves(events: Sequence[Event]) -> list[list[Event]]:
-    """Cut a batch in two, between two profiles where it has several; see `smaller` for what is left out."""
+    """Cut a batch in two, between two profiles where it has several."""
     middle = (len(events) + 1) // 2
     cuts = [n for n in range(1, len(events)) if events[n - 1].profile_key != events[n].profile_key]
-    if not cuts:
-        return smaller(events, middle)
-    cut = min(cuts, key=lambda n: abs(n - middle))
+    cut = min(cuts, key=lambda n: abs(n - middle), default=middle)
     return [list(events[:cut]), list(events[cut:])]
 
 
-def _first(events: list[Event], size: int) -> list[Event]:
-    """Return the events of one profile: all that carry changes, but only so many forwarded ones as fit, each whole."""
-    if events[0].origin is None or len(events) <= size:
-        return events
-    end = 0
-    for _, of_one in groupby(events, key=lambda event: event.origin):
-        bodies = len(list(of_one))
-        if end and end + bodies > size:
-            break
-        end += bodies
-    return events[:end]
+def is_behind(attempt: Attempt, others: Iterable[Attempt]) -> bool:
+    """Return whether older forwarded events of its profile are in another attempt, and so come first.
+
+    Only a batch that was cut leaves a profile in several attempts, and each of those has no other profile.
+    """
+    first = attempt.events[0]
+    return first.origin is not None and any(
+        other.events[0].profile_key == first.profile_key
+        and other.events[0].origin is not None
+        and other.events[0].origin.position < first.origin.position
+        for other in others
+    )
 
 
 def _profile_key(event: Event) -> str:

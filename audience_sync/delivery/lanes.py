@@ -7,10 +7,10 @@ forwarded event that nobody asks for is counted and gone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Final, Generic, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -36,62 +36,48 @@ class Batching:
     batch_size: int
 
 
-class Table(Protocol[RowT, ParcelT]):
-    """A table of rows that wait, and what becomes of them."""
+@dataclass(frozen=True, kw_only=True)
+class Table(Generic[RowT, ParcelT]):
+    """A table of rows that wait, by what is done with them.
 
-    whole: ClassVar[bool]  # all rows of a profile go together: a read that is too short for a batch is made longer
+    `page` returns rows behind a shard and profile, up to shard `high`, profile by profile, and whether there are more;
+    `parcel` what the rows of one profile come to at a time; `mark` writes down of which rows nothing is sent.
+    """
 
-    def page(self, connection: Connection, *, after: tuple[int, str], high: int, limit: int) -> tuple[list[RowT], bool]:
-        """Return rows behind a shard and profile, up to shard `high`, profile by profile, and if there are more."""
-
-    def parcel(self, rows: Sequence[RowT], batching: Batching, *, at: str) -> ParcelT:
-        """Return what rows of one profile come to, at the time `at`."""
-
-    def mark(self, connection: Connection, parcels: Sequence[ParcelT], *, now_ms: int) -> None:
-        """Write down of which rows nothing is sent."""
-
-
-class Changes:
-    """The outbox: one parcel says all that is open of a profile."""
-
-    whole: ClassVar[bool] = True
-
-    def page(
-        self, connection: Connection, *, after: tuple[int, str], high: int, limit: int
-    ) -> tuple[list[OpenChange], bool]:
-        """Return whole profiles; see `Table`."""
-        return outbox.page(connection, after=after, high=high, limit=limit)
-
-    def parcel(self, rows: Sequence[OpenChange], batching: Batching, *, at: str) -> Parcel:
-        """Return the events of a profile's changes."""
-        return make_parcel(rows, batching.destination, at=at)
-
-    def mark(self, connection: Connection, parcels: Sequence[Parcel], *, now_ms: int) -> None:  # noqa: ARG002 - of Table
-        """Mark the changes that no mapping makes an event of as dead."""
-        outbox.mark_rejected(connection, [rejected for parcel in parcels for rejected in parcel.rejected])
+    page: Callable[..., tuple[list[RowT], bool]]  # of `store.outbox` or `store.events`
+    parcel: Callable[[Sequence[RowT], Batching, str], ParcelT]
+    mark: Callable[[Connection, Sequence[ParcelT], int], None]  # the last is now, in milliseconds since 1970
+    whole: bool  # all rows of a profile go together: a read that is too short for a batch is made longer
 
 
-class Events:
-    """Forwarded events: as many of a profile at once as fit into one batch, so that none can overtake another."""
+def _mark_changes(connection: Connection, parcels: Sequence[Parcel], _: int) -> None:
+    """Mark the changes that no mapping makes an event of as dead."""
+    outbox.mark_rejected(connection, [rejected for parcel in parcels for rejected in parcel.rejected])
 
-    whole: ClassVar[bool] = False
 
-    def page(
-        self, connection: Connection, *, after: tuple[int, str], high: int, limit: int
-    ) -> tuple[list[Forwarded], bool]:
-        """Return the oldest of each profile; see `Table`."""
-        return events.page(connection, after=after, high=high, limit=limit)
+def _mark_events(connection: Connection, parcels: Sequence[ForwardedParcel], now_ms: int) -> None:
+    """Close what nobody asks for, counted, and mark what a mapping cannot make as dead."""
+    events.close_unsent(connection, [unsent for parcel in parcels for unsent in parcel.unsent], now_ms=now_ms)
+    events.close(connection, [over for parcel in parcels for over in parcel.over])
+    for (shard, key, position, *_), reason in (dead for parcel in parcels for dead in parcel.dead):
+        events.set_dead(connection, [(shard, key, position)], reason)
 
-    def parcel(self, rows: Sequence[Forwarded], batching: Batching, *, at: str) -> ForwardedParcel:  # noqa: ARG002
-        """Return what is made of a profile's oldest events, which say themselves when they happened."""
-        return make_forwarded(rows, batching.destination, most=batching.batch_size)
 
-    def mark(self, connection: Connection, parcels: Sequence[ForwardedParcel], *, now_ms: int) -> None:
-        """Close what nobody asks for, counted, and mark what a mapping cannot make as dead."""
-        events.close_unsent(connection, [told for parcel in parcels for told in parcel.unsent], now_ms=now_ms)
-        events.close(connection, [over for parcel in parcels for over in parcel.over])
-        for (shard, key, position, *_), reason in (told for parcel in parcels for told in parcel.dead):
-            events.set_dead(connection, [(shard, key, position)], reason)
+CHANGES: Final = Table(
+    page=outbox.page,
+    parcel=lambda rows, batching, at: make_parcel(rows, batching.destination, at=at),
+    mark=_mark_changes,
+    whole=True,
+)
+"""The outbox: one parcel says all that is open of a profile."""
+
+EVENTS: Final = Table(
+    page=events.page,
+    parcel=lambda rows, batching, _: make_forwarded(rows, batching.destination, most=batching.batch_size),
+    mark=_mark_events,
+    whole=False,
+)
+"""Forwarded events: as many of a profile at once as fit into one batch, so that none can overtake another."""
 
 
 class Lane(Generic[RowT, ParcelT]):
@@ -126,7 +112,7 @@ class Lane(Generic[RowT, ParcelT]):
 
     def mark(self, connection: Connection, parcels: Sequence[ParcelT]) -> None:
         """Write down of which rows nothing is sent; in the commit that keeps the batches of the others."""
-        self._table.mark(connection, parcels, now_ms=self._workspace.seams.now_ms())
+        self._table.mark(connection, parcels, self._workspace.seams.now_ms())
 
     def _start(self) -> tuple[int, str]:
         return (self._ranges[self._at][0], "") if self._at < len(self._ranges) else (SHARDS, "")
@@ -138,11 +124,12 @@ class Lane(Generic[RowT, ParcelT]):
         high = self._ranges[self._at][1]
         while True:
             with self._workspace.database.read() as connection:
-                rows, more = self._table.page(connection, after=self._after, high=high, limit=limit)
+                rows, more = self._table.page(
+                    connection, after=self._after, high=high, limit=limit, held_back=held_back
+                )
             made = [
-                (key, self._table.parcel(list(of_profile), self._batching, at=at))
+                (key, self._table.parcel(list(of_profile), self._batching, at))
                 for key, of_profile in groupby(rows, key=_place)
-                if key[1] not in held_back
             ]
             full = _filling([parcel for _, parcel in made], self._batching.batch_size) if more else len(made)
             if full and more:

@@ -206,6 +206,8 @@ class _Session:
             with self._workspace.database.write() as connection:
                 lease.assert_held(connection)
                 left = attempts.within(connection, ranges, now_ms=self._workspace.seams.now_ms())
+            if not self._delivery.forwarded:  # whoever sends forwarded events finds those of its shards
+                left = [attempt for attempt in left if attempt.events[0].origin is None]
             if self._impatient:
                 left = [replace(attempt, not_before=0) for attempt in left]
             parts.append((ranges, left))

@@ -15,7 +15,7 @@ from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import attempts, waiting
 from audience_sync.store.attempts import Attempt
 
-MOST_REJECTED = 20  # events refused one after the other with nothing accepted: then it is not the events
+MOST_REJECTED = 20  # refused one after the other with nothing accepted: then it is not the events
 
 
 @dataclass(kw_only=True)
@@ -35,7 +35,7 @@ class Shift:
     crash: BaseException | None = None
     accepted: int = 0  # batches
     moves: int = 0  # answers of any kind that settled something: progress
-    _rejected: list[Event] = field(default_factory=list)
+    _rejected: dict[str, Event] = field(default_factory=dict)  # since the last one accepted
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def is_over(self) -> bool:
@@ -57,18 +57,22 @@ class Shift:
         self.pace.accepted()
 
     def bury(self, attempt: Attempt, reason: str) -> None:
-        """Mark the one event of an attempt dead; at the twentieth in a row, revive them all and stop."""
+        """Mark the one event of an attempt dead; at the twentieth in a row, revive them all and stop.
+
+        Of forwarded events those of one profile count once: a single sender's mistakes do not stop everybody.
+        """
         (event,) = attempt.events
         with self._lock, self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
             attempts.remove(connection, [attempt])
             waiting.mark_dead(connection, event, reason)
             self.moves += 1
-            self._rejected.append(event)
+            self._rejected[event.idempotency_key if event.origin is None else event.profile_key] = event
             if len(self._rejected) < MOST_REJECTED:
                 return
             now = self.workspace.seams.now_ms()
-            for rejected in self._rejected:  # word for word again: events of the same rows may be waiting beside them
+            # Word for word again: events of the same rows may be waiting beside them. Sorted, as others lock rows.
+            for rejected in sorted(self._rejected.values()):
                 waiting.mark_dead(connection, rejected, None)
                 attempts.add(connection, [rejected], now_ms=now)
         self.fail(

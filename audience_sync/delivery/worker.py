@@ -23,14 +23,15 @@ from audience_sync.core.outcomes import (
     backoff,
     classify,
 )
-from audience_sync.delivery.batches import Batches, halves, smaller
+from audience_sync.delivery.batches import Batches, halves, is_behind, smaller
 from audience_sync.delivery.shift import Shift
 from audience_sync.errors import DestinationError, KeyRefused, LeaseLost
 from audience_sync.schematic import Schematic
 from audience_sync.store import attempts, outbox
 from audience_sync.store.attempts import Attempt
 
-IDLE = 0.1  # seconds between two looks at an empty outbox
+IDLE = 0.1  # seconds between two looks where nothing is to be sent
+LONGEST_IDLE = 2.0  # seconds, after many looks in vain: what waits is held back, and looking is work
 BATCHES_WAITING = 20  # a worker whose waiting events would fill so many batches takes no new ones
 TEXT_WAITING = 8 * 1024 * 1024  # or so many characters: forwarded events may be long
 TRIES_BEFORE_HALVING = 3
@@ -47,6 +48,7 @@ class Worker(threading.Thread):
         self._waiting = list(left_over)
         self._of_this_round: set[int] = set()  # attempts whose rows lie behind where the round is
         self._first_failure: dict[int, int] = {}  # by attempt: how many batches had been accepted by then
+        self._looks_in_vain = 0
         self.idle = False  # a whole round found nothing, and no attempt waits
 
     def run(self) -> None:
@@ -67,7 +69,7 @@ class Worker(threading.Thread):
 
     def _step(self) -> None:
         now = self._shift.workspace.seams.now_ms()
-        due = next((attempt for attempt in self._waiting if attempt.not_before <= now), None)
+        due = next((one for one in self._waiting if one.not_before <= now and not is_behind(one, self._waiting)), None)
         if due is not None:
             self._post(due)
         elif self._is_full() or not self._take():
@@ -80,12 +82,16 @@ class Worker(threading.Thread):
         return sum(len(event.body) for attempt in self._waiting for event in attempt.events) >= TEXT_WAITING
 
     def _take(self) -> bool:
-        """Mark new batches; False at the end of a round."""
+        """Mark new batches, or write down of which rows nothing is sent; False at the end of a round."""
         fresh = self._batches.next(self._waiting)
+        if fresh is None:
+            return False
+        self._looks_in_vain = 0
+        self._shift.moves += not fresh  # progress, too
         self._waiting.extend(fresh)
         self._of_this_round.update(attempt.id for attempt in fresh)
-        self.idle = self.idle and not fresh
-        return bool(fresh)
+        self.idle = False
+        return True
 
     def _rest(self) -> None:
         """Between two rounds: let what was sent be settled, so that it is not found again."""
@@ -94,9 +100,16 @@ class Worker(threading.Thread):
             return
         if not self._batches.found_this_round or self._is_full():
             self.idle = not self._waiting
-            self._shift.stop.wait(IDLE)
+            self._shift.stop.wait(self._pause())
+            self._looks_in_vain += 1
         self._batches.begin_round()
         self._of_this_round.clear()
+
+    def _pause(self) -> float:
+        """Return the seconds until the next look: longer after each one in vain, but not beyond the next try."""
+        now = self._shift.workspace.seams.now_ms()
+        due = min((attempt.not_before - now for attempt in self._waiting), default=0) / 1000
+        return max(IDLE, min(due, LONGEST_IDLE, IDLE * float(2 ** min(self._looks_in_vain, 10))))
 
     def _post(self, attempt: Attempt) -> None:
         shift = self._shift
@@ -114,6 +127,9 @@ class Worker(threading.Thread):
         except LeaseLost:
             shift.settler.reopen([attempt])  # whatever the answer was: it may have overtaken somebody's newer events
             raise
+        if attempt.id not in {waiting.id for waiting in self._waiting}:
+            self._first_failure.pop(attempt.id, None)  # SQLite may give its number to another one
+            self._of_this_round.discard(attempt.id)
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> list[Attempt]:
         """Do what an outcome asks for and return the attempts that come of it."""

@@ -49,8 +49,8 @@ def fill(event: SegmentEvent, receipt: Receipt) -> dict[str, Json]:
     if filled.get("messageId") in _ABSENT:
         filled["messageId"] = receipt.new_id()
     filled["receivedAt"] = iso(receipt.received_at)
-    if receipt.sent_at not in _ABSENT:
-        filled.setdefault("sentAt", receipt.sent_at)
+    if filled.get("sentAt") in _ABSENT and receipt.sent_at not in _ABSENT:
+        filled["sentAt"] = receipt.sent_at
     given = next((filled[name] for name in ("timestamp", "originalTimestamp") if filled.get(name) not in _ABSENT), None)
     if given is None:
         filled["timestamp"] = filled["receivedAt"]

@@ -11,6 +11,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -74,6 +75,18 @@ def lock(connection: Connection, table: sa.Table, columns: Sequence[str], rows: 
             f" ORDER BY {names} FOR UPDATE OF t",
             _arrays(chunk),
         )
+
+
+def texts(connection: Connection, values: Iterable[str]) -> object:
+    """Return many texts as one parameter; see `each`."""
+    return orjson.dumps(list(values)).decode() if connection.dialect.name == "sqlite" else list(values)
+
+
+def each(connection: Connection, parameter: str) -> str:
+    """Return the query of the texts in a parameter that `texts` made; its one column is `item`."""
+    if connection.dialect.name == "sqlite":
+        return f"SELECT value AS item FROM json_each(:{parameter})"
+    return f"SELECT unnest(CAST(:{parameter} AS text[])) AS item"
 
 
 def _execute_many(connection: Connection, statement: str, rows: Iterable[Sequence[Any]]) -> None:

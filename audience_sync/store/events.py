@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
+from itertools import groupby
 
-import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
 from audience_sync.core.arrivals import Arrival
-from audience_sync.core.destination.forwarding import Told
+from audience_sync.core.destination.forwarding import Unsent
 from audience_sync.core.events import Event, Forwarded, Value
 from audience_sync.store import binding, bulk
 
@@ -42,42 +42,64 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
     return len(taken)
 
 
-def page(connection: Connection, *, after: tuple[int, str], high: int, limit: int) -> tuple[list[Forwarded], bool]:
+def page(
+    connection: Connection, *, after: tuple[int, str], high: int, limit: int, held_back: Set[str] = frozenset()
+) -> tuple[list[Forwarded], bool]:
     """Return at most `limit` waiting events behind a shard and profile, up to shard `high`, and if there are more.
 
     Fewer come where they are long: about `MOST_TEXT` characters. Of the last profile some may be missing, later than
-    those returned. Dead ones are left out.
+    those returned. Dead ones, and those of profiles that are `held_back`, are left out.
     """
     rows = connection.execute(
+        # The inner query is answered by the index of what waits: no payload is read of what is dead or held back.
         sa.text(
-            "SELECT shard, profile_key, position, message_id, type, payload, partly_sent FROM events"
-            " WHERE (shard, profile_key) > (:shard, :key) AND shard <= :high AND dead_reason IS NULL"
-            " ORDER BY shard, profile_key, position LIMIT :limit"
+            "SELECT e.shard, e.profile_key, e.position, e.message_id, e.type, e.payload, e.partly_sent FROM"
+            " (SELECT shard, profile_key, position FROM events"
+            "  WHERE (shard, profile_key) > (:shard, :key) AND shard <= :high AND dead_reason IS NULL"
+            f" AND profile_key NOT IN ({bulk.each(connection, 'held')})"
+            "  ORDER BY shard, profile_key, position LIMIT :limit) w"
+            " JOIN events e ON e.shard = w.shard AND e.profile_key = w.profile_key AND e.position = w.position"
+            " ORDER BY w.shard, w.profile_key, w.position"
         ),
-        {"shard": after[0], "key": after[1], "high": high, "limit": limit},
+        {
+            "shard": after[0],
+            "key": after[1],
+            "high": high,
+            "limit": limit,
+            "held": bulk.texts(connection, held_back),
+        },
+        execution_options={"stream_results": True},  # else Postgres sends all of them, however long
     )
     found: list[Forwarded] = []
-    partly_sent: list[int] = []
+    partly_sent: list[Forwarded] = []
     text = 0
     for *row, is_partly_sent in rows:
         found.append(Forwarded(*row))
         if is_partly_sent:
-            partly_sent.append(len(found) - 1)
+            partly_sent.append(found[-1])
         text += len(found[-1].payload)
         if text >= MOST_TEXT:
-            rows.close()
             break
-    for index in partly_sent:
-        found[index] = found[index]._replace(accepted=_accepted(connection, found[index]))
-    return found, len(found) == limit or text >= MOST_TEXT
+    rows.close()
+    return _with_accepted(connection, found, partly_sent), len(found) == limit or text >= MOST_TEXT
 
 
-def _accepted(connection: Connection, event: Forwarded) -> frozenset[str]:
-    rows = connection.execute(
-        sa.text("SELECT idempotency_key FROM deliveries WHERE shard = :s AND profile_key = :k AND message_id = :m"),
-        {"s": event.shard, "k": event.profile_key, "m": event.message_id},
-    )
-    return frozenset(rows.scalars())
+def _with_accepted(connection: Connection, found: list[Forwarded], partly: Sequence[Forwarded]) -> list[Forwarded]:
+    """Return events with the keys of those of their bodies that Schematic has."""
+    accepted: dict[tuple[str, str], set[str]] = {}
+    for profile, of_profile in groupby(partly, key=lambda event: (event.shard, event.profile_key)):
+        rows = connection.execute(
+            sa.text(
+                "SELECT message_id, idempotency_key FROM deliveries WHERE shard = :s AND profile_key = :k"
+                f" AND message_id IN ({bulk.each(connection, 'm')})"
+            ),
+            {"s": profile[0], "k": profile[1], "m": bulk.texts(connection, [event.message_id for event in of_profile])},
+        )
+        for message_id, key in rows:
+            accepted.setdefault((profile[1], message_id), set()).add(key)
+    if not accepted:
+        return found
+    return [e._replace(accepted=frozenset(accepted.get((e.profile_key, e.message_id), ()))) for e in found]
 
 
 def settle(connection: Connection, events: Sequence[Event], *, unsettled: Set[Value] = frozenset()) -> None:
@@ -102,7 +124,7 @@ def close(connection: Connection, events: Iterable[Forwarded]) -> None:
     _delete(connection, {(event.shard, event.profile_key, event.position) for event in events})
 
 
-def close_unsent(connection: Connection, unsent: Sequence[Told], *, now_ms: int) -> None:
+def close_unsent(connection: Connection, unsent: Sequence[Unsent], *, now_ms: int) -> None:
     """Close rows of which nothing is sent, and count them by their reasons."""
     close(connection, [event for event, _ in unsent])
     day = now_ms // DAY_MS
@@ -127,9 +149,11 @@ def set_dead(connection: Connection, rows: Iterable[tuple[int, str, int]], reaso
 
 def count(connection: Connection) -> tuple[int, int]:
     """Return how many rows wait, and how many are dead."""
-    rows = connection.execute(sa.text("SELECT dead_reason IS NOT NULL, count(*) FROM events GROUP BY 1")).all()
-    by_death = {bool(dead): n for dead, n in rows}
-    return by_death.get(False, 0), by_death.get(True, 0)
+    waiting, dead = (
+        connection.execute(sa.text(f"SELECT count(*) FROM events WHERE dead_reason IS {state}")).scalar_one()
+        for state in ("NULL", "NOT NULL")
+    )
+    return waiting, dead
 
 
 def any_waiting(connection: Connection) -> bool:
@@ -140,16 +164,13 @@ def any_waiting(connection: Connection) -> bool:
 def _first_seen(connection: Connection, message_ids: Sequence[str], *, day: int) -> set[str]:
     """Note messageIds as arrived, and return those that had not within the last seven days."""
     days = ", ".join(str(day - back) for back in range(1, KNOWN_DAYS + 1))
-    parameter: object = list(message_ids)
-    if connection.dialect.name == "sqlite":
-        coming, parameter = "SELECT value AS message_id FROM json_each(?)", orjson.dumps(message_ids).decode()
-    else:
-        coming = "SELECT unnest(%s::text[]) AS message_id"
-    rows = connection.exec_driver_sql(
-        f"INSERT INTO message_ids (day, message_id) SELECT {day:d}, c.message_id FROM ({coming}) c"
-        f" WHERE NOT EXISTS (SELECT 1 FROM message_ids m WHERE m.day IN ({days}) AND m.message_id = c.message_id)"
-        " ON CONFLICT DO NOTHING RETURNING message_id",
-        (parameter,),
+    rows = connection.execute(
+        sa.text(
+            f"INSERT INTO message_ids (day, message_id) SELECT {day:d}, c.item FROM ({bulk.each(connection, 'ids')}) c"
+            f" WHERE NOT EXISTS (SELECT 1 FROM message_ids m WHERE m.day IN ({days}) AND m.message_id = c.item)"
+            " ON CONFLICT DO NOTHING RETURNING message_id"
+        ),
+        {"ids": bulk.texts(connection, message_ids)},
     )
     return set(rows.scalars())
 

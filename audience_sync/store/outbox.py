@@ -76,26 +76,30 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     return members.rowcount + exits.rowcount
 
 
-def page(connection: Connection, *, after: tuple[int, str], high: int, limit: int) -> tuple[list[OpenChange], bool]:
+def page(
+    connection: Connection, *, after: tuple[int, str], high: int, limit: int, held_back: Set[str] = frozenset()
+) -> tuple[list[OpenChange], bool]:
     """Return the open changes behind a shard and profile, up to shard `high`, and whether there are more.
 
-    Profiles come whole, about `limit` rows in all. Dead rows and those of paused audiences are left out.
+    Profiles come whole, about `limit` rows in all. Dead rows, those of paused audiences and of profiles that are
+    `held_back` are left out.
     """
     rows = connection.execute(
         sa.text(
             f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
             " WHERE (o.shard, o.profile_key) > (:shard, :key) AND o.shard <= :high"
             " AND o.dead_reason IS NULL AND a.state <> 'paused'"
+            f" AND o.profile_key NOT IN ({bulk.each(connection, 'held')})"
             " ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :limit"
         ),
-        {"shard": after[0], "key": after[1], "high": high, "limit": limit},
+        {"shard": after[0], "key": after[1], "high": high, "limit": limit, "held": bulk.texts(connection, held_back)},
     )
     found = [OpenChange(*row) for row in rows]
     if len(found) < limit:
         return found, False
     last = found[-1].profile_key  # its rows may go on beyond the page
     whole = [change for change in found if change.profile_key != last]
-    return (whole, True) if whole else page(connection, after=after, high=high, limit=limit * 2)
+    return (whole, True) if whole else page(connection, after=after, high=high, limit=limit * 2, held_back=held_back)
 
 
 def of_profile(connection: Connection, *, shard: int, profile_key: str) -> list[OpenChange]:

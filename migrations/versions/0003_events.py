@@ -68,6 +68,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("shard", "profile_key", "position"),
         sqlite_with_rowid=False,
     )
+    for name, state in (("events_waiting", "NULL"), ("events_dead", "NOT NULL")):
+        where = sa.text(f"dead_reason IS {state}")
+        keys = ["shard", "profile_key", "position"]
+        op.create_index(name, "events", keys, sqlite_where=where, postgresql_where=where)
     op.create_table(
         "message_ids",
         sa.Column("day", sa.Integer(), nullable=False),

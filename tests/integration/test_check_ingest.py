@@ -15,10 +15,26 @@ from tests.factories import config_text
 KEYS = {"SEGMENT_WRITE_KEY": "wk_of_the_shop"}
 
 
-def findings(folder: Path, text: str, environ: dict[str, str]) -> list[Finding]:
+NAMED = """
+[[mappings]]
+name = "Audiences"
+trigger = 'context.personas.computation_class = "audience"'
+action = "identifyUser"
+[mappings.fields]
+user_traits = { "@path" = "$.traits" }
+[[mappings]]
+name = "People"
+trigger = 'type = "identify" and context.personas = null'
+action = "identifyUser"
+[mappings.fields]
+user_traits = { plan = { "@path" = "$.traits.plan" } }
+"""
+
+
+def findings(folder: Path, text: str, environ: dict[str, str], *, mappings: str = NAMED) -> list[Finding]:
     """Return what is found of a configuration with this [ingest]."""
     path = folder / "config.toml"
-    path.write_text(config_text(more=f'[ingest]\nwrite_keys = ["${{SEGMENT_WRITE_KEY}}"]\n{text}'))
+    path.write_text(config_text(more=f'[ingest]\nwrite_keys = ["${{SEGMENT_WRITE_KEY}}"]\n{text}\n{mappings}'))
     return list(ingest.look(load(path, {}), environ))
 
 
@@ -65,3 +81,12 @@ def test_address_that_others_reach(tmp_path: Path) -> None:
     assert (fine.state, warned.state) == (State.OK, State.WARNING)
     assert "unencrypted" in warned.message
     assert "TLS" in (warned.remedy or "")
+
+
+def test_a_sender_who_could_make_members(tmp_path: Path) -> None:
+    """Where an application's identify carries the trait of an audience through, that is told: it may gate a plan."""
+    _, found = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS, mappings="")
+
+    assert found.state is State.WARNING
+    assert "takes identifies of any sender, and they can set the trait " in found.message
+    assert 'computation_class is "audience"' in (found.remedy or "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -244,6 +245,77 @@ def test_what_a_mapping_cannot_make_is_dead_and_the_rest_arrives(sending: Sendin
     sending.deliver()
     assert told(sending)["u1"][3:] == [("m1", "priced")]
     assert unsettled(sending) == []
+
+
+def test_a_body_beside_a_mistake_survives_the_cutting_of_its_batch(sending: Sending) -> None:
+    """A batch with a refused event is halved; a body in it of an event that is dead already is sent all the same."""
+    sending = sending.with_mappings(TRACK + PRICED)
+    paid = {"name": "Paid"}
+    sending.forward(
+        [track("bad", properties=paid), *(track(f"m{n}", properties=paid) for n in range(4)), track("half")]
+    )
+    with in_between(sending.sandbox, refusing(["bad"], 400)):
+        sending.deliver()
+
+    assert told(sending)["u1"][-1] == ("half", "first")
+    assert [(message_id, state) for message_id, state, _ in unsettled(sending)] == [("bad", "dead"), ("half", "dead")]
+
+
+def test_what_was_perhaps_taken_goes_again_word_for_word(sending: Sending) -> None:
+    """Answers are lost, the batch is halved, the mapping is edited: nothing arrives a second time under another key."""
+    sending = sending.with_settings(delivery={"batch_size": 4, "concurrency": 1})
+    events = [track(f"m{n}") for n in range(4)]
+    sending.forward(events)
+    take = sending.sandbox._server.answerer
+    posts: list[int] = []
+
+    def lose(request: Request) -> Answer | None:
+        if request.path != "/batch" or b'"userId":"u1"' not in request.body:
+            return None
+        take(request)
+        posts.append(len(posts))
+        if len(posts) in (3, 4):  # others pass meanwhile, so the batch is halved
+            sending.forward([track(f"o{len(posts)} {n}", f"v{n}") for n in range(20)])
+        return refusal(500, "lost")
+
+    with in_between(sending.sandbox, lose):
+        sending.deliver_until(lambda: bool(sending.rows("SELECT 1 FROM attempts WHERE size = 2")))
+    sending = sending.with_mappings(TRACK.replace('copy = "first"', 'copy = "edited"'))
+    sending.deliver()
+
+    assert told(sending)["u1"] == expected(events)["u1"]
+
+
+def test_a_sync_does_not_wait_for_events_that_fail(sending: Sending) -> None:
+    """What sends changes alone ends when they are sent, though forwarded events are tried in vain."""
+    sending = sending.with_mappings(TRACK + IDENTIFY)
+    sending.forward([track("stuck", "x")])
+    with in_between(sending.sandbox, refusing(["stuck"], 500)):
+        sending.deliver_until(sending.tried)
+        sending.sync(gold=["u1"])
+        started = time.monotonic()
+        report = sending.deliver(forwarded=False, wait=30.0)
+
+        assert time.monotonic() - started < 15
+        assert (report.events, report.open) == (1, 0)
+
+
+def test_one_senders_mistakes_do_not_stop_everybody(sending: Sending) -> None:
+    """Refused events of one user are dead, however many; of twenty users, it is not the events."""
+    sending.forward([*(track(f"bad{n}", "x") for n in range(25)), track("good", "x")])
+
+    def refuse(request: Request) -> Answer | None:
+        return refusal(400, "no") if request.path == "/batch" and b'"message_id":"bad' in request.body else None
+
+    with in_between(sending.sandbox, refuse):
+        report = sending.deliver()
+        sending.forward([track(f"bad of {n}", f"v{n}") for n in range(20)])
+        stopped = sending.deliver()
+
+    assert (report.failure, report.open, report.dead) == (None, 0, 25)
+    assert told(sending) == {"x": [("good", "first")]}
+    assert "rejected 20 events in a row" in str(stopped.failure)
+    assert (stopped.open, stopped.dead) == (20, 25)
 
 
 def test_one_refused_body_of_several(sending: Sending) -> None:

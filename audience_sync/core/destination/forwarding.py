@@ -17,7 +17,7 @@ from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.events import Event, Forwarded, Origin, forwarded_key
 
 
-class Told(NamedTuple):
+class Unsent(NamedTuple):
     """A forwarded event, and why nothing, or nothing more, is sent of it."""
 
     event: Forwarded
@@ -28,8 +28,8 @@ class ForwardedParcel(NamedTuple):
     """What waiting events of one profile come to."""
 
     events: list[Event]
-    unsent: list[Told]  # counted and gone: the mappings, or the event itself, ask for nothing
-    dead: list[Told]  # a mapping wants them and can make no body of them: a person mends it
+    unsent: list[Unsent]  # counted and gone: the mappings, or the event itself, ask for nothing
+    dead: list[Unsent]  # a mapping wants them and cannot make its body: a person mends it; others may have made theirs
     over: list[Forwarded]  # Schematic has every body already
 
 
@@ -47,9 +47,9 @@ def make_forwarded(waiting: Sequence[Forwarded], destination: Destination, *, mo
         parcel.events.extend(events)
         mistake = _mistake(verdict)
         if mistake is not None:
-            parcel.dead.append(Told(forwarded, mistake))
+            parcel.dead.append(Unsent(forwarded, mistake))
         elif not verdict.bodies:
-            parcel.unsent.append(Told(forwarded, _absence(verdict)))
+            parcel.unsent.append(Unsent(forwarded, _absence(verdict)))
         elif not events:
             parcel.over.append(forwarded)
     return parcel
@@ -74,7 +74,7 @@ def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Ev
 def _mistake(verdict: Verdict) -> str | None:
     """Return why a mapping that wants an event cannot make a body of it, unless that is as expected."""
     for mapping, rejection in verdict.rejections:
-        if not _is_about_nobody(rejection):
+        if not _names_nobody(rejection):
             return f"mapping {mapping.name!r}: {rejection.sentence}"
     return None
 
@@ -88,7 +88,7 @@ def _absence(verdict: Verdict) -> str:
     return f"{mapping.name}: {rejection.reason}"
 
 
-def _is_about_nobody(rejection: Rejection) -> bool:
+def _names_nobody(rejection: Rejection) -> bool:
     """Return whether no user is named, which is nobody's mistake: visitors are anonymous until they sign in."""
     missing = rejection.reason is RejectionReason.MISSING_FIELD and rejection.field == "user_keys"
     return missing or rejection.reason is RejectionReason.EMPTY_USER_KEYS
