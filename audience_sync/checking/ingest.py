@@ -9,6 +9,7 @@ from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings, resolve_write_keys
 from audience_sync.core.destination.coverage import AT
 from audience_sync.core.destination.mappings import judge
+from audience_sync.core.model import Json
 from audience_sync.ingest.opening import require_libraries
 
 CHECK: Final = "ingest"
@@ -47,10 +48,11 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
 def _settable(settings: Settings) -> list[str]:
     """Return the audiences whose traits the mappings take from an identify that an application sends."""
     keys = [audience.key for audience in settings.audiences if audience.enabled]
-    event = {"type": "identify", "userId": "sample", "timestamp": AT, "traits": dict.fromkeys(keys, True)}
+    traits: Json = dict.fromkeys(keys, True)
+    event = {"type": "identify", "userId": "sample", "timestamp": AT, "traits": traits}
     bodies = [body["body"] for _, body in judge(event, settings.mappings).bodies if body["type"] == "identify"]
     sent = [body.get("traits") for body in bodies if isinstance(body, dict)]
-    return [key for key in keys if any(isinstance(traits, dict) and key in traits for traits in sent)]
+    return [key for key in keys if any(isinstance(one, dict) and key in one for one in sent)]
 
 
 def _listed(traits: list[str]) -> str:
