@@ -67,7 +67,7 @@ def forward(
     would be posted to Schematic, reasons why nothing, or nothing more, would be. A table is a summary.
 
     Exit codes: 0 done, bad lines or not, and for an empty file; 1 the file cannot be read to its end (what comes before
-    is sent), or none of its lines is an event; 3 some deliveries are open or dead; 6 key refused.
+    is sent), none of its lines is an event, or Schematic takes none; 3 some deliveries are open or dead; 6 key refused.
     """
     settings = settings_of(context)
     if dry_run:
@@ -229,5 +229,5 @@ def _nothing(name: str) -> str:
 def _no_event(name: str) -> SourceError:
     return SourceError(
         f"no line of {name} is a Segment event",
-        hint='each line is one JSON object, such as {"type": "identify", …}',
+        hint='each line is one JSON object, such as {"type": "identify", …}; `jq -c .[]` makes lines of a JSON list',
     )

@@ -155,9 +155,7 @@ def forget(
         erasure.compact(workspace.database)
     typer.echo(f"erased: {_listed(erased)}")
     console.print("what Schematic holds of this user must be deleted in Schematic")
-    console.print(
-        "a user who is still in the source comes back at the next sync, one whose events go on with the next of these"
-    )
+    console.print("a user who is still in the source comes back at the next sync, and so does one with the next event")
 
 
 def _listed(found: dict[str, int]) -> str:

@@ -65,15 +65,29 @@ def init(context: typer.Context) -> None:
         _say(f"wrote {path}, which only you can read")
         fresh = True
     settings = load(path, os.environ)
+    _refuse_older(settings)
     before, after = engine.create(settings)
     where = settings.database.url
     if before is None:
         _say(f"created the membership database {where} (schema {after})")
-    elif before == after:
-        _say(f"the membership database {where} is there and up to date (schema {after})")
     else:
-        _say(f"brought the membership database {where} from schema {before} to {after}")
+        _say(f"the membership database {where} is there and up to date (schema {after})")
     _next_steps(path, fresh=fresh, named=context.ensure_object(Globals).config is not None)
+
+
+def _refuse_older(settings: Settings) -> None:
+    """Leave a database with an older schema to `migrate`, which a person runs after a backup.
+
+    Raises:
+        SchemaOlder: it has one.
+    """
+    try:
+        with engine.opened(settings):
+            pass
+    except SchemaOlder:
+        raise
+    except SchemaOutOfDate:  # there is none yet
+        return
 
 
 def migrate(context: typer.Context) -> None:

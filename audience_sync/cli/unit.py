@@ -85,7 +85,8 @@ _SERVICE_RECIPE: Final = """\
 #   audience-sync service > /etc/systemd/system/audience-sync.service
 #   systemctl daemon-reload
 #
-# Other commands run beside it as the same user, with the same database and key; `init` creates the database:
+# Other commands run beside it as the same user, with the same database and key; `init` creates the database. With
+# [ingest] they need its write key, too: one more `-p LoadCredential=SEGMENT_WRITE_KEY:…`, as below.
 #
 #   as_service() {{
 #     systemd-run --quiet --pipe --wait --collect {user} -p UMask=0077 \\

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import ExitStack
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -57,7 +58,7 @@ def run(workspace: Workspace, settings: Settings, key: SecretStr, *, stop: threa
         syncing.start()
         delivering.start()
         watchdog.ready()
-        log.info("daemon_started", audiences=len(settings.audiences), next_sync_at=str(syncing.next_at()))
+        log.info("daemon_started", audiences=len(settings.audiences), next_sync_at=_iso(syncing.next_at()))
         try:
             told_at = float("-inf")
             while not stop.wait(TICK) and delivering.is_alive() and (crashed := _crash(ingest)) is None:
@@ -117,13 +118,14 @@ class _Delivering(threading.Thread):
         self._workspace = workspace
         self._syncing = syncing
         self._stop_event = stop
+        self._takes_events = settings.ingest.listen is not None
         self._longest = settings.delivery.max_backoff.total_seconds()
         self._delivery = Delivery(settings=settings, key=key, wait=None, stop=stop, warn=_warn)
         self.failure: AudienceSyncError | None = None
         self.stopped_on_request = False
 
     def run(self) -> None:
-        """Work until stopped, or until Schematic refuses the key."""
+        """Work until stopped, or until Schematic refuses the key; where events are taken, that does not end."""
         while not self._stop_event.wait(TICK):
             try:
                 self._round()
@@ -141,7 +143,7 @@ class _Delivering(threading.Thread):
         self._gather()
         report = deliver(self._workspace, self._delivery)
         log.info("delivered", events=report.events, open=report.open, dead=report.dead)
-        if isinstance(report.failure, KeyRefused):
+        if isinstance(report.failure, KeyRefused) and not self._takes_events:
             raise report.failure
         if isinstance(report.failure, DestinationError) and not self._stop_event.is_set():
             log.error("delivery_stopped", error=str(report.failure), again_in_seconds=self._longest)
@@ -152,6 +154,10 @@ class _Delivering(threading.Thread):
         while self._syncing.behind() and self._workspace.seams.monotonic() < until:
             if self._stop_event.wait(TICK / 10):
                 return
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
 
 
 def _warn(sentence: object) -> None:

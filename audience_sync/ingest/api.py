@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from functools import partial
 from typing import Final
 from uuid import uuid4
@@ -26,11 +25,13 @@ from starlette.routing import Route
 
 from audience_sync.core.arrivals import Arrival
 from audience_sync.ingest.bodies import Body, open_body
+from audience_sync.ingest.complaints import Complaints
 from audience_sync.ingest.intake import Taken
 from audience_sync.ingest.keys import UNKNOWN, knows_sender
 from audience_sync.ingest.limits import RETRY_AFTER, Limits
 from audience_sync.ingest.refusals import Refusal, invalid
 from audience_sync.ingest.requests import ENDPOINTS, Endpoint, read
+from audience_sync.seams import Seams
 
 READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body takes too long beside everything else
 
@@ -52,12 +53,13 @@ class Api:
         keys: Sequence[bytes],
         *,
         limits: Limits,
-        clock: Callable[[], datetime],
+        seams: Seams,
     ) -> None:
         self._submit = submit
         self._keys = keys
         self._limits = limits
-        self._clock = clock
+        self._clock = seams.clock
+        self._complaints = Complaints(seams.monotonic)
         self._held = 0  # bytes of bodies
         # One thread for long bodies: more would only share the same interpreter, and hold more of them unpacked.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ingest-reader")
@@ -86,7 +88,11 @@ class Api:
 
     async def _answer(self, request: Request) -> Response:
         refusal = await self._take(request, ENDPOINTS[request.scope["path"]])
-        return Response(_TAKEN, media_type="application/json") if refusal is None else _refused(refusal, request)
+        if refusal is None:
+            return Response(_TAKEN, media_type="application/json")
+        if refusal.status < 500:  # the others are our trouble, and `Intake` tells it
+            self._complaints.note(refusal)
+        return _refused(refusal, request)
 
     async def _take(self, request: Request, endpoint: Endpoint) -> Refusal | None:
         """Take the events of a request, or return why not; what was begun to be committed is waited for."""

@@ -80,6 +80,38 @@ def test_kill_around_the_commit(place: Place, point: str, kept: int) -> None:
 
 
 @ON_ONE_DATABASE
+def test_events_are_taken_while_the_key_is_refused(place: Place) -> None:
+    """A wrong API key stops what is sent, not what is taken; with the right one it goes on."""
+    right, place.key = place.key, "sch_revoked"
+    with place.running("run") as daemon:
+        assert track(address_of(daemon), "m1") == 200
+        daemon.wait_for("delivery_stopped")
+        assert track(address_of(daemon), "m2") == 200
+        assert daemon.end(signal.SIGTERM).code == 0
+    place.key = right
+    with place.running("run") as daemon:
+        until(lambda: place.received() == 2)
+        daemon.end(signal.SIGTERM)
+
+    assert place.rows("SELECT 1 FROM events") == []
+
+
+@ON_ONE_DATABASE
+def test_requests_that_are_refused_are_in_the_log(place: Place) -> None:
+    """The operator hears of senders with a wrong key: once, with the reason and without what they sent."""
+    with place.running("run") as daemon:
+        url = f"http://{address_of(daemon)}/v1/track"
+        answers = [httpx.post(url, json={"writeKey": "wrong_key", "event": "x"}).status_code for _ in range(3)]
+        daemon.wait_for("requests_refused")
+        daemon.end(signal.SIGTERM)
+        told = [line for line in daemon.logged if line["event"] == "requests_refused"]
+
+    assert answers == [401] * 3
+    assert [(line["status"], line["why"]) for line in told] == [(401, "the write key is missing or unknown")]
+    assert "wrong_key" not in daemon.said
+
+
+@ON_ONE_DATABASE
 def test_start_that_cannot_take_events(place: Place) -> None:
     """A missing key is a mistake of a person, a port that is taken may be free later; neither starts a sync."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -397,5 +397,6 @@ def test_no_key_and_no_payload_is_logged(workspace: Workspace, capfd: pytest.Cap
             assert b" 400 " in answer(connection)
 
     printed = capfd.readouterr()
-    assert logged == []
+    assert [line["event"] for line in logged] == ["requests_refused", "requests_refused"]
+    assert "wk_secret" not in str(logged)
     assert "wk_" not in printed.out + printed.err
