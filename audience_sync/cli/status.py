@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import typer
+from rich.text import Text
 from sqlalchemy.engine import Connection
 
 from audience_sync import app as engine
@@ -114,6 +115,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
                 "oldest": inspection.oldest_open(connection),
             },
             "events": {**event_reports.summary(connection), "stuck": _stuck(attempts, of="events")},
+            "delivery_stopped": binding.delivery_stopped(connection),
             "attempts": attempts,
             "blocked": inspection.blocked_runs(connection),
             "leases": _leases(leases.held(connection, now_ms=seams().now_ms()), known.every(connection)),
@@ -192,6 +194,8 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
     typer.echo(f"environment  {environment}\n")
     print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=Format.TABLE)
     _print_waiting(whole["deliveries"], whole["events"] if forwarded else None)
+    if whole["delivery_stopped"]:
+        console.print(Text.assemble(("the last delivery stopped: ", "yellow"), whole["delivery_stopped"]))
     for title, records, columns in (
         ("waiting for another try", whole["attempts"], ("of", "events", "tries", "next_try_at", "error")),
         ("at work", whole["leases"], ("work", "holder", "until")),

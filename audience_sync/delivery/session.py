@@ -25,7 +25,7 @@ from audience_sync.delivery.worker import Worker
 from audience_sync.errors import DestinationAway, DestinationError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.schematic import Schematic
-from audience_sync.store import attempts, leases, waiting
+from audience_sync.store import attempts, binding, leases, waiting
 from audience_sync.store.attempts import Attempt
 
 LOOK = 0.02  # seconds between two looks at the workers
@@ -78,8 +78,14 @@ def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
         session.run()
     except DestinationError as error:
         failure = error
+    stopped = None if failure is None else str(failure)
     with workspace.database.read() as connection:
-        return DeliveryReport(session.events, *waiting.count(connection, forwarded=delivery.forwarded), failure)
+        report = DeliveryReport(session.events, *waiting.count(connection, forwarded=delivery.forwarded), failure)
+        is_noted = binding.delivery_stopped(connection) == stopped
+    if not is_noted:
+        with workspace.database.write() as connection:
+            binding.note_delivery(connection, stopped)
+    return report
 
 
 class _Session:
@@ -114,8 +120,10 @@ class _Session:
         while known.environment is None:
             try:
                 known.environment = bind(self._workspace, self._settings, api)
-            except DestinationAway:
+            except DestinationAway as error:
                 tries += 1
+                if tries == 1 and self._delivery.wait is None:  # who waits for us is told in the end
+                    self._delivery.warn(f"{error}; trying again until it does")
                 longest = self._settings.delivery.max_backoff
                 wait = backoff(tries, jitter=self._workspace.seams.jitter(), longest=longest)
                 if self._has_given_up() or self._delivery.stop.wait(wait.total_seconds()):

@@ -328,10 +328,13 @@ def test_a_refused_key_is_exit_code_6(place: Place) -> None:
     assert place.key not in ended.err
     assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(200,)]
     assert place.command("deliver").code == 6
+    assert "refused the API key" in place.command("status", "--format", "json").records[0]["delivery_stopped"]
+    assert "the last delivery stopped: " in place.command("status").err
 
     place.sandbox.keys.restore(place.key)
 
     assert place.command("deliver").code == 0
+    assert place.command("status", "--format", "json").records[0]["delivery_stopped"] is None
     assert_settled(place, EVERYBODY)
 
 

@@ -275,7 +275,7 @@ FILES = {
         "bad line 2 is no JSON: …\n"
         "0 events would become 0 bodies, 0 of them none; 2 bad lines; nothing was sent\n"
         "error: no line of FILE is a Segment event\n"
-        'try: each line is one JSON object, such as {"type": "identify", …}\n',
+        'try: each line is one JSON object, such as {"type": "identify", …}; `jq -c .[]` makes lines of a JSON list\n',
     ),
 }
 
@@ -546,7 +546,8 @@ def test_a_pipe_that_stays_open(place: Place, number: signal.Signals) -> None:
 
     assert code == (KILLED if number is signal.SIGKILL else INTERRUPTED)
     assert ("stopped behind line 9: the same file again goes on" in err) == (number is signal.SIGINT)
-    assert again.records == record(read=6, known=6)
+    # Whoever is killed before an answer is settled has these events sent again, under the same keys.
+    assert [{**one, "accepted": 0} for one in again.records] == record(read=6, known=6)
     assert told(place) == expected(tracks(6))
 
 
