@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 from pydantic import SecretStr
-from rich.markup import escape
 
 from audience_sync import app as engine
 from audience_sync.cli import reporting
@@ -119,6 +118,6 @@ def send(
                 wait=wait,
                 stop=stop,
                 on_progress=lambda events: progress.show("delivering", events),
-                warn=lambda sentence: console.print(f"[yellow]warning:[/] {escape(sentence)}"),
+                warn=reporting.warn,
             ),
         )

@@ -14,7 +14,6 @@ from typing import Annotated
 
 import typer
 from pydantic import SecretStr
-from rich.markup import escape
 from rich.text import Text
 
 from audience_sync.cli import reporting
@@ -116,7 +115,7 @@ class Sender:
                 stop=self.stop,
                 acquaintance=self.acquaintance,
                 on_progress=lambda events: self.show("delivering", before + events),
-                warn=lambda sentence: console.print(f"[yellow]warning:[/] {escape(sentence)}"),
+                warn=reporting.warn,
             ),
         )
         self.events += report.events

@@ -61,6 +61,11 @@ def complain(error: AudienceSyncError, *, subject: str = "") -> None:
         console.print(f"try: {escape(error.hint)}")
 
 
+def warn(sentence: str) -> None:
+    """Say what a person should know of a delivery that goes on."""
+    console.print(f"[yellow]warning:[/] {escape(sentence)}")
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask a person before something that cannot be taken back.
 

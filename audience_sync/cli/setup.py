@@ -65,7 +65,8 @@ def init(context: typer.Context) -> None:
         _say(f"wrote {path}, which only you can read")
         fresh = True
     settings = load(path, os.environ)
-    _refuse_older(settings)
+    if (older := _older(settings)) is not None:
+        raise older  # `migrate` is for a person to run, after a backup
     before, after = engine.create(settings)
     where = settings.database.url
     if before is None:
@@ -73,21 +74,6 @@ def init(context: typer.Context) -> None:
     else:
         _say(f"the membership database {where} is there and up to date (schema {after})")
     _next_steps(path, fresh=fresh, named=context.ensure_object(Globals).config is not None)
-
-
-def _refuse_older(settings: Settings) -> None:
-    """Leave a database with an older schema to `migrate`, which a person runs after a backup.
-
-    Raises:
-        SchemaOlder: it has one.
-    """
-    try:
-        with engine.opened(settings):
-            pass
-    except SchemaOlder:
-        raise
-    except SchemaOutOfDate:  # there is none yet
-        return
 
 
 def migrate(context: typer.Context) -> None:
@@ -98,7 +84,7 @@ def migrate(context: typer.Context) -> None:
     """
     settings = settings_of(context)
     where = settings.database.url
-    if _is_older(settings):
+    if _older(settings) is not None:
         console.print("a migration cannot be undone: the backup that you made before it is the way back")
     before, after = engine.create(settings)
     if before == after:
@@ -197,15 +183,15 @@ def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
         console.print("(the example's shop does not exist; `audience-sync demo` shows everything on one that does)")
 
 
-def _is_older(settings: Settings) -> bool:
-    """Return whether there is a schema to be migrated."""
+def _older(settings: Settings) -> SchemaOlder | None:
+    """Return what is said of a database whose schema is to be migrated; None if it is not, or there is none yet."""
     try:
         with engine.opened(settings):
-            return False
-    except SchemaOlder:
-        return True
+            return None
+    except SchemaOlder as older:
+        return older
     except SchemaOutOfDate:
-        return False
+        return None
 
 
 def _show(finding: Finding) -> None:

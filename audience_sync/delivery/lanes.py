@@ -60,7 +60,7 @@ def _mark_events(connection: Connection, parcels: Sequence[ForwardedParcel], now
     events.close_unsent(connection, [unsent for parcel in parcels for unsent in parcel.unsent], now_ms=now_ms)
     events.close(connection, [over for parcel in parcels for over in parcel.over])
     for (shard, key, position, *_), reason in (dead for parcel in parcels for dead in parcel.dead):
-        events.set_dead(connection, [(shard, key, position)], reason)
+        events.set_dead(connection, shard, key, position, reason=reason)
 
 
 CHANGES: Final = Table(

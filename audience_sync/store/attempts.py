@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -104,6 +105,31 @@ def carried_by_others(connection: Connection, attempts: Sequence[Attempt]) -> Se
         if attempt_id not in mine
         for event in parse(text)
         if event.shard in shared
+        for value, _ in event.values()
+    }
+
+
+class Tried(NamedTuple):
+    """How the batch stands that has a value; `next_try` in milliseconds since 1970."""
+
+    tries: int = 0
+    next_try: int | None = None
+    error: str | None = None
+
+
+def tried(connection: Connection, *, low: int, high: int, forwarded: bool) -> dict[Value, Tried]:
+    """Return how the values stand that were tried in vain, of some shards, of forwarded events or of changes."""
+    rows = connection.execute(
+        sa.text(  # of several that have a value the one that was tried most often counts, so it comes last
+            "SELECT events, tries, not_before, error FROM attempts"
+            " WHERE forwarded = :f AND tries > 0 AND low <= :high AND high >= :low ORDER BY tries, id DESC"
+        ),
+        {"f": forwarded, "low": low, "high": high},
+    )
+    return {
+        value: Tried(tries, not_before or None, error)
+        for text, tries, not_before, error in rows
+        for event in parse(text)
         for value, _ in event.values()
     }
 

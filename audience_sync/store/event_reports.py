@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.events import parse
+from audience_sync.core.events import Value
 from audience_sync.core.shards import SHARDS, shard_of
 from audience_sync.db import Database
-from audience_sync.store import binding, events, reports
+from audience_sync.store import attempts, binding, events, reports
+from audience_sync.store.attempts import Tried
 from audience_sync.store.reports import PAGE, Record, iso
 
 EVENT_COLUMNS = (
@@ -32,14 +32,6 @@ class EventState(StrEnum):
     WAITING = "waiting"
     RETRYING = "retrying"
     DEAD = "dead"
-
-
-class _Tried(NamedTuple):
-    """How the batch stands that carries an event; `next_try` in milliseconds since 1970."""
-
-    tries: int = 0
-    next_try: int | None = None
-    error: str | None = None
 
 
 def open_events(
@@ -128,7 +120,8 @@ def _page(
         conditions = ["shard = :shard", "profile_key = :key", *reports.only({"position > :position": last})]
     else:
         conditions = reports.only({"(shard, profile_key, position) > (:shard, :key, :position)": last})
-    tried = _tried(connection, low=shard, high=SHARDS - 1 if profile_key is None else shard)
+    last_shard = SHARDS - 1 if profile_key is None else shard
+    tried = attempts.tried(connection, low=shard, high=last_shard, forwarded=True)
     rows = connection.execute(
         sa.text(
             "SELECT profile_key, message_id, type, name, received_at, dead_reason, position, payload FROM events"
@@ -137,10 +130,10 @@ def _page(
         ),
         {"shard": shard, "key": key, "position": last and last["position"], "n": limit},
     )
-    return [_record(row, tried.get(row.position, _Tried())) for row in rows]
+    return [_record(row, tried.get((row.profile_key, 0, row.position), Tried())) for row in rows]
 
 
-def _in(state: EventState | None, tried: Iterable[int]) -> list[str]:
+def _in(state: EventState | None, tried: Iterable[Value]) -> list[str]:
     """Return the conditions of a state; what waits may also have been tried."""
     if state is None:
         return []
@@ -148,10 +141,13 @@ def _in(state: EventState | None, tried: Iterable[int]) -> list[str]:
         return ["dead_reason IS NOT NULL"]
     if state is EventState.WAITING:
         return ["dead_reason IS NULL"]
-    return ["dead_reason IS NULL", f"position IN ({', '.join(map(str, tried)) or 'NULL'})"]  # few of many
+    return [
+        "dead_reason IS NULL",
+        f"position IN ({', '.join([str(position) for *_, position in tried]) or 'NULL'})",
+    ]  # few of many
 
 
-def _record(row: sa.Row[tuple[object, ...]], tried: _Tried) -> Record:
+def _record(row: sa.Row[tuple[object, ...]], tried: Tried) -> Record:
     state = EventState.RETRYING if tried.tries else EventState.WAITING
     return {
         "profile_key": row.profile_key,
@@ -165,23 +161,6 @@ def _record(row: sa.Row[tuple[object, ...]], tried: _Tried) -> Record:
         "reason": row.dead_reason or tried.error,
         "position": row.position,
         "payload": row.payload,
-    }
-
-
-def _tried(connection: Connection, *, low: int, high: int) -> dict[int, _Tried]:
-    """Return how the events of some shards stand that were tried in vain, by position."""
-    rows = connection.execute(
-        sa.text(  # of several batches that carry an event the one that was tried most often counts, so it comes last
-            "SELECT events, tries, not_before, error FROM attempts"
-            " WHERE forwarded AND tries > 0 AND low <= :high AND high >= :low ORDER BY tries, id DESC"
-        ),
-        {"low": low, "high": high},
-    )
-    return {
-        event.origin.position: _Tried(tries, not_before or None, error)
-        for text, tries, not_before, error in rows
-        for event in parse(text)
-        if event.origin is not None
     }
 
 

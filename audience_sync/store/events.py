@@ -138,13 +138,10 @@ def close_unsent(connection: Connection, unsent: Sequence[Unsent], *, now_ms: in
     bulk.insert(connection, tables.event_counts, rows, on_conflict=on_conflict)
 
 
-def set_dead(connection: Connection, rows: Iterable[tuple[int, str, int]], reason: str | None) -> None:
-    """Give rows (shard, profile key, position) a reason for which they are dead, or take it away."""
-    for shard, key, position in rows:
-        where, parameters = _one(shard, key, position)
-        connection.execute(
-            sa.text(f"UPDATE events SET dead_reason = :why WHERE {where}"), {**parameters, "why": reason}
-        )
+def set_dead(connection: Connection, shard: int, key: str, position: int, *, reason: str | None) -> None:
+    """Give a row the reason for which it is dead, or take that away."""
+    where, parameters = _one(shard, key, position)
+    connection.execute(sa.text(f"UPDATE events SET dead_reason = :why WHERE {where}"), {**parameters, "why": reason})
 
 
 def count(connection: Connection) -> tuple[int, int]:

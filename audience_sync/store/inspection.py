@@ -8,9 +8,10 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.events import parse
 from audience_sync.core.outcomes import backoff
 from audience_sync.core.shards import shard_of
+from audience_sync.store import attempts
+from audience_sync.store.attempts import Tried
 from audience_sync.store.reports import Record, iso
 
 
@@ -113,10 +114,10 @@ def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
         ),
         {"s": shard, "k": profile_key},
     ).mappings()
-    tried = _tried(connection, profile_key, shard)
+    tried = attempts.tried(connection, low=shard, high=shard, forwarded=False)
     found = []
     for row in rows:
-        tries, next_try, error = tried.get((row["id"], row["generation"]), (0, None, None))
+        tries, next_try, error = tried.get((profile_key, row["id"], row["generation"]), Tried())
         state = "dead" if row["dead_reason"] else "retrying" if tries else "waiting"
         if row["state"] == "paused" and state == "waiting":
             state = "paused"
@@ -136,26 +137,6 @@ def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
             }
         )
     return found
-
-
-def _tried(
-    connection: Connection, profile_key: str, shard: int
-) -> dict[tuple[int, int], tuple[int, int | None, str | None]]:
-    """Return tries, next try and error of each value of a profile that is under way, by audience and generation."""
-    rows = connection.execute(
-        sa.text(  # of several that carry a value the one that was tried most often counts, so it comes last
-            "SELECT events, tries, not_before, error FROM attempts WHERE tries > 0 AND :s BETWEEN low AND high"
-            " ORDER BY tries, id DESC"
-        ),
-        {"s": shard},
-    )
-    return {
-        (carried.audience_id, carried.generation): (tries, not_before or None, error)
-        for events, tries, not_before, error in rows
-        for event in parse(events)
-        if event.profile_key == profile_key
-        for carried in event.carried
-    }
 
 
 def profile_deliveries(connection: Connection, profile_key: str, *, at_most: int | None) -> list[Record]:

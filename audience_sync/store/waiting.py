@@ -46,7 +46,7 @@ def mark_dead(connection: Connection, event: Event, reason: str | None) -> None:
     if event.origin is None:
         outbox.mark_dead(connection, event, reason)
     else:
-        events.set_dead(connection, [(event.shard, event.profile_key, event.origin.position)], reason)
+        events.set_dead(connection, event.shard, event.profile_key, event.origin.position, reason=reason)
 
 
 def count(connection: Connection, *, forwarded: bool = True) -> tuple[int, int, int]:

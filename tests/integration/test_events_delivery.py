@@ -45,16 +45,7 @@ action = "identifyUser"
 user_keys = { userId = { "@path" = "$.userId" } }
 user_traits = { "@path" = "$.traits" }
 """
-PRICED = """
-[[mappings]]
-name = "Priced"
-trigger = 'type = "track"'
-action = "trackEvent"
-[mappings.fields]
-event_name = { "@path" = "$.properties.name" }
-user_keys = { userId = { "@path" = "$.userId" } }
-traits = { message_id = { "@path" = "$.messageId" }, copy = "priced" }
-"""
+PRICED = TRACK.replace('"Track"', '"Priced"').replace('"$.event"', '"$.properties.name"').replace('"first"', '"priced"')
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import orjson
 
 from audience_sync.core.destination.actions import Rejection, RejectionReason
-from audience_sync.core.destination.mappings import Mapping, Verdict, judge
+from audience_sync.core.destination.mappings import Verdict, judge
 from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.events import Event, Forwarded, Origin, forwarded_key
 
@@ -83,7 +83,6 @@ def _absence(verdict: Verdict) -> str:
     """Return the code of the reason why nothing is sent of an event."""
     if verdict.kept_away is not None:
         return verdict.kept_away
-    mapping: Mapping
     mapping, rejection = verdict.rejections[0]
     return f"{mapping.name}: {rejection.reason}"
 
