@@ -6,6 +6,7 @@
       ConfigError                    exit 2   the configuration file, a flag, or a name that is not known
         UnknownName                  exit 2
         TriggerError                 exit 2   a trigger cannot be read
+        QueryError                   exit 2   a query cannot be read, or asks for what the source has not
         MappingError                 exit 2   the fields of a mapping are wrong, or cannot be resolved for an event
         SchemaOutOfDate              exit 2   the membership database needs `init`, or a newer program
           SchemaOlder                exit 2   the membership database needs `migrate`
@@ -51,6 +52,14 @@ class UnknownName(ConfigError):
 
 class TriggerError(ConfigError):
     """The trigger cannot be read."""
+
+    def __init__(self, message: str, *, position: int) -> None:
+        super().__init__(message)
+        self.position = position  # of the character it is about, counted from 0
+
+
+class QueryError(ConfigError):
+    """The query cannot be read."""
 
     def __init__(self, message: str, *, position: int) -> None:
         super().__init__(message)
