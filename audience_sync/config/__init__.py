@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from audience_sync.config.addresses import Address
 from audience_sync.config.api_key import resolve_api_key
-from audience_sync.config.document import Database, Delivery, Ingest, Retention, Schematic, Source
+from audience_sync.config.document import Database, Delivery, Ingest, Retention, Schematic
 from audience_sync.config.loading import find_config, load
 from audience_sync.config.settings import Audience, Schedule, Settings
+from audience_sync.config.sources import EventsTable, ProfilesTable, Source
 from audience_sync.config.urls import SecretUrl
 from audience_sync.config.values import parse_duration
 from audience_sync.config.write_keys import resolve_write_keys
@@ -21,7 +22,9 @@ __all__ = [
     "Audience",
     "Database",
     "Delivery",
+    "EventsTable",
     "Ingest",
+    "ProfilesTable",
     "Retention",
     "Schedule",
     "Schematic",

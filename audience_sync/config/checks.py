@@ -11,31 +11,39 @@ from typing import Any, TypeAlias
 
 from audience_sync.config.addresses import read_address
 from audience_sync.config.document import DEFAULT_IDENTITY
-from audience_sync.config.problems import Location, Problem, near
+from audience_sync.config.problems import Location, Problem, near, spell
 from audience_sync.core.naming import audience_key
 
 Raw: TypeAlias = Mapping[str, Any]
+Entries: TypeAlias = dict[Location, Raw]
 
 LONGEST_KEY = 255
 
 
 def check(raw: Raw) -> Iterator[Problem]:
     """Yield every problem between the settings of the file."""
-    audiences = _audiences(raw)
+    entries = entries_of(raw)
     yield from _excluding(raw, ("schematic",), ("api_key", "api_key_file"))
     yield from _excluding(raw, ("schedule",), ("every", "cron"))
     yield from _ingest(_table(raw, "ingest"))
-    for index, audience in audiences.items():
-        yield from _excluding(audience, ("audiences", index, "schedule"), ("every", "cron"))
-        yield from _source(raw, audience, index)
-        yield from _identity(raw, audience, index)
-    yield from _keys(audiences)
-    yield from _names(audiences)
+    for location, entry in entries.items():
+        yield from _excluding(entry, (*location, "schedule"), ("every", "cron"))
+        yield from _definition(entry, location)
+        yield from _source(raw, entry, location)
+        yield from _identity(raw, entry, location)
+    yield from _keys(entries)
+    yield from _names(entries)
 
 
-def _audiences(raw: Raw) -> dict[int, Raw]:
-    entries = raw.get("audiences")
-    return {i: one for i, one in enumerate(entries) if isinstance(one, dict)} if isinstance(entries, list) else {}
+def entries_of(raw: Raw) -> Entries:
+    """Return every audience and every computed trait of the file, by its place: `("audiences", 2)`."""
+    return {
+        (table, index): entry
+        for table in ("audiences", "traits")
+        if isinstance(rows := raw.get(table), list)
+        for index, entry in enumerate(rows)
+        if isinstance(entry, dict)
+    }
 
 
 def _table(raw: Raw, name: str) -> Raw:
@@ -68,55 +76,63 @@ def _ingest(ingest: Raw) -> Iterator[Problem]:
         )
 
 
-def _source(raw: Raw, audience: Raw, index: int) -> Iterator[Problem]:
+def _definition(entry: Raw, location: Location) -> Iterator[Problem]:
+    """Check that an audience says who is in, and says it once."""
+    if "sql" in entry and "query" in entry:
+        yield Problem((*location, "query"), "cannot stand beside `sql`: keep one of them")
+    elif "sql" not in entry and "query" not in entry:
+        yield Problem((*location, "sql"), "missing")
+
+
+def _source(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
     sources = _table(raw, "sources")
-    location = ("audiences", index, "source")
-    if "source" not in audience:
+    place = (*location, "source")
+    if "source" not in entry:
         if not sources:
-            yield Problem(location, "missing, and the file has no [sources.NAME]")
+            yield Problem(place, "missing, and the file has no [sources.NAME]")
         elif len(sources) > 1:
-            yield Problem(location, f"missing: it is one of {_list(sources)}")
-    elif isinstance(name := audience["source"], str) and name.strip() and name not in sources:
-        yield Problem(location, f"there is no [sources.{name}]{near(name, sources)}")
+            yield Problem(place, f"missing: it is one of {_list(sources)}")
+    elif isinstance(name := entry["source"], str) and name.strip() and name not in sources:
+        yield Problem(place, f"there is no [sources.{name}]{near(name, sources)}")
 
 
-def _identity(raw: Raw, audience: Raw, index: int) -> Iterator[Problem]:
+def _identity(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
     identity = raw.get("identity", DEFAULT_IDENTITY)
-    keys = audience.get("user_keys")
-    if isinstance(identity, str) and isinstance(keys, dict) and identity not in keys:
-        yield Problem(("audiences", index, "user_keys"), f"must contain the identity `{identity}`")
+    keys = entry.get("user_keys")
+    if "query" not in entry and isinstance(identity, str) and isinstance(keys, dict) and identity not in keys:
+        yield Problem((*location, "user_keys"), f"must contain the identity `{identity}`")
 
 
-def _keys(audiences: Mapping[int, Raw]) -> Iterator[Problem]:
-    """Check that every audience has a key, and that no two have the same."""
-    owners: dict[str, int] = {}
-    for index, audience in audiences.items():
-        name, key = audience.get("name"), audience.get("key")
-        location = ("audiences", index, "key")
-        if "key" not in audience and isinstance(name, str) and name.strip():
+def _keys(entries: Entries) -> Iterator[Problem]:
+    """Check that everything has a key, and that no two have the same."""
+    owners: dict[str, Location] = {}
+    for location, entry in entries.items():
+        name, key = entry.get("name"), entry.get("key")
+        place = (*location, "key")
+        if "key" not in entry and isinstance(name, str) and name.strip():
             key = audience_key(name)
             if not key:
-                yield Problem(location, f"missing: the name {name!r} has no letter and no digit to make a key of")
+                yield Problem(place, f"missing: the name {name!r} has no letter and no digit to make a key of")
             elif len(key) > LONGEST_KEY:
-                yield Problem(location, f"missing: the key made of the name is longer than {LONGEST_KEY} characters")
+                yield Problem(place, f"missing: the key made of the name is longer than {LONGEST_KEY} characters")
         if not isinstance(key, str) or not key:
             continue
-        first = owners.setdefault(key, index)
-        if first != index:
-            both = f"{audiences[first].get('name')!r} (audiences[{first}]) and {name!r}"
-            yield Problem(location, f"{both} have the same key `{key}`: give one of them another `key`")
+        first = owners.setdefault(key, location)
+        if first != location:
+            both = f"{entries[first].get('name')!r} ({spell(first)}) and {name!r}"
+            yield Problem(place, f"{both} have the same key `{key}`: give one of them another `key`")
 
 
-def _names(audiences: Mapping[int, Raw]) -> Iterator[Problem]:
-    """Check that no two audiences with keys of their own have the same name: commands take names too."""
-    owners: dict[str, int] = {}
-    for index, audience in audiences.items():
-        name = audience.get("name")
+def _names(entries: Entries) -> Iterator[Problem]:
+    """Check that no two with keys of their own have the same name: commands take names too."""
+    owners: dict[str, Location] = {}
+    for location, entry in entries.items():
+        name = entry.get("name")
         if not isinstance(name, str) or not name.strip():
             continue
-        first = owners.setdefault(name, index)
-        if first != index and audience.get("key") != audiences[first].get("key"):
-            yield Problem(("audiences", index, "name"), f"is the name of audiences[{first}] too")
+        first = owners.setdefault(name, location)
+        if first != location and entry.get("key") != entries[first].get("key"):
+            yield Problem((*location, "name"), f"is the name of {spell(first)} too")
 
 
 def _list(names: Mapping[str, object]) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from audience_sync.config.sources import SourceTable
+from audience_sync.config.table import Table
 from audience_sync.config.urls import Place
 from audience_sync.config.values import (
     ActionName,
@@ -21,24 +23,20 @@ from audience_sync.config.values import (
     File,
     Key,
     Listen,
+    OnMissingName,
     Percent,
     Rate,
     Reference,
-    SourceUrl,
     Text,
     Timezone,
+    TraitTypeName,
     WebUrl,
     WriteKeys,
 )
+from audience_sync.core.model import OnMissing
 
 DEFAULT_IDENTITY = "userId"
 DEFAULT_DATABASE = "sqlite:///audience_sync.db"
-
-
-class Table(BaseModel):
-    """A table of the file: frozen, strict (`"8"` is no number), and without room for settings nobody reads."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 class Database(Table):
@@ -98,15 +96,8 @@ class Ingest(Table):
     """`[ingest]`: where events of Segment's libraries are taken. The write keys themselves are never in here."""
 
     listen: Listen | None = None
-    write_keys: WriteKeys = []
+    write_keys: WriteKeys = Field(default_factory=list)
     allow_remote: bool = False
-
-
-class Source(Table):
-    """`[sources.NAME]`: a place rows are read from."""
-
-    url: SourceUrl
-    statement_timeout: Duration = timedelta(minutes=30)
 
 
 class AudienceTable(Table):
@@ -115,13 +106,22 @@ class AudienceTable(Table):
     name: Text
     key: Key | None = None
     source: Text | None = None
-    sql: Text
+    sql: Text | None = None
+    query: Text | None = None
+    timezone: Timezone = "UTC"
     user_keys: dict[Text, Text] | None = None
-    company_keys: dict[Text, Text] = {}
+    company_keys: dict[Text, Text] | None = None
     enabled: bool = True
     send_updates: bool = True
     schedule: ScheduleTable = ScheduleTable()
     guard: GuardTable = GuardTable()
+
+
+class TraitTable(AudienceTable):
+    """`[[traits]]`: one computed trait as it is written."""
+
+    on_missing: OnMissingName = OnMissing.NULL
+    type: TraitTypeName | None = None
 
 
 class MappingTable(Table):
@@ -131,7 +131,7 @@ class MappingTable(Table):
     trigger: str | None = None
     action: ActionName
     enabled: bool = True
-    fields: dict[Text, Any] = {}
+    fields: dict[Text, Any] = Field(default_factory=dict)
 
 
 class Document(Table):
@@ -145,9 +145,10 @@ class Document(Table):
     guard: GuardTable = GuardTable()
     retention: Retention = Retention()
     ingest: Ingest = Ingest()
-    sources: dict[Text, Source] = {}
-    audiences: list[AudienceTable] = []
-    mappings: list[MappingTable] = []
+    sources: dict[Text, SourceTable] = Field(default_factory=dict)
+    audiences: list[AudienceTable] = Field(default_factory=list)
+    traits: list[TraitTable] = Field(default_factory=list)
+    mappings: list[MappingTable] = Field(default_factory=list)
 
 
 def read_document(raw: dict[str, object], place: Place) -> Document:

@@ -17,13 +17,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from audience_sync.config.checks import check
-from audience_sync.config.document import AudienceTable, Document, GuardTable, ScheduleTable, read_document
+from audience_sync.config.document import AudienceTable, Document, GuardTable, ScheduleTable, TraitTable, read_document
 from audience_sync.config.mappings import check_mappings
 from audience_sync.config.problems import refuse, translate
+from audience_sync.config.queries import check_queries, foundations, key_of, user_column
 from audience_sync.config.settings import Audience, Schedule, Settings
+from audience_sync.config.sources import SourceTable, check_sources, make_source
 from audience_sync.config.urls import Place
-from audience_sync.core.model import GuardLimits
-from audience_sync.core.naming import audience_key
+from audience_sync.core.model import Computation, GuardLimits, OnMissing
 from audience_sync.errors import ConfigError
 
 CONFIG_VARIABLE = "AUDIENCE_SYNC_CONFIG"
@@ -31,6 +32,7 @@ DEFAULT_PATHS = (Path("config.toml"), Path("/etc/audience-sync/config.toml"))
 DEFAULT_EVERY = timedelta(hours=2)
 DEFAULT_TIMEZONE = "UTC"
 DEFAULT_COLUMN = "user_id"
+DEFAULT_COMPANY_KEY = "groupId"
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
@@ -56,7 +58,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     """
     path = path.absolute()
     raw = _read(path)
-    problems = [*check(raw), *check_mappings(raw)]
+    problems = [*check(raw), *check_sources(raw), *check_queries(raw), *check_mappings(raw)]
     document = None
     try:
         document = read_document(raw, Place(path.parent, environ))
@@ -97,6 +99,8 @@ def _syntax_sentence(path: Path, message: str, text: str) -> str:
 
 def _settle(document: Document, path: Path) -> Settings:
     """Return the settings of a document without problems: defaults filled in, overrides applied."""
+    entries = [*document.audiences, *document.traits]
+    rests_on = foundations(document)
     return Settings(
         path=path,
         identity=document.identity,
@@ -107,25 +111,42 @@ def _settle(document: Document, path: Path) -> Settings:
         guard=_guard(GuardLimits(), document.guard),
         retention=document.retention,
         ingest=document.ingest,
-        sources=document.sources,
-        audiences=tuple(_audience(one, document) for one in document.audiences),
+        sources={name: make_source(name, one) for name, one in document.sources.items()},
+        audiences=tuple(_audience(one, document, rests_on=rests_on.get(key_of(one), "")) for one in entries),
         mapping_tables=tuple(document.mappings),
     )
 
 
-def _audience(entry: AudienceTable, document: Document) -> Audience:
+def _audience(entry: AudienceTable, document: Document, *, rests_on: str) -> Audience:
+    source = entry.source or next(iter(document.sources))
+    user, company = _default_keys(entry, document.sources[source])
+    is_trait = isinstance(entry, TraitTable)
     return Audience(
+        computation=Computation.TRAIT if is_trait else Computation.AUDIENCE,
         name=entry.name,
-        key=entry.key or audience_key(entry.name),
-        source=entry.source or next(iter(document.sources)),
+        key=key_of(entry),
+        source=source,
         sql=entry.sql,
-        user_keys=entry.user_keys or {document.identity: DEFAULT_COLUMN},
-        company_keys=entry.company_keys,
+        query=entry.query,
+        timezone=entry.timezone,
+        rests_on=rests_on,
+        user_keys={document.identity: user, **(entry.user_keys or {})},
+        company_keys=company if entry.company_keys is None else entry.company_keys,
         enabled=entry.enabled,
         send_updates=entry.send_updates,
+        on_missing=entry.on_missing if isinstance(entry, TraitTable) else OnMissing.NULL,
+        type=entry.type if isinstance(entry, TraitTable) else None,
         schedule=_schedule(document.schedule, entry.schedule),
         guard=_guard(_guard(GuardLimits(), document.guard), entry.guard),
     )
+
+
+def _default_keys(entry: AudienceTable, source: SourceTable) -> tuple[str, dict[str, str]]:
+    """Return the column of the identity, and the company keys of an audience that says nothing of them."""
+    if not entry.query:
+        return DEFAULT_COLUMN, {}
+    company = source.profiles.company if source.profiles else None
+    return user_column(source), {DEFAULT_COMPANY_KEY: company} if company else {}
 
 
 def _schedule(default: ScheduleTable, own: ScheduleTable) -> Schedule:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +9,16 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
-from audience_sync.config.document import Database, Delivery, Ingest, MappingTable, Retention, Schematic, Source
+from audience_sync.config.document import Database, Delivery, Ingest, MappingTable, Retention, Schematic
 from audience_sync.config.mappings import make_mappings
 from audience_sync.config.problems import near
+from audience_sync.config.queries import digest_of, read_query
+from audience_sync.config.sources import Source
 from audience_sync.core.destination.coverage import Coverage, coverage
 from audience_sync.core.destination.mappings import Mapping
 from audience_sync.core.destination.parcels import Destination
-from audience_sync.core.model import GuardLimits
+from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
+from audience_sync.core.query.tree import Query
 from audience_sync.errors import UnknownName
 
 
@@ -38,27 +39,44 @@ class Schedule(BaseModel):
 
 
 class Audience(BaseModel):
-    """One audience, with what it takes from the defaults."""
+    """One audience or computed trait, with what it takes from the defaults; it has `sql` or `query`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    computation: Computation
     name: str
     key: str
     source: str
-    sql: str
+    sql: str | None
+    query: str | None
+    timezone: str  # of the calendar in a query
+    rests_on: str  # what else the query means: a digest of where events and profiles are, and of what it asks by key
     user_keys: dict[str, str]
     company_keys: dict[str, str]
     enabled: bool
     send_updates: bool
+    on_missing: OnMissing
+    type: TraitType | None  # None: what follows from the query, or nothing
     schedule: Schedule
     guard: GuardLimits
 
+    @cached_property
+    def tree(self) -> Query:
+        """Return the query as a syntax tree; an audience with `sql` has none."""
+        return read_query(self.computation, self.query or "")
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Return the time zone of the query's calendar."""
+        return ZoneInfo(self.timezone)
+
     @property
     def definition_hash(self) -> str:
-        """Return a hash that changes when the audience may mean other people or other identifiers."""
-        parts = [self.source, self.sql.strip(), self.user_keys, self.company_keys]
-        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+        """Return a hash that changes when the audience may mean other people, other values or other identifiers."""
+        parts: list[object] = [self.source, (self.sql or "").strip(), self.user_keys, self.company_keys]
+        if self.query is not None:
+            parts += [self.query.strip(), self.timezone, self.rests_on]
+        return digest_of(parts)
 
 
 class Settings(BaseModel):
@@ -98,7 +116,7 @@ class Settings(BaseModel):
         )
 
     def audience(self, key_or_name: str) -> Audience:
-        """Return the audience with this key or, where no key is so, this name.
+        """Return the audience or computed trait with this key or, where no key is so, this name.
 
         Raises:
             UnknownName: there is none; names those that look like it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
@@ -24,9 +25,14 @@ from audience_sync.config.addresses import Address, read_address
 from audience_sync.config.references import REFERENCE
 from audience_sync.config.urls import Place, SecretUrl, database_url, source_url
 from audience_sync.core.destination.fields import Action
+from audience_sync.core.model import OnMissing, TraitType
 
 LONGEST = timedelta(days=36_500)
 """A century: what is longer leaves the calendar when it is subtracted from a timestamp."""
+
+_ENDINGS = (".csv", ".tsv", ".ndjson", ".jsonl", ".json")
+FILE_ENDINGS = (*_ENDINGS, *(f"{ending}.gz" for ending in _ENDINGS), ".parquet")
+"""What the name of a file says about what is in it; `.json` is NDJSON too, or one list of objects."""
 
 _DURATION = re.compile(r"(?=\d)(?:(\d{1,9})w)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 
@@ -132,9 +138,35 @@ def _write_key(value: str) -> str:
 
 
 def _action(value: object) -> Action:
-    if not isinstance(value, str) or value not in set(Action):
-        raise ValueError(f"must be one of {', '.join(f'`{action}`' for action in Action)}")
-    return Action(value)
+    return Action(_one_of(Action, value))
+
+
+def _on_missing(value: object) -> OnMissing:
+    return OnMissing(_one_of(OnMissing, value))
+
+
+def _trait_type(value: object) -> TraitType:
+    return TraitType(_one_of(TraitType, value))
+
+
+def _one_of(words: type[StrEnum], value: object) -> str:
+    if not isinstance(value, str) or value not in set(words):
+        raise ValueError(f"must be one of {', '.join(f'`{word}`' for word in words)}")
+    return value
+
+
+def _size(value: object) -> str:
+    if not isinstance(value, str) or re.fullmatch(r"[1-9]\d{0,8} ?[KMGT]i?B", value) is None:
+        raise ValueError('must be a size such as "512MB" or "2GB"')
+    return value
+
+
+def _files(value: object, info: ValidationInfo) -> str:
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError('must be the path of a file, or a glob such as "exports/members-*.csv"')
+    if not value.lower().endswith(FILE_ENDINGS):
+        raise ValueError(f"must end in one of {', '.join(FILE_ENDINGS)}")
+    return value if "://" in value else str(Place.of(info).folder.absolute() / value)
 
 
 def _file(value: object, info: ValidationInfo) -> Path:
@@ -157,6 +189,10 @@ WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url)]
 Reference: TypeAlias = Annotated[str, AfterValidator(_reference)]
 WriteKeys: TypeAlias = Annotated[list[Annotated[str, AfterValidator(_write_key)]], BeforeValidator(_write_keys)]
 Listen: TypeAlias = Annotated[Address, PlainValidator(read_address), PlainSerializer(str)]
+OnMissingName: TypeAlias = Annotated[OnMissing, PlainValidator(_on_missing)]
+TraitTypeName: TypeAlias = Annotated[TraitType, PlainValidator(_trait_type)]
+Size: TypeAlias = Annotated[str, PlainValidator(_size)]
+Files: TypeAlias = Annotated[str, PlainValidator(_files)]
 File: TypeAlias = Annotated[Path, PlainValidator(_file)]
 DatabaseUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(database_url), PlainSerializer(str)]
 SourceUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(source_url), PlainSerializer(str)]

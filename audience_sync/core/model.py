@@ -13,6 +13,31 @@ from typing import NamedTuple, TypeAlias
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
+class Computation(StrEnum):
+    """What is computed for a profile."""
+
+    AUDIENCE = "audience"  # whether it is a member
+    TRAIT = "trait"  # a value
+
+
+class OnMissing(StrEnum):
+    """What becomes of a computed trait that has no value any more."""
+
+    NULL = "null"  # Schematic is told null
+    KEEP = "keep"  # the last value stays
+
+
+class TraitType(StrEnum):
+    """The types of traits that Schematic knows (its API, `POST /entity-trait-definitions`)."""
+
+    BOOLEAN = "boolean"
+    NUMBER = "number"
+    STRING = "string"
+    DATE = "date"
+    URL = "url"
+    CURRENCY = "currency"
+
+
 class ChangeKind(StrEnum):
     """What happened to one profile in one audience."""
 

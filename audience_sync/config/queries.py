@@ -1,0 +1,180 @@
+"""The queries of the file: read when it is loaded, checked against one another, and told with the other problems."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from audience_sync.config.checks import Entries, Raw, entries_of
+from audience_sync.config.document import DEFAULT_IDENTITY, AudienceTable, Document
+from audience_sync.config.problems import Location, Problem, near, spell
+from audience_sync.config.sources import SourceTable
+from audience_sync.core.model import Computation
+from audience_sync.core.naming import audience_key
+from audience_sync.core.query.tree import Query, Stream, traits_of, walk
+from audience_sync.errors import QueryError
+
+
+@lru_cache(maxsize=1024)
+def read_query(computation: Computation, text: str) -> Query:
+    """Return the syntax tree of a query.
+
+    Raises:
+        QueryError: it cannot be read.
+    """
+    from audience_sync.core.query import parsing  # noqa: PLC0415 - Lark is slow to import
+
+    return parsing.parse_trait(text) if computation is Computation.TRAIT else parsing.parse_audience(text)
+
+
+def key_of(entry: AudienceTable) -> str:
+    """Return the key of an audience or computed trait."""
+    return entry.key or audience_key(entry.name)
+
+
+def user_column(source: SourceTable) -> str:
+    """Return the column that names the users a query finds in a source."""
+    if source.profiles is not None:
+        return source.profiles.user
+    return source.events.user if source.events is not None else ""
+
+
+def digest_of(parts: object) -> str:
+    """Return 32 hexadecimal digits that stand for a value of JSON."""
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def check_queries(raw: Raw) -> Iterator[Problem]:
+    """Yield what is wrong with the queries of the file: what cannot be read, what is not there, and circles."""
+    entries = entries_of(raw)
+    places = {key: location for location, entry in entries.items() if (key := _key(entry)) is not None}
+    graph: dict[str, frozenset[str]] = {}
+    for location, entry in entries.items():
+        if not isinstance(text := entry.get("query"), str) or not text.strip():
+            continue
+        computation = Computation.TRAIT if location[0] == "traits" else Computation.AUDIENCE
+        try:
+            tree = read_query(computation, text)
+        except QueryError as error:
+            yield Problem((*location, "query"), str(error))
+            continue
+        asked = frozenset(trait.path[0] for trait in traits_of(tree) if len(trait.path) == 1) & places.keys()
+        if (key := _key(entry)) is not None:
+            graph[key] = asked
+        yield from _rooms(raw, entry, location, tree=tree, keys=places)
+        yield from _neighbours(raw, entries, location, asked={one: places[one] for one in sorted(asked)})
+        yield from _identifiers(raw, entry, location)
+    yield from _circle(graph, places)
+
+
+def _key(entry: Raw) -> str | None:
+    key, name = entry.get("key"), entry.get("name")
+    if isinstance(key, str):
+        return key
+    return audience_key(name) if key is None and isinstance(name, str) else None
+
+
+def _source_name(raw: Raw, entry: Raw) -> str | None:
+    sources = raw.get("sources")
+    if not isinstance(sources, dict):
+        return None
+    name = entry.get("source", next(iter(sources)) if len(sources) == 1 else None)
+    return name if isinstance(name, str) and name in sources else None
+
+
+def _room(raw: Raw, entry: Raw, room: str) -> Mapping[str, Any] | None:
+    """Return the `events` or `profiles` of an entry's source as the file has them; None: it has none."""
+    name = _source_name(raw, entry)
+    source = raw["sources"][name] if name is not None else None
+    found = source.get(room) if isinstance(source, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _rooms(raw: Raw, entry: Raw, location: Location, *, tree: Query, keys: Mapping[str, Location]) -> Iterator[Problem]:
+    """Check that the source says where the events and profiles are that a query asks for."""
+    name = _source_name(raw, entry)
+    if name is None:
+        return
+    events, profiles = _room(raw, entry, "events"), _room(raw, entry, "profiles")
+    place = (*location, "query")
+    if events is None and any(isinstance(node, Stream) for node in walk(tree)):
+        yield Problem(place, f"asks for events, and [sources.{name}.events] is missing")
+    elif events is None and profiles is None:
+        yield Problem(place, f"needs [sources.{name}.events] or [sources.{name}.profiles]: it has nobody to look at")
+    for trait in traits_of(tree):
+        if profiles is None and not (len(trait.path) == 1 and trait.path[0] in keys):
+            known = near(trait.path[0], keys)
+            yield Problem(
+                place,
+                f"asks for trait('{'.'.join(trait.path)}'): no audience and no computed trait has this key{known},"
+                f" and [sources.{name}.profiles] is missing",
+            )
+
+
+def _neighbours(raw: Raw, entries: Entries, location: Location, *, asked: Mapping[str, Location]) -> Iterator[Problem]:
+    """Check that what a query asks for by key reads the same source."""
+    name = _source_name(raw, entries[location])
+    for key, other in asked.items():
+        theirs = _source_name(raw, entries[other])
+        if name is not None and theirs is not None and theirs != name:
+            yield Problem(
+                (*location, "query"),
+                f"asks for trait('{key}'), and {spell(other)} reads the source `{theirs}`, not `{name}`:"
+                " what uses one another must have the same source",
+            )
+
+
+def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
+    """Check that the identifiers of a query can be found: they are columns of the profiles."""
+    profiles, events = _room(raw, entry, "profiles"), _room(raw, entry, "events")
+    identity = raw.get("identity", DEFAULT_IDENTITY)
+    if profiles is None and events is None:
+        return
+    user = (profiles if profiles is not None else events or {}).get("user", "user_id")
+    room = "profiles" if profiles is not None else "events"
+    for setting in ("user_keys", "company_keys"):
+        keys = entry.get(setting)
+        for key, column in keys.items() if isinstance(keys, dict) else ():
+            if setting == "user_keys" and key == identity:
+                if column != user:
+                    sentence = f"is the `user` of [sources.NAME.{room}], `{user}`, with a query: leave it out"
+                    yield Problem((*location, setting, key), sentence)
+            elif profiles is None:
+                sentence = "needs [sources.NAME.profiles]: with a query, identifiers are columns of the profiles"
+                yield Problem((*location, setting, key), sentence)
+
+
+def _circle(graph: Mapping[str, frozenset[str]], places: Mapping[str, Location]) -> Iterator[Problem]:
+    from audience_sync.core.query.dependencies import find_cycle  # noqa: PLC0415 - few files have any
+
+    circle = find_cycle(graph)
+    if circle is not None:
+        yield Problem((*places[circle[0]], "query"), f"asks for itself: {' → '.join(circle)}")
+
+
+def foundations(document: Document) -> dict[str, str]:
+    """Return, for each query by its key, a digest of where its events and profiles are and of all it asks for by key.
+
+    A query means other people when any of that changes, though its text does not.
+    """
+    from audience_sync.core.query.dependencies import order  # noqa: PLC0415 - few files have any
+
+    entries = {key_of(entry): entry for entry in [*document.audiences, *document.traits]}
+    graph = {}
+    for key, entry in entries.items():
+        computation = Computation.TRAIT if entry in document.traits else Computation.AUDIENCE
+        tree = read_query(computation, entry.query) if entry.query else None
+        traits = traits_of(tree) if tree is not None else []
+        graph[key] = frozenset(trait.path[0] for trait in traits if len(trait.path) == 1) & entries.keys()
+    digests: dict[str, str] = {}
+    for key in order(graph):
+        entry = entries[key]
+        source = document.sources[entry.source or next(iter(document.sources))]
+        rooms = source.model_dump(mode="json", include={"path", "events", "profiles"})
+        below = {one: [entries[one].sql, entries[one].query, digests[one]] for one in graph[key]}
+        digests[key] = digest_of([rooms, below])
+    return digests

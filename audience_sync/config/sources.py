@@ -1,0 +1,123 @@
+"""`[sources.NAME]`: where rows come from, and where a `query` finds events and profiles in there.
+
+A source is a database (`url`) or files (`path`). Files become views of a DuckDB in memory: those of the source under
+its own name, those of its events and profiles under `NAME_events` and `NAME_profiles`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from audience_sync.config.problems import Location, Problem
+from audience_sync.config.table import Table
+from audience_sync.config.urls import SecretUrl
+from audience_sync.config.values import Duration, Files, Size, SourceUrl, Text
+
+PLACES = ("table", "sql", "path")
+DEFAULT_MEMORY = "512MB"
+
+
+class EventsTable(Table):
+    """`[sources.NAME.events]`: where events are, and which column is what."""
+
+    table: Text | None = None
+    sql: Text | None = None
+    path: Files | None = None
+    user: Text = "user_id"
+    name: Text = "event"
+    timestamp: Text = "timestamp"
+    properties: Text | None = None
+    context: Text | None = None
+    source: Text | None = None
+
+
+class ProfilesTable(Table):
+    """`[sources.NAME.profiles]`: where profiles are, one row a user, and which column is what."""
+
+    table: Text | None = None
+    sql: Text | None = None
+    path: Files | None = None
+    user: Text = "user_id"
+    company: Text | None = None
+    traits: Text | None = None
+
+
+class SourceTable(Table):
+    """`[sources.NAME]`: a place rows are read from."""
+
+    url: SourceUrl | None = None
+    path: Files | None = None
+    statement_timeout: Duration = timedelta(minutes=30)
+    memory_limit: Size = DEFAULT_MEMORY
+    events: EventsTable | None = None
+    profiles: ProfilesTable | None = None
+
+
+class Source(BaseModel):
+    """A source as the program reads it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    name: str
+    url: SecretUrl | None  # None: there are only files
+    files: dict[str, str]  # paths or globs of files, by the name of their view
+    memory_limit: str  # of the DuckDB that reads files
+    statement_timeout: timedelta
+    events: EventsTable | None  # with a table or sql, never with a path
+    profiles: ProfilesTable | None
+
+
+def make_source(name: str, table: SourceTable) -> Source:
+    """Return the source of a file without problems."""
+    files = {name: table.path} if table.path else {}
+    rooms: dict[str, Any] = {"events": table.events, "profiles": table.profiles}
+    for room, entry in rooms.items():
+        if entry is None:
+            continue
+        view = name
+        if entry.path:
+            view = f"{name}_{room}"
+            files[view] = entry.path
+        if not (entry.table or entry.sql):
+            rooms[room] = entry.model_copy(update={"table": view, "path": None})
+    return Source(
+        name=name,
+        url=table.url,
+        files=files,
+        memory_limit=table.memory_limit,
+        statement_timeout=table.statement_timeout,
+        **rooms,
+    )
+
+
+def check_sources(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield what is wrong between the settings of each source."""
+    sources = raw.get("sources")
+    for name, source in sources.items() if isinstance(sources, dict) else ():
+        if isinstance(source, dict):
+            yield from _source(source, ("sources", name))
+
+
+def _source(source: Mapping[str, Any], location: Location) -> Iterator[Problem]:
+    rooms = {room: source[room] for room in ("events", "profiles") if isinstance(source.get(room), dict)}
+    has_files = "path" in source or any("path" in entry for entry in rooms.values())
+    if "url" not in source and not has_files:
+        yield Problem((*location, "url"), "missing")
+    if "url" in source and "path" in source:
+        yield Problem((*location, "path"), "cannot stand beside `url`: keep one of them")
+    for room, entry in rooms.items():
+        given = [place for place in PLACES if place in entry]
+        if len(given) > 1:
+            yield Problem((*location, room, given[1]), f"cannot stand beside `{given[0]}`: keep one of them")
+        elif "path" in given and "url" in source:
+            yield Problem(
+                (*location, room, "path"), "needs a source without `url`: give the files a source of their own"
+            )
+        elif not given and "path" not in source:
+            yield Problem(
+                (*location, room, "table"), f"missing: say where the {room} are with `table`, `sql` or `path`"
+            )
