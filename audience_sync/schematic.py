@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from audience_sync import __version__
 from audience_sync.config import Schematic as SchematicSettings
+from audience_sync.core.model import TraitType
 from audience_sync.core.outcomes import Answer, describe
 from audience_sync.errors import DestinationAway, DestinationError, KeyRefused
 
@@ -75,12 +76,12 @@ class Schematic:
         """Ask for a page, with the key; see `post_batch` for an answer of status 0."""
         return self._ask("GET", url)
 
-    def declare_boolean(self, trait: str, *, display_name: str) -> str | None:
-        """Declare a user trait as boolean, if Schematic does not know it; return what went wrong, or None."""
+    def declare(self, trait: str, trait_type: TraitType, *, display_name: str) -> str | None:
+        """Declare the type of a user trait, if Schematic does not know it; return what went wrong, or None."""
         definition = {
             "entity_type": "user",
             "hierarchy": [trait],
-            "trait_type": "boolean",
+            "trait_type": trait_type.value,
             "display_name": display_name,
         }
         url = f"{self._settings.api_url}/entity-trait-definitions"
@@ -92,7 +93,7 @@ class Schematic:
         except DestinationError as error:
             return str(error)
         known = data.get("trait_type") if isinstance(data, dict) else None
-        return None if known in (None, "boolean") else f"Schematic knows it as {known}, not boolean"
+        return None if known in (None, trait_type) else f"Schematic knows it as {known}, not {trait_type}"
 
     def close(self) -> None:
         """Close the connection."""

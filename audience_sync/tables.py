@@ -48,7 +48,9 @@ audiences = sa.Table(
     _column("next_due_at", MS, nullable=True),
     _column("declared_at", MS, nullable=True),  # when Schematic was told the trait's type
     _column("created_at", MS),
+    _column("computation", sa.Text, server_default="audience"),
     _one_of("state", "active", "paused", "retired"),
+    _one_of("computation", "audience", "trait"),
 )
 
 runs = sa.Table(
@@ -103,7 +105,7 @@ memberships = _clustered(
     _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("identifiers", sa.Text, nullable=True),
-    _column("value", sa.Text, nullable=True),
+    _column("value", sa.Text, nullable=True),  # of a computed trait: canonical JSON, never null; NULL of an audience
     _column("entered_run_id", sa.Integer),
     _column("generation", sa.BigInteger),
 )
@@ -149,7 +151,7 @@ outbox = _clustered(
     _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("audience_id", sa.Integer, primary_key=True),
-    _column("value", sa.Text),
+    _column("value", sa.Text),  # what Schematic is to be told, as JSON: also the text null
     _column("identifiers", sa.Text, nullable=True),
     _column("generation", sa.BigInteger),
     _column("run_id", sa.Integer),

@@ -15,7 +15,7 @@ from audience_sync.core.destination.parcels import Destination, make_parcel
 from audience_sync.core.destination.presets import presets
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Event, OpenChange
-from audience_sync.core.model import Change, ChangeKind, Member, RunKind, RunState
+from audience_sync.core.model import Change, ChangeKind, Computation, Member, RunKind, RunState
 from audience_sync.core.rows import canonical
 from audience_sync.core.shards import shard_of
 from audience_sync.store import audiences, binding, runs
@@ -25,6 +25,7 @@ NOON = datetime(2026, 3, 31, 12, 0, tzinfo=UTC)
 AUDIENCE_NAME = "Order Completed Last 30days"
 AUDIENCE_KEY = "order_completed_last_30days"
 ORDERS_SQL = "SELECT customer_id AS user_id, company_id FROM orders WHERE ordered_at <= :now"
+VALUES_SQL = "SELECT customer_id AS user_id, company_id AS value FROM orders WHERE ordered_at <= :now"
 
 
 class FrozenClock:
@@ -83,10 +84,11 @@ def config_text(
     audience: Mapping[str, object] | None = None,
     guard: Mapping[str, float] | None = None,
     source_url: str = "sqlite:///shop.db",
+    entries: str = "audiences",
     top: str = "",
     more: str = "",
 ) -> str:
-    """Return a configuration file with one audience of the shop.
+    """Return a configuration file with one audience of the shop, or one computed trait where `entries` are traits.
 
     `audience` has more settings of the audience, `guard` the limits; `top` is put before all tables and `more` behind
     them, as they are.
@@ -99,7 +101,7 @@ def config_text(
             "[sources.shop]",
             f"url = {json.dumps(source_url)}",
             *(["[guard]", *_assignments(guard)] if guard else []),
-            "[[audiences]]",
+            f"[[{entries}]]",
             f"name = {json.dumps(name)}",
             f"sql = {json.dumps(sql)}",
             f"user_keys = {{ {json.dumps(identity)} = 'user_id' }}",
@@ -163,10 +165,12 @@ def company_identifiers(company: str | None) -> str | None:
     return None if company is None else canonical({"company": {"groupId": company}})
 
 
-def make_run(connection: Connection, *, audience: str = "gold", **facts: object) -> RunRow:
-    """Start a run of an audience, under a generation of its own, and return it."""
+def make_run(
+    connection: Connection, *, audience: str = "gold", computation: Computation = Computation.AUDIENCE, **facts: object
+) -> RunRow:
+    """Start a run of an audience or computed trait, under a generation of its own, and return it."""
     now = int(NOON.timestamp() * 1000)
-    row = audiences.register(connection, key=audience, name=audience.title(), now_ms=now)
+    row = audiences.register(connection, key=audience, name=audience.title(), now_ms=now, computation=computation)
     default = NewRun(
         audience_id=row.id,
         kind=RunKind.INITIAL,

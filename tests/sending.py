@@ -178,14 +178,17 @@ def open_sending(
     audiences: Sequence[str] | Mapping[str, str] = ("gold",),
     source_url: str = "sqlite:///shop.db",
     company_keys: Mapping[str, str] | None = None,
+    traits: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Iterator[Sending]:
     """Write a configuration of these audiences, whose guards allow everything, and become a holder on the database.
 
-    A mapping has the definition of each audience, where that is not `members_of` its name.
+    A mapping has the definition of each audience, where that is not `members_of` its name; `traits` has the settings of
+    each computed trait.
     """
     path = folder / "config.toml"
     definitions = audiences if isinstance(audiences, Mapping) else {name: members_of(name) for name in audiences}
-    path.write_text(_configuration(database, sandbox, source_url, definitions, company_keys or {}))
+    more = [line for name, wanted in (traits or {}).items() for line in _trait(name, wanted)]
+    path.write_text(_configuration(database, sandbox, source_url, definitions, company_keys or {}) + "\n".join(more))
     settings = load(path, {})
     quick = {"max_backoff": SOON, "max_requests_per_second": 2000.0, "batch_size": 100}
     settings = settings.model_copy(update={"delivery": settings.delivery.model_copy(update=quick)})
@@ -225,7 +228,12 @@ def _configuration(
     for name, sql in definitions.items():
         lines += ["[[audiences]]", f"name = {json.dumps(name)}", f"sql = {json.dumps(sql)}"]
         lines += [f"company_keys.{key} = {json.dumps(column)}" for key, column in company_keys.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
+
+
+def _trait(name: str, wanted: Mapping[str, object]) -> list[str]:
+    settings = [f"{setting} = {json.dumps(value)}" for setting, value in wanted.items()]
+    return ["[[traits]]", f"name = {json.dumps(name)}", *settings]
 
 
 def run_deliver(sending: Sending, *, kill: str | None = None) -> subprocess.CompletedProcess[str]:

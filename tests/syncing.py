@@ -16,7 +16,7 @@ from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, outbox, runs
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import Job, Plan, RunReport, approve, plan, retract, sync
-from tests.factories import AUDIENCE_KEY, FrozenClock, Shop
+from tests.factories import FrozenClock, Shop
 
 MINUTE = timedelta(minutes=1)
 
@@ -62,7 +62,7 @@ class Syncing:
     def retract(self) -> RunRow:
         """Retract the audience, a minute later than before."""
         self.clock.advance(MINUTE)
-        return retract(self.workspace, AUDIENCE_KEY)
+        return retract(self.workspace, self.settings.audiences[0].key)
 
     def members(self) -> dict[str, str | None]:
         """Return the members with their identifiers, after checking that the audience's count is right."""
@@ -91,7 +91,7 @@ class Syncing:
     def audience(self) -> audiences.AudienceRow:
         """Return the audience's row."""
         with self.database.read() as connection:
-            return audiences.by_key(connection, AUDIENCE_KEY)
+            return audiences.by_key(connection, self.settings.audiences[0].key)
 
     def query(self, statement: str, **parameters: object) -> list[Any]:
         """Return the rows of a statement."""

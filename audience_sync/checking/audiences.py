@@ -7,10 +7,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
+from audience_sync.computing import columns_of
 from audience_sync.config import Audience, Settings, Source
 from audience_sync.core.rows import key_columns
 from audience_sync.db import Database
-from audience_sync.source import ping, probe
+from audience_sync.source import ping
 from audience_sync.store import audiences
 from audience_sync.store.audiences import AudienceRow
 
@@ -40,10 +41,10 @@ def look(settings: Settings, database: Database | None, *, now: datetime) -> Ite
 
 def _source(name: str, source: Source) -> Finding:
     try:
-        ping(_text(source), min(PATIENCE, source.statement_timeout))
+        ping(source, min(PATIENCE, source.statement_timeout))
     except EXPECTED as raised:
         return error("source", name, raised)
-    return ok("source", name, f"answers: {source.url}")
+    return ok("source", name, f"answers: {source.url or ', '.join(source.files.values())}")
 
 
 def _query(settings: Settings, audience: Audience, *, now: datetime, source_answers: bool) -> Finding:
@@ -54,9 +55,8 @@ def _query(settings: Settings, audience: Audience, *, now: datetime, source_answ
             f"could not be looked at: its source {audience.source} does not answer",
             remedy="set the source right first, then check again",
         )
-    source = settings.sources[audience.source]
     try:
-        columns = probe(_text(source), audience.sql, as_of=now, statement_timeout=source.statement_timeout)
+        columns = columns_of(settings, audience, as_of=now)
         key_columns(
             columns, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
         )
@@ -106,7 +106,3 @@ def _known(database: Database | None) -> dict[str, AudienceRow]:
         return {}
     with database.read() as connection:
         return {row.key: row for row in audiences.every(connection)}
-
-
-def _text(source: Source) -> str:
-    return source.url.get_secret_value().render_as_string(hide_password=False)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from audience_sync.checking.finding import Finding, error, ok, warning
 from audience_sync.config import Audience, Settings
-from audience_sync.core.destination.coverage import AT, PEOPLE, looks_at_the_environment, sample
+from audience_sync.core.destination.coverage import AT, PEOPLE, looks_at_the_environment, sample, sample_values
 from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent
 from audience_sync.core.destination.presets import DEFAULTS
@@ -45,10 +45,11 @@ def _bound(database: Database | None) -> str:
 
 def _samples(audience: Audience, settings: Settings, environment: str) -> Iterator[SegmentEvent]:
     destination = settings.destination(environment)
-    for value, kinds in (("true", ("entered", "updated", "resent")), ("false", ("exited", "resent"))):
+    present, absent = sample_values(audience.computation, audience.declared_type)
+    for value, kinds in ((present, ("entered", "updated", "resent")), (absent, ("exited", "resent"))):
         one = sample(audience.key, value, PEOPLE[0], destination, audience.user_keys, audience.company_keys)
         for kind in kinds:
-            change = one._replace(kind=kind)
+            change = one._replace(kind=kind, computation=audience.computation)
             yield destination.event([change], change.identifiers, at=AT)
 
 

@@ -26,16 +26,20 @@ MEMBERS_SHOWN = ("profile_key", "value", "identifiers", "since", "run_id")
 RUNS_SHOWN = (
     "id", "audience", "kind", "state", "as_of", "read", "entered", "exited", "updated", "rejected", "sent", "reason",
 )  # fmt: skip
+CHANGES_SHOWN = ("as_of", "audience", "computation", "profile_key", "kind", "value", "identifiers", "run_id")
 PROFILE_COLUMNS = (
-    "audience", "member", "since", "run_id", "value", "identifiers", "open_value", "open_state", "tries", "next_try_at",
-    "reason",
+    "audience", "computation", "member", "since", "run_id", "value", "identifiers", "open_value", "open_state", "tries",
+    "next_try_at", "reason",
 )  # fmt: skip
 DELIVERY_COLUMNS = ("accepted_at", "traits", "run_ids", "status", "mapping", "idempotency_key", "message_id")
-HISTORY_COLUMNS = ("as_of", "audience", "kind", "value", "identifiers", "run_id")
+HISTORY_COLUMNS = ("as_of", "audience", "computation", "kind", "value", "identifiers", "run_id")
 
-AudienceArgument = Annotated[str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience.")]
+AudienceArgument = Annotated[
+    str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
+]
 OptionalAudience = Annotated[
-    str | None, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience; all by default.")
+    str | None,
+    typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait; all by default."),
 ]
 
 
@@ -62,7 +66,7 @@ def members(
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """List who is in an audience, or was at an earlier instant.
+    """List who is in an audience, or was at an earlier instant; of a computed trait, who has which value.
 
     `since` is the instant of the sync that found the profile in. Of the past, fields are empty where older history is
     purged; who was in is always exact. json and csv have more fields than the table.
@@ -84,7 +88,7 @@ def profile(
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Show everything about one user: audiences, what is still to be sent, what was sent, and their history.
+    """Show everything about one user: audiences and computed traits, what is still to be sent, what was, and history.
 
     As json this is one object with audiences, events, deliveries and changes; as csv, the audiences. --limit is of
     deliveries and of changes, each newest first, and of events: the forwarded ones not accepted yet, oldest first.
@@ -153,7 +157,10 @@ def changes(
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """List who entered, exited or was updated, newest runs first."""
+    """List who entered, exited or was updated, newest runs first.
+
+    Of a computed trait: who got a value, lost it, or has another one; `value` is the new one, of an exit the last.
+    """
     settings = settings_of(context)
     with engine.opened(settings) as database:
         with database.read() as connection:
@@ -162,7 +169,7 @@ def changes(
                 stored_runs.get(connection, run)
         since_ms = None if since is None else int(since.timestamp() * 1000)
         found = reports.changes(database, audience_id=chosen, run_id=run, kind=kind, since_ms=since_ms)
-        print_records(found, reports.CHANGE_COLUMNS, format=format, limit=limit)
+        print_records(found, reports.CHANGE_COLUMNS, format=format, limit=limit, shown=CHANGES_SHOWN)
 
 
 def rejections(

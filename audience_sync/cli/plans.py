@@ -16,14 +16,15 @@ from audience_sync.config import Settings
 from audience_sync.core.destination.parcels import Parcel, make_parcel
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Event, OpenChange, with_key
-from audience_sync.core.model import Change, ChangeKind, delivered_value
+from audience_sync.core.model import Change, ChangeKind, Computation, delivered_value
 from audience_sync.core.rows import Reason
 from audience_sync.db import Database
 from audience_sync.store import audiences, binding, outbox
 from audience_sync.sync import Plan
 
 CHANGE_COLUMNS = ("audience", "change", "profile_key", "value", "identifiers")
-COLUMNS = (*CHANGE_COLUMNS, "bodies", "rejected")
+COLUMNS = (*CHANGE_COLUMNS, "bodies", "rejected", "computation")
+SHOWN = ("audience", "computation", *CHANGE_COLUMNS[1:])
 REDACTED = "(the API key)"
 MADE_WHEN_SENT = "(made when it is sent)"
 
@@ -41,7 +42,8 @@ class PlanSheet:
             self._ids = {row.key: row.id for row in audiences.every(connection)}
             self._waiting = outbox.count(connection)[0]
         self._destination = settings.destination(environment)
-        self._sheet = Sheet(COLUMNS, format=format, shown=CHANGE_COLUMNS)
+        self._computations = {one.key: one.computation for one in settings.audiences}
+        self._sheet = Sheet(COLUMNS, format=format, shown=SHOWN)
         self._shown: Counter[str] = Counter()
         self._rejected: Counter[tuple[str, str]] = Counter()  # by audience and reason
         self._samples: dict[tuple[str, ChangeKind, tuple[str, ...]], str] = {}  # by audience, kind and mappings
@@ -68,6 +70,7 @@ class PlanSheet:
                     "identifiers": change.identifiers,
                     "bodies": f"[{','.join(bodies)}]",
                     "rejected": "; ".join(reason for _, reason in parcel.rejected) or None,
+                    "computation": self._computations[key].value,
                 }
             )
 
@@ -76,10 +79,15 @@ class PlanSheet:
     def show(self, plan: Plan) -> None:
         """Say what a plan amounts to."""
         c = plan.counts
+        if plan.computation is Computation.AUDIENCE:
+            before = f"{plan.members_before:,} members"
+            would = f"{c.entered:,} would enter, {c.exited:,} exit, {c.updated:,} be updated"
+        else:
+            before = f"{plan.members_before:,} have a value"
+            would = f"{c.entered:,} would get a value, {c.exited:,} lose it, {c.updated:,} be updated"
         console.print(
-            f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {plan.as_of:%Y-%m-%d %H:%M:%S} UTC,"
-            f" {plan.members_before:,} members): {c.read:,} read, {c.entered:,} would enter, {c.exited:,} exit,"
-            f" {c.updated:,} be updated; {c.unchanged:,} unchanged, {c.rejected:,} rejected,"
+            f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {plan.as_of:%Y-%m-%d %H:%M:%S} UTC, {before}):"
+            f" {c.read:,} read, {would}; {c.unchanged:,} unchanged, {c.rejected:,} rejected,"
             f" {c.duplicates:,} duplicates",
         )
         if plan.definition_changed:
@@ -107,7 +115,16 @@ class PlanSheet:
         """Return what a change would come to, if its person has no other open change."""
         value = delivered_value(change)
         row = OpenChange(
-            0, change.profile_key, self._ids.get(key, 0), key, value, change.identifiers, 0, 0, change.kind
+            shard=0,
+            profile_key=change.profile_key,
+            audience_id=self._ids.get(key, 0),
+            trait=key,
+            value=value,
+            identifiers=change.identifiers,
+            generation=0,
+            run_id=0,
+            kind=change.kind,
+            computation=self._computations[key],
         )
         return make_parcel([row], self._destination, at=self._at)
 
@@ -128,4 +145,7 @@ def _explain(reason: Reason) -> str:
         Reason.UNSUPPORTED_TYPE: "the identity is neither text, a whole number nor a UUID",
         Reason.DUPLICATE: "the identity came before; the row with the smallest canonical JSON counts",
         Reason.OMITTED_IDENTIFIER: "another identifier is unusable and is left out",
+        Reason.NULL_VALUE: "there is no value",
+        Reason.LONG_VALUE: "the value is longer than 1,024 characters, which Schematic does not take; there is none",
+        Reason.UNFIT_VALUE: "the value is not of the declared type, or cannot be written as JSON; there is none",
     }[reason]

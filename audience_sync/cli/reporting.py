@@ -13,7 +13,7 @@ from rich.markup import escape
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
 from audience_sync.config import Settings
-from audience_sync.core.model import RunState
+from audience_sync.core.model import EXIT_VALUES, Computation, RunState
 from audience_sync.db import Database, display_url
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused
@@ -132,9 +132,11 @@ def orphans(database: Database, settings: Settings) -> None:
     with database.read() as connection:
         for row in audiences.every(connection):
             if row.key not in known and row.state != "retired":
+                members = "members" if row.computation is Computation.AUDIENCE else "values"
+                told = EXIT_VALUES[row.computation]
                 console.print(
-                    f"[yellow]orphan:[/] {row.key} has {row.members:,} members but is not in {settings.path};"
-                    f" its traits stay as they are (`audience-sync retract {row.key}` sends false to all)",
+                    f"[yellow]orphan:[/] {row.key} has {row.members:,} {members} but is not in {settings.path};"
+                    f" its traits stay as they are (`audience-sync retract {row.key}` sends {told} to all)",
                 )
 
 

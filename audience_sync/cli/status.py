@@ -13,6 +13,7 @@ from audience_sync import app as engine
 from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.output import Format, FormatOption, LimitOption, json_line, print_records
 from audience_sync.config import Settings
+from audience_sync.core.model import Computation
 from audience_sync.core.shards import UNITS
 from audience_sync.db import Database, display_url
 from audience_sync.errors import UnknownName
@@ -22,8 +23,10 @@ from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record, iso
 
 PANEL = "Look"
-STATUS_COLUMNS = ("key", "state", "members", "last_run", "next_due", "open", "dead")
-AUDIENCE_COLUMNS = ("key", "name", "state", "members", "trait", "last_success", "next_due", "definition_changed")
+STATUS_COLUMNS = ("key", "computation", "state", "members", "last_run", "next_due", "open", "dead")
+AUDIENCE_COLUMNS = (
+    "key", "name", "computation", "state", "members", "trait", "last_success", "next_due", "definition_changed",
+)  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -37,6 +40,7 @@ def status(context: typer.Context, format: FormatOption = Format.TABLE) -> None:
 
     As json this is one object for the whole database; as csv, its audiences. An audience is `active`, `paused`,
     `retired`, `disabled` (enabled = false), `orphan` (in the database but not in the file) or `new` (never synced).
+    The members of a computed trait are the profiles that have a value.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -52,7 +56,7 @@ def status(context: typer.Context, format: FormatOption = Format.TABLE) -> None:
 
 
 def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOption = Format.TABLE) -> None:
-    """List the audiences of the file and of the database; status says what their states mean.
+    """List the audiences and computed traits of the file and of the database; status says what their states mean.
 
     `definition_changed`: the definition in the file is another than that of the last completed sync.
     """
@@ -140,6 +144,7 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
             {
                 "key": key,
                 "name": one.name if one else row.name if row else key,
+                "computation": (row.computation if row else one.computation if one else Computation.AUDIENCE).value,
                 "state": _state(row, in_file=one is not None, enabled=one is not None and one.enabled),
                 "members": row.members if row else 0,
                 "last_run": fact.last_run,

@@ -20,6 +20,7 @@ from audience_sync.cli.output import Format, FormatOption
 from audience_sync.cli.plans import PlanSheet
 from audience_sync.cli.progress import Progress
 from audience_sync.config import Audience, Settings, resolve_api_key
+from audience_sync.core.model import Computation
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences
@@ -85,7 +86,7 @@ def sync(
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Find out who belongs to each audience now, and send what changed.
+    """Find out who belongs to each audience now, and who has which value of each computed trait; send what changed.
 
     The first sync of an audience sends everybody in it, later ones only the changes. Exit codes: 0 done, 1 failed,
     3 done but some deliveries are open or dead, 4 blocked by a guard, 5 another process is syncing, 6 key refused.
@@ -174,19 +175,25 @@ def approve(
 
 def retract(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="AUDIENCE", help="Key of an audience in the database.")],
+    name: Annotated[
+        str, typer.Argument(metavar="AUDIENCE", help="Key of an audience or computed trait in the database.")
+    ],
     yes: Yes = False,
     no_deliver: NoDeliver = False,
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """End an audience: send false to every member, and retire its key for ever."""
+    """End an audience or computed trait: send false to every member, or null for every value, and retire its key."""
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
     with engine.opened(settings) as database, database.read() as connection:
         audience = audiences.by_key(connection, name)
-    question = f"Send false to the {audience.members:,} members of {audience.key}, and never use this key again?"
-    reporting.confirm(question, yes=yes)
+    whom = (
+        f"false to the {audience.members:,} members of {audience.key}"
+        if audience.computation is Computation.AUDIENCE
+        else f"null to the {audience.members:,} profiles that have {audience.key}"
+    )
+    reporting.confirm(f"Send {whom}, and never use this key again?", yes=yes)
     with working(settings) as (workspace, stop):
         retracted = _patiently(partial(retract_audience, workspace, audience.key), wait, stop)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
@@ -201,7 +208,9 @@ def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -
     if names:
         return [settings.audience(name) for name in names]
     if not settings.audiences:
-        raise UnknownName(f"{settings.path} has no [[audiences]]", hint="config.example.toml shows one")
+        raise UnknownName(
+            f"{settings.path} has no [[audiences]] and no [[traits]]", hint="config.example.toml shows one"
+        )
     with workspace.database.read() as connection:
         states = {row.key: row.state for row in audiences.every(connection)}
     chosen = []

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from audience_sync.computing.definitions import Definition, open_definition
+from audience_sync.computing.definitions import Definition, columns_of, open_definition, statement_of
 
-__all__ = ["Definition", "open_definition"]
+__all__ = ["Definition", "columns_of", "open_definition", "statement_of"]

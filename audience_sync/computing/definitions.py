@@ -7,13 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
+from audience_sync.compiling.rendering import render
+from audience_sync.compiling.statements import Compiler, Select
+from audience_sync.computing.preparing import compiler_of, explained, identifiers_of
 from audience_sync.config import Audience, Settings
-from audience_sync.source import Page, open_rows
+from audience_sync.core.model import Computation
+from audience_sync.core.parameters import Statement
+from audience_sync.source import Page, open_rows, probe
 
 
 @dataclass(frozen=True)
 class Definition:
-    """The result of a definition: its columns, its rows, once, and whether its values are JSON text already."""
+    """The result of a definition: its columns, its rows, once, and whether its values are the text of JSON."""
 
     columns: tuple[str, ...]
     pages: Callable[[], Iterator[Page]]
@@ -30,6 +35,38 @@ def open_definition(settings: Settings, audience: Audience, *, as_of: datetime) 
         ConfigError: the definition can be seen to be wrong without running it.
         SourceError: the source cannot be read, also while `pages` is read.
     """
-    source = settings.sources[audience.source]
-    with open_rows(source, audience.sql or "", as_of=as_of) as rows:
-        yield Definition(rows.columns, rows.pages, values_are_json=False)
+    query = statement_of(settings, audience, as_of=as_of)
+    with open_rows(settings.sources[audience.source], query, as_of=as_of) as rows:
+        yield Definition(rows.columns, rows.pages, values_are_json=audience.query is not None)
+
+
+def columns_of(settings: Settings, audience: Audience, *, as_of: datetime) -> tuple[str, ...]:
+    """Return the columns that `open_definition` would, with as little reading as the database allows.
+
+    Raises:
+        ConfigError: the definition can be seen to be wrong without running it.
+        SourceError: the source cannot be reached or refuses the definition.
+    """
+    query = statement_of(settings, audience, as_of=as_of)
+    return probe(settings.sources[audience.source], query, as_of=as_of)
+
+
+def statement_of(settings: Settings, audience: Audience, *, as_of: datetime) -> str | Statement:
+    """Return what runs in the source: a person's own SQL, or a query compiled.
+
+    Raises:
+        ConfigError: the query asks for what the source has not.
+        SourceError: the source does not say what columns it has.
+    """
+    if audience.sql is not None:
+        return audience.sql
+    compiler = compiler_of(settings, audience, as_of=as_of)
+    with explained(audience):
+        return render(_select(settings, audience, compiler), compiler.dialect)
+
+
+def _select(settings: Settings, audience: Audience, compiler: Compiler) -> Select:
+    identifiers = identifiers_of(settings, audience)
+    if audience.computation is Computation.TRAIT:
+        return compiler.values(audience.scalar, audience.zone, identifiers)
+    return compiler.members(audience.condition, audience.zone, identifiers)

@@ -9,30 +9,46 @@ from functools import lru_cache
 from typing import Any
 
 from audience_sync.config.checks import Entries, Raw, entries_of
-from audience_sync.config.document import DEFAULT_IDENTITY, AudienceTable, Document
+from audience_sync.config.document import DEFAULT_IDENTITY, AudienceTable, Document, TraitTable
 from audience_sync.config.problems import Location, Problem, near, spell
 from audience_sync.config.sources import SourceTable
-from audience_sync.core.model import Computation
 from audience_sync.core.naming import audience_key
-from audience_sync.core.query.tree import Query, Stream, traits_of, walk
+from audience_sync.core.query.tree import Condition, Query, Scalar, Stream, traits_of, walk
 from audience_sync.errors import QueryError
 
 
 @lru_cache(maxsize=1024)
-def read_query(computation: Computation, text: str) -> Query:
-    """Return the syntax tree of a query.
+def read_condition(text: str) -> Condition:
+    """Return the syntax tree of an audience's query.
 
     Raises:
         QueryError: it cannot be read.
     """
-    from audience_sync.core.query import parsing  # noqa: PLC0415 - Lark is slow to import
+    from audience_sync.core.query.parsing import parse_audience  # noqa: PLC0415 - Lark is slow to import
 
-    return parsing.parse_trait(text) if computation is Computation.TRAIT else parsing.parse_audience(text)
+    return parse_audience(text)
+
+
+@lru_cache(maxsize=1024)
+def read_scalar(text: str) -> Scalar:
+    """Return the syntax tree of a computed trait's query.
+
+    Raises:
+        QueryError: it cannot be read.
+    """
+    from audience_sync.core.query.parsing import parse_trait  # noqa: PLC0415 - Lark is slow to import
+
+    return parse_trait(text)
 
 
 def key_of(entry: AudienceTable) -> str:
     """Return the key of an audience or computed trait."""
     return entry.key or audience_key(entry.name)
+
+
+def asked_by_key(query: Query) -> frozenset[str]:
+    """Return what a query asks for that may be the key of an audience or computed trait."""
+    return frozenset(trait.path[0] for trait in traits_of(query) if len(trait.path) == 1)
 
 
 def user_column(source: SourceTable) -> str:
@@ -56,13 +72,12 @@ def check_queries(raw: Raw) -> Iterator[Problem]:
     for location, entry in entries.items():
         if not isinstance(text := entry.get("query"), str) or not text.strip():
             continue
-        computation = Computation.TRAIT if location[0] == "traits" else Computation.AUDIENCE
         try:
-            tree = read_query(computation, text)
+            tree: Query = read_scalar(text) if location[0] == "traits" else read_condition(text)
         except QueryError as error:
             yield Problem((*location, "query"), str(error))
             continue
-        asked = frozenset(trait.path[0] for trait in traits_of(tree) if len(trait.path) == 1) & places.keys()
+        asked = asked_by_key(tree) & places.keys()
         if (key := _key(entry)) is not None:
             graph[key] = asked
         yield from _rooms(raw, entry, location, tree=tree, keys=places)
@@ -166,10 +181,10 @@ def foundations(document: Document) -> dict[str, str]:
     entries = {key_of(entry): entry for entry in [*document.audiences, *document.traits]}
     graph = {}
     for key, entry in entries.items():
-        computation = Computation.TRAIT if entry in document.traits else Computation.AUDIENCE
-        tree = read_query(computation, entry.query) if entry.query else None
-        traits = traits_of(tree) if tree is not None else []
-        graph[key] = frozenset(trait.path[0] for trait in traits if len(trait.path) == 1) & entries.keys()
+        graph[key] = frozenset[str]()
+        if entry.query:
+            tree: Query = read_scalar(entry.query) if isinstance(entry, TraitTable) else read_condition(entry.query)
+            graph[key] = asked_by_key(tree) & entries.keys()
     digests: dict[str, str] = {}
     for key in order(graph):
         entry = entries[key]

@@ -12,14 +12,22 @@ from pydantic import BaseModel, ConfigDict
 from audience_sync.config.document import Database, Delivery, Ingest, MappingTable, Retention, Schematic
 from audience_sync.config.mappings import make_mappings
 from audience_sync.config.problems import near
-from audience_sync.config.queries import digest_of, read_query
+from audience_sync.config.queries import digest_of, read_condition, read_scalar
 from audience_sync.config.sources import Source
 from audience_sync.core.destination.coverage import Coverage, coverage
 from audience_sync.core.destination.mappings import Mapping
 from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
-from audience_sync.core.query.tree import Query
+from audience_sync.core.query.tree import Condition, Kind, Query, Scalar, kind_of
 from audience_sync.errors import UnknownName
+
+_TYPES = {
+    Kind.NUMBER: TraitType.NUMBER,
+    Kind.TEXT: TraitType.STRING,
+    Kind.LIST: TraitType.STRING,  # the text of a JSON list
+    Kind.BOOLEAN: TraitType.BOOLEAN,
+    Kind.MOMENT: TraitType.DATE,
+}
 
 
 class Schedule(BaseModel):
@@ -60,10 +68,29 @@ class Audience(BaseModel):
     schedule: Schedule
     guard: GuardLimits
 
-    @cached_property
+    @property
+    def condition(self) -> Condition:
+        """Return the query of an audience that has one."""
+        return read_condition(self.query or "")
+
+    @property
+    def scalar(self) -> Scalar:
+        """Return the query of a computed trait that has one."""
+        return read_scalar(self.query or "")
+
+    @property
     def tree(self) -> Query:
-        """Return the query as a syntax tree; an audience with `sql` has none."""
-        return read_query(self.computation, self.query or "")
+        """Return the query of an audience or computed trait that has one."""
+        return self.scalar if self.computation is Computation.TRAIT else self.condition
+
+    @property
+    def declared_type(self) -> TraitType | None:
+        """Return the type that its trait is declared with in Schematic; None: nothing says what its values are."""
+        if self.computation is Computation.AUDIENCE:
+            return TraitType.BOOLEAN
+        if self.type is not None or self.query is None:
+            return self.type
+        return _TYPES.get(kind_of(self.scalar))
 
     @property
     def zone(self) -> ZoneInfo:

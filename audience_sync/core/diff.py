@@ -22,3 +22,11 @@ def diff(before: AbstractSet[str], now: AbstractSet[str]) -> list[Change]:
     changes.extend(Change(ChangeKind.EXITED, key, old.identifiers, old.value) for key, old in gone.items())
     changes.sort(key=lambda change: change.profile_key)
     return changes
+
+
+def staying(before: AbstractSet[str], now: AbstractSet[str]) -> set[str]:
+    """Return the lines `now` and those lines `before` whose profiles have none any more."""
+    gone = {line.partition("\t")[0]: line for line in before - now}
+    for line in now - before:
+        gone.pop(line.partition("\t")[0], None)
+    return {*now, *gone.values()}

@@ -28,6 +28,7 @@ class OpenChange(NamedTuple):
     generation: int
     run_id: int
     kind: str = "entered"  # of the change that was not told yet; resent: nothing happened
+    computation: str = "audience"  # as in Computation
 
 
 class Carried(NamedTuple):

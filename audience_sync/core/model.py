@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -42,7 +42,7 @@ class ChangeKind(StrEnum):
     """What happened to one profile in one audience."""
 
     ENTERED = "entered"
-    EXITED = "exited"
+    EXITED = "exited"  # of a computed trait: it has no value any more
     UPDATED = "updated"  # identifiers or value differ, membership does not
 
 
@@ -52,7 +52,7 @@ class RunKind(StrEnum):
     INITIAL = "initial"  # until one run of the audience has completed
     INCREMENTAL = "incremental"
     RESYNC = "resync"  # sends every current value again, and the exits still remembered
-    RETRACT = "retract"  # sends false to every member and retires the key
+    RETRACT = "retract"  # takes every member out and retires the key
 
 
 class RunState(StrEnum):
@@ -82,12 +82,21 @@ class Change(NamedTuple):
     kind: ChangeKind
     profile_key: str
     identifiers: str | None  # of an exit: those the profile was last seen with
-    value: str | None
+    value: str | None  # of an exit: the last one; as in Member, None for an audience, and never for a computed trait
+
+
+MEMBER_VALUE: Final = "true"
+"""What Schematic is told of a member of an audience, as JSON text; of a computed trait it is told the value."""
+
+EXIT_VALUES: Final = {Computation.AUDIENCE: "false", Computation.TRAIT: "null"}
+"""What Schematic is told of somebody who is not a member, or has no value: JSON text, and no SQL NULL."""
 
 
 def delivered_value(change: Change) -> str:
-    """Return what Schematic is to be told of a change: JSON text, ``true`` and ``false`` for an audience."""
-    return "false" if change.kind is ChangeKind.EXITED else change.value or "true"
+    """Return what Schematic is to be told of a change, as JSON text."""
+    if change.kind is ChangeKind.EXITED:
+        return EXIT_VALUES[Computation.AUDIENCE if change.value is None else Computation.TRAIT]
+    return MEMBER_VALUE if change.value is None else change.value
 
 
 @dataclass(frozen=True)

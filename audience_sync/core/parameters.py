@@ -9,7 +9,7 @@ name is a parameter, and the only parameter is `:now`. Nothing else of the text 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -59,6 +59,17 @@ class Bound(NamedTuple):
 
     sql: str
     placeholders: int
+
+
+class Statement(NamedTuple):
+    """One query ready for the driver of its database, in the driver's own parameter style.
+
+    SQLite wants `:name` and a mapping, psycopg `%(name)s`, a mapping and every other % doubled, DuckDB `$1` and a
+    sequence, any other driver what its `paramstyle` says.
+    """
+
+    sql: str
+    parameters: Mapping[str, object] | Sequence[object] | None  # None: the driver is to look for none, and at no %
 
 
 class _Token(NamedTuple):

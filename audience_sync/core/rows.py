@@ -21,6 +21,7 @@ from audience_sync.core.shards import SHARDS
 from audience_sync.errors import SourceError
 
 MAX_KEY_LENGTH = 255  # characters
+VALUE = "value"  # the column of a computed trait's values
 COMPANIES_KNOWN = 50_000  # distinct values of a single further identifier whose JSON is kept while reading
 _MASK = SHARDS - 1  # `shards.shard_of`, without the call
 _UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
@@ -38,6 +39,9 @@ class Reason(StrEnum):
     UNSUPPORTED_TYPE = "unsupported_type"
     DUPLICATE = "duplicate"  # the key came before; the row with the smallest canonical JSON counts
     OMITTED_IDENTIFIER = "omitted_identifier"  # another identifier of the row is unusable and was left out
+    NULL_VALUE = "null_value"  # a computed trait has none for this profile
+    LONG_VALUE = "long_value"  # over 1,024 characters: Schematic keeps no longer ones
+    UNFIT_VALUE = "unfit_value"  # not a finite number, of a type that JSON has not, or not of the declared type
 
 
 class Rejection(NamedTuple):
@@ -54,6 +58,13 @@ class KeyColumns(NamedTuple):
     identity: int
     user: tuple[tuple[str, int], ...]
     company: tuple[tuple[str, int], ...]
+
+
+class ValueColumn(NamedTuple):
+    """Where the value of a computed trait stands, and how it is read: canonical JSON text, or why it is not taken."""
+
+    position: int
+    read: Callable[[object], str | Reason]
 
 
 def stringify(value: object) -> str | Reason:  # noqa: PLR0911 - one return for each kind of value reads best
@@ -93,17 +104,29 @@ def key_columns(
         **{f"company_keys.{k}": c for k, c in company_keys.items()},
     }
     for setting, column in wanted.items():
-        if columns.count(column) != 1:
-            problem = "no" if column not in columns else "more than one"
-            raise SourceError(
-                f"the result has {problem} column {column!r}, which {setting} names",
-                hint=f"its columns are {', '.join(columns)}",
-            )
+        _position(columns, column, f"which {setting} names")
     return KeyColumns(
         columns.index(user_keys[identity]),
         tuple((key, columns.index(column)) for key, column in sorted(user_keys.items()) if key != identity),
         tuple((key, columns.index(column)) for key, column in sorted(company_keys.items())),
     )
+
+
+def value_position(columns: Sequence[str]) -> int:
+    """Return where the value of a computed trait stands in a result with these columns.
+
+    Raises:
+        SourceError: the column is missing, or stands there twice.
+    """
+    return _position(columns, VALUE, "which a computed trait needs")
+
+
+def _position(columns: Sequence[str], column: str, why: str) -> int:
+    if columns.count(column) != 1:
+        problem = "no" if column not in columns else "more than one"
+        hint = f"its columns are {', '.join(columns)}"
+        raise SourceError(f"the result has {problem} column {column!r}, {why}", hint=hint)
+    return columns.index(column)
 
 
 def canonical(value: object) -> str:
@@ -112,15 +135,22 @@ def canonical(value: object) -> str:
 
 
 def shard_rows(
-    columns: KeyColumns, *, lines: Sequence[list[str]], reject: Callable[[Rejection], None]
+    columns: KeyColumns,
+    *,
+    lines: Sequence[list[str]],
+    reject: Callable[[Rejection], None],
+    value_column: ValueColumn | None = None,
 ) -> Callable[[Iterable[Row]], None]:
     """Return a function that files a page of rows as lines into `lines`, one list for each of the 1,024 shards.
 
-    Rows without a usable key go to `reject` instead; a row whose other identifiers are unusable is filed without them.
-    This is the one loop that every row of every source goes through, so it asks the cheap questions inline.
+    Rows without a usable key or value go to `reject` instead; a row whose other identifiers are unusable is filed
+    without them. This is the one loop that every row of an audience goes through, so it asks the cheap questions
+    inline.
     """
     if len(lines) != SHARDS:
         raise ValueError(f"{SHARDS} lists are needed")
+    if value_column is not None:
+        return _shard_values(columns, value_column, lines=lines, reject=reject)
     identity = columns.identity
     others = [position for _, position in (*columns.user, *columns.company)]
     only = others[0] if len(others) == 1 else None
@@ -146,6 +176,26 @@ def shard_rows(
                 lines[crc32(key.encode()) & _MASK].append(key + tail)
             else:
                 lines[crc32(key.encode()) & _MASK].append(key)
+
+    return file
+
+
+def _shard_values(
+    columns: KeyColumns, value_column: ValueColumn, *, lines: Sequence[list[str]], reject: Callable[[Rejection], None]
+) -> Callable[[Iterable[Row]], None]:
+    """Return the same for rows with a value, which becomes the third field of a line."""
+    position, read = value_column
+
+    def file(page: Iterable[Row]) -> None:
+        for row in page:
+            key = stringify(row[columns.identity])
+            value = key if isinstance(key, Reason) else read(row[position])
+            if isinstance(value, Reason):
+                reject(Rejection(value, _as_text(row[columns.identity]), _excerpt(columns, row)))
+                continue
+            identifiers = _identifiers(columns, row, key, reject)
+            middle = canonical(identifiers) if identifiers else ""
+            lines[crc32(key.encode()) & _MASK].append(f"{key}\t{middle}\t{value}")
 
     return file
 

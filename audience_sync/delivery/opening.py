@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from audience_sync.config import Settings
+from audience_sync.config import Audience, Settings
+from audience_sync.core.model import Computation, TraitType
 from audience_sync.leasing import Workspace
 from audience_sync.schematic import Schematic
 from audience_sync.store import audiences, binding
+from audience_sync.store.audiences import AudienceRow
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Acquaintance:
 
     tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
     environment: str | None = None  # of the key, once it was asked for
-    refused: set[int] = field(default_factory=set)  # audiences whose trait could not be declared
+    refused: set[int] = field(default_factory=set)  # audiences whose trait could not be declared, or need not be
 
 
 def bind(workspace: Workspace, settings: Settings, schematic: Schematic) -> str:
@@ -48,9 +50,10 @@ def declare_traits(
     refused: set[int],
     warn: Callable[[str], None],
 ) -> None:
-    """Declare the traits that are to be sent for the first time as boolean, if a mapping sends them under their names.
+    """Declare the types of traits that are to be sent for the first time, if a mapping sends them under their names.
 
-    A refusal is a warning, told once and remembered in `refused`: the trait is sent all the same.
+    An audience is boolean; a computed trait has the type of the file, and without one Schematic goes by its first
+    value. A refusal is a warning, told once and remembered in `refused`: the trait is sent all the same.
     """
     with workspace.database.read() as connection:
         undeclared = audiences.undeclared(connection)
@@ -63,10 +66,21 @@ def declare_traits(
         if known is not None and not settings.coverage(known, environment=environment).sets_trait:
             refused.add(audience.id)  # nothing sends the trait under this name, until the program is started anew
             continue
-        problem = schematic.declare_boolean(audience.key, display_name=audience.name)
+        trait_type = _type_of(audience, known)
+        if trait_type is None:
+            refused.add(audience.id)
+            continue
+        problem = schematic.declare(audience.key, trait_type, display_name=audience.name)
         if problem is None:
             with workspace.database.write() as connection:
                 audiences.set_declared(connection, audience.id, workspace.seams.now_ms())
         else:
             refused.add(audience.id)
-            warn(f"trait {audience.key} could not be declared boolean, it is sent all the same: {problem}")
+            warn(f"trait {audience.key} could not be declared {trait_type}, it is sent all the same: {problem}")
+
+
+def _type_of(row: AudienceRow, known: Audience | None) -> TraitType | None:
+    """Return the type to declare, or None where nobody knows it: of a computed trait that is not in the file, too."""
+    if row.computation is Computation.AUDIENCE:
+        return TraitType.BOOLEAN
+    return known.declared_type if known is not None else None

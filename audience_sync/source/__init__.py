@@ -1,4 +1,4 @@
-"""Reading a source: the user's own database, with the user's own SQL, and nothing but reading.
+"""Reading a source: the user's own database or files, with the user's SQL or ours, and nothing but reading.
 
 `reading` is the room's door; one module per database knows how to open it read only, take one snapshot, stream, and
 stop a query that takes too long.
@@ -6,6 +6,20 @@ stop a query that takes too long.
 
 from __future__ import annotations
 
-from audience_sync.source.reading import Rows, open_rows, ping, probe
+from audience_sync.core.parameters import Statement
+from audience_sync.source.opening import backend
+from audience_sync.source.reading import Rows, columns, open_rows, ping, probe, table_columns
+from audience_sync.source.session import Column, Page
 
-__all__ = ["Rows", "open_rows", "ping", "probe"]
+__all__ = [
+    "Column",
+    "Page",
+    "Rows",
+    "Statement",
+    "backend",
+    "columns",
+    "open_rows",
+    "ping",
+    "probe",
+    "table_columns",
+]

@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 from sqlalchemy.engine import URL
 
-from audience_sync.core.parameters import lexis_of
-from audience_sync.source.session import PAGE, Page
+from audience_sync.core.parameters import Statement, bind_now, lexis_of
+from audience_sync.source.session import PAGE, Column, Page
 from audience_sync.source.sqlite import existing_file
 
 CONNECT_ERRORS = (duckdb.Error,)
+MORE_MEMORY = "make the query cheaper or raise memory_limit"
+_LEXIS = lexis_of("duckdb")
 
 
 def connect(url: URL, limit: timedelta) -> DuckdbSession:
@@ -34,28 +36,30 @@ def connect(url: URL, limit: timedelta) -> DuckdbSession:
 class DuckdbSession:
     """One connection; its one query streams from the snapshot in which it began."""
 
-    lexis = lexis_of("duckdb")
-    placeholder = "$now"
-    double_percent = False
     errors: tuple[type[Exception], ...] = (duckdb.Error, ValueError, OverflowError)  # dates Python has not
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
 
-    def execute(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
-        """Start a query; its time stamps without a zone are UTC, as `:now` is."""
-        parameters = {"now": as_of.astimezone(UTC).replace(tzinfo=None)} if count else None
-        self._connection.execute(sql, parameters)
+    def bind(self, sql: str, as_of: datetime) -> Statement:
+        """Bind `:now` as a timestamp without a zone, in UTC, as DuckDB's timestamps without a zone are taken to be."""
+        bound = bind_now(sql, "$now", lexis=_LEXIS)
+        now = as_of.astimezone(UTC).replace(tzinfo=None)
+        return Statement(bound.sql, {"now": now} if bound.placeholders else None)
+
+    def execute(self, statement: Statement) -> tuple[str, ...]:
+        """Start a query."""
+        self._connection.execute(*statement)
         return tuple(column[0] for column in self._connection.description or ())
 
     def fetch(self) -> Page:
         """Return the next rows."""
         return self._connection.fetchmany(PAGE)
 
-    def describe(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
-        """Name the columns; nothing is run."""
-        self.execute(f"DESCRIBE (\n{sql}\n)", count, as_of)
-        return tuple(row[0] for row in self._connection.fetchall())
+    def describe(self, statement: Statement) -> tuple[Column, ...]:
+        """Name the columns and their types; nothing is run."""
+        self.execute(statement._replace(sql=f"DESCRIBE (\n{statement.sql}\n)"))
+        return tuple(Column(name, kind.lower()) for name, kind, *_ in self._connection.fetchall())
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
         """Return DuckDB's own interrupt."""
@@ -64,6 +68,10 @@ class DuckdbSession:
     def is_lost(self, error: Exception) -> bool:
         """Tell whether the database became unusable."""
         return isinstance(error, duckdb.FatalException)
+
+    def remedy(self, error: Exception) -> str | None:
+        """Return what to do when memory is short."""
+        return MORE_MEMORY if isinstance(error, duckdb.OutOfMemoryException) else None
 
     def close(self) -> None:
         """Close the connection."""

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 from sqlalchemy.engine import URL
 
+from audience_sync.config import Source
 from audience_sync.errors import SourceError
 
+_REASON = re.compile(  # in what DuckDB says of a CSV file, between the row itself and advice
+    r'Error when converting column "[^"]*"|Expected Number of Columns: \d+ Found: \d+|not utf-8 encoded'
+    r"|unterminated quote",
+    re.IGNORECASE,
+)
+_FILE = re.compile(r"^\s*file = (.+?)\s*$", re.MULTILINE)
 _SECRET_WORDS = ("password", "passwd", "pwd", "token", "secret", "key")
 
 
-def place_of(url: URL) -> str:
-    """Name a source for people: the file, or the server and its database."""
+def place_of(source: Source) -> str:
+    """Name a source for people: the files, or the server and its database."""
+    if source.url is None:
+        return f"the file source {', '.join(dict.fromkeys(source.files.values()))}"
+    url = source.url.get_secret_value()
     if url.get_backend_name() in {"sqlite", "duckdb"}:
         return f"the {url.get_backend_name()} source {url.database or 'in memory'}"
     where = url.host or url.normalized_query.get("host", ("localhost",))[0]
     return f"the {url.get_backend_name()} source {url.database or ''}@{where}".replace(" @", " ")
 
 
-def explained(failure: str, error: Exception, url: URL, *, hint: str | None = None) -> SourceError:
+def explained(failure: str, error: Exception, source: Source, *, hint: str | None = None) -> SourceError:
     """Make one sentence of a failure and the first line of what the driver said, without the secrets of the URL."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0] if lines else type(error).__name__
-    for secret in _secrets(url):
+    if "CSV Error" in said:  # the reason and the file are on other lines, among them one with the row itself
+        reason, file = _REASON.search(str(error)), _FILE.search(str(error))
+        said += f": {reason.group()}" if reason else ""
+        said += f", in {file.group(1)}" if file else ""
+    for secret in _secrets(source.url.get_secret_value()) if source.url else ():
         said = said.replace(secret, "***")
     return SourceError(f"{failure[0].upper()}{failure[1:]}: {said.rstrip('.')}.", hint=hint)
 
@@ -35,6 +50,14 @@ def _secrets(url: URL) -> list[str]:
         if any(word in name.lower() for word in _SECRET_WORDS):
             found.update(values)
     return sorted(found - {""}, key=len, reverse=True)
+
+
+def overdue(place: str, limit: timedelta) -> SourceError:
+    """Say that a query was stopped."""
+    return SourceError(
+        f"The query on {place} did not finish within {spell(limit)}.",
+        hint="make the query cheaper or raise statement_timeout",
+    )
 
 
 def spell(limit: timedelta) -> str:

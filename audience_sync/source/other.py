@@ -6,7 +6,7 @@ account in the URL: give it one that can only read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from math import ceil
@@ -17,8 +17,8 @@ from sqlalchemy.engine import URL, Connection, CursorResult
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from audience_sync.core.parameters import lexis_of
-from audience_sync.source.session import CONNECT_TIMEOUT, PAGE, Page
+from audience_sync.core.parameters import Statement, bind_now, lexis_of
+from audience_sync.source.session import CONNECT_TIMEOUT, PAGE, Column, Page
 
 CONNECT_ERRORS = (SQLAlchemyError,)
 _PLACEHOLDERS = {
@@ -46,15 +46,22 @@ class OtherSession:
         self._connection = connection
         self._result: CursorResult[Any] | None = None
         self._style = connection.dialect.paramstyle
-        self.lexis = lexis_of(connection.dialect.name)
-        self.placeholder = _PLACEHOLDERS[self._style]
-        self.double_percent = self._style in {"format", "pyformat"}
         self.errors: tuple[type[Exception], ...] = (SQLAlchemyError, connection.dialect.loaded_dbapi.Error)
 
-    def execute(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
-        """Start a query; `:now` is an aware instant in UTC."""
+    def bind(self, sql: str, as_of: datetime) -> Statement:
+        """Bind `:now` as an aware instant in UTC, in the shape that the driver's parameter style wants."""
+        lexis, formatted = lexis_of(self._connection.dialect.name), self._style in {"format", "pyformat"}
+        bound = bind_now(sql, _PLACEHOLDERS[self._style], lexis=lexis, double_percent=formatted)
+        return Statement(bound.sql, self._parameters(bound.placeholders, as_of.astimezone(UTC)))
+
+    def execute(self, statement: Statement) -> tuple[str, ...]:
+        """Start a query."""
+        sql, parameters = statement
+        options = {"no_parameters": parameters is None}  # not even an empty list: then drivers leave every % alone
+        if isinstance(parameters, Sequence):
+            parameters = tuple(parameters)
         with self._unwrapped():
-            result = self._result = self._connection.exec_driver_sql(sql, self._parameters(count, as_of))
+            result = self._result = self._connection.exec_driver_sql(sql, parameters, execution_options=options)
         return tuple(column[0] for column in result.cursor.description) if result.returns_rows else ()
 
     def fetch(self) -> Page:
@@ -62,9 +69,12 @@ class OtherSession:
         with self._unwrapped():
             return [tuple(row) for row in self._result.fetchmany(PAGE)] if self._result is not None else []
 
-    def describe(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
-        """Name the columns by starting the query: no way around it is known to every database."""
-        return self.execute(sql, count, as_of)
+    def describe(self, statement: Statement) -> tuple[Column, ...]:
+        """Name the columns by starting the query, no way around it is known to every database; types where told."""
+        names = self.execute(statement)
+        codes = [column[1] for column in self._result.cursor.description] if self._result and names else []
+        kinds = [code.lower() if isinstance(code, str) else "" for code in codes]
+        return tuple(Column(name, kind) for name, kind in zip(names, kinds, strict=True))
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
         """Return the driver's own way to cancel, if it has one, and closing the connection under the query."""
@@ -76,6 +86,10 @@ class OtherSession:
         """Tell whether the dialect took the error for the end of the connection."""
         del error
         return self._connection.invalidated
+
+    def remedy(self, error: Exception) -> None:
+        """Return None: the database's own words say enough."""
+        del error
 
     def close(self) -> None:
         """Roll back and close."""
@@ -94,11 +108,10 @@ class OtherSession:
         except DBAPIError as error:
             raise error.orig if isinstance(error.orig, self.errors) else error from None
 
-    def _parameters(self, count: int, as_of: datetime) -> Any:
+    def _parameters(self, count: int, now: datetime) -> Mapping[str, datetime] | tuple[datetime, ...] | None:
         """Shape the one value the way the driver's parameter style wants it."""
         if not count:
             return None
-        now = as_of.astimezone(UTC)
         if self._style in {"named", "pyformat"}:
             return {"now": now}
         return (now,) * (count if self._style in {"qmark", "format"} else 1)

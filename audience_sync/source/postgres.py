@@ -16,10 +16,12 @@ from typing import Any
 import psycopg
 from sqlalchemy.engine import URL
 
-from audience_sync.core.parameters import lexis_of
-from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, PAGE, Page
+from audience_sync.core.parameters import Statement, bind_now, lexis_of
+from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, PAGE, Column, Page
 
 CONNECT_ERRORS = (psycopg.Error,)
+_LEXIS = lexis_of("postgresql")
+_TYPES = "SELECT oid, typname FROM pg_catalog.pg_type WHERE oid = ANY(%s)"
 _MARGIN = timedelta(seconds=30)  # our own clock stops a query first; the server's is for when we have died
 _LIBPQ = {
     "application_name": "audience-sync",
@@ -54,9 +56,6 @@ def connect(url: URL, limit: timedelta) -> PostgresSession:
 class PostgresSession:
     """One transaction with one server-side cursor."""
 
-    lexis = lexis_of("postgresql")
-    placeholder = "%(now)s"
-    double_percent = True
     errors: tuple[type[Exception], ...] = (psycopg.Error, UnicodeDecodeError)
 
     def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
@@ -64,18 +63,26 @@ class PostgresSession:
         self._cursor = connection.cursor("audience_sync")
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
 
-    def execute(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
+    def bind(self, sql: str, as_of: datetime) -> Statement:
+        """Bind `:now` as a timestamptz."""
+        bound = bind_now(sql, "%(now)s", lexis=_LEXIS, double_percent=True)
+        return Statement(bound.sql, {"now": as_of.astimezone(UTC)} if bound.placeholders else None)
+
+    def execute(self, statement: Statement) -> tuple[str, ...]:
         """Declare the cursor; the server plans the query and runs nothing yet."""
-        self._cursor.execute(sql.encode(), {"now": as_of.astimezone(UTC)} if count else None)
+        self._cursor.execute(statement.sql.encode(), statement.parameters)
         return tuple(column.name for column in self._cursor.description or ())
 
     def fetch(self) -> Page:
         """Return the next rows."""
         return self._cursor.fetchmany(PAGE)
 
-    def describe(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
-        """Name the columns; nothing is run."""
-        return self.execute(sql, count, as_of)
+    def describe(self, statement: Statement) -> tuple[Column, ...]:
+        """Name the columns and their types; nothing is run."""
+        self.execute(statement)
+        found = self._cursor.description or ()
+        kinds = dict(self._connection.execute(_TYPES, [[column.type_code for column in found]]).fetchall())
+        return tuple(Column(column.name, str(kinds[column.type_code]).lower()) for column in found)
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
         """Return: ask the server to cancel; cut the connection of a server that does not answer."""
@@ -85,6 +92,10 @@ class PostgresSession:
         """Tell whether the server or the network ended the connection."""
         del error
         return self._connection.closed
+
+    def remedy(self, error: Exception) -> None:
+        """Return None: the database's own words say enough."""
+        del error
 
     def close(self) -> None:
         """Close the cursor and the connection; the transaction had nothing to keep."""

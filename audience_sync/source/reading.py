@@ -1,4 +1,4 @@
-"""Running a person's query: pages of plain tuples from any database, and one clear sentence when it goes wrong.
+"""Running a query: pages of plain tuples from any source, and one clear sentence when it goes wrong.
 
 The rows come straight from the driver's cursor (SQLAlchemy's rows cost twice as much), in pages, in no order, from one
 snapshot, over a connection that cannot write. No message shows a password.
@@ -6,22 +6,21 @@ snapshot, over a connection that cannot write. No message shows a password.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from importlib import import_module
+from datetime import datetime, timedelta
 
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.engine.default import DefaultDialect
 
-from audience_sync.core.parameters import Bound, bind_now
-from audience_sync.errors import ConfigError, SourceError
-from audience_sync.source.explain import explained, place_of, spell
-from audience_sync.source.session import Deadline, Page, Session
+from audience_sync.config import Source
+from audience_sync.core.parameters import Statement
+from audience_sync.errors import SourceError
+from audience_sync.source.opening import backend, opened
+from audience_sync.source.session import Column, Page, Session
 
-_ROOMS = {"postgresql": "postgres", "sqlite": "sqlite", "duckdb": "duckdb"}
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_STANDARD = {"sqlite", "postgresql", "duckdb"}  # quote names as standard SQL does
+_DECLARED = "SELECT name, type FROM pragma_table_xinfo(:name, :schema) WHERE hidden <> 1"  # 1: not in SELECT *
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,21 @@ class Rows:
 
 
 @contextmanager
-def open_rows(url: str, sql: str, *, as_of: datetime, statement_timeout: timedelta) -> Iterator[Rows]:
-    """Run a query and yield its columns and the pages of its rows; `:now` is `as_of` (aware).
+def open_rows(source: Source, query: str | Statement, *, as_of: datetime) -> Iterator[Rows]:
+    """Run a query and yield its columns and the pages of its rows.
 
+    A text is a person's SQL, in which `:now` is `as_of` (aware); a statement is run as it is. The source's
     `statement_timeout` is for the time spent in the database, fetching included, not for what is done with the rows.
 
     Raises:
-        ConfigError: the SQL or the URL can be seen to be wrong without asking the database.
+        ConfigError: the SQL can be seen to be wrong without asking the database.
         SourceError: anything else, also while `pages` is read.
     """
-    with _session(url, statement_timeout) as (session, reach):
-        bound = _bind(session, sql)
+    with opened(source, source.statement_timeout) as (session, reach):
+        statement = _statement(session, query, as_of)
         with reach("refused the query"):
-            columns = session.execute(*bound, as_of)
-        _require_columns(columns)
+            names = session.execute(statement)
+        _require_columns(names)
 
         def pages() -> Iterator[Page]:
             while True:
@@ -56,103 +56,77 @@ def open_rows(url: str, sql: str, *, as_of: datetime, statement_timeout: timedel
                     return
                 yield page
 
-        yield Rows(columns, pages)
+        yield Rows(names, pages)
 
 
-def probe(url: str, sql: str, *, as_of: datetime, statement_timeout: timedelta) -> tuple[str, ...]:
-    """Return the columns of a query, as `open_rows` would, with as little reading as the database allows.
+def probe(source: Source, query: str | Statement, *, as_of: datetime) -> tuple[str, ...]:
+    """Return the names of a query's columns, as `open_rows` would, with as little reading as the database allows.
 
     Raises:
-        ConfigError: the SQL or the URL can be seen to be wrong without asking the database.
-        SourceError: the database cannot be reached or refuses the query.
+        ConfigError: the SQL can be seen to be wrong without asking the database.
+        SourceError: the source cannot be reached or refuses the query.
     """
-    with _session(url, statement_timeout) as (session, reach):
-        bound = _bind(session, sql)
+    return tuple(column.name for column in columns(source, query, as_of=as_of))
+
+
+def columns(source: Source, query: str | Statement, *, as_of: datetime) -> tuple[Column, ...]:
+    """Return the columns of a query with their types, with as little reading as the database allows.
+
+    Raises:
+        ConfigError: the SQL can be seen to be wrong without asking the database.
+        SourceError: the source cannot be reached or refuses the query.
+    """
+    with opened(source, source.statement_timeout) as (session, reach):
+        statement = _statement(session, query, as_of)
         with reach("refused the query"):
-            columns = session.describe(*bound, as_of)
-        _require_columns(columns)
-        return columns
+            found = session.describe(statement)
+        _require_columns(found)
+        return found
 
 
-def ping(url: str, timeout: timedelta) -> None:
+def table_columns(source: Source, table: str, *, as_of: datetime) -> tuple[Column, ...]:
+    """Return the columns of a table or view, named as `table` or `schema.table`, with their declared types.
+
+    Raises:
+        SourceError: the source cannot be reached, or has no such table.
+    """
+    names = [table] if table in source.files else table.split(".")
+    if backend(source) == "sqlite":
+        where = {"name": names[-1], "schema": names[0] if len(names) > 1 else None}
+        with open_rows(source, Statement(_DECLARED, where), as_of=as_of) as rows:
+            declared = tuple(Column(name, str(kind).lower()) for page in rows.pages() for name, kind in page)
+        if declared:
+            return declared  # else there is no such table, which SQLite says best itself
+    everything = f"SELECT * FROM {_quoted(source, names)}"  # noqa: S608 - the names are quoted
+    return columns(source, Statement(everything, {}), as_of=as_of)
+
+
+def ping(source: Source, timeout: timedelta) -> None:
     """Connect to a source and have it answer a query.
 
     Raises:
-        ConfigError: the URL cannot be read.
         SourceError: the source cannot be reached, or not within `timeout`.
     """
-    with _session(url, timeout) as (session, reach), reach("refused the query"):
-        session.execute("SELECT 1", 0, _EPOCH)
+    with opened(source, timeout) as (session, reach), reach("refused the query"):
+        session.execute(Statement("SELECT 1", None))
         session.fetch()
 
 
-_Reach = Callable[[str], AbstractContextManager[None]]
+def _statement(session: Session, query: str | Statement, as_of: datetime) -> Statement:
+    """Bind `:now` in a person's SQL; a statement is ready already."""
+    return session.bind(query, as_of) if isinstance(query, str) else query
 
 
-@contextmanager
-def _session(text: str, limit: timedelta) -> Iterator[tuple[Session, _Reach]]:
-    """Open a session and yield it with a function that runs a block under its deadline and explains its errors."""
-    url = _parse(text)
-    place = place_of(url)
-    with closing(_open(url, place, limit)) as session:
-        deadline = Deadline(limit, session.interrupts())
-
-        @contextmanager
-        def reach(what: str) -> Iterator[None]:
-            try:
-                with deadline.running():
-                    yield
-            except session.errors as error:
-                if not deadline.expired:
-                    lost = session.is_lost(error)
-                    failure = f"The connection to {place} was lost" if lost else f"{place} {what}"
-                    raise explained(failure, error, url) from None
-            if deadline.expired:
-                raise SourceError(
-                    f"The query on {place} did not finish within {spell(limit)}.",
-                    hint="make the query cheaper or raise statement_timeout",
-                )
-
-        yield session, reach
-
-
-def _open(url: URL, place: str, limit: timedelta) -> Session:
-    """Connect with the room of the URL's database, or with the general one."""
-    backend = url.get_backend_name()
-    name = _ROOMS.get(backend, "other")
-    try:
-        room = import_module(f"audience_sync.source.{name}")
-        connect: Callable[[URL, timedelta], Session] = room.connect
-    except ModuleNotFoundError as error:
-        raise _not_installed(place, error.name, f"pip install 'audience-sync[{name}]'") from None
-    try:
-        return connect(url, limit)
-    except (ModuleNotFoundError, NoSuchModuleError):
-        raise _not_installed(place, url.drivername, f"pip install the SQLAlchemy driver of {backend}") from None
-    except (*room.CONNECT_ERRORS, OSError, TypeError, ValueError) as error:
-        raise explained(f"Cannot connect to {place}", error, url, hint="check the url of the source") from None
-
-
-def _not_installed(place: str, missing: str | None, remedy: str) -> SourceError:
-    return SourceError(f"The driver for {place} is not installed: {missing}.", hint=remedy)
-
-
-def _bind(session: Session, sql: str) -> Bound:
-    """Put the driver's placeholders in place of `:now`."""
-    return bind_now(sql, session.placeholder, lexis=session.lexis, double_percent=session.double_percent)
-
-
-def _require_columns(columns: tuple[str, ...]) -> None:
+def _require_columns(found: Sized) -> None:
     """Refuse a statement that returns nothing."""
-    if not columns:
+    if not found:
         raise SourceError("The SQL is not a query: it returns no columns.", hint="write a SELECT")
 
 
-def _parse(text: str) -> URL:
-    """Read the URL of a source without ever repeating it."""
-    try:
-        return make_url(text)
-    except (ArgumentError, ValueError):
-        raise ConfigError(
-            "The url of the source is not a database URL.", hint="write dialect://user@host/database"
-        ) from None
+def _quoted(source: Source, names: Sequence[str]) -> str:
+    """Quote the parts of a table's name, by the rules of the source's database."""
+    if backend(source) in _STANDARD or source.url is None:
+        quote: Callable[[str], str] = DefaultDialect().identifier_preparer.quote_identifier
+    else:
+        quote = source.url.get_secret_value().get_dialect()().identifier_preparer.quote
+    return ".".join(quote(name) for name in names)

@@ -1,6 +1,6 @@
 """What `reading` asks of a database, and the clock that stops a query.
 
-A session is one read-only connection on which one query is run. Its methods raise the driver's own exceptions;
+A session is one read-only connection on which one statement is run. Its methods raise the driver's own exceptions;
 `reading` turns them into sentences.
 """
 
@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from audience_sync.core.parameters import Lexis
+from audience_sync.core.parameters import Statement
 
 PAGE = 20_000  # rows fetched at a time
 CONNECT_TIMEOUT = timedelta(seconds=30)
@@ -22,28 +22,38 @@ GRACE = 5.0  # seconds a stopped query gets to end by itself before the next, ru
 Page: TypeAlias = list[tuple[Any, ...]]
 
 
+class Column(NamedTuple):
+    """A column of a query: its name, and its type as the database names it, in lower case; "" where it does not say."""
+
+    name: str
+    type: str
+
+
 class Session(Protocol):
     """An open connection to one kind of database."""
 
-    lexis: Lexis
-    placeholder: str  # what stands for `:now` in this driver's SQL
-    double_percent: bool  # the driver reads % in SQL that has parameters
     errors: tuple[type[Exception], ...]  # what its driver raises
 
-    def execute(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
-        """Start a query with `count` placeholders and return the names of its columns; none: it was not a query."""
+    def bind(self, sql: str, as_of: datetime) -> Statement:
+        """Make a statement of a person's SQL: `:now` is `as_of`, as this database writes instants best."""
+
+    def execute(self, statement: Statement) -> tuple[str, ...]:
+        """Start a query and return the names of its columns; none: it was not a query."""
 
     def fetch(self) -> Page:
         """Return the next rows, at most `PAGE`; none: that was all."""
 
-    def describe(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
-        """Return the names of a query's columns with as little reading as the database allows."""
+    def describe(self, statement: Statement) -> tuple[Column, ...]:
+        """Return the columns of a query with as little reading as the database allows."""
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
         """Return the ways to stop, from another thread, what the connection is doing: the politest first."""
 
     def is_lost(self, error: Exception) -> bool:
         """Tell whether an error means that the connection is gone."""
+
+    def remedy(self, error: Exception) -> str | None:
+        """Return what a person can do about an error, where that is known."""
 
     def close(self) -> None:
         """Give everything back; never raises."""

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
 from sqlalchemy.engine import URL
 
-from audience_sync.core.parameters import lexis_of
+from audience_sync.core.parameters import Statement, bind_now, lexis_of
 from audience_sync.errors import SourceError
-from audience_sync.source.session import CONNECT_TIMEOUT, PAGE, Page
+from audience_sync.source.session import CONNECT_TIMEOUT, PAGE, Column, Page
 
 CONNECT_ERRORS = (sqlite3.Error,)
+_LEXIS = lexis_of("sqlite")
 _Outline: TypeAlias = tuple[int, tuple[object, ...], tuple[object, ...]]  # length, first and last row of a page
 _CACHE_KIB = 8192  # pages are read once: a large cache would only hold memory
 
@@ -31,8 +34,10 @@ def connect(url: URL, limit: timedelta) -> SqliteSession:
     options = {name: value for name, value in url.normalized_query.items() if name in {"immutable", "vfs", "nolock"}}
     name = f"file:{quote(str(path))}?{urlencode({**options, 'mode': 'ro'}, doseq=True)}"
     patience = min(limit, CONNECT_TIMEOUT).total_seconds()
+    regexp = _Regexp()
     connection = sqlite3.connect(name, uri=True, timeout=patience, isolation_level=None, check_same_thread=False)
     try:
+        connection.create_function("regexp", 2, regexp, deterministic=True)
         connection.execute("PRAGMA query_only = ON")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute("BEGIN")
@@ -40,7 +45,7 @@ def connect(url: URL, limit: timedelta) -> SqliteSession:
     except BaseException:
         connection.close()
         raise
-    return SqliteSession(connection)
+    return SqliteSession(connection, regexp)
 
 
 def existing_file(url: URL) -> Path:
@@ -60,46 +65,52 @@ def existing_file(url: URL) -> Path:
 class SqliteSession:
     """One read transaction on a SQLite file."""
 
-    lexis = lexis_of("sqlite")
-    placeholder = ":now"
-    double_percent = False
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, regexp: _Regexp) -> None:
         self._connection = connection
+        self._regexp = regexp
         self._given: list[_Outline] = []
 
-    def execute(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
+    def bind(self, sql: str, as_of: datetime) -> Statement:
+        """Bind `:now` as the text that SQLite's own functions return for an instant in UTC."""
+        bound = bind_now(sql, ":now", lexis=_LEXIS)
+        return Statement(bound.sql, {"now": f"{as_of.astimezone(UTC):%Y-%m-%d %H:%M:%S}"})
+
+    def execute(self, statement: Statement) -> tuple[str, ...]:
         """Start a query; SQLite has found its first row when this returns."""
-        self._statement = (sql, {"now": f"{as_of.astimezone(UTC):%Y-%m-%d %H:%M:%S}"} if count else {})
-        try:
-            self._cursor = self._connection.execute(*self._statement)
-        except sqlite3.OperationalError as error:
-            if not _is_undecodable(error):
-                raise
-            self._start_again()
+        self._statement = (statement.sql, statement.parameters or ())
+        with self._complaints():
+            try:
+                self._cursor = self._connection.execute(*self._statement)
+            except sqlite3.OperationalError as error:
+                if not _is_undecodable(error):
+                    raise
+                self._start_again()
         return tuple(column[0] for column in self._cursor.description or ())
 
     def fetch(self) -> Page:
         """Return the next rows; text that is not UTF-8 has lone surrogates where its bytes were."""
-        try:
-            page = self._cursor.fetchmany(PAGE)
-        except sqlite3.OperationalError as error:
-            if not _is_undecodable(error):
-                raise
-            self._start_again()
-            page = self._cursor.fetchmany(PAGE)
+        with self._complaints():
+            try:
+                page = self._cursor.fetchmany(PAGE)
+            except sqlite3.OperationalError as error:
+                if not _is_undecodable(error):
+                    raise
+                self._start_again()
+                page = self._cursor.fetchmany(PAGE)
         if page:
             self._given.append(_outline(page))
         return page
 
-    def describe(self, sql: str, count: int, as_of: datetime) -> tuple[str, ...]:
+    def describe(self, statement: Statement) -> tuple[Column, ...]:
         """Name the columns without reading a row; SQLite numbers the names that come twice, so take that back."""
-        empty = f"SELECT * FROM (\n{sql}\n) AS audience_sync_probe WHERE 1 = 0"  # noqa: S608 - the person's own SQL
-        columns = self.execute(empty, count, as_of)
-        plain = [re.sub(r":\d+$", "", name) for name in columns]
+        empty = f"SELECT * FROM (\n{statement.sql}\n) AS audience_sync_probe WHERE 1 = 0"  # noqa: S608 - read only
+        names = self.execute(statement._replace(sql=empty))
+        plain = [re.sub(r":\d+$", "", name) for name in names]
         return tuple(
-            short if short in columns[:i] else name for i, (name, short) in enumerate(zip(columns, plain, strict=True))
+            Column(short if short in names[:i] else name, "")
+            for i, (name, short) in enumerate(zip(names, plain, strict=True))
         )
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
@@ -111,9 +122,23 @@ class SqliteSession:
         del error
         return False
 
+    def remedy(self, error: Exception) -> None:
+        """Return None: the database's own words say enough."""
+        del error
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
+
+    @contextmanager
+    def _complaints(self) -> Iterator[None]:
+        """Say what our function complained of."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            if str(error) == "user-defined function raised exception":
+                raise sqlite3.OperationalError(self._regexp.complaint) from None
+            raise
 
     def _start_again(self) -> None:
         """Run the query again with lenient decoding and pass over the pages that were given away."""
@@ -126,6 +151,35 @@ class SqliteSession:
                     "The source has text that is not UTF-8, and the query returned other rows when it was run again.",
                     hint="use :now instead of the database's clock, no random(), or repair the text",
                 )
+
+
+class _Regexp:
+    """The function that `text REGEXP pattern` calls: is the pattern found somewhere in the text?
+
+    SQLite does not pass on what an exception of a function says, so it is kept. Text that is not UTF-8 never gets
+    here; bytes do, so whoever must read any text writes `CAST(text AS BLOB) REGEXP pattern`.
+    """
+
+    def __init__(self) -> None:
+        self.complaint = "text that is not UTF-8 cannot be searched: write CAST(… AS BLOB) REGEXP"
+
+    def __call__(self, pattern: object, text: object) -> bool | None:
+        if pattern is None or text is None:
+            return None
+        try:
+            return _compiled(_text(pattern)).search(_text(text)) is not None
+        except re.error as error:
+            self.complaint = f"the regular expression cannot be read: {error}"
+            raise
+
+
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.ASCII)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
 
 
 def _outline(page: Page) -> _Outline:

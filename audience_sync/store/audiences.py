@@ -1,13 +1,15 @@
-"""The audiences this database knows: one row for each key ever used, kept for ever."""
+"""The audiences and computed traits this database knows: one row for each key ever used, kept for ever."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.errors import UnknownName
+from audience_sync.core.model import EXIT_VALUES, Computation
+from audience_sync.errors import ConfigError, UnknownName
 
 
 class AudienceRow(NamedTuple):
@@ -24,27 +26,53 @@ class AudienceRow(NamedTuple):
     next_due_at: int | None
     declared_at: int | None
     created_at: int
+    computation: Computation
 
 
 _COLUMNS = ", ".join(AudienceRow._fields)
 
 
-def register(connection: Connection, *, key: str, name: str, now_ms: int) -> AudienceRow:
-    """Return the row of an audience, made at its first sync; its key is frozen from then on."""
+def register(
+    connection: Connection, *, key: str, name: str, now_ms: int, computation: Computation = Computation.AUDIENCE
+) -> AudienceRow:
+    """Return the row of an audience or computed trait, made at its first sync; its key is frozen from then on.
+
+    Raises:
+        ConfigError: the key was synced as the other of the two before.
+    """
     connection.execute(
         sa.text(
-            "INSERT INTO audiences (key, name, state, created_at) VALUES (:k, :n, 'active', :now)"
-            " ON CONFLICT (key) DO UPDATE SET name = excluded.name"
+            "INSERT INTO audiences (key, name, state, created_at, computation) VALUES (:k, :n, 'active', :now, :c)"
+            " ON CONFLICT (key) DO UPDATE SET name = excluded.name WHERE audiences.computation = excluded.computation"
         ),
-        {"k": key, "n": name, "now": now_ms},
+        {"k": key, "n": name, "now": now_ms, "c": computation},
     )
-    return by_key(connection, key)
+    row = by_key(connection, key)
+    require_computation(row, computation)
+    return row
+
+
+def require_computation(row: AudienceRow, computation: Computation) -> None:
+    """Refuse to take an audience for a computed trait, or the other way round.
+
+    Raises:
+        ConfigError: the key was synced as the other of the two before.
+    """
+    if row.computation is not computation:
+        was, now = ("a computed trait", "audience") if computation is Computation.AUDIENCE else ("an audience", "trait")
+        raise ConfigError(f"{row.key!r} was synced as {was} before", hint=f"give the {now} another name or key")
+
+
+def exit_value(audience_id: str) -> str:
+    """Return SQL for what Schematic is told of somebody who is not in, or has no value, in an audience of this id."""
+    cases = " ".join(f"WHEN '{computation}' THEN '{value}'" for computation, value in EXIT_VALUES.items())
+    return f"(SELECT CASE computation {cases} END FROM audiences x WHERE x.id = {audience_id})"
 
 
 def find(connection: Connection, key: str) -> AudienceRow | None:
     """Return the row of an audience, or None if it was never synced."""
     row = connection.execute(sa.text(f"SELECT {_COLUMNS} FROM audiences WHERE key = :k"), {"k": key}).one_or_none()
-    return AudienceRow(*row) if row else None
+    return _row(row) if row else None
 
 
 def by_key(connection: Connection, key: str) -> AudienceRow:
@@ -65,12 +93,18 @@ def by_key(connection: Connection, key: str) -> AudienceRow:
 def by_id(connection: Connection, audience_id: int) -> AudienceRow:
     """Return the row of an audience by its id."""
     row = connection.execute(sa.text(f"SELECT {_COLUMNS} FROM audiences WHERE id = :i"), {"i": audience_id}).one()
-    return AudienceRow(*row)
+    return _row(row)
 
 
 def every(connection: Connection) -> list[AudienceRow]:
     """Return all audiences, by key."""
-    return [AudienceRow(*row) for row in connection.execute(sa.text(f"SELECT {_COLUMNS} FROM audiences ORDER BY key"))]
+    return [_row(row) for row in connection.execute(sa.text(f"SELECT {_COLUMNS} FROM audiences ORDER BY key"))]
+
+
+def computations(connection: Connection) -> dict[int, Computation]:
+    """Return what is computed, by the id of each."""
+    rows = connection.execute(sa.text("SELECT id, computation FROM audiences"))
+    return {audience_id: Computation(computation) for audience_id, computation in rows}
 
 
 def set_state(connection: Connection, audience_id: int, state: str) -> None:
@@ -101,7 +135,7 @@ def set_declared(connection: Connection, audience_id: int, now_ms: int) -> None:
 def undeclared(connection: Connection) -> list[AudienceRow]:
     """Return the audiences with open rows whose trait was never declared."""
     return [
-        AudienceRow(*row)
+        _row(row)
         for row in connection.execute(
             sa.text(
                 f"SELECT {_COLUMNS} FROM audiences a WHERE declared_at IS NULL"
@@ -109,3 +143,7 @@ def undeclared(connection: Connection) -> list[AudienceRow]:
             )
         )
     ]
+
+
+def _row(row: Sequence[Any]) -> AudienceRow:
+    return AudienceRow._make([*row[:-1], Computation(row[-1])])

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.model import MEMBER_VALUE
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
-from audience_sync.store import binding, event_reports, events, reports
+from audience_sync.store import audiences, binding, event_reports, events, reports
 from audience_sync.store.event_reports import EventState
 from audience_sync.store.reports import PAGE, Record, iso
 
@@ -110,7 +111,8 @@ def _retry_changes(connection: Connection, which: Which, *, generation: int) -> 
     result = connection.execute(
         sa.text(
             "UPDATE outbox SET dead_reason = NULL, generation = :g,"
-            f" value = COALESCE((SELECT COALESCE(m.value, 'true') {member}), 'false'),"
+            f" value = COALESCE((SELECT COALESCE(m.value, '{MEMBER_VALUE}') {member}),"
+            f" {audiences.exit_value('outbox.audience_id')}),"
             f" identifiers = CASE WHEN EXISTS (SELECT 1 {member}) THEN (SELECT m.identifiers {member})"
             " ELSE identifiers END"
             f"{reports.where(conditions)}"

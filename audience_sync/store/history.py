@@ -83,8 +83,8 @@ def _walk(database: Database, audience: AudienceRow, last_run: int) -> Iterator[
             found = _members_after(connection, {"a": audience.id, "run": last_run, "low": low, "high": low + width - 1})
         for key in sorted(found, key=lambda key: (shard_of(key), key)):
             past = found[key]
-            values = (audience.key, key, past.value, past.identifiers, iso(past.since), past.run_id, past.generation)
-            yield dict(zip(MEMBER_COLUMNS, values, strict=True))
+            said = (past.value, past.identifiers, iso(past.since), past.run_id, past.generation)
+            yield dict(zip(MEMBER_COLUMNS, (audience.key, key, *said, audience.computation.value), strict=True))
 
 
 def _members_after(connection: Connection, place: dict[str, int]) -> dict[str, _Past]:

@@ -101,11 +101,14 @@ def blocked_runs(connection: Connection) -> list[Record]:
 
 
 def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
-    """Return for every audience whether a profile is in it, since when, and what is still to be sent of it."""
+    """Return for every audience whether a profile is in it, since when, and what is still to be sent of it.
+
+    Of a computed trait: whether it has a value for the profile.
+    """
     shard = shard_of(profile_key)
     rows = connection.execute(
         sa.text(
-            "SELECT a.id, a.key, a.state, r.as_of, m.entered_run_id, m.value, m.identifiers,"
+            "SELECT a.id, a.key, a.computation, a.state, r.as_of, m.entered_run_id, m.value, m.identifiers,"
             " o.value AS open_value, o.generation, o.dead_reason"
             " FROM audiences a"
             " LEFT JOIN memberships m ON m.audience_id = a.id AND m.shard = :s AND m.profile_key = :k"
@@ -124,6 +127,7 @@ def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
         found.append(
             {
                 "audience": row["key"],
+                "computation": row["computation"],
                 "member": row["entered_run_id"] is not None,
                 "since": iso(row["as_of"]),
                 "run_id": row["entered_run_id"],
@@ -155,7 +159,7 @@ def profile_changes(connection: Connection, profile_key: str, *, at_most: int | 
     """Return when a profile entered, exited or was updated, newest first."""
     rows = connection.execute(
         sa.text(  # CROSS JOIN: SQLite goes from each run to its one row, along the primary key
-            "SELECT r.as_of, a.key AS audience, c.kind, c.value, c.identifiers, c.run_id"
+            "SELECT r.as_of, a.key AS audience, c.kind, c.value, c.identifiers, c.run_id, a.computation"
             " FROM runs r CROSS JOIN changes c CROSS JOIN audiences a"
             " WHERE c.run_id = r.id AND c.shard = :s AND c.profile_key = :k AND a.id = r.audience_id"
             f" ORDER BY r.id DESC{_limit(at_most)}"

@@ -15,15 +15,19 @@ from sqlalchemy.engine import Connection
 from audience_sync import tables
 from audience_sync.core.destination.parcels import Rejected
 from audience_sync.core.events import Carried, Event, OpenChange, Value
-from audience_sync.core.model import Change, delivered_value
-from audience_sync.store import bulk, runs
+from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, Change, delivered_value
+from audience_sync.store import audiences, bulk, runs
 from audience_sync.store.runs import RunRow
 
-_COLUMNS = "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers, o.generation, o.run_id, o.kind"
+_COLUMNS = (
+    "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers, o.generation, o.run_id, o.kind,"
+    " a.computation"
+)
 _REPLACE = (
     "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET value = excluded.value,"
     " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id,"
     " kind = CASE WHEN excluded.kind IN ('updated', 'resent') AND outbox.value = excluded.value"
+    "             OR excluded.kind = 'updated' AND outbox.kind = 'entered'"
     "        THEN outbox.kind ELSE excluded.kind END,"  # an entry that was not told yet is still to be told as one
     " dead_reason = NULL"
 )
@@ -54,7 +58,8 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     into = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id, kind)"
     members = connection.execute(
         sa.text(
-            f"{into} SELECT shard, profile_key, audience_id, COALESCE(value, 'true'), identifiers, :g, :r, 'resent'"
+            f"{into} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers, :g, :r,"
+            " 'resent'"
             f" FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high"
             f" ORDER BY shard, profile_key {_REPLACE}"
         ),
@@ -62,7 +67,8 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     )
     exits = connection.execute(
         sa.text(
-            f"{into} SELECT c.shard, c.profile_key, r.audience_id, 'false', c.identifiers, :g, :r, 'resent'"
+            f"{into} SELECT c.shard, c.profile_key, r.audience_id, {audiences.exit_value(':a')}, c.identifiers, :g, :r,"
+            " 'resent'"
             " FROM runs r JOIN changes c ON c.run_id = r.id"
             " WHERE r.audience_id = :a AND r.exited > 0 AND c.shard BETWEEN :low AND :high AND c.kind = 'exited'"
             " AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.audience_id = r.audience_id"
@@ -179,8 +185,19 @@ def reopen(connection: Connection, event: Event, *, generation: int) -> None:
 
     A profile that is no longer a member keeps the identifiers of the event.
     """
+    computations = audiences.computations(connection)
     exits = [
-        (event.shard, event.profile_key, audience_id, "false", event.identifiers, generation, run_id, None, "resent")
+        (
+            event.shard,
+            event.profile_key,
+            audience_id,
+            EXIT_VALUES[computations[audience_id]],
+            event.identifiers,
+            generation,
+            run_id,
+            None,
+            "resent",
+        )
         for audience_id, _, run_id, *_ in sorted(event.carried)
     ]
     # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has
@@ -188,8 +205,8 @@ def reopen(connection: Connection, event: Event, *, generation: int) -> None:
     bulk.insert(connection, tables.outbox, exits, on_conflict=_REPLACE)
     connection.execute(
         sa.text(
-            "UPDATE outbox SET value = COALESCE(m.value, 'true'), identifiers = m.identifiers FROM memberships m"
-            " WHERE outbox.shard = :s AND outbox.profile_key = :k AND outbox.generation = :g"
+            f"UPDATE outbox SET value = COALESCE(m.value, '{MEMBER_VALUE}'), identifiers = m.identifiers"
+            " FROM memberships m WHERE outbox.shard = :s AND outbox.profile_key = :k AND outbox.generation = :g"
             " AND m.audience_id = outbox.audience_id AND m.shard = outbox.shard AND m.profile_key = outbox.profile_key"
         ),
         {"s": event.shard, "k": event.profile_key, "g": generation},

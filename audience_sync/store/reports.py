@@ -19,12 +19,12 @@ from audience_sync.store.audiences import AudienceRow
 
 PAGE = 1000  # rows
 
-MEMBER_COLUMNS = ("audience", "profile_key", "value", "identifiers", "since", "run_id", "generation")
-CHANGE_COLUMNS = ("as_of", "audience", "profile_key", "kind", "value", "identifiers", "run_id")
+MEMBER_COLUMNS = ("audience", "profile_key", "value", "identifiers", "since", "run_id", "generation", "computation")
+CHANGE_COLUMNS = ("as_of", "audience", "profile_key", "kind", "value", "identifiers", "run_id", "computation")
 RUN_COLUMNS = (
     "id", "audience", "kind", "state", "as_of", "started_at", "finished_at", "members_before", "read", "entered",
     "exited", "updated", "unchanged", "rejected", "duplicates", "resent", "sent", "definition_changed", "reason",
-    "approved_at",
+    "approved_at", "computation",
 )  # fmt: skip
 REJECTION_COLUMNS = ("run_id", "audience", "reason", "profile_key", "row")
 
@@ -40,7 +40,8 @@ def iso(milliseconds: int | None) -> str | None:
 
 
 def members(database: Database, audience: AudienceRow) -> Iterator[Record]:
-    """Yield the members of an audience as they are now, in the order of their shards."""
+    """Yield the members of an audience as they are now, or who has a value, in the order of their shards."""
+    computation = audience.computation.value
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
         after = (-1, "") if last is None else (shard_of(last["profile_key"]), last["profile_key"])
@@ -54,8 +55,8 @@ def members(database: Database, audience: AudienceRow) -> Iterator[Record]:
             {"a": audience.id, "shard": after[0], "key": after[1], "n": PAGE},
         )
         return [
-            dict(zip(MEMBER_COLUMNS, (audience.key, key, value, keys, iso(since), run, generation), strict=True))
-            for key, value, keys, since, run, generation in rows
+            dict(zip(MEMBER_COLUMNS, (audience.key, key, value, keys, iso(since), *rest, computation), strict=True))
+            for key, value, keys, since, *rest in rows
         ]
 
     return pages(database, page)
@@ -94,7 +95,7 @@ def changes(
         before = only({"r.id < :before": last and last["id"]})
         rows = connection.execute(
             sa.text(
-                "SELECT r.id, r.as_of, a.key FROM runs r JOIN audiences a ON a.id = r.audience_id"
+                "SELECT r.id, r.as_of, a.key, a.computation FROM runs r JOIN audiences a ON a.id = r.audience_id"
                 f"{where(wanted, before, ['r.entered + r.exited + r.updated > 0'])} ORDER BY r.id DESC LIMIT :n"
             ),
             {"a": audience_id, "r": run_id, "since": since_ms, "before": last and last["id"], "n": PAGE},
@@ -119,7 +120,8 @@ def _changes_of(database: Database, run: Record, kind: str | None) -> Iterator[R
             ),
             {"r": run["id"], "kind": kind, "shard": after[0], "key": after[1], "n": PAGE},
         )
-        return [dict(zip(CHANGE_COLUMNS, (as_of, run["key"], *row, run["id"]), strict=True)) for row in rows]
+        of_run = (run["id"], run["computation"])
+        return [dict(zip(CHANGE_COLUMNS, (as_of, run["key"], *row, *of_run), strict=True)) for row in rows]
 
     return pages(database, page)
 

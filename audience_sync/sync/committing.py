@@ -75,6 +75,7 @@ class Comparison:
             spool,
             rejections=self.rejections,
             trusted={} if self.run.kind is RunKind.RESYNC else known,
+            on_missing=self.job.audience.on_missing,
             only=self.job.only,
         )
         waiting: list[ShardChanges] = []

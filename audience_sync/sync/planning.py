@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from audience_sync.core.guard import guard
-from audience_sync.core.model import Change, ChangeKind, Counts, RunKind
+from audience_sync.core.model import Change, ChangeKind, Computation, Counts, RunKind
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, memberships
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.job import Job
-from audience_sync.sync.reading import Rejections, compare, read
-from audience_sync.sync.spool import Spool
+from audience_sync.sync.reading import Rejections, compare, open_spool, read
 
 
 @dataclass(frozen=True)
@@ -21,6 +20,7 @@ class Plan:
     """The changes a run would make, counted."""
 
     audience_key: str
+    computation: Computation
     kind: RunKind
     as_of: datetime
     members_before: int
@@ -35,7 +35,7 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
     """Compare a definition with the memberships; every change is shown to `on_change`, in the order of shards.
 
     Raises:
-        ConfigError: no mapping carries the audience.
+        ConfigError: no mapping carries the audience, or its key was synced as a computed trait, or the other way round.
         BindingRefused: the database has another identity.
         SourceError: the source could not be read.
     """
@@ -43,11 +43,13 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
         job.require_carried(binding.environment(connection))
         binding.check_identity(connection, job.settings.identity)
         audience = audiences.find(connection, job.audience.key)
+        if audience is not None:
+            audiences.require_computation(audience, job.audience.computation)
         known = memberships.digests(connection, audience.id) if audience else {}
     as_of = job.as_of or workspace.seams.clock().astimezone(UTC)
     rejections = Rejections()
     new_users = 0
-    with Spool() as spool:
+    with open_spool(job.audience) as spool:
         rows = read(
             job.settings,
             job.audience,
@@ -58,7 +60,15 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
         )
         counts = Counts(read=rows, rejected=rejections.rows)
         audience_id = audience.id if audience else None
-        for shard, found in compare(workspace.database, audience_id, spool, rejections=rejections, trusted=known):
+        compared = compare(
+            workspace.database,
+            audience_id,
+            spool,
+            rejections=rejections,
+            trusted=known,
+            on_missing=job.audience.on_missing,
+        )
+        for shard, found in compared:
             job.on_shard(shard.shard)
             counts += found
             entered = {change.profile_key for change in shard.changes if change.kind is ChangeKind.ENTERED}
@@ -78,6 +88,7 @@ def _plan(
     before = audience.members if audience else 0
     return Plan(
         audience_key=job.audience.key,
+        computation=job.audience.computation,
         kind=kind,
         as_of=as_of,
         members_before=before,

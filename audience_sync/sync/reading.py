@@ -7,16 +7,26 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from audience_sync.computing import Definition, open_definition
 from audience_sync.config import Audience, Settings
-from audience_sync.core.diff import diff
-from audience_sync.core.model import ChangeKind, Counts
-from audience_sync.core.rows import Reason, Rejection, canonical, distinct, key_columns, shard_rows
+from audience_sync.core.diff import diff, staying
+from audience_sync.core.model import ChangeKind, Computation, Counts, OnMissing
+from audience_sync.core.rows import (
+    Reason,
+    Rejection,
+    ValueColumn,
+    canonical,
+    distinct,
+    key_columns,
+    shard_rows,
+    value_position,
+)
 from audience_sync.core.shards import SHARDS, Digest, digest, from_line, shard_of
+from audience_sync.core.values import value_reader
 from audience_sync.db import Database
-from audience_sync.source import open_rows
 from audience_sync.store import memberships
 from audience_sync.store.memberships import ShardChanges
-from audience_sync.sync.spool import Spool
+from audience_sync.sync.spool import IN_MEMORY, VALUES_IN_MEMORY, Spool
 
 SAMPLES = 100  # rejected rows kept for each reason and run
 
@@ -41,6 +51,11 @@ class Rejections:
         return self.counts.total() - left_in
 
 
+def open_spool(audience: Audience) -> Spool:
+    """Return an empty spool for the rows of an audience or computed trait."""
+    return Spool(in_memory=IN_MEMORY if audience.computation is Computation.AUDIENCE else VALUES_IN_MEMORY)
+
+
 def read(
     settings: Settings,
     audience: Audience,
@@ -53,26 +68,36 @@ def read(
     """Read a definition to its end into a spool and return how many rows there were; `on_page` is told each time.
 
     Raises:
-        SourceError: the source cannot be read to its end.
+        ConfigError: the definition can be seen to be wrong without running it.
+        SourceError: the source cannot be read to its end, or the result has not the columns it needs.
     """
-    source = settings.sources[audience.source]
     read_rows = 0
-    with open_rows(
-        source.url.get_secret_value().render_as_string(hide_password=False),
-        audience.sql,
-        as_of=as_of,
-        statement_timeout=source.statement_timeout,
-    ) as rows:
-        columns = key_columns(
-            rows.columns, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
+    with open_definition(settings, audience, as_of=as_of) as definition:
+        file = shard_rows(
+            key_columns(
+                definition.columns,
+                identity=settings.identity,
+                user_keys=audience.user_keys,
+                company_keys=audience.company_keys,
+            ),
+            lines=spool.lines,
+            reject=rejections.add,
+            value_column=_value_column(audience, definition),
         )
-        file = shard_rows(columns, lines=spool.lines, reject=rejections.add)
-        for page in rows.pages():
+        for page in definition.pages():
             file(page)
             spool.added(len(page))
             read_rows += len(page)
             on_page(read_rows)
     return read_rows
+
+
+def _value_column(audience: Audience, definition: Definition) -> ValueColumn | None:
+    """Return where the value of a computed trait stands, and how it is read; an audience has none."""
+    if audience.computation is Computation.AUDIENCE:
+        return None
+    reader = value_reader(values_are_json=definition.values_are_json, trait_type=audience.type)
+    return ValueColumn(value_position(definition.columns), reader)
 
 
 def compare(
@@ -82,11 +107,14 @@ def compare(
     *,
     rejections: Rejections,
     trusted: Mapping[int, Digest],
+    on_missing: OnMissing = OnMissing.NULL,
     only: str | None = None,
 ) -> Iterator[tuple[ShardChanges, Counts]]:
     """Yield, for each shard in order, its changes and its counts.
 
-    A shard whose digest is among the `trusted` ones is not looked at; with `only`, nor is any other profile.
+    A shard whose digest is among the `trusted` ones is not looked at; with `only`, nor is any other profile. Where what
+    is missing is kept, nobody exits: the digest is of the shard with those who stay, and such a shard is always
+    compared.
     """
     for shard in range(SHARDS) if only is None else [shard_of(only)]:
         now, left_out = distinct(spool.take(shard))
@@ -101,6 +129,9 @@ def compare(
             with database.read() as connection:
                 before = memberships.lines(connection, audience_id, shard)
         changes = diff(before, now)
+        if on_missing is OnMissing.KEEP:
+            changes = [change for change in changes if change.kind is not ChangeKind.EXITED]
+            found = digest(staying(before, now))
         if only is not None:
             changes = [change for change in changes if change.profile_key == only]
         kinds = Counter(change.kind for change in changes)

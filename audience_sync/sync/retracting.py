@@ -1,4 +1,4 @@
-"""The end of an audience: every member is told false, and its key is retired for ever."""
+"""The end of an audience or computed trait: false or null for everybody, and its key is retired for ever."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from audience_sync.sync.finishing import finish_dead_runs, holding, supersede, t
 
 
 def retract(workspace: Workspace, key: str) -> RunRow:
-    """Retire an audience's key and put a false for every member into the outbox, from the database alone.
+    """Retire an audience's key and take every member out, from the database alone: each is sent false, or null.
 
     A retraction that died is finished by whoever comes next, here or in the daemon.
 
@@ -28,7 +28,7 @@ def retract(workspace: Workspace, key: str) -> RunRow:
 
 
 def _start(workspace: Workspace, lease: HeldLease, audience_id: int) -> RunRow:
-    """Start a retraction: the key is retired before the first false is sent."""
+    """Start a retraction: the key is retired before the first exit is sent."""
     with workspace.database.write() as connection:
         lease.assert_held(connection)
         audience = audiences.by_id(connection, audience_id)

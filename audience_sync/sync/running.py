@@ -18,16 +18,15 @@ from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.sync.committing import Comparison
 from audience_sync.sync.finishing import LEASE_SECONDS, fail, finish_dead_runs, holding
 from audience_sync.sync.job import Job, RunReport
-from audience_sync.sync.reading import Rejections, read
-from audience_sync.sync.spool import Spool
+from audience_sync.sync.reading import Rejections, open_spool, read
 
 
 def sync(workspace: Workspace, job: Job) -> RunReport:
     """Sync one audience and return how it went; what is to be sent lies in the outbox then.
 
     Raises:
-        ConfigError: no mapping carries the audience, its key is retired, the identity is another one, or `as_of` lies
-            before what was applied last.
+        ConfigError: no mapping carries the audience, its key is retired or was a computed trait's (or an audience's),
+            the identity is another one, or `as_of` lies before what was applied last.
         LeaseHeld: another process is syncing it.
         SourceError: the source could not be read; nothing changed.
         LeaseLost: another process took over; what was committed stays.
@@ -63,7 +62,11 @@ def _register(workspace: Workspace, job: Job) -> AudienceRow:
     with workspace.database.write() as connection:
         binding.bind_identity(connection, job.settings.identity)
         audience = audiences.register(
-            connection, key=job.audience.key, name=job.audience.name, now_ms=workspace.seams.now_ms()
+            connection,
+            key=job.audience.key,
+            name=job.audience.name,
+            now_ms=workspace.seams.now_ms(),
+            computation=job.audience.computation,
         )
     _require_active(audience)
     return audience
@@ -112,7 +115,7 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
 
 def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> RunReport:
     rejections = Rejections()
-    with Spool() as spool:
+    with open_spool(job.audience) as spool:
         as_of = datetime.fromtimestamp(run.as_of / 1000, UTC)
         rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=job.on_page)
         workspace.seams.reach("sync.read")

@@ -43,7 +43,7 @@ def event_of(connection: Connection, profile_key: str) -> Event:
 
 
 def test_each_kind_of_change_has_its_value(database: Database) -> None:
-    """Members are told true, those who left false, and a computed trait its value."""
+    """Members are told true, those who left false, and a computed trait its value, or null where it has none now."""
     with database.write() as connection:
         run = make_run(connection)
         enqueue(
@@ -61,7 +61,7 @@ def test_each_kind_of_change_has_its_value(database: Database) -> None:
             "out": ("false", company_identifiers("c2")),
             "moved": ("true", None),
             "spent": ("3.5", None),
-            "gone": ("false", None),
+            "gone": ("null", None),
         }
         assert {(row.trait, row.generation, row.run_id) for row in opened(connection)} == {
             ("gold", run.generation, run.id)

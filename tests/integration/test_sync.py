@@ -13,7 +13,6 @@ from audience_sync.core.rows import Reason
 from audience_sync.core.shards import shard_of
 from audience_sync.store import audiences, memberships
 from audience_sync.sync import reading
-from audience_sync.sync.spool import Spool
 from tests.factories import AUDIENCE_KEY, company_identifiers, make_change
 from tests.syncing import Syncing, adds_up, people, replayed
 
@@ -266,7 +265,7 @@ def test_a_spool_on_disk_gives_what_memory_gives(
 ) -> None:
     """A large audience that does not fit into memory is compared as a small one is."""
     rows = [(f"u{n % 900}", f"c{n % 7}") for n in range(2000)]
-    monkeypatch.setattr("audience_sync.sync.running.Spool", lambda: Spool(in_memory=in_memory))
+    monkeypatch.setattr("audience_sync.sync.reading.IN_MEMORY", in_memory)
 
     run = syncing.sync([*rows, ("", None)]).run
 

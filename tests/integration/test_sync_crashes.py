@@ -17,7 +17,7 @@ from audience_sync import db
 from audience_sync.config import Settings
 from audience_sync.core.model import RunState
 from audience_sync.db import Database
-from tests.factories import Shop
+from tests.factories import VALUES_SQL, Shop
 from tests.syncing import people, query, replayed
 
 ROOT = Path(__file__).parents[2]
@@ -195,3 +195,52 @@ def test_death_in_a_retraction(twin: Twin, undisturbed: tuple[Twin, Database], d
     run = query(database, "SELECT state, exited, generation FROM runs WHERE kind = 'retract' ORDER BY id")[0]
     assert (run.state, run.exited) == (RunState.SUCCEEDED, 300)
     assert query(database, "SELECT DISTINCT value, generation FROM outbox") == [("false", run.generation)]
+
+
+VALUES_BEFORE = [(key, n % 7) for n, key in enumerate(people(range(300)))]
+VALUES_AFTER = [(key, f"text {key}") for key in people(range(40))] + [
+    (key, n % 7 or None) for n, key in enumerate(people(range(360))) if 40 <= n < 220 or n >= 300
+]
+
+
+@pytest.mark.parametrize("point", [*LATER, "resync.committed:40", "retract.committed:3"])
+def test_death_in_the_life_of_a_computed_trait(
+    twin: Twin,
+    undisturbed: tuple[Twin, Database],
+    database: Database,
+    make_settings: Callable[..., Settings],
+    point: str,
+) -> None:
+    """Values, and the nulls of those who have none any more, are what they would be if nobody had died."""
+    make_settings(guard=ALL_LIMITS_OFF, entries="traits", sql=VALUES_SQL, company_keys={})
+    expected, quiet = undisturbed
+    deed = point.partition(".")[0] if point.startswith(("resync", "retract")) else "sync"
+    for one in (expected, twin):
+        assert one.does("sync", VALUES_BEFORE) == 0
+    assert expected.does(deed, VALUES_AFTER) == 0
+
+    assert twin.does(deed, kill=point) == KILLED
+    assert twin.does(deed) == 0
+
+    assert twin.state(database) == expected.state(quiet)
+    told = {value for (value,) in query(database, "SELECT DISTINCT value FROM outbox")}
+    assert "null" in told
+    assert "false" not in told
+
+
+def test_death_in_the_first_sync_of_a_computed_trait(
+    twin: Twin, undisturbed: tuple[Twin, Database], database: Database, make_settings: Callable[..., Settings]
+) -> None:
+    """The values that were committed stay, and the next run goes on with them."""
+    make_settings(guard=ALL_LIMITS_OFF, entries="traits", sql=VALUES_SQL, company_keys={})
+    expected, quiet = undisturbed
+    assert expected.does("sync", VALUES_BEFORE) == 0
+
+    assert twin.does("sync", kill="sync.committed:3") == KILLED
+    assert twin.does("sync") == 0
+
+    assert twin.state(database) == expected.state(quiet)
+    assert [tuple(row) for row in query(database, "SELECT kind, state FROM runs ORDER BY id")] == [
+        ("initial", "failed"),
+        ("initial", "succeeded"),
+    ]

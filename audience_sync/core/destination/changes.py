@@ -1,22 +1,25 @@
-"""Audience changes as Segment events, as an audience of Segment Engage would send them.
+"""Changes as Segment events, as an audience or computed trait of Segment Engage would send them.
 
-A change is an `identify`: the audience's trait, ``context.personas`` that says which audience, a `messageId` that a
-repetition shares, and an integrations object that names Schematic alone. Beside that ``context.user_keys`` and
-``context.company_keys`` have every key that the audience's query names, and ``context.change`` says what happened:
-entered, exited, updated (the identifiers differ), or resent (nothing, but Schematic is to be told again).
+A change is an `identify`: the trait, ``context.personas`` that says which audience or computed trait, a `messageId`
+that a repetition shares, and an integrations object that names Schematic alone. Beside that ``context.user_keys`` and
+``context.company_keys`` have every key that the definition names, and ``context.change`` says what happened: entered,
+exited (of a computed trait: it is null now), updated (identifiers or value differ), or resent (nothing, but Schematic
+is to be told again).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import orjson
 
 from audience_sync.core.destination.mappings import SegmentEvent
 from audience_sync.core.events import OpenChange
-from audience_sync.core.model import Json
+from audience_sync.core.model import Computation, Json
 
 ONLY_SCHEMATIC: Json = {"All": False, "Schematic": True}
+_ID_STARTS: Final = {Computation.AUDIENCE: "aud", Computation.TRAIT: "trait"}
 
 
 def newest(changes: Sequence[OpenChange]) -> OpenChange:
@@ -27,14 +30,15 @@ def newest(changes: Sequence[OpenChange]) -> OpenChange:
 def change_event(
     changes: Sequence[OpenChange], identifiers: str | None, *, identity: str, environment: str, at: str
 ) -> SegmentEvent:
-    """Return changes of one profile as one Segment event; what tells audiences apart is that of the first."""
+    """Return changes of one profile as one Segment event; what tells changes apart is that of the first."""
     first = changes[0]
+    computation = Computation(first.computation)
     known: Mapping[str, dict[str, Json]] = orjson.loads(identifiers) if identifiers else {}
     user: dict[str, Json] = {identity: first.profile_key, **known.get("user", {})}
     context: dict[str, Json] = {
         "personas": {
-            "computation_class": "audience",
-            "computation_id": f"aud_{first.trait}",
+            "computation_class": computation.value,
+            "computation_id": f"{_ID_STARTS[computation]}_{first.trait}",
             "computation_key": first.trait,
             "namespace": environment,
             "space_id": environment,

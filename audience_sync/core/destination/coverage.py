@@ -1,10 +1,10 @@
-"""Does an audience reach Schematic through the mappings? Samples tell: two people who enter, and who leave."""
+"""Does an audience or computed trait reach Schematic through the mappings? Two imaginary people enter, and leave."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -13,11 +13,21 @@ from audience_sync.core.destination.mappings import Mapping
 from audience_sync.core.destination.parcels import NOT_MAPPED, Destination, Parcel, make_parcel
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.events import OpenChange
+from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, Computation, TraitType
 from audience_sync.core.rows import canonical
 
 PEOPLE = ("sample", "example")
 AT = "2026-01-01T00:00:00.000Z"
 """When the imaginary people change."""
+
+_VALUES: Final = {
+    TraitType.BOOLEAN: "true",
+    TraitType.NUMBER: "42",
+    TraitType.CURRENCY: "9.5",
+    TraitType.STRING: '"sample"',
+    TraitType.DATE: '"2026-01-01"',
+    TraitType.URL: '"https://example.com/"',
+}
 
 _OF_THE_ENVIRONMENT = (("context", "personas", "namespace"), ("context", "personas", "space_id"))
 
@@ -40,20 +50,30 @@ class Coverage(NamedTuple):
 
 
 def coverage(
-    trait: str, destination: Destination, *, user_keys: Collection[str], company_keys: Collection[str]
+    trait: str,
+    destination: Destination,
+    *,
+    user_keys: Collection[str],
+    company_keys: Collection[str],
+    computation: Computation = Computation.AUDIENCE,
+    trait_type: TraitType | None = None,
 ) -> Coverage:
-    """Return what the mappings do to an audience whose query names these keys.
+    """Return what the mappings do to an audience or computed trait whose definition names these keys.
 
     Mappings that look at the environment are left out while it is not known (""), and then nothing is called a gap.
     """
+    value, none = sample_values(computation, trait_type)
     unsure = () if destination.environment else tuple(filter(looks_at_the_environment, destination.enabled))
     sure = replace(destination, mappings=tuple(one for one in destination.enabled if one not in unsure))
-    entries = [sample(trait, "true", who, destination, user_keys, company_keys) for who in PEOPLE]
-    exits = [change._replace(value="false", kind="exited") for change in entries]
+    samples = (sample(trait, value, who, destination, user_keys, company_keys) for who in PEOPLE)
+    entries = [change._replace(computation=computation) for change in samples]
+    exits = [change._replace(value=none, kind="exited") for change in entries]
     parcels = [make_parcel([change], sure, at=AT) for change in (*entries, exits[0])]
     entered, others, exited = map(_bodies, parcels)
     rejections = list(dict.fromkeys([*_rejections(parcels[0]), *_rejections(parcels[2])]))
     gaps = [] if rejections or unsure else list(_gaps(trait, entered, exited, others))
+    if computation is Computation.AUDIENCE and not rejections and not unsure and _names(entered) != _names(exited):
+        gaps.append("users would be named true and false: a mapping takes their name from this trait")
     if not rejections and not unsure and not gaps:
         again = {kind: make_parcel([entries[0]._replace(kind=kind)], sure, at=AT) for kind in ("updated", "resent")}
         silent = [kind for kind, parcel in again.items() if not parcel.events]
@@ -68,6 +88,15 @@ def coverage(
     )
 
 
+def sample_values(computation: Computation, trait_type: TraitType | None) -> tuple[str, str]:
+    """Return what Schematic is told of somebody who is in, or has a value of this type, and of who is not or has none.
+
+    A computed trait whose type nobody knows is taken for a number.
+    """
+    is_audience = computation is Computation.AUDIENCE
+    return MEMBER_VALUE if is_audience else _VALUES[trait_type or TraitType.NUMBER], EXIT_VALUES[computation]
+
+
 def sample(
     trait: str,
     value: str,
@@ -76,7 +105,7 @@ def sample(
     user_keys: Collection[str],
     company_keys: Collection[str],
 ) -> OpenChange:
-    """Return a change of an imaginary person who has every key that the audience's query names."""
+    """Return a change of an imaginary person who has every key that the definition of an audience names."""
     user = {name: f"{who} {name}" for name in user_keys if name != destination.identity}
     company = {name: f"{who} {name}" for name in company_keys}
     known = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
@@ -110,8 +139,6 @@ def _gaps(trait: str, entered: Bodies, exited: Bodies, others: Bodies) -> Iterat
         yield "no enabled mapping carries its value: entries and exits look the same to Schematic"
     elif _values(trait, entered) and not _values(trait, exited) - _values(trait, entered):
         yield "who leaves keeps the trait for ever: no identify of an exit sets it to another value"
-    if _names(entered) != _names(exited):
-        yield "users would be named true and false: a mapping takes their name from this trait"
     for one, other in zip(entered, others, strict=False):
         if one["type"] == "identify" and one["body"]["keys"] == other["body"]["keys"]:
             yield f"everybody would be one user: the user keys are the same for all, {', '.join(one['body']['keys'])}"

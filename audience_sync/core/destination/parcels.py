@@ -16,9 +16,11 @@ import orjson
 
 from audience_sync.core.destination.actions import Rejection, RejectionReason
 from audience_sync.core.destination.changes import change_event, newest
+from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Body, SegmentEvent, apply
 from audience_sync.core.destination.mappings import Mapping as DestinationMapping
 from audience_sync.core.destination.templates import AT, TRAITS, Template, make_template, mark
+from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.events import Carried, Event, OpenChange, idempotency_key
 from audience_sync.core.rows import canonical
 
@@ -51,17 +53,22 @@ class Destination:
         """Return changes of one profile as one Segment event; see `change_event`."""
         return change_event(changes, identifiers, identity=self.identity, environment=self.environment, at=at)
 
-    def template(self, known: Known) -> Template | None:
-        """Return the template for changes of people with these identifiers, if there is one."""
+    @cached_property
+    def of_one_computation(self) -> frozenset[DestinationMapping]:
+        """Return the mappings for which changes of audiences and of computed traits are not alike."""
+        return frozenset(filter(looks_at_the_computation, self.enabled))
+
+    def template(self, known: Known, computation: str = "audience") -> Template | None:
+        """Return the template for changes of one computation, of people with these identifiers, if there is one."""
         user, company = known.get("user", {}), known.get("company", {})
-        shape = (*user, "", *company)  # no key is called ""
+        shape = (computation, *user, "", *company)  # no key is called ""
         if shape not in self._templates:
-            marks = iter(map(mark, range(1, len(shape))))
+            marks = iter(map(mark, range(1, len(shape) - 1)))
             sample = canonical({kind: {name: next(marks) for name in known[kind]} for kind in _KINDS if kind in known})
-            change = OpenChange(0, mark(0), 0, "", "true", None, 0, 0)
+            change = OpenChange(0, mark(0), 0, "", "true", None, 0, 0, computation=computation)
             event = {**self.event([change], sample, at=AT), "traits": TRAITS}
             odd = any("\0" in name for name in shape)  # it might pass for a mark
-            self._templates[shape] = None if odd else make_template(self.enabled, event, keys=len(shape))
+            self._templates[shape] = None if odd else make_template(self.enabled, event, keys=len(shape) - 1)
         return self._templates[shape]
 
 
@@ -93,8 +100,12 @@ def make_parcel(changes: Sequence[OpenChange], destination: Destination, *, at: 
     """Return the events that tell Schematic of all open changes of a profile, at the time `at`."""
     identifiers = newest(changes).identifiers
     known: Known = orjson.loads(identifiers) if identifiers else {}
-    template = destination.template(known)
-    if template is None or not template.named_traits.isdisjoint([change.trait for change in changes]):
+    template = destination.template(known, changes[0].computation)
+    if (
+        template is None
+        or not template.named_traits.isdisjoint([change.trait for change in changes])
+        or (destination.of_one_computation and _are_mixed(changes))
+    ):
         return resolve_parcel(changes, destination.enabled, destination, identifiers=identifiers, at=at)
     said = ",".join([f"{_text(change.trait).decode()}:{change.value}" for change in changes])
     keys = [_text(value).decode() for kind in _KINDS if kind in known for value in known[kind].values()]
@@ -122,7 +133,8 @@ def resolve_parcel(
     all_sent = False
     for mapping in mappings:
         groups = whole
-        if len(changes) > 1 and not mapping.joins(traits):
+        unlike = mapping in destination.of_one_computation and _are_mixed(changes)
+        if len(changes) > 1 and (unlike or not mapping.joins(traits)):
             groups = apart = apart or [([c], destination.event([c], identifiers, at=at)) for c in changes]
         for group, event in groups:
             outcome = apply(mapping, event)
@@ -138,6 +150,17 @@ def resolve_parcel(
         reasons |= {change: NOT_MAPPED for change in changes if change not in sent and change not in reasons}
     rejected = [Rejected(change, reasons[change]) for change in changes if change in reasons] if reasons else []
     return Parcel(_events(drafts, reasons, destination, identifiers), rejected)
+
+
+def looks_at_the_computation(mapping: DestinationMapping) -> bool:
+    """Return whether what a mapping does depends on whether a change is of an audience or of a computed trait."""
+    paths = fields(mapping.expression) | reads(dict(mapping.fields))
+    return any(path[:3] == ("context", "personas", "computation_class") for path in paths)
+
+
+def _are_mixed(changes: Sequence[OpenChange]) -> bool:
+    """Return whether changes are of audiences and of computed traits."""
+    return any(change.computation != changes[0].computation for change in changes)
 
 
 def _is_about_nobody(body: Body) -> bool:

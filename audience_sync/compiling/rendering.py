@@ -1,0 +1,38 @@
+"""A statement of SQLAlchemy as the text and the parameters that a driver takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from audience_sync.compiling.dialect import Dialect
+from audience_sync.compiling.duckdb import Duckdb
+from audience_sync.compiling.postgresql import Postgresql
+from audience_sync.compiling.sqlite import Sqlite
+from audience_sync.core.parameters import Statement
+from audience_sync.errors import ConfigError
+
+DIALECTS: dict[str, type[Dialect]] = {one.name: one for one in (Sqlite, Postgresql, Duckdb)}
+
+
+def dialect_of(backend: str) -> Dialect:
+    """Return what a kind of database does its own way.
+
+    Raises:
+        ConfigError: queries cannot run there.
+    """
+    if backend not in DIALECTS:
+        raise ConfigError(
+            f"a query cannot run in {backend} yet, only in {', '.join(DIALECTS)}",
+            hint="write the audience as `sql`",
+        )
+    return DIALECTS[backend]()
+
+
+def render(statement: sa.Select[Any], dialect: Dialect) -> Statement:
+    """Return a statement as its driver takes it; whatever came from a query is among the parameters."""
+    compiled = statement.compile(dialect=dialect.sqlalchemy, compile_kwargs={"render_postcompile": True})
+    values = compiled.params
+    order = getattr(compiled, "positiontup", None)
+    return Statement(str(compiled), values if order is None else [values[name] for name in order])

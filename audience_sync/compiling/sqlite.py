@@ -1,0 +1,218 @@
+"""Queries in SQLite: JSON functions over text, instants as milliseconds since 1970, types known value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.sql.expression import FromClause
+
+from audience_sync.compiling.dialect import LONGEST_NUMBER, Dialect, Expression, Timeline, Truth, Value
+from audience_sync.compiling.values import TextValue, TruthValue
+
+_UNIX_EPOCH = 2440587.5  # as a Julian day
+_DAY = 86_400_000  # milliseconds
+_SECONDS_UP_TO = 100_000_000_000  # a number beyond is milliseconds since 1970
+_DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+_LONG_EXPONENT = "*[eE]*[0-9][0-9][0-9]*"
+
+
+class Sqlite(Dialect):
+    """SQLite 3.38 and newer."""
+
+    name = "sqlite"
+    double = "real"
+
+    @property
+    def sqlalchemy(self) -> sa.Dialect:
+        """Return the dialect of sqlite3, with named parameters."""
+        return sqlite.dialect(paramstyle="named")
+
+    def now(self, instant: datetime) -> object:
+        """Return UTC text, as SQLite's own date functions write it."""
+        return f"{instant.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+    def inside(self, document: Expression, kind: str, path: tuple[str, ...]) -> Value:
+        """Return what lies at a path.
+
+        SQLite looks for the bytes of a name in the text of the JSON, where it may be escaped: a name that could be is
+        compared with the names of the object one by one.
+        """
+        del kind
+        found = _Json(document, None, self)
+        plain: list[str] = []
+        for name in path:
+            if _is_plain(name):
+                plain.append(name)
+            else:
+                found = found.named(plain, name)
+                plain = []
+        return found.at(plain) if plain else found
+
+    def column(self, column: Expression, kind: str) -> Value:
+        """Return a column as a value; what is in it says of what type it is, save for truths, which SQLite has not."""
+        if kind.startswith("bool"):
+            return TruthValue(sa.cast(column, sa.Integer) != 0, self)
+        if kind.startswith("json"):
+            return _Json(column, None, self)
+        return _Dynamic(column, self)
+
+    def document(self, json: Expression) -> Value:
+        """Return JSON text as a value."""
+        return _Json(json, None, self)
+
+    def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
+        """Return the elements of a list, by json_each."""
+        listed = sa.case((sa.func.json_type(value.json()) == "array", value.json()))
+        rows = sa.func.json_each(listed).table_valued("value", "type", "fullkey", name=None).alias()
+        element = sa.case(
+            (rows.c.type.in_(("array", "object")), rows.c.value),
+            (rows.c.type.in_(("true", "false", "null")), rows.c.type),
+            else_=sa.func.json_quote(rows.c.value),
+        )
+        return rows, lambda path: self.inside(element, "json", path)
+
+    def timeline(self, column: Expression, kind: str) -> Timeline:
+        """Return the time of an event; numbers are unix seconds, or milliseconds when they are that large."""
+        del kind
+        seconds = sa.cast(sa.func.round(column * 1000), sa.BigInteger)
+        number = sa.case((sa.func.abs(column) >= _SECONDS_UP_TO, sa.cast(column, sa.BigInteger)), else_=seconds)
+        kinds = sa.func.typeof(column)
+        at = sa.case((kinds == "text", self.moment_of_text(column)), (kinds.in_(("integer", "real")), number))
+
+        def later(by: timedelta) -> Expression:
+            return at + round(by / timedelta(milliseconds=1))
+
+        return Timeline(at, self.instant, later)
+
+    def instant(self, instant: datetime) -> Expression:
+        """Return milliseconds since 1970."""
+        return sa.literal(
+            round((instant - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(milliseconds=1)), sa.BigInteger
+        )
+
+    def number_of_text(self, text: Expression) -> Expression:
+        """Return a text as a double: what JSON's own grammar takes for a number, without room for anything else."""
+        written = sa.and_(
+            sa.func.length(text) <= LONGEST_NUMBER,
+            sa.not_(text.op("GLOB", is_comparison=True)("*[^-+.0-9eE]*")),
+            sa.not_(text.op("GLOB", is_comparison=True)(_LONG_EXPONENT)),
+            sa.func.json_valid(text) == 1,
+        )
+        return sa.case((written, sa.cast(text, sa.REAL)))
+
+    def moment_of_text(self, text: Expression) -> Expression:
+        """Return a text as milliseconds since 1970; SQLite would take 'now', '12:00' and 30 February, too."""
+        day = sa.func.substr(text, 1, 10)
+        milliseconds = sa.cast(sa.func.round((sa.func.julianday(text) - _UNIX_EPOCH) * _DAY), sa.BigInteger)
+        dated = sa.and_(text.op("GLOB", is_comparison=True)(_DATE + "*"), sa.func.date(day) == day)
+        return sa.case((dated, milliseconds))
+
+    def matches(self, text: Expression, pattern: str) -> Truth:
+        """Return whether a regular expression is found; REGEXP is the function that the session brings along."""
+        return text.op("REGEXP", is_comparison=True)(pattern)
+
+    def json_of(self, expression: Expression) -> Expression:
+        """Return a text or number as JSON text; a double keeps all its digits."""
+        return sa.case((expression.is_not(None), sa.func.json_quote(expression)))
+
+    def list_of(self, text: Expression) -> Expression:
+        """Return JSON text of a list."""
+        return sa.func.json_group_array(text)
+
+    def holds(self, text: Expression, part: str) -> Truth:
+        """Return whether a text has another in it."""
+        return sa.func.instr(text, part) > 0
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether JSON writes a name in one way only, and a path can have it in quotes."""
+    return name.isascii() and name.isprintable() and not set(name) & {'"', "\\", "/"}
+
+
+@dataclass(frozen=True)
+class _Json:
+    """JSON text, or what lies at a path of it."""
+
+    source: Expression
+    path: str | None
+    dialect: Sqlite
+
+    def at(self, names: list[str]) -> _Json:
+        """Return what lies further inside."""
+        return _Json(self.source, "$" + "".join(f'."{name}"' for name in names), self.dialect)
+
+    def named(self, names: list[str], name: str) -> _Json:
+        """Return what an object has under a name that may be written in several ways, as JSON text of its own."""
+        inner = self.at(names) if names else self
+        rows = sa.func.json_each(inner.json()).table_valued("key", "value", "type", name=None).alias()
+        whole = sa.case(
+            (rows.c.type.in_(("array", "object")), rows.c.value),
+            (rows.c.type.in_(("true", "false", "null")), rows.c.type),
+            else_=sa.func.json_quote(rows.c.value),
+        )
+        is_object = sa.func.json_type(inner.json()) == "object"
+        found = sa.select(whole).where(rows.c.key == name, is_object).limit(1).scalar_subquery()
+        return _Json(found, None, self.dialect)
+
+    def present(self) -> Truth:
+        """Return whether it is there, and not null."""
+        return self._extracted().is_not(None)
+
+    def text(self) -> Expression:
+        """Return its text; SQLite makes 1 and 0 of truths."""
+        kind = self._kind()
+        return sa.case((kind.in_(("true", "false")), kind), else_=sa.cast(self._extracted(), sa.Text))
+
+    def number(self) -> Expression:
+        """Return the number it is, or is written as."""
+        kind, value = self._kind(), self._extracted()
+        return sa.case(
+            (kind.in_(("integer", "real")), sa.cast(value, sa.REAL)),
+            (kind == "text", self.dialect.number_of_text(value)),
+        )
+
+    def moment(self) -> Expression:
+        """Return the moment its text is."""
+        return sa.case((self._kind() == "text", self.dialect.moment_of_text(self._extracted())))
+
+    def json(self) -> Expression:
+        """Return it as JSON text, unless it is null."""
+        kind, value = self._kind(), self._extracted()
+        return sa.case(
+            (kind.in_(("true", "false")), kind),
+            (kind.in_(("array", "object")), value),
+            (kind.in_(("integer", "real", "text")), sa.func.json_quote(value)),
+        )
+
+    def _extracted(self) -> Expression:
+        return sa.func.json_extract(self.source, self.path or "$")
+
+    def _kind(self) -> Expression:
+        return sa.func.json_type(self.source, self.path or "$")
+
+
+@dataclass(frozen=True)
+class _Dynamic(TextValue):
+    """A column of SQLite: each of its values has a type of its own."""
+
+    def text(self) -> Expression:
+        """Return it as SQLite writes it."""
+        return sa.cast(self.expression, sa.Text)
+
+    def number(self) -> Expression:
+        """Return the number it is, or is written as."""
+        kind = sa.func.typeof(self.expression)
+        return sa.case(
+            (kind.in_(("integer", "real")), sa.cast(self.expression, sa.REAL)),
+            (kind == "text", self.dialect.number_of_text(self.expression)),
+        )
+
+    def moment(self) -> Expression:
+        """Return the moment its text is."""
+        return sa.case(
+            (sa.func.typeof(self.expression) == "text", self.dialect.moment_of_text(self.expression)),
+        )

@@ -1,0 +1,194 @@
+"""Whole statements: who is in an audience, what a computed trait is, and why.
+
+All streams that are conditions on single events are read in one pass over the events. Who has none of them has counts
+of 0 and no other values; where that is enough to keep a person out, only those in the pass are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from functools import partial
+from typing import Any, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.sql.expression import FromClause
+
+from audience_sync.compiling.conditions import truth
+from audience_sync.compiling.dialect import Dialect, Expression, Value
+from audience_sync.compiling.joins import PROFILES, Joins
+from audience_sync.compiling.reductions import reduce, reduced
+from audience_sync.compiling.rooms import EventsRoom, ProfilesRoom, Relation, person_sql
+from audience_sync.compiling.streams import World, select
+from audience_sync.compiling.users import users_of
+from audience_sync.compiling.values import TruthValue
+from audience_sync.core.query.tree import (
+    Condition,
+    Context,
+    Kind,
+    Literal,
+    Path,
+    Presence,
+    Property,
+    Query,
+    Reduction,
+    Scalar,
+    Trait,
+    kind_of,
+)
+
+Select: TypeAlias = sa.Select[Any]
+
+
+@dataclass(frozen=True)
+class PersonSql:
+    """The SQL of a person for an audience or a computed trait; `user` is its column that names the user."""
+
+    relation: Relation
+    user: str
+    has_value: bool
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a query asks for by its key: a condition, a scalar, or the SQL of a person for either."""
+
+    definition: Condition | Scalar | PersonSql
+    zone: tzinfo
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """Everything that a statement needs but its query: where, when, for whom, and what has a key."""
+
+    dialect: Dialect
+    as_of: datetime
+    events: EventsRoom | None
+    profiles: ProfilesRoom | None
+    known: Mapping[str, Known]
+    only: str | None = None  # the one user who is looked at
+    _made: dict[str, FromClause] = field(default_factory=dict)
+
+    def members(self, condition: Condition, zone: tzinfo, identifiers: Sequence[str] = ()) -> Select:
+        """Return who is in an audience: the user, and the columns of their profile that are `identifiers`.
+
+        Raises:
+            ConfigError: the source has not what is asked for.
+        """
+        users = users_of(condition, self._world(zone), needed=condition)
+        return users.select(identifiers).where(truth(condition, users.scope))
+
+    def values(self, scalar: Scalar, zone: tzinfo, identifiers: Sequence[str] = ()) -> Select:
+        """Return who has a value, and `value`, the text of its JSON.
+
+        Raises:
+            ConfigError: the source has not what is asked for.
+        """
+        users = users_of(scalar, self._world(zone), needed=Presence(scalar))
+        value = users.value(scalar)
+        return users.select(identifiers, _text(value).label("value")).where(value.present())
+
+    def evidence(
+        self, query: Query, zone: tzinfo, scalars: Sequence[Scalar], conditions: Sequence[Condition]
+    ) -> Select:
+        """Return, for everybody, each of some scalars of a query as JSON text, and whether each condition holds."""
+        users = users_of(query, self._world(zone), needed=None)
+        columns = [_text(users.value(one)).label(f"scalar_{n}") for n, one in enumerate(scalars)]
+        holds = [sa.func.coalesce(truth(one, users.scope), sa.false()) for one in conditions]
+        return users.select([], *columns, *[one.label(f"condition_{n}") for n, one in enumerate(holds)])
+
+    def stream(self, reduction: Reduction, zone: tzinfo, *, limit: int) -> Select:
+        """Return the newest events that a reduction of a query looks at, with all their columns."""
+        found = select(self._world(zone), reduction.stream)
+        rows = sa.select(*[found.event.rows.c[name] for name in found.event.room.relation.types])
+        newest = found.event.time.instant.desc()
+        return rows.select_from(found.source).where(*found.conditions).order_by(newest).limit(limit)
+
+    def _world(self, zone: tzinfo) -> World:
+        events, profiles = self.events, self.profiles
+        return World(
+            dialect=self.dialect,
+            as_of=self.as_of,
+            zone=zone,
+            events=events,
+            profiles=profiles,
+            rows=partial(self._rows, events),
+            profile_rows=partial(self._rows, profiles),
+            look_up=self._trait,
+            reduce=reduce,
+            reduced=lambda reduction, rows: reduced(reduction, rows, self.dialect),
+        )
+
+    def _rows(self, room: EventsRoom | ProfilesRoom | None) -> FromClause:
+        """Return a fresh look at events or profiles, at those of one user if only that one is looked at."""
+        if room is None:
+            raise AssertionError("the file was checked for it")
+        rows = room.relation.rows(self.dialect, self.as_of)
+        if self.only is None:
+            return rows
+        return sa.select(rows).where(sa.cast(rows.c[room.user], sa.Text) == self.only).subquery()
+
+    def _trait(self, trait: Trait, path: Path, joins: Joins) -> Value:
+        """Return a trait: an audience or computed trait of the file before one of the profiles."""
+        if len(trait.path) == 1 and trait.path[0] in self.known:
+            return self._by_key(trait.path[0], joins)
+        profiles = self.profiles
+        if profiles is None:
+            raise AssertionError("the file was checked for it")
+        rows = joins.join(PROFILES, partial(self._rows, profiles), profiles.user, profiles.kind)
+        return profiles.trait(rows, path, self.dialect, at=trait.at)
+
+    def _by_key(self, key: str, joins: Joins) -> Value:
+        definition = self.known[key].definition
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = self._definition(self.known[key]).cte()
+        rows = joins.join(key, made.alias, "user", self._kind(definition))
+        match definition:
+            case PersonSql(relation, has_value=True):
+                return self.dialect.column(rows.c.value, relation.types["value"])
+            case Literal() | Trait() | Property() | Context() | Reduction() if kind_of(definition) is Kind.NUMBER:
+                return self.dialect.column(rows.c.value, self.dialect.double)
+            case Literal() | Trait() | Property() | Context() | Reduction():
+                return self.dialect.document(rows.c.value)
+            case _:
+                return TruthValue(rows.c.user.is_not(None), self.dialect)
+
+    def _kind(self, definition: Condition | Scalar | PersonSql) -> str:
+        """Return the type of the users of something known by its key."""
+        if isinstance(definition, PersonSql):
+            return definition.relation.require(definition.user, setting="user_keys")
+        room = self.profiles or self.events
+        return room.kind if room is not None else ""
+
+    def _definition(self, known: Known) -> Select:
+        """Return `user`, and of a computed trait `value`, one row a user."""
+        match known.definition:
+            case PersonSql():
+                return self._person(known.definition)
+            case Literal() | Trait() | Property() | Context() | Reduction():
+                users = users_of(known.definition, self._world(known.zone), needed=Presence(known.definition))
+                value = users.value(known.definition)
+                as_it_is = value.number() if kind_of(known.definition) is Kind.NUMBER else value.json()
+                rows = users.select([], as_it_is.label("value")).where(value.present()).subquery()
+            case _:
+                rows = self.members(known.definition, known.zone).subquery()
+        user, *value = rows.c
+        return sa.select(user.label("user"), *value)
+
+    def _person(self, definition: PersonSql) -> Select:
+        relation = definition.relation
+        rows = person_sql(relation.sql or "", self.dialect, self.as_of, columns=list(relation.types))
+        user = rows.c[definition.user]
+        if not definition.has_value:
+            return sa.select(user.label("user")).where(user.is_not(None)).distinct()
+        text = self.dialect.column(rows.c.value, relation.require("value", setting="value")).text()
+        place = sa.func.row_number().over(partition_by=user, order_by=self.dialect.ordered(text)).label("place")
+        ranked = sa.select(user.label("user"), rows.c.value, place).where(user.is_not(None)).subquery()
+        return sa.select(ranked.c.user, ranked.c.value).where(ranked.c.place == 1)
+
+
+def _text(value: Value) -> Expression:
+    """Return a value as it is read: the text of its JSON."""
+    return sa.cast(value.json(), sa.Text)

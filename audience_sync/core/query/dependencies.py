@@ -1,0 +1,53 @@
+"""Which audience or computed trait is computed before which: each behind those that its query asks for.
+
+A graph has, for each key, the keys it depends on; what is no key of the graph itself depends on nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+
+def find_cycle(graph: Mapping[str, frozenset[str]]) -> list[str] | None:
+    """Return a shortest chain of keys that leads back to where it began, as in `[a, b, a]`; None if there is none."""
+    _, tangled = _untangled(graph)
+    chains = (_way_back(tangled, key) for key in tangled)
+    return min((chain for chain in chains if chain is not None), key=len, default=None)
+
+
+def order(graph: Mapping[str, frozenset[str]]) -> list[str]:
+    """Return the keys such that each comes behind those it depends on; what may come first is in the given order.
+
+    Raises:
+        ValueError: some depend on each other in a cycle.
+    """
+    ordered, tangled = _untangled(graph)
+    if tangled:
+        raise ValueError(f"in a cycle, or behind one: {', '.join(tangled)}")
+    return ordered
+
+
+def _untangled(graph: Mapping[str, frozenset[str]]) -> tuple[list[str], dict[str, frozenset[str]]]:
+    """Return the keys in order, and what is left of the graph because cycles keep it from being ordered."""
+    ordered: list[str] = []
+    waiting = dict(graph)
+    while (ready := next((key for key in waiting if waiting.keys().isdisjoint(waiting[key])), None)) is not None:
+        ordered.append(ready)
+        del waiting[ready]
+    return ordered, waiting
+
+
+def _way_back(graph: Mapping[str, frozenset[str]], start: str) -> list[str] | None:
+    """Return a shortest chain from a key to itself."""
+    chains = deque([[start]])
+    seen = set()
+    while chains:
+        chain = chains.popleft()
+        for key in sorted(graph[chain[-1]] & graph.keys()):
+            if key == start:
+                return [*chain, start]
+            if key not in seen:
+                seen.add(key)
+                chains.append([*chain, key])
+    return None

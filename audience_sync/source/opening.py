@@ -1,0 +1,76 @@
+"""Opening a source with the module that knows its database, and putting what goes wrong there into one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import timedelta
+from importlib import import_module
+from typing import TypeAlias
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import NoSuchModuleError
+
+from audience_sync.config import Source
+from audience_sync.errors import SourceError
+from audience_sync.source.explain import explained, overdue, place_of
+from audience_sync.source.session import Deadline, Session
+
+_ROOMS = {"postgresql": "postgres", "sqlite": "sqlite", "duckdb": "duckdb"}
+
+Reach: TypeAlias = Callable[[str], AbstractContextManager[None]]
+
+
+def backend(source: Source) -> str:
+    """Return whose SQL a source speaks: `sqlite`, `postgresql`, `duckdb` (files too), or SQLAlchemy's word for it."""
+    return source.url.get_secret_value().get_backend_name() if source.url else "duckdb"
+
+
+@contextmanager
+def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
+    """Open a session and yield it with a function that runs a block under its deadline and explains its errors.
+
+    Raises:
+        SourceError: the source cannot be reached, its driver is missing, or what is run in the block fails.
+    """
+    place = place_of(source)
+    with closing(_connected(source, place, limit)) as session:
+        deadline = Deadline(limit, session.interrupts())
+
+        @contextmanager
+        def reach(what: str) -> Iterator[None]:
+            try:
+                with deadline.running():
+                    yield
+            except session.errors as error:
+                if not deadline.expired:
+                    lost = session.is_lost(error)
+                    failure = f"The connection to {place} was lost" if lost else f"{place} {what}"
+                    raise explained(failure, error, source, hint=session.remedy(error)) from None
+            if deadline.expired:
+                raise overdue(place, limit)
+
+        yield session, reach
+
+
+def _connected(source: Source, place: str, limit: timedelta) -> Session:
+    """Connect with the room of the source's database, or with the general one."""
+    url = source.url.get_secret_value() if source.url else None
+    name = _ROOMS.get(backend(source), "other") if url else "files"
+    try:
+        room = import_module(f"audience_sync.source.{name}")
+        connect: Callable[[URL | Source, timedelta], Session] = room.connect
+    except ModuleNotFoundError as error:
+        raise _not_installed(place, error.name, f"pip install 'audience-sync[{name}]'") from None
+    try:
+        return connect(url or source, limit)
+    except (ModuleNotFoundError, NoSuchModuleError):
+        driver = url.drivername if url else name
+        raise _not_installed(place, driver, f"pip install the SQLAlchemy driver of {backend(source)}") from None
+    except (*room.CONNECT_ERRORS, OSError, TypeError, ValueError) as error:
+        hint = "check the url of the source" if url else "check the memory_limit of the source"
+        raise explained(f"Cannot connect to {place}", error, source, hint=hint) from None
+
+
+def _not_installed(place: str, missing: str | None, remedy: str) -> SourceError:
+    return SourceError(f"The driver for {place} is not installed: {missing}.", hint=remedy)
