@@ -55,6 +55,7 @@ class Scope:
     zone: tzinfo
     look_up: Callable[[Trait | Property | Context, Path], Value]
     reduced: Callable[[Reduction], Value]
+    happened: Callable[[Comparison], Truth | None]  # whether there is any event, where a count asks no more
 
     def ago(self, duration: Duration, *, sign: int = -1) -> datetime:
         """Return the instant so long ago, or with `sign` 1 so far ahead."""
@@ -71,6 +72,9 @@ def truth(condition: Condition, scope: Scope) -> Truth:  # noqa: PLR0911 - one r
         case Not(operand):
             return opposite(truth(operand, scope))
         case Comparison(left, operator, right):
+            happened = scope.happened(condition)
+            if happened is not None:
+                return happened
 
             def compare(a: Value, b: Value) -> Truth:
                 return _compared(a, operator, b, written=condition, dialect=scope.dialect)

@@ -65,6 +65,7 @@ class Dialect(ABC):
 
     name: str
     double: str  # what the database calls the type of doubles
+    joins_existence = True  # EXISTS about the row at hand is a join, not a look at every event for every row
 
     @property
     @abstractmethod

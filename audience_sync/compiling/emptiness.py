@@ -6,11 +6,11 @@ import operator
 from collections.abc import Set
 from typing import Final
 
-from audience_sync.compiling.reductions import NEVER_NULL
 from audience_sync.core.query.tree import (
     And,
     Comparison,
     Condition,
+    Function,
     Literal,
     Not,
     Operator,
@@ -22,6 +22,8 @@ from audience_sync.core.query.tree import (
     TextTest,
 )
 
+NEVER_NULL: Final = (Function.COUNT, Function.UNIQUE_COUNT)
+"""What is 0 where there is no event; every other reduction is null there."""
 _SIGNS: Final = {
     Operator.EQUALS: operator.eq,
     Operator.DIFFERS: operator.ne,
@@ -35,6 +37,11 @@ _SIGNS: Final = {
 def is_false_without(condition: Condition, empty: Set[Reduction]) -> bool:
     """Return whether a condition surely does not hold where the streams of these reductions are empty."""
     return bool(empty) and _truth(condition, empty) is False
+
+
+def compare_numbers(left: float, sign: Operator, right: float) -> bool:
+    """Return how two numbers compare."""
+    return bool(_SIGNS[sign](left, right))
 
 
 def _truth(condition: Condition, empty: Set[Reduction]) -> bool | None:  # noqa: PLR0911 - one return for each kind
@@ -65,7 +72,7 @@ def _compared(left: Scalar, sign: Operator, right: Scalar, empty: Set[Reduction]
     if _is_null(left, empty) or _is_null(right, empty):
         return False
     a, b = _number(left, empty), _number(right, empty)
-    return None if a is None or b is None else bool(_SIGNS[sign](a, b))
+    return None if a is None or b is None else compare_numbers(a, sign, b)
 
 
 def _is_null(scalar: Scalar, empty: Set[Reduction]) -> bool:

@@ -8,11 +8,11 @@ import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.dialect import Dialect, Expression, Truth, Value
+from audience_sync.compiling.emptiness import NEVER_NULL
 from audience_sync.compiling.streams import Selection
 from audience_sync.compiling.values import NumberValue, TextValue
 from audience_sync.core.query.tree import EACH, Form, Function, Kind, Path, Reduction, kind_of
 
-NEVER_NULL = (Function.COUNT, Function.UNIQUE_COUNT)
 _RANKED = (Function.FIRST, Function.LAST, Function.MODE, Function.UNIQUE)
 
 

@@ -25,6 +25,7 @@ class Sqlite(Dialect):
 
     name = "sqlite"
     double = "real"
+    joins_existence = False
 
     @property
     def sqlalchemy(self) -> sa.Dialect:

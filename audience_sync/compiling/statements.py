@@ -174,8 +174,8 @@ class Compiler:
                 rows = users.select([], as_it_is.label("value")).where(value.present()).subquery()
             case _:
                 rows = self.members(known.definition, known.zone).subquery()
-        user, *value = rows.c
-        return sa.select(user.label("user"), *value)
+        user, *others = rows.c
+        return sa.select(user.label("user"), *others)
 
     def _person(self, definition: PersonSql) -> Select:
         relation = definition.relation

@@ -1,12 +1,14 @@
 """Streams of events as rows: filters become conditions, and what needs its rows first becomes a part of its own.
 
 Two things need their rows before anything else is asked of them: a funnel, whose child events are joined to the
-numbered rows of their parents and counted for each; and a session, which looks at the gaps between rows. Everything is
-joins and groups: no database is asked to look something up for each row.
+numbered rows of their parents and counted for each; and a session, which looks at the gaps between rows. Only a funnel
+that asks whether there is any child event is an EXISTS, in databases that make a join of it: none is asked to look
+something up for each row.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
@@ -17,17 +19,21 @@ from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.conditions import Scope, truth
 from audience_sync.compiling.dialect import Dialect, Expression, Truth, Value
+from audience_sync.compiling.emptiness import compare_numbers
 from audience_sync.compiling.joins import Joins
 from audience_sync.compiling.rooms import ROW, EventRow, EventsRoom, ProfilesRoom
 from audience_sync.core.query import calendar
 from audience_sync.core.query.tree import (
     And,
     Between,
+    Comparison,
     Condition,
     Context,
     Duration,
     ExpiresAfter,
     Filter,
+    Function,
+    Literal,
     Path,
     Property,
     Reduction,
@@ -94,7 +100,8 @@ class Selection:
 
     def scope(self, reduced: Callable[[Reduction], Value]) -> Scope:
         """Return what the words of a condition about these events mean."""
-        return Scope(self.world.dialect, self.world.as_of, self.world.zone, self.value, reduced)
+        world = self.world
+        return Scope(world.dialect, world.as_of, world.zone, self.value, reduced, lambda one: _happened(self, one))
 
 
 def select(world: World, stream: Stream) -> Selection:
@@ -193,16 +200,16 @@ def _behind(selection: Selection, *, earliest: Duration | None = None, latest: D
 
 
 def _where(selection: Selection, condition: Condition) -> Selection:
-    """Apply a condition; the parts of it that ask for no child events come first, so that few rows are numbered."""
+    """Apply a condition; the parts of it that count no child events come first, so that few rows are numbered."""
     parts = condition.operands if isinstance(condition, And) else (condition,)
-    funnels = [part for part in parts if reductions_of(part)]
+    funnels = [part for part in parts if _counted(part, selection.world.dialect)]
     scope = selection.scope(_no_reductions)
     selection.conditions += [truth(part, scope) for part in parts if part not in funnels]
     if not funnels:
         return selection
     numbered = _numbered(selection)
     found: dict[Reduction, FromClause] = {}
-    for reduction in dict.fromkeys(one for part in funnels for one in reductions_of(part)):
+    for reduction in dict.fromkeys(one for part in funnels for one in _counted(part, selection.world.dialect)):
         rows = numbered.world.reduce(_child(numbered, reduction.stream), reduction)
         found[reduction] = rows
         numbered.base = numbered.base.outerjoin(rows, rows.c.key == numbered.event.number)
@@ -220,6 +227,52 @@ def reductions_of(condition: object) -> list[Reduction]:
             found.append(node)
             inner.update(id(below) for below in walk(node.stream))
     return found
+
+
+def _counted(condition: Condition, dialect: Dialect) -> list[Reduction]:
+    """Return the reductions of a condition that ask for more than whether there is any event."""
+    found = reductions_of(condition)
+    if not dialect.joins_existence:
+        return found
+    asked = [one for one in walk(condition) if isinstance(one, Comparison) and existence(one) is not None]
+    return [one for one in found if not any(one is comparison.left for comparison in asked) or _is_deep(one, dialect)]
+
+
+def _is_deep(reduction: Reduction, dialect: Dialect) -> bool:
+    """Return whether the rows of a stream have to be a part of their own."""
+    parts = [one for one in reduction.stream.filters if isinstance(one, Where | ExpiresAfter)]
+    return any(isinstance(one, ExpiresAfter) or bool(_counted(one.condition, dialect)) for one in parts)
+
+
+def existence(comparison: Comparison) -> bool | None:
+    """Return whether a comparison asks if there is any event, True, or if there is none, False; else None."""
+    match comparison:
+        case Comparison(Reduction(_, Function.COUNT), sign, Literal(int() | float() as limit)):
+            none, *some = [compare_numbers(count, sign, limit) for count in (0, 1, 2, sys.maxsize)]
+            return not none if len(set(some)) == 1 and some[0] is not none else None
+        case _:
+            return None
+
+
+def _happened(selection: Selection, comparison: Comparison) -> Truth | None:
+    """Return whether a child event exists, if that is all a comparison asks and the database likes to be asked so."""
+    world, expected = selection.world, existence(comparison)
+    reduction = comparison.left
+    if expected is None or not isinstance(reduction, Reduction) or not world.dialect.joins_existence:
+        return None
+    if _is_deep(reduction, world.dialect):
+        return None
+    event = EventRow(world.room, world.rows(), world.dialect)
+    joins = Joins(event.user, world.room.kind, world)
+    child = Selection(world, event, event.rows, event.user, joins, parent=selection.event)
+    child = _narrow(child, reduction.stream)
+    theirs = (
+        sa.select(event.user)
+        .select_from(child.source)
+        .where(event.user == selection.event.user, *child.conditions)
+        .correlate(selection.event.rows)
+    )
+    return theirs.exists() if expected else sa.not_(theirs.exists())
 
 
 def _no_reductions(reduction: Reduction) -> Value:

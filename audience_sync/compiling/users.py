@@ -35,7 +35,7 @@ class Users:
     def scope(self) -> Scope:
         """Return what the words of the query mean for a user."""
         world = self.world
-        return Scope(world.dialect, world.as_of, world.zone, self._look_up, self.values.__getitem__)
+        return Scope(world.dialect, world.as_of, world.zone, self._look_up, self.values.__getitem__, lambda _: None)
 
     def value(self, scalar: Scalar) -> Value:
         """Return a scalar of the query for a user."""

@@ -97,8 +97,7 @@ def table_columns(source: Source, table: str, *, as_of: datetime) -> tuple[Colum
             declared = tuple(Column(name, str(kind).lower()) for page in rows.pages() for name, kind in page)
         if declared:
             return declared  # else there is no such table, which SQLite says best itself
-    everything = f"SELECT * FROM {_quoted(source, names)}"  # noqa: S608 - the names are quoted
-    return columns(source, Statement(everything, {}), as_of=as_of)
+    return columns(source, _everything(source, names), as_of=as_of)
 
 
 def ping(source: Source, timeout: timedelta) -> None:
@@ -123,10 +122,12 @@ def _require_columns(found: Sized) -> None:
         raise SourceError("The SQL is not a query: it returns no columns.", hint="write a SELECT")
 
 
-def _quoted(source: Source, names: Sequence[str]) -> str:
-    """Quote the parts of a table's name, by the rules of the source's database."""
+def _everything(source: Source, names: Sequence[str]) -> Statement:
+    """Return the query for all of a table, the parts of its name quoted by the rules of the source's database."""
     if backend(source) in _STANDARD or source.url is None:
         quote: Callable[[str], str] = DefaultDialect().identifier_preparer.quote_identifier
-    else:
+        parameters = None
+    else:  # SQLAlchemy doubles each % where the driver, when it is given parameters, would take it for its own
         quote = source.url.get_secret_value().get_dialect()().identifier_preparer.quote
-    return ".".join(quote(name) for name in names)
+        parameters = {}
+    return Statement(f"SELECT * FROM {'.'.join(map(quote, names))}", parameters)  # noqa: S608 - quoted

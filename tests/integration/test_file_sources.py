@@ -179,21 +179,34 @@ def test_ndjson_keeps_what_is_nested(tmp_path: Path) -> None:
     """Objects and lists are JSON, whatever types are mixed in them; scalars have types of their own."""
     path = write_lines(
         tmp_path / "events.ndjson",
-        {"userId": "007", "event": "A", "at": "2024-02-29T10:00:00.123Z", "n": 1, "p": {"a": 1, "b": {"c": [1, "x"]}}},
-        {"userId": "u2", "event": "B", "at": "2024-02-29T12:00:00+02:00", "n": 2.5, "p": {"a": "s", "é": None}},
-        {"userId": "u3", "event": None, "at": None, "p": [], "ok": True, "id": "7B9E1E2A-0C8B-4C54-9F9B-0A2F6D9A1C11"},
+        {
+            "userId": "007",
+            "event": "A",
+            "instant": "2024-02-29T10:00:00.123Z",
+            "n": 1,
+            "p": {"a": 1, "b": {"c": [1, "x"]}},
+        },
+        {"userId": "u2", "event": "B", "instant": "2024-02-29T12:00:00+02:00", "n": 2.5, "p": {"a": "s", "é": None}},
+        {
+            "userId": "u3",
+            "event": None,
+            "instant": None,
+            "p": [],
+            "ok": True,
+            "id": "7B9E1E2A-0C8B-4C54-9F9B-0A2F6D9A1C11",
+        },
     )
 
     assert types(path) == {
         "userId": "varchar",
         "event": "varchar",
-        "at": "timestamp with time zone",
+        "instant": "timestamp with time zone",
         "n": "double",
         "p": "json",
         "ok": "boolean",
         "id": "varchar",
     }
-    assert read(path, """SELECT "userId", at, p, p->>'$.a', ok, id FROM shop ORDER BY 1""") == [
+    assert read(path, """SELECT "userId", instant, p, p->>'$.a', ok, id FROM shop ORDER BY 1""") == [
         ("007", datetime(2024, 2, 29, 10, 0, 0, 123000, tzinfo=UTC), '{"a":1,"b":{"c":[1,"x"]}}', "1", None, None),
         ("u2", datetime(2024, 2, 29, 10, tzinfo=UTC), '{"a":"s","é":null}', "s", None, None),
         ("u3", None, "[]", None, True, "7B9E1E2A-0C8B-4C54-9F9B-0A2F6D9A1C11"),
@@ -232,16 +245,16 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     """Parquet says itself of what type its columns are."""
     with duckdb.connect() as writer:
         rows = writer.sql(
-            "SELECT 'u1' AS user_id, 1.50::decimal(5,2) AS price, timestamptz '2024-02-29 10:00+02' AS at"
+            "SELECT 'u1' AS user_id, 1.50::decimal(5,2) AS price, timestamptz '2024-02-29 10:00+02' AS instant"
         )
         rows.write_parquet(str(tmp_path / "m.parquet"))
 
     assert types(tmp_path / "m.parquet") == {
         "user_id": "varchar",
         "price": "decimal(5,2)",
-        "at": "timestamp with time zone",
+        "instant": "timestamp with time zone",
     }
-    assert read(tmp_path / "m.parquet", "SELECT user_id, at FROM shop") == [
+    assert read(tmp_path / "m.parquet", "SELECT user_id, instant FROM shop") == [
         ("u1", datetime(2024, 2, 29, 8, tzinfo=UTC))
     ]
 
@@ -306,7 +319,8 @@ def test_every_path_is_a_view(tmp_path: Path) -> None:
     """A query may join the files of a source, its events and its profiles; the name of a view is quoted."""
     write(tmp_path / "m.csv", "user_id\nu1\nu2\n")
     write_lines(tmp_path / "e.ndjson", {"user_id": "u1"})
-    source = files(**{"my shop.": tmp_path / "m.csv", 'x"_events': tmp_path / "e.ndjson"})
+    paths = {"my shop.": str(tmp_path / "m.csv"), 'x"_events': str(tmp_path / "e.ndjson")}
+    source = files().model_copy(update={"files": paths})
     sql = """SELECT user_id FROM "my shop." JOIN "x""_events" USING (user_id)"""
 
     assert rows_of(source, sql) == [("u1",)]
@@ -436,10 +450,10 @@ def test_memory_is_limited(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_spilled(tmp_path: Path) -> None:
     """A sort larger than the memory uses a temporary folder, which is gone afterwards, and streams its rows."""
     path = write(tmp_path / "m.csv", "user_id\nu1\n")
-    sql = "SELECT i FROM range(300000) AS n(i) ORDER BY md5(i::text) || repeat('x', 300)"
-    source = files(memory_limit="64MB", shop=path)
+    sql = "SELECT i FROM range(600000) AS n(i) ORDER BY md5(i::text) || repeat('x', 300)"
+    source = files(memory_limit="128MB", shop=path)
 
-    assert len(rows_of(source, sql)) == 300_000
+    assert len(rows_of(source, sql)) == 600_000
 
 
 def test_a_query_on_files_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
