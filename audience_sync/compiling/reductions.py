@@ -9,7 +9,7 @@ from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiling.emptiness import NEVER_NULL
-from audience_sync.compiling.streams import Selection
+from audience_sync.compiling.selections import Selection
 from audience_sync.compiling.values import NumberValue, TextValue
 from audience_sync.core.query.tree import EACH, Form, Function, Kind, Path, Reduction, kind_of
 

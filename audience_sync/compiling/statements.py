@@ -20,7 +20,8 @@ from audience_sync.compiling.dialect import Dialect, Expression, Value
 from audience_sync.compiling.joins import PROFILES, Joins
 from audience_sync.compiling.reductions import reduce, reduced
 from audience_sync.compiling.rooms import EventsRoom, ProfilesRoom, Relation, person_sql
-from audience_sync.compiling.streams import World, select
+from audience_sync.compiling.selections import World
+from audience_sync.compiling.streams import select
 from audience_sync.compiling.users import users_of
 from audience_sync.compiling.values import TruthValue
 from audience_sync.core.query.tree import (

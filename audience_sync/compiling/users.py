@@ -13,10 +13,13 @@ from sqlalchemy.sql.expression import FromClause
 from audience_sync.compiling.conditions import Scope, constant
 from audience_sync.compiling.dialect import Expression, Value
 from audience_sync.compiling.emptiness import is_false_without
+from audience_sync.compiling.funnels import reductions_of
 from audience_sync.compiling.joins import PROFILES, Joins
 from audience_sync.compiling.reductions import aggregate, is_plain, reduce, reduced
 from audience_sync.compiling.rooms import EventRow, ProfilesRoom
-from audience_sync.compiling.streams import Selection, World, is_flat, narrow_flat, reductions_of, select, starts_at
+from audience_sync.compiling.selections import Selection, World
+from audience_sync.compiling.streams import is_flat, narrow_flat, select
+from audience_sync.compiling.windows import starts_at
 from audience_sync.core.query.tree import Condition, Context, Literal, Path, Property, Query, Reduction, Scalar, Trait
 
 

@@ -128,7 +128,8 @@ def _find(path: str) -> list[str]:
         )
     if Path(path).is_dir():
         raise SourceError(f"The path {path} is a folder.", hint=f"name its files, as in {Path(path) / '*'}")
-    found = [path] if Path(path).is_file() else sorted(filter(os.path.isfile, glob.glob(path, recursive=True)))  # noqa: PTH207 - absolute
+    fitting = glob.glob(path, recursive=True)  # noqa: PTH207 - the path is absolute
+    found = [path] if Path(path).is_file() else sorted(filter(os.path.isfile, fitting))
     if not found:
         raise SourceError(f"There is no file {path}.", hint="check the path of the source")
     return found

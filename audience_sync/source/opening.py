@@ -68,7 +68,7 @@ def _connected(source: Source, place: str, limit: timedelta) -> Session:
         driver = url.drivername if url else name
         raise _not_installed(place, driver, f"pip install the SQLAlchemy driver of {backend(source)}") from None
     except (*room.CONNECT_ERRORS, OSError, TypeError, ValueError) as error:
-        hint = "check the url of the source" if url else "check the memory_limit of the source"
+        hint = "check the url of the source" if url else "check the path and the memory_limit of the source"
         raise explained(f"Cannot connect to {place}", error, source, hint=hint) from None
 
 

@@ -126,7 +126,7 @@ def _everything(source: Source, names: Sequence[str]) -> Statement:
     """Return the query for all of a table, the parts of its name quoted by the rules of the source's database."""
     if backend(source) in _STANDARD or source.url is None:
         quote: Callable[[str], str] = DefaultDialect().identifier_preparer.quote_identifier
-        parameters = None
+        parameters: dict[str, object] | None = None
     else:  # SQLAlchemy doubles each % where the driver, when it is given parameters, would take it for its own
         quote = source.url.get_secret_value().get_dialect()().identifier_preparer.quote
         parameters = {}

@@ -467,6 +467,16 @@ def test_a_query_on_files_that_takes_too_long_is_stopped(tmp_path: Path) -> None
     assert time.monotonic() - began < 20
 
 
+def test_looking_at_files_is_limited(tmp_path: Path) -> None:
+    """The time limit holds already while the columns of many files are looked up."""
+    for i in range(100):
+        write_lines(tmp_path / f"{i}.ndjson", {"user_id": f"u{i}"})
+    source = files(limit=timedelta(milliseconds=1), shop=tmp_path / "*.ndjson")
+
+    with pytest.raises(SourceError, match="did not finish"):
+        probe(source, "FROM shop", as_of=AS_OF)
+
+
 def test_files_need_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without DuckDB the remedy is the extra to install."""
     for module in ("duckdb", "files", "formats"):
