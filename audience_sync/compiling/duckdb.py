@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION
-from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.dialects.postgresql.base import PGDialect, PGIdentifierPreparer
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.types import UserDefinedType
 
@@ -63,6 +63,21 @@ class _JsonList(_Json):
         return "JSON[]"
 
 
+class _Quoted(PGIdentifierPreparer):
+    """Names, all in quotes: DuckDB reserves other words than PostgreSQL."""
+
+    def _requires_quotes(self, value: str) -> bool:
+        del value
+        return True
+
+
+class _Sql(PGDialect):
+    """PostgreSQL's SQL as DuckDB reads it."""
+
+    preparer = _Quoted
+    supports_statement_cache = False
+
+
 _INSTANT = sa.DateTime()  # DuckDB's TIMESTAMP: UTC without saying so
 
 
@@ -75,7 +90,7 @@ class Duckdb(Dialect):
     @property
     def sqlalchemy(self) -> sa.Dialect:
         """Return PostgreSQL's dialect, whose SQL DuckDB reads, with numbered parameters."""
-        return PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
+        return _Sql(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
     def now(self, instant: datetime) -> object:
         """Return a timestamp in UTC."""

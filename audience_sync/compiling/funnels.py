@@ -6,7 +6,7 @@ import sys
 
 from audience_sync.compiling.dialect import Dialect
 from audience_sync.compiling.emptiness import compare_numbers
-from audience_sync.core.query.tree import Comparison, Condition, ExpiresAfter, Function, Literal, Reduction, Where, walk
+from audience_sync.core.query.tree import Comparison, Condition, Function, Literal, Reduction, Where, walk
 
 
 def reductions_of(condition: object) -> list[Reduction]:
@@ -31,8 +31,7 @@ def counted(condition: Condition, dialect: Dialect) -> list[Reduction]:
 
 def is_deep(reduction: Reduction, dialect: Dialect) -> bool:
     """Return whether the rows of a stream have to be a part of their own."""
-    parts = [one for one in reduction.stream.filters if isinstance(one, Where | ExpiresAfter)]
-    return any(isinstance(one, ExpiresAfter) or bool(counted(one.condition, dialect)) for one in parts)
+    return any(counted(one.condition, dialect) for one in reduction.stream.filters if isinstance(one, Where))
 
 
 def existence(comparison: Comparison) -> bool | None:

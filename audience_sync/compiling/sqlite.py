@@ -113,8 +113,11 @@ class Sqlite(Dialect):
         return sa.case((dated, milliseconds))
 
     def matches(self, text: Expression, pattern: str) -> Truth:
-        """Return whether a regular expression is found; REGEXP is the function that the session brings along."""
-        return text.op("REGEXP", is_comparison=True)(pattern)
+        """Return whether a regular expression is found; REGEXP is the function that the session brings along.
+
+        It is given bytes: sqlite3 would refuse text that is no UTF-8 before the function sees it.
+        """
+        return sa.cast(text, sa.LargeBinary).op("REGEXP", is_comparison=True)(pattern)
 
     def json_of(self, expression: Expression) -> Expression:
         """Return a text or number as JSON text; a double keeps all its digits."""

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from audience_sync.config.problems import Location, Problem
 from audience_sync.config.table import Table
-from audience_sync.config.urls import SecretUrl
 from audience_sync.config.values import Duration, Files, Size, SourceUrl, Text
 
 PLACES = ("table", "sql", "path")
@@ -60,10 +59,10 @@ class SourceTable(Table):
 class Source(BaseModel):
     """A source as the program reads it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    url: SecretUrl | None  # None: there are only files
+    url: SourceUrl | None  # None: there are only files
     files: dict[str, str]  # paths or globs of files, by the name of their view
     memory_limit: str  # of the DuckDB that reads files
     statement_timeout: timedelta

@@ -166,7 +166,9 @@ def _files(value: object, info: ValidationInfo) -> str:
         raise ValueError('must be the path of a file, or a glob such as "exports/members-*.csv"')
     if not value.lower().endswith(FILE_ENDINGS):
         raise ValueError(f"must end in one of {', '.join(FILE_ENDINGS)}")
-    return value if "://" in value else str(Place.of(info).folder.absolute() / value)
+    if "://" in value:
+        raise ValueError("must be the path of a file on this machine")
+    return str(Place.of(info).folder.absolute() / value)
 
 
 def _file(value: object, info: ValidationInfo) -> Path:

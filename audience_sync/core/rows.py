@@ -143,9 +143,8 @@ def shard_rows(
 ) -> Callable[[Iterable[Row]], None]:
     """Return a function that files a page of rows as lines into `lines`, one list for each of the 1,024 shards.
 
-    Rows without a usable key or value go to `reject` instead; a row whose other identifiers are unusable is filed
-    without them. This is the one loop that every row of an audience goes through, so it asks the cheap questions
-    inline.
+    Rows without a usable key or value go to `reject` instead; without usable other identifiers they are filed all the
+    same. This is the loop that every row of every audience goes through, so it asks the cheap questions inline.
     """
     if len(lines) != SHARDS:
         raise ValueError(f"{SHARDS} lists are needed")
@@ -185,6 +184,7 @@ def _shard_values(
 ) -> Callable[[Iterable[Row]], None]:
     """Return the same for rows with a value, which becomes the third field of a line."""
     position, read = value_column
+    has_others = bool(columns.user or columns.company)
 
     def file(page: Iterable[Row]) -> None:
         for row in page:
@@ -193,7 +193,7 @@ def _shard_values(
             if isinstance(value, Reason):
                 reject(Rejection(value, _as_text(row[columns.identity]), _excerpt(columns, row)))
                 continue
-            identifiers = _identifiers(columns, row, key, reject)
+            identifiers = _identifiers(columns, row, key, reject) if has_others else {}
             middle = canonical(identifiers) if identifiers else ""
             lines[crc32(key.encode()) & _MASK].append(f"{key}\t{middle}\t{value}")
 

@@ -75,9 +75,11 @@ def _plain(value: object) -> Json:  # noqa: PLR0911 - one return for each kind o
             return value
         case int():
             return value if value in _INTEGERS else _rounded(float(value))
+        case float():
+            return _rounded(value)
         case Decimal() if value.is_finite() and value == value.to_integral_value() and value.adjusted() < 19:
             return int(value)
-        case float() | Decimal():
+        case Decimal():
             return _rounded(value)
         case datetime():
             return _instant(value)

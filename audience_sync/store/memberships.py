@@ -99,7 +99,11 @@ def unstage(connection: Connection, run_id: int, shards: Iterable[int] | None = 
 
 
 def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges]) -> None:
-    """Make the changes of some shards true: memberships, history, outbox, digests and count, all in one."""
+    """Make the changes of some shards true: memberships, history, outbox, digests and count, all in one.
+
+    Without `send_updates` Schematic is told of no updates: neither of new identifiers, nor of new values of those who
+    have one.
+    """
     kinds = Counter(change.kind for _, change in _flat(compared))
     bulk.insert(
         connection,

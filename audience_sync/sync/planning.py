@@ -11,6 +11,7 @@ from audience_sync.core.model import Change, ChangeKind, Computation, Counts, Ru
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, memberships
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.memberships import ShardChanges
 from audience_sync.sync.job import Job
 from audience_sync.sync.reading import Rejections, compare, open_spool, read
 
@@ -50,14 +51,7 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
     rejections = Rejections()
     new_users = 0
     with open_spool(job.audience) as spool:
-        rows = read(
-            job.settings,
-            job.audience,
-            as_of=as_of,
-            spool=spool,
-            rejections=rejections,
-            on_page=job.on_page,
-        )
+        rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=job.on_page)
         counts = Counts(read=rows, rejected=rejections.rows)
         audience_id = audience.id if audience else None
         compared = compare(
@@ -71,14 +65,19 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
         for shard, found in compared:
             job.on_shard(shard.shard)
             counts += found
-            entered = {change.profile_key for change in shard.changes if change.kind is ChangeKind.ENTERED}
-            if entered:
-                with workspace.database.read() as connection:
-                    others = memberships.known_profiles(connection, shard.shard, except_audience=audience_id)
-                new_users += len(entered - others)
+            new_users += _new_users(workspace, shard, audience_id)
             for change in shard.changes:
                 on_change(change)
     return _plan(job, audience, as_of=as_of, counts=counts, new_users=new_users, rejections=rejections)
+
+
+def _new_users(workspace: Workspace, shard: ShardChanges, audience_id: int | None) -> int:
+    """Return how many enter in a shard who are in no other audience."""
+    entered = {change.profile_key for change in shard.changes if change.kind is ChangeKind.ENTERED}
+    if not entered:
+        return 0
+    with workspace.database.read() as connection:
+        return len(entered - memberships.known_profiles(connection, shard.shard, except_audience=audience_id))
 
 
 def _plan(

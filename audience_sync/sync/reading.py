@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from audience_sync.computing import Definition, open_definition
 from audience_sync.config import Audience, Settings
 from audience_sync.core.diff import diff, staying
-from audience_sync.core.model import ChangeKind, Computation, Counts, OnMissing
+from audience_sync.core.model import Change, ChangeKind, Computation, Counts, OnMissing
 from audience_sync.core.rows import (
     Reason,
     Rejection,
@@ -134,15 +134,18 @@ def compare(
             found = digest(staying(before, now))
         if only is not None:
             changes = [change for change in changes if change.profile_key == only]
-        kinds = Counter(change.kind for change in changes)
-        entered, updated = kinds[ChangeKind.ENTERED], kinds[ChangeKind.UPDATED]
-        yield (
-            ShardChanges(shard, changes, found if only is None else None),
-            Counts(
-                entered=entered,
-                exited=kinds[ChangeKind.EXITED],
-                updated=updated,
-                unchanged=len(now) - entered - updated,
-                duplicates=len(left_out),
-            ),
-        )
+        counts = _counted(changes, members=len(now), duplicates=len(left_out))
+        yield ShardChanges(shard, changes, found if only is None else None), counts
+
+
+def _counted(changes: Sequence[Change], *, members: int, duplicates: int) -> Counts:
+    """Return the counts of a shard in which so many have a line now."""
+    kinds = Counter(change.kind for change in changes)
+    entered, updated = kinds[ChangeKind.ENTERED], kinds[ChangeKind.UPDATED]
+    return Counts(
+        entered=entered,
+        exited=kinds[ChangeKind.EXITED],
+        updated=updated,
+        unchanged=members - entered - updated,
+        duplicates=duplicates,
+    )

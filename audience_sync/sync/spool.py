@@ -13,7 +13,7 @@ from typing import Self
 from audience_sync.core.shards import SHARDS
 
 IN_MEMORY = 200_000  # lines; of keys of 12 characters about 15 MB
-VALUES_IN_MEMORY = 20_000  # lines with a value; of 1,024 characters about as much
+VALUES_IN_MEMORY = 50_000  # lines with a value, which may be 1,024 characters long
 
 
 class Spool:

@@ -36,7 +36,7 @@ class Twin:
         self._shop = shop
         self.url = url
 
-    def does(self, action: str, orders: Iterable[tuple[str, str]] | None = None, **wanted: str) -> int:
+    def does(self, action: str, orders: Iterable[tuple[object, ...]] | None = None, **wanted: str) -> int:
         """Do something in a process and return how it ended."""
         if orders is not None:
             self._shop.set_orders(orders)

@@ -20,7 +20,7 @@ from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import binding, dead, erasure, history, inspection, outbox, reports
 from audience_sync.store.dead import Which
 from tests.factories import AUDIENCE_KEY, VALUES_SQL, company_identifiers, make_change, make_event, make_run
-from tests.sending import Sending, members_of, open_sending
+from tests.sending import Sending, open_sending
 from tests.syncing import Syncing, adds_up, people, replayed
 
 TRAIT = {"entries": "traits", "sql": VALUES_SQL, "company_keys": {}}
@@ -452,7 +452,7 @@ def test_one_identify_says_everything_of_a_profile(sending: Sending) -> None:
 
 
 def test_traits_are_declared_with_their_types(sending: Sending) -> None:
-    """Before its first event Schematic is told the type of a trait; one whose type nobody knows is sent all the same."""
+    """Schematic is told a trait's type before its first event; one whose type nobody knows is sent all the same."""
     warnings: list[str] = []
     sync_all(sending, [("u1", "gold"), ("u1", "12")])
     sending.deliver(warn=warnings.append)
@@ -462,7 +462,7 @@ def test_traits_are_declared_with_their_types(sending: Sending) -> None:
     asked = sending.sandbox.ledger.read(
         "SELECT count(*) FROM requests WHERE path = '/entity-trait-definitions' AND status = 200"
     )
-    known = dict(sending.sandbox.ledger.read("SELECT hierarchy, trait_type FROM trait_definitions"))
+    known: dict[str, str] = dict(sending.sandbox.ledger.read("SELECT hierarchy, trait_type FROM trait_definitions"))
     assert asked == [(3,)]
     assert known == {'["gold"]': "boolean", '["spend"]': "currency", '["named"]': "string", '["unknown"]': "string"}
     assert warnings == []
@@ -495,7 +495,7 @@ def test_an_orphan_is_sent_without_a_declaration(sending: Sending) -> None:
 
 
 def test_mappings_can_tell_computed_traits_from_audiences(sending: Sending) -> None:
-    """A trigger on the computation sends audiences alone as identifies, computed traits as what another mapping says."""
+    """A trigger on the computation sends audiences as identifies, computed traits as another mapping says."""
     told_apart = sending.with_mappings(
         """
 [[mappings]]

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from audience_sync.core.destination.changes import newest
+from audience_sync.core.destination.coverage import coverage
 from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import Mapping, make_mapping
 from audience_sync.core.destination.parcels import NOBODY, NOT_MAPPED, Parcel, make_parcel, resolve_parcel
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.events import OpenChange
-from audience_sync.core.model import Json
+from audience_sync.core.model import Computation, Json, TraitType
 from audience_sync.core.rows import canonical
 from tests.factories import company_identifiers, make_destination, make_event, make_open
 
@@ -288,3 +289,116 @@ def test_parts_keep_the_identifiers_of_the_whole() -> None:
     made = resolve_parcel(changes[:1], mappings[:1], make_destination(*mappings), identifiers=known, at=AT)
 
     assert bodies(made) == [{"keys": {"userId": "u1", "phone": "7"}, "traits": {"t1": True}}]
+
+
+def test_a_computed_trait_says_so() -> None:
+    """Its Segment event is of the class of computed traits, with the value, and with null where there is none now."""
+    value = make_open("u1", trait="spend", value="12.5", computation="trait")
+    gone = value._replace(value="null", kind="exited")
+
+    event = make_destination().event([value], None, at=AT)
+    context = event["context"]
+
+    assert event["traits"] == {"spend": 12.5}
+    assert isinstance(context, dict)
+    assert context["personas"] == {
+        "computation_class": "trait",
+        "computation_id": "trait_spend",
+        "computation_key": "spend",
+        "namespace": "env_1",
+        "space_id": "env_1",
+    }
+    assert [body["traits"] for body in bodies(parcel([gone]))] == [{"spend": None}]
+
+
+def test_audiences_and_computed_traits_share_an_identify() -> None:
+    """One person's changes are one event, whatever they are of, where no mapping asks."""
+    made = parcel(
+        [
+            make_open("u1", trait="spend", value="null", computation="trait"),
+            make_open("u1", audience_id=2, trait="gold"),
+            make_open("u1", audience_id=3, trait="plan", value='"a\\"b"', computation="trait"),
+        ]
+    )
+
+    assert [body["traits"] for body in bodies(made)] == [{"spend": None, "gold": True, "plan": 'a"b'}]
+    assert made.rejected == []
+
+
+@pytest.mark.parametrize("first", ["audience", "trait"])
+def test_a_mapping_for_one_computation_gets_no_other(first: str) -> None:
+    """A trigger on the class of the computation is asked of each change, also where a person has some of both."""
+    only = identify("Only audiences", trigger='type = "identify" and context.personas.computation_class = "audience"')
+    changes = [
+        make_open("u1", trait="gold"),
+        make_open("u1", audience_id=2, trait="spend", value="1", computation="trait"),
+        make_open("u1", audience_id=3, trait="silver", value="false"),
+    ]
+    made = parcel(changes if first == "audience" else [changes[1], changes[0], changes[2]], only)
+
+    assert [body["traits"] for body in bodies(made)] == [{"gold": True, "silver": False}]
+    assert [(change.trait, reason) for change, reason in made.rejected] == [("spend", NOT_MAPPED)]
+
+
+def test_a_field_may_name_the_computation() -> None:
+    """A body that says of which computation it is says it of each change."""
+    named = identify(user_name={"@path": "$.context.personas.computation_class"})
+    made = parcel(
+        [make_open("u1", trait="gold"), make_open("u1", audience_id=2, trait="spend", computation="trait")], named
+    )
+
+    assert [(body["name"], body["traits"]) for body in bodies(made)] == [
+        ("audience", {"gold": True}),
+        ("trait", {"spend": True}),
+    ]
+
+
+@pytest.mark.parametrize("trait_type", [None, *TraitType])
+def test_a_computed_trait_of_any_type_is_carried_by_the_presets(trait_type: TraitType | None) -> None:
+    """Samples of every type, and the null of an exit, reach Schematic without a mapping."""
+    found = coverage(
+        "spend",
+        make_destination(),
+        user_keys=["userId", "email"],
+        company_keys=["groupId"],
+        computation=Computation.TRAIT,
+        trait_type=trait_type,
+    )
+
+    assert (found.errors, found.surprises, found.events, found.sets_trait) == ([], [], 1, True)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "computation", "gap"),
+    [
+        ('context.personas.computation_class = "trait"', Computation.TRAIT, None),
+        ('context.personas.computation_class = "trait"', Computation.AUDIENCE, "no trigger matches"),
+        ('context.personas.computation_class = "audience"', Computation.TRAIT, "no trigger matches"),
+        ("traits.spend > 10", Computation.TRAIT, "who leaves keeps the trait for ever"),
+    ],
+)
+def test_what_a_computed_trait_would_not_be_told(trigger: str, computation: Computation, gap: str | None) -> None:
+    """A mapping that leaves computed traits, or their nulls, away is found before anything is sent."""
+    found = coverage(
+        "spend",
+        make_destination(identify(trigger=trigger)),
+        user_keys=["userId"],
+        company_keys=[],
+        computation=computation,
+        trait_type=TraitType.NUMBER,
+    )
+
+    assert bool(found.errors) == (gap is not None)
+    assert gap is None or gap in found.errors[0]
+
+
+def test_a_name_may_be_a_computed_trait() -> None:
+    """A user may be named by a computed trait, though not by whether they are in an audience."""
+    named = identify(user_name={"@path": "$.traits.full_name"})
+    found = [
+        coverage("full_name", make_destination(named), user_keys=["userId"], company_keys=[], computation=computation)
+        for computation in Computation
+    ]
+
+    assert "users would be named true and false" in found[0].errors[0]
+    assert found[1].errors == []

@@ -27,7 +27,8 @@ from audience_sync.config import (
     resolve_api_key,
     resolve_write_keys,
 )
-from audience_sync.config.document import Document, Source
+from audience_sync.config.document import AudienceTable, Document, TraitTable
+from audience_sync.config.sources import SourceTable
 from audience_sync.core.destination.fields import FIELDS, Action
 from audience_sync.core.destination.mappings import apply
 from audience_sync.core.destination.presets import presets
@@ -196,9 +197,12 @@ def settings_of(model: type[BaseModel], table: str = "") -> Iterator[str]:
     """Yield the full name of every setting that the model has, with the example's name for its source."""
     for name, field in model.model_fields.items():
         path = f"{table}.{name}".lstrip(".")
-        held = get_args(field.annotation)[-1] if get_args(field.annotation) else field.annotation
-        if isinstance(held, type) and issubclass(held, BaseModel):
-            yield from settings_of(held, "sources.shop" if held is Source else path)
+        kinds = [*get_args(field.annotation), field.annotation]
+        held = next((one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        if held is TraitTable:  # what it has of an audience is explained there
+            yield from (f"{path}.{own}" for own in TraitTable.model_fields.keys() - AudienceTable.model_fields.keys())
+        elif held is not None:
+            yield from settings_of(held, "sources.shop" if held is SourceTable else path)
         else:
             yield path
 
@@ -213,7 +217,8 @@ def test_example_shows_every_setting() -> None:
         elif setting := re.match(r"(?:# )?(\w+) = ", line):
             (fields if table == "mappings.fields." else shown).add(table + setting[1])
 
-    assert shown == set(settings_of(Document))
+    of_audiences = {f"traits.{name}" for name in AudienceTable.model_fields}
+    assert shown - of_audiences == set(settings_of(Document))
     assert fields == {f"mappings.fields.{field.name}" for action in Action for field in FIELDS[action]}
 
 
@@ -241,14 +246,14 @@ def test_settings_switched_off_in_the_example_are_right(write: Write) -> None:
     """Taking away a # never leads to a mistake, except where the comment says "instead"."""
     text = re.sub(r"^# (?=\[audiences|key|jitter|timezone|every|m\w+ = )", "", EXAMPLE.read_text(), flags=re.MULTILINE)
 
-    audience = load(write(text), {}).audiences[0]
+    audience = load(write(text), {}).audiences[1]
 
     assert audience.schedule == Schedule(
         every=timedelta(minutes=30), cron=None, timezone="Europe/Berlin", jitter=timedelta()
     )
     assert audience.guard == GuardLimits(50, 500, 100, 1000, 1)
     cron = load(write(text.replace('every = "30m"', "").replace('# cron = "0 6', 'cron = "0 6')), {})
-    assert cron.audiences[0].schedule.cron == "0 6 * * mon-fri"
+    assert cron.audiences[1].schedule.cron == "0 6 * * mon-fri"
 
 
 # A bad file
@@ -263,7 +268,7 @@ BAD = {
         '[sources.shop]\nurl = "sqlite:///s.db"\npassword = "x"',
         "sources.shop.password: unknown setting",
     ),
-    "later_feature": (SHOP + AUDIENCE + 'query = "x"', "audiences[0].query: unknown setting"),
+    "later_feature": (SHOP + AUDIENCE + 'compute = "x"', "audiences[0].compute: unknown setting"),
     "unknown_in_override": (
         SHOP + AUDIENCE + "guard = { max_exits_percent = 1 }",
         (
@@ -484,8 +489,8 @@ def test_all_problems_are_reported_at_once(write: Write) -> None:
         "schedule.cron: cannot stand beside `every`: keep one of them",
         'retention.changes: must be a duration such as "30s", "15m", "2h" or "400d"',
         "sources.shop.url: is not a database URL, as in `postgresql+psycopg://user@host/database`",
-        "audiences[1].sql: missing",
         "audiences[1].enabled: must be true or false",
+        "audiences[1].sql: missing",
         "audiences[1].source: missing: it is one of `shop`, `crm`",
         "audiences[1].key: 'VIP' (audiences[0]) and 'vip' have the same key `vip`: give one of them another `key`",
         "idenity: unknown setting (did you mean `identity`?)",
@@ -506,8 +511,8 @@ def test_checks_survive_any_shape(write: Write) -> None:
         "audiences[1].name: must be text in quotes",
         "audiences[1].key: must be text in quotes",
         "audiences[1].source: must be text in quotes",
-        "audiences[1].sql: missing",
         "audiences[1].user_keys: must be a table",
+        "audiences[1].sql: missing",
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.diff import diff
+from audience_sync.core.diff import diff, staying
 from audience_sync.core.model import Change, ChangeKind, Member
 from audience_sync.core.shards import from_line, to_line
 from tests.factories import make_change, make_member
@@ -61,3 +61,11 @@ def test_each_kind_of_change() -> None:
         make_change("moved", ChangeKind.UPDATED, company="c2"),
         make_change("new", ChangeKind.ENTERED),
     ]
+
+
+@given(SHARDS, SHARDS)
+def test_what_stays_is_what_the_changes_without_exits_leave(before: set[str], now: set[str]) -> None:
+    """Where nobody exits, the shard is that of now and everybody who is missing from it."""
+    changes = [change for change in diff(before, now) if change.kind is not ChangeKind.EXITED]
+
+    assert staying(before, now) == applied(changes, before)

@@ -219,12 +219,17 @@ AUDIENCES = [
     (
         "event('x').where(event('y').within(parent: 2 months).count() = 1).count() = 1",
         36,
-        "months have no fixed length behind `parent:`; write days, as in `parent: 30 days`",
+        "months have no fixed length behind `parent:`; write days, as in `30 days`",
     ),
     (
         "event('x').where(event('y').expires_after(1 hour).count() = 1).count() = 1",
         29,
         "`expires_after` cannot stand inside `where`: sessions are those of the outermost events",
+    ),
+    (
+        "event('x').expires_after(1 month).count() = 1",
+        26,
+        "months have no fixed length in `expires_after`; write days, as in `30 days`",
     ),
     (
         "event('x').between(7 days).count() = 1",

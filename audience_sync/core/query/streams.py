@@ -60,7 +60,8 @@ def _filter(call: Call, given: Sequence[Given], depth: int) -> Filter:
                 raise refusal(
                     call.at, "`expires_after` cannot stand inside `where`: sessions are those of the outermost events"
                 )
-            return ExpiresAfter(duration(call, one_argument(call, given)))
+            only = one_argument(call, given)
+            return ExpiresAfter(_fixed(duration(call, only), only, "in `expires_after`"))
 
 
 def _between(call: Call, given: Sequence[Given], depth: int) -> Between:
@@ -79,8 +80,12 @@ def _checked(length: Duration, given: Given, depth: int) -> Duration:
         return length
     if not depth:
         raise refusal(given.at, "`parent:` has no event around it here: it stands in the `where` of another event")
+    return _fixed(length, given, "behind `parent:`")
+
+
+def _fixed(length: Duration, given: Given, place: str) -> Duration:
     if length.unit is Unit.MONTH:
-        raise refusal(given.at, "months have no fixed length behind `parent:`; write days, as in `parent: 30 days`")
+        raise refusal(given.at, f"months have no fixed length {place}; write days, as in `30 days`")
     return length
 
 
