@@ -190,6 +190,11 @@ def foundations(document: Document) -> dict[str, str]:
         entry = entries[key]
         source = document.sources[entry.source or next(iter(document.sources))]
         rooms = source.model_dump(mode="json", include={"path", "events", "profiles"})
-        below = {one: [entries[one].sql, entries[one].query, digests[one]] for one in graph[key]}
+        below = {one: [_meaning(entries[one]), digests[one]] for one in graph[key]}
         digests[key] = digest_of([rooms, below])
     return digests
+
+
+def _meaning(entry: AudienceTable) -> list[object]:
+    """Return what an audience or computed trait says for itself."""
+    return [entry.sql, entry.query, entry.timezone, entry.user_keys]

@@ -61,8 +61,7 @@ BAD = {
     ),
     "unknown_trait": (
         SHOP + EVENTS + audience("Vip", COUNT) + audience("A", "query = \"trait('vipp') = true\""),
-        "audiences[1].query: asks for trait('vipp'): no audience and no computed trait has this key (did you mean `vip`?),"
-        " and [sources.shop.profiles] is missing",
+        "audiences[1].query: asks for trait('vipp'): no audience and no computed trait has this key (did you mean `vip`?)",
     ),
     "self": (
         SHOP + EVENTS + audience("A", "query = \"trait('a') = true\""),
@@ -189,7 +188,7 @@ def test_hash_changes_with_whatever_a_query_means(tmp_path: Path) -> None:
         hash_of(SHOP + EVENTS + 'name = "what"\n' + used + user),
         hash_of(SHOP + EVENTS + used.replace("'A'", "'B'") + user),
         hash_of(SHOP + EVENTS + used + user + 'timezone = "Europe/Berlin"'),
-        hash_of(SHOP + EVENTS + used.replace('\n', '\ntimezone = "Asia/Tokyo"\n', 2) + user),
+        hash_of(SHOP + EVENTS + used + 'timezone = "Asia/Tokyo"\n' + user),
     }) == 5  # fmt: skip
 
 
