@@ -9,7 +9,8 @@ from typing import Final
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.computing import columns_of
 from audience_sync.config import Audience, Settings, Source
-from audience_sync.core.rows import key_columns
+from audience_sync.core.model import EXIT_VALUES, Computation
+from audience_sync.core.rows import key_columns, value_position
 from audience_sync.db import Database
 from audience_sync.source import ping
 from audience_sync.store import audiences
@@ -60,6 +61,8 @@ def _query(settings: Settings, audience: Audience, *, now: datetime, source_answ
         key_columns(
             columns, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
         )
+        if audience.computation is Computation.TRAIT:
+            value_position(columns)
     except EXPECTED as raised:
         return error(CHECK, audience.key, raised)
     return ok(CHECK, audience.key, f"its query is accepted and has the columns {', '.join(columns)}")
@@ -96,7 +99,7 @@ def _orphan(row: AudienceRow, settings: Settings) -> Finding:
         CHECK,
         row.key,
         f"is an orphan: {row.members:,} members in the database, but it is not in {settings.path}; its traits stay",
-        remedy=f"`audience-sync retract {row.key}` sends false to all; if it was renamed, set"
+        remedy=f"`audience-sync retract {row.key}` sends {EXIT_VALUES[row.computation]} to all; if it was renamed, set"
         f' key = "{row.key}" under its new name',
     )
 

@@ -13,7 +13,7 @@ import typer
 from rich.text import Text
 
 from audience_sync import __version__
-from audience_sync.cli import delivering, events, forwarding, inspecting, operating, setup, syncing, trying
+from audience_sync.cli import delivering, events, explaining, forwarding, inspecting, operating, setup, syncing, trying
 from audience_sync.cli.context import Globals, console
 from audience_sync.db import first_line
 from audience_sync.errors import INTERRUPTED, AudienceSyncError
@@ -33,7 +33,7 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_globals)
-    for module in (setup, syncing, delivering, forwarding, inspecting, events, operating, trying):
+    for module in (setup, syncing, delivering, forwarding, inspecting, explaining, events, operating, trying):
         module.register(app)
     return app
 

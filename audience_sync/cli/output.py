@@ -29,6 +29,7 @@ JSON_COLUMNS = frozenset({"value", "identifiers", "traits", "run_ids", "row", "o
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _UNESCAPED = re.compile("[\x7f-\x9f]")
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d{3}Z")
+_NUMBER = re.compile(r"-[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate a cell that begins so
 
 Record: TypeAlias = Mapping[str, object]
@@ -122,9 +123,11 @@ def _nested(value: object, name: str = "") -> object:
 
 
 def _csv_cell(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula; a negative number is none."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    is_formula = isinstance(value, str) and value.startswith(_FORMULA) and _NUMBER.fullmatch(value) is None
+    return f"'{value}" if is_formula else value
 
 
 def _cell(value: object) -> str:

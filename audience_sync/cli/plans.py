@@ -90,6 +90,9 @@ class PlanSheet:
             f" {c.read:,} read, {would}; {c.unchanged:,} unchanged, {c.rejected:,} rejected,"
             f" {c.duplicates:,} duplicates",
         )
+        audience = self._settings.audience(plan.audience_key)
+        if audience.query is not None:
+            console.print(f"  {escape(audience.definition)}", highlight=False)
         if plan.definition_changed:
             console.print("  its definition was edited since its last sync")
         for reason, count in sorted(plan.rejections.counts.items()):

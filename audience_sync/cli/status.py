@@ -26,6 +26,7 @@ PANEL = "Look"
 STATUS_COLUMNS = ("key", "computation", "state", "members", "last_run", "next_due", "open", "dead")
 AUDIENCE_COLUMNS = (
     "key", "name", "computation", "state", "members", "trait", "last_success", "next_due", "definition_changed",
+    "definition",
 )  # fmt: skip
 
 
@@ -58,12 +59,14 @@ def status(context: typer.Context, format: FormatOption = Format.TABLE) -> None:
 def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOption = Format.TABLE) -> None:
     """List the audiences and computed traits of the file and of the database; status says what their states mean.
 
-    `definition_changed`: the definition in the file is another than that of the last completed sync.
+    `definition` is the query in canonical form, or `sql`. `definition_changed`: the definition in the file is another
+    than that of the last completed sync.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database, database.read() as connection:
         found = _audiences(connection, settings)
-    records = ({**one, "trait": one["key"]} for one in found)
+    definitions = {one.key: one.definition for one in settings.audiences}
+    records = ({**one, "trait": one["key"], "definition": definitions.get(one["key"])} for one in found)
     print_records(records, AUDIENCE_COLUMNS, format=format, limit=limit)
 
 

@@ -43,38 +43,27 @@ class Sqlite(Dialect):
         compared with the names of the object one by one.
         """
         del kind
-        found = _Json(document, None, self)
-        plain: list[str] = []
-        for name in path:
-            if _is_plain(name):
-                plain.append(name)
-            else:
-                found = found.named(plain, name)
-                plain = []
-        return found.at(plain) if plain else found
+        last = max((n for n, name in enumerate(path) if not _is_plain(name)), default=-1)
+        source = _by_names(document, path[: last + 1]) if last >= 0 else document
+        return _Json(source, _json_path(path[last + 1 :]), self)
 
     def column(self, column: Expression, kind: str) -> Value:
         """Return a column as a value; what is in it says of what type it is, save for truths, which SQLite has not."""
         if kind.startswith("bool"):
             return TruthValue(sa.cast(column, sa.Integer) != 0, self)
         if kind.startswith("json"):
-            return _Json(column, None, self)
+            return _Json(column, "$", self)
         return _Dynamic(column, self)
 
     def document(self, json: Expression) -> Value:
         """Return JSON text as a value."""
-        return _Json(json, None, self)
+        return _Json(json, "$", self)
 
     def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
         """Return the elements of a list, by json_each."""
         listed = sa.case((sa.func.json_type(value.json()) == "array", value.json()))
         rows = sa.func.json_each(listed).table_valued("value", "type", "fullkey", name=None).alias()
-        element = sa.case(
-            (rows.c.type.in_(("array", "object")), rows.c.value),
-            (rows.c.type.in_(("true", "false", "null")), rows.c.type),
-            else_=sa.func.json_quote(rows.c.value),
-        )
-        return rows, lambda path: self.inside(element, "json", path)
+        return rows, lambda path: self.inside(_json_of_row(rows), "json", path)
 
     def timeline(self, column: Expression, kind: str) -> Timeline:
         """Return the time of an event; numbers are unix seconds, or milliseconds when they are that large."""
@@ -137,30 +126,46 @@ def _is_plain(name: str) -> bool:
     return name.isascii() and name.isprintable() and not set(name) & {'"', "\\", "/"}
 
 
+def _json_path(names: tuple[str, ...]) -> str:
+    return "$" + "".join(f'."{name}"' for name in names)
+
+
+def _by_names(document: Expression, path: tuple[str, ...]) -> Expression:
+    """Return what lies at a path as JSON text; names that may be written in several ways are compared one by one."""
+    plain: list[str] = []
+    steps: list[FromClause] = []
+    found: list[Truth] = []
+    for name in path:
+        if _is_plain(name):
+            plain.append(name)
+            continue
+        inside = document if not steps else sa.case((steps[-1].c.type == "object", steps[-1].c.value))
+        rows = sa.func.json_each(inside, _json_path(tuple(plain))).table_valued("key", "value", "type", name=None)
+        steps.append(rows.alias())
+        found.append(steps[-1].c.key == name)
+        plain = []
+    source: FromClause = steps[0]
+    for rows in steps[1:]:
+        source = source.join(rows, sa.true())
+    return sa.select(_json_of_row(steps[-1])).select_from(source).where(*found).limit(1).scalar_subquery()
+
+
+def _json_of_row(rows: FromClause) -> Expression:
+    """Return a row of json_each as JSON text: it has the values of scalars, not their JSON."""
+    return sa.case(
+        (rows.c.type.in_(("array", "object")), rows.c.value),
+        (rows.c.type.in_(("true", "false", "null")), rows.c.type),
+        else_=sa.func.json_quote(rows.c.value),
+    )
+
+
 @dataclass(frozen=True)
 class _Json:
-    """JSON text, or what lies at a path of it."""
+    """What lies at a path of JSON text."""
 
     source: Expression
-    path: str | None
+    path: str
     dialect: Sqlite
-
-    def at(self, names: list[str]) -> _Json:
-        """Return what lies further inside."""
-        return _Json(self.source, "$" + "".join(f'."{name}"' for name in names), self.dialect)
-
-    def named(self, names: list[str], name: str) -> _Json:
-        """Return what an object has under a name that may be written in several ways, as JSON text of its own."""
-        inner = self.at(names) if names else self
-        rows = sa.func.json_each(inner.json()).table_valued("key", "value", "type", name=None).alias()
-        whole = sa.case(
-            (rows.c.type.in_(("array", "object")), rows.c.value),
-            (rows.c.type.in_(("true", "false", "null")), rows.c.type),
-            else_=sa.func.json_quote(rows.c.value),
-        )
-        is_object = sa.func.json_type(inner.json()) == "object"
-        found = sa.select(whole).where(rows.c.key == name, is_object).limit(1).scalar_subquery()
-        return _Json(found, None, self.dialect)
 
     def present(self) -> Truth:
         """Return whether it is there, and not null."""
@@ -193,10 +198,10 @@ class _Json:
         )
 
     def _extracted(self) -> Expression:
-        return sa.func.json_extract(self.source, self.path or "$")
+        return sa.func.json_extract(self.source, self.path)
 
     def _kind(self) -> Expression:
-        return sa.func.json_type(self.source, self.path or "$")
+        return sa.func.json_type(self.source, self.path)
 
 
 @dataclass(frozen=True)

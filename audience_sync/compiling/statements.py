@@ -16,20 +16,18 @@ import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.conditions import truth
+from audience_sync.compiling.deciding import deciding_first
 from audience_sync.compiling.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiling.joins import PROFILES, Joins
 from audience_sync.compiling.reductions import reduce, reduced
 from audience_sync.compiling.rooms import EventsRoom, ProfilesRoom, Relation, person_sql
-from audience_sync.compiling.selections import Selection, World
+from audience_sync.compiling.selections import World
 from audience_sync.compiling.streams import select
 from audience_sync.compiling.users import users_of
 from audience_sync.compiling.values import NumberValue, TruthValue
 from audience_sync.core.query.tree import (
-    EACH,
     Condition,
     Context,
-    Form,
-    Function,
     Kind,
     Literal,
     Path,
@@ -43,8 +41,6 @@ from audience_sync.core.query.tree import (
 )
 
 Select: TypeAlias = sa.Select[Any]
-
-_AT_AN_END = (Function.FIRST, Function.LAST, Function.MIN, Function.MAX)
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,8 @@ class Compiler:
             ConfigError: the source has not what is asked for.
         """
         users = users_of(condition, self._world(zone), needed=condition)
-        return users.select(identifiers).where(truth(condition, users.scope))
+        holds = truth(condition, users.scope)  # before the rows are put together: it joins what it asks for
+        return users.select(identifiers).where(holds)
 
     def values(self, scalar: Scalar, zone: tzinfo, identifiers: Sequence[str] = ()) -> Select:
         """Return who has a value, and `value`, the text of its JSON.
@@ -107,19 +104,17 @@ class Compiler:
         holds = [sa.func.coalesce(truth(one, users.scope), sa.false()) for one in conditions]
         return users.select([], *columns, *[one.label(f"condition_{n}") for n, one in enumerate(holds)])
 
-    def stream(
-        self, reduction: Reduction, zone: tzinfo, shown: Sequence[Property | Context], *, limit: int
-    ) -> Select:
+    def stream(self, reduction: Reduction, zone: tzinfo, shown: Sequence[Property | Context], *, limit: int) -> Select:
         """Return the events that a reduction of a query looks at, first those that decide what it is.
 
-        The columns are `at`, the database's own instant, `events`, how many there are in all, and `shown_0…`, JSON text.
+        The columns are `at`, what the database takes for an instant, `events`, how many there are in all, and
+        `shown_0…`, JSON text.
         """
         found = select(self._world(zone), reduction.stream)
         columns = [found.event.time.instant.label("at"), sa.func.count().over().label("events")]
         columns += [_text(found.value(one, one.path)).label(f"shown_{n}") for n, one in enumerate(shown)]
-        order = _deciding(found, reduction)
         rows = sa.select(*columns).select_from(found.source).where(*found.conditions)
-        return rows.order_by(*order).limit(limit)
+        return rows.order_by(*deciding_first(found, reduction)).limit(limit)
 
     def rows_of_person(self, sql: str, user: str, *, kind: str, columns: Sequence[str]) -> Select:
         """Return what a person's own SQL has of the one user who is looked at; `kind` is the type of the column `user`.
@@ -231,22 +226,6 @@ class Compiler:
         place = sa.func.row_number().over(partition_by=user, order_by=self.dialect.ordered(text)).label("place")
         ranked = sa.select(user.label("user"), rows.c.value, place).where(is_asked).subquery()
         return sa.select(ranked.c.user, ranked.c.value).where(ranked.c.place == 1)
-
-
-def _deciding(found: Selection, reduction: Reduction) -> list[Expression]:
-    """Return the order of events in which those come first that make a reduction what it is: else the newest."""
-    of, at = reduction.of, found.event.time.instant
-    oldest_first = reduction.function is Function.FIRST
-    newest = at if oldest_first else at.desc()
-    if of is None or EACH in of.path or reduction.function not in _AT_AN_END:
-        return [newest]
-    value = found.value(of, of.path)
-    text = found.world.dialect.ordered(value.text())
-    if reduction.function in (Function.FIRST, Function.LAST):
-        return [sa.case((value.present(), 0), else_=1), newest, text if oldest_first else text.desc()]
-    taken = text if reduction.form is Form.STRING else value.number()
-    extreme = taken if reduction.function is Function.MIN else taken.desc()
-    return [sa.case((taken.is_not(None), 0), else_=1), extreme, newest]
 
 
 def _text(value: Value) -> Expression:

@@ -18,6 +18,7 @@ from audience_sync.core.destination.coverage import Coverage, coverage
 from audience_sync.core.destination.mappings import Mapping
 from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
+from audience_sync.core.query.printing import to_text
 from audience_sync.core.query.tree import Condition, Kind, Query, Scalar, kind_of
 from audience_sync.errors import UnknownName
 
@@ -84,6 +85,11 @@ class Audience(BaseModel):
         return self.scalar if self.computation is Computation.TRAIT else self.condition
 
     @property
+    def definition(self) -> str:
+        """Return the query in canonical form, or `sql` for an audience that has that."""
+        return "sql" if self.query is None else to_text(self.tree)
+
+    @property
     def declared_type(self) -> TraitType | None:
         """Return the type that its trait is declared with in Schematic; None: nothing says what its values are."""
         if self.computation is Computation.AUDIENCE:
@@ -140,6 +146,8 @@ class Settings(BaseModel):
             self.destination(environment),
             user_keys=audience.user_keys,
             company_keys=audience.company_keys,
+            computation=audience.computation,
+            trait_type=audience.declared_type,
         )
 
     def audience(self, key_or_name: str) -> Audience:

@@ -1,0 +1,187 @@
+"""The commands that ask the source and store nothing: explain and preview."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
+
+import typer
+
+from audience_sync.cli import explanations, findings
+from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.output import Format, FormatOption, json_line, print_records
+from audience_sync.cli.progress import Progress
+from audience_sync.cli.standing import standing_of
+from audience_sync.cli.status import PANEL
+from audience_sync.cli.syncing import Now
+from audience_sync.computing.explaining import Explanation
+from audience_sync.computing.explaining import explain as explain_user
+from audience_sync.computing.spelling import written_sql
+from audience_sync.config import Audience, Settings
+from audience_sync.core.model import Computation
+from audience_sync.core.rows import Reason, stringify
+from audience_sync.errors import ConfigError, UnknownName
+from audience_sync.sync.previewing import preview as preview_audience
+
+SQL_COLUMNS = ("audience", "source", "as_of", "sql", "parameters")
+MOST_SHOWN = 10_000  # profiles of a sample, and events of a stream
+
+T = TypeVar("T")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command, example in (
+        (explain, "audience-sync explain user_42 big_spenders --events 20"),
+        (preview, "audience-sync preview big_spenders --now 2026-03-01 --format json"),
+    ):
+        app.command(rich_help_panel=PANEL, epilog=f"Example: {example}")(command)
+
+
+def explain(
+    context: typer.Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="A profile key: the value of the identity.")],
+    audience: Annotated[
+        str | None, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
+    ] = None,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print the SQL that a sync runs; of an audience, without a user.")
+    ] = False,
+    now: Now = None,
+    events: Annotated[
+        int, typer.Option(min=0, max=MOST_SHOWN, metavar="N", help="Show so many events of each condition.")
+    ] = 5,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Say why a user is in an audience or not: each condition with its value, whether it holds, and the events behind.
+
+    The source is asked, as of now or --now; beside it stands what the membership database has. The exit code is 0 in or
+    out. As json or csv, `kind` says what a line is: `condition` (`node` is its place in the query, 1.2 the second part
+    of the whole; `text`, `holds`, `value`), of a computed trait `value`, `event` (of the condition at `node`: `at`,
+    `properties`), `verdict` (`holds`: in or not, or has a value) and `membership` (`holds`: what the database has, null
+    if it knows nothing; `at`: since when).
+    """
+    settings = settings_of(context)
+    if sql:
+        if audience is not None:
+            raise ConfigError("--sql is of an audience, and a user was named, too", hint=f"explain {audience} --sql")
+        _show_sql(settings, settings.audience(user), as_of=_instant(now), format=format)
+        return
+    chosen = _chosen(settings, user, audience)
+    if isinstance(stringify(user), Reason):
+        raise ConfigError("no profile has such a key: it is empty, too long, or has characters that no key has")
+    as_of = _instant(now)
+    explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))
+    standing = standing_of(settings, explanation, sync="the next sync" if now is None else "a sync as of then")
+    explanations.show(explanation, _verdict(settings, explanation), standing, format=format)
+
+
+def preview(
+    context: typer.Context,
+    audience: Annotated[
+        str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
+    ],
+    now: Now = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, max=MOST_SHOWN, metavar="N", help="Show so many profiles.")
+    ] = 10,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Count who is in an audience now, or has which value, and show some of them; nothing is stored or sent.
+
+    Needs no membership database and no API key. The sample is the first profiles by shard and key, as `members` lists
+    them: picked by a hash, and the same every time. As json this is one object with the sample in it; as csv the sample.
+    """
+    settings = settings_of(context)
+    chosen, as_of, clock = settings.audience(audience), _instant(now), seams().monotonic
+    began = clock()
+    with Progress(chosen.key) as progress:
+        found = _interruptible(
+            lambda: preview_audience(
+                settings, chosen, as_of=as_of, sample=limit, on_page=lambda rows: progress.show("reading", rows)
+            )
+        )
+    findings.show(chosen, found, as_of=as_of, seconds=clock() - began, format=format)
+    console.print("nothing was stored")
+
+
+def _instant(now: datetime | None) -> datetime:
+    """Return the instant that is meant; like that of a run it has whole milliseconds."""
+    at = now or seams().clock().astimezone(UTC)
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
+def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:
+    """Return the audience that is meant.
+
+    Raises:
+        ConfigError: it is missing, or stands where the user belongs.
+        UnknownName: there is none of this key or name.
+    """
+    if audience is None:
+        hint = f"audience-sync explain USER {user}; its SQL: audience-sync explain {user} --sql"
+        raise ConfigError("explain takes a user and an audience, and only one of them is named", hint=hint)
+    try:
+        return settings.audience(audience)
+    except UnknownName:
+        if any(user in (one.key, one.name) for one in settings.audiences):
+            raise ConfigError(
+                f"`{user}` is an audience, and `{audience}` is none: the user comes first",
+                hint=f"audience-sync explain {audience} {user}",
+            ) from None
+        raise
+
+
+def _verdict(settings: Settings, explanation: Explanation) -> str:
+    """Return whether somebody is in, in a sentence, and if they are nobody the query looks at, why."""
+    audience, user, found = explanation.audience, explanation.user, explanation.found
+    is_trait = audience.computation is Computation.TRAIT
+    why = ", ".join(f"a row of theirs: {reason}" for reason in dict.fromkeys(found.reasons))
+    because = f" ({why})" if why else ""
+    if found.member is not None:
+        has = f"has the value {found.member.value}" if is_trait else f"is in {audience.key}"
+        return f"{user} {has}{because}"
+    has = "has no value" if is_trait else f"is not in {audience.key}"
+    if explanation.root is not None or because:
+        return f"{user} {has}{because}"
+    if audience.query is None:
+        return f"{user} {has}: the SQL returns no row of theirs"
+    source = settings.sources[audience.source]
+    if source.profiles is None:
+        return f"{user} {has}: there is no event of theirs so far, and without profiles a query sees nobody else"
+    but = "though they have events, " if explanation.has_events else ""
+    return (
+        f"{user} {has}: {but}no row of [sources.{source.name}.profiles] has `{source.profiles.user}` = {user!r}, and a"
+        " query looks at nobody else"
+    )
+
+
+def _show_sql(settings: Settings, audience: Audience, *, as_of: datetime, format: Format) -> None:
+    written = _interruptible(lambda: written_sql(settings, audience, as_of=as_of))
+    if format is Format.TABLE:
+        typer.echo(written.text)
+        return
+    parameters: object = dict(written.parameters) if format is Format.JSON else json_line(written.parameters).strip()
+    values = (audience.key, audience.source, as_of.isoformat(), written.sql, parameters)
+    print_records([dict(zip(SQL_COLUMNS, values, strict=True))], SQL_COLUMNS, format=format)
+
+
+def _interruptible(work: Callable[[], T]) -> T:
+    """Do some work that only reads, in a thread, so that Ctrl-C need not wait for a query to end."""
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised again, where it is waited for
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="reading", daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]

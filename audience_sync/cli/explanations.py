@@ -1,0 +1,156 @@
+"""What `explain` prints: a tree of conditions with their values and events for people, records for programs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import orjson
+from rich.console import Console, Group
+from rich.text import Text
+from rich.tree import Tree
+
+from audience_sync.cli.output import Format, Record, Sheet, harmless, json_line
+from audience_sync.cli.standing import Standing
+from audience_sync.computing.clauses import Clause, Fact, asked_for
+from audience_sync.computing.explaining import Explanation
+from audience_sync.core.destination.timestamps import iso
+from audience_sync.core.model import Computation
+from audience_sync.core.query.printing import to_text
+from audience_sync.core.query.tree import And, Not, Or, Reduction
+
+COLUMNS: Final = (
+    "audience", "user", "as_of", "node", "kind", "text", "holds", "value", "at", "properties", "identifiers", "run_id",
+)  # fmt: skip
+_AS_JSON: Final = ("value", "properties", "identifiers")  # hold JSON text, nested in JSON
+_EMPTY: Final[Record] = dict.fromkeys(COLUMNS)
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+_WIDE: Final = 1_000_000  # characters: another program reads it, and nothing is cut
+
+
+def show(explanation: Explanation, verdict: str, standing: Standing, *, format: Format) -> None:
+    """Print an explanation: why, the verdict, and how the membership database stands to it."""
+    if format is Format.TABLE:
+        _show_tree(explanation, verdict, standing)
+        return
+    sheet = Sheet(COLUMNS, format=Format.CSV) if format is Format.CSV else None
+    about = {"audience": explanation.audience.key, "user": explanation.user, "as_of": iso(explanation.as_of)}
+    for record in _records(explanation, verdict, standing):
+        whole: Record = {**_EMPTY, **about, **record}
+        if sheet is not None:
+            sheet.add(whole)
+        else:
+            nested = {n: orjson.Fragment(v) if n in _AS_JSON and isinstance(v, str) else v for n, v in whole.items()}
+            sys.stdout.write(harmless(json_line(nested)))
+
+
+def _records(explanation: Explanation, verdict: str, standing: Standing) -> Iterator[Record]:
+    match explanation.root:
+        case Clause() as clause:
+            yield from _clause_records(clause)
+        case Fact() as fact:
+            yield {"node": "1", "kind": "value", "text": to_text(fact.scalar), "value": fact.value}
+            yield from _event_records(fact, "1")
+        case None:
+            pass
+    member = explanation.found.member
+    yield {
+        "kind": "verdict",
+        "text": verdict,
+        "holds": member is not None,
+        "value": member and member.value,
+        "identifiers": member and member.identifiers,
+    }
+    yield {
+        "kind": "membership",
+        "text": standing.sentence,
+        "holds": standing.is_member,
+        "value": standing.value,
+        "at": standing.since,
+        "identifiers": standing.identifiers,
+        "run_id": standing.run_id,
+    }
+
+
+def _clause_records(clause: Clause) -> Iterator[Record]:
+    values = [fact.value for fact in clause.facts]
+    yield {
+        "node": clause.node,
+        "kind": "condition",
+        "text": to_text(clause.condition),
+        "holds": clause.holds,
+        "value": values[0] if len(values) == 1 else f"[{','.join(values)}]" if values else None,
+    }
+    for fact in clause.facts:
+        yield from _event_records(fact, clause.node)
+    for operand in clause.operands:
+        yield from _clause_records(operand)
+
+
+def _event_records(fact: Fact, node: str) -> Iterator[Record]:
+    if isinstance(fact.scalar, Reduction):
+        for event in fact.events:
+            name = fact.scalar.stream.event
+            yield {"node": node, "kind": "event", "text": name, "at": event.at, "properties": event.properties}
+
+
+def _show_tree(explanation: Explanation, verdict: str, standing: Standing) -> None:
+    out = Console(file=sys.stdout, highlight=False)
+    if not out.is_terminal:
+        out = Console(file=sys.stdout, highlight=False, width=_WIDE)
+    audience = explanation.audience
+    kind = "computed trait" if audience.computation is Computation.TRAIT else "audience"
+    heading = f"{audience.key} ({kind} {audience.name!r}), user {explanation.user}, as of {iso(explanation.as_of)}"
+    out.print(Text(_plain(heading), style="bold"), end="\n\n")
+    match explanation.root:
+        case Clause() as clause:
+            out.print(_tree(clause, explanation.user), end="\n\n")
+        case Fact() as fact:
+            out.print(Tree(Group(Text(_plain(to_text(fact.scalar))), *_fact_lines(fact, explanation.user, None))))
+            out.print()
+        case None:
+            pass
+    member = explanation.found.member
+    out.print(Text(_plain(verdict), style="bold green" if member is not None else "bold yellow"))
+    if member is not None and member.identifiers is not None:
+        out.print(Text(f"identifiers: {harmless(member.identifiers)}"))
+    out.print(Text(_plain(standing.sentence)))
+
+
+def _tree(clause: Clause, user: str) -> Tree:
+    word = {And: "AND", Or: "OR", Not: "NOT"}.get(type(clause.condition))  # type: ignore[call-overload]  # else None
+    mark, color, holds = ("✓", "green", "holds") if clause.holds else ("✗", "red", "does not hold")
+    title = Text.assemble(
+        (f"{mark} {holds}", color), "  ", (word, "bold") if word else _plain(to_text(clause.condition))
+    )
+    asked = asked_for(clause)
+    lines = [line for fact in clause.facts for line in _fact_lines(fact, user, asked)]
+    tree = Tree(Group(title, *lines))
+    for operand in clause.operands:
+        tree.add(_tree(operand, user))
+    return tree
+
+
+def _fact_lines(fact: Fact, user: str, asked: str | None) -> Iterator[Text]:
+    """Yield what is known of a value: itself, where it comes from, and its events."""
+    subject = "" if asked is not None else f"{to_text(fact.scalar)} "
+    wanted = f", asked for {asked}" if asked is not None else ""
+    yield Text(_plain(f"  {subject}is {harmless(fact.value)}{wanted}"))
+    if fact.known is not None:
+        kind = "a computed trait" if fact.known.computation is Computation.TRAIT else "an audience"
+        command = shlex.join(["audience-sync", "explain", user, fact.known.key])
+        yield Text(_plain(f"  it is {kind} of the file: `{command}` says why"), style="dim")
+    if fact.events_in_all is None:
+        return
+    shown, in_all = len(fact.events), fact.events_in_all
+    yield Text(f"  {in_all:,} event{'' if in_all == 1 else 's'}" + (f", {shown:,} of them:" if shown < in_all else ""))
+    for event in fact.events:
+        yield Text(f"    {event.at}  {harmless(event.properties)}", no_wrap=True, overflow="ellipsis")
+
+
+def _plain(text: str) -> str:
+    """Return a text that does not steer the terminal."""
+    return _CONTROL.sub("�", text)

@@ -1,0 +1,91 @@
+"""What `preview` prints: how many people a definition finds, what their values are like, and some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Final
+
+import orjson
+import typer
+
+from audience_sync.cli.output import Format, Record, harmless, json_line, print_records
+from audience_sync.config import Audience
+from audience_sync.core.destination.timestamps import iso
+from audience_sync.core.model import Computation
+from audience_sync.core.rows import Reason
+from audience_sync.sync.previewing import Preview, Values
+
+SAMPLE_COLUMNS: Final = ("profile_key", "value", "identifiers")
+_LEFT_IN: Final = (Reason.DUPLICATE, Reason.OMITTED_IDENTIFIER)
+
+
+def show(audience: Audience, found: Preview, *, as_of: datetime, seconds: float, format: Format) -> None:
+    """Print a preview that took so many seconds."""
+    match format:
+        case Format.JSON:
+            typer.echo(harmless(json_line(_whole(audience, found, as_of=as_of, seconds=seconds))), nl=False)
+        case Format.CSV:
+            print_records(_sample(found), SAMPLE_COLUMNS, format=format)
+        case Format.TABLE:
+            _show_lines(audience, found, as_of=as_of, seconds=seconds)
+            if found.sample:
+                typer.echo("\nsample:")
+                is_trait = audience.computation is Computation.TRAIT
+                shown = SAMPLE_COLUMNS if is_trait else (SAMPLE_COLUMNS[0], SAMPLE_COLUMNS[2])
+                print_records(_sample(found), SAMPLE_COLUMNS, format=format, shown=shown)
+
+
+def _show_lines(audience: Audience, found: Preview, *, as_of: datetime, seconds: float) -> None:
+    is_trait = audience.computation is Computation.TRAIT
+    for title, text in (
+        ("trait" if is_trait else "audience", f"{audience.key} as of {iso(as_of)}"),
+        ("size", f"{found.size:,} {'profiles have a value' if is_trait else 'members'}"),
+        ("read", f"{found.read:,} rows in {seconds:.1f} s"),
+        ("rejected", _reasons(found, rejected=True)),
+        ("noted", _reasons(found, rejected=False)),
+        *_values(found.values),
+    ):
+        if text:
+            typer.echo(f"{title:<10}{text}")
+
+
+def _reasons(found: Preview, *, rejected: bool) -> str:
+    """Return how many rows are rejected and why, or what else is of note; a sentence of `plan` says it at length."""
+    reasons = {one: n for one, n in sorted(found.reasons.items()) if (one not in _LEFT_IN) == rejected}
+    listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+    return f"{found.rejected:,} rows: {listed}" if rejected and listed else listed
+
+
+def _values(values: Values) -> Iterator[tuple[str, str]]:
+    about = "about " if values.are_sampled else ""
+    if values.numbers:
+        yield "numbers", f"min {values.least:,}, median {about}{values.middle:,}, max {values.greatest:,}"
+    if values.frequent:
+        listed = ", ".join(f"{about}{count:,} × {harmless(value)}" for value, count in values.frequent.items())
+        yield "frequent", listed
+
+
+def _whole(audience: Audience, found: Preview, *, as_of: datetime, seconds: float) -> Record:
+    values = found.values
+    return {
+        "audience": audience.key,
+        "computation": audience.computation.value,
+        "as_of": iso(as_of),
+        "size": found.size,
+        "read": found.read,
+        "rejected": found.rejected,
+        "reasons": {reason.value: count for reason, count in sorted(found.reasons.items())},
+        "min": values.least,
+        "median": values.middle,
+        "max": values.greatest,
+        "frequent": [{"count": count, "value": orjson.Fragment(value)} for value, count in values.frequent.items()],
+        "seconds": round(seconds, 3),
+        "sample": _sample(found),
+    }
+
+
+def _sample(found: Preview) -> Sequence[Record]:
+    return [
+        dict(zip(SAMPLE_COLUMNS, (one.profile_key, one.value, one.identifiers), strict=True)) for one in found.sample
+    ]

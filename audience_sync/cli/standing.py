@@ -1,0 +1,93 @@
+"""How the membership database stands to what a definition says of one user now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from audience_sync import app as engine
+from audience_sync.computing.explaining import Explanation
+from audience_sync.config import Settings
+from audience_sync.core.model import Computation, Member, OnMissing
+from audience_sync.errors import AudienceSyncError
+from audience_sync.store import audiences, inspection
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.reports import Record
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the database has of a user in an audience, and in a sentence what a sync would make of it.
+
+    `is_member` is None where nothing is known.
+    """
+
+    sentence: str
+    is_member: bool | None = None
+    value: str | None = None
+    since: str | None = None
+    identifiers: str | None = None
+    run_id: int | None = None
+
+
+def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> Standing:
+    """Return what the database says; `sync` is what a sync is called that would change it.
+
+    Without a database, or one that this program can use, the sentence says so.
+    """
+    audience = explanation.audience
+    try:
+        with engine.opened(settings) as database, database.read() as connection:
+            row = audiences.find(connection, audience.key)
+            if row is None:
+                return Standing(f"in the membership database: {audience.key} was never synced")
+            every = inspection.profile_audiences(connection, explanation.user)
+    except AudienceSyncError as error:
+        return Standing(f"in the membership database: nothing is known ({error})")
+    record = next(one for one in every if one["audience"] == audience.key)
+    sentence = f"in the membership database: {_has(row, record)}; {_next(row, explanation, record, sync=sync)}"
+    return Standing(
+        sentence,
+        is_member=record["member"],
+        value=record["value"],
+        since=record["since"],
+        identifiers=record["identifiers"],
+        run_id=record["run_id"],
+    )
+
+
+def _has(row: AudienceRow, record: Record) -> str:
+    is_trait = row.computation is Computation.TRAIT
+    if not record["member"]:
+        return "no value" if is_trait else "not a member"
+    what = f"the value {record['value']}, one" if is_trait else "a member"
+    return f"{what} since {record['since']}, by run {record['run_id']}"
+
+
+def _next(row: AudienceRow, explanation: Explanation, record: Record, *, sync: str) -> str:
+    audience, member = explanation.audience, explanation.found.member
+    if row.state == "retired":
+        return f"{audience.key} is retired and is never synced again"
+    if row.computation is not audience.computation:
+        return f"{audience.key} was synced as {row.computation} before, and a sync is refused"
+    would = f"{sync} would {_would(explanation, member, record)}"
+    if row.state == "paused":
+        return f"{audience.key} is paused; after `audience-sync resume {audience.key}` {would}"
+    if not audience.enabled:
+        return f"{audience.key} is switched off in the file; were it on, {would}"
+    return would
+
+
+def _would(explanation: Explanation, member: Member | None, record: Record) -> str:
+    is_trait = explanation.audience.computation is Computation.TRAIT
+    was = bool(record["member"])
+    if member is None:
+        if not was:
+            return "change nothing"
+        if explanation.audience.on_missing is OnMissing.KEEP and is_trait:
+            return "keep the last value (on_missing)"
+        return "take the value away" if is_trait else "let them exit"
+    if not was:
+        return f"give them the value {member.value}" if is_trait else "let them enter"
+    if is_trait and member.value != record["value"]:
+        return f"make the value {member.value}"
+    return "change nothing" if member.identifiers == record["identifiers"] else "update their identifiers"
