@@ -180,7 +180,7 @@ def filters(events_around: int, levels: int) -> SearchStrategy[Filter]:
             FIXED_DURATIONS.map(lambda far: Between(Duration(0, Unit.SECOND), far, of_parent=True)),
         ]
     else:
-        kinds.append(DURATIONS.map(ExpiresAfter))
+        kinds.append(FIXED_DURATIONS.map(ExpiresAfter))
     return st.one_of(kinds)
 
 

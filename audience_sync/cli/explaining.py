@@ -92,7 +92,7 @@ def preview(
     """Count who is in an audience now, or has which value, and show some of them; nothing is stored or sent.
 
     Needs no membership database and no API key. The sample is the first profiles by shard and key, as `members` lists
-    them: picked by a hash, and the same every time. As json this is one object with the sample in it; as csv the sample.
+    them: picked by a hash, and the same every time. As json this is one object that has the sample; as csv the sample.
     """
     settings = settings_of(context)
     chosen, as_of, clock = settings.audience(audience), _instant(now), seams().monotonic
@@ -138,8 +138,8 @@ def _verdict(settings: Settings, explanation: Explanation) -> str:
     """Return whether somebody is in, in a sentence, and if they are nobody the query looks at, why."""
     audience, user, found = explanation.audience, explanation.user, explanation.found
     is_trait = audience.computation is Computation.TRAIT
-    why = ", ".join(f"a row of theirs: {reason}" for reason in dict.fromkeys(found.reasons))
-    because = f" ({why})" if why else ""
+    reasons = [reason for reason in dict.fromkeys(found.reasons) if reason is not Reason.DUPLICATE]
+    because = f" (a row of theirs was not taken as it is: {', '.join(reasons)})" if reasons else ""
     if found.member is not None:
         has = f"has the value {found.member.value}" if is_trait else f"is in {audience.key}"
         return f"{user} {has}{because}"

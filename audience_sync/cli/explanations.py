@@ -107,9 +107,10 @@ def _show_tree(explanation: Explanation, verdict: str, standing: Standing) -> No
     out.print(Text(_plain(heading), style="bold"), end="\n\n")
     match explanation.root:
         case Clause() as clause:
-            out.print(_tree(clause, explanation.user), end="\n\n")
+            out.print(_tree(clause, explanation.user))
+            out.print()
         case Fact() as fact:
-            out.print(Tree(Group(Text(_plain(to_text(fact.scalar))), *_fact_lines(fact, explanation.user, None))))
+            out.print(Group(*_fact_lines(fact, explanation.user)))
             out.print()
         case None:
             pass
@@ -121,34 +122,34 @@ def _show_tree(explanation: Explanation, verdict: str, standing: Standing) -> No
 
 
 def _tree(clause: Clause, user: str) -> Tree:
-    word = {And: "AND", Or: "OR", Not: "NOT"}.get(type(clause.condition))  # type: ignore[call-overload]  # else None
+    word = {And: "AND", Or: "OR", Not: "NOT"}.get(type(clause.condition))
     mark, color, holds = ("✓", "green", "holds") if clause.holds else ("✗", "red", "does not hold")
     title = Text.assemble(
         (f"{mark} {holds}", color), "  ", (word, "bold") if word else _plain(to_text(clause.condition))
     )
     asked = asked_for(clause)
-    lines = [line for fact in clause.facts for line in _fact_lines(fact, user, asked)]
-    tree = Tree(Group(title, *lines))
+    lines = [line for fact in clause.facts for line in _fact_lines(fact, user, asked=asked)]
+    tree = Tree(Group(title, *[Text("  ").append_text(line) for line in lines]))
     for operand in clause.operands:
         tree.add(_tree(operand, user))
     return tree
 
 
-def _fact_lines(fact: Fact, user: str, asked: str | None) -> Iterator[Text]:
+def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[Text]:
     """Yield what is known of a value: itself, where it comes from, and its events."""
-    subject = "" if asked is not None else f"{to_text(fact.scalar)} "
-    wanted = f", asked for {asked}" if asked is not None else ""
-    yield Text(_plain(f"  {subject}is {harmless(fact.value)}{wanted}"))
+    value = f"is {harmless(fact.value)}"
+    yield Text(_plain(f"{to_text(fact.scalar)} {value}" if asked is None else f"{value}, asked for {asked}"))
     if fact.known is not None:
         kind = "a computed trait" if fact.known.computation is Computation.TRAIT else "an audience"
         command = shlex.join(["audience-sync", "explain", user, fact.known.key])
-        yield Text(_plain(f"  it is {kind} of the file: `{command}` says why"), style="dim")
+        yield Text(_plain(f"it is {kind} of the file: `{command}` says why"), style="dim")
     if fact.events_in_all is None:
         return
     shown, in_all = len(fact.events), fact.events_in_all
-    yield Text(f"  {in_all:,} event{'' if in_all == 1 else 's'}" + (f", {shown:,} of them:" if shown < in_all else ""))
+    count = f"{in_all:,} event{'' if in_all == 1 else 's'}"
+    yield Text(f"{count}, {shown:,} of them:" if shown < in_all else f"{count}:" if in_all else "no event")
     for event in fact.events:
-        yield Text(f"    {event.at}  {harmless(event.properties)}", no_wrap=True, overflow="ellipsis")
+        yield Text(f"  {event.at}  {harmless(event.properties)}", no_wrap=True, overflow="ellipsis")
 
 
 def _plain(text: str) -> str:

@@ -43,7 +43,7 @@ def _show_lines(audience: Audience, found: Preview, *, as_of: datetime, seconds:
         ("size", f"{found.size:,} {'profiles have a value' if is_trait else 'members'}"),
         ("read", f"{found.read:,} rows in {seconds:.1f} s"),
         ("rejected", _reasons(found, rejected=True)),
-        ("noted", _reasons(found, rejected=False)),
+        ("note", _reasons(found, rejected=False)),
         *_values(found.values),
     ):
         if text:
@@ -51,7 +51,7 @@ def _show_lines(audience: Audience, found: Preview, *, as_of: datetime, seconds:
 
 
 def _reasons(found: Preview, *, rejected: bool) -> str:
-    """Return how many rows are rejected and why, or what else is of note; a sentence of `plan` says it at length."""
+    """Return how many rows are rejected and why, or what else there is to know of them."""
     reasons = {one: n for one, n in sorted(found.reasons.items()) if (one not in _LEFT_IN) == rejected}
     listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     return f"{found.rejected:,} rows: {listed}" if rejected and listed else listed

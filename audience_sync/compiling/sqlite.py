@@ -145,8 +145,8 @@ def _by_names(document: Expression, path: tuple[str, ...]) -> Expression:
         found.append(steps[-1].c.key == name)
         plain = []
     source: FromClause = steps[0]
-    for rows in steps[1:]:
-        source = source.join(rows, sa.true())
+    for step in steps[1:]:
+        source = source.join(step, sa.true())
     return sa.select(_json_of_row(steps[-1])).select_from(source).where(*found).limit(1).scalar_subquery()
 
 

@@ -1,7 +1,7 @@
 """SQLite, PostgreSQL and DuckDB say of made-up queries over made-up worlds what a plain reading of the language says.
 
-Hypothesis draws the cases; `AUDIENCE_SYNC_QUERY_CASES` says how many, 160 if it does not: those are the same in every
-run. Disagreements that were found are kept in `tests/reference/regressions.py`.
+Hypothesis draws the cases, of eight queries each; `AUDIENCE_SYNC_QUERY_CASES` says how many, 48 if it does not: those
+are the same in every run. Disagreements that were found are kept in `tests/reference/regressions.py`.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tests.reference.spelling import write
 from tests.reference.worlds import Case, Definition
 
 ASKED = os.environ.get("AUDIENCE_SYNC_QUERY_CASES")
-CASES = int(ASKED or "160")
-SECONDS = 120 + CASES * 3  # a case takes a fraction of one; the smallest form of a failure takes hundreds
+CASES = int(ASKED or "48")
+SECONDS = 300 + CASES * 3  # a case takes one or two; finding the smallest form of a failure takes hundreds
 
 EXPLORING = settings(
     max_examples=CASES // 4,

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from audience_sync.compiling.dialect import Dialect
 from audience_sync.compiling.rendering import DIALECTS, dialect_of, render
@@ -71,6 +71,7 @@ def marked(node: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", DIALECTS)
+@settings(max_examples=30)
 @given(query=audiences())
 def test_nothing_of_an_audience_is_in_the_text_of_its_sql(name: str, query: Condition) -> None:
     """Names of events and properties, texts and numbers are bound, however they are written."""
@@ -84,6 +85,7 @@ def test_nothing_of_an_audience_is_in_the_text_of_its_sql(name: str, query: Cond
 
 
 @pytest.mark.parametrize("name", DIALECTS)
+@settings(max_examples=30)
 @given(query=computed_traits())
 def test_nothing_of_a_computed_trait_is_in_the_text_of_its_sql(name: str, query: Scalar) -> None:
     """The same holds for values, and for the events that decide."""

@@ -35,6 +35,6 @@ def _looks(node: object, *, depth: int) -> Iterator[Property | Context]:
                 yield from _looks(one, depth=depth)
         case Reduction():
             yield from _looks((node.stream, node.of), depth=depth + 1)
-        case _ if is_dataclass(node):
-            for part in fields(node):
+        case _:
+            for part in fields(node) if is_dataclass(node) else ():
                 yield from _looks(getattr(node, part.name), depth=depth)
