@@ -127,8 +127,9 @@ class Duckdb(Dialect):
     def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
         """Return the elements of a list, by unnest."""
         whole = value.json()
-        listed = sa.case((sa.func.json_type(whole) == "ARRAY", sa.cast(whole, _JsonList())))
-        rows = sa.select(sa.func.unnest(listed).label("value")).lateral()
+        empty = sa.cast(sa.literal("[]"), _Json())
+        listed = sa.cast(sa.case((sa.func.json_type(whole) == "ARRAY", whole), else_=empty), _JsonList())
+        rows = sa.func.unnest(listed).table_valued(sa.column("value", _Json())).render_derived().lateral()
         return rows, lambda path: self.inside(rows.c.value, "json", path)
 
     def timeline(self, column: Expression, kind: str) -> Timeline:

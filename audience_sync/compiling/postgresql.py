@@ -49,8 +49,8 @@ class Postgresql(Dialect):
 
     @property
     def sqlalchemy(self) -> sa.Dialect:
-        """Return the dialect of psycopg."""
-        return psycopg.dialect()  # type: ignore[no-untyped-call]
+        """Return the dialect of psycopg, with parameters by position: names would be made of those of columns."""
+        return psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
 
     def now(self, instant: datetime) -> object:
         """Return an aware instant: timestamptz."""
@@ -219,5 +219,12 @@ class _Inside:
 
 
 def _number(whole: Expression, text: Expression, dialect: Postgresql) -> Expression:
-    kind = sa.func.jsonb_typeof(whole)
-    return sa.case((kind == "number", sa.cast(whole, sa.Double)), (kind == "string", dialect.number_of_text(text)))
+    """Return JSON as a double.
+
+    In jsonb's order whatever lies between two numbers is one; and what is beyond the doubles would be an error.
+    """
+    least, greatest = (sa.cast(sa.literal(limit), _JSONB) for limit in ("-1e300", "1e300"))
+    is_string = sa.func.jsonb_typeof(whole) == "string"
+    return sa.case(
+        (whole.between(least, greatest), sa.cast(text, sa.Double)), (is_string, dialect.number_of_text(text))
+    )

@@ -153,5 +153,5 @@ def _most_frequent(values: FromClause, at_least: int, dialect: Dialect) -> FromC
 
 def _distinct(values: FromClause, dialect: Dialect) -> FromClause:
     text = dialect.ordered(values.c.text)
-    each = sa.select(values.c.key, values.c.text).distinct().order_by(values.c.key, text).subquery()
+    each = sa.select(values.c.key, values.c.text).group_by(values.c.key, values.c.text).order_by(text).subquery()
     return sa.select(each.c.key, dialect.list_of(each.c.text).label("value")).group_by(each.c.key).subquery()

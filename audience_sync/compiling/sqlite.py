@@ -29,8 +29,8 @@ class Sqlite(Dialect):
 
     @property
     def sqlalchemy(self) -> sa.Dialect:
-        """Return the dialect of sqlite3, with named parameters."""
-        return sqlite.dialect(paramstyle="named")
+        """Return the dialect of sqlite3, with parameters by position: names would be made of those of columns."""
+        return sqlite.dialect(paramstyle="qmark")
 
     def now(self, instant: datetime) -> object:
         """Return UTC text, as SQLite's own date functions write it."""
@@ -98,7 +98,7 @@ class Sqlite(Dialect):
         """Return a text as milliseconds since 1970; SQLite would take 'now', '12:00' and 30 February, too."""
         day = sa.func.substr(text, 1, 10)
         milliseconds = sa.cast(sa.func.round((sa.func.julianday(text) - _UNIX_EPOCH) * _DAY), sa.BigInteger)
-        dated = sa.and_(text.op("GLOB", is_comparison=True)(_DATE + "*"), sa.func.date(day) == day)
+        dated = sa.and_(text.op("GLOB", is_comparison=True)(_DATE + "*"), sa.func.date(sa.func.julianday(day)) == day)
         return sa.case((dated, milliseconds))
 
     def matches(self, text: Expression, pattern: str) -> Truth:
@@ -110,7 +110,7 @@ class Sqlite(Dialect):
 
     def json_of(self, expression: Expression) -> Expression:
         """Return a text or number as JSON text; a double keeps all its digits."""
-        return sa.case((expression.is_not(None), sa.func.json_quote(expression)))
+        return sa.case((expression.is_not(None), _quoted(expression)))
 
     def list_of(self, text: Expression) -> Expression:
         """Return JSON text of a list."""
@@ -155,8 +155,13 @@ def _json_of_row(rows: FromClause) -> Expression:
     return sa.case(
         (rows.c.type.in_(("array", "object")), rows.c.value),
         (rows.c.type.in_(("true", "false", "null")), rows.c.type),
-        else_=sa.func.json_quote(rows.c.value),
+        else_=_quoted(rows.c.value),
     )
+
+
+def _quoted(value: Expression) -> Expression:
+    """Return a text or number as JSON; json_quote would leave a double 15 digits of its 17."""
+    return sa.case((sa.func.typeof(value) == "real", sa.func.printf("%!.17g", value)), else_=sa.func.json_quote(value))
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,7 @@ class _Json:
         return sa.case(
             (kind.in_(("true", "false")), kind),
             (kind.in_(("array", "object")), value),
-            (kind.in_(("integer", "real", "text")), sa.func.json_quote(value)),
+            (kind.in_(("integer", "real", "text")), _quoted(value)),
         )
 
     def _extracted(self) -> Expression:

@@ -58,7 +58,7 @@ class NumberValue:
 
     def moment(self) -> Expression:
         """Return NULL: a number is no moment."""
-        return sa.null()
+        return self.dialect.moment_of_text(sa.cast(sa.null(), sa.Text))
 
     def json(self) -> Expression:
         """Return it as a JSON number."""
@@ -82,11 +82,11 @@ class TruthValue:
 
     def number(self) -> Expression:
         """Return NULL: a truth is no number."""
-        return sa.null()
+        return sa.cast(sa.null(), sa.Double)
 
     def moment(self) -> Expression:
         """Return NULL: a truth is no moment."""
-        return sa.null()
+        return self.dialect.moment_of_text(sa.cast(sa.null(), sa.Text))
 
     def json(self) -> Expression:
         """Return it as a JSON boolean."""
@@ -111,7 +111,7 @@ class MomentValue:
 
     def number(self) -> Expression:
         """Return NULL: a moment is no number."""
-        return sa.null()
+        return sa.cast(sa.null(), sa.Double)
 
     def moment(self) -> Expression:
         """Return it as it is."""

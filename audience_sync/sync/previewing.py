@@ -51,7 +51,8 @@ class Values:
     @property
     def middle(self) -> float | None:
         """Return the median of the numbers that were looked at closely."""
-        return median(self._sample) if self._sample else None
+        found = median(self._sample) if self._sample else None
+        return int(found) if found is not None and found == int(found) else found
 
     @property
     def frequent(self) -> Mapping[str, int]:

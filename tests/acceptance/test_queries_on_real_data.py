@@ -1,8 +1,8 @@
 """Every example of the query language on real events: each database finds the members and values that counting finds.
 
 Beside each query stands what it means, as plain Python over the events of one user. By default each query is asked as
-of one instant in each shape of the data, another one for every query; `AUDIENCE_SYNC_EVERY_INSTANT=1` asks all of them
-as of each month of the purchases and each week of the clickstream.
+of one instant in one shape of the data, others in every database; `AUDIENCE_SYNC_EVERY_INSTANT=1` asks all of them in
+all shapes as of each month of the purchases and each week of the clickstream.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sqlalchemy.engine import make_url
 from audience_sync.computing import open_definition
 from audience_sync.config import Audience, Settings, load
 from audience_sync.core.model import Computation
+from audience_sync.errors import SourceError
 from tests import real_data
 from tests.acceptance.running import ON_ONE_DATABASE, Place, open_place
 from tests.real_data import ORDER, Event, Shape, World
@@ -34,6 +35,8 @@ EVERY_INSTANT = "AUDIENCE_SYNC_EVERY_INSTANT" in os.environ
 MONTHS = [datetime(1997 + month // 12, month % 12 + 1, 1, tzinfo=UTC) for month in range(19)]
 WEEKS = [datetime(2024, 1, 8, 19, 30, tzinfo=UTC) + timedelta(weeks=week) for week in range(26)]
 WEST, INDIA = ZoneInfo("America/Los_Angeles"), ZoneInfo("Asia/Kolkata")
+STRIDE = 7  # shares no factor with the number of months or weeks, so that all have their turn
+PLACES = ("sqlite", "postgres", "duckdb", "files")
 SEED = "event('Order Completed').within(30 days).count() >= 1"
 SEED_AS_SQL = """
 SELECT DISTINCT user_id FROM columns_events
@@ -570,11 +573,11 @@ def data(request: pytest.FixtureRequest) -> tuple[World, list[Example], list[dat
     return real_data.ecom(), CLICKS, WEEKS
 
 
-@pytest.fixture(params=["sqlite", "postgres", "duckdb", "files"])
-def filled(request: pytest.FixtureRequest, data: tuple[World, Any, Any], tmp_path: Path) -> str | None:
+@pytest.fixture
+def filled(request: pytest.FixtureRequest, data: tuple[World, Any, Any], place: str, tmp_path: Path) -> str | None:
     """The URL of a database of each kind with the data set in every shape; None: it lies in files."""
     world, *_ = data
-    match request.param:
+    match place:
         case "sqlite":
             real_data.fill_sqlite(tmp_path / "real.db", world)
             return f"sqlite:///{tmp_path / 'real.db'}"
@@ -596,25 +599,29 @@ def plain(url: str) -> str:
 
 
 @pytest.mark.timeout(3600 if EVERY_INSTANT else 120)
+@pytest.mark.parametrize("place", PLACES)
 def test_every_example_agrees(
-    data: tuple[World, list[Example], list[datetime]], filled: str | None, tmp_path: Path
+    data: tuple[World, list[Example], list[datetime]], place: str, filled: str | None, tmp_path: Path
 ) -> None:
     """Audiences and computed traits have, at every instant, the members and values that counting by hand finds."""
     world, examples, instants = data
     settings = {
         shape: configure(tmp_path, real_data.rooms(shape, tmp_path, filled), examples, shape) for shape in Shape
     }
-    wrong = []
-    asked = set()
-    for shape, n, as_of in questions(examples, instants):
+    wrong, asked = [], []
+    for shape, n, as_of in questions(examples, instants, place):
         expected = count(world, examples[n], as_of, shape)
-        found = answers(settings[shape], settings[shape].audience(key_of(examples[n], n)), as_of)
-        asked.add(as_of)
-        if different := difference(found, expected):
+        try:
+            found = answers(settings[shape], settings[shape].audience(key_of(examples[n], n)), as_of)
+            different: object = difference(found, expected)
+        except SourceError as error:
+            different = str(error)
+        if different:
             wrong.append((examples[n].query, shape.value, f"{as_of:%Y-%m-%d}", different))
+        asked.append(as_of)
 
     assert wrong == []
-    assert asked == set(instants)
+    assert len(set(asked)) == min(len(asked), len(instants))
 
 
 @dataclass(frozen=True)
@@ -642,7 +649,7 @@ def test_the_seed_is_synced_as_its_sql_is(tmp_path: Path, database_url: str, sql
     ):
         with open_place(folder, url) as place:
             (folder / "config.toml").write_text(seed_config(place, definition))
-            told[definition] = [sync(place, as_of) for as_of in (MONTHS if EVERY_INSTANT else MONTHS[::3])]
+            told[definition] = [sync(place, as_of) for as_of in (MONTHS if EVERY_INSTANT else MONTHS[:5])]
     of_query, of_sql = told.values()
 
     assert of_query == of_sql
@@ -682,14 +689,19 @@ def sync(place: Place, as_of: datetime) -> Synced:
     return Synced(place.members(), sorted(changes), sorted(bodies, key=repr))
 
 
-def questions(examples: Sequence[Example], instants: Sequence[datetime]) -> Iterator[tuple[Shape, int, datetime]]:
-    """Yield what is asked: each example in each shape, as of all instants or of one after the other."""
-    turn = 0
-    for n, example in enumerate(examples):
-        for shape in example.shapes:
-            turn += 7  # prime to the number of instants, so that all have their turn
-            for as_of in instants if EVERY_INSTANT else [instants[turn % len(instants)]]:
-                yield shape, n, as_of
+def questions(
+    examples: Sequence[Example], instants: Sequence[datetime], place: str
+) -> Iterator[tuple[Shape, int, datetime]]:
+    """Yield what is asked: each example in every shape as of all instants, or in one as of one, which take turns."""
+    if EVERY_INSTANT:
+        for n, example in enumerate(examples):
+            yield from ((shape, n, as_of) for shape in example.shapes for as_of in instants)
+        return
+    turn = PLACES.index(place)
+    step = 3 if place == "files" else 1  # they are looked into again for every question, which takes a second
+    for asked, n in enumerate(range(0, len(examples), step)):
+        shapes = examples[n].shapes
+        yield shapes[(asked + turn) % len(shapes)], n, instants[(asked * STRIDE + turn) % len(instants)]
 
 
 def key_of(example: Example, number: int) -> str:

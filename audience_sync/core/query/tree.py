@@ -123,6 +123,10 @@ class Literal:
     """A value written in the query; a moment without a zone is meant in the audience's."""
 
     value: str | int | float | bool | date | datetime
+    is_truth: bool = field(init=False, repr=False)  # 1 and true are equal in Python, and not here
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_truth", isinstance(self.value, bool))
 
 
 @dataclass(frozen=True, slots=True)
