@@ -32,6 +32,11 @@ MOMENT_PATTERN = f"^{_DATE}({_TIME})?$"
 """A text that is an ISO 8601 date or timestamp which really exists."""
 
 
+def fixed(value: str | float) -> Expression:
+    """Return a constant of our own as part of the text: a person who reads the SQL need not look it up."""
+    return sa.literal_column("'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value))
+
+
 class Value(Protocol):
     """One value in SQL, in every way a condition may look at it."""
 

@@ -22,6 +22,7 @@ from audience_sync.compiling.dialect import (
     Timeline,
     Truth,
     Value,
+    fixed,
 )
 from audience_sync.compiling.values import MomentValue, NumberValue, TextValue, TruthValue
 
@@ -115,7 +116,7 @@ class Duckdb(Dialect):
         if kind.startswith("timestamp") or kind == "date":
             form = "%Y-%m-%d" if kind == "date" else _WRITTEN
             at = _utc(column)
-            return MomentValue(at, sa.func.strftime(at, form), self)
+            return MomentValue(at, sa.func.strftime(at, fixed(form)), self)
         if kind in ("varchar", "uuid") or kind.startswith("enum"):
             return TextValue(column if kind == "varchar" else sa.cast(column, sa.Text), self)
         return _Document(column if kind == "json" else sa.func.to_json(column), self)
@@ -127,8 +128,8 @@ class Duckdb(Dialect):
     def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
         """Return the elements of a list, by unnest."""
         whole = value.json()
-        empty = sa.cast(sa.literal("[]"), _Json())
-        listed = sa.cast(sa.case((sa.func.json_type(whole) == "ARRAY", whole), else_=empty), _JsonList())
+        empty = sa.cast(fixed("[]"), _Json())
+        listed = sa.cast(sa.case((sa.func.json_type(whole) == fixed("ARRAY"), whole), else_=empty), _JsonList())
         rows = sa.func.unnest(listed).table_valued(sa.column("value", _Json())).render_derived().lateral()
         return rows, lambda path: self.inside(rows.c.value, "json", path)
 
@@ -137,8 +138,8 @@ class Duckdb(Dialect):
         if kind.startswith("timestamp") or kind == "date":
             at = _utc(column) if kind != "timestamp" else column
         elif kind.startswith(_NUMBERS):
-            milliseconds = sa.case((sa.func.abs(column) >= _SECONDS_UP_TO, column), else_=column * 1000)
-            at = sa.func.make_timestamp(sa.cast(milliseconds * 1000, sa.BigInteger))
+            milliseconds = sa.case((sa.func.abs(column) >= fixed(_SECONDS_UP_TO), column), else_=column * fixed(1000))
+            at = sa.func.make_timestamp(sa.cast(milliseconds * fixed(1000), sa.BigInteger))
         else:
             at = self.moment_of_text(sa.cast(column, sa.Text))
 
@@ -153,13 +154,15 @@ class Duckdb(Dialect):
 
     def number_of_text(self, text: Expression) -> Expression:
         """Return a text as a double."""
-        written = sa.and_(sa.func.length(text) <= LONGEST_NUMBER, sa.func.regexp_matches(text, NUMBER_PATTERN))
+        written = sa.and_(
+            sa.func.length(text) <= fixed(LONGEST_NUMBER), sa.func.regexp_matches(text, fixed(NUMBER_PATTERN))
+        )
         return sa.case((written, sa.cast(text, DOUBLE_PRECISION)))
 
     def moment_of_text(self, text: Expression) -> Expression:
         """Return a text as a timestamp in UTC; one without a zone is in the session's, which is UTC."""
         instant = sa.cast(sa.cast(text, sa.DateTime(timezone=True)), _INSTANT)
-        return sa.case((sa.func.regexp_matches(text, MOMENT_PATTERN), instant))
+        return sa.case((sa.func.regexp_matches(text, fixed(MOMENT_PATTERN)), instant))
 
     def matches(self, text: Expression, pattern: str) -> Truth:
         """Return whether a regular expression of RE2 is found."""
@@ -199,22 +202,25 @@ class _Document:
 
     def present(self) -> Truth:
         """Return whether it is there, and not null."""
-        return self._kind() != "NULL"
+        return self._kind() != fixed("NULL")
 
     def text(self) -> Expression:
         """Return its text: of a string what it says."""
-        return sa.func.json_extract_string(self.expression, "$")
+        return sa.func.json_extract_string(self.expression, fixed("$"))
 
     def number(self) -> Expression:
         """Return the number it is, or is written as."""
         return sa.case(
-            (self._kind().in_(("UBIGINT", "BIGINT", "DOUBLE")), sa.cast(self.text(), DOUBLE_PRECISION)),
-            (self._kind() == "VARCHAR", self.dialect.number_of_text(self.text())),
+            (
+                self._kind().in_([fixed("UBIGINT"), fixed("BIGINT"), fixed("DOUBLE")]),
+                sa.cast(self.text(), DOUBLE_PRECISION),
+            ),
+            (self._kind() == fixed("VARCHAR"), self.dialect.number_of_text(self.text())),
         )
 
     def moment(self) -> Expression:
         """Return the moment its text is."""
-        return sa.case((self._kind() == "VARCHAR", self.dialect.moment_of_text(self.text())))
+        return sa.case((self._kind() == fixed("VARCHAR"), self.dialect.moment_of_text(self.text())))
 
     def json(self) -> Expression:
         """Return it, unless it is null."""

@@ -21,6 +21,7 @@ from audience_sync.compiling.dialect import (
     Timeline,
     Truth,
     Value,
+    fixed,
 )
 from audience_sync.compiling.values import MomentValue, NumberValue, TextValue, TruthValue
 
@@ -71,9 +72,9 @@ class Postgresql(Dialect):
             return TruthValue(column, self)
         if kind in ("timestamptz", "timestamp", "date"):
             at = sa.cast(column, sa.DateTime) if kind == "date" else column
-            at = at if kind == "timestamptz" else sa.func.timezone("UTC", at)
+            at = at if kind == "timestamptz" else sa.func.timezone(fixed("UTC"), at)
             form = "YYYY-MM-DD" if kind == "date" else _WRITTEN
-            return MomentValue(at, sa.func.to_char(sa.func.timezone("UTC", at), form), self)
+            return MomentValue(at, sa.func.to_char(sa.func.timezone(fixed("UTC"), at), fixed(form)), self)
         if kind in ("json", "jsonb"):
             return _Document(sa.cast(column, _JSONB), self)
         if kind in _TEXTS:
@@ -87,7 +88,7 @@ class Postgresql(Dialect):
     def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
         """Return the elements of a list, by jsonb_array_elements."""
         whole = value.json()
-        listed = sa.case((sa.func.jsonb_typeof(whole) == "array", whole), else_=sa.cast(sa.literal("[]"), _JSONB))
+        listed = sa.case((sa.func.jsonb_typeof(whole) == fixed("array"), whole), else_=sa.cast(fixed("[]"), _JSONB))
         rows = sa.func.jsonb_array_elements(listed).table_valued(sa.column("value", _JSONB())).lateral()
         return rows, lambda path: self.inside(rows.c.value, "jsonb", path)
 
@@ -97,7 +98,7 @@ class Postgresql(Dialect):
             at = column if kind == "timestamp" else sa.cast(column, sa.DateTime)
             return _timeline(at, lambda one: sa.literal(one.astimezone(UTC).replace(tzinfo=None), sa.DateTime))
         if kind in _NUMBERS:
-            seconds = sa.case((sa.func.abs(column) >= _SECONDS_UP_TO, column / 1000.0), else_=column)
+            seconds = sa.case((sa.func.abs(column) >= fixed(_SECONDS_UP_TO), column / fixed(1000.0)), else_=column)
             column = sa.func.to_timestamp(seconds)
         elif kind != "timestamptz":
             column = self.moment_of_text(sa.cast(column, sa.Text))
@@ -109,12 +110,14 @@ class Postgresql(Dialect):
 
     def number_of_text(self, text: Expression) -> Expression:
         """Return a text as a double."""
-        written = sa.and_(sa.func.length(text) <= LONGEST_NUMBER, text.op("~", is_comparison=True)(NUMBER_PATTERN))
+        written = sa.and_(
+            sa.func.length(text) <= fixed(LONGEST_NUMBER), text.op("~", is_comparison=True)(fixed(NUMBER_PATTERN))
+        )
         return sa.case((written, sa.cast(text, sa.Double)))
 
     def moment_of_text(self, text: Expression) -> Expression:
         """Return a text as a timestamptz; one without a zone is in the session's, which is UTC."""
-        return sa.case((text.op("~", is_comparison=True)(MOMENT_PATTERN), sa.cast(text, _INSTANT)))
+        return sa.case((text.op("~", is_comparison=True)(fixed(MOMENT_PATTERN)), sa.cast(text, _INSTANT)))
 
     def matches(self, text: Expression, pattern: str) -> Truth:
         """Return whether a POSIX regular expression is found; `(?p)`: `.` stops at a line's end."""
@@ -167,11 +170,11 @@ class _Document:
 
     def present(self) -> Truth:
         """Return whether it is there, and not null."""
-        return sa.func.jsonb_typeof(self.expression) != "null"
+        return sa.func.jsonb_typeof(self.expression) != fixed("null")
 
     def text(self) -> Expression:
         """Return its text: of a string what it says."""
-        return self.expression.op("#>>", return_type=sa.Text())(sa.cast(sa.literal("{}"), postgresql.ARRAY(sa.Text)))
+        return self.expression.op("#>>", return_type=sa.Text())(sa.cast(fixed("{}"), postgresql.ARRAY(sa.Text)))
 
     def number(self) -> Expression:
         """Return the number it is, or is written as."""
@@ -179,7 +182,9 @@ class _Document:
 
     def moment(self) -> Expression:
         """Return the moment its text is."""
-        return sa.case((sa.func.jsonb_typeof(self.expression) == "string", self.dialect.moment_of_text(self.text())))
+        return sa.case(
+            (sa.func.jsonb_typeof(self.expression) == fixed("string"), self.dialect.moment_of_text(self.text()))
+        )
 
     def json(self) -> Expression:
         """Return it, unless it is null."""
@@ -223,8 +228,8 @@ def _number(whole: Expression, text: Expression, dialect: Postgresql) -> Express
 
     In jsonb's order whatever lies between two numbers is one; and what is beyond the doubles would be an error.
     """
-    least, greatest = (sa.cast(sa.literal(limit), _JSONB) for limit in ("-1e300", "1e300"))
-    is_string = sa.func.jsonb_typeof(whole) == "string"
+    least, greatest = (sa.cast(fixed(limit), _JSONB) for limit in ("-1e300", "1e300"))
+    is_string = sa.func.jsonb_typeof(whole) == fixed("string")
     return sa.case(
         (whole.between(least, greatest), sa.cast(text, sa.Double)), (is_string, dialect.number_of_text(text))
     )

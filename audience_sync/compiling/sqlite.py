@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.expression import FromClause
 
-from audience_sync.compiling.dialect import LONGEST_NUMBER, Dialect, Expression, Timeline, Truth, Value
+from audience_sync.compiling.dialect import LONGEST_NUMBER, Dialect, Expression, Timeline, Truth, Value, fixed
 from audience_sync.compiling.values import TextValue, TruthValue
 
 _UNIX_EPOCH = 2440587.5  # as a Julian day
@@ -61,17 +61,20 @@ class Sqlite(Dialect):
 
     def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
         """Return the elements of a list, by json_each."""
-        listed = sa.case((sa.func.json_type(value.json()) == "array", value.json()))
+        listed = sa.case((sa.func.json_type(value.json()) == fixed("array"), value.json()))
         rows = sa.func.json_each(listed).table_valued("value", "type", "fullkey", name=None).alias()
         return rows, lambda path: self.inside(_json_of_row(rows), "json", path)
 
     def timeline(self, column: Expression, kind: str) -> Timeline:
         """Return the time of an event; numbers are unix seconds, or milliseconds when they are that large."""
         del kind
-        seconds = sa.cast(sa.func.round(column * 1000), sa.BigInteger)
-        number = sa.case((sa.func.abs(column) >= _SECONDS_UP_TO, sa.cast(column, sa.BigInteger)), else_=seconds)
+        seconds = sa.cast(sa.func.round(column * fixed(1000)), sa.BigInteger)
+        number = sa.case((sa.func.abs(column) >= fixed(_SECONDS_UP_TO), sa.cast(column, sa.BigInteger)), else_=seconds)
         kinds = sa.func.typeof(column)
-        at = sa.case((kinds == "text", self.moment_of_text(column)), (kinds.in_(("integer", "real")), number))
+        at = sa.case(
+            (kinds == fixed("text"), self.moment_of_text(column)),
+            (kinds.in_([fixed("integer"), fixed("real")]), number),
+        )
 
         def later(by: timedelta) -> Expression:
             return at + round(by / timedelta(milliseconds=1))
@@ -87,18 +90,22 @@ class Sqlite(Dialect):
     def number_of_text(self, text: Expression) -> Expression:
         """Return a text as a double: what JSON's own grammar takes for a number, without room for anything else."""
         written = sa.and_(
-            sa.func.length(text) <= LONGEST_NUMBER,
-            sa.not_(text.op("GLOB", is_comparison=True)("*[^-+.0-9eE]*")),
-            sa.not_(text.op("GLOB", is_comparison=True)(_LONG_EXPONENT)),
-            sa.func.json_valid(text) == 1,
+            sa.func.length(text) <= fixed(LONGEST_NUMBER),
+            sa.not_(text.op("GLOB", is_comparison=True)(fixed("*[^-+.0-9eE]*"))),
+            sa.not_(text.op("GLOB", is_comparison=True)(fixed(_LONG_EXPONENT))),
+            sa.func.json_valid(text) == fixed(1),
         )
         return sa.case((written, sa.cast(text, sa.REAL)))
 
     def moment_of_text(self, text: Expression) -> Expression:
         """Return a text as milliseconds since 1970; SQLite would take 'now', '12:00' and 30 February, too."""
-        day = sa.func.substr(text, 1, 10)
-        milliseconds = sa.cast(sa.func.round((sa.func.julianday(text) - _UNIX_EPOCH) * _DAY), sa.BigInteger)
-        dated = sa.and_(text.op("GLOB", is_comparison=True)(_DATE + "*"), sa.func.date(sa.func.julianday(day)) == day)
+        day = sa.func.substr(text, fixed(1), fixed(10))
+        milliseconds = sa.cast(
+            sa.func.round((sa.func.julianday(text) - fixed(_UNIX_EPOCH)) * fixed(_DAY)), sa.BigInteger
+        )
+        dated = sa.and_(
+            text.op("GLOB", is_comparison=True)(fixed(_DATE + "*")), sa.func.date(sa.func.julianday(day)) == day
+        )
         return sa.case((dated, milliseconds))
 
     def matches(self, text: Expression, pattern: str) -> Truth:
@@ -139,7 +146,7 @@ def _by_names(document: Expression, path: tuple[str, ...]) -> Expression:
         if _is_plain(name):
             plain.append(name)
             continue
-        inside = document if not steps else sa.case((steps[-1].c.type == "object", steps[-1].c.value))
+        inside = document if not steps else sa.case((steps[-1].c.type == fixed("object"), steps[-1].c.value))
         rows = sa.func.json_each(inside, _json_path(tuple(plain))).table_valued("key", "value", "type", name=None)
         steps.append(rows.alias())
         found.append(steps[-1].c.key == name)
@@ -153,15 +160,18 @@ def _by_names(document: Expression, path: tuple[str, ...]) -> Expression:
 def _json_of_row(rows: FromClause) -> Expression:
     """Return a row of json_each as JSON text: it has the values of scalars, not their JSON."""
     return sa.case(
-        (rows.c.type.in_(("array", "object")), rows.c.value),
-        (rows.c.type.in_(("true", "false", "null")), rows.c.type),
+        (rows.c.type.in_([fixed("array"), fixed("object")]), rows.c.value),
+        (rows.c.type.in_([fixed("true"), fixed("false"), fixed("null")]), rows.c.type),
         else_=_quoted(rows.c.value),
     )
 
 
 def _quoted(value: Expression) -> Expression:
     """Return a text or number as JSON; json_quote would leave a double 15 digits of its 17."""
-    return sa.case((sa.func.typeof(value) == "real", sa.func.printf("%!.17g", value)), else_=sa.func.json_quote(value))
+    return sa.case(
+        (sa.func.typeof(value) == fixed("real"), sa.func.printf(fixed("%!.17g"), value)),
+        else_=sa.func.json_quote(value),
+    )
 
 
 @dataclass(frozen=True)
@@ -179,27 +189,27 @@ class _Json:
     def text(self) -> Expression:
         """Return its text; SQLite makes 1 and 0 of truths."""
         kind = self._kind()
-        return sa.case((kind.in_(("true", "false")), kind), else_=sa.cast(self._extracted(), sa.Text))
+        return sa.case((kind.in_([fixed("true"), fixed("false")]), kind), else_=sa.cast(self._extracted(), sa.Text))
 
     def number(self) -> Expression:
         """Return the number it is, or is written as."""
         kind, value = self._kind(), self._extracted()
         return sa.case(
-            (kind.in_(("integer", "real")), sa.cast(value, sa.REAL)),
-            (kind == "text", self.dialect.number_of_text(value)),
+            (kind.in_([fixed("integer"), fixed("real")]), sa.cast(value, sa.REAL)),
+            (kind == fixed("text"), self.dialect.number_of_text(value)),
         )
 
     def moment(self) -> Expression:
         """Return the moment its text is."""
-        return sa.case((self._kind() == "text", self.dialect.moment_of_text(self._extracted())))
+        return sa.case((self._kind() == fixed("text"), self.dialect.moment_of_text(self._extracted())))
 
     def json(self) -> Expression:
         """Return it as JSON text, unless it is null."""
         kind, value = self._kind(), self._extracted()
         return sa.case(
-            (kind.in_(("true", "false")), kind),
-            (kind.in_(("array", "object")), value),
-            (kind.in_(("integer", "real", "text")), _quoted(value)),
+            (kind.in_([fixed("true"), fixed("false")]), kind),
+            (kind.in_([fixed("array"), fixed("object")]), value),
+            (kind.in_([fixed("integer"), fixed("real"), fixed("text")]), _quoted(value)),
         )
 
     def _extracted(self) -> Expression:
@@ -221,12 +231,12 @@ class _Dynamic(TextValue):
         """Return the number it is, or is written as."""
         kind = sa.func.typeof(self.expression)
         return sa.case(
-            (kind.in_(("integer", "real")), sa.cast(self.expression, sa.REAL)),
-            (kind == "text", self.dialect.number_of_text(self.expression)),
+            (kind.in_([fixed("integer"), fixed("real")]), sa.cast(self.expression, sa.REAL)),
+            (kind == fixed("text"), self.dialect.number_of_text(self.expression)),
         )
 
     def moment(self) -> Expression:
         """Return the moment its text is."""
         return sa.case(
-            (sa.func.typeof(self.expression) == "text", self.dialect.moment_of_text(self.expression)),
+            (sa.func.typeof(self.expression) == fixed("text"), self.dialect.moment_of_text(self.expression)),
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from audience_sync.compiling.dialect import Dialect, Expression, Truth
+from audience_sync.compiling.dialect import Dialect, Expression, Truth, fixed
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TruthValue:
 
     def text(self) -> Expression:
         """Return `true` or `false`."""
-        return sa.case((self.expression, "true"), (sa.not_(self.expression), "false"))
+        return sa.case((self.expression, fixed("true")), (sa.not_(self.expression), fixed("false")))
 
     def number(self) -> Expression:
         """Return NULL: a truth is no number."""
