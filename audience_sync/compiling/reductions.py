@@ -1,4 +1,7 @@
-"""Streams reduced to one value for each user, or for each row of a funnel's parent."""
+"""Streams reduced to one value for each user, or for each row of a funnel's parent.
+
+Every part is named (WITH) rather than nested: SQLite's parser stops at a depth of a hundred.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def reduce(selection: Selection, reduction: Reduction) -> FromClause:
             .select_from(selection.source)
             .where(*selection.conditions)
         )
-        return rows.group_by(selection.key).subquery()
+        return rows.group_by(selection.key).cte()
     values = _values(selection, reduction)
     match reduction.function:
         case Function.FIRST | Function.LAST:
@@ -68,7 +71,7 @@ def reduce(selection: Selection, reduction: Reduction) -> FromClause:
             return _distinct(values, selection.world.dialect)
         case _:
             value = _aggregate(_Reduced(values, selection.world.dialect), reduction, selection.world.dialect)
-            return sa.select(values.c.key, value.label("value")).group_by(values.c.key).subquery()
+            return sa.select(values.c.key, value.label("value")).group_by(values.c.key).cte()
 
 
 def reduced(reduction: Reduction, rows: FromClause, dialect: Dialect, *, column: str = "value") -> Value:
@@ -115,7 +118,7 @@ def _values(selection: Selection, reduction: Reduction) -> FromClause:
         )
         .select_from(source)
         .where(*selection.conditions, value.present())
-        .subquery()
+        .cte()
     )
 
 
@@ -134,8 +137,8 @@ def _at_an_end(values: FromClause, *, newest: bool, dialect: Dialect) -> FromCla
     text = dialect.ordered(values.c.text)
     order = [values.c.at.desc(), text.desc()] if newest else [values.c.at, text]
     place = sa.func.row_number().over(partition_by=values.c.key, order_by=order).label("place")
-    ranked = sa.select(values.c.key, values.c.json.label("value"), place).subquery()
-    return sa.select(ranked.c.key, ranked.c.value).where(ranked.c.place == 1).subquery()
+    ranked = sa.select(values.c.key, values.c.json.label("value"), place).cte()
+    return sa.select(ranked.c.key, ranked.c.value).where(ranked.c.place == 1).cte()
 
 
 def _most_frequent(values: FromClause, at_least: int, dialect: Dialect) -> FromClause:
@@ -146,12 +149,12 @@ def _most_frequent(values: FromClause, at_least: int, dialect: Dialect) -> FromC
         sa.select(values.c.key, values.c.text.label("value"), place)
         .group_by(values.c.key, values.c.text)
         .having(often >= at_least)
-        .subquery()
+        .cte()
     )
-    return sa.select(ranked.c.key, ranked.c.value).where(ranked.c.place == 1).subquery()
+    return sa.select(ranked.c.key, ranked.c.value).where(ranked.c.place == 1).cte()
 
 
 def _distinct(values: FromClause, dialect: Dialect) -> FromClause:
     text = dialect.ordered(values.c.text)
-    each = sa.select(values.c.key, values.c.text).group_by(values.c.key, values.c.text).order_by(text).subquery()
-    return sa.select(each.c.key, dialect.list_of(each.c.text).label("value")).group_by(each.c.key).subquery()
+    each = sa.select(values.c.key, values.c.text).group_by(values.c.key, values.c.text).order_by(text).cte()
+    return sa.select(each.c.key, dialect.list_of(each.c.text).label("value")).group_by(each.c.key).cte()

@@ -72,7 +72,7 @@ def apart(selection: Selection, extra: list[sa.Label[object]], *, materialized: 
     if parent is not None:
         columns.append(parent.number.label(_PARENT_ROW))
     part = sa.select(*columns, *extra).select_from(selection.source).where(*selection.conditions)
-    rows: FromClause = part.cte().prefix_with("MATERIALIZED") if materialized else part.subquery()
+    rows: FromClause = part.cte().prefix_with("MATERIALIZED") if materialized else part.cte()
     inside = EventRow(world.room, rows, world.dialect)
     joins = Joins(inside.user, world.room.kind, world)
     if parent is None:
