@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION
+from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, aggregate_order_by
 from sqlalchemy.dialects.postgresql.base import PGDialect, PGIdentifierPreparer
 from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.types import UserDefinedType
@@ -174,7 +174,7 @@ class Duckdb(Dialect):
 
     def list_of(self, text: Expression) -> Expression:
         """Return a JSON list of texts."""
-        return sa.func.to_json(sa.func.array_agg(text))
+        return sa.func.to_json(sa.func.array_agg(aggregate_order_by(text, text)))
 
     def family(self, kind: str) -> str:
         """Return what types compare with one another: all whole numbers do."""

@@ -334,7 +334,8 @@ event('Order Completed').within(parent: 5 days).count() >= 1
     ),
     audience(
         "event('Order Completed').where(property('dollars').ends_with('.77')).count() > 1 OR"
-        " event('Order Completed').where(property('dollars').matches('^[0-9]\\\\.')).within(60 days).count() > 0",
+        " event('Order Completed').within(60 days).where(property('dollars').matches('^[0-9](\\\\.[0-9]+)?$'))"
+        ".count() > 0",
         lambda me: (
             sum(str(one.properties["dollars"]).endswith(".77") for one in me.orders) > 1
             or any(one.properties["dollars"] < 10 for one in me.did(ORDER, days=60))
