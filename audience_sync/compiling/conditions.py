@@ -22,26 +22,21 @@ from audience_sync.core.query.tree import (
     Condition,
     Context,
     DateCondition,
-    DateTest,
-    Duration,
-    Kind,
     Literal,
     Not,
     OneOf,
-    Operator,
     Or,
     Path,
     Presence,
     Property,
     Reduction,
     RelativeCondition,
-    RelativeTest,
     Scalar,
     TextCondition,
-    TextTest,
     Trait,
     kind_of,
 )
+from audience_sync.core.query.vocabulary import DateTest, Duration, Kind, Operator, RelativeTest, TextTest
 
 Build = Callable[[Value], Truth]
 

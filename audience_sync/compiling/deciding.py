@@ -6,7 +6,8 @@ import sqlalchemy as sa
 
 from audience_sync.compiling.dialect import Expression
 from audience_sync.compiling.selections import Selection
-from audience_sync.core.query.tree import EACH, Form, Function, Reduction
+from audience_sync.core.query.tree import EACH, Reduction
+from audience_sync.core.query.vocabulary import Form, Function
 
 _BY_VALUE = (Function.FIRST, Function.LAST, Function.MIN, Function.MAX)
 

@@ -10,17 +10,15 @@ from audience_sync.core.query.tree import (
     And,
     Comparison,
     Condition,
-    Function,
     Literal,
     Not,
-    Operator,
     Or,
     Presence,
     Reduction,
     Scalar,
     TextCondition,
-    TextTest,
 )
+from audience_sync.core.query.vocabulary import Function, Operator, TextTest
 
 NEVER_NULL: Final = (Function.COUNT, Function.UNIQUE_COUNT)
 """What is 0 where there is no event; every other reduction is null there."""

@@ -6,7 +6,8 @@ import sys
 
 from audience_sync.compiling.dialect import Dialect
 from audience_sync.compiling.emptiness import compare_numbers
-from audience_sync.core.query.tree import Comparison, Condition, Function, Literal, Reduction, Where, walk
+from audience_sync.core.query.tree import Comparison, Condition, Literal, Reduction, Where, walk
+from audience_sync.core.query.vocabulary import Function
 
 
 def reductions_of(condition: object) -> list[Reduction]:

@@ -14,7 +14,8 @@ from audience_sync.compiling.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiling.emptiness import NEVER_NULL
 from audience_sync.compiling.selections import Selection
 from audience_sync.compiling.values import NumberValue, TextValue
-from audience_sync.core.query.tree import EACH, Form, Function, Kind, Path, Reduction, kind_of
+from audience_sync.core.query.tree import EACH, Path, Reduction, kind_of
+from audience_sync.core.query.vocabulary import Form, Function, Kind
 
 _RANKED = (Function.FIRST, Function.LAST, Function.MODE, Function.UNIQUE)
 

@@ -28,7 +28,6 @@ from audience_sync.compiling.values import NumberValue, TruthValue
 from audience_sync.core.query.tree import (
     Condition,
     Context,
-    Kind,
     Literal,
     Path,
     Presence,
@@ -39,6 +38,7 @@ from audience_sync.core.query.tree import (
     Trait,
     kind_of,
 )
+from audience_sync.core.query.vocabulary import Kind
 
 Select: TypeAlias = sa.Select[Any]
 

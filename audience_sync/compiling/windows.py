@@ -7,7 +7,8 @@ from datetime import datetime
 from audience_sync.compiling.dialect import Truth
 from audience_sync.compiling.selections import Selection, World
 from audience_sync.core.query import calendar
-from audience_sync.core.query.tree import Between, Duration, Since, Stream, Within
+from audience_sync.core.query.tree import Between, Since, Stream, Within
+from audience_sync.core.query.vocabulary import Duration
 
 
 def in_window(selection: Selection, window: Within | Between | Since) -> list[Truth]:

@@ -8,18 +8,7 @@ from typing import NamedTuple
 
 from audience_sync.config import Audience
 from audience_sync.core.query.printing import to_text
-from audience_sync.core.query.tree import (
-    EACH,
-    And,
-    Comparison,
-    Condition,
-    Literal,
-    Not,
-    Or,
-    Primary,
-    Scalar,
-    Trait,
-)
+from audience_sync.core.query.tree import EACH, And, Comparison, Condition, Literal, Not, Or, Primary, Scalar, Trait
 
 
 class Event(NamedTuple):

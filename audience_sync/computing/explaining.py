@@ -23,15 +23,7 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Computation
 from audience_sync.core.query.looking import looked_at
-from audience_sync.core.query.tree import (
-    Context,
-    Literal,
-    Primary,
-    Property,
-    Reduction,
-    Scalar,
-    Trait,
-)
+from audience_sync.core.query.tree import Context, Literal, Primary, Property, Reduction, Scalar, Trait
 from audience_sync.source import open_rows
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -19,7 +19,8 @@ from audience_sync.core.destination.mappings import Mapping
 from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
 from audience_sync.core.query.printing import to_text
-from audience_sync.core.query.tree import Condition, Kind, Query, Scalar, kind_of
+from audience_sync.core.query.tree import Condition, Query, Scalar, kind_of
+from audience_sync.core.query.vocabulary import Kind
 from audience_sync.errors import UnknownName
 
 _TYPES = {

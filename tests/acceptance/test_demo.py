@@ -219,7 +219,7 @@ def members(settings: Settings, database: Path, at: datetime) -> dict[str, dict[
     """Whom each audience's SQL finds in the shop, with their companies."""
     with closing(sqlite3.connect(database)) as connection:
         now = {"now": f"{at:%Y-%m-%d %H:%M:%S}"}
-        return {one.key: dict(connection.execute(one.sql, now)) for one in settings.audiences}
+        return {one.key: dict(connection.execute(one.sql or "", now)) for one in settings.audiences}
 
 
 @pytest.mark.parametrize("days", range(0, 371, 53))

@@ -89,4 +89,4 @@ def test_a_sender_who_could_make_members(tmp_path: Path) -> None:
 
     assert found.state is State.WARNING
     assert "takes identifies of any sender, and they can set the trait " in found.message
-    assert 'computation_class is "audience"' in (found.remedy or "")
+    assert 'computation_class in ["audience", "trait"]' in (found.remedy or "")

@@ -612,6 +612,7 @@ def test_what_is_no_relative_file_is_left_alone(write: Write, dialect: str, name
     """An absolute file, a URI and a database elsewhere mean what they say."""
     source = load(write(f'[sources.s]\nurl = "{dialect}:///{name}"\n'), {}).sources["s"]
 
+    assert source.url is not None
     assert source.url.get_secret_value().database == name
 
 
@@ -632,7 +633,9 @@ def test_references_in_urls_are_expanded(write: Write, tmp_path: Path) -> None:
     settings = load(path, environ)
 
     assert settings.database.url.get_secret_value().password == "p@ss"
-    shop = settings.sources["shop"].url.get_secret_value()
+    shop_url = settings.sources["shop"].url
+    assert shop_url is not None
+    shop = shop_url.get_secret_value()
     assert (shop.username, shop.password) == ("reader", "p@ss/w:rd%41?#")
     assert (shop.host, shop.port, shop.database) == ("replica", 5433, "shop")
 

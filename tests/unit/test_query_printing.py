@@ -13,23 +13,17 @@ from hypothesis.strategies import SearchStrategy
 
 from audience_sync.core.query.parsing import parse_audience, parse_trait
 from audience_sync.core.query.printing import to_text
-from audience_sync.core.query.tree import (
-    Condition,
-    Context,
+from audience_sync.core.query.tree import Condition, Context, Filter, Property, Reduction, Scalar, walk
+from audience_sync.core.query.vocabulary import (
     DateTest,
     Duration,
-    Filter,
     Form,
     Function,
     Operator,
     Period,
-    Property,
-    Reduction,
     RelativeTest,
-    Scalar,
     TextTest,
     Unit,
-    walk,
 )
 from tests.queries import audiences, computed_traits, conditions, filters, values
 

@@ -15,7 +15,8 @@ from audience_sync.compiling.rendering import DIALECTS, dialect_of, render
 from audience_sync.compiling.rooms import EventsRoom, ProfilesRoom, Relation
 from audience_sync.compiling.statements import Compiler
 from audience_sync.core.query.parsing import parse_audience, parse_trait
-from audience_sync.core.query.tree import EACH, Condition, Duration, Scalar, TextCondition, TextTest
+from audience_sync.core.query.tree import EACH, Condition, Scalar, TextCondition
+from audience_sync.core.query.vocabulary import Duration, TextTest
 from audience_sync.errors import ConfigError, QueryError
 from tests.queries import audiences, computed_traits
 
@@ -66,7 +67,7 @@ def marked(node: Any) -> Any:
     if isinstance(node, tuple):
         return tuple(map(marked, node))
     if is_dataclass(node) and not isinstance(node, type):
-        return replace(node, **{part.name: marked(getattr(node, part.name)) for part in fields(node)})
+        return replace(node, **{part.name: marked(getattr(node, part.name)) for part in fields(node) if part.init})
     return node
 
 

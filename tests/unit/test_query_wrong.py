@@ -6,7 +6,8 @@ import pytest
 
 from audience_sync.core.query.parsing import parse_audience, parse_trait
 from audience_sync.core.query.printing import to_text
-from audience_sync.core.query.tree import Comparison, Literal, Operator, Trait
+from audience_sync.core.query.tree import Comparison, Literal, Trait
+from audience_sync.core.query.vocabulary import Operator
 from audience_sync.errors import QueryError
 
 AUDIENCES = [

@@ -9,7 +9,8 @@ from typing import TypeAlias
 from audience_sync.core.query.chains import Call, Span, StartOf
 from audience_sync.core.query.mistakes import nearest, refusal, shown
 from audience_sync.core.query.names import wrong_argument
-from audience_sync.core.query.tree import Condition, Duration, Form, Literal, Path, Scalar, Stream
+from audience_sync.core.query.tree import Condition, Literal, Path, Scalar, Stream
+from audience_sync.core.query.vocabulary import Duration, Form
 from audience_sync.core.query.words import path_of
 
 Built: TypeAlias = Stream | Scalar | Condition

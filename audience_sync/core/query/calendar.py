@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
-from audience_sync.core.query.tree import Duration, Period, Unit
+from audience_sync.core.query.vocabulary import Duration, Period, Unit
 
 _FIXED = {
     Unit.SECOND: timedelta(seconds=1),

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from audience_sync.core.query.tree import Duration, Literal, Operator
+from audience_sync.core.query.tree import Literal
+from audience_sync.core.query.vocabulary import Duration, Operator
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,6 @@ from audience_sync.core.query.tree import (
     And,
     Condition,
     Context,
-    Function,
-    Kind,
     Literal,
     Not,
     Or,
@@ -59,6 +57,7 @@ from audience_sync.core.query.tree import (
     kind_of,
     walk,
 )
+from audience_sync.core.query.vocabulary import Function, Kind
 
 MAX_COMPARISONS = 50
 

@@ -23,19 +23,15 @@ from audience_sync.core.query.tree import (
     Comparison,
     Condition,
     DateCondition,
-    DateTest,
-    Kind,
     Literal,
     OneOf,
-    Operator,
     Presence,
     RelativeCondition,
-    RelativeTest,
     Scalar,
     TextCondition,
-    TextTest,
     kind_of,
 )
+from audience_sync.core.query.vocabulary import DateTest, Kind, Operator, RelativeTest, TextTest
 from audience_sync.core.query.words import literal_moment, number_of_text, quoted
 
 _EQUALITY = (Operator.EQUALS, Operator.DIFFERS)

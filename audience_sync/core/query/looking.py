@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 
-from audience_sync.core.query.tree import EACH, Context, Duration, Property, Reduction
+from audience_sync.core.query.tree import EACH, Context, Property, Reduction
+from audience_sync.core.query.vocabulary import Duration
 from audience_sync.core.query.words import path_text
 
 

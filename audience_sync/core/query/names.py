@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from audience_sync.core.query.chains import Bare, Call
 from audience_sync.core.query.mistakes import nearest, refusal, shown
-from audience_sync.core.query.tree import Period
+from audience_sync.core.query.vocabulary import Period
 from audience_sync.errors import QueryError
 
 EXTRACTORS = {

@@ -29,7 +29,8 @@ from audience_sync.core.query.chains import (
 )
 from audience_sync.core.query.checking import audience, computed_trait
 from audience_sync.core.query.mistakes import CHECKS, check_text, nest, placed, refusal, shown, unexpected
-from audience_sync.core.query.tree import Condition, Literal, Operator, Scalar, Unit
+from audience_sync.core.query.tree import Condition, Literal, Scalar
+from audience_sync.core.query.vocabulary import Operator, Unit
 from audience_sync.core.query.words import duration_of, literal_moment, number_of, text_of, unit_of
 from audience_sync.errors import QueryError
 

@@ -14,10 +14,8 @@ from audience_sync.core.query.tree import (
     Condition,
     Context,
     DateCondition,
-    Duration,
     ExpiresAfter,
     Filter,
-    Function,
     Literal,
     Not,
     OneOf,
@@ -36,6 +34,7 @@ from audience_sync.core.query.tree import (
     Where,
     Within,
 )
+from audience_sync.core.query.vocabulary import Duration, Function
 from audience_sync.core.query.words import duration_text, moment_text, path_text, quoted
 
 

@@ -11,8 +11,6 @@ from audience_sync.core.query.tree import (
     Condition,
     Context,
     DateCondition,
-    Function,
-    Kind,
     Literal,
     Not,
     OneOf,
@@ -27,6 +25,7 @@ from audience_sync.core.query.tree import (
     Trait,
     kind_of,
 )
+from audience_sync.core.query.vocabulary import Function, Kind
 from audience_sync.errors import QueryError
 
 CONDITIONS = (Comparison, Presence, TextCondition, OneOf, DateCondition, RelativeCondition, Not, And, Or)

@@ -13,21 +13,18 @@ from audience_sync.core.query.sentences import to_condition
 from audience_sync.core.query.tree import (
     Between,
     Context,
-    Duration,
     ExpiresAfter,
     Filter,
-    Function,
     Literal,
-    Period,
     Property,
     Reduction,
     Since,
     Sources,
     Stream,
-    Unit,
     Where,
     Within,
 )
+from audience_sync.core.query.vocabulary import Duration, Function, Period, Unit
 from audience_sync.core.query.words import seconds_about
 
 MODE_AT_LEAST = 2  # how often a value must occur if `mode` does not say

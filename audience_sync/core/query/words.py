@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 
-from audience_sync.core.query.tree import EACH, Duration, Path, Unit
+from audience_sync.core.query.tree import EACH, Path
+from audience_sync.core.query.vocabulary import Duration, Unit
 
 LONGEST_NUMBER = 40  # characters
 EXACT = 2**53  # up to here a double holds every whole number
