@@ -33,8 +33,9 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
             CHECK,
             str(address),
             f"takes identifies of any sender, and they can set {_listed(traits)} until the next change or resync",
-            remedy='let a mapping send all traits only where context.personas.computation_class in ["audience", "trait"],'
-            " and another one the traits that it names; a sender with a write key is trusted all the same",
+            remedy="let a mapping send all traits only where"
+            ' context.personas.computation_class in ["audience", "trait"], and another one the traits that it names;'
+            " a sender with a write key is trusted all the same",
         )
     if not address.is_loopback:
         yield warning(
