@@ -595,7 +595,9 @@ def test_relative_files_are_resolved_once(write: Write, tmp_path: Path) -> None:
 
     assert database_file(beside) == str(tmp_path / "a.db")
     assert database_file(in_state) == "/var/lib/one/a.db"
-    assert in_state.sources["s"].url.get_secret_value()  # type: ignore[union-attr].database == str(tmp_path / "x 100%/b.db")
+    url = in_state.sources["s"].url
+    assert url is not None
+    assert url.get_secret_value().database == str(tmp_path / "x 100%/b.db")
 
 
 @pytest.mark.parametrize(
