@@ -91,8 +91,8 @@ class Sqlite(Dialect):
         """Return a text as a double: what JSON's own grammar takes for a number, without room for anything else."""
         written = sa.and_(
             sa.func.length(text) <= fixed(LONGEST_NUMBER),
-            sa.not_(text.op("GLOB", is_comparison=True)(fixed("*[^-+.0-9eE]*"))),
-            sa.not_(text.op("GLOB", is_comparison=True)(fixed(_LONG_EXPONENT))),
+            sa.not_(_glob(text, "*[^-+.0-9eE]*")),
+            sa.not_(_glob(text, _LONG_EXPONENT)),
             sa.func.json_valid(text) == fixed(1),
         )
         return sa.case((written, sa.cast(text, sa.REAL)))
@@ -103,9 +103,10 @@ class Sqlite(Dialect):
         milliseconds = sa.cast(
             sa.func.round((sa.func.julianday(text) - fixed(_UNIX_EPOCH)) * fixed(_DAY)), sa.BigInteger
         )
-        dated = sa.and_(
-            text.op("GLOB", is_comparison=True)(fixed(_DATE + "*")), sa.func.date(sa.func.julianday(day)) == day
-        )
+        rest = sa.func.substr(text, fixed(12))  # hours and on
+        timed = sa.and_(_glob(text, _DATE + "[T ][0-9][0-9]:[0-9][0-9]*"), sa.not_(_glob(rest, "*[^-+:.0-9Z]*")))
+        written = sa.or_(_glob(text, _DATE), sa.and_(timed, rest < fixed("24")))
+        dated = sa.and_(written, sa.func.date(sa.func.julianday(day)) == day)
         return sa.case((dated, milliseconds))
 
     def matches(self, text: Expression, pattern: str) -> Truth:
@@ -131,6 +132,10 @@ class Sqlite(Dialect):
 def _is_plain(name: str) -> bool:
     """Return whether JSON writes a name in one way only, and a path can have it in quotes."""
     return name.isascii() and name.isprintable() and not set(name) & {'"', "\\", "/"}
+
+
+def _glob(text: Expression, pattern: str) -> Truth:
+    return text.op("GLOB", is_comparison=True)(fixed(pattern))
 
 
 def _json_path(names: tuple[str, ...]) -> str:
