@@ -21,10 +21,12 @@ Truth: TypeAlias = sa.ColumnElement[bool]
 NUMBER_PATTERN = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
 """A text that is written as a number; `core.query.words.number_of_text` is the same in Python."""
 LONGEST_NUMBER = 40  # characters
+LAST_MILLISECOND = 253_402_300_799_000
+"""The end of the year 9999, since 1970; numbers beyond it are no time, and so are those as far before."""
 
 _LEAP_YEAR = "([0-9][0-9](0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
 _DATE = (
-    "([0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+    "(([0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
     f"|{_LEAP_YEAR}-02-29)"
 )
 _TIME = r"[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?(Z|[-+](0[0-9]|1[0-4]):[0-5][0-9])?"
@@ -127,7 +129,11 @@ class Dialect(ABC):
 
     def family(self, kind: str) -> str:
         """Return what types compare with one another without a cast, by a name; texts are `text`."""
-        return "text" if "char" in kind or kind in ("text", "string", "") else kind
+        return "text" if "char" in kind or kind in ("text", "string") else kind
+
+    @abstractmethod
+    def key(self, column: Expression, kind: str) -> Expression:
+        """Return a column that names users as the text of the key: whole numbers are their digits."""
 
     def ordered(self, text: Expression) -> Expression:
         """Return a text so that it compares by code point."""

@@ -14,6 +14,7 @@ from sqlalchemy.sql.expression import FromClause
 from sqlalchemy.types import UserDefinedType
 
 from audience_sync.compiling.dialect import (
+    LAST_MILLISECOND,
     LONGEST_NUMBER,
     MOMENT_PATTERN,
     NUMBER_PATTERN,
@@ -109,7 +110,9 @@ class Duckdb(Dialect):
 
     def column(self, column: Expression, kind: str) -> Value:
         """Return a column as a value."""
-        if kind.startswith(_NUMBERS) and not kind.endswith("]"):
+        if kind.endswith("]"):
+            return _Document(sa.func.to_json(column), self)
+        if kind.startswith(_NUMBERS):
             return NumberValue(column, self)
         if kind == "boolean":
             return TruthValue(column, self)
@@ -128,6 +131,9 @@ class Duckdb(Dialect):
     def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
         """Return the elements of a list, by unnest."""
         whole = value.json()
+        if isinstance(value, TextValue):  # a column in which JSON is text
+            is_json = sa.func.json_valid(value.expression)
+            whole = sa.case((is_json, sa.cast(value.expression, _Json())))
         empty = sa.cast(fixed("[]"), _Json())
         listed = sa.cast(sa.case((sa.func.json_type(whole) == fixed("ARRAY"), whole), else_=empty), _JsonList())
         rows = sa.func.unnest(listed).table_valued(sa.column("value", _Json())).render_derived().lateral()
@@ -138,8 +144,10 @@ class Duckdb(Dialect):
         if kind.startswith("timestamp") or kind == "date":
             at = _utc(column) if kind != "timestamp" else column
         elif kind.startswith(_NUMBERS):
-            milliseconds = sa.case((sa.func.abs(column) >= fixed(_SECONDS_UP_TO), column), else_=column * fixed(1000))
-            at = sa.func.make_timestamp(sa.cast(milliseconds * fixed(1000), sa.BigInteger))
+            number = sa.cast(column, DOUBLE_PRECISION)
+            milliseconds = sa.case((sa.func.abs(number) >= fixed(_SECONDS_UP_TO), number), else_=number * fixed(1000))
+            exists = number.between(fixed(-LAST_MILLISECOND), fixed(LAST_MILLISECOND))  # NaN is beyond
+            at = sa.case((exists, sa.func.make_timestamp(sa.cast(milliseconds * fixed(1000), sa.BigInteger))))
         else:
             at = self.moment_of_text(sa.cast(column, sa.Text))
 
@@ -163,6 +171,11 @@ class Duckdb(Dialect):
         """Return a text as a timestamp in UTC; one without a zone is in the session's, which is UTC."""
         instant = sa.cast(sa.cast(text, sa.DateTime(timezone=True)), _INSTANT)
         return sa.case((sa.func.regexp_matches(text, fixed(MOMENT_PATTERN)), instant))
+
+    def key(self, column: Expression, kind: str) -> Expression:
+        """Return a column as text, whole numbers in digits alone."""
+        text = sa.cast(column, sa.Text)
+        return sa.func.regexp_replace(text, fixed(r"\.0+$"), fixed("")) if self.family(kind) == "number" else text
 
     def matches(self, text: Expression, pattern: str) -> Truth:
         """Return whether a regular expression of RE2 is found."""

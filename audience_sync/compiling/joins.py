@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.dialect import Dialect, Expression, Truth, Value
@@ -51,11 +50,11 @@ class Joins:
         return self.present[name]
 
     def is_user(self, other: Expression, kind: str) -> Truth:
-        """Return whether another column names the same user; columns that do not compare are compared as text."""
-        family = self._traits.dialect.family
-        if family(kind) == family(self._kind):
+        """Return whether another column names the same user; columns that do not compare are compared as keys are."""
+        dialect = self._traits.dialect
+        if kind and dialect.family(kind) == dialect.family(self._kind):
             return other == self.user
-        return sa.cast(other, sa.Text) == sa.cast(self.user, sa.Text)
+        return dialect.key(other, kind) == dialect.key(self.user, self._kind)
 
     def onto(self, rows: FromClause) -> FromClause:
         """Return rows with everything joined that was asked for."""

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.dialect import (
+    LAST_MILLISECOND,
     LONGEST_NUMBER,
     MOMENT_PATTERN,
     NUMBER_PATTERN,
@@ -27,7 +28,7 @@ from audience_sync.compiling.values import MomentValue, NumberValue, TextValue, 
 
 _JSONB = postgresql.JSONB
 _INSTANT = sa.DateTime(timezone=True)
-_NUMBERS = {"int2", "int4", "int8", "numeric", "float4", "float8", "oid", "money"}
+_NUMBERS = {"int2", "int4", "int8", "numeric", "float4", "float8"}
 _TEXTS = {"text", "varchar", "bpchar", "name", "char", "citext", "uuid", "xml"}
 _WRITTEN = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
 _CLASSES = {
@@ -59,15 +60,20 @@ class Postgresql(Dialect):
 
     def inside(self, document: Expression, kind: str, path: tuple[str, ...]) -> Value:
         """Return what lies at a path; of a column of text, too, which is read as jsonb then."""
-        found = document if kind == "jsonb" else sa.cast(document, _JSONB)
+        found = document
+        if kind != "jsonb":
+            is_written = kind == "json" or kind in _TEXTS
+            found = sa.cast(document, _JSONB) if is_written else sa.func.to_jsonb(document, type_=_JSONB())
         for name in path[:-1]:
             found = found.op("->", return_type=_JSONB())(sa.literal(name, sa.Text))
         return _Inside(found, path[-1], self) if path else _Document(found, self)
 
-    def column(self, column: Expression, kind: str) -> Value:
+    def column(self, column: Expression, kind: str) -> Value:  # noqa: PLR0911 - one return for each kind reads best
         """Return a column as a value."""
         if kind in _NUMBERS:
-            return NumberValue(sa.cast(column, sa.Double) if kind == "money" else column, self)
+            return NumberValue(column, self)
+        if kind in ("money", "oid"):
+            return NumberValue(sa.cast(column, sa.Numeric if kind == "money" else sa.BigInteger), self)
         if kind == "bool":
             return TruthValue(column, self)
         if kind in ("timestamptz", "timestamp", "date"):
@@ -88,6 +94,9 @@ class Postgresql(Dialect):
     def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
         """Return the elements of a list, by jsonb_array_elements."""
         whole = value.json()
+        if isinstance(value, TextValue):  # a column in which JSON is text
+            is_list = value.expression.op("~", is_comparison=True)(fixed(r"^\s*\["))
+            whole = sa.case((is_list, sa.cast(value.expression, _JSONB)))
         listed = sa.case((sa.func.jsonb_typeof(whole) == fixed("array"), whole), else_=sa.cast(fixed("[]"), _JSONB))
         rows = sa.func.jsonb_array_elements(listed).table_valued(sa.column("value", _JSONB())).lateral()
         return rows, lambda path: self.inside(rows.c.value, "jsonb", path)
@@ -99,7 +108,8 @@ class Postgresql(Dialect):
             return _timeline(at, lambda one: sa.literal(one.astimezone(UTC).replace(tzinfo=None), sa.DateTime))
         if kind in _NUMBERS:
             seconds = sa.case((sa.func.abs(column) >= fixed(_SECONDS_UP_TO), column / fixed(1000.0)), else_=column)
-            column = sa.func.to_timestamp(seconds)
+            exists = column.between(fixed(-LAST_MILLISECOND), fixed(LAST_MILLISECOND))  # NaN is beyond
+            column = sa.case((exists, sa.func.to_timestamp(seconds)))
         elif kind != "timestamptz":
             column = self.moment_of_text(sa.cast(column, sa.Text))
         return _timeline(column, self.instant)
@@ -119,9 +129,19 @@ class Postgresql(Dialect):
         """Return a text as a timestamptz; one without a zone is in the session's, which is UTC."""
         return sa.case((text.op("~", is_comparison=True)(fixed(MOMENT_PATTERN)), sa.cast(text, _INSTANT)))
 
+    def key(self, column: Expression, kind: str) -> Expression:
+        """Return a column as text, whole numbers in digits alone."""
+        if kind not in _NUMBERS:
+            return sa.cast(column, sa.Text)
+        return sa.cast(sa.func.trim_scale(sa.cast(column, sa.Numeric)), sa.Text)
+
+    def family(self, kind: str) -> str:
+        """Return what types compare with one another: all numbers do."""
+        return "number" if kind in _NUMBERS else super().family(kind)
+
     def matches(self, text: Expression, pattern: str) -> Truth:
-        """Return whether a POSIX regular expression is found; `(?p)`: `.` stops at a line's end."""
-        flags, rest = ("(?pi)", pattern[4:]) if pattern.startswith("(?i)") else ("(?p)", pattern)
+        """Return whether a POSIX regular expression is found."""
+        flags, rest = ("(?i)", pattern[4:]) if pattern.startswith("(?i)") else ("", pattern)
         return text.op("~", is_comparison=True)(flags + _posix(rest))
 
     def json_of(self, expression: Expression) -> Expression:
@@ -153,6 +173,8 @@ def _posix(pattern: str) -> str:
         if piece in _CLASSES:
             inside = _CLASSES[piece]
             piece = inside if in_brackets else f"[{inside}]"
+        elif piece == "." and not in_brackets:
+            piece = r"[^\n]"
         elif piece == "[":
             in_brackets = True
         elif piece == "]":

@@ -132,8 +132,10 @@ class EventRow:
 
     @property
     def name(self) -> Expression:
-        """Return what happened."""
-        return self.rows.c[self.room.name]
+        """Return what happened, as text."""
+        name = self.rows.c[self.room.name]
+        is_text = self.dialect.family(self.room.relation.types[self.room.name] or "text") == "text"
+        return name if is_text else sa.cast(name, sa.Text)
 
     def source(self, *, at: int) -> Expression:
         """Return where it comes from.

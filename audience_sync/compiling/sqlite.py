@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,13 +11,23 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.expression import FromClause
 
-from audience_sync.compiling.dialect import LONGEST_NUMBER, Dialect, Expression, Timeline, Truth, Value, fixed
-from audience_sync.compiling.values import TextValue, TruthValue
+from audience_sync.compiling.dialect import (
+    LAST_MILLISECOND,
+    LONGEST_NUMBER,
+    Dialect,
+    Expression,
+    Timeline,
+    Truth,
+    Value,
+    fixed,
+)
+from audience_sync.compiling.values import TextValue
 
 _UNIX_EPOCH = 2440587.5  # as a Julian day
 _DAY = 86_400_000  # milliseconds
 _SECONDS_UP_TO = 100_000_000_000  # a number beyond is milliseconds since 1970
 _DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
+_ENDS = {"$": r"\Z"}
 _LONG_EXPONENT = "*[eE]*[0-9][0-9][0-9]*"
 
 
@@ -50,7 +61,7 @@ class Sqlite(Dialect):
     def column(self, column: Expression, kind: str) -> Value:
         """Return a column as a value; what is in it says of what type it is, save for truths, which SQLite has not."""
         if kind.startswith("bool"):
-            return TruthValue(sa.cast(column, sa.Integer) != 0, self)
+            return _Boolean(column, self)
         if kind.startswith("json"):
             return _Json(column, "$", self)
         return _Dynamic(column, self)
@@ -61,19 +72,23 @@ class Sqlite(Dialect):
 
     def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
         """Return the elements of a list, by json_each."""
-        listed = sa.case((sa.func.json_type(value.json()) == fixed("array"), value.json()))
+        json = value.json()
+        if isinstance(value, _Dynamic):  # a column in which JSON is text
+            json = sa.case((sa.func.json_valid(value.expression) == fixed(1), value.expression))
+        listed = sa.case((sa.func.json_type(json) == fixed("array"), json))
         rows = sa.func.json_each(listed).table_valued("value", "type", "fullkey", name=None).alias()
         return rows, lambda path: self.inside(_json_of_row(rows), "json", path)
 
     def timeline(self, column: Expression, kind: str) -> Timeline:
         """Return the time of an event; numbers are unix seconds, or milliseconds when they are that large."""
         del kind
+        column_is_time = column.between(fixed(-LAST_MILLISECOND), fixed(LAST_MILLISECOND))
         seconds = sa.cast(sa.func.round(column * fixed(1000)), sa.BigInteger)
         number = sa.case((sa.func.abs(column) >= fixed(_SECONDS_UP_TO), sa.cast(column, sa.BigInteger)), else_=seconds)
         kinds = sa.func.typeof(column)
         at = sa.case(
             (kinds == fixed("text"), self.moment_of_text(column)),
-            (kinds.in_([fixed("integer"), fixed("real")]), number),
+            (sa.and_(kinds.in_([fixed("integer"), fixed("real")]), column_is_time), number),
         )
 
         def later(by: timedelta) -> Expression:
@@ -105,16 +120,24 @@ class Sqlite(Dialect):
         )
         rest = sa.func.substr(text, fixed(12))  # hours and on
         timed = sa.and_(_glob(text, _DATE + "[T ][0-9][0-9]:[0-9][0-9]*"), sa.not_(_glob(rest, "*[^-+:.0-9Z]*")))
-        written = sa.or_(_glob(text, _DATE), sa.and_(timed, rest < fixed("24")))
+        written = sa.and_(sa.or_(_glob(text, _DATE), sa.and_(timed, rest < fixed("24"))), day >= fixed("0001"))
         dated = sa.and_(written, sa.func.date(sa.func.julianday(day)) == day)
         return sa.case((dated, milliseconds))
+
+    def key(self, column: Expression, kind: str) -> Expression:
+        """Return a column as text, whole doubles without their fraction."""
+        del kind
+        whole = sa.and_(sa.func.typeof(column) == fixed("real"), column == sa.func.round(column))
+        return sa.case((whole, sa.cast(sa.cast(column, sa.BigInteger), sa.Text)), else_=sa.cast(column, sa.Text))
 
     def matches(self, text: Expression, pattern: str) -> Truth:
         """Return whether a regular expression is found; REGEXP is the function that the session brings along.
 
-        It is given bytes: sqlite3 would refuse text that is no UTF-8 before the function sees it.
+        It is given bytes: sqlite3 would refuse text that is no UTF-8 before the function sees it. Python's `$` would
+        also stand before a last line break.
         """
-        return sa.cast(text, sa.LargeBinary).op("REGEXP", is_comparison=True)(pattern)
+        at_the_end = re.sub(r"\\.|\[(?:\\.|[^\]])*\]|\$", lambda found: _ENDS.get(found[0], found[0]), pattern)
+        return sa.cast(text, sa.LargeBinary).op("REGEXP", is_comparison=True)(at_the_end)
 
     def json_of(self, expression: Expression) -> Expression:
         """Return a text or number as JSON text; a double keeps all its digits."""
@@ -245,3 +268,28 @@ class _Dynamic(TextValue):
         return sa.case(
             (sa.func.typeof(self.expression) == fixed("text"), self.dialect.moment_of_text(self.expression)),
         )
+
+    def json(self) -> Expression:
+        """Return it as JSON; bytes have none."""
+        return sa.case((sa.func.typeof(self.expression) != fixed("blob"), self.dialect.json_of(self.expression)))
+
+
+@dataclass(frozen=True)
+class _Boolean(_Dynamic):
+    """A column declared boolean: SQLite keeps 0 and 1 there, and people also texts."""
+
+    def text(self) -> Expression:
+        """Return `true` or `false`; of a text what it says."""
+        is_number = sa.func.typeof(self.expression).in_([fixed("integer"), fixed("real")])
+        written = sa.case((self.expression != fixed(0), fixed("true")), else_=fixed("false"))
+        return sa.case((is_number, written), else_=sa.cast(self.expression, sa.Text))
+
+    def number(self) -> Expression:
+        """Return the number that a text is written as; a truth is none."""
+        is_text = sa.func.typeof(self.expression) == fixed("text")
+        return sa.case((is_text, self.dialect.number_of_text(self.expression)))
+
+    def json(self) -> Expression:
+        """Return it as a JSON boolean, or a text as a string."""
+        is_text = sa.func.typeof(self.expression) == fixed("text")
+        return sa.case((is_text, self.dialect.json_of(self.expression)), else_=self.text())

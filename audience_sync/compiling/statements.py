@@ -70,7 +70,7 @@ class Compiler:
     profiles: ProfilesRoom | None
     known: Mapping[str, Known]
     only: str | None = None  # the one user who is looked at
-    _made: dict[str, FromClause] = field(default_factory=dict)
+    _made: dict[str, FromClause] = field(default_factory=dict, init=False)
 
     def members(self, condition: Condition, zone: tzinfo, identifiers: Sequence[str] = ()) -> Select:
         """Return who is in an audience: the user, and the columns of their profile that are `identifiers`.
@@ -155,7 +155,7 @@ class Compiler:
         Keys are texts, and a whole number is its digits: the column of a table may hold it as a number.
         """
         only = self.only or ""
-        number = int(only) if only.removeprefix("-").isdecimal() and len(only) < 19 else None
+        number = int(only) if only.removeprefix("-").isdecimal() and -(2**63) <= int(only) < 2**63 else None
         if number is not None and str(number) != only:
             number = None  # 007 is no number's key
         if self.dialect.name == "sqlite":  # where a column holds values of any type, and compares as its own says
@@ -222,9 +222,10 @@ class Compiler:
         is_asked = user.is_not(None) if self.only is None else self._is_only(user, kind)
         if not definition.has_value:
             return sa.select(user.label("user")).where(is_asked).distinct()
-        text = self.dialect.column(rows.c.value, relation.require("value", setting="value")).text()
+        found = self.dialect.column(rows.c.value, relation.require("value", setting="value"))
+        text = found.text()
         place = sa.func.row_number().over(partition_by=user, order_by=self.dialect.ordered(text)).label("place")
-        ranked = sa.select(user.label("user"), rows.c.value, place).where(is_asked).subquery()
+        ranked = sa.select(user.label("user"), rows.c.value, place).where(is_asked, found.present()).subquery()
         return sa.select(ranked.c.user, ranked.c.value).where(ranked.c.place == 1)
 
 

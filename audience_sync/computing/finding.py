@@ -99,5 +99,5 @@ def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Fou
 def _value_column(audience: Audience, names: Sequence[str]) -> ValueColumn | None:
     if audience.computation is Computation.AUDIENCE:
         return None
-    reader = value_reader(values_are_json=audience.query is not None, trait_type=audience.type)
+    reader = value_reader(values_are_json=audience.query is not None, trait_type=audience.declared_type)
     return ValueColumn(value_position(names), reader)

@@ -197,4 +197,4 @@ def foundations(document: Document) -> dict[str, str]:
 
 def _meaning(entry: AudienceTable) -> list[object]:
     """Return what an audience or computed trait says for itself."""
-    return [entry.sql, entry.query, entry.timezone, entry.user_keys]
+    return [isinstance(entry, TraitTable), entry.sql, entry.query, entry.timezone, entry.user_keys]

@@ -110,6 +110,8 @@ class Audience(BaseModel):
         parts: list[object] = [self.source, (self.sql or "").strip(), self.user_keys, self.company_keys]
         if self.query is not None:
             parts += [self.query.strip(), self.timezone, self.rests_on]
+        if self.computation is Computation.TRAIT:
+            parts += [self.on_missing, self.type]
         return digest_of(parts)
 
 

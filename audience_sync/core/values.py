@@ -122,8 +122,9 @@ def _name(name: object) -> str:
 
 
 def _set_text(elements: Iterable[Json]) -> str:
-    """Return the JSON of a list's different elements, sorted by their JSON text."""
-    return f"[{','.join(sorted({canonical(one) for one in elements}))}]"
+    """Return the JSON of a list's different elements, sorted by code point: texts by what they say."""
+    texts = {canonical(one): one if isinstance(one, str) else canonical(one) for one in elements}
+    return f"[{','.join(sorted(texts, key=lambda text: (texts[text], text)))}]"
 
 
 def _fits(value: Json, trait_type: TraitType) -> bool:

@@ -96,7 +96,7 @@ def _value_column(audience: Audience, definition: Definition) -> ValueColumn | N
     """Return where the value of a computed trait stands, and how it is read; an audience has none."""
     if audience.computation is Computation.AUDIENCE:
         return None
-    reader = value_reader(values_are_json=definition.values_are_json, trait_type=audience.type)
+    reader = value_reader(values_are_json=definition.values_are_json, trait_type=audience.declared_type)
     return ValueColumn(value_position(definition.columns), reader)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.reference.language import Comparison, Field, Number, Reduced, Stream, Test, Text, Trait, Truth
+from tests.reference.language import Comparison, Duration, Field, Number, Reduced, Stream, Test, Text, Trait, Truth
 from tests.reference.worlds import Case, Definition, Event, Profile, Shape, World
 
 NOW = datetime(2024, 3, 31, 12, 0, tzinfo=UTC)
@@ -40,6 +40,10 @@ TAGS = Field(("tags", "$"))
 TAGGED = {f"u{number}": found for number, found in enumerate(NO_SKUS)}
 
 REGRESSIONS: dict[str, Case] = {
+    "a time with a blank behind it is none": case(
+        Definition("soon", Test(Trait(("signup",)), "after_next", (Duration(24, "hour"),))),
+        profiles=(Profile("1", {"signup": "2024-06-01T10:00:00Z "}),),
+    ),
     "a definition that uses another says of everybody what is so of somebody": case(
         COUNT,
         BUYERS,
