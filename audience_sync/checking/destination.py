@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from audience_sync.checking.database import attempt
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings, resolve_api_key
+from audience_sync.core.model import TraitType
 from audience_sync.core.outcomes import Answer, describe
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, DestinationAway
@@ -84,7 +85,7 @@ def _environment(settings: Settings, told: str | None, database: Database | None
 def _definitions(settings: Settings, schematic: Schematic, now: Callable[[], datetime]) -> Iterator[Finding]:
     """Yield the traits that Schematic knows with another type, and whether the clocks agree."""
     url = f"{settings.schematic.api_url}/entity-trait-definitions?entity_type=user&limit={PAGE}"
-    wanted = {audience.key for audience in settings.audiences if audience.enabled}
+    wanted = {audience.key: audience.declared_type for audience in settings.audiences if audience.enabled}
     for page in range(PAGES):
         answer = schematic.get(f"{url}&offset={page * PAGE}")
         if page == 0:
@@ -99,8 +100,9 @@ def _definitions(settings: Settings, schematic: Schematic, now: Callable[[], dat
             )
             return
         for trait, kind in found:
-            if trait in wanted and kind != "boolean":
-                yield _other_type(trait, kind)
+            ours = wanted.get(trait)
+            if ours is not None and kind != ours:
+                yield _other_type(trait, kind, ours=ours)
         if len(found) < PAGE:
             return
 
@@ -114,11 +116,11 @@ def _listed(answer: Answer) -> list[tuple[str, str]] | None:
         return None
 
 
-def _other_type(trait: str, kind: str) -> Finding:
+def _other_type(trait: str, kind: str, *, ours: TraitType) -> Finding:
     return warning(
         "trait",
         trait,
-        f"is known to Schematic as {kind}, not boolean; it is sent all the same, but rules may not see true and false",
+        f"is known to Schematic as {kind}, not {ours}; it is sent all the same, but rules may not see its values",
         remedy="change its type in Schematic, or give the audience another key",
     )
 

@@ -6,15 +6,33 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from audience_sync.config.checks import Entries, Raw, entries_of
 from audience_sync.config.document import DEFAULT_IDENTITY, AudienceTable, Document, TraitTable
 from audience_sync.config.problems import Location, Problem, near, spell
 from audience_sync.config.sources import SourceTable
+from audience_sync.core.model import TraitType
 from audience_sync.core.naming import audience_key
-from audience_sync.core.query.tree import Condition, Query, Scalar, Stream, traits_of, walk
+from audience_sync.core.query.tree import Condition, Query, Scalar, Stream, kind_of, traits_of, walk
+from audience_sync.core.query.vocabulary import Kind
 from audience_sync.errors import QueryError
+
+FITTING_TYPES: Final = {
+    Kind.NUMBER: (TraitType.NUMBER, TraitType.CURRENCY),
+    Kind.TEXT: (TraitType.STRING, TraitType.URL, TraitType.DATE),
+    Kind.LIST: (TraitType.STRING,),  # the text of a JSON list
+    Kind.BOOLEAN: (TraitType.BOOLEAN,),
+    Kind.MOMENT: (TraitType.DATE, TraitType.STRING),
+}
+"""The types that the values of a query can have in Schematic, the one that is declared without a word first."""
+_VALUES: Final = {
+    Kind.NUMBER: "numbers",
+    Kind.TEXT: "texts",
+    Kind.LIST: "lists, sent as text",
+    Kind.BOOLEAN: "true or false",
+    Kind.MOMENT: "dates",
+}
 
 
 @lru_cache(maxsize=1024)
@@ -80,6 +98,8 @@ def check_queries(raw: Raw) -> Iterator[Problem]:
         asked = asked_by_key(tree) & places.keys()
         if (key := _key(entry)) is not None:
             graph[key] = asked
+        if location[0] == "traits":
+            yield from _type(entry, location, read_scalar(text))
         yield from _rooms(raw, entry, location, tree=tree, keys=places)
         yield from _neighbours(raw, entries, location, asked={one: places[one] for one in sorted(asked)})
         yield from _identifiers(raw, entry, location)
@@ -128,6 +148,14 @@ def _rooms(raw: Raw, entry: Raw, location: Location, *, tree: Query, keys: Mappi
                 f"asks for trait('{'.'.join(trait.path)}'): no audience and no computed trait has this key{known},"
                 f" and [sources.{name}.profiles] is missing",
             )
+
+
+def _type(entry: Raw, location: Location, scalar: Scalar) -> Iterator[Problem]:
+    """Check that the values of a query can be of the type that the file declares."""
+    possible, declared = FITTING_TYPES.get(kind_of(scalar)), entry.get("type")
+    if possible is not None and declared in set(TraitType) and declared not in possible:
+        sentence = f"does not fit the query, whose values are {_VALUES[kind_of(scalar)]}: {' or '.join(possible)}"
+        yield Problem((*location, "type"), sentence)
 
 
 def _neighbours(raw: Raw, entries: Entries, location: Location, *, asked: Mapping[str, Location]) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from audience_sync.config.document import Database, Delivery, Ingest, MappingTable, Retention, Schematic
 from audience_sync.config.mappings import make_mappings
 from audience_sync.config.problems import near
-from audience_sync.config.queries import digest_of, read_condition, read_scalar
+from audience_sync.config.queries import FITTING_TYPES, digest_of, read_condition, read_scalar
 from audience_sync.config.sources import Source
 from audience_sync.core.destination.coverage import Coverage, coverage
 from audience_sync.core.destination.mappings import Mapping
@@ -20,16 +20,7 @@ from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
 from audience_sync.core.query.printing import to_text
 from audience_sync.core.query.tree import Condition, Query, Scalar, kind_of
-from audience_sync.core.query.vocabulary import Kind
 from audience_sync.errors import UnknownName
-
-_TYPES = {
-    Kind.NUMBER: TraitType.NUMBER,
-    Kind.TEXT: TraitType.STRING,
-    Kind.LIST: TraitType.STRING,  # the text of a JSON list
-    Kind.BOOLEAN: TraitType.BOOLEAN,
-    Kind.MOMENT: TraitType.DATE,
-}
 
 
 class Schedule(BaseModel):
@@ -97,7 +88,8 @@ class Audience(BaseModel):
             return TraitType.BOOLEAN
         if self.type is not None or self.query is None:
             return self.type
-        return _TYPES.get(kind_of(self.scalar))
+        fitting = FITTING_TYPES.get(kind_of(self.scalar))
+        return fitting[0] if fitting else None
 
     @property
     def zone(self) -> ZoneInfo:

@@ -52,6 +52,18 @@ def register(
     return row
 
 
+def require_not_retired(row: AudienceRow) -> None:
+    """Refuse a key that was retracted.
+
+    Raises:
+        ConfigError: it was.
+    """
+    if row.state == "retired":
+        raise ConfigError(
+            f"the key {row.key!r} is retired and is never used again", hint="give it another name or key in the file"
+        )
+
+
 def require_computation(row: AudienceRow, computation: Computation) -> None:
     """Refuse to take an audience for a computed trait, or the other way round.
 

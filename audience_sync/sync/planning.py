@@ -36,7 +36,7 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
     """Compare a definition with the memberships; every change is shown to `on_change`, in the order of shards.
 
     Raises:
-        ConfigError: no mapping carries the audience, or its key was synced as a computed trait, or the other way round.
+        ConfigError: no mapping carries the audience, or its key is retired or belongs to the other computation.
         BindingRefused: the database has another identity.
         SourceError: the source could not be read.
     """
@@ -46,6 +46,7 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
         audience = audiences.find(connection, job.audience.key)
         if audience is not None:
             audiences.require_computation(audience, job.audience.computation)
+            audiences.require_not_retired(audience)
         known = memberships.digests(connection, audience.id) if audience else {}
     as_of = job.as_of or workspace.seams.clock().astimezone(UTC)
     rejections = Rejections()

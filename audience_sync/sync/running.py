@@ -73,10 +73,7 @@ def _register(workspace: Workspace, job: Job) -> AudienceRow:
 
 
 def _require_active(audience: AudienceRow) -> None:
-    if audience.state == "retired":
-        raise ConfigError(
-            f"the key {audience.key!r} is retired and is never used again", hint="give the audience another name or key"
-        )
+    audiences.require_not_retired(audience)
     if audience.state == "paused":
         raise ConfigError(f"audience {audience.key!r} is paused", hint=f"audience-sync resume {audience.key}")
 

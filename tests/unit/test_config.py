@@ -242,18 +242,38 @@ def test_mappings_of_the_example_are_right(write: Write) -> None:
     assert apply(presets()[1], event) == apply(track, event)
 
 
+def test_queries_of_the_example_are_right(write: Write) -> None:
+    """Taking away the # of events, profiles, the query and the computed trait leads to what they say."""
+    text = EXAMPLE.read_text()
+    rooms = "\n\n".join(text.split("# [sources.shop.events]")[1].split("\n\n")[:2])
+    queries = "# [[audiences]]" + text.partition("# [[audiences]]")[2].partition("# [[mappings]]")[0]
+    block = f"# [sources.shop.events]{rooms}\n{queries}"
+    block = re.sub(r"^# (sql|path) = .*instead of.*", "", block, flags=re.MULTILINE)
+    source = '[sources.shop]\nurl = "sqlite:///shop.db"\n'
+
+    settings = load(write(source + re.sub(r"^# ", "", block, flags=re.MULTILINE)), {})
+
+    assert [one.key for one in settings.audiences] == ["big_spenders", "total_spend_90_days"]
+    assert settings.audiences[0].company_keys == {"groupId": "company_id"}
+    events, profiles = settings.sources["shop"].events, settings.sources["shop"].profiles
+    assert (events and events.properties, profiles and profiles.traits) == ("properties", "traits")
+
+
 def test_settings_switched_off_in_the_example_are_right(write: Write) -> None:
     """Taking away a # never leads to a mistake, except where the comment says "instead"."""
-    text = re.sub(r"^# (?=\[audiences|key|jitter|timezone|every|m\w+ = )", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+    one, heading, others = EXAMPLE.read_text().partition("# [[audiences]]")
+    text = (
+        re.sub(r"^# (?=\[audiences|key|jitter|timezone|every|m\w+ = )", "", one, flags=re.MULTILINE) + heading + others
+    )
 
-    audience = load(write(text), {}).audiences[1]
+    audience = load(write(text), {}).audiences[0]
 
     assert audience.schedule == Schedule(
         every=timedelta(minutes=30), cron=None, timezone="Europe/Berlin", jitter=timedelta()
     )
     assert audience.guard == GuardLimits(50, 500, 100, 1000, 1)
     cron = load(write(text.replace('every = "30m"', "").replace('# cron = "0 6', 'cron = "0 6')), {})
-    assert cron.audiences[1].schedule.cron == "0 6 * * mon-fri"
+    assert cron.audiences[0].schedule.cron == "0 6 * * mon-fri"
 
 
 # A bad file
