@@ -253,10 +253,19 @@ def test_a_preview_counts_and_stores_nothing(place: Place) -> None:
 def test_ctrl_c_ends_a_query_at_once(place: Place, words: tuple[str, ...]) -> None:
     """Nobody waits for a query that will not end: exit code 130, and no traceback."""
     command = [sys.executable, "-m", "audience_sync", "--config", str(place.folder / "config.toml"), *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # A test run in the background has inherited that the signal is ignored, and would hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         until(lambda: place.shop.path in opened_files(process.pid))
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
 
     assert (process.returncode, out) == (130, "")
     assert "interrupted" in err
