@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from audience_sync import db, holders
 from audience_sync.config import Settings
 from audience_sync.db import Database
 from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
+from audience_sync.store import highwater
 
 
 @contextmanager
@@ -28,13 +30,16 @@ def opened(settings: Settings) -> Iterator[Database]:
 
 
 @contextmanager
-def working(settings: Settings, seams: Seams) -> Iterator[Workspace]:
-    """Open the membership database as a holder of leases.
+def working(settings: Settings, seams: Seams, *, any_age: bool = False) -> Iterator[Workspace]:
+    """Open the membership database as a holder of leases; with `any_age` also one that comes from a backup.
 
     Raises:
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
+        DatabaseOlder: it is older than what was sent from it.
     """
     with opened(settings) as database:
+        if not any_age:
+            highwater.require_newest(database)
         holder = holders.enter(database)
         try:
             yield Workspace(database=database, holder=holder, seams=seams)
@@ -42,12 +47,21 @@ def working(settings: Settings, seams: Seams) -> Iterator[Workspace]:
             holder.close()
 
 
-def create(settings: Settings) -> tuple[str | None, str]:
-    """Create the membership database, or bring its schema up to date; return the revisions before and after."""
-    from audience_sync.migrating import migrate  # noqa: PLC0415 - Alembic is a fifth of every command's start
+class Created(NamedTuple):
+    """The revisions of the schema before, None for none, and after; and whether the file was made one that shrinks."""
+
+    before: str | None
+    after: str
+    can_shrink_now: bool
+
+
+def create(settings: Settings) -> Created:
+    """Create the membership database, or bring it up to date."""
+    from audience_sync import migrating  # noqa: PLC0415 - Alembic is a fifth of every command's start
 
     database = db.connect(settings.database.url.get_secret_value(), create=True)
     try:
-        return migrate(database)
+        before, after = migrating.migrate(database)
+        return Created(before, after, migrating.let_shrink(database))
     finally:
         database.close()

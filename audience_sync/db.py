@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 
 from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
 
 BUSY_TIMEOUT = 60.0  # seconds a writer waits for SQLite's one writer before it gives up
 CONNECT_TIMEOUT = 10  # seconds
+FROZEN = 20.0  # seconds after which Postgres ends the transaction of a process that does nothing in it: it holds locks
 WRITE_OPTION = "audience_sync_write"
 WAIT_OPTION = "audience_sync_wait"
+AFTER_COMMIT = "audience_sync_after_commit"
+FROZEN_STATE = "25P03"  # what Postgres calls it
+FROZEN_INFO = "audience_sync_frozen"  # a connection of Postgres that knows of `FROZEN`
 # Parameters are people's data; and each delivery worker holds a connection now and then, however many there are.
 ENGINE: dict[str, Any] = {"hide_parameters": True, "max_overflow": -1}
 
@@ -46,15 +50,41 @@ class Database:
         so many seconds, or a statement of Postgres takes longer.
         """
         options = {WRITE_OPTION: True, WAIT_OPTION: wait}
-        with self.engine.connect().execution_options(**options) as connection, connection.begin():
-            if wait is not None and not self.is_sqlite:
-                for limit in ("lock_timeout", "statement_timeout"):
-                    connection.exec_driver_sql(f"SET LOCAL {limit} = {_milliseconds(wait)}")
-            yield connection
+        with self.engine.connect().execution_options(**options) as connection:
+            connection.info[AFTER_COMMIT] = []
+            with connection.begin() as transaction:
+                if not self.is_sqlite:
+                    _limit(connection, wait)
+                yield connection
+                is_kept = transaction.is_active  # not rolled back within the block
+            connection.info[FROZEN_INFO] = is_kept or connection.info.get(FROZEN_INFO, False)
+            connection.execution_options(**{WRITE_OPTION: False, WAIT_OPTION: None})
+            for work in connection.info[AFTER_COMMIT] if is_kept else ():
+                work(connection)
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def after_commit(connection: Connection, work: Callable[[Connection], None]) -> None:
+    """Have something done, once, when the transaction of `Database.write` under way is committed; it must not fail."""
+    waiting: list[Callable[[Connection], None]] = connection.info.setdefault(AFTER_COMMIT, [])
+    if work not in waiting:
+        waiting.append(work)
+
+
+def _limit(connection: Connection, wait: float | None) -> None:
+    """Limit how long a transaction of Postgres may hold up others: once for each connection, and for this one alone."""
+    if not connection.info.get(FROZEN_INFO):
+        connection.exec_driver_sql(f"SET idle_in_transaction_session_timeout = {_milliseconds(FROZEN)}")
+    for limit in ("lock_timeout", "statement_timeout") if wait is not None else ():
+        connection.exec_driver_sql(f"SET LOCAL {limit} = {_milliseconds(wait or 0)}")
+
+
+def highwater_of(path: Path) -> Path:
+    """Return where the high-water mark of a SQLite file is; see `store.highwater`."""
+    return path.with_name(path.name + "-highwater")
 
 
 def display_url(url: str | URL) -> str:
@@ -83,7 +113,17 @@ def connect(url: str | URL, *, create: bool = False) -> Database:
         ) from error
     except sa.exc.SQLAlchemyError as error:
         raise AudienceSyncError(f"cannot open {display_url(url)}: {first_line(error)}") from error
+    sa.event.listen(engine, "handle_error", _away, retval=True)
     return Database(engine)
+
+
+def _away(context: ExceptionContext) -> BaseException | None:
+    """Return the end of a frozen transaction as what it is: a connection that is gone, not a fault of the program."""
+    error = context.original_exception
+    if getattr(error, "sqlstate", None) != FROZEN_STATE:
+        return None
+    context.is_disconnect = True
+    return sa.exc.OperationalError(context.statement, None, error, hide_parameters=True)
 
 
 def _postgres_arguments(url: URL) -> dict[str, Any]:
@@ -146,6 +186,7 @@ def _prepare_new_file(path: Path) -> None:
     """Create an empty database file that only its owner can read, and that can give space back."""
     if path.exists():
         return
+    highwater_of(path).unlink(missing_ok=True)  # of a database that is gone: from the new one nothing was sent yet
     path.touch(mode=0o600)
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")

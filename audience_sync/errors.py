@@ -11,6 +11,7 @@
         SchemaOutOfDate              exit 2   the membership database needs `init`, or a newer program
           SchemaOlder                exit 2   the membership database needs `migrate`
         BindingRefused               exit 2   this database belongs to another environment or identity
+        DatabaseOlder                exit 2   the membership database comes from a backup
       SourceError                    exit 1   a source cannot be read
       LeaseHeld                      exit 5   somebody else is doing this now
       LeaseLost                      exit 1   our right to write ended before the work did
@@ -80,6 +81,10 @@ class SchemaOlder(SchemaOutOfDate):
 
 class BindingRefused(ConfigError):
     """This membership database belongs to another Schematic environment or identity."""
+
+
+class DatabaseOlder(ConfigError):
+    """The membership database is older than what was sent from it."""
 
 
 class ApprovalRefused(ConfigError):

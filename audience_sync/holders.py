@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.db import Database
+from audience_sync.errors import AudienceSyncError
 
 
 class Holder(Protocol):
@@ -46,10 +47,22 @@ class FileHolder:
     """A holder on a SQLite database: a locked file in the folder `<database>-holders`.
 
     A file appears there under its name only once it is locked, so that nobody takes a newcomer for dead.
+
+    Raises:
+        AudienceSyncError: nothing can be written there.
     """
 
     def __init__(self, database: Path) -> None:
         self._folder = database.with_name(database.name + "-holders")
+        try:
+            self._enter()
+        except OSError as error:
+            raise AudienceSyncError(
+                f"cannot write in {self._folder}: {error.strerror}",
+                hint="the folder of the membership database needs room, and must belong to who runs audience-sync",
+            ) from None
+
+    def _enter(self) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self.name = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
         for left in self._folder.glob("[!.]*"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,13 +27,26 @@ class Workspace:
     holder: Holder
     seams: Seams
 
-    def hold(self, kind: str, numbers: Iterable[int], *, seconds: float) -> HeldLease | None:
-        """Take those of the wanted leases that are free, renewed every third of `seconds`; None when none is."""
+    def hold(
+        self,
+        kind: str,
+        numbers: Iterable[int],
+        *,
+        seconds: float,
+        renewed: float | None = None,
+        choose: Callable[[Set[int]], Iterable[int]] = frozenset,
+    ) -> HeldLease | None:
+        """Take those of the wanted leases that are free, or what `choose` chooses of them; None when that is nothing.
+
+        They are renewed every third of `seconds`, or every `renewed` seconds.
+        """
         self.holder.stay()
-        dead = self._dead_holders(kind)
-        now = self.seams.now_ms()
-        taken_at = self.seams.monotonic()
+        with self.database.read() as connection:
+            owners = leases.holders(connection, kind)
+        dead = self.dead(owners)  # asked before any row is locked
+        taken_at = self.seams.monotonic()  # before all that may take long: what lasts shorter than we think is lost
         with self.database.write() as connection:
+            now = self.now_ms(connection)
             lease = leases.acquire(
                 connection,
                 kind,
@@ -42,23 +55,37 @@ class Workspace:
                 now_ms=now,
                 expires_at=now + int(seconds * 1000),
                 dead=dead,
+                choose=choose,
             )
-        return None if lease is None else HeldLease(self, lease, seconds=seconds, taken_at=taken_at)
+        if lease is None:
+            return None
+        return HeldLease(self, lease, seconds=seconds, renewed=renewed or seconds / 3, taken_at=taken_at)
 
-    def _dead_holders(self, kind: str) -> set[str]:
-        """Return which holders of leases have died, asked before any row is locked; nobody comes to life again."""
+    def bury(self) -> None:
+        """Clear away what dead processes held, so that nobody takes them for being at work."""
         with self.database.read() as connection:
-            owners = leases.holders(connection, kind)
-        return {owner for owner in owners if self.holder.is_dead(owner)}
+            dead = self.dead(leases.holders(connection, leases.AUDIENCE, leases.SHARDS))
+        if dead:
+            with self.database.write() as connection:
+                leases.vacate(connection, dead)
+
+    def dead(self, holders: Iterable[str]) -> set[str]:
+        """Return which holders are known to have died; nobody comes to life again."""
+        return {holder for holder in holders if self.holder.is_dead(holder)}
+
+    def now_ms(self, connection: Connection) -> int:
+        """Return the time that leases go by, in milliseconds since 1970."""
+        return leases.clock_ms(connection, self.seams.now_ms())
 
 
 class HeldLease:
     """A lease with the thread that renews it; a context manager that gives it back."""
 
-    def __init__(self, workspace: Workspace, lease: Lease, *, seconds: float, taken_at: float) -> None:
+    def __init__(self, workspace: Workspace, lease: Lease, *, seconds: float, renewed: float, taken_at: float) -> None:
         self.lease = lease
         self._workspace = workspace
         self._seconds = seconds
+        self._renewed = renewed
         self._until = taken_at + seconds  # on the monotonic clock: the wall clock may jump
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"lease-{lease.kind}", daemon=True)
@@ -81,12 +108,12 @@ class HeldLease:
 
     def _renew(self) -> None:
         seams = self._workspace.seams
-        while not self._over.wait(self._seconds / 3):
+        while not self._over.wait(self._renewed):
             now = seams.monotonic()
             try:
                 self._workspace.holder.stay()
                 with self._workspace.database.write() as connection:
-                    expires_at = seams.now_ms() + int(self._seconds * 1000)
+                    expires_at = self._workspace.now_ms(connection) + int(self._seconds * 1000)
                     if not leases.renew(connection, self.lease, expires_at=expires_at):
                         self._until = now  # taken over; every commit will say so too
                         return

@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from alembic import command
 from alembic.config import Config
 
-from audience_sync.db import Database, migrations, revision_of, revisions, verify
+from audience_sync.db import Database, display_url, migrations, revision_of, revisions, verify
+from audience_sync.errors import AudienceSyncError
+
+
+def let_shrink(database: Database) -> bool:
+    """Have a SQLite file give space back that it no longer needs; False if it did already, or is on Postgres.
+
+    A file that audience-sync made is so from the start. Another one, made empty by a person or copied with a tool, is
+    rewritten whole, once: that takes as much space on the disk again, and nobody else may be at work on it.
+
+    Raises:
+        AudienceSyncError: somebody else is, or the disk is full.
+    """
+    if not database.is_sqlite:
+        return False
+    connection = database.engine.raw_connection()  # not possible within a transaction
+    try:
+        cursor = connection.cursor()
+        if cursor.execute("PRAGMA auto_vacuum").fetchone()[0]:
+            return False
+        cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        cursor.execute("VACUUM")
+    except sqlite3.Error as error:
+        raise AudienceSyncError(
+            f"cannot rewrite {display_url(database.engine.url)} as a file that gives space back: {error}",
+            hint="nothing was lost, and it works as it is; migrate again when it is alone and there is room",
+        ) from None
+    else:
+        return True
+    finally:
+        connection.close()
 
 
 def migrate(database: Database) -> tuple[str | None, str]:

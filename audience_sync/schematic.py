@@ -1,15 +1,18 @@
 """All HTTP to Schematic: batches of events, the environment of the key, and trait definitions.
 
 What is expected comes back as values (`Answer`), so that callers decide by status; the API key leaves this module only
-in the header and bodies of requests.
+in the header and bodies of requests. Whatever a server says it back in, it is taken out of it.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 import ssl
 import threading
 import time
+import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,12 +22,27 @@ from pydantic import SecretStr
 
 from audience_sync import __version__
 from audience_sync.config import Schematic as SchematicSettings
+from audience_sync.connection import Connection, Unanswered, is_proxied
 from audience_sync.core.model import TraitType
-from audience_sync.core.outcomes import Answer, describe
+from audience_sync.core.outcomes import Answer, describe, is_retryable
+from audience_sync.core.redaction import redaction
 from audience_sync.errors import DestinationAway, DestinationError, KeyRefused
+from audience_sync.trust import lasting_problem
 
 KEY_HEADER = "X-Schematic-Api-Key"
 MOST_TEXT = 64 * 1024  # bytes of an answer that are read
+LEADS_TO = "audience_sync.leads_to"  # the extension of a response that keeps its Location
+NOTHING_LOST = "nothing was lost: when that is right, `audience-sync deliver` goes on"
+LONGEST_SPELLING = 16  # characters that one of the key may be written with
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
+# At DEBUG these write down what a server answers, word for word, and a server may say the key back.
+for _name in ("httpx", "httpcore.http11", "httpcore.http2", "httpcore.proxy"):
+    logging.getLogger(_name).addFilter(_is_warning)
 
 
 class Schematic:
@@ -33,23 +51,39 @@ class Schematic:
     def __init__(self, settings: SchematicSettings, key: SecretStr, *, tls: ssl.SSLContext) -> None:
         self._settings = settings
         self.key = key
+        self._without_key = redaction(key.get_secret_value(), word="(the API key)")
         self._timeout = settings.timeout.total_seconds()
         self._deadline = 0.0  # of the request under way, on the monotonic clock
         self._network: Any = None  # the connection, as httpcore has it
+        headers = {
+            KEY_HEADER: key.get_secret_value(),
+            "User-Agent": f"audience-sync/{__version__}",
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",  # what is packed small may be as large as it likes
+        }
         self._client = httpx.Client(
             verify=tls,
             timeout=self._timeout,
             limits=httpx.Limits(max_connections=1),
-            headers={
-                KEY_HEADER: key.get_secret_value(),
-                "User-Agent": f"audience-sync/{__version__}",
-                "Content-Type": "application/json",
-            },
+            headers=headers,
+            event_hooks={"response": [_stay]},
+        )
+        self._batches = f"{settings.capture_url}/batch"
+        self._connection = (
+            None
+            if is_proxied(self._batches)
+            else Connection(self._batches, headers=headers, tls=tls, timeout=self._timeout)
         )
 
     def post_batch(self, body: bytes) -> Answer:
         """Post a batch of events; a connection that breaks or takes too long is an answer of status 0."""
-        return self._ask("POST", f"{self._settings.capture_url}/batch", body)
+        if self._connection is None:
+            return self._ask("POST", self._batches, body)
+        try:
+            response = self._connection.post(body, at_most=MOST_TEXT + 1)
+        except Unanswered as error:
+            return self._unanswered(self._batches, error, in_time=not isinstance(error, TimeoutError))
+        return self._answer(response.status, response.headers, response.text)
 
     def environment(self) -> str | None:
         """Return the id of the environment that the key belongs to; None when the key may not ask.
@@ -96,8 +130,10 @@ class Schematic:
         return None if known in (None, trait_type) else f"Schematic knows it as {known}, not {trait_type}"
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections."""
         self._client.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def _accepted(self, answer: Answer) -> Answer:
         if 200 <= answer.status < 300:
@@ -105,7 +141,9 @@ class Schematic:
         where = self._settings.api_url
         if answer.status == 401:
             raise KeyRefused(f"{where} refused the API key: {describe(answer)}", hint="check schematic.api_key")
-        if answer.status in (0, 408, 425, 429) or answer.status >= 500:
+        if answer.lasting:
+            raise DestinationError(f"{where} is not known to be Schematic: {describe(answer)}", hint=NOTHING_LOST)
+        if is_retryable(answer.status):
             raise DestinationAway(f"{where} does not answer now: {describe(answer)}")
         raise DestinationError(f"{where} is not Schematic's API: {describe(answer)}", hint="check schematic.api_url")
 
@@ -117,20 +155,27 @@ class Schematic:
         watch.start()
         try:
             with self._client.stream(method, url, content=body, extensions={"trace": self._note}) as response:
-                text = bytearray()
-                for piece in response.iter_bytes():
-                    text += piece
-                    if len(text) > MOST_TEXT:
-                        break
-                headers = {name.lower(): self._without_key(value) for name, value in response.headers.items()}
-                said = text[:MOST_TEXT].decode(errors="replace")
-                return Answer(response.status_code, headers, self._without_key(said))
-        except (httpx.TransportError, httpx.DecodingError) as error:
-            if isinstance(error, httpx.TimeoutException) or time.monotonic() >= self._deadline:
-                return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
-            return Answer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))
+                found = {**response.headers, **response.extensions.get(LEADS_TO, {})}
+                return self._answer(response.status_code, found, _beginning(response))
+        except httpx.TransportError as error:
+            in_time = not isinstance(error, httpx.TimeoutException) and time.monotonic() < self._deadline
+            return self._unanswered(url, error, in_time=in_time)
         finally:
             watch.cancel()
+
+    def _answer(self, status: int, headers: Mapping[str, str], text: bytes | bytearray) -> Answer:
+        """Return an answer without the key, of whose text there is a little more than `MOST_TEXT` bytes at most."""
+        said = self._without_key(text.decode(errors="replace"))
+        if len(text) > MOST_TEXT:  # it may break off within the key, where nobody would know it
+            said = said[: -len(self.key) * LONGEST_SPELLING][:MOST_TEXT]
+        return Answer(status, {name.lower(): self._without_key(value) for name, value in headers.items()}, said)
+
+    def _unanswered(self, url: str, error: Exception, *, in_time: bool) -> Answer:
+        if (problem := lasting_problem(error)) is not None:
+            return Answer(0, {}, f"{url} {problem}", lasting=True)
+        if not in_time:
+            return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
+        return Answer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))
 
     def _note(self, event: str, facts: dict[str, Any]) -> None:
         """Remember the connection when httpcore tells that there is one."""
@@ -145,8 +190,26 @@ class Schematic:
             with suppress(OSError):
                 self._network.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self.key.get_secret_value(), "(the API key)")
+
+def _stay(response: httpx.Response) -> None:
+    """Put where an answer leads out of httpx's sight: nothing follows it, but what is no address would be an error."""
+    if (location := response.headers.pop("location", None)) is not None:
+        response.extensions[LEADS_TO] = {"location": location}
+
+
+def _beginning(response: httpx.Response) -> bytearray:
+    """Return the text of an answer, or a little more than `MOST_TEXT` bytes of it, whatever it would unpack to."""
+    packing = response.headers.get("content-encoding", "").strip().lower()
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32) if packing in {"gzip", "x-gzip", "deflate"} else None
+    text = bytearray()
+    for piece in response.iter_raw():
+        try:
+            text += piece if unpacking is None else unpacking.decompress(piece, MOST_TEXT + 1)
+        except zlib.error:
+            break  # it is read for people alone: what counts is the status
+        if len(text) > MOST_TEXT:
+            break
+    return text
 
 
 def _data(answer: Answer) -> Any:

@@ -229,3 +229,9 @@ leases = _clustered(
     _column("expires_at", MS),
     _one_of("kind", "audience", "shards"),
 )
+
+seekers = _clustered(
+    "seekers",  # processes that want units of shards and have none
+    _column("holder", sa.Text, primary_key=True),
+    _column("expires_at", MS),
+)

@@ -6,10 +6,13 @@ import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 import typer
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from audience_sync import __version__, errors
 from audience_sync.cli.main import build
@@ -17,6 +20,8 @@ from audience_sync.db import Database
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / ".ci" / "requirements.lock").read_text()
 
 
 def commands() -> dict[str, typer.core.TyperCommand]:
@@ -52,11 +57,42 @@ def test_every_view_is_in_the_readme(database: Database) -> None:
 
 def test_the_version_is_that_of_the_package() -> None:
     """The program says the version that was installed, and that the project file names."""
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-
-    assert __version__ == version("audience-sync") == declared
+    assert __version__ == version("audience-sync") == PROJECT["version"]
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:
     """The README has exactly one line that CI takes for its test command."""
     assert len(re.findall(r"\.venv/bin/pytest$", README, re.MULTILINE)) == 1
+
+
+def locked() -> dict[str, list[tuple[Requirement, int]]]:
+    """Return what the lock file has by name: each version, with the number of its hashes."""
+    found: dict[str, list[tuple[Requirement, int]]] = {}
+    for entry in re.split(r"^(?=\w)", re.sub(r"^ *#.*\n", "", LOCK, flags=re.MULTILINE), flags=re.MULTILINE)[1:]:
+        requirement = Requirement(entry.partition("\\")[0])
+        found.setdefault(canonicalize_name(requirement.name), []).append((requirement, entry.count("--hash=sha256:")))
+    return found
+
+
+def test_the_lock_file_has_every_dependency_in_a_version_that_is_allowed() -> None:
+    """Whoever adds or raises a dependency makes the lock anew: CI installs from it, and it is what gets scanned."""
+    own = canonicalize_name(PROJECT["name"])
+    lines = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+    wanted = [one for one in map(Requirement, lines) if canonicalize_name(one.name) != own]
+    found = locked()
+
+    assert len(wanted) > 20
+    for one in wanted:
+        pins = [pin for pin, _ in found.get(canonicalize_name(one.name), ())]
+        assert pins, f"{one} is not in .ci/requirements.lock: its head says how it is made anew"
+        for pin in pins:
+            assert one.specifier.contains(str(pin.specifier).removeprefix("==")), f"{pin} does not fit {one}"
+
+
+def test_the_lock_file_pins_everything_and_names_no_machine() -> None:
+    """Every package has one version for each Python and its hashes; no index and no path is in the file."""
+    for name, entries in locked().items():
+        assert all(re.fullmatch(r"==[\w.!+]+", str(pin.specifier)) and hashes for pin, hashes in entries), name
+    assert not re.search(r"://|@ |^-|(?<![\w.])/", LOCK, re.MULTILINE)
+    assert "uv pip compile pyproject.toml --extra all --extra dev" in "".join(LOCK.splitlines()[:3])
+    assert "requirements.lock" in (ROOT / ".ci" / "run").read_text()

@@ -1,19 +1,17 @@
-"""The membership database: there, of this program's schema, writable, kept from others, and bound as configured.
+"""The membership database: there, of this program's schema, writable, and bound as configured.
 
 What would be written is written in a transaction that is rolled back.
 """
 
 from __future__ import annotations
 
-import stat
-from collections.abc import Callable, Generator, Iterator
-from pathlib import Path
+from collections.abc import Callable, Generator
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from audience_sync import db
-from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
+from audience_sync.checking.finding import EXPECTED, Finding, error, ok
 from audience_sync.config import Settings
 from audience_sync.db import Database
 from audience_sync.store import binding
@@ -37,8 +35,6 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
         yield error(CHECK, str(url), raised)
         return None
     yield ok(CHECK, str(url), "has the schema of this program and can be written to")
-    if database.is_sqlite:
-        yield from _permissions(Path(str(database.engine.url.database)))
     return database
 
 
@@ -52,14 +48,3 @@ def attempt(database: Database, write: Callable[[Connection], object]) -> None:
 def _write(connection: Connection, identity: str) -> None:
     binding.bind_identity(connection, identity)
     binding.next_generation(connection, 0)
-
-
-def _permissions(path: Path) -> Iterator[Finding]:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        yield warning(
-            CHECK,
-            str(path),
-            f"can be opened by others than its owner (mode {mode:o}): it says who belongs to which audience",
-            remedy=f"chmod 600 {path}",
-        )

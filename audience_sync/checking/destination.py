@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import httpx
 import orjson
@@ -17,7 +18,7 @@ from pydantic import SecretStr
 
 from audience_sync.checking.database import attempt
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
-from audience_sync.config import Settings, resolve_api_key
+from audience_sync.config import Address, Settings, resolve_api_key
 from audience_sync.core.model import TraitType
 from audience_sync.core.outcomes import Answer, describe
 from audience_sync.db import Database
@@ -45,6 +46,7 @@ def look(
         capture = settings.schematic.capture_url
         # Only POST takes events there: whatever a GET is answered, it was Schematic's host that did.
         yield _reached(capture, schematic.get(f"{capture}/batch"))
+        yield from _unencrypted(settings)
         if key is None:
             return
         try:
@@ -68,6 +70,18 @@ def _reached(url: str, answer: Answer) -> Finding:
             remedy="set schematic.capture_url to where events are taken",
         )
     return ok(CHECK, url, "can be reached; whether it takes events is seen at the first delivery")
+
+
+def _unencrypted(settings: Settings) -> Iterator[Finding]:
+    for name, url in (("capture_url", settings.schematic.capture_url), ("api_url", settings.schematic.api_url)):
+        parts = urlsplit(url)
+        if parts.scheme == "http" and not Address(parts.hostname or "", 0).is_loopback:
+            yield warning(
+                CHECK,
+                url,
+                "is not encrypted: everybody on the way can read the API key",
+                remedy=f"begin schematic.{name} with https://",
+            )
 
 
 def _environment(settings: Settings, told: str | None, database: Database | None) -> Finding:

@@ -1,9 +1,7 @@
-"""The configuration file itself: who else can read or change it, and whether it is still the example."""
+"""The configuration file itself: what is in it, and whether it is still the example."""
 
 from __future__ import annotations
 
-import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -12,12 +10,6 @@ from audience_sync.checking.finding import Finding, ok, warning
 from audience_sync.config import Settings
 
 CHECK: Final = "configuration"
-
-_PASSWORD = re.compile(r"""://[^:/?#@\s"']*:(?!\$\{\w+\}@)[^@\s"']+@""")
-_TOKEN = re.compile(
-    r"""://[^\s"']*[?&]\w*(?:password|passwd|pwd|token|secret|api_?key|private_?key)\w*=(?!\$\{)[^\s"']""",
-    re.IGNORECASE,
-)
 
 
 def example() -> Path:
@@ -31,7 +23,6 @@ def look(settings: Settings) -> Iterator[Finding]:
     """Yield what there is to say about a file that could be read."""
     path = settings.path
     text = path.read_text(encoding="utf-8-sig")
-    mode = stat.S_IMODE(path.stat().st_mode)
     yield ok(
         CHECK, str(path), f"is usable: {_count(settings.audiences, 'audience')}, {_count(settings.sources, 'source')}"
     )
@@ -44,26 +35,6 @@ def look(settings: Settings) -> Iterator[Finding]:
         )
     elif not settings.audiences:
         yield warning(CHECK, str(path), "has no [[audiences]]: nothing is synced", remedy=f"see {example()}")
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield warning(
-            CHECK,
-            str(path),
-            f"can be changed by others (mode {mode:o}), who could have the API key sent elsewhere",
-            remedy=f"chmod go-w {path}",
-        )
-    if mode & stat.S_IROTH and holds_secret(text):
-        yield warning(
-            CHECK,
-            str(path),
-            f"can be read by everybody (mode {mode:o}) and holds a password",
-            remedy=f"write ${{NAME}} in its place and keep it in the environment or a credential, or chmod 600 {path}",
-        )
-
-
-def holds_secret(text: str) -> bool:
-    """Return whether a URL in a configuration has a password or a token that is no ``${NAME}``."""
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    return any(_PASSWORD.search(line) or _TOKEN.search(line) for line in lines)
 
 
 def _count(things: object, word: str) -> str:

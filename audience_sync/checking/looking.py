@@ -1,4 +1,4 @@
-"""The order in which `check` looks: file, database, sources, audiences, mappings, what takes events, Schematic."""
+"""The order in which `check` looks: file, database, permissions, sources, audiences, mappings, ingest, Schematic."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from audience_sync.checking import audiences, database, destination, file, ingest, mappings, memberships
+from audience_sync.checking import audiences, database, destination, file, ingest, mappings, memberships, permissions
 from audience_sync.checking.finding import Finding, error
 from audience_sync.config import find_config, load
 from audience_sync.errors import ConfigError
@@ -30,6 +30,7 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
     yield from file.look(settings)
     opened = yield from database.look(settings)
     with closing(opened) if opened is not None else nullcontext() as usable:
+        yield from permissions.look(settings)  # while the files are there that SQLite keeps beside an open database
         yield from audiences.look(settings, usable, now=seams.clock())
         yield from mappings.look(settings, usable)
         yield from ingest.look(settings, environ)

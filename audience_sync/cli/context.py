@@ -5,14 +5,32 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from audience_sync.config import Settings, find_config, load
+from audience_sync.core.printable import printable
 from audience_sync.seams import Seams
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Sayings(Console):
+    """A console that prints sentences whose words may come from others: none of them steers the terminal."""
+
+    def print(self, *objects: object, **options: Any) -> None:
+        """Print as a console does."""
+        super().print(*map(_harmless, objects), **options)
+
+
+def _harmless(said: object) -> object:
+    if isinstance(said, Text):
+        said.plain = printable(said.plain, lines=True)  # of the same length: its styles stay where they are
+    return printable(said, lines=True) if isinstance(said, str) else said
+
+
+console = Sayings(stderr=True, highlight=False, soft_wrap=True)
 """For people: progress, warnings, sentences. Data goes to stdout, through `output`."""
 
 

@@ -20,6 +20,7 @@ from audience_sync.config import Settings, parse_duration, resolve_api_key
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
 from audience_sync.leasing import Workspace
 from audience_sync.signals import stoppable
+from audience_sync.store import erasure
 
 PANEL = "Sync and deliver"
 
@@ -72,21 +73,29 @@ def run(context: typer.Context) -> None:
     logs.configure()
     with stoppable(lambda: None) as stop, engine.working(settings, seams()) as workspace:
         reporting.using(workspace.database)
+        reporting.exposed(settings)
         daemon.run(workspace, settings, key, stop=stop)
 
 
 @contextmanager
-def working(settings: Settings) -> Iterator[tuple[Workspace, threading.Event]]:
+def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Workspace, threading.Event]]:
     """Open the membership database for a command that works on it, and end the command in order when a signal comes.
 
+    With `any_age` also one that comes from a backup.
+
     Raises:
+        DatabaseOlder: it is older than what was sent from it.
         KeyboardInterrupt: one came.
     """
     with stoppable(_say_stopping) as stop:
         try:
-            with engine.working(settings, seams()) as workspace:
+            with engine.working(settings, seams(), any_age=any_age) as workspace:
                 reporting.using(workspace.database)
-                yield workspace, stop
+                try:
+                    yield workspace, stop
+                finally:
+                    if not stop.is_set():
+                        erasure.tidy(workspace.database)
         finally:
             if stop.is_set():
                 raise KeyboardInterrupt

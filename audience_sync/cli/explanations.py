@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from audience_sync.computing.clauses import Clause, Fact, asked_for
 from audience_sync.computing.explaining import Explanation
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Computation
+from audience_sync.core.printable import printable
 from audience_sync.core.query.printing import to_text
 from audience_sync.core.query.tree import And, Not, Or, Reduction
 
@@ -27,7 +27,6 @@ COLUMNS: Final = (
 )  # fmt: skip
 _AS_JSON: Final = ("value", "properties", "identifiers")  # hold JSON text, nested in JSON
 _EMPTY: Final[Record] = dict.fromkeys(COLUMNS)
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _WIDE: Final = 1_000_000  # characters: another program reads it, and nothing is cut
 
 
@@ -44,7 +43,7 @@ def show(explanation: Explanation, verdict: str, standing: Standing, *, format: 
             sheet.add(whole)
         else:
             nested = {n: orjson.Fragment(v) if n in _AS_JSON and isinstance(v, str) else v for n, v in whole.items()}
-            sys.stdout.write(harmless(json_line(nested)))
+            sys.stdout.write(json_line(nested))
 
 
 def _records(explanation: Explanation, verdict: str, standing: Standing) -> Iterator[Record]:
@@ -104,7 +103,7 @@ def _show_tree(explanation: Explanation, verdict: str, standing: Standing) -> No
     audience = explanation.audience
     kind = "computed trait" if audience.computation is Computation.TRAIT else "audience"
     heading = f"{audience.key} ({kind} {audience.name!r}), user {explanation.user}, as of {iso(explanation.as_of)}"
-    out.print(Text(_plain(heading), style="bold"), end="\n\n")
+    out.print(Text(printable(heading), style="bold"), end="\n\n")
     match explanation.root:
         case Clause() as clause:
             out.print(_tree(clause, explanation.user))
@@ -115,17 +114,17 @@ def _show_tree(explanation: Explanation, verdict: str, standing: Standing) -> No
         case None:
             pass
     member = explanation.found.member
-    out.print(Text(_plain(verdict), style="bold green" if member is not None else "bold yellow"))
+    out.print(Text(printable(verdict), style="bold green" if member is not None else "bold yellow"))
     if member is not None and member.identifiers is not None:
         out.print(Text(f"identifiers: {harmless(member.identifiers)}"))
-    out.print(Text(_plain(standing.sentence)))
+    out.print(Text(printable(standing.sentence)))
 
 
 def _tree(clause: Clause, user: str) -> Tree:
     word = {And: "AND", Or: "OR", Not: "NOT"}.get(type(clause.condition))
     mark, color, holds = ("✓", "green", "holds") if clause.holds else ("✗", "red", "does not hold")
     title = Text.assemble(
-        (f"{mark} {holds}", color), "  ", (word, "bold") if word else _plain(to_text(clause.condition))
+        (f"{mark} {holds}", color), "  ", (word, "bold") if word else printable(to_text(clause.condition))
     )
     asked = asked_for(clause)
     lines = [line for fact in clause.facts for line in _fact_lines(fact, user, asked=asked)]
@@ -138,11 +137,11 @@ def _tree(clause: Clause, user: str) -> Tree:
 def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[Text]:
     """Yield what is known of a value: itself, where it comes from, and its events."""
     value = f"is {harmless(fact.value)}"
-    yield Text(_plain(f"{to_text(fact.scalar)} {value}" if asked is None else f"{value}, asked for {asked}"))
+    yield Text(printable(f"{to_text(fact.scalar)} {value}" if asked is None else f"{value}, asked for {asked}"))
     if fact.known is not None:
         kind = "a computed trait" if fact.known.computation is Computation.TRAIT else "an audience"
         command = shlex.join(["audience-sync", "explain", user, fact.known.key])
-        yield Text(_plain(f"it is {kind} of the file: `{command}` says why"), style="dim")
+        yield Text(printable(f"it is {kind} of the file: `{command}` says why"), style="dim")
     if fact.events_in_all is None:
         return
     shown, in_all = len(fact.events), fact.events_in_all
@@ -150,8 +149,3 @@ def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[
     yield Text(f"{count}, {shown:,} of them:" if shown < in_all else f"{count}:" if in_all else "no event")
     for event in fact.events:
         yield Text(f"  {event.at}  {harmless(event.properties)}", no_wrap=True, overflow="ellipsis")
-
-
-def _plain(text: str) -> str:
-    """Return a text that does not steer the terminal."""
-    return _CONTROL.sub("�", text)

@@ -24,7 +24,7 @@ def show(audience: Audience, found: Preview, *, as_of: datetime, seconds: float,
     """Print a preview that took so many seconds."""
     match format:
         case Format.JSON:
-            typer.echo(harmless(json_line(_whole(audience, found, as_of=as_of, seconds=seconds))), nl=False)
+            typer.echo(json_line(_whole(audience, found, as_of=as_of, seconds=seconds)), nl=False)
         case Format.CSV:
             print_records(_sample(found), SAMPLE_COLUMNS, format=format)
         case Format.TABLE:

@@ -140,7 +140,7 @@ def forget(
     What Schematic holds must be deleted in Schematic. A user who is still in the source comes back at the next sync.
     """
     settings = settings_of(context)
-    with engine.working(settings, seams()) as workspace:
+    with engine.working(settings, seams(), any_age=True) as workspace:
         with workspace.database.read() as connection:
             found = erasure.traces(connection, user)
         if not any(found.values()):

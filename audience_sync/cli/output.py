@@ -1,6 +1,7 @@
 """Data on stdout in three forms: a table for people, one JSON object a line, or CSV.
 
-Rows are printed as they come. JSON and CSV hold none of them back, tables a block to align them.
+Rows are printed as they come. JSON and CSV hold none of them back, tables a block to align them. What is in them came
+from other people's databases and servers: none of it steers a terminal, or is calculated by a spreadsheet.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from rich.table import Table
 from rich.text import Text
 
 from audience_sync.cli.context import console
+from audience_sync.core.printable import printable
 
 BLOCK = 1000  # rows of a table that are aligned together
 COUNT_AT_MOST = 10_000  # rows beyond --limit are counted up to here
 JSON_COLUMNS = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value", "bodies"})
 """Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-_UNESCAPED = re.compile("[\x7f-\x9f]")
+_UNESCAPED = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d{3}Z")
 _NUMBER = re.compile(r"-[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would calculate a cell that begins so
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet calculates a cell that begins so, or what is left of it
 
 Record: TypeAlias = Mapping[str, object]
 
@@ -57,7 +58,9 @@ class Sheet:
         self._format = format
         self._shown = shown or columns
         self._block: list[list[str]] = []
-        self._csv = csv.writer(sys.stdout, lineterminator="\n")
+        # Text is always in quotes: a spreadsheet that splits lines at semicolons splits no text.
+        self._csv = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        self._is_seen = sys.stdout.isatty()
         if format is Format.CSV:
             self._csv.writerow(columns)
 
@@ -67,7 +70,7 @@ class Sheet:
             case Format.JSON:
                 sys.stdout.write(json_line({name: record[name] for name in self._columns}))
             case Format.CSV:
-                self._csv.writerow([_csv_cell(record[name]) for name in self._columns])
+                self._csv.writerow([self._csv_cell(record[name]) for name in self._columns])
             case Format.TABLE:
                 self._block.append([_cell(record[name]) for name in self._shown])
                 if len(self._block) == BLOCK:
@@ -78,6 +81,10 @@ class Sheet:
         if self._block:
             _print_table(self._shown, self._block)
             self._block = []
+
+    def _csv_cell(self, value: object) -> object:
+        cell = spreadsheet_cell(value)
+        return printable(cell) if self._is_seen and isinstance(cell, str) else cell
 
 
 def print_records(
@@ -105,8 +112,8 @@ def print_records(
 
 
 def json_line(record: Record) -> str:
-    """Return a record as one line of JSON; columns that hold JSON text are nested, records in records too."""
-    return orjson.dumps(_nested(record), option=orjson.OPT_APPEND_NEWLINE).decode()
+    """Return a record as one harmless line of JSON; columns that hold JSON text are nested, records in records too."""
+    return harmless(orjson.dumps(_nested(record), option=orjson.OPT_APPEND_NEWLINE).decode())
 
 
 def harmless(text: str) -> str:
@@ -122,12 +129,15 @@ def _nested(value: object, name: str = "") -> object:
     return orjson.Fragment(value) if isinstance(value, str) and name in JSON_COLUMNS else value
 
 
-def _csv_cell(value: object) -> object:
-    """Return a cell that no spreadsheet takes for a formula; a negative number is none."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    is_formula = isinstance(value, str) and value.startswith(_FORMULA) and _NUMBER.fullmatch(value) is None
-    return f"'{value}" if is_formula else value
+def spreadsheet_cell(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula: text that begins like one has a `'` in front.
+
+    A negative number is none, in text neither.
+    """
+    if value is None or isinstance(value, int | float):
+        return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA) and _NUMBER.fullmatch(text) is None else text
 
 
 def _cell(value: object) -> str:
@@ -140,7 +150,7 @@ def _cell(value: object) -> str:
         case int():
             return str(value)
         case _:
-            text = _CONTROL.sub("�", str(value))
+            text = printable(str(value))
             instant = _INSTANT.fullmatch(text)  # milliseconds are for programs
             return f"{instant[1]}Z" if instant else text
 

@@ -10,7 +10,7 @@ import orjson
 from rich.text import Text
 
 from audience_sync.cli.context import console
-from audience_sync.cli.output import Format, Record, Sheet, harmless, json_line, print_records
+from audience_sync.cli.output import Format, Record, Sheet, json_line, print_records
 from audience_sync.core.arrivals import TYPES
 from audience_sync.core.destination.mappings import Mapping
 from audience_sync.forwarding import BadLine, Preview
@@ -86,7 +86,7 @@ class ForwardSheet:
             "reasons": seen.reasons,
         }
         if self._format is Format.JSON:
-            sys.stdout.write(harmless(json_line(record)))
+            sys.stdout.write(json_line(record))
         else:
             lists = {name: orjson.dumps(record[name]).decode() for name in ("matched", "reasons")}
             self._sheet.add({**record, **lists})

@@ -10,6 +10,7 @@ from datetime import timedelta
 import typer
 from rich.markup import escape
 
+from audience_sync.checking import permissions
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
 from audience_sync.config import Settings
@@ -30,6 +31,12 @@ RUN_COLUMNS = (
 def using(database: Database) -> None:
     """Say which membership database a command works on."""
     console.print(f"membership database: {display_url(database.engine.url)}")
+
+
+def exposed(settings: Settings) -> None:
+    """Warn of the files that others on this machine can open; see `checking.permissions`."""
+    for finding in permissions.look(settings):
+        warn(f"{finding.subject} {finding.message}; try: {finding.remedy}")
 
 
 def first_sync(key: str, members: int, settings: Settings) -> None:

@@ -67,7 +67,7 @@ def init(context: typer.Context) -> None:
     settings = load(path, os.environ)
     if (older := _older(settings)) is not None:
         raise older  # `migrate` is for a person to run, after a backup
-    before, after = engine.create(settings)
+    before, after, _ = engine.create(settings)
     where = settings.database.url
     if before is None:
         _say(f"created the membership database {where} (schema {after})")
@@ -86,7 +86,9 @@ def migrate(context: typer.Context) -> None:
     where = settings.database.url
     if _older(settings) is not None:
         console.print("a migration cannot be undone: the backup that you made before it is the way back")
-    before, after = engine.create(settings)
+    before, after, can_shrink_now = engine.create(settings)
+    if can_shrink_now and before is not None:
+        _say(f"rewrote {where} once: from now on the file gives space back that it no longer needs")
     if before == after:
         _say(f"nothing to do: {where} has schema {after}, which this program needs")
     elif before is None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 from sqlalchemy.engine import Connection
 
 from audience_sync import app as engine
+from audience_sync.cli.at_work import COLUMNS, at_work
 from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.output import Format, FormatOption, LimitOption, json_line, print_records
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation
+from audience_sync.core.printable import printable
 from audience_sync.core.shards import UNITS
 from audience_sync.db import Database, display_url
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
-from audience_sync.store import binding, event_reports, inspection, leases, outbox
+from audience_sync.store import binding, event_reports, inspection, outbox
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record, iso
 
 PANEL = "Look"
-STATUS_COLUMNS = ("key", "computation", "state", "members", "last_run", "next_due", "open", "dead")
+STATUS_SHOWN = ("key", "computation", "state", "members", "last_run", "next_due", "open", "dead")
+STATUS_COLUMNS = (*STATUS_SHOWN, "syncing")
+HoldersOption = Annotated[bool, typer.Option("--holders", help="Only who is at work, and on what.")]
 AUDIENCE_COLUMNS = (
     "key", "name", "computation", "state", "members", "trait", "last_success", "next_due", "definition_changed",
     "definition",
@@ -36,19 +40,24 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=PANEL, epilog="Example: audience-sync audiences --format csv")(audiences)
 
 
-def status(context: typer.Context, format: FormatOption = Format.TABLE) -> None:
+def status(context: typer.Context, holders: HoldersOption = False, format: FormatOption = Format.TABLE) -> None:
     """Show how everything stands: audiences, what waits to be sent and why, blocked runs, who is at work.
 
     As json this is one object for the whole database; as csv, its audiences. An audience is `active`, `paused`,
     `retired`, `disabled` (enabled = false), `orphan` (in the database but not in the file) or `new` (never synced).
-    The members of a computed trait are the profiles that have a value.
+    The members of a computed trait are the profiles that have a value. `syncing`: who syncs it at this moment.
+
+    With `--holders`: who does the `sync` of which audience, who the `delivery` of how many of all 128 `units` of
+    shards, and who waits for its part (`seeking`); `until` is when that is over unless it is prolonged.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
         whole = _whole(database, settings)
         with database.read() as connection:
             forwarded = event_reports.any_ever(connection)
-    if format is Format.JSON:
+    if holders:
+        print_records(whole["leases"], COLUMNS, format=format)
+    elif format is Format.JSON:
         typer.echo(json_line(whole), nl=False)
     elif format is Format.CSV:
         print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=format)
@@ -106,7 +115,10 @@ def chosen_audience(connection: Connection, settings: Settings, word: str | None
 
 def _whole(database: Database, settings: Settings) -> dict[str, Any]:
     with database.read() as connection:
-        found = _audiences(connection, settings)
+        keys = {row.id: row.key for row in known.every(connection)}
+        working = at_work(connection, keys, host_ms=seams().now_ms())
+        syncing = {record["audience"]: record["holder"] for record in working}
+        found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
         attempts = inspection.waiting_attempts(connection, max_backoff=settings.delivery.max_backoff)
         open_rows, paused, dead = outbox.count(connection)
         return {
@@ -125,7 +137,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
             "delivery_stopped": binding.delivery_stopped(connection),
             "attempts": attempts,
             "blocked": inspection.blocked_runs(connection),
-            "leases": _leases(leases.held(connection, now_ms=seams().now_ms()), known.every(connection)),
+            "leases": working,
         }
 
 
@@ -173,22 +185,6 @@ def _state(row: AudienceRow | None, *, in_file: bool, enabled: bool) -> str:
     return "new" if row is None else row.state
 
 
-def _leases(held: Iterable[tuple[str, int, str, int]], rows: Iterable[AudienceRow]) -> list[Record]:
-    """Return who holds what: each audience for itself, the shards together."""
-    keys = {row.id: row.key for row in rows}
-    found: list[Record] = []
-    units: dict[str, list[int]] = {}
-    for kind, number, holder, until in held:
-        if kind == leases.AUDIENCE:
-            found.append({"work": f"sync of {keys[number]}", "holder": holder, "until": iso(until)})
-        else:
-            units.setdefault(holder, []).append(until)
-    for holder, ends in units.items():
-        work = f"delivery of {len(ends)}/{UNITS} of the shards"
-        found.append({"work": work, "holder": holder, "until": iso(max(ends))})
-    return found
-
-
 def _flat(audience: Record) -> Record:
     last = audience["last_run"]
     said = last and f"{last['id']} {last['kind']} {last['state']} {last['started_at']}"
@@ -199,14 +195,14 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
     environment = whole["environment"] or "not bound yet: the first delivery binds it"
     typer.echo(f"database     {whole['database']}")
     typer.echo(f"identity     {whole['identity'] or 'not bound yet: the first sync binds it'}")
-    typer.echo(f"environment  {environment}\n")
-    print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=Format.TABLE)
+    typer.echo(f"environment  {printable(environment)}\n")
+    print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=Format.TABLE, shown=STATUS_SHOWN)
     _print_waiting(whole["deliveries"], whole["events"] if forwarded else None)
     if whole["delivery_stopped"]:
         console.print(Text.assemble(("the last delivery stopped: ", "yellow"), whole["delivery_stopped"]))
     for title, records, columns in (
         ("waiting for another try", whole["attempts"], ("of", "events", "tries", "next_try_at", "error")),
-        ("at work", whole["leases"], ("work", "holder", "until")),
+        (f"at work, of {UNITS} units of shards in all", whole["leases"], COLUMNS),
         ("blocked", whole["blocked"], ("id", "audience", "started_at", "reason")),
     ):
         if records:

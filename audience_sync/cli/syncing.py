@@ -23,8 +23,8 @@ from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import Computation
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences
-from audience_sync.sync import Job, RunReport
+from audience_sync.store import audiences, restored
+from audience_sync.sync import Job, RunReport, recover
 from audience_sync.sync import approve as approve_run
 from audience_sync.sync import plan as make_plan
 from audience_sync.sync import retract as retract_audience
@@ -77,7 +77,10 @@ def sync(
     resync: Annotated[
         bool, typer.Option("--resync", help="Send every current value again, and remembered exits.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Accept a --now before the last sync's.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Accept a --now before the last sync's; with --resync, a database from a backup."),
+    ] = False,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Apply at most N changes of each audience.")
     ] = None,
@@ -95,7 +98,10 @@ def sync(
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
     if create:
         engine.create(settings)
-    with working(settings) as (workspace, stop):
+    with working(settings, any_age=resync and force) as (workspace, stop):
+        reporting.exposed(settings)
+        if resync and force:
+            _accept_older(workspace, settings)
         reports: list[RunReport] = []
         failures: list[AudienceSyncError] = []
         for audience in _chosen(workspace, settings, names):
@@ -140,7 +146,7 @@ def plan(
     """
     settings = settings_of(context)
     blocked = False
-    with working(settings) as (workspace, stop):
+    with working(settings, any_age=True) as (workspace, stop):
         sheet = PlanSheet(settings, workspace.database, format=format, limit=limit, now=workspace.seams.clock())
         for audience in _chosen(workspace, settings, names):
             with Progress(audience.key) as progress:
@@ -221,6 +227,18 @@ def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -
         else:
             console.print(f"[yellow]skipped:[/] {audience.key} is {state}")
     return chosen
+
+
+def _accept_older(workspace: Workspace, settings: Settings) -> None:
+    """Have everything sent again that a database remembers which is older than what was sent from it."""
+    keys = {audience.key for audience in settings.audiences}
+    with workspace.database.write() as connection:
+        owed = restored.accept(connection, keys, now_ms=workspace.seams.now_ms())
+    if owed:
+        named = ", ".join(audience.key for audience in owed)
+        console.print(f"going on with an older database: all that it remembers is sent again ({named})")
+    for audience in owed:
+        recover(workspace, audience)
 
 
 def _patiently(work: Callable[[], T], wait: timedelta, stop: threading.Event) -> T:

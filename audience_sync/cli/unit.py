@@ -190,6 +190,8 @@ ProtectKernelModules=yes
 ProtectKernelTunables=yes
 ProtectProc=invisible
 KeyringMode=private
+# A dump of the process would have the key in it.
+LimitCORE=0
 LockPersonality=yes
 RemoveIPC=yes
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX

@@ -7,9 +7,11 @@ The wire form is that of Schematic's own clients: ``{api_key, type, body, idempo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from typing import Any, NamedTuple, TypeAlias
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
@@ -24,11 +26,11 @@ class OpenChange(NamedTuple):
     audience_id: int
     trait: str
     value: str  # JSON text
-    identifiers: str | None  # canonical JSON, as in Member
     generation: int
     run_id: int
-    kind: str = "entered"  # of the change that was not told yet; resent: nothing happened
     computation: str = "audience"  # as in Computation
+    identifiers: str | None = None  # canonical JSON, as in Member
+    kind: str = "entered"  # of the change that was not told yet; resent: nothing happened
 
 
 class Carried(NamedTuple):
@@ -73,9 +75,9 @@ class Event(NamedTuple):
     profile_key: str
     idempotency_key: str
     body: str  # JSON text of the whole event but the API key
+    identifiers: str | None  # the profile's when it was made, as in Member
     carried: tuple[Carried, ...]
     mappings: tuple[str, ...] = ()  # the names of those that made it
-    identifiers: str | None = None  # the profile's when it was made, as in Member
     origin: Origin | None = None
 
     def values(self) -> list[tuple[Value, bool]]:
@@ -85,6 +87,10 @@ class Event(NamedTuple):
         return [((self.profile_key, c.audience_id, c.generation), c.shared) for c in self.carried]
 
 
+_CARRIED: Final = 4  # where it stands in the row that an attempt keeps
+_WHAT: Final = itemgetter(slice(Event._fields.index("carried"), None))  # what an event may share with others
+
+
 def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[str, int, str, int]]) -> str:
     """Return the key under which Schematic drops a repetition within 24 hours: 32 hexadecimal digits.
 
@@ -92,7 +98,13 @@ def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[st
     change that it made this event of. The same facts have the same key, also after a crash; a change of a new
     generation has another, and so have the events that two mappings make of one change.
     """
-    return blake2b(orjson.dumps([environment, profile_key, sorted(facts)]), digest_size=16).hexdigest()
+    before, behind = key_ends(environment, facts)
+    return blake2b(before + orjson.dumps(profile_key) + behind, digest_size=16).hexdigest()
+
+
+def key_ends(environment: str, facts: Iterable[tuple[str, int, str, int]]) -> tuple[bytes, bytes]:
+    """Return what is hashed for an `idempotency_key`, before and behind the profile's key."""
+    return b"[" + orjson.dumps(environment) + b",", b"," + orjson.dumps(sorted(facts)) + b"]"
 
 
 def forwarded_key(environment: str, message_id: str, mapping: str, nth: int) -> str:
@@ -114,23 +126,21 @@ def with_key(body: str, *, api_key: str) -> str:
     return _start(api_key).decode() + body[1:]
 
 
+def alike(events: Iterable[Event]) -> Iterator[tuple[Event, list[Event]]]:
+    """Yield neighbours that differ in nothing but whom they are about, each group behind its first event."""
+    for _, group in groupby(events, key=_WHAT):
+        neighbours = list(group)
+        yield neighbours[0], neighbours
+
+
 def dump(events: Iterable[Event]) -> str:
-    """Return events as the JSON text in which an attempt keeps them."""
-    return orjson.dumps(
-        [
-            [
-                e.shard,
-                e.profile_key,
-                e.idempotency_key,
-                e.body,
-                [[*c] for c in e.carried],
-                e.mappings,
-                e.identifiers,
-                e.origin and [*e.origin],
-            ]
-            for e in events
-        ]
-    ).decode()
+    """Return events as the JSON text in which an attempt keeps them; views read it too."""
+    rows: list[tuple[object, ...]] = []
+    for first, group in alike(events):
+        carried = [[*c] for c in first.carried]
+        mappings, origin = first.mappings, first.origin and [*first.origin]
+        rows += [(*event[:_CARRIED], carried, mappings, event.identifiers, origin) for event in group]
+    return orjson.dumps(rows).decode()
 
 
 def parse(text: str) -> list[Event]:
@@ -152,7 +162,7 @@ def _kept(row: list[Any]) -> Event:
     mappings, identifiers, *origin = more or ((), _identifiers_in(body))  # the first schema kept neither
     made_of = Origin(*origin[0]) if origin and origin[0] else None  # the second schema kept none
     changes = tuple(Carried(*c) for c in carried)
-    return Event(shard, profile_key, key, body, changes, tuple(mappings), identifiers, made_of)
+    return Event(shard, profile_key, key, body, identifiers, changes, tuple(mappings), made_of)
 
 
 def _identifiers_in(body: str) -> str:

@@ -17,6 +17,7 @@ import orjson
 
 FIRST_DELAY = timedelta(seconds=1)
 LONGEST_ASKED = timedelta(days=1)  # a server's Retry-After beyond this is taken for a mistake
+MOST_SHOWN = 200  # characters of what a server says
 RETRYABLE = frozenset({408, 423, 425, 429})
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 WRONG_DESTINATION = frozenset({404, 405, 501})
@@ -29,6 +30,7 @@ class Answer:
     status: int
     headers: Mapping[str, str]  # names in lower case
     text: str
+    lasting: bool = False  # without a status: who answers cannot be talked to, and no later try will change that
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ def classify(answer: Answer, *, now: datetime) -> Outcome:  # noqa: PLR0911 - on
     if 200 <= status < 300:
         return Accepted(status)
     reason = describe(answer)
-    if status in RETRYABLE or (status >= 500 and status != 501) or status < 200:
+    if answer.lasting:
+        return WrongDestination(reason)
+    if is_retryable(status):
         return Later(reason, status, retry_after(answer.headers.get("retry-after"), now=now))
     if status in (401, 403):
         return RefusedKey(reason)
@@ -97,12 +101,17 @@ def classify(answer: Answer, *, now: datetime) -> Outcome:  # noqa: PLR0911 - on
     return Rejected(reason)
 
 
+def is_retryable(status: int) -> bool:
+    """Return whether the same request may go better later; without an answer (0) nobody knows."""
+    return status in RETRYABLE or status < 200 or (status >= 500 and status != 501)
+
+
 def describe(answer: Answer) -> str:
     """Return an answer in one short line: its status, where it leads, and the start of what it says."""
     if answer.status == 0:
         return answer.text
-    where = f" to {location}" if (location := answer.headers.get("location")) else ""
-    said = "an HTML page" if _is_html(answer) else " ".join(_error_text(answer.text).split())[:200]
+    where = f" to {location[:MOST_SHOWN]}" if (location := answer.headers.get("location")) else ""
+    said = "an HTML page" if _is_html(answer) else " ".join(_error_text(answer.text).split())[:MOST_SHOWN]
     # A refusal may repeat what it refuses: control characters are for no terminal, and NUL fits into no Postgres.
     return _CONTROL.sub("�", f"HTTP {answer.status}{where}" + (f": {said}" if said else ""))
 

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple, TypeAlias
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 from zlib import crc32
 
@@ -134,25 +135,108 @@ def canonical(value: object) -> str:
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
+class Wrapping(NamedTuple):
+    """What stands around a single other identifier in the line of a member: its JSON without the identifier."""
+
+    before: str
+    after: str
+
+
+_BARE = Wrapping("\t", "")
+
+
+def wrapping(columns: KeyColumns) -> Wrapping | None:
+    """Return the wrapping of members with one other identifier; None where there is none, or several."""
+    if len(columns.user) + len(columns.company) != 1:
+        return None
+    kind, (key, _) = ("user", columns.user[0]) if columns.user else ("company", columns.company[0])
+    before, _, after = canonical({kind: {key: "\0"}}).partition("\\u0000")
+    return Wrapping(f"\t{before}", after)
+
+
+def wrapped(text: str, around: Wrapping | None) -> list[str]:
+    """Return the lines of a text, one bare line (see `shard_rows`) after the other, as they are compared and stored."""
+    lines = text.split("\n")
+    if around is None:
+        return lines
+    before, after = around
+    if '"' not in text and text.count("\t") == len(lines):
+        return (text.replace("\t", before).replace("\n", f"{after}\n") + after).split("\n")
+    parted = [line.partition("\t") for line in lines]  # what is JSON already has quotation marks
+    return [
+        f"{key}{tab}{rest}" if not tab or '"' in rest else f"{key}{before}{rest}{after}" for key, tab, rest in parted
+    ]
+
+
 def shard_rows(
     columns: KeyColumns,
     *,
     lines: Sequence[list[str]],
     reject: Callable[[Rejection], None],
     value_column: ValueColumn | None = None,
-) -> Callable[[Iterable[Row]], None]:
+    bare: bool = False,
+) -> Callable[[Sequence[Row]], None]:
     """Return a function that files a page of rows as lines into `lines`, one list for each of the 1,024 shards.
 
     Rows without a usable key or value go to `reject` instead; without usable other identifiers they are filed all the
-    same. This is the loop that every row of every audience goes through, so it asks the cheap questions inline.
+    same. With `bare`, a single other identifier that is plain text stands in its line without its JSON, which `wrapped`
+    puts around it: most lines of most syncs are never looked at.
     """
     if len(lines) != SHARDS:
         raise ValueError(f"{SHARDS} lists are needed")
     if value_column is not None:
         return _shard_values(columns, value_column, lines=lines, reject=reject)
+    others = [position for _, position in (*columns.user, *columns.company)]
+    around = (_BARE if bare else wrapping(columns)) if len(others) == 1 else None
+    take_key = itemgetter(columns.identity)
+    take_other = itemgetter(others[0]) if around is not None else None
+    file_odd = _odd_rows(columns, around, lines=lines, reject=reject)
+
+    def file(page: Sequence[Row]) -> None:
+        """Look at all rows of a page together; one that is out of the ordinary has all of them looked at singly."""
+        keys = list(map(take_key, page))
+        if not _are_plain(keys) or (others and take_other is None):
+            file_odd(page)
+            return
+        hashes = map(crc32, map(str.encode, keys))
+        if take_other is None or around is None:
+            for shard, key in zip(hashes, keys, strict=True):
+                lines[shard & _MASK].append(key)
+            return
+        values = list(map(take_other, page))
+        if not _are_plain(values, in_json=True):
+            file_odd(page)
+            return
+        before, after = around
+        for shard, key, value in zip(hashes, keys, values, strict=True):
+            lines[shard & _MASK].append(f"{key}{before}{value}{after}")
+
+    return file
+
+
+def _are_plain(values: list[Any], *, in_json: bool = False) -> bool:
+    """Return whether all of a column are texts that stand for themselves, with `in_json` in JSON as well."""
+    try:
+        text = "".join(values)
+    except TypeError:
+        return False
+    lengths = set(map(len, values))
+    return (
+        text.isprintable()
+        and 0 not in lengths
+        and max(lengths, default=0) <= MAX_KEY_LENGTH
+        and not (" " in text and any(map(str.isspace, values)))
+        and not (in_json and ('"' in text or "\\" in text))
+    )
+
+
+def _odd_rows(
+    columns: KeyColumns, around: Wrapping | None, *, lines: Sequence[list[str]], reject: Callable[[Rejection], None]
+) -> Callable[[Iterable[Row]], None]:
+    """Return the same, row by row: for pages in which some value is no text, or is one that cannot be taken."""
     identity = columns.identity
     others = [position for _, position in (*columns.user, *columns.company)]
-    only = others[0] if len(others) == 1 else None
+    only = others[0] if around is not None else None
     known: dict[str, str] = {}  # companies come again and again: their JSON is made once
 
     def file(page: Iterable[Row]) -> None:
@@ -168,8 +252,7 @@ def shard_rows(
                 value = row[only] if only is not None else None
                 tail = known.get(value) if type(value) is str else None
                 if tail is None:
-                    identifiers = _identifiers(columns, row, key, reject)
-                    tail = f"\t{canonical(identifiers)}" if identifiers else ""
+                    tail = _tail(_identifiers(columns, row, key, reject), around)
                     if tail and type(value) is str and len(known) < COMPANIES_KNOWN:
                         known[value] = tail
                 lines[crc32(key.encode()) & _MASK].append(key + tail)
@@ -179,14 +262,26 @@ def shard_rows(
     return file
 
 
+def _tail(identifiers: dict[str, dict[str, str]], around: Wrapping | None) -> str:
+    """Return what follows the key in a line; bare if `around` is."""
+    if not identifiers:
+        return ""
+    if around is _BARE:
+        (texts,) = identifiers.values()
+        (text,) = texts.values()
+        if canonical(text) == f'"{text}"' and '"' not in text:
+            return f"\t{text}"
+    return f"\t{canonical(identifiers)}"
+
+
 def _shard_values(
     columns: KeyColumns, value_column: ValueColumn, *, lines: Sequence[list[str]], reject: Callable[[Rejection], None]
-) -> Callable[[Iterable[Row]], None]:
+) -> Callable[[Sequence[Row]], None]:
     """Return the same for rows with a value, which becomes the third field of a line."""
     position, read = value_column
     has_others = bool(columns.user or columns.company)
 
-    def file(page: Iterable[Row]) -> None:
+    def file(page: Sequence[Row]) -> None:
         for row in page:
             key = stringify(row[columns.identity])
             value = key if isinstance(key, Reason) else read(row[position])

@@ -14,8 +14,8 @@ from zlib import crc32
 from audience_sync.core.model import Member
 
 SHARDS = 1024
-UNITS = 64
-"""Shards are leased in units of `SHARDS // UNITS` neighbours."""
+UNITS = 128
+"""Shards are leased in units of `SHARDS // UNITS` neighbours: enough for two processes with 64 workers each."""
 
 
 class Digest(NamedTuple):
@@ -31,7 +31,7 @@ def shard_of(profile_key: str) -> int:
 
 
 def unit_of(shard: int) -> int:
-    """Return the lease unit that a shard belongs to, 0 to 63."""
+    """Return the lease unit that a shard belongs to, 0 to 127."""
     return shard * UNITS // SHARDS
 
 

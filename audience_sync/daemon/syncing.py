@@ -13,11 +13,11 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from audience_sync.config import Audience, Settings
 from audience_sync.daemon.schedule import next_due
 from audience_sync.db import first_line
-from audience_sync.errors import AudienceSyncError, LeaseHeld
-from audience_sync.leasing import Workspace
+from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost
+from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import audiences, erasure
 from audience_sync.store.audiences import AudienceRow
-from audience_sync.sync import Job, RunReport, recover, sync
+from audience_sync.sync import Job, RunReport, recover, sync_under, taking
 
 SYNCS_AT_ONCE = 2
 MOMENT = timedelta(seconds=1)
@@ -36,6 +36,7 @@ class Syncing:
         self._settings = settings
         self._stop = threading.Event()
         self._due: dict[str, datetime] = {}  # when each audience's job fires, or fired if it is under way
+        self._held_elsewhere: set[str] = set()  # audiences that another process is at work on
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(SYNCS_AT_ONCE)},
@@ -50,6 +51,7 @@ class Syncing:
             known = {row.key: row for row in audiences.every(connection)}
         for left in known.values():
             recover(self._workspace, left)
+        self._workspace.bury()
         for audience in self._settings.audiences:
             row = known.get(audience.key)
             if not audience.enabled or (row and row.state == "retired"):
@@ -67,8 +69,12 @@ class Syncing:
         """Return when an audience is due at a start: as the database says, or sooner if its schedule is shorter now."""
         if row is None or row.next_due_at is None:
             return now
-        latest = next_due(audience.schedule, started_at=now, jitter=self._workspace.seams.jitter())
-        return min(_from_ms(row.next_due_at), latest)
+        kept = _from_ms(row.next_due_at)
+        if kept <= next_due(audience.schedule, started_at=now, jitter=1.0):
+            return kept
+        sooner = next_due(audience.schedule, started_at=now, jitter=self._workspace.seams.jitter())
+        self._keep(audience, sooner)
+        return sooner
 
     def next_at(self) -> datetime | None:
         """Return when the next audience is due, or None if there is none."""
@@ -112,8 +118,14 @@ class Syncing:
         due = next_due(audience.schedule, started_at=started, jitter=self._workspace.seams.jitter())
         try:
             due = self._sync(audience, started, due)
+            self._held_elsewhere.discard(audience.key)
         except LeaseHeld:
-            log.info("sync_waits", audience=audience.key, why="another process is at work on it")
+            if audience.key not in self._held_elsewhere:
+                log.info("sync_waits", audience=audience.key, why="another process is at work on it")
+                self._held_elsewhere.add(audience.key)
+            due = started + AGAIN
+        except LeaseLost as error:  # whoever took over knows when it is due
+            log.warning("sync_lost", audience=audience.key, why=str(error))
             due = started + AGAIN
         except Exception as error:  # the wrapper of every job: one audience must not end the daemon
             log.error(
@@ -127,22 +139,43 @@ class Syncing:
         self._schedule(audience, due)
 
     def _sync(self, audience: Audience, started: datetime, due: datetime) -> datetime:
-        """Sync an audience if it still wants it, and return when it is due next."""
+        """Sync an audience if it still wants it, and return when it is due next.
+
+        That is kept before the lease is given back: another process that waits for the lease finds it.
+        """
         with self._workspace.database.read() as connection:
             row = audiences.find(connection, audience.key)
-        if row is not None and row.next_due_at is not None and _from_ms(row.next_due_at) > started:
-            return _from_ms(row.next_due_at)  # another process was first
-        if row is None or row.state == "active":
-            _log(sync(self._workspace, Job(settings=self._settings, audience=audience, stop=self._stop)))
-        self._keep(audience, due)
+        if (known := _later(row, started)) is not None:
+            return known
+        if row is not None and row.state != "active":
+            self._keep(audience, due)
+            return due
+        job = Job(settings=self._settings, audience=audience, stop=self._stop)
+        with taking(self._workspace, job) as (lease, row):
+            if (known := _later(row, started)) is not None:
+                return known
+            try:
+                _log(sync_under(self._workspace, lease, job, row))
+            except LeaseLost:
+                raise
+            except Exception:
+                self._keep(audience, due, lease)
+                raise
+            self._keep(audience, due, lease)
         return due
 
-    def _keep(self, audience: Audience, due: datetime) -> None:
-        """Keep when an audience is due; a run that was stopped stays due, and so does one that could not say so."""
+    def _keep(self, audience: Audience, due: datetime, lease: HeldLease | None = None) -> None:
+        """Keep when an audience is due; a run that was stopped stays due, and so does one that could not say so.
+
+        Raises:
+            LeaseLost: another process has taken the lease over.
+        """
         if self._stop.is_set():
             return
         try:
             with self._workspace.database.write() as connection:
+                if lease is not None:
+                    lease.assert_held(connection)
                 row = audiences.find(connection, audience.key)
                 if row is not None:
                     audiences.set_next_due(connection, row.id, int(due.timestamp() * 1000))
@@ -151,6 +184,13 @@ class Syncing:
 
     def _purge(self) -> None:
         erasure.purge(self._workspace.database, self._settings.retention, now_ms=self._workspace.seams.now_ms())
+
+
+def _later(row: AudienceRow | None, started: datetime) -> datetime | None:
+    """Return when an audience is due, if another process was first; None if it is due now."""
+    if row is None or row.next_due_at is None or _from_ms(row.next_due_at) <= started:
+        return None
+    return _from_ms(row.next_due_at)
 
 
 def _log(report: RunReport) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 from typing import Final, Generic, TypeVar
 
 from sqlalchemy.engine import Connection
@@ -22,7 +23,9 @@ from audience_sync.core.shards import SHARDS
 from audience_sync.leasing import Workspace
 from audience_sync.store import events, outbox
 
-BATCHES_A_READ = 10
+BATCHES_A_READ = 20
+
+_PLACE: Final = itemgetter(0, 1)  # of a row: its shard and profile
 
 RowT = TypeVar("RowT", OpenChange, Forwarded)
 ParcelT = TypeVar("ParcelT", Parcel, ForwardedParcel)
@@ -129,7 +132,7 @@ class Lane(Generic[RowT, ParcelT]):
                 )
             made = [
                 (key, self._table.parcel(list(of_profile), self._batching, at))
-                for key, of_profile in groupby(rows, key=_place)
+                for key, of_profile in groupby(rows, key=_PLACE)
             ]
             full = _filling([parcel for _, parcel in made], self._batching.batch_size) if more else len(made)
             if full and more:
@@ -139,7 +142,7 @@ class Lane(Generic[RowT, ParcelT]):
                 limit *= 4  # many audiences share few profiles: a page of rows made less than a batch
                 continue
             if rows:
-                self._after = _place(rows[-1])
+                self._after = _PLACE(rows[-1])
             if made or not more:
                 return [parcel for _, parcel in made]
 
@@ -159,7 +162,3 @@ def _filling(parcels: Sequence[Parcel | ForwardedParcel], size: int) -> int:
         if used >= size:
             filled, used = count, 0
     return filled or (len(parcels) if idle >= size else 0)
-
-
-def _place(row: OpenChange | Forwarded) -> tuple[int, str]:
-    return row.shard, row.profile_key

@@ -1,4 +1,10 @@
-"""How fast requests may go: the rate that all processes on a database share, and the breath taken in an outage."""
+"""How fast requests may go: the rate that all processes on a database share, and the way into and out of an outage.
+
+While Schematic takes what it gets, requests go at the shared rate. When everybody fails, or when Schematic asks for a
+break (429), all wait, longer from time to time. Then one request goes alone to see whether it is over; the others hold
+still until it is answered. The longer it lasted, the slower requests begin again, and each that is accepted makes it
+one more a second: a Schematic that has just come back is not knocked over by everything that waited for it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,9 @@ from audience_sync.leasing import Workspace
 from audience_sync.store import binding
 
 RESERVE_SECONDS = 0.1  # moments are reserved in the database for so long at once
+LEAST = 1.0  # requests a second, after the longest outage, unless the limit is below
+PROBE_LOOK = 0.1  # seconds between two looks at whether the lone request was answered
+LONGEST_PROBE = 60.0  # seconds; whoever asked has said by then how it went, or will never
 
 
 class Pace:
@@ -24,54 +33,121 @@ class Pace:
         self._lock = threading.Lock()
         self._next_us = 0
         self._reserved = 0
-        self._failures = 0
-        self._outages = 0
-        self._resume_at = 0.0  # monotonic
+        self._failures = 0  # since the last acceptance
+        self._outages = 0  # the same: each longer than the one before
+        self._outage_began_at = 0.0  # monotonic, as all below
+        self._resume_at = 0.0  # nobody goes before
+        self._rate = per_second  # of this process alone, below the limit on the way out of an outage
+        self._turn_at = 0.0  # when the next request may go at that rate
+        self._probe: threading.Thread | None = None  # the one that sends a request alone
+        self._probe_ends_at = 0.0
 
     def wait(self, stop: threading.Event) -> bool:
         """Wait for a moment of one's own; False when told to stop meanwhile."""
-        seams = self._workspace.seams
-        while (pause := self._resume_at - seams.monotonic()) > 0:
+        while (pause := self._pause()) > 0:
             if stop.wait(pause):
                 return False
-        moment = self._moment()
-        delay = moment / 1_000_000 - seams.clock().timestamp()
-        return not (stop.wait(delay) if delay > 0 else stop.is_set())
+        goes = False
+        try:
+            delay = self._moment() / 1_000_000 - self._workspace.seams.clock().timestamp()
+            goes = not (stop.wait(delay) if delay > 0 else stop.is_set())
+        finally:
+            if not goes:
+                self._let_go()
+        return goes
 
     def accepted(self) -> None:
-        """Note that Schematic takes events: an outage is over."""
-        self._failures = self._outages = 0
+        """Note that Schematic takes events: an outage is over, unless the request was under way when it began."""
+        with self._lock:
+            now = self._workspace.seams.monotonic()
+            self._failures = 0
+            if now < self._resume_at:
+                return
+            if self._outages:
+                self._end_outage(now)
+            else:
+                self._rate = min(self._per_second, self._rate + 1)
 
     def failed(self, *, asked: timedelta | None, throttled: bool) -> None:
         """Note a failure: all wait when Schematic asks for it (429), or when everybody fails."""
         seams = self._workspace.seams
         with self._lock:
-            if seams.monotonic() < self._resume_at:  # the answers of requests that were under way: one outage
+            now = seams.monotonic()
+            if now < self._resume_at:  # the answers of requests that were under way: one outage
                 if asked is not None:
-                    wait = min(asked, LONGEST_ASKED)
-                    self._resume_at = max(self._resume_at, seams.monotonic() + wait.total_seconds())
+                    self._resume_at = max(self._resume_at, now + min(asked, LONGEST_ASKED).total_seconds())
                 return
             self._failures += 1
-            if not throttled and self._failures < self._failures_of_an_outage:
+            if not throttled and not self._outages and self._failures < self._failures_of_an_outage:
                 return
+            if not self._outages:
+                self._outage_began_at = now
             self._failures = 0
             self._outages += 1
+            self._probe = None
             wait = backoff(self._outages, jitter=seams.jitter(), longest=self._longest, asked=asked)
-            self._resume_at = seams.monotonic() + wait.total_seconds()
+            self._resume_at = now + wait.total_seconds()
+
+    def _end_outage(self, now: float) -> None:
+        """Begin again: at half the limit after a second, at a tenth after nine, at the least after a minute or days."""
+        slowed = self._per_second / (1 + now - self._outage_began_at)
+        self._rate = max(min(LEAST, self._per_second), min(self._rate, slowed))
+        self._outages = 0
+        self._probe = None
+        self._turn_at = now + 1 / self._rate
+
+    def _pause(self) -> float:
+        """Return the seconds until this thread should ask again; 0 lets it go, and keeps the others back if need be."""
+        with self._lock:
+            now = self._workspace.seams.monotonic()
+            if now < self._resume_at:
+                return self._resume_at - now
+            if self._outages:
+                if not self._may_probe(now):
+                    return PROBE_LOOK
+            elif self._rate < self._per_second and now < self._turn_at:
+                return self._turn_at - now
+            else:
+                self._turn_at = now + 1 / self._rate
+            return 0
+
+    def _may_probe(self, now: float) -> bool:
+        """Return whether a request may go alone; whoever comes again after one was answered, though with a refusal."""
+        me, probe = threading.current_thread(), self._probe
+        if probe is me:
+            self._end_outage(now)
+        elif probe is None or not probe.is_alive() or now >= self._probe_ends_at:
+            self._probe, self._probe_ends_at = me, now + LONGEST_PROBE
+        else:
+            return False
+        return True
+
+    def _let_go(self) -> None:
+        """Leave the request that goes alone to others, if it was ours."""
+        with self._lock:
+            if self._probe is threading.current_thread():
+                self._probe = None
 
     def _moment(self) -> int:
-        """Return the next moment reserved for this process, in microseconds since 1970."""
+        """Return the next moment reserved for this process, in microseconds since 1970.
+
+        Moments that went by unused are gone, or they would all come at once; so are those of a clock that was ahead.
+        """
         with self._lock:
-            if self._reserved == 0:
+            now_us = int(self._workspace.seams.clock().timestamp() * 1_000_000)
+            late = now_us - self._next_us
+            if self._reserved == 0 or late > RESERVE_SECONDS * 1_000_000 or late < -self._furthest_us:
                 with self._workspace.database.write() as connection:
                     self._next_us = binding.reserve_requests(
-                        connection,
-                        now_us=int(self._workspace.seams.clock().timestamp() * 1_000_000),
-                        requests=self._reserve,
-                        per_second=self._per_second,
+                        connection, now_us=now_us, requests=self._reserve, per_second=self._per_second
                     )
                 self._reserved = self._reserve
             self._reserved -= 1
             moment = self._next_us
             self._next_us += round(1_000_000 / self._per_second)
             return moment
+
+    @property
+    def _furthest_us(self) -> int:
+        """How far off a moment may be that others have not reserved in error, in microseconds."""
+        return round((binding.MOST_RESERVED + self._reserve) / self._per_second * 1_000_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import sqlalchemy as sa
@@ -13,26 +13,24 @@ from pydantic import SecretStr
 
 from audience_sync.config import Settings
 from audience_sync.core.outcomes import backoff
-from audience_sync.core.shards import UNITS, shards_of_units
 from audience_sync.db import first_line
 from audience_sync.delivery.batches import Batches
 from audience_sync.delivery.lanes import Batching
 from audience_sync.delivery.opening import Acquaintance, bind, declare_traits
 from audience_sync.delivery.pace import Pace
 from audience_sync.delivery.settling import Settler
+from audience_sync.delivery.sharing import Sharing
 from audience_sync.delivery.shift import Shift
 from audience_sync.delivery.worker import Worker
 from audience_sync.errors import DestinationAway, DestinationError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.schematic import Schematic
-from audience_sync.store import attempts, binding, leases, waiting
-from audience_sync.store.attempts import Attempt
+from audience_sync.store import binding, waiting
 
 LOOK = 0.02  # seconds between two looks at the workers
-PAUSE = 0.2  # seconds between two tries to get a lease
+PAUSE = 0.2  # seconds between two tries to get shards, or to find something in them
 LOOK_AT_OTHERS = 1.0  # seconds between two looks at what others have left: counting is work
 DECLARE_EVERY = 1.0  # seconds between two looks for audiences that are new to Schematic
-LEASE_MARGIN = timedelta(seconds=30)  # a lease is this much longer than a request may take
 DRAIN = 5.0  # seconds that answers under way are waited for when all stops
 SETTLE = 1.5  # seconds for the last commit then
 
@@ -93,6 +91,13 @@ class _Session:
         self._workspace = workspace
         self._delivery = delivery
         self._settings = delivery.settings
+        self._sharing = Sharing(workspace, forwarded=delivery.forwarded, timeout=delivery.settings.schematic.timeout)
+        self._pace = Pace(  # from shift to shift: an outage does not end with one
+            workspace,
+            per_second=self._settings.delivery.max_requests_per_second,
+            workers=self._settings.delivery.concurrency,
+            longest=self._settings.delivery.max_backoff,
+        )
         self._last_progress = workspace.seams.monotonic()
         # A person who says `deliver` wants every try now: waits of earlier tries do not hold for the first shift.
         self._impatient = delivery.wait is not None
@@ -103,7 +108,7 @@ class _Session:
     def run(self) -> None:
         if self._delivery.stop.is_set() or not self._deliverable():
             return
-        with closing(self._schematic()) as api:
+        with closing(self._sharing), closing(self._schematic()) as api:
             batching = Batching(
                 destination=self._settings.destination(self._environment(api)),
                 batch_size=self._settings.delivery.batch_size,
@@ -143,36 +148,30 @@ class _Session:
             self._waited = waits
 
     def _try_shift(self, api: Schematic, batching: Batching) -> bool:
-        """Work on what shards can be had; False when others have them, or the database is away."""
-        seconds = (self._settings.schematic.timeout + LEASE_MARGIN).total_seconds()
+        """Work on our part of the shards; False when others have them, nothing is in them, or the database is away."""
         try:
-            lease = self._workspace.hold(leases.SHARDS, range(UNITS), seconds=seconds)
+            lease = self._sharing.take()
             if lease is None:
                 return False
             with lease:
-                self._shift(lease, api, batching)
+                return self._shift(lease, api, batching)
         except LeaseLost:
             return False
         except sa.exc.OperationalError as error:
             self._delivery.warn(f"the membership database is away: {first_line(error)}")
             return False
-        return True
 
-    def _shift(self, lease: HeldLease, api: Schematic, batching: Batching) -> None:
-        """Put workers to work on the leased shards until they find no more, or something stops them."""
+    def _shift(self, lease: HeldLease, api: Schematic, batching: Batching) -> bool:
+        """Put workers to work on the leased shards until something ends that; return whether anything came of it."""
         settings, workspace = self._settings, self._workspace
-        parts = self._parts(lease)
+        parts = self._sharing.parts(lease, settings.delivery.concurrency, impatient=self._impatient)
+        self._impatient = False
         settler = Settler(workspace, lease, warn=self._delivery.warn)
         shift = Shift(
             workspace=workspace,
             lease=lease,
             settler=settler,
-            pace=Pace(
-                workspace,
-                per_second=settings.delivery.max_requests_per_second,
-                workers=len(parts),
-                longest=settings.delivery.max_backoff,
-            ),
+            pace=self._pace,
             batching=batching,
             max_backoff=settings.delivery.max_backoff,
             timeout=settings.schematic.timeout,
@@ -203,24 +202,7 @@ class _Session:
             raise crash
         if shift.failure is not None:
             raise shift.failure
-
-    def _parts(self, lease: HeldLease) -> list[tuple[list[tuple[int, int]], list[Attempt]]]:
-        """Return for each worker neighbouring shards, and the attempts that a predecessor left on them."""
-        units = list(lease.lease.numbers)
-        count = min(self._settings.delivery.concurrency, len(units))
-        parts = []
-        for n in range(count):
-            ranges = shards_of_units(units[len(units) * n // count : len(units) * (n + 1) // count])
-            with self._workspace.database.write() as connection:
-                lease.assert_held(connection)
-                left = attempts.within(connection, ranges, now_ms=self._workspace.seams.now_ms())
-            if not self._delivery.forwarded:  # whoever sends forwarded events finds those of its shards
-                left = [attempt for attempt in left if attempt.events[0].origin is None]
-            if self._impatient:
-                left = [replace(attempt, not_before=0) for attempt in left]
-            parts.append((ranges, left))
-        self._impatient = False
-        return parts
+        return shift.moves > 0
 
     def _watch(self, shift: Shift, api: Schematic, workers: list[Worker]) -> None:
         """Wait until the workers find no more, or something ends the shift."""
@@ -232,6 +214,8 @@ class _Session:
                 moves = shift.moves
                 self._last_progress = seams.monotonic()
             if all(worker.idle for worker in workers) and settler.flush(LOOK):
+                return
+            if not self._sharing.is_fair(shift.lease):
                 return
             if seams.monotonic() > declared_at + DECLARE_EVERY:
                 self._declare(api)

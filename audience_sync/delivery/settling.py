@@ -124,8 +124,8 @@ class Settler:
             self._lease.assert_held(connection)
             unsettled = attempts.carried_by_others(connection, [attempt for attempt, _ in batches])
             for status in {status for _, status in batches}:
-                events = [event for attempt, its in batches if its == status for event in attempt.events]
-                waiting.settle(connection, events, now_ms=now, status=status, unsettled=unsettled)
+                accepted = [attempt.events for attempt, its in batches if its == status]
+                waiting.settle(connection, accepted, now_ms=now, status=status, unsettled=unsettled)
             attempts.remove(connection, [attempt for attempt, _ in batches])
 
     def reopen(self, posted: Sequence[Attempt]) -> None:

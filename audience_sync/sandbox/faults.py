@@ -24,11 +24,13 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "seed": int,
     "times": int,
     "status": int,
+    "after": bool,
     "headers": dict,
     "body": object,
     "content_type": str,
     "delay": (int, float),
     "drop": bool,
+    "cut": int,
     "refuse": bool,
     "hold": bool,
     "hold_before": bool,
@@ -39,9 +41,10 @@ _KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
 class FaultRule:
     """When a fault happens (`path` to `times`) and what it is: one of the rest, or a `delay` in seconds, or both.
 
-    `status` answers instead of the real work; `drop` does the work, then drops the connection; `refuse` drops it before
-    anything is taken; `hold` does the work and keeps the answer back until the gate is opened; `hold_before` waits at
-    the gate first. Raises `Malformed` for a rule that can do nothing, or two things.
+    `status` answers instead of the real work, or with `after` behind its back; `drop` does the work, then drops the
+    connection; `cut` does it after so many bytes of the answer; `refuse` drops it before anything is taken; `hold` does
+    the work and keeps the answer back until the gate is opened; `hold_before` waits at the gate first. Raises
+    `Malformed` for a rule that can do nothing, or two things.
     """
 
     path: str | None = None  # None: every capture path
@@ -50,21 +53,26 @@ class FaultRule:
     seed: int = 0
     times: int | None = None  # how often at most
     status: int | None = None
+    after: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Json = None  # of the answer: text as it is, anything else as JSON; None: {"error": …}
     content_type: str | None = None  # None: text/html for text, else application/json
     delay: float = 0.0
     drop: bool = False
+    cut: int | None = None
     refuse: bool = False
     hold: bool = False
     hold_before: bool = False
 
     def __post_init__(self) -> None:
-        actions = [self.status is not None, self.drop, self.refuse, self.hold, self.hold_before]
+        numbered = [self.status is not None, self.cut is not None]
+        actions = [*numbered, self.drop, self.refuse, self.hold, self.hold_before]
         if sum(actions) > 1:
-            raise Malformed("fault: only one of status, drop, refuse, hold and hold_before")
+            raise Malformed("fault: only one of status, drop, cut, refuse, hold and hold_before")
         if not any(actions) and not self.delay:
-            raise Malformed("fault: needs one of status, drop, refuse, hold, hold_before and delay")
+            raise Malformed("fault: needs one of status, drop, cut, refuse, hold, hold_before and delay")
+        if (self.after and self.status is None) or (self.cut is not None and self.cut < 0):
+            raise Malformed("fault: after needs status, and cut must not be negative")
         if self.status is not None and not 200 <= self.status <= 599:
             raise Malformed("fault.status: must be 200 to 599")
         if not 0 <= self.rate <= 1 or self.delay < 0:
@@ -74,7 +82,9 @@ class FaultRule:
     def name(self) -> str:
         """Return what the rule does, in a word or two, as the ledger keeps it."""
         if self.status is not None:
-            return f"status {self.status}"
+            return f"status {self.status}{' after' if self.after else ''}"
+        if self.cut is not None:
+            return f"cut {self.cut}"
         acts = (action for action in ("drop", "refuse", "hold", "hold_before") if getattr(self, action))
         return next(acts, "delay")
 

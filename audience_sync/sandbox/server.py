@@ -125,13 +125,15 @@ class Sandbox:
             self.gate.wait()
         if self.gate.closed:
             return None
-        if rule.refuse or rule.status is not None:
+        if rule.refuse or (rule.status is not None and not rule.after):
             self.ledger.record(request.path, rule.status, events=count(request), fault=rule.name)
             return _scripted(rule)
         answered = self._route(request)
         if rule.hold:
             self.gate.wait()
-        return None if rule.drop or self.gate.closed else answered
+        if rule.drop or self.gate.closed:
+            return None
+        return _scripted(rule) if rule.after else replace(answered, cut=rule.cut)
 
 
 def _scripted(rule: FaultRule) -> Answer | None:

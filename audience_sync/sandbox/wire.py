@@ -42,6 +42,7 @@ class Answer:
     body: bytes
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int | None = None  # only so many bytes of it are sent, head included, and then the connection ends
 
 
 Answerer = Callable[[Request], Answer | None]
@@ -147,10 +148,13 @@ class _Connection(BaseHTTPRequestHandler):
             f"Content-Length: {len(answered.body)}",
             *(f"{name}: {text}" for name, text in answered.headers.items()),
         ]
-        if self.close_connection:
+        if answered.cut is not None:
+            self.close_connection = True
+        elif self.close_connection:
             lines.append("Connection: close")
         # One write: header and body in two would wait for a delayed acknowledgement, 40 ms each time.
-        self.wfile.write("\r\n".join([*lines, "", ""]).encode("latin-1") + answered.body)
+        whole = "\r\n".join([*lines, "", ""]).encode("latin-1") + answered.body
+        self.wfile.write(whole[: answered.cut])
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the standard library
         """Keep quiet: the ledger has every request."""

@@ -48,9 +48,9 @@ def connect(source: Source, limit: timedelta) -> FileSession:
                 for view, paths in files.items():
                     read_files(connection, paths).create_view(view)
         except duckdb.Error as error:
-            if not deadline.expired:
+            if not deadline.is_over:
                 raise explained(f"Cannot read {place}", error, source, hint=_remedy(error)) from None
-        if deadline.expired:
+        if deadline.is_over:
             raise overdue(place, limit)
         _lock(connection, list(stamps))
         return FileSession(connection, stamps, undo.pop_all())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
 from importlib import import_module
@@ -12,9 +14,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError
 
 from audience_sync.config import Source
-from audience_sync.errors import SourceError
+from audience_sync.errors import AudienceSyncError, SourceError
+from audience_sync.signals import interrupting
 from audience_sync.source.explain import explained, overdue, place_of
-from audience_sync.source.session import Deadline, Session
+from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, Deadline, Session
 
 _ROOMS = {"postgresql": "postgres", "sqlite": "sqlite", "duckdb": "duckdb"}
 
@@ -32,9 +35,10 @@ def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
 
     Raises:
         SourceError: the source cannot be reached, its driver is missing, or what is run in the block fails.
+        AudienceSyncError: a signal asked the process to end.
     """
     place = place_of(source)
-    with closing(_connected(source, place, limit)) as session:
+    with closing(_connected_soon(source, place, limit)) as session:
         deadline = Deadline(limit, session.interrupts())
 
         @contextmanager
@@ -43,14 +47,51 @@ def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
                 with deadline.running():
                     yield
             except session.errors as error:
-                if not deadline.expired:
+                if not deadline.is_over:
                     lost = session.is_lost(error)
                     failure = f"The connection to {place} was lost" if lost else f"{place} {what}"
                     raise explained(failure, error, source, hint=session.remedy(error)) from None
+            if deadline.stopped:
+                raise _stopped()
             if deadline.expired:
                 raise overdue(place, limit)
 
         yield session, reach
+
+
+def _connected_soon(source: Source, place: str, limit: timedelta) -> Session:
+    """Connect in a thread of its own, which is left behind when the process is to end or a driver waits for ever."""
+    found: Future[Session] = Future()
+    woken = threading.Event()
+
+    def work() -> None:
+        try:
+            session = _connected(source, place, limit)
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+            if found.set_running_or_notify_cancel():
+                found.set_exception(error)
+        else:
+            if found.set_running_or_notify_cancel():
+                found.set_result(session)
+            else:
+                session.close()
+        woken.set()
+
+    patience = limit if source.url is None else min(limit, CONNECT_TIMEOUT)  # files are looked at within the limit
+    threading.Thread(target=work, name="connecting", daemon=True).start()
+    in_time = False
+    try:
+        with interrupting(woken.set):
+            in_time = woken.wait(patience.total_seconds() + GRACE)
+    finally:
+        is_left = found.cancel()
+    if is_left:
+        raise _stopped() if in_time else explained(f"Cannot connect to {place}", TimeoutError("no answer"), source)
+    return found.result()
+
+
+def _stopped() -> AudienceSyncError:
+    return AudienceSyncError("stopped on request")
 
 
 def _connected(source: Source, place: str, limit: timedelta) -> Session:

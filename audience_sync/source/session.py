@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from audience_sync.core.parameters import Statement
+from audience_sync.signals import interrupting
 
 PAGE = 20_000  # rows fetched at a time
 CONNECT_TIMEOUT = timedelta(seconds=30)
@@ -66,28 +68,42 @@ class Deadline:
         self._left = limit.total_seconds()
         self._interrupts = interrupts
         self.expired = False
+        self.stopped = False  # by a signal
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether the query was stopped, whoever wanted it."""
+        return self.expired or self.stopped
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Stop what the connection does inside the block when the time is over; `expired` tells whether it was."""
-        ended = threading.Event()
-        timer = threading.Timer(max(self._left, 0), self._expire, [ended])
-        timer.daemon = True
+        """Stop what the connection does inside the block when the time is over, or the process is to end.
+
+        `expired` and `stopped` tell whether it was.
+        """
+        ended, woken = threading.Event(), threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(woken, ended), name="deadline", daemon=True)
         began = time.monotonic()
-        timer.start()
+        watcher.start()
         try:
-            yield
+            with interrupting(partial(self._stop, woken)):
+                yield
         finally:
             ended.set()
-            timer.cancel()
-            timer.join()  # an interrupt that came late must not meet a connection that was given back
+            woken.set()
+            watcher.join()  # an interrupt that came late must not meet a connection that was given back
             self._left -= time.monotonic() - began
 
-    def _expire(self, ended: threading.Event) -> None:
+    def _stop(self, woken: threading.Event) -> None:
+        self.stopped = True
+        woken.set()
+
+    def _watch(self, woken: threading.Event, ended: threading.Event) -> None:
         """Try one way to stop the query after the other, until it has ended."""
+        in_time = woken.wait(max(self._left, 0))
         if ended.is_set():
             return
-        self.expired = True
+        self.expired = not in_time
         for interrupt in self._interrupts:
             interrupt()
             if ended.wait(GRACE):

@@ -14,7 +14,12 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.events import Event, Value, dump, parse
+from audience_sync.core.events import Event, Value, alike, dump, parse
+
+_INSERT = sa.text(
+    "INSERT INTO attempts (low, high, size, events, created_at, forwarded)"
+    " VALUES (:low, :high, :n, :events, :now, :forwarded) RETURNING id"
+)
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,7 @@ class Attempt:
 def add(connection: Connection, events: Sequence[Event], *, now_ms: int) -> Attempt:
     """Keep a batch before its first POST: of events that carry changes, or of forwarded ones."""
     attempt_id = connection.execute(
-        sa.text(
-            "INSERT INTO attempts (low, high, size, events, created_at, forwarded)"
-            " VALUES (:low, :high, :n, :events, :now, :forwarded) RETURNING id"
-        ),
+        _INSERT,
         {
             **_extent(events),
             "events": dump(events),
@@ -85,13 +87,20 @@ def postpone(connection: Connection, attempt: Attempt, *, not_before: int, error
 
 def remove(connection: Connection, attempts: Iterable[Attempt]) -> None:
     """Drop attempts whose outcome is settled."""
-    for attempt in attempts:
-        connection.execute(sa.text("DELETE FROM attempts WHERE id = :i"), {"i": attempt.id})
+    ids = ", ".join(str(attempt.id) for attempt in attempts)
+    if ids:
+        connection.exec_driver_sql(f"DELETE FROM attempts WHERE id IN ({ids})")
 
 
 def carried_by_others(connection: Connection, attempts: Sequence[Attempt]) -> Set[Value]:
     """Return what other attempts still carry of the values that these attempts share with events outside of them."""
-    shared = {e.shard for a in attempts for e in a.events if any(is_shared for _, is_shared in e.values())}
+    shared = {
+        event.shard
+        for attempt in attempts
+        for first, group in alike(attempt.events)
+        if any(is_shared for _, is_shared in first.values())
+        for event in group
+    }
     if not shared:
         return frozenset()
     mine = {attempt.id for attempt in attempts}

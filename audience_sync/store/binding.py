@@ -5,9 +5,12 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.db import after_commit
 from audience_sync.errors import BindingRefused
+from audience_sync.store import highwater
 
 MOST_RESERVED = 3_000  # requests: a minute at the default rate
+FURTHEST_RESERVED = 600_000_000  # microseconds: at a low rate so many requests would take hours
 
 
 def get(connection: Connection, name: str) -> str | None:
@@ -104,7 +107,15 @@ def note_delivery(connection: Connection, stopped: str | None) -> None:
 
 
 def next_generation(connection: Connection, now_ms: int) -> int:
-    """Issue a generation: greater than every one before, and about the time in milliseconds."""
+    """Issue a generation: greater than every one before, and about the time in milliseconds.
+
+    The mark beside a SQLite database is raised to it once this transaction is committed.
+
+    Raises:
+        DatabaseOlder: greater ones were issued before: the database comes from a backup.
+    """
+    highwater.require_not_behind(connection)
+    after_commit(connection, highwater.keep)
     return count_on(connection, "generation", least=now_ms, step=1)
 
 
@@ -112,11 +123,13 @@ def reserve_requests(connection: Connection, *, now_us: int, requests: int, per_
     """Reserve the next `requests` moments at the shared rate; return the first, in microseconds since 1970.
 
     Every process on this database draws from the same row, so the rate is that of all of them together. A clock that
-    was ahead costs at most the time of `MOST_RESERVED` requests: moments further off are taken for a mistake.
+    was ahead costs at most the time of `MOST_RESERVED` requests, and ten minutes: moments further off are taken for a
+    mistake.
     """
     spacing = round(1_000_000 / per_second)
+    furthest = min(MOST_RESERVED * spacing, max(FURTHEST_RESERVED, requests * spacing))
     booked = count_on(connection, "request_at_us", least=now_us, step=requests * spacing)
-    if booked > now_us + MOST_RESERVED * spacing:
+    if booked > now_us + furthest:
         put(connection, "request_at_us", str(now_us + requests * spacing))
         return now_us
     return booked

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -18,7 +22,10 @@ from audience_sync.store.history import HISTORY_FROM
 ROWS_A_COMMIT = 20_000  # about so many old rows are deleted at once
 GROUPS_A_READ = 4_096
 VACUUM_PAGES = 2_000  # given back at once; a SQLite writer waits for it
-CHECKPOINT_WAIT = 1_000  # milliseconds for readers of the write-ahead log to leave
+TIDY_STEPS = 25  # so often at most after a delivery: 200 MB
+SPARE_SHARE = 10  # a tenth of the file may stay free: the next changes need it again
+SMALL_LOG = 4 * 1024 * 1024  # bytes; SQLite begins a write-ahead log anew by itself at about as many
+PATIENCE = 1_000  # milliseconds for writers, and for readers of the write-ahead log, to leave
 
 # The rows of one person in each table but `attempts`. The messageIds of `message_ids` and `event_counts` name nobody.
 _PLACES = {
@@ -187,26 +194,63 @@ def _chunks(groups: Sequence[Mapping[str, int]]) -> Iterator[list[Mapping[str, i
 
 
 def compact(database: Database) -> None:
-    """Give a SQLite file's free pages back, and empty its write-ahead log; on Postgres autovacuum does its own."""
+    """Give all free pages of a SQLite file back, and empty its write-ahead log; on Postgres autovacuum does its own."""
+    if database.is_sqlite:
+        with _cursor_of(database) as cursor:
+            _give_back(cursor, keep=0, steps=None)
+        with _cursor_of(database, wait=PATIENCE) as cursor:
+            _empty_log(cursor)
+
+
+def tidy(database: Database) -> None:
+    """Give back what a delivery has left behind in a SQLite file, where it is much: politeness that never fails.
+
+    A tenth of the file stays for the next changes, and the write-ahead log while it is small. The work is bounded: what
+    is left of it is done the next time.
+    """
     if not database.is_sqlite:
         return
-    connection = database.engine.raw_connection()  # neither is possible within a transaction
+    log = Path(f"{database.engine.url.database}-wal")
+    gone_wrong = (OSError, sqlite3.Error, sa.exc.SQLAlchemyError)
+    with suppress(*gone_wrong), _cursor_of(database, wait=PATIENCE) as cursor:
+        free, pages = _number(cursor, "freelist_count"), _number(cursor, "page_count")
+        keep = max(VACUUM_PAGES, pages // SPARE_SHARE)
+        if free > keep:
+            _give_back(cursor, keep=keep, steps=TIDY_STEPS)
+        if log.stat().st_size > SMALL_LOG:
+            _empty_log(cursor)
+
+
+@contextmanager
+def _cursor_of(database: Database, *, wait: int | None = None) -> Iterator[sqlite3.Cursor]:
+    """Yield a cursor outside of any transaction, where alone all this is possible; `wait` is in milliseconds."""
+    connection = database.engine.raw_connection()
     try:
-        cursor = connection.cursor()
-
-        def number(pragma: str) -> int:
-            rows = cursor.execute(f"PRAGMA {pragma}").fetchall()
-            return int(rows[0][0]) if rows else 0
-
-        waits = number("busy_timeout")
-        free = number("freelist_count")
-        while free:
-            number(f"incremental_vacuum({VACUUM_PAGES})")
-            before, free = free, number("freelist_count")
-            if free >= before:
-                break  # the file was not made to give space back, or others fill it as fast
-        number(f"busy_timeout = {CHECKPOINT_WAIT}")
-        number("wal_checkpoint(TRUNCATE)")
-        number(f"busy_timeout = {waits}")
+        cursor: Any = connection.cursor()
+        waits = _number(cursor, "busy_timeout")
+        if wait is not None:
+            _number(cursor, f"busy_timeout = {wait}")
+        try:
+            yield cursor
+        finally:
+            _number(cursor, f"busy_timeout = {waits}")
     finally:
         connection.close()
+
+
+def _give_back(cursor: sqlite3.Cursor, *, keep: int, steps: int | None) -> None:
+    """Shorten the file step by step, others may write in between, until so many free pages are left."""
+    before, free = None, _number(cursor, "freelist_count")
+    while free > keep and (before is None or free < before) and steps != 0:
+        _number(cursor, f"incremental_vacuum({min(VACUUM_PAGES, free - keep)})")
+        before, free = free, _number(cursor, "freelist_count")
+        steps = None if steps is None else steps - 1
+
+
+def _empty_log(cursor: sqlite3.Cursor) -> None:
+    _number(cursor, "wal_checkpoint(TRUNCATE)")
+
+
+def _number(cursor: sqlite3.Cursor, pragma: str) -> int:
+    rows = cursor.execute(f"PRAGMA {pragma}").fetchall()
+    return int(rows[0][0]) if rows else 0

@@ -9,7 +9,7 @@ Giving a lease back is politeness; expiry is the net.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable, Set
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -30,7 +30,7 @@ class Lease:
     term: int
 
 
-def acquire(
+def acquire(  # noqa: PLR0913 - facts of one grant
     connection: Connection,
     kind: str,
     numbers: Iterable[int],
@@ -39,10 +39,12 @@ def acquire(
     now_ms: int,
     expires_at: int,
     dead: Container[str],
+    choose: Callable[[Set[int]], Iterable[int]] = frozenset,
 ) -> Lease | None:
-    """Take those of the wanted leases that are free, under one new term; None when all are held by others.
+    """Take those of the wanted leases that are free, or what `choose` chooses of them, under one new term.
 
-    Free are also those of the `dead` holders, and the holder's own: one process never works on one thing twice.
+    None when there is nothing to be had. Free are also those of the `dead` holders, and the holder's own: one process
+    never works on one thing twice.
     """
     wanted = sorted(numbers)
     marks = ", ".join(map(str, wanted))
@@ -60,20 +62,19 @@ def acquire(
         ),
         {"k": kind},
     ).all()
-    free = tuple(
-        sorted(number for number, owner, _, until in rows if until <= now_ms or owner == holder or owner in dead)
-    )
-    if not free:
+    free = {number for number, owner, _, until in rows if until <= now_ms or owner == holder or owner in dead}
+    taken = tuple(sorted(choose(free)))
+    if not taken:
         return None
-    term = 1 + max(term for number, _, term, _ in rows if number in free)
+    term = 1 + max(term for number, _, term, _ in rows if number in taken)
     connection.execute(
         sa.text(
             "UPDATE leases SET holder = :h, term = :t, expires_at = :e"
-            f" WHERE kind = :k AND number IN ({', '.join(map(str, free))})"
+            f" WHERE kind = :k AND number IN ({', '.join(map(str, taken))})"
         ),
         {"h": holder, "t": term, "e": expires_at, "k": kind},
     )
-    return Lease(kind, free, holder, term)
+    return Lease(kind, taken, holder, term)
 
 
 def assert_held(connection: Connection, lease: Lease) -> None:
@@ -108,6 +109,12 @@ def release(connection: Connection, lease: Lease) -> None:
     )
 
 
+def vacate(connection: Connection, dead: Iterable[str]) -> None:
+    """Clear the names of holders that have died from what they held."""
+    for holder in sorted(dead):
+        connection.execute(sa.text("UPDATE leases SET holder = '', expires_at = 0 WHERE holder = :h"), {"h": holder})
+
+
 def held(connection: Connection, *, now_ms: int) -> list[tuple[str, int, str, int]]:
     """Return the leases in force as `(kind, number, holder, expires_at)`."""
     rows = connection.execute(
@@ -120,12 +127,27 @@ def held(connection: Connection, *, now_ms: int) -> list[tuple[str, int, str, in
     return [(kind, number, holder, expires_at) for kind, number, holder, expires_at in rows]
 
 
-def holders(connection: Connection, kind: str) -> set[str]:
-    """Return who holds leases of a kind, in force or not."""
+def owners(connection: Connection, kind: str, *, now_ms: int) -> dict[int, str]:
+    """Return who holds each lease of a kind that is in force."""
     rows = connection.execute(
-        sa.text("SELECT DISTINCT holder FROM leases WHERE kind = :k AND holder <> ''"), {"k": kind}
+        sa.text("SELECT number, holder FROM leases WHERE kind = :k AND holder <> '' AND expires_at > :now"),
+        {"k": kind, "now": now_ms},
     )
-    return set(rows.scalars())
+    return {row.number: row.holder for row in rows}
+
+
+def holders(connection: Connection, *kinds: str) -> set[str]:
+    """Return who holds leases of some kinds, in force or not."""
+    rows = connection.execute(sa.text("SELECT DISTINCT kind, holder FROM leases WHERE holder <> ''"))
+    return {row.holder for row in rows if row.kind in kinds}
+
+
+def clock_ms(connection: Connection, host_ms: int) -> int:
+    """Return the time that leases go by: Postgres' own, lest hosts differ; on SQLite that of the one host there is."""
+    if connection.dialect.name == "sqlite":
+        return host_ms
+    found = connection.execute(sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"))
+    return int(found.scalar_one())
 
 
 def _of(lease: Lease) -> str:

@@ -6,7 +6,6 @@ audience's count: whoever sees one sees all of them.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,40 +14,69 @@ from sqlalchemy.engine import Connection
 
 from audience_sync import tables
 from audience_sync.core.model import Change, ChangeKind, Member
-from audience_sync.core.shards import Digest
+from audience_sync.core.shards import SHARDS, Digest, from_line
 from audience_sync.store import audiences, bulk, outbox
 from audience_sync.store.runs import RunRow
+
+_HASH = 16  # bytes of a digest; those behind them are the hash of the rows as they were read
 
 
 class ShardChanges(NamedTuple):
     """What a run makes of one shard: the changes, and the digest of the shard once they are applied.
 
-    The digest is None when only some of the shard's changes are here.
+    The digest is None when only some of the shard's changes are here. Where nobody was before, `newcomers` are the
+    lines of those who enter, sorted, and stand for as many changes: a first sync has nothing else.
     """
 
     shard: int
     changes: list[Change]
     digest: Digest | None
+    reading: bytes = b""  # a hash of the rows as they were read; empty: it says nothing
+    newcomers: Sequence[str] = ()
+
+    @property
+    def size(self) -> int:
+        """Return how many changes there are."""
+        return len(self.changes) + len(self.newcomers)
+
+    def every(self) -> list[Change]:
+        """Return all changes, newcomers too."""
+        return [*(Change(ChangeKind.ENTERED, *member) for member in map(from_line, self.newcomers)), *self.changes]
 
 
-def lines(connection: Connection, audience_id: int, shard: int) -> set[str]:
-    """Return the members of one shard as lines, joined where they lie: `core.shards.to_line` in SQL."""
-    tab = "char(9)" if connection.dialect.name == "sqlite" else "chr(9)"
-    rows = connection.exec_driver_sql(
-        "SELECT CASE WHEN value IS NOT NULL"
+def lines(connection: Connection, audience_id: int, shard: int) -> list[str]:
+    """Return the members of one shard as sorted lines, joined where they lie: `core.shards.to_line` in SQL.
+
+    All of them come as one text: a row costs several times as much on its way here, and the interpreter's lock is free
+    while the database works.
+    """
+    is_sqlite = connection.dialect.name == "sqlite"
+    tab, end, join = ("char(9)", "char(10)", "group_concat") if is_sqlite else ("chr(9)", "chr(10)", "string_agg")
+    text = connection.exec_driver_sql(
+        f"SELECT {join}(CASE WHEN value IS NOT NULL"
         f" THEN profile_key || {tab} || COALESCE(identifiers, '') || {tab} || value"
-        f" WHEN identifiers IS NOT NULL THEN profile_key || {tab} || identifiers ELSE profile_key END"
+        f" WHEN identifiers IS NOT NULL THEN profile_key || {tab} || identifiers ELSE profile_key END, {end})"
         f" FROM memberships WHERE audience_id = {int(audience_id)} AND shard = {int(shard)}"
-    )
-    return set(rows.scalars())
+    ).scalar()
+    return sorted(text.split("\n")) if text else []
 
 
 def digests(connection: Connection, audience_id: int) -> dict[int, Digest]:
     """Return the digest of each shard that has one."""
+    return {shard: digest for shard, (digest, _) in _kept(connection, audience_id)}
+
+
+def readings(connection: Connection, audience_id: int) -> dict[int, bytes]:
+    """Return for each shard the hash of the rows as they were read when its members were last compared with them."""
+    return {shard: reading for shard, (_, reading) in _kept(connection, audience_id) if reading}
+
+
+def _kept(connection: Connection, audience_id: int) -> Iterator[tuple[int, tuple[Digest, bytes]]]:
     rows = connection.execute(
         sa.text("SELECT shard, members, digest FROM shards WHERE audience_id = :a"), {"a": audience_id}
     )
-    return {shard: Digest(members, bytes(digest)) for shard, members, digest in rows}
+    for shard, members, hashes in rows:
+        yield shard, (Digest(members, bytes(hashes[:_HASH])), bytes(hashes[_HASH:]))
 
 
 def known_profiles(connection: Connection, shard: int, *, except_audience: int | None) -> set[str]:
@@ -64,84 +92,114 @@ def known_profiles(connection: Connection, shard: int, *, except_audience: int |
 
 def stage(connection: Connection, run_id: int, compared: Sequence[ShardChanges]) -> None:
     """Keep the changes of some shards as part of a run's plan."""
-    bulk.insert(connection, tables.staged, _rows(run_id, _flat(compared)))
-    bulk.insert(connection, tables.staged_shards, ((run_id, s.shard, *(s.digest or (None, None))) for s in compared))
+    changes = (
+        (run_id, s.shard, c.profile_key, c.kind.value, c.identifiers, c.value) for s in compared for c in s.every()
+    )
+    bulk.insert(connection, tables.staged, changes)
+    bulk.insert(connection, tables.staged_shards, ((run_id, s.shard, *_hashes(s)) for s in compared))
 
 
-def staged(connection: Connection, run_id: int, *, at_most: int) -> list[ShardChanges]:
-    """Return the next shards of a run's plan with about `at_most` changes; none when all is done."""
-    plan: list[ShardChanges] = []
-    count = 0
+def _hashes(shard: ShardChanges) -> tuple[int | None, bytes | None]:
+    """Return how many members a shard will have, and what is kept of their hashes."""
+    return (None, None) if shard.digest is None else (shard.digest.members, shard.digest.hash + shard.reading)
+
+
+def next_staged(connection: Connection, run_id: int, *, at_most: int) -> tuple[int, int] | None:
+    """Return the next shards of a run's plan with about `at_most` changes, first and last; None when all is done."""
     shards = connection.execute(
-        sa.text("SELECT shard, members, digest FROM staged_shards WHERE run_id = :r ORDER BY shard"), {"r": run_id}
-    ).all()
-    for shard, members, digest in shards:
-        rows = connection.execute(
-            sa.text(
-                "SELECT kind, profile_key, identifiers, value FROM staged"
-                " WHERE run_id = :r AND shard = :s ORDER BY profile_key"
-            ),
-            {"r": run_id, "s": shard},
-        )
-        found = [Change(ChangeKind(kind), *rest) for kind, *rest in rows]
-        plan.append(ShardChanges(shard, found, None if digest is None else Digest(members, bytes(digest))))
-        count += len(found)
-        if count >= at_most:
+        sa.text(
+            "SELECT p.shard, (SELECT count(*) FROM staged s WHERE s.run_id = p.run_id AND s.shard = p.shard)"
+            " FROM staged_shards p WHERE p.run_id = :r ORDER BY p.shard"
+        ),
+        {"r": run_id},
+    )
+    first, last, changes = None, 0, 0
+    for shard, count in shards:
+        first, last = shard if first is None else first, shard
+        changes += count
+        if changes >= at_most:
             break
-    return plan
+    return None if first is None else (first, last)
 
 
-def unstage(connection: Connection, run_id: int, shards: Iterable[int] | None = None) -> None:
+def unstage(connection: Connection, run_id: int, *, low: int = 0, high: int = SHARDS - 1) -> None:
     """Drop a run's plan, or some shards of it."""
-    where = "run_id = :r" if shards is None else f"run_id = :r AND shard IN ({', '.join(map(str, shards))})"
     for table in ("staged", "staged_shards"):
-        connection.execute(sa.text(f"DELETE FROM {table} WHERE {where}"), {"r": run_id})
+        connection.execute(
+            sa.text(f"DELETE FROM {table} WHERE run_id = :r AND shard BETWEEN :low AND :high"),
+            {"r": run_id, "low": low, "high": high},
+        )
 
 
 def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges]) -> None:
-    """Make the changes of some shards true: memberships, history, outbox, digests and count, all in one.
+    """Make the changes of some shards true: memberships, history, outbox, digests and count, all in one."""
+    entering = [shard for shard in compared if shard.newcomers and not shard.changes]
+    if entering:
+        _enter(connection, run, entering)
+    others = [shard for shard in compared if shard.changes or not shard.newcomers]
+    if others:
+        low, high = min(shard.shard for shard in others), max(shard.shard for shard in others)
+        stage(connection, run.id, others)
+        apply_staged(connection, run, low=low, high=high)
 
-    Without `send_updates` Schematic is told of no updates: neither of new identifiers, nor of new values of those who
-    have one.
-    """
-    kinds = Counter(change.kind for _, change in _flat(compared))
-    bulk.insert(
-        connection,
-        tables.memberships,
+
+def apply_staged(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
+    """Make what is staged for some shards true, as `apply` does, and drop it from the plan: no row comes here."""
+    place = {"a": run.audience_id, "r": run.id, "g": run.generation, "low": low, "high": high}
+    staged = "FROM staged WHERE run_id = :r AND shard BETWEEN :low AND :high"
+    gone = f"SELECT :a, shard, profile_key {staged} AND kind = '{ChangeKind.EXITED}'"
+    counted = connection.execute(sa.text(f"SELECT kind, count(*) {staged} GROUP BY kind"), place)
+    kinds: dict[str, int] = dict(counted.all())
+    statements = (
         (
-            (run.audience_id, shard, change.profile_key, change.identifiers, change.value, run.id, run.generation)
-            for shard, change in _flat(compared)
-            if change.kind is not ChangeKind.EXITED
+            "INSERT INTO memberships"
+            " (audience_id, shard, profile_key, identifiers, value, entered_run_id, generation)"
+            f" SELECT :a, shard, profile_key, identifiers, value, :r, :g {staged} AND kind <> '{ChangeKind.EXITED}'"
+            " ORDER BY shard, profile_key ON CONFLICT (audience_id, shard, profile_key) DO UPDATE SET"
+            " identifiers = excluded.identifiers, value = excluded.value, generation = excluded.generation"
         ),
-        on_conflict="ON CONFLICT (audience_id, shard, profile_key) DO UPDATE SET"
-        " identifiers = excluded.identifiers, value = excluded.value, generation = excluded.generation",
-    )
-    bulk.delete(
-        connection,
-        tables.memberships,
-        ("audience_id", "shard", "profile_key"),
+        f"DELETE FROM memberships WHERE (audience_id, shard, profile_key) IN ({gone})",
         (
-            (run.audience_id, shard, change.profile_key)
-            for shard, change in _flat(compared)
-            if change.kind is ChangeKind.EXITED
+            "INSERT INTO changes (run_id, shard, profile_key, kind, identifiers, value)"
+            f" SELECT run_id, shard, profile_key, kind, identifiers, value {staged} ORDER BY shard, profile_key"
+        ),
+        (
+            "INSERT INTO shards (audience_id, shard, members, digest)"
+            " SELECT :a, shard, members, digest FROM staged_shards"
+            " WHERE run_id = :r AND shard BETWEEN :low AND :high AND digest IS NOT NULL"
+            " ON CONFLICT (audience_id, shard) DO UPDATE SET members = excluded.members, digest = excluded.digest"
+        ),
+        (
+            "DELETE FROM shards WHERE audience_id = :a AND shard IN (SELECT shard FROM staged_shards"
+            " WHERE run_id = :r AND shard BETWEEN :low AND :high AND digest IS NULL)"
         ),
     )
-    bulk.insert(connection, tables.changes, _rows(run.id, _flat(compared)))
-    silent = None if run.send_updates else ChangeKind.UPDATED
-    outbox.enqueue(connection, run, (pair for pair in _flat(compared) if pair[1].kind is not silent))
-    bulk.upsert(connection, tables.shards, ((run.audience_id, s.shard, *s.digest) for s in compared if s.digest))
-    forget_digests(connection, run.audience_id, [s.shard for s in compared if s.digest is None])
-    audiences.add_members(connection, run.audience_id, kinds[ChangeKind.ENTERED] - kinds[ChangeKind.EXITED])
+    for statement in statements:
+        connection.execute(sa.text(statement), place)
+    outbox.enqueue(connection, run, low=low, high=high)
+    audiences.add_members(connection, run.audience_id, kinds.get("entered", 0) - kinds.get("exited", 0))
+    unstage(connection, run.id, low=low, high=high)
 
 
-def _flat(compared: Iterable[ShardChanges]) -> Iterator[tuple[int, Change]]:
-    """Go through the changes of shards, each with its shard."""
-    return ((shard.shard, change) for shard in compared for change in shard.changes)
-
-
-def _rows(run_id: int, changes: Iterable[tuple[int, Change]]) -> Iterator[tuple[object, ...]]:
-    """Return changes as rows of `staged` or `changes`, which have the same columns."""
-    return ((run_id, s, c.profile_key, c.kind.value, c.identifiers, c.value) for s, c in changes)
+def _enter(connection: Connection, run: RunRow, entering: Sequence[ShardChanges]) -> None:
+    """Make everybody of some shards a member where nobody was, which is most of what a first sync does."""
+    for shard in entering:
+        constants = (run.audience_id, shard.shard, run.id, run.generation)
+        bulk.insert_members(connection, shard.newcomers, constants=constants)
+    low, high = min(shard.shard for shard in entering), max(shard.shard for shard in entering)
+    connection.execute(
+        sa.text(
+            "INSERT INTO changes (run_id, shard, profile_key, kind, identifiers, value)"
+            f" SELECT entered_run_id, shard, profile_key, '{ChangeKind.ENTERED}', identifiers, value FROM memberships"
+            " WHERE audience_id = :a AND shard BETWEEN :low AND :high AND entered_run_id = :r AND generation = :g"
+            " ORDER BY shard, profile_key"
+        ),
+        {"a": run.audience_id, "r": run.id, "g": run.generation, "low": low, "high": high},
+    )
+    outbox.enqueue_members(connection, run, low=low, high=high)
+    bulk.upsert(connection, tables.shards, ((run.audience_id, s.shard, *_hashes(s)) for s in entering if s.digest))
+    forget_digests(connection, run.audience_id, [s.shard for s in entering if s.digest is None])
+    audiences.add_members(connection, run.audience_id, sum(len(shard.newcomers) for shard in entering))
 
 
 def members_of(connection: Connection, audience_id: int, *, at_most: int) -> list[tuple[int, Member]]:

@@ -14,15 +14,18 @@ from sqlalchemy.engine import Connection
 
 from audience_sync import tables
 from audience_sync.core.destination.parcels import Rejected
-from audience_sync.core.events import Carried, Event, OpenChange, Value
-from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, Change, delivered_value
-from audience_sync.store import audiences, bulk, runs
+from audience_sync.core.events import Carried, Event, OpenChange, Value, alike
+from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation
+from audience_sync.store import audiences, bulk, jsonrows, runs
 from audience_sync.store.runs import RunRow
 
+MANY = 5  # rows of one value in a batch are looked for together
+
 _COLUMNS = (
-    "o.shard, o.profile_key, o.audience_id, a.key, o.value, o.identifiers, o.generation, o.run_id, o.kind,"
-    " a.computation"
+    "o.shard, o.profile_key, o.audience_id, a.key AS trait, o.value, o.generation, o.run_id, a.computation,"
+    " o.identifiers, o.kind"
 )
+_INTO = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id, kind)"
 _REPLACE = (
     "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET value = excluded.value,"
     " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id,"
@@ -33,32 +36,46 @@ _REPLACE = (
 )
 
 
-def enqueue(connection: Connection, run: RunRow, changes: Iterable[tuple[int, Change]]) -> None:
-    """Put the values of changes into the outbox, in the place of older ones."""
-    rows = (
-        (
-            shard,
-            change.profile_key,
-            run.audience_id,
-            delivered_value(change),
-            change.identifiers,
-            run.generation,
-            run.id,
-            None,
-            change.kind.value,
-        )
-        for shard, change in changes
+def enqueue(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
+    """Put what a run's plan changes in some shards into the outbox, in the place of older values.
+
+    Without `send_updates` Schematic is told of no updates: neither of new identifiers, nor of new values of those who
+    have one.
+    """
+    silent = "" if run.send_updates else f" AND kind <> '{ChangeKind.UPDATED}'"
+    exits = " ".join(
+        f"WHEN kind = '{ChangeKind.EXITED}' AND value IS {state} THEN '{EXIT_VALUES[computation]}'"
+        for state, computation in (("NULL", Computation.AUDIENCE), ("NOT NULL", Computation.TRAIT))
     )
-    bulk.insert(connection, tables.outbox, rows, on_conflict=_REPLACE)
+    connection.execute(
+        sa.text(
+            f"{_INTO} SELECT shard, profile_key, :a, CASE {exits} ELSE COALESCE(value, '{MEMBER_VALUE}') END,"
+            f" identifiers, :g, :r, kind FROM staged WHERE run_id = :r AND shard BETWEEN :low AND :high{silent}"
+            f" ORDER BY shard, profile_key {_REPLACE}"
+        ),
+        {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high},
+    )
+
+
+def enqueue_members(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
+    """Put those who entered some shards with a run into the outbox, in the place of older values."""
+    connection.execute(
+        sa.text(
+            f"{_INTO} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers,"
+            f" generation, entered_run_id, '{ChangeKind.ENTERED}' FROM memberships WHERE audience_id = :a"
+            " AND shard BETWEEN :low AND :high AND entered_run_id = :r AND generation = :g"
+            f" ORDER BY shard, profile_key {_REPLACE}"
+        ),
+        {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high},
+    )
 
 
 def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     """Put every current value of some shards into the outbox, and the exits still remembered; return how many."""
     parameters = {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high}
-    into = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id, kind)"
     members = connection.execute(
         sa.text(
-            f"{into} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers, :g, :r,"
+            f"{_INTO} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers, :g, :r,"
             " 'resent'"
             f" FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high"
             f" ORDER BY shard, profile_key {_REPLACE}"
@@ -67,8 +84,8 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     )
     exits = connection.execute(
         sa.text(
-            f"{into} SELECT c.shard, c.profile_key, r.audience_id, {audiences.exit_value(':a')}, c.identifiers, :g, :r,"
-            " 'resent'"
+            f"{_INTO} SELECT c.shard, c.profile_key, r.audience_id, {audiences.exit_value(':a')}, c.identifiers,"
+            " :g, :r, 'resent'"
             " FROM runs r JOIN changes c ON c.run_id = r.id"
             " WHERE r.audience_id = :a AND r.exited > 0 AND c.shard BETWEEN :low AND :high AND c.kind = 'exited'"
             " AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.audience_id = r.audience_id"
@@ -90,17 +107,23 @@ def page(
     Profiles come whole, about `limit` rows in all. Dead rows, those of paused audiences and of profiles that are
     `held_back` are left out.
     """
-    rows = connection.execute(
-        sa.text(
-            f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
-            " WHERE (o.shard, o.profile_key) > (:shard, :key) AND o.shard <= :high"
-            " AND o.dead_reason IS NULL AND a.state <> 'paused'"
-            f" AND o.profile_key NOT IN ({bulk.each(connection, 'held')})"
-            " ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :limit"
-        ),
-        {"shard": after[0], "key": after[1], "high": high, "limit": limit, "held": bulk.texts(connection, held_back)},
+    held = f" AND o.profile_key NOT IN ({bulk.each(connection, 'held')})" if held_back else ""
+    rows = jsonrows.fetch(
+        connection,
+        f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
+        " WHERE (o.shard, o.profile_key) > (:shard, :key) AND o.shard <= :high"
+        f" AND o.dead_reason IS NULL AND a.state <> 'paused'{held}"
+        " ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :limit",
+        columns=", ".join(OpenChange._fields),
+        parameters={
+            "shard": after[0],
+            "key": after[1],
+            "high": high,
+            "limit": limit,
+            **({"held": bulk.texts(connection, held_back)} if held_back else {}),
+        },
     )
-    found = [OpenChange(*row) for row in rows]
+    found = [OpenChange._make(row) for row in rows]
     if len(found) < limit:
         return found, False
     last = found[-1].profile_key  # its rows may go on beyond the page
@@ -120,19 +143,61 @@ def of_profile(connection: Connection, *, shard: int, profile_key: str) -> list[
     return [OpenChange(*row) for row in rows]
 
 
-def settle(connection: Connection, events: Sequence[Event], *, unsettled: Set[Value] = frozenset()) -> None:
+def settle(connection: Connection, batches: Iterable[Sequence[Event]], *, unsettled: Set[Value] = frozenset()) -> None:
     """Close the rows that still have the generation that was accepted.
 
     A row stays while `unsettled` events carry it too (see `attempts.carried_by_others`), and if it is dead.
     """
-    done = {
-        (event.shard, event.profile_key, carried.audience_id, carried.generation): carried.run_id
-        for event in events
-        for carried in event.carried
-        if not carried.shared or not _is_held(connection, event, carried, unsettled)
-    }
-    _close(connection, list(done))
-    runs.add_sent(connection, Counter(done.values()))
+    sent: Counter[int] = Counter()
+    apart: dict[tuple[int, str, int, int], int] = {}  # rows that are closed one by one, and their runs
+    for batch in batches:
+        alone: dict[tuple[int, int, int], list[Event]] = {}
+        for first, group in alike(batch):
+            for carried in first.carried:
+                value = carried.audience_id, carried.generation
+                if carried.shared:
+                    free = [event for event in group if not _is_held(connection, event, carried, unsettled)]
+                    apart |= {(event.shard, event.profile_key, *value): carried.run_id for event in free}
+                else:
+                    alone.setdefault((*value, carried.run_id), []).extend(group)
+        for (audience_id, generation, run_id), events in alone.items():
+            if len(events) >= MANY and _close_neighbours(connection, events, audience_id, generation):
+                sent[run_id] += len(events)
+            else:
+                apart |= {(event.shard, event.profile_key, audience_id, generation): run_id for event in events}
+    _close(connection, list(apart))
+    runs.add_sent(connection, sent + Counter(apart.values()))
+
+
+def _close_neighbours(connection: Connection, events: Sequence[Event], audience_id: int, generation: int) -> bool:
+    """Close the rows of events from the first to the last at once; False, and nothing closed, if others are there."""
+    which = (
+        "(shard, profile_key) >= (:low, :first) AND (shard, profile_key) <= (:high, :last)"
+        " AND audience_id = :a AND generation = :g AND dead_reason IS NULL"
+    )
+    if connection.dialect.name == "sqlite":
+        keys = (
+            "SELECT group_concat(profile_key, char(10))"
+            f" FROM (SELECT profile_key FROM outbox WHERE {which} ORDER BY shard, profile_key)"
+        )
+    else:
+        keys = (
+            "SELECT string_agg(profile_key, chr(10) ORDER BY shard, profile_key)"
+            f" FROM (SELECT shard, profile_key FROM outbox WHERE {which} ORDER BY shard, profile_key FOR UPDATE) AS o"
+        )
+    closed = connection.execute(
+        sa.text(f"DELETE FROM outbox WHERE {which} AND ({keys}) = :keys"),
+        {
+            "low": events[0].shard,
+            "first": events[0].profile_key,
+            "high": events[-1].shard,
+            "last": events[-1].profile_key,
+            "a": audience_id,
+            "g": generation,
+            "keys": "\n".join([event.profile_key for event in events]),
+        },
+    )
+    return closed.rowcount == len(events)
 
 
 def _is_held(connection: Connection, event: Event, carried: Carried, unsettled: Set[Value]) -> bool:

@@ -4,40 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
-from audience_sync.core.events import Event, Value, traits
-from audience_sync.store import attempts, bulk, events, outbox
+from audience_sync.core.events import Event, Value, alike, traits
+from audience_sync.store import attempts, events, jsonrows, outbox
+
+_NAMED = Event._fields.index("body")  # the fields before it are the primary key of `deliveries`
 
 
 def settle(
     connection: Connection,
-    accepted: Sequence[Event],
+    batches: Sequence[Sequence[Event]],
     *,
     now_ms: int,
     status: int,
     unsettled: Set[Value] = frozenset(),
 ) -> None:
-    """Record events that Schematic accepted, and close the rows they were made of; see both tables' `settle`."""
-    outbox.settle(connection, accepted, unsettled=unsettled)
-    events.settle(connection, accepted, unsettled=unsettled)
-    rows = (
-        (
-            e.shard,
-            e.profile_key,
-            e.idempotency_key,
-            traits(e.carried),
-            f"[{', '.join(map(str, sorted({c.run_id for c in e.carried})))}]",
-            now_ms,
-            status,
-            ", ".join(e.mappings),
-            e.origin and e.origin.message_id,
-        )
-        for e in accepted
-    )
-    bulk.insert(
-        connection, tables.deliveries, rows, on_conflict="ON CONFLICT (shard, profile_key, idempotency_key) DO NOTHING"
+    """Record batches that Schematic accepted, and close the rows they were made of; see both tables' `settle`."""
+    outbox.settle(connection, batches, unsettled=unsettled)
+    events.settle(connection, [event for batch in batches for event in batch if event.origin], unsettled=unsettled)
+    rows = []
+    for batch in batches:
+        for first, group in alike(batch):
+            run_ids = sorted({carried.run_id for carried in first.carried})
+            what = (
+                traits(first.carried),
+                f"[{', '.join(map(str, run_ids))}]",
+                ", ".join(first.mappings),
+                first.origin and first.origin.message_id,
+            )
+            rows += [event[:_NAMED] + what for event in group]
+    table, c = tables.deliveries, tables.deliveries.columns
+    given = (*table.primary_key.columns, c.traits, c.run_ids, c.mapping, c.message_id)
+    names = ", ".join(column.name for column in given)
+    connection.execute(
+        sa.text(
+            f"INSERT INTO deliveries ({names}, accepted_at, status)"
+            f" SELECT {names}, :now, :status FROM ({jsonrows.table(connection, 'rows', given)}) AS accepted"
+            " WHERE true ON CONFLICT (shard, profile_key, idempotency_key) DO NOTHING"
+        ),
+        {"rows": jsonrows.given(rows), "now": now_ms, "status": status},
     )
 
 

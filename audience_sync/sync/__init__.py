@@ -6,6 +6,6 @@ from audience_sync.sync.approving import approve
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.planning import Plan, plan
 from audience_sync.sync.retracting import retract
-from audience_sync.sync.running import recover, sync
+from audience_sync.sync.running import recover, sync, sync_under, taking
 
-__all__ = ["Job", "Plan", "RunReport", "approve", "plan", "recover", "retract", "sync"]
+__all__ = ["Job", "Plan", "RunReport", "approve", "plan", "recover", "retract", "sync", "sync_under", "taking"]

@@ -17,7 +17,7 @@ from audience_sync.store.memberships import ShardChanges
 from audience_sync.store.runs import RunRow
 from audience_sync.sync.finishing import CHANGES_A_COMMIT, apply_plan, supersede
 from audience_sync.sync.job import Job
-from audience_sync.sync.reading import Rejections, compare
+from audience_sync.sync.reading import Rejections, Trusted, compare, trusted
 from audience_sync.sync.spool import Spool
 
 Put: TypeAlias = Callable[[Connection, RunRow, list[ShardChanges]], None]
@@ -68,13 +68,13 @@ class Comparison:
     def _chunks(self, spool: Spool) -> Iterator[list[ShardChanges]]:
         """Compare all shards; yield those that differ from what is known, in groups of about one commit."""
         with self.workspace.database.read() as connection:
-            known = memberships.digests(connection, self.run.audience_id)
+            known = trusted(connection, self.run.audience_id)
         compared = compare(
             self.workspace.database,
             self.run.audience_id if self.run.members_before else None,  # nothing to read where nobody is
             spool,
             rejections=self.rejections,
-            trusted={} if self.run.kind is RunKind.RESYNC else known,
+            trusted=Trusted() if self.run.kind is RunKind.RESYNC else known,
             on_missing=self.job.audience.on_missing,
             only=self.job.only,
         )
@@ -83,9 +83,9 @@ class Comparison:
         for shard, counts in _limited(compared, self.job.limit):
             self.job.on_shard(shard.shard)
             self.counts += counts
-            if shard.changes or known.get(shard.shard) != shard.digest:
+            if shard.size or shard.digest != known.digests.get(shard.shard) or _is_news(shard, known):
                 waiting.append(shard)
-                changes += len(shard.changes)
+                changes += shard.size
             if changes >= CHANGES_A_COMMIT:
                 yield waiting
                 waiting, changes = [], 0
@@ -102,6 +102,11 @@ class Comparison:
         samples.clear()
 
 
+def _is_news(shard: ShardChanges, known: Trusted) -> bool:
+    """Return whether the members of a shard came in another order than before."""
+    return shard.reading != known.readings.get(shard.shard, b"")
+
+
 def _limited(
     compared: Iterator[tuple[ShardChanges, Counts]], limit: int | None
 ) -> Iterator[tuple[ShardChanges, Counts]]:
@@ -110,11 +115,11 @@ def _limited(
         if limit is None:
             yield shard, counts
             continue
-        kept = shard.changes[:limit]
-        limit -= len(kept)
-        if len(kept) == len(shard.changes):
+        if shard.size <= limit:
+            limit -= shard.size
             yield shard, counts
         else:
+            kept, limit = shard.every()[:limit], 0
             kinds = Counter(change.kind for change in kept)
             cut = Counts(
                 entered=kinds[ChangeKind.ENTERED],

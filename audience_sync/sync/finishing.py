@@ -89,11 +89,10 @@ def apply_plan(
         check_stop()
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            chunk = memberships.staged(connection, run.id, at_most=CHANGES_A_COMMIT)
-            if not chunk:
+            shards = memberships.next_staged(connection, run.id, at_most=CHANGES_A_COMMIT)
+            if shards is None:
                 break
-            memberships.apply(connection, run, chunk)
-            memberships.unstage(connection, run.id, [shard.shard for shard in chunk])
+            memberships.apply_staged(connection, run, low=shards[0], high=shards[1])
         seams.reach("apply.committed")
     if run.kind is RunKind.RESYNC:
         _resend(workspace, lease, run)

@@ -13,7 +13,7 @@ from audience_sync.store import audiences, binding, memberships
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.memberships import ShardChanges
 from audience_sync.sync.job import Job
-from audience_sync.sync.reading import Rejections, compare, open_spool, read
+from audience_sync.sync.reading import Rejections, Trusted, compare, open_spool, read, trusted
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
         if audience is not None:
             audiences.require_computation(audience, job.audience.computation)
             audiences.require_not_retired(audience)
-        known = memberships.digests(connection, audience.id) if audience else {}
+        known = trusted(connection, audience.id) if audience else Trusted()
     as_of = job.as_of or workspace.seams.clock().astimezone(UTC)
     rejections = Rejections()
     new_users = 0
@@ -67,14 +67,14 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
             job.on_shard(shard.shard)
             counts += found
             new_users += _new_users(workspace, shard, audience_id)
-            for change in shard.changes:
+            for change in shard.every():
                 on_change(change)
     return _plan(job, audience, as_of=as_of, counts=counts, new_users=new_users, rejections=rejections)
 
 
 def _new_users(workspace: Workspace, shard: ShardChanges, audience_id: int | None) -> int:
     """Return how many enter in a shard who are in no other audience."""
-    entered = {change.profile_key for change in shard.changes if change.kind is ChangeKind.ENTERED}
+    entered = {change.profile_key for change in shard.every() if change.kind is ChangeKind.ENTERED}
     if not entered:
         return 0
     with workspace.database.read() as connection:

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy.engine import Connection
 
 from audience_sync.computing import Definition, open_definition
 from audience_sync.config import Audience, Settings
-from audience_sync.core.diff import diff, staying
+from audience_sync.core.diff import Difference, diff, difference, staying
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, OnMissing
 from audience_sync.core.rows import (
     Reason,
     Rejection,
     ValueColumn,
     canonical,
-    distinct,
     key_columns,
     shard_rows,
     value_position,
+    wrapping,
 )
 from audience_sync.core.shards import SHARDS, Digest, digest, from_line, shard_of
 from audience_sync.core.values import value_reader
 from audience_sync.db import Database
 from audience_sync.store import memberships
 from audience_sync.store.memberships import ShardChanges
-from audience_sync.sync.spool import IN_MEMORY, VALUES_IN_MEMORY, Spool
+from audience_sync.sync.collecting import seldom_collected
+from audience_sync.sync.spool import IN_MEMORY, VALUES_IN_MEMORY, Reading, Spool
 
 SAMPLES = 100  # rejected rows kept for each reason and run
+LINES_AT_ONCE = 20_000  # compared in one piece, as is a shard that has more
+SORTED_IN_VAIN = 8
+"""So many shards of a run are sorted for their digest though they have changed: then most have, and comparing them with
+their members costs less than sorting them first."""
 
 
 @dataclass
@@ -72,17 +80,18 @@ def read(
         SourceError: the source cannot be read to its end, or the result has not the columns it needs.
     """
     read_rows = 0
-    with open_definition(settings, audience, as_of=as_of) as definition:
+    with open_definition(settings, audience, as_of=as_of) as definition, seldom_collected():
+        columns = key_columns(
+            definition.columns,
+            identity=settings.identity,
+            user_keys=audience.user_keys,
+            company_keys=audience.company_keys,
+        )
+        value_column = _value_column(audience, definition)
+        if value_column is None:
+            spool.wrapping = wrapping(columns)
         file = shard_rows(
-            key_columns(
-                definition.columns,
-                identity=settings.identity,
-                user_keys=audience.user_keys,
-                company_keys=audience.company_keys,
-            ),
-            lines=spool.lines,
-            reject=rejections.add,
-            value_column=_value_column(audience, definition),
+            columns, lines=spool.lines, reject=rejections.add, value_column=value_column, bare=value_column is None
         )
         for page in definition.pages():
             file(page)
@@ -100,42 +109,107 @@ def _value_column(audience: Audience, definition: Definition) -> ValueColumn | N
     return ValueColumn(value_position(definition.columns), reader)
 
 
+class Trusted(NamedTuple):
+    """What is known of the shards of an audience without looking at its members; nothing where nothing is trusted."""
+
+    digests: Mapping[int, Digest] = {}
+    readings: Mapping[int, bytes] = {}
+
+
+class _Read(NamedTuple):
+    """What was read of a shard; its lines are None where they are known to be those of its members."""
+
+    shard: int
+    reading: Reading
+    lines: list[str] | None
+
+
+def trusted(connection: Connection, audience_id: int) -> Trusted:
+    """Return what the last runs kept of an audience's shards."""
+    return Trusted(memberships.digests(connection, audience_id), memberships.readings(connection, audience_id))
+
+
 def compare(
     database: Database,
     audience_id: int | None,
     spool: Spool,
     *,
     rejections: Rejections,
-    trusted: Mapping[int, Digest],
+    trusted: Trusted,
     on_missing: OnMissing = OnMissing.NULL,
     only: str | None = None,
 ) -> Iterator[tuple[ShardChanges, Counts]]:
     """Yield, for each shard in order, its changes and its counts.
 
-    A shard whose digest is among the `trusted` ones is not looked at; with `only`, nor is any other profile. Where what
-    is missing is kept, nobody exits: the digest is of the shard with those who stay, and such a shard is always
-    compared.
+    A shard is not looked at where its rows came before in the same order; nor are its members where its lines are those
+    of a trusted digest. With `only`, no other profile is looked at. Where what is missing is kept, nobody exits: the
+    digest is of the shard with those who stay.
     """
-    for shard in range(SHARDS) if only is None else [shard_of(only)]:
-        now, left_out = distinct(spool.take(shard))
-        for line in left_out:
-            rejections.add(Rejection(Reason.DUPLICATE, from_line(line).profile_key, canonical(line.split("\t"))))
-        found = digest(now)
-        if trusted.get(shard) == found:
-            yield ShardChanges(shard, [], found), Counts(unchanged=len(now), duplicates=len(left_out))
-            continue
-        before: set[str] = set()
-        if audience_id is not None:
-            with database.read() as connection:
-                before = memberships.lines(connection, audience_id, shard)
-        changes = diff(before, now)
-        if on_missing is OnMissing.KEEP:
-            changes = [change for change in changes if change.kind is not ChangeKind.EXITED]
-            found = digest(staying(before, now))
-        if only is not None:
-            changes = [change for change in changes if change.profile_key == only]
-        counts = _counted(changes, members=len(now), duplicates=len(left_out))
-        yield ShardChanges(shard, changes, found if only is None else None), counts
+    for group in _groups(spool, trusted, range(SHARDS) if only is None else [shard_of(only)]):
+        members = _members(database, audience_id, [found.shard for found in group if found.lines is not None])
+        for read in group:
+            shard, reading, lines = read
+            if lines is None:
+                yield ShardChanges(shard, [], trusted.digests[shard], reading.hash), Counts(unchanged=reading.lines)
+                continue
+            before = members.get(shard, [])
+            found = difference(before, lines)
+            for line in found.left_out:
+                rejections.add(Rejection(Reason.DUPLICATE, from_line(line).profile_key, canonical(line.split("\t"))))
+            yield _shard_changes(read, before, found, on_missing=on_missing, only=only)
+
+
+def _groups(spool: Spool, trusted: Trusted, shards: Sequence[int]) -> Iterator[list[_Read]]:
+    """Yield what was read of shards, as many at a time as have `LINES_AT_ONCE` together."""
+    width = max(1, SHARDS * LINES_AT_ONCE // max(1, spool.size))
+    in_vain = 0
+    for start in range(0, len(shards), width):
+        group: list[_Read] = []
+        for shard in shards[start : start + width]:
+            reading, known = spool.reading(shard), trusted.digests.get(shard)
+            lines: list[str] | None = None
+            if known is None or trusted.readings.get(shard) != reading.hash:
+                lines = spool.take(shard)
+                if known is not None and in_vain < SORTED_IN_VAIN and known.members == len(lines):
+                    same = digest(lines) == known
+                    lines, in_vain = (None, in_vain) if same else (lines, in_vain + 1)
+            group.append(_Read(shard, reading, lines))
+        yield group
+
+
+def _members(database: Database, audience_id: int | None, shards: Sequence[int]) -> dict[int, list[str]]:
+    """Return the members of some shards as lines, read in one transaction."""
+    if audience_id is None or not shards:
+        return {}
+    with database.read() as connection:
+        return {shard: memberships.lines(connection, audience_id, shard) for shard in shards}
+
+
+def _shard_changes(
+    read: _Read, before: list[str], found: Difference, *, on_missing: OnMissing, only: str | None
+) -> tuple[ShardChanges, Counts]:
+    """Return the changes of a shard, and how many there are."""
+    members, duplicates = len(found.now), len(found.left_out)
+    if not before and only is None:
+        counts = Counts(entered=members, duplicates=duplicates)
+        return _with_hashes(ShardChanges(read.shard, [], digest(found.now), newcomers=found.now), read), counts
+    changes = diff(set(found.gone), set(found.new))
+    after: Iterable[str] = found.now
+    if on_missing is OnMissing.KEEP:
+        changes = [change for change in changes if change.kind is not ChangeKind.EXITED]
+        after = staying(set(before), set(found.now))
+    if only is not None:
+        changes = [change for change in changes if change.profile_key == only]
+    counts = _counted(changes, members=members, duplicates=duplicates)
+    if only is not None:
+        return ShardChanges(read.shard, changes, None), counts
+    return _with_hashes(ShardChanges(read.shard, changes, digest(after)), read), counts
+
+
+def _with_hashes(changes: ShardChanges, read: _Read) -> ShardChanges:
+    """Add the hash of the rows as they were read, if the members are exactly those rows: then it stands for them."""
+    members = None if changes.digest is None else changes.digest.members
+    return changes._replace(reading=read.reading.hash) if members == read.reading.lines else changes
 
 
 def _counted(changes: Sequence[Change], *, members: int, duplicates: int) -> Counts:

@@ -6,6 +6,8 @@ Every later run stages its whole plan, and the guard looks at it before the firs
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from audience_sync.core.guard import is_guarded
@@ -31,23 +33,42 @@ def sync(workspace: Workspace, job: Job) -> RunReport:
         SourceError: the source could not be read; nothing changed.
         LeaseLost: another process took over; what was committed stays.
     """
+    with taking(workspace, job) as (lease, audience):
+        return sync_under(workspace, lease, job, audience)
+
+
+@contextmanager
+def taking(workspace: Workspace, job: Job) -> Iterator[tuple[HeldLease, AudienceRow]]:
+    """Hold the lease of a job's audience, which is registered if it is new; the row is as the lease found it.
+
+    Raises:
+        ConfigError: the audience cannot be synced.
+        LeaseHeld: another process is syncing it.
+    """
     if job.resync and job.partial:
         raise ConfigError("a resync sends everything again: it cannot be limited", hint="leave --limit and --only out")
     with workspace.database.read() as connection:
         job.require_carried(binding.environment(connection))
     audience = _register(workspace, job)
     with holding(workspace, audience) as lease:
-        finish_dead_runs(workspace, lease, audience)
-        run = _start(workspace, lease, job, audience)
-        workspace.seams.reach("sync.started")
-        try:
-            return _execute(workspace, lease, job, run)
-        except LeaseLost:
-            raise
-        except BaseException as error:
-            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-            fail(workspace, run.id, reason=reason)
-            raise
+        with workspace.database.read() as connection:
+            audience = audiences.by_id(connection, audience.id)
+        yield lease, audience
+
+
+def sync_under(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceRow) -> RunReport:
+    """Sync an audience under a lease; see `sync`."""
+    finish_dead_runs(workspace, lease, audience)
+    run = _start(workspace, lease, job, audience)
+    workspace.seams.reach("sync.started")
+    try:
+        return _execute(workspace, lease, job, run)
+    except LeaseLost:
+        raise
+    except BaseException as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        fail(workspace, run.id, reason=reason)
+        raise
 
 
 def recover(workspace: Workspace, audience: AudienceRow) -> None:

@@ -1,55 +1,87 @@
 """The rows of a source by shard: in memory while they are few, in a temporary file when they are many.
 
-What stays in memory is bounded: at most `IN_MEMORY` lines and, for each flush, where the lines of each shard lie.
+What stays in memory is bounded: at most `IN_MEMORY` lines and, for each flush, where the lines of each shard lie. Each
+shard is hashed as it comes, so that one whose rows came before, in the same order, need not be looked at again.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from hashlib import blake2b
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
+from audience_sync.core.rows import Wrapping, wrapped
 from audience_sync.core.shards import SHARDS
 
 IN_MEMORY = 200_000  # lines; of keys of 12 characters about 15 MB
 VALUES_IN_MEMORY = 50_000  # lines with a value, which may be 1,024 characters long
 
 
+class Reading(NamedTuple):
+    """What was read of a shard: how many lines, and a 128-bit hash of them in the order in which they came."""
+
+    lines: int
+    hash: bytes
+
+
 class Spool:
-    """Lines filed by shard; `lines[shard]` is where a page of rows is added."""
+    """Lines filed by shard; `lines[shard]` is where a page of rows is added, bare where there is a `wrapping`."""
 
     def __init__(self, *, in_memory: int = IN_MEMORY) -> None:
         self.lines: list[list[str]] = [[] for _ in range(SHARDS)]
+        self.wrapping: Wrapping | None = None
+        self.size = 0  # rows
         self._in_memory = in_memory
         self._waiting = 0
         self._file = tempfile.TemporaryFile(prefix="audience-sync-")  # noqa: SIM115 - closed with the spool
         self._end = 0
         self._places: list[list[tuple[int, int]]] = [[] for _ in range(SHARDS)]
+        self._flushed = [0] * SHARDS  # lines
+        self._hashes: list[blake2b] = []
 
     def added(self, rows: int) -> None:
-        """Count the lines added since the last call; write them out when they are many."""
+        """Count the rows filed since the last call; write their lines out when they are many."""
+        self.size += rows
         self._waiting += rows
         if self._waiting >= self._in_memory:
             self._flush()
 
+    def reading(self, shard: int) -> Reading:
+        """Return what was read of a shard; the same where the same lines came in the same order."""
+        found = self._hashes[shard].copy() if self._hashes else self._new_hash()
+        lines = self.lines[shard]
+        found.update(_text(lines))
+        return Reading(self._flushed[shard] + len(lines), found.digest())
+
     def take(self, shard: int) -> list[str]:
         """Return the lines of a shard, from memory and file."""
-        found = self.lines[shard]
-        for offset, length in self._places[shard]:
-            found = found + os.pread(self._file.fileno(), length, offset).decode().split("\n")
-        return found
+        number = self._file.fileno()
+        parts = [os.pread(number, length, offset) for offset, length in self._places[shard]]
+        text = b"".join([*parts, _text(self.lines[shard])]).decode()
+        return wrapped(text[:-1], self.wrapping) if text else []
 
     def _flush(self) -> None:
+        """Write all lines in one piece: those of a shard lie together."""
+        self._hashes = self._hashes or [self._new_hash() for _ in range(SHARDS)]
+        texts = []
         for shard, lines in enumerate(self.lines):
             if lines:
-                text = "\n".join(lines).encode()
-                self._file.write(text)
+                text = _text(lines)
+                texts.append(text)
+                self._hashes[shard].update(text)
                 self._places[shard].append((self._end, len(text)))
                 self._end += len(text)
+                self._flushed[shard] += len(lines)
                 lines.clear()
+        self._file.write(b"".join(texts))
         self._file.flush()
         self._waiting = 0
+
+    def _new_hash(self) -> blake2b:
+        """Return a hash that begins with what is around each bare line: other keys of Schematic, other members."""
+        return blake2b("".join(self.wrapping or ()).encode(), digest_size=16)
 
     def __enter__(self) -> Self:
         return self
@@ -58,3 +90,8 @@ class Spool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _text(lines: list[str]) -> bytes:
+    """Return lines as bytes, each with its end."""
+    return "\n".join([*lines, ""]).encode()

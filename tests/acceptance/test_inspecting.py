@@ -86,7 +86,7 @@ class Desk:
             for profile in profiles:
                 mine = [change for change in self.open_changes() if change.profile_key == profile]
                 event = make_event(*mine, sent_at=self.clock())
-                waiting.settle(connection, [event], now_ms=self.workspace.seams.now_ms(), status=200)
+                waiting.settle(connection, [[event]], now_ms=self.workspace.seams.now_ms(), status=200)
 
     def attempt(self, *profiles: str, error: str) -> None:
         """Keep one batch of some profiles that failed once."""
@@ -228,9 +228,8 @@ def test_status_says_who_is_at_work(desk: Desk) -> None:
 
     (whole,) = desk.command("status", "--format", "json").records
 
-    assert [
-        {"work": f"sync of {AUDIENCE_KEY}", "holder": "elsewhere:1:2", "until": "2100-01-01T00:00:00.000Z"}
-    ] == whole["leases"]
+    sync = {"work": "sync", "audience": AUDIENCE_KEY, "units": None}
+    assert [{**sync, "holder": "elsewhere:1:2", "until": "2100-01-01T00:00:00.000Z"}] == whole["leases"]
 
 
 def test_no_password_is_shown(desk: Desk, tmp_path: Path) -> None:

@@ -1,8 +1,7 @@
-"""A sync and an approval killed, as by `kill -9`, at any moment: running them again ends as if nothing had happened."""
+"""A sync and an approval killed, as by `kill -9`, at one turn after the other: tried again, they end as undisturbed."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +10,6 @@ import pytest
 from tests.acceptance.running import KILLED, Place, assert_settled, customers, open_place
 
 RATE = 20  # requests a second: batches are settled in several commits
-SLOW = 5  # requests a second: even the eight batches of a later sync outlast three random kills
-LONGEST = 0.4  # seconds from the start of the work to a random kill
 
 BEFORE = customers(range(2000))
 AFTER = {
@@ -53,17 +50,6 @@ def die_at(place: Place, points: list[str], *words: str) -> None:
     place.configure()
 
 
-def die_at_random(place: Place, seed: int, *words: str) -> None:
-    """Run a command again and again, killed at random moments of its work."""
-    place.configure(rate=SLOW)
-    dice = random.Random(seed)
-    for _ in range(3):
-        with place.running(*words) as running:
-            running.wait_for("membership database:")
-            assert running.kill_after(dice.uniform(0, LONGEST)) == KILLED
-    place.configure()
-
-
 SYNC_POINTS = ["sync.started", "sync.read"]
 DELIVERY_POINTS = ["deliver.marked:2", "deliver.posted:3", "deliver.settled:2"]
 
@@ -86,35 +72,11 @@ def test_a_later_sync_killed_at_every_turn(place: Place) -> None:
     assert_settled(place, AFTER, before=BEFORE)
 
 
-def test_syncs_killed_at_random(place: Place) -> None:
-    """A first and a later sync killed at random moments end as undisturbed ones."""
-    die_at_random(place, 1, "sync")
-
-    assert place.command("sync").code == 0
-    assert_settled(place, BEFORE)
-
-    place.shop.set_orders(AFTER.items())
-    die_at_random(place, 2, "sync")
-
-    assert place.command("sync").code == 0
-    assert_settled(place, AFTER, before=BEFORE)
-
-
 def test_an_approval_killed_at_every_turn(place: Place) -> None:
     """An approval killed at each of its turns is finished by approving again, from its plan and nothing else."""
     synced(place)
     run = blocked(place)
     die_at(place, ["approve.decided", "apply.committed", *DELIVERY_POINTS], "approve", run)
-
-    assert place.command("approve", run).code == 0
-    assert_settled(place, HALF, before=BEFORE)
-
-
-def test_an_approval_killed_at_random(place: Place) -> None:
-    """An approval killed at random moments is finished by approving again."""
-    synced(place)
-    run = blocked(place)
-    die_at_random(place, 3, "approve", run)
 
     assert place.command("approve", run).code == 0
     assert_settled(place, HALF, before=BEFORE)

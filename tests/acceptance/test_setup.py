@@ -20,7 +20,8 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync import db, migrating, tables
-from audience_sync.checking.file import example, holds_secret
+from audience_sync.checking.file import example
+from audience_sync.checking.permissions import holds_secret
 from audience_sync.cli import main, setup
 from audience_sync.cli.unit import Unit, quoted
 from audience_sync.config import Settings, load

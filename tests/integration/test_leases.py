@@ -15,15 +15,18 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import holders
+from audience_sync import db, holders
 from audience_sync.db import Database
 from audience_sync.errors import LeaseLost
 from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
-from audience_sync.store import leases
+from audience_sync.store import leases, seeking
 from audience_sync.store.leases import AUDIENCE, SHARDS, Lease
 from tests.factories import FrozenClock
 from tests.waiting import somebody_waits, wait_until
+
+ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+"""For what several hosts have in common: on SQLite there is one."""
 
 NOW = 1_000_000  # milliseconds
 SECOND = 1000
@@ -133,6 +136,8 @@ def test_the_lease_of_a_dead_holder_is_free(database: Database) -> None:
     assert is_held(database, living)
     with database.read() as connection:
         assert leases.holders(connection, SHARDS) == {"living", "me"}
+        assert leases.owners(connection, SHARDS, now_ms=NOW) == {1: "me", 2: "living"}
+        assert leases.owners(connection, SHARDS, now_ms=NOW + TEN) == {}
 
 
 def test_a_lease_that_ran_out_may_be_used_while_nobody_took_it(database: Database) -> None:
@@ -143,6 +148,26 @@ def test_a_lease_that_ran_out_may_be_used_while_nobody_took_it(database: Databas
     assert is_held(database, mine)
     assert renew(database, mine, expires_at=NOW + 20 * SECOND)
     assert take(database, 1, holder="you", now_ms=NOW + 19 * SECOND) is None
+
+
+def test_only_what_is_chosen_is_taken(database: Database) -> None:
+    """Who takes its part of what is free leaves the rest to others, and may take nothing at all."""
+    taken(database, 1, holder="you")
+    with database.write() as connection:
+        mine = leases.acquire(
+            connection,
+            SHARDS,
+            range(1, 6),
+            holder="me",
+            now_ms=NOW,
+            expires_at=NOW + TEN,
+            dead=set(),
+            choose=lambda free: free - {2, 3},
+        )
+
+    assert mine is not None
+    assert mine.numbers == (4, 5)
+    assert taken(database, *range(1, 6), holder="third").numbers == (2, 3)
 
 
 def test_terms_always_rise(database: Database) -> None:
@@ -302,3 +327,65 @@ def test_a_lost_lease_is_not_renewed(database: Database) -> None:
             with pytest.raises(LeaseLost), database.write() as connection:
                 held.assert_held(connection)
         assert [entry[2] for entry in in_force(database, 0)] == ["you"]
+
+
+@ON_POSTGRES
+def test_hosts_whose_clocks_differ_agree(database: Database) -> None:
+    """Leases go by the clock of the database: a host that is an hour ahead takes nothing from one that lives."""
+    clock = FrozenClock()
+    clock.now += timedelta(days=400)
+    with closing(holders.enter(database)) as one, closing(holders.enter(database)) as two:
+        held = Workspace(database=database, holder=one, seams=Seams()).hold(AUDIENCE, [1], seconds=60)
+        assert held is not None
+        with held:
+            ahead = Workspace(database=database, holder=two, seams=Seams(clock=clock))
+
+            assert ahead.hold(AUDIENCE, [1], seconds=60) is None
+
+
+@ON_POSTGRES
+def test_a_process_frozen_in_a_commit_is_not_waited_for(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres ends a transaction in which nothing happens: what it had locked is free, and it commits nothing."""
+    monkeypatch.setattr(db, "FROZEN", 0.5)
+    mine = taken(database, 1, holder="me")
+    later: list[Lease] = []
+
+    def freeze() -> None:
+        with database.write() as connection:
+            leases.assert_held(connection, mine)
+            later.append(taken(database, 1, holder="you", now_ms=NOW + 60 * SECOND))
+
+    with pytest.raises(sa.exc.OperationalError):  # as when the database is away: that is tried again
+        freeze()
+    assert is_held(database, *later)
+
+
+def test_what_the_dead_held_is_cleared_away(database: Database, database_url: str) -> None:
+    """A killed process is not shown at work any more, once somebody has looked."""
+    with closing(holders.enter(database)) as holder:
+        workspace = Workspace(database=database, holder=holder, seams=Seams())
+        with another_process(database_url) as process:
+            workspace.bury()
+            assert len(in_force(database, 0)) == 1
+            process.kill()
+            process.wait(10)
+
+            def is_cleared() -> bool:  # Postgres needs a moment to see that the connection is gone
+                workspace.bury()
+                return in_force(database, 0) == []
+
+            wait_until(is_cleared)
+
+
+def test_who_seeks_shards_is_forgotten(database: Database) -> None:
+    """A process that wants shards says so for a while, again and again, until it has some or is gone."""
+    with database.write() as connection:
+        seeking.seek(connection, "me", now_ms=NOW, expires_at=NOW + SECOND)
+        seeking.seek(connection, "you", now_ms=NOW, expires_at=NOW + SECOND)
+        seeking.seek(connection, "me", now_ms=NOW, expires_at=NOW + TEN)
+
+        assert seeking.seekers(connection, now_ms=NOW) == {"me": NOW + TEN, "you": NOW + SECOND}
+        assert seeking.seekers(connection, now_ms=NOW + SECOND) == {"me": NOW + TEN}
+        seeking.seek(connection, "third", now_ms=NOW + SECOND, expires_at=NOW + TEN)
+        seeking.stop_seeking(connection, "me")
+        assert connection.execute(sa.text("SELECT holder FROM seekers")).scalars().all() == ["third"]

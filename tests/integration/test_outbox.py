@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import tables
 from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.model import Change, ChangeKind
-from audience_sync.core.shards import shard_of
+from audience_sync.core.shards import SHARDS, shard_of
 from audience_sync.db import Database
 from audience_sync.store import attempts, audiences, memberships, outbox, runs, waiting
 from audience_sync.store.memberships import ShardChanges
@@ -22,7 +22,9 @@ EVERYTHING = {"high": 1023, "after": (-1, ""), "limit": 1000}
 
 def enqueue(connection: Connection, run: RunRow, *changes: Change) -> None:
     """Put changes into the outbox, each in its shard."""
-    outbox.enqueue(connection, run, [(shard_of(change.profile_key), change) for change in changes])
+    memberships.stage(connection, run.id, [ShardChanges(shard_of(c.profile_key), [c], None) for c in changes])
+    outbox.enqueue(connection, run, low=0, high=SHARDS - 1)
+    memberships.unstage(connection, run.id)
 
 
 def apply(connection: Connection, run: RunRow, *changes: Change) -> None:
@@ -100,7 +102,7 @@ def test_settling_closes_what_was_sent(database: Database) -> None:
         enqueue(connection, gold, make_change("u1"), make_change("u2"))
         enqueue(connection, ant, make_change("u1", ChangeKind.EXITED))
         event = event_of(connection, "u1")
-        waiting.settle(connection, [event], now_ms=NOW, status=202)
+        waiting.settle(connection, [[event]], now_ms=NOW, status=202)
 
         assert [row.profile_key for row in opened(connection)] == ["u2"]
         assert [tuple(row) for row in connection.execute(sa.select(tables.deliveries))] == [
@@ -126,7 +128,7 @@ def test_settling_leaves_newer_values_open(database: Database) -> None:
         sent = event_of(connection, "u1")
         newer = make_run(connection)
         enqueue(connection, newer, make_change("u1", ChangeKind.EXITED))
-        waiting.settle(connection, [sent], now_ms=NOW, status=200)
+        waiting.settle(connection, [[sent]], now_ms=NOW, status=200)
 
         assert [(row.value, row.generation) for row in opened(connection)] == [("false", newer.generation)]
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
-from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
+from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.core.rows import Reason, Rejection
 from audience_sync.core.shards import digest, shard_of, to_line
 from audience_sync.db import Database
@@ -141,27 +141,66 @@ def test_memberships_are_read_as_lines(database: Database) -> None:
             change = make_change(member.profile_key)._replace(identifiers=member.identifiers, value=member.value)
             memberships.apply(connection, run, [ShardChanges(3, [change], None)])
 
-        assert memberships.lines(connection, run.audience_id, 3) == {to_line(member) for member in members}
-        assert memberships.lines(connection, run.audience_id, 4) == set()
+        assert memberships.lines(connection, run.audience_id, 3) == sorted(to_line(member) for member in members)
+        assert memberships.lines(connection, run.audience_id, 4) == []
 
 
-def test_a_plan_is_staged_and_read_back_in_parts(database: Database) -> None:
-    """A plan comes back shard by shard as it was staged, in pieces of about a commit."""
-    first = ShardChanges(1, [make_change("a"), make_change("b", ChangeKind.EXITED, company="c")], digest(["a"]))
-    second = ShardChanges(5, [make_change("c", ChangeKind.UPDATED, company="d")], None)
+def test_a_plan_is_staged_and_applied_in_parts(database: Database) -> None:
+    """A plan is applied in the order of its shards, in pieces of about a commit, and leaves as it becomes true."""
+    first = ShardChanges(1, [make_change("a"), make_change("b", company="c")], digest(["a"]), b"as it was read")
+    second = ShardChanges(5, [make_change("c", company="d")], None)
     third = ShardChanges(6, [], digest([]))
     with database.write() as connection:
-        memberships.stage(connection, 1, [second, first, third])
-        memberships.stage(connection, 2, [third])
+        run, other = make_run(connection), make_run(connection, audience="other")
+        memberships.stage(connection, run.id, [second, first, third])
+        memberships.stage(connection, other.id, [third])
 
-        assert memberships.staged(connection, 1, at_most=2) == [first]
-        assert memberships.staged(connection, 1, at_most=3) == [first, second]
-        memberships.unstage(connection, 1, [1])
-        assert memberships.staged(connection, 1, at_most=99) == [second, third]
-        memberships.unstage(connection, 1)
-        assert memberships.staged(connection, 1, at_most=99) == []
-        assert memberships.staged(connection, 2, at_most=99) == [third]
+        assert memberships.next_staged(connection, run.id, at_most=2) == (1, 1)
+        assert memberships.next_staged(connection, run.id, at_most=3) == (1, 5)
+        memberships.apply_staged(connection, run, low=1, high=1)
+        assert memberships.next_staged(connection, run.id, at_most=99) == (5, 6)
+        assert memberships.lines(connection, run.audience_id, 1) == ["a", 'b\t{"company":{"groupId":"c"}}']
+        assert memberships.digests(connection, run.audience_id) == {1: digest(["a"])}
+        assert memberships.readings(connection, run.audience_id) == {1: b"as it was read"}
+        memberships.unstage(connection, run.id)
+        assert memberships.next_staged(connection, run.id, at_most=99) is None
+        assert memberships.next_staged(connection, other.id, at_most=99) == (6, 6)
         assert table(connection, tables.staged) == []
+
+
+def test_newcomers_are_members_like_others(database: Database) -> None:
+    """Who enters a shard where nobody was is told, remembered and kept as anybody else, whatever a line holds."""
+    shards = [
+        [make_member("a"), make_member("a b", company='"c\\1"'), make_member("é🙂\\")],
+        [make_member("plain"), make_member("q\"'")],
+        [make_member("k", company="c1"), make_member("l", company="c2")],
+        [make_member("v", company="c1", value="a\tb"), make_member("w", value=[1, None])],
+    ]
+    found = []
+    for number in range(2):
+        with database.write() as connection:
+            run = make_run(connection, audience=f"audience_{number}")
+            for shard, members in enumerate(shards):
+                lines = sorted(map(to_line, members))
+                changes = [
+                    make_change(m.profile_key)._replace(identifiers=m.identifiers, value=m.value) for m in members
+                ]
+                whole = ShardChanges(shard, [], digest(lines), b"r", lines)
+                memberships.apply(
+                    connection, run, [whole if number else ShardChanges(shard, changes, digest(lines), b"r")]
+                )
+                assert memberships.lines(connection, run.audience_id, shard) == lines
+            statements = (
+                f"SELECT shard, profile_key, identifiers, value FROM memberships WHERE audience_id = {run.audience_id}",
+                f"SELECT shard, profile_key, kind, identifiers, value FROM changes WHERE run_id = {run.id}",
+                f"SELECT shard, profile_key, kind, identifiers, value FROM outbox WHERE run_id = {run.id}",
+                f"SELECT shard, members, digest FROM shards WHERE audience_id = {run.audience_id}",
+            )
+            found.append([sorted(map(repr, connection.exec_driver_sql(s).all())) for s in statements])
+            found[-1].append([repr(audiences.by_id(connection, run.audience_id).members)])
+
+    assert found[0] == found[1]
+    assert found[0][-1] == ["9"]
 
 
 def test_known_profiles_are_those_of_other_audiences(database: Database) -> None:

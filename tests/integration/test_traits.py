@@ -17,8 +17,9 @@ from audience_sync.core.rows import Reason
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.store import binding, dead, erasure, history, inspection, outbox, reports
+from audience_sync.store import binding, dead, erasure, history, inspection, memberships, outbox, reports
 from audience_sync.store.dead import Which
+from audience_sync.store.memberships import ShardChanges
 from tests.factories import AUDIENCE_KEY, VALUES_SQL, company_identifiers, make_change, make_event, make_run
 from tests.sending import Sending, open_sending
 from tests.syncing import Syncing, adds_up, people, replayed
@@ -568,7 +569,7 @@ def test_an_older_database_keeps_what_it_has(empty_url: str) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "0004")
             run = make_run(connection, audience="gold")
-            outbox.enqueue(connection, run, [(0, make_change("u2"))])
+            memberships.apply(connection, run, [ShardChanges(0, [make_change("u2")], None)])
         with database.read() as connection:
             for view in ("current_members", "sync_runs", "open_deliveries"):
                 rows = connection.exec_driver_sql(f"SELECT DISTINCT audience, computation FROM {view}").all()

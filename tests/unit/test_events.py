@@ -69,7 +69,10 @@ def test_the_key_of_an_event_is_frozen() -> None:
 @given(st.lists(st.tuples(ODD, IDENTIFIERS), min_size=1, max_size=3, unique_by=lambda pair: pair[0]), ODD, ODD)
 def test_odd_text_survives(people: list[tuple[str, str | None]], trait: str, api_key: str) -> None:
     """Quotes, backslashes and any script reach Schematic as they are, and the batch is one JSON document."""
-    events = [make_event(OpenChange(0, key, 1, trait, canonical({trait: key}), known, 5, 1)) for key, known in people]
+    events = [
+        make_event(OpenChange(0, key, 1, trait, canonical({trait: key}), 5, 1, identifiers=known))
+        for key, known in people
+    ]
 
     batch = json.loads(batch_body(events, api_key=api_key))
 

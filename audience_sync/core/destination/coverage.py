@@ -109,7 +109,7 @@ def sample(
     user = {name: f"{who} {name}" for name in user_keys if name != destination.identity}
     company = {name: f"{who} {name}" for name in company_keys}
     known = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
-    return OpenChange(0, who, 0, trait, value, canonical(known) if known else None, 0, 0)
+    return OpenChange(0, who, 0, trait, value, 0, 0, identifiers=canonical(known) if known else None)
 
 
 def looks_at_the_environment(mapping: Mapping) -> bool:

@@ -67,7 +67,7 @@ def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Ev
         if key not in forwarded.accepted:
             text = orjson.dumps({**body, "idempotency_key": key}).decode()
             names = (mapping.name,)
-            events.append(Event(forwarded.shard, forwarded.profile_key, key, text, (), names, None, origin))
+            events.append(Event(forwarded.shard, forwarded.profile_key, key, text, None, (), names, origin))
     return events
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -19,18 +19,12 @@ from audience_sync.core.destination.changes import change_event, newest
 from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Body, SegmentEvent, apply
 from audience_sync.core.destination.mappings import Mapping as DestinationMapping
-from audience_sync.core.destination.templates import AT, TRAITS, Template, make_template, mark
+from audience_sync.core.destination.stamps import Stamps
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.events import Carried, Event, OpenChange, idempotency_key
-from audience_sync.core.rows import canonical
 
 NOT_MAPPED = "no enabled mapping makes an event of it"
 NOBODY = "the track event names neither a user nor a company: user_keys and company_keys have no key with a value"
-
-_KINDS = ("user", "company")
-
-Known = Mapping[str, Mapping[str, str]]
-"""Identifiers, as in `Member`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +34,6 @@ class Destination:
     identity: str
     environment: str
     mappings: tuple[DestinationMapping, ...]
-    _templates: dict[tuple[str, ...], Template | None] = field(
-        default_factory=dict, init=False, compare=False, repr=False
-    )
 
     @cached_property
     def enabled(self) -> tuple[DestinationMapping, ...]:
@@ -58,18 +49,10 @@ class Destination:
         """Return the mappings for which changes of audiences and of computed traits are not alike."""
         return frozenset(filter(looks_at_the_computation, self.enabled))
 
-    def template(self, known: Known, computation: str = "audience") -> Template | None:
-        """Return the template for changes of one computation, of people with these identifiers, if there is one."""
-        user, company = known.get("user", {}), known.get("company", {})
-        shape = (computation, *user, "", *company)  # no key is called ""
-        if shape not in self._templates:
-            marks = iter(map(mark, range(1, len(shape) - 1)))
-            sample = canonical({kind: {name: next(marks) for name in known[kind]} for kind in _KINDS if kind in known})
-            change = OpenChange(0, mark(0), 0, "", "true", None, 0, 0, computation=computation)
-            event = {**self.event([change], sample, at=AT), "traits": TRAITS}
-            odd = any("\0" in name for name in shape)  # it might pass for a mark
-            self._templates[shape] = None if odd else make_template(self.enabled, event, keys=len(shape) - 1)
-        return self._templates[shape]
+    @cached_property
+    def stamps(self) -> Stamps:
+        """Return the quick way to the events of most changes."""
+        return Stamps(self.enabled, self.event, environment=self.environment)
 
 
 class Rejected(NamedTuple):
@@ -99,21 +82,11 @@ class _Draft:
 def make_parcel(changes: Sequence[OpenChange], destination: Destination, *, at: str) -> Parcel:
     """Return the events that tell Schematic of all open changes of a profile, at the time `at`."""
     identifiers = newest(changes).identifiers
-    known: Known = orjson.loads(identifiers) if identifiers else {}
-    template = destination.template(known, changes[0].computation)
-    if (
-        template is None
-        or not template.named_traits.isdisjoint([change.trait for change in changes])
-        or (destination.of_one_computation and _are_mixed(changes))
-    ):
+    is_mixed = len(changes) > 1 and destination.of_one_computation and _are_mixed(changes)
+    event = None if is_mixed else destination.stamps.event(changes, identifiers, at=at)
+    if event is None:
         return resolve_parcel(changes, destination.enabled, destination, identifiers=identifiers, at=at)
-    said = ",".join([f"{_text(change.trait).decode()}:{change.value}" for change in changes])
-    keys = [_text(value).decode() for kind in _KINDS if kind in known for value in known[kind].values()]
-    values = [f"{{{said}}}", f'"{at}"', _text(changes[0].profile_key).decode(), *keys]
-    mapping = template.mapping
-    key = idempotency_key(destination.environment, changes[0].profile_key, _facts(mapping, changes))
-    body = f'{template.fill(values)[:-1]},"idempotency_key":"{key}"}}'
-    return Parcel([_event(changes, key, body, (mapping.name,), identifiers)], [])
+    return Parcel([event], [])
 
 
 def resolve_parcel(
@@ -240,4 +213,4 @@ def _event(
     """Return an event that carries changes of one profile, and is not alone in carrying the `shared` ones."""
     first = changes[0]
     carried = [Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c in shared) for c in changes]
-    return Event(first.shard, first.profile_key, key, body, tuple(carried), names, identifiers)
+    return Event(first.shard, first.profile_key, key, body, identifiers, tuple(carried), names)

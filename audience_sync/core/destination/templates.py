@@ -39,14 +39,6 @@ class Template(NamedTuple):
     pieces: tuple[str, ...]
     slots: tuple[int, ...]  # places in the list of values: traits, time, user keys, company keys
 
-    def fill(self, values: Sequence[str]) -> str:
-        """Return the text of the body with these JSON texts in their places."""
-        text = [self.pieces[0]]
-        for slot, piece in zip(self.slots, self.pieces[1:], strict=True):
-            text.append(values[slot])
-            text.append(piece)
-        return "".join(text)
-
 
 def mark(number: int) -> str:
     """Return the mark of a key's value."""

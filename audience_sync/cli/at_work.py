@@ -1,0 +1,38 @@
+"""Who is at work on a membership database: who syncs which audience, who delivers how many units of shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from sqlalchemy.engine import Connection
+
+from audience_sync.store import leases, seeking
+from audience_sync.store.reports import Record, iso
+
+COLUMNS: Final = ("work", "audience", "units", "holder", "until")
+
+
+def at_work(connection: Connection, keys: Mapping[int, str], *, host_ms: int) -> list[Record]:
+    """Return who holds what, and until when unless it is prolonged; `keys` are those of the audiences, by id.
+
+    `work` is `sync` of an `audience`, `delivery` of so many `units` of shards, or `seeking`: it waits for its part.
+    """
+    now = leases.clock_ms(connection, host_ms)
+    syncs: list[Record] = []
+    units: dict[str, list[int]] = {}
+    for kind, number, holder, until in leases.held(connection, now_ms=now):
+        if kind == leases.AUDIENCE:
+            syncs.append(_record("sync", holder, until, audience=keys.get(number)))
+        else:
+            units.setdefault(holder, []).append(until)
+    seekers = seeking.seekers(connection, now_ms=now)
+    return [
+        *sorted(syncs, key=lambda record: str(record["audience"])),
+        *(_record("delivery", holder, max(ends), units=len(ends)) for holder, ends in sorted(units.items())),
+        *(_record("seeking", holder, until, units=0) for holder, until in sorted(seekers.items())),
+    ]
+
+
+def _record(work: str, holder: str, until: int, *, audience: str | None = None, units: int | None = None) -> Record:
+    return {"work": work, "audience": audience, "units": units, "holder": holder, "until": iso(until)}

@@ -1,0 +1,135 @@
+"""Events of changes that differ in nothing but whom they are about: made once, and filled in for each person.
+
+A run says the same of everybody: one audience, one value, one generation. What a template leaves open but for the
+person is known then, so that an event costs one hash and one filled text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from itertools import count
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import orjson
+
+from audience_sync.core.destination.mappings import Mapping, SegmentEvent
+from audience_sync.core.destination.templates import AT, TRAITS, Template, make_template, mark
+from audience_sync.core.events import Carried, Event, OpenChange, key_ends
+from audience_sync.core.rows import canonical
+
+Names: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
+"""The names of the user keys and of the company keys that a profile has beside the identity."""
+
+_KINDS: Final = ("user", "company")  # of identifiers, in the order of `Names`
+_said: Callable[[OpenChange], tuple[object, ...]] = itemgetter(
+    slice(OpenChange._fields.index("audience_id"), OpenChange._fields.index("identifiers"))
+)
+_TRAITS, _TIME = 0, 1  # slots of a template; the others are the profile's key and its further keys
+_REMEMBERED: Final = 50_000  # entries of a cache: a full one begins anew
+_UNKNOWN: Final[Any] = object()
+
+
+class Stamp(NamedTuple):
+    """What the events of some changes have in common."""
+
+    text: str  # of the event but the API key, with `%s` for what differs
+    order: Callable[[Sequence[str]], Any]  # which of the texts stand there: time, profile, its keys, idempotency key
+    key_ends: tuple[bytes, bytes]  # of what the idempotency key is a hash of, around the profile's
+    carried: tuple[Carried, ...]
+    mappings: tuple[str, ...]
+
+    def event(self, change: OpenChange, identifiers: str | None, keys: Sequence[str], *, at: str) -> Event:
+        """Return the event about the profile of a change, whose further keys are given as JSON texts."""
+        profile = orjson.dumps(change.profile_key)
+        before, behind = self.key_ends
+        key = blake2b(before + profile + behind, digest_size=16).hexdigest()
+        body = self.text % self.order((at, profile.decode(), *keys, key))
+        # This is the way of every change of a large sync, so it is made as `Event(…)` makes it, in half the time.
+        fields = (change.shard, change.profile_key, key, body, identifiers, self.carried, self.mappings, None)
+        return tuple.__new__(Event, fields)
+
+
+def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment: str) -> Stamp:
+    """Return the stamp for the open changes of a profile, to be used wherever another has the same ones."""
+    traits = ",".join([f"{orjson.dumps(change.trait).decode()}:{change.value}" for change in changes])
+    text = _escaped(template.pieces[0])
+    order = []
+    for slot, piece in zip(template.slots, template.pieces[1:], strict=True):
+        if slot == _TRAITS:
+            text += _escaped(f"{{{traits}}}")
+        else:
+            order.append(slot - 1)
+            text += '"%s"' if slot == _TIME else "%s"
+        text += _escaped(piece)
+    facts = [(template.mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
+    return Stamp(
+        text[:-1] + ',"idempotency_key":"%s"}',
+        itemgetter(*order, -1),
+        key_ends(environment, facts),
+        tuple(Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value) for c in changes),
+        (template.mapping.name,),
+    )
+
+
+class Stamps:
+    """The stamps of one destination, each made when it is needed first."""
+
+    def __init__(self, mappings: Sequence[Mapping], event: Callable[..., SegmentEvent], *, environment: str) -> None:
+        self._mappings = mappings
+        self._sample = event  # changes of one profile, its identifiers and `at` as a Segment event
+        self._environment = environment
+        self._templates: dict[tuple[Names, str], Template | None] = {}
+        self._stamps: dict[tuple[tuple[object, ...], Names], Stamp | None] = {}
+        self._keys: dict[str | None, tuple[Names, tuple[str, ...]]] = {}
+
+    def event(self, changes: Sequence[OpenChange], identifiers: str | None, *, at: str) -> Event | None:
+        """Return the one event of the open changes of a profile, or None where the mappings must be asked."""
+        names, keys = self._keys.get(identifiers) or self._keys_of(identifiers)
+        said = _said(changes[0]) if len(changes) == 1 else tuple([_said(change) for change in changes])
+        stamp: Stamp | None = self._stamps.get((said, names), _UNKNOWN)
+        if stamp is _UNKNOWN:
+            stamp = self._stamp(changes, said, names)
+        return stamp and stamp.event(changes[0], identifiers, keys, at=at)
+
+    def template(self, names: Names, computation: str = "audience") -> Template | None:
+        """Return the template for changes of one computation, of people who have these keys, if there is one."""
+        if (names, computation) not in self._templates:
+            numbers = count(1)
+            sample = {
+                kind: {name: mark(next(numbers)) for name in of_kind}
+                for kind, of_kind in zip(_KINDS, names, strict=True)
+                if of_kind
+            }
+            change = OpenChange(0, mark(0), 0, "", "true", 0, 0, computation)
+            event = {**self._sample([change], canonical(sample), at=AT), "traits": TRAITS}
+            odd = any("\0" in name for of_kind in names for name in of_kind)  # it might pass for a mark
+            made = None if odd else make_template(self._mappings, event, keys=next(numbers))
+            self._templates[names, computation] = made
+        return self._templates[names, computation]
+
+    def _stamp(self, changes: Sequence[OpenChange], said: tuple[object, ...], names: Names) -> Stamp | None:
+        template = self.template(names, changes[0].computation)
+        if template is not None and template.named_traits.isdisjoint([change.trait for change in changes]):
+            made = make_stamp(template, changes, environment=self._environment)
+        else:
+            made = None
+        if len(self._stamps) >= _REMEMBERED:
+            self._stamps.clear()
+        self._stamps[said, names] = made
+        return made
+
+    def _keys_of(self, identifiers: str | None) -> tuple[Names, tuple[str, ...]]:
+        """Return the names of a profile's further keys, and their values as JSON texts."""
+        known: dict[str, dict[str, str]] = orjson.loads(identifiers) if identifiers else {}
+        user, company = (known.get(kind, {}) for kind in _KINDS)
+        texts = tuple(orjson.dumps(value).decode() for keys in (user, company) for value in keys.values())
+        if len(self._keys) >= _REMEMBERED:
+            self._keys.clear()
+        self._keys[identifiers] = (tuple(user), tuple(company)), texts
+        return self._keys[identifiers]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")

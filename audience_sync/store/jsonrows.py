@@ -1,0 +1,44 @@
+"""Many rows through one statement: the database makes rows of a JSON text, and a JSON text of rows.
+
+Under SQLite a statement that takes or yields rows one by one gives up Python's lock at every one of them, and beside
+other busy threads it has to wait each time until it has the lock back: a hundred times as long as the row itself takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+
+def fetch(connection: Connection, query: str, *, columns: str, parameters: Mapping[str, object]) -> list[list[Any]]:
+    """Return the rows of a query, sorted; `columns` are those of the query."""
+    if connection.dialect.name == "sqlite":
+        whole = f"SELECT json_group_array(json_array({columns})) FROM ({query})"
+    else:
+        whole = f"SELECT CAST(COALESCE(json_agg(json_build_array({columns})), '[]') AS text) FROM ({query}) AS found"
+    rows: list[list[Any]] = orjson.loads(connection.execute(sa.text(whole), parameters).scalar_one())
+    rows.sort()  # as they are already: no database promises the order of what it puts together
+    return rows
+
+
+def given(rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as the parameter that `table` reads."""
+    return orjson.dumps(list(rows)).decode()
+
+
+def table(connection: Connection, parameter: str, columns: Iterable[sa.Column[Any]]) -> str:
+    """Return the query of the rows in a parameter, whose values are those of some columns in their order."""
+    if connection.dialect.name == "sqlite":
+        fields = (f"json_extract(value, '$[{n}]') AS {column.name}" for n, column in enumerate(columns))
+        return f"SELECT {', '.join(fields)} FROM json_each(:{parameter})"
+    fields = (f"CAST(value->>{n} AS {_kind(connection, column)}) AS {column.name}" for n, column in enumerate(columns))
+    return f"SELECT {', '.join(fields)} FROM json_array_elements(CAST(:{parameter} AS json)) AS given(value)"
+
+
+def _kind(connection: Connection, column: sa.Column[Any]) -> str:
+    kind = column.type.dialect_impl(connection.dialect)
+    return "text" if isinstance(kind, sa.String) else kind.compile(connection.dialect)

@@ -1,0 +1,48 @@
+"""Going on with a database that is older than what was sent from it.
+
+Schematic is first made to agree with what the database remembers, then ordinary syncs bring both up to date. A person
+who entered after the backup was made and has left since is in neither; nobody can know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.model import RunKind, RunState
+from audience_sync.store import audiences, binding, highwater, runs
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.runs import NewRun
+
+REASON = "the database was older than what was sent from it: sent again what it remembers"
+
+
+def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> list[AudienceRow]:
+    """Let generations go on above the mark, and owe Schematic all that is remembered of the audiences of these keys.
+
+    Each gets a resync that is past its reading, so whoever has its lease next sends everything again (see
+    `sync.recover`): in this process, or, if that dies, in the next. Returns these audiences; none, and nothing is
+    done, if the database is not behind its mark.
+    """
+    binding.locked(connection, "generation")
+    if not highwater.is_behind(connection):
+        return []
+    binding.put(connection, "generation", str(highwater.known_of(connection).generation + 1))
+    owed = [row for row in audiences.every(connection) if row.key in keys and row.state != "retired"]
+    for audience in owed:
+        run = NewRun(
+            audience_id=audience.id,
+            kind=RunKind.RESYNC,
+            state=RunState.APPLYING,
+            as_of=now_ms if audience.applied_as_of is None else audience.applied_as_of,
+            started_at=now_ms,
+            generation=binding.next_generation(connection, now_ms),
+            definition_hash=audience.definition_hash or "",
+            definition_changed=False,
+            members_before=audience.members,
+            partial=True,  # it says nothing of the source
+            reason=REASON,
+        )
+        runs.start(connection, run)
+    return owed

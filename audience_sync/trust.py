@@ -1,0 +1,59 @@
+"""Whom TLS trusts, and what is said of a server that cannot be trusted."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Mapping
+from typing import Final
+
+import httpx
+
+from audience_sync.errors import ConfigError
+
+_CLOCK = "it must be renewed there, unless this machine's clock is wrong"
+_NAME = "shows a certificate for another host: check the address"
+_SIGNER = (
+    "shows a certificate that nobody signed whom this machine trusts: if a proxy of yours made it, let SSL_CERT_FILE"
+    " name the file of its authority"
+)
+_CERTIFICATES: Final[Mapping[int, str]] = {  # by OpenSSL's X509_V_ERR_…
+    9: f"shows a certificate that is not valid yet: {_CLOCK}",
+    10: f"shows a certificate that has expired: {_CLOCK}",
+    18: _SIGNER,
+    19: _SIGNER,
+    20: _SIGNER,
+    21: _SIGNER,
+    62: _NAME,
+    64: _NAME,
+}
+_OTHER_PROTOCOLS: Final = frozenset({"WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"})
+
+
+def trusted_authorities() -> ssl.SSLContext:
+    """Return how TLS is spoken: with the authorities of SSL_CERT_FILE or SSL_CERT_DIR, else those that httpx brings.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:  # ssl.SSLError is one, too
+        name = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "certifi")
+        raise ConfigError(
+            f"the certificates of {name}, {os.environ.get(name, 'a Python package')}, cannot be read: {error}",
+            hint=f"let {name} name a file of certificates in PEM, or unset it",
+        ) from None
+
+
+def lasting_problem(error: BaseException) -> str | None:
+    """Return what keeps us from trusting who answers, and the remedy; None when the next try may go better."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        usual = f"shows a certificate that does not hold ({cause.verify_message})"
+        return _CERTIFICATES.get(cause.verify_code, usual)
+    if cause is not None and cause.reason in _OTHER_PROTOCOLS:
+        return "does not speak TLS as it is spoken today: check the port, and whether it is http:// there"
+    return None

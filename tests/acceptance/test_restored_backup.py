@@ -1,0 +1,352 @@
+"""A SQLite database that comes back from a backup: it is told by the mark beside it, refused, and accepted on demand.
+
+Postgres has no file beside it, so none of this is there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from audience_sync.config import load
+from audience_sync.errors import DatabaseOlder
+from audience_sync.store import binding, highwater, runs
+from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Customers, Place, assert_settled, customers, open_place
+from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL
+
+pytestmark = ON_ONE_DATABASE
+
+BEFORE = customers(range(40))
+AFTER = customers(range(10, 50))  # ten have left, ten are new
+EVENTS = '{"type": "track", "event": "Signed Up", "userId": "u1", "timestamp": "2026-03-01T00:00:00Z"}\n'
+
+
+@pytest.fixture
+def place(tmp_path: Path, database_url: str) -> Iterator[Place]:
+    """A shop of 40 customers, synced and delivered."""
+    with open_place(tmp_path, database_url) as opened:
+        settings = opened.configure(guard={"min_members": 1000})
+        opened.sync_here(settings, BEFORE)
+        opened.deliver_here()
+        yield opened
+
+
+@pytest.fixture
+def backup(place: Place) -> Path:
+    """A backup of then; since, ten customers have left and ten have come, and Schematic knows."""
+    path = back_up(place)
+    move_on(place, AFTER)
+    return path
+
+
+def file_of(place: Place) -> Path:
+    """Return the file of the membership database."""
+    return Path(str(place.database.engine.url.database))
+
+
+def mark_of(place: Place) -> Path:
+    """Return the file of its mark."""
+    return file_of(place).with_name("audience_sync.db-highwater")
+
+
+def back_up(place: Place, name: str = "backup.db") -> Path:
+    """Make a backup of the database as it is now."""
+    path = place.folder / name
+    with closing(sqlite3.connect(file_of(place))) as source, closing(sqlite3.connect(path)) as target:
+        source.backup(target)
+    return path
+
+
+def restore(place: Place, backup: Path) -> None:
+    """Put a backup in the place of the database, as a person does whose service is stopped."""
+    place.database.close()
+    for left in file_of(place).parent.glob("audience_sync.db-[ws]*"):
+        left.unlink()
+    shutil.copy(backup, file_of(place))
+
+
+def move_on(place: Place, now: Customers) -> None:
+    """Sync and deliver these customers."""
+    place.sync_here(load(place.folder / "config.toml", {}), now)
+    place.deliver_here()
+
+
+def forwarded(place: Place) -> str:
+    """Return the path of a file of events."""
+    path = place.folder / "events.ndjson"
+    path.write_text(EVENTS)
+    return str(path)
+
+
+# It is refused
+
+
+def test_every_command_that_sends_refuses_an_older_database(place: Place, backup: Path) -> None:
+    """No command syncs, sends or approves anything on a database that is older than what was sent from it."""
+    newest = json.loads(mark_of(place).read_text())["generation"]
+    restore(place, backup)
+    kept, received = place.everything(), place.received()
+    commands = [
+        ("sync",),
+        ("sync", "--resync"),
+        ("sync", "--force"),
+        ("run",),
+        ("deliver",),
+        ("forward", forwarded(place)),
+        ("approve", "1"),
+        ("retract", AUDIENCE_KEY, "--yes"),
+    ]
+    ended = {words: place.command(*words) for words in commands}
+
+    for words, end in ended.items():
+        assert end.code == 2, words
+        assert f"{mark_of(place)} is older than what was sent from it: its last sync was at 20" in end.err, words
+        assert "try: put the newer file back" in end.err, words
+        assert "audience-sync sync --resync --force" in end.err, words
+    assert place.everything() == kept
+    assert place.received() == received
+    assert json.loads(mark_of(place).read_text())["generation"] == newest
+
+
+def test_check_says_that_the_database_is_older(place: Place, backup: Path) -> None:
+    """`check` names the fault and the remedy, and leaves with 2; before the restore it finds nothing wrong."""
+    well = place.command("check", "--format", "json")
+    restore(place, backup)
+    ill = place.command("check", "--format", "json")
+
+    assert well.code == 0
+    assert ill.code == 2
+    (said,) = [record for record in ill.records if record["state"] == "error"]
+    assert said["check"] == "database"
+    assert "is older than what was sent from it" in said["message"]
+    assert "audience-sync sync --resync --force" in said["remedy"]
+
+
+def test_plan_and_forget_work_on_an_older_database(place: Place, backup: Path) -> None:
+    """A person may look before going on, and may erase somebody from any database."""
+    restore(place, backup)
+
+    planned = place.command("plan", "--format", "json")
+    assert planned.code == 0
+    assert len(planned.records) == 20
+    assert place.command("forget", "u5", "--yes").code == 0
+    assert place.command("sync").code == 2
+
+
+def test_a_running_service_notices_a_restore_under_it(place: Place, backup: Path) -> None:
+    """A database that is restored while a process has it open issues no generation either."""
+    with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(file_of(place))) as target:
+        source.backup(target)
+
+    with pytest.raises(DatabaseOlder, match="older than what was sent"), place.database.write() as connection:
+        binding.next_generation(connection, 0)
+
+
+# The remedies
+
+
+def test_the_newer_file_put_back(place: Place, backup: Path) -> None:
+    """With the newer file back in its place all goes on as if nothing had happened."""
+    newest = back_up(place, "newest.db")
+    restore(place, backup)
+    assert place.command("sync").code == 2
+    restore(place, newest)
+
+    assert place.command("sync").code == 0
+    assert_settled(place, AFTER, before=BEFORE)
+
+
+def came_back_while_forgotten(place: Place) -> Path:
+    """Return a backup since which u0 left and u1, who had left before it, came: Schematic knows of both.
+
+    The source says of both the opposite now, which is what the backup says.
+    """
+    without_u1 = {user: "acme" for user in BEFORE if user != "u1"}
+    move_on(place, without_u1)
+    backup = back_up(place)
+    move_on(place, {user: "acme" for user in BEFORE if user != "u0"})
+    assert place.traits()["u0"] == {AUDIENCE_KEY: False}
+    assert place.traits()["u1"] == {AUDIENCE_KEY: True}
+    place.shop.set_orders(without_u1.items())
+    return backup
+
+
+def test_an_older_database_is_accepted(place: Place) -> None:
+    """After `sync --resync --force` Schematic agrees, also where the diff alone could not see that it did not."""
+    backup = came_back_while_forgotten(place)
+    newest = json.loads(mark_of(place).read_text())["generation"]
+    restore(place, backup)
+    ended = place.command("sync", "--resync", "--force")
+
+    assert ended.code == 0, ended.err
+    assert f"going on with an older database: all that it remembers is sent again ({AUDIENCE_KEY})" in ended.err
+    now = {user: "acme" for user in BEFORE if user != "u1"}
+    assert place.traits() == {user: {AUDIENCE_KEY: user in now} for user in BEFORE}
+    assert place.rows("SELECT * FROM outbox") == []
+    ((least,),) = place.rows("SELECT min(generation) FROM runs WHERE id > 2")
+    assert least > newest
+    assert place.command("sync").code == 0
+    assert place.command("check").code == 0
+
+
+@pytest.mark.parametrize("point", ["resync.committed:2", "deliver.posted"])
+def test_an_acceptance_that_was_killed_is_finished(place: Place, point: str) -> None:
+    """Killed anywhere behind the decision, it is finished by whatever sync comes next, without being asked again."""
+    backup = came_back_while_forgotten(place)
+    restore(place, backup)
+    assert place.command("sync", "--resync", "--force", kill=point).code == KILLED
+
+    assert place.command("sync").code == 0
+    now = {user: "acme" for user in BEFORE if user != "u1"}
+    assert place.traits() == {user: {AUDIENCE_KEY: user in now} for user in BEFORE}
+    assert place.rows("SELECT * FROM outbox") == place.rows("SELECT * FROM attempts") == []
+
+
+def test_acceptance_is_for_all_audiences_of_the_file(place: Place) -> None:
+    """One audience is named: the others are sent again too, from what is remembered; an orphan is not touched."""
+    other = '[[audiences]]\nname = "Other"\nsource = "shop"\nsql = "' + ORDERS_SQL + '"'
+    orphan = other.replace("Other", "Orphan")
+    guard = {"min_members": 1000}
+    place.configure(guard=guard, more=f"{other}\n{orphan}")
+    move_on(place, BEFORE)
+    backup = back_up(place)
+    move_on(place, AFTER)
+    restore(place, backup)
+    place.configure(guard=guard, more=other, name=AUDIENCE_NAME)
+    place.shop.set_orders(BEFORE.items())
+    ended = place.command("sync", AUDIENCE_KEY, "--resync", "--force")
+
+    assert ended.code == 0, ended.err
+    traits = place.traits()
+    assert [traits["u0"][key] for key in (AUDIENCE_KEY, "other", "orphan")] == [True, True, False]
+
+
+def test_force_without_need_accepts_nothing(place: Place) -> None:
+    """On a database that is as new as can be, `sync --resync --force` is a resync."""
+    ended = place.command("sync", "--resync", "--force", "--format", "json")
+
+    assert ended.code == 0
+    assert "older" not in ended.err
+    assert [run["kind"] for run in ended.records] == ["resync"]
+    assert place.rows("SELECT count(*) FROM runs") == [(2,)]
+
+
+# No false alarm
+
+
+def test_a_crash_before_the_mark_is_written_is_no_restore(place: Place) -> None:
+    """A mark that is behind the database, for its writer died, is raised by the next command and alarms nobody."""
+    older = mark_of(place).read_text()
+    backup = back_up(place)
+    move_on(place, AFTER)
+    newest = mark_of(place).read_text()
+    mark_of(place).write_text(older)
+    mark_of(place).with_name("audience_sync.db-highwater.new").write_text('{"generation": 99')
+
+    assert place.command("deliver").code == 0
+    assert mark_of(place).read_text() == newest > older
+    restore(place, backup)
+    assert place.command("deliver").code == 2
+
+
+def test_a_killed_run_is_no_restore(place: Place) -> None:
+    """A run that was killed leaves a database and a mark that belong together."""
+    place.shop.set_orders(AFTER.items())
+    assert place.command("sync", kill="sync.decided").code == KILLED
+
+    assert place.command("sync").code == 0
+    assert_settled(place, AFTER, before=BEFORE)
+
+
+def test_a_copy_elsewhere_works(place: Place, backup: Path) -> None:
+    """An old copy in another place has no mark beside it, gets one of its own, and is believed."""
+    copy = place.folder / "elsewhere" / "copy.db"
+    copy.parent.mkdir()
+    shutil.copy(backup, copy)
+    place.configure(url=f"sqlite:///{copy}", guard={"min_members": 1000})
+
+    assert place.command("sync").code == 0
+    assert copy.with_name("copy.db-highwater").exists()
+    assert place.command("check").code == 0
+
+
+def test_another_database_in_its_place_works(place: Place, backup: Path, sqlite_template: Path) -> None:
+    """The mark of one database says nothing of another one: of one made anew, or of one that came from elsewhere."""
+    del backup
+    kept = mark_of(place).read_text()
+    restore(place, sqlite_template)
+    file_of(place).unlink()
+    assert place.command("init").code == 0
+    assert not mark_of(place).exists()
+    assert place.command("sync").code == 0
+    mark_of(place).write_text(kept.replace('"generation": 1', '"generation": 2'))  # of decades later
+
+    assert place.command("sync").code == 0
+    assert json.loads(mark_of(place).read_text())["began_at"] != json.loads(kept)["began_at"]
+
+
+def test_a_backup_of_an_unused_database_is_older_too(place: Place, sqlite_template: Path) -> None:
+    """A database without any run, where one had synced, has forgotten everything."""
+    restore(place, sqlite_template)
+    ended = place.command("sync")
+
+    assert ended.code == 2
+    assert "it has never synced" in ended.err
+
+
+# The file
+
+
+def test_the_mark_is_private_and_says_no_more_than_it_must(place: Place) -> None:
+    """Only its owner can read it, and it names nobody."""
+    assert mark_of(place).stat().st_mode & 0o777 == 0o600
+    with place.database.read() as connection:
+        run = runs.get(connection, 1)
+    assert json.loads(mark_of(place).read_text()) == {"generation": run.generation, "began_at": run.started_at}
+
+
+def test_what_is_rolled_back_does_not_raise_the_mark(place: Place) -> None:
+    """A generation that nobody committed was never issued: `check` tries whether one could be."""
+    before = mark_of(place).read_text()
+    with place.database.write() as connection:
+        binding.next_generation(connection, 0)
+        connection.rollback()
+    with suppress(ZeroDivisionError), place.database.write() as connection:
+        raise ZeroDivisionError(binding.next_generation(connection, 0))
+    with place.database.write() as connection:  # the same connection of the pool: it owes nothing any more
+        connection.execute(sa.text("UPDATE audiences SET name = name"))
+
+    assert mark_of(place).read_text() == before
+
+
+def test_of_many_writers_the_highest_mark_stays(place: Place) -> None:
+    """Processes that issue generations at one moment do not lower the mark for each other."""
+    with ThreadPoolExecutor(8) as pool:
+
+        def issue(_: int) -> int:
+            with place.database.write() as connection:
+                return binding.next_generation(connection, 0)
+
+        issued = list(pool.map(issue, range(64)))
+
+    mark = highwater.read(mark_of(place))
+    assert mark is not None
+    assert mark.generation == max(issued)
+
+
+def test_a_mark_that_cannot_be_read_is_named(place: Place) -> None:
+    """A damaged mark is neither believed nor ignored."""
+    mark_of(place).write_text("{}")
+    ended = place.command("sync")
+
+    assert ended.code == 1
+    assert f"cannot read {mark_of(place)}: it is not what audience-sync writes" in ended.err
+    assert "remove the file" in ended.err

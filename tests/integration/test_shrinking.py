@@ -1,0 +1,198 @@
+"""What a large sync and its delivery needed is given back: a SQLite file ends near what its memberships take.
+
+On Postgres the tables stay as large as they once were, and their space is used again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from audience_sync import db
+from audience_sync.config import Retention
+from audience_sync.db import Database
+from audience_sync.errors import AudienceSyncError
+from audience_sync.migrating import let_shrink, migrate
+from audience_sync.sandbox import Sandbox
+from audience_sync.store import erasure
+from tests.sending import Sending, open_sending
+
+MANY = 12_000
+DELIVERED = 3_000  # really delivered: takes a second for each thousand
+PAGE = 4096  # bytes
+PEOPLE = [f"customer-{n:06}" for n in range(MANY)]
+LATER = 500 * 24 * 3600 * 1000  # milliseconds: beyond every retention
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+
+
+@pytest.fixture
+def sending(tmp_path: Path, database: Database) -> Iterator[Sending]:
+    """One audience, not yet synced."""
+    with Sandbox(tmp_path / "sandbox.db") as sandbox, open_sending(tmp_path, database, sandbox) as opened:
+        yield opened
+
+
+def sync(sending: Sending, customers: list[str]) -> None:
+    """Sync these customers, and empty the outbox as their delivery would."""
+    sending.sync(gold=customers)
+    sending.write("DELETE FROM outbox")
+
+
+def file_of(database: Database) -> Path:
+    """Return the file of a SQLite database."""
+    return Path(str(database.engine.url.database))
+
+
+def log_of(database: Database) -> int:
+    """Return the size of its write-ahead log in bytes."""
+    return file_of(database).with_name(file_of(database).name + "-wal").stat().st_size
+
+
+def pages(database: Database, *tables: str) -> int:
+    """Return how many pages of a SQLite file tables take, their indexes included; all tables by default."""
+    where = f"WHERE name IN ({', '.join(map(repr, tables))})" if tables else ""
+    with database.read() as connection:
+        return int(connection.exec_driver_sql(f"SELECT count(*) FROM dbstat {where}").scalar_one())
+
+
+def pragma(database: Database, name: str) -> int:
+    """Return a number that SQLite says of a file."""
+    with database.read() as connection:
+        return int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
+
+
+@ON_SQLITE
+def test_a_file_shrinks_to_its_memberships(sending: Sending) -> None:
+    """After a first sync, its delivery and the end of retention the file is as large as the memberships, or so."""
+    database = sending.workspace.database
+    sending.sync(gold=PEOPLE[:DELIVERED])
+    sending.deliver()
+    at_its_height = file_of(database).stat().st_size + log_of(database)
+    erasure.purge(database, Retention(), now_ms=sending.workspace.seams.now_ms() + LATER)
+
+    memberships = pages(database, "memberships", "shards") * PAGE
+    assert sending.rows("SELECT count(*) FROM memberships") == [(DELIVERED,)]
+    assert log_of(database) == 0
+    assert file_of(database).stat().st_size <= memberships + 64 * PAGE
+    assert file_of(database).stat().st_size < at_its_height / 3
+
+
+@ON_SQLITE
+def test_a_delivery_gives_back_what_its_outbox_took(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth stays free for the next changes; the rest, and the log, is given back, in bounded steps."""
+    database = sending.workspace.database
+    sync(sending, PEOPLE)
+    monkeypatch.setattr(erasure, "VACUUM_PAGES", 20)
+    monkeypatch.setattr(erasure, "TIDY_STEPS", 1)
+    monkeypatch.setattr(erasure, "SMALL_LOG", 0)
+    free, kept = pragma(database, "freelist_count"), pages(database)
+    erasure.tidy(database)
+    after_a_step = pragma(database, "freelist_count")
+    monkeypatch.setattr(erasure, "TIDY_STEPS", 1_000)
+    erasure.tidy(database)
+
+    tenth = (free + kept) // 10
+    assert free > 2 * tenth
+    assert free - 30 <= after_a_step < free
+    assert tenth - 1 <= pragma(database, "freelist_count") <= tenth + 1
+    assert pages(database) == kept
+    assert log_of(database) == 0
+
+
+@ON_SQLITE
+def test_tidying_disturbs_nobody(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another program writes nothing is given back, and nothing fails."""
+    database = sending.workspace.database
+    sync(sending, PEOPLE)
+    monkeypatch.setattr(erasure, "VACUUM_PAGES", 50)
+    monkeypatch.setattr(erasure, "PATIENCE", 1)
+    free = pragma(database, "freelist_count")
+    with closing(sqlite3.connect(file_of(database), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        erasure.tidy(database)
+
+        assert pragma(database, "freelist_count") == free
+    assert pragma(database, "busy_timeout") == db.BUSY_TIMEOUT * 1000
+
+
+@ON_SQLITE
+def test_a_later_sync_needs_no_more_room_than_there_is(sending: Sending) -> None:
+    """What one sync and its delivery leave free the next ones use: beside history, which ends, the file stays."""
+    database = sending.workspace.database
+    sync(sending, PEOPLE)
+    first, history = pragma(database, "page_count"), pages(database, "changes")
+    for customers in (PEOPLE[1000:], PEOPLE, PEOPLE[1000:]):
+        sync(sending, customers)
+
+    assert pragma(database, "page_count") <= first + pages(database, "changes") - history
+
+
+def made_otherwise(folder: Path) -> Database:
+    """Return a migrated database in a file that never gives space back: somebody else had made it."""
+    path = folder / "old.db"
+    with closing(sqlite3.connect(path)) as plain:
+        plain.execute("CREATE TABLE gone (x)")
+        plain.executemany("INSERT INTO gone VALUES (?)", [("x" * 1000,)] * 2000)
+        plain.execute("DROP TABLE gone")
+        plain.commit()
+    database = db.connect(f"sqlite:///{path}")
+    migrate(database)
+    return database
+
+
+def test_a_file_made_otherwise_can_shrink_after_migrate(tmp_path: Path) -> None:
+    """A file that was not made to give space back is rewritten once, with all that is in it."""
+    with closing(made_otherwise(tmp_path)) as database:
+        before = file_of(database).stat().st_size
+        assert pragma(database, "auto_vacuum") == 0
+
+        assert let_shrink(database)
+        assert not let_shrink(database)
+        assert pragma(database, "auto_vacuum") == 2
+        assert pragma(database, "freelist_count") == 0
+        erasure.compact(database)
+        assert file_of(database).stat().st_size < before / 4
+        db.verify(database)
+
+
+def test_a_file_that_others_use_is_not_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another program is at work on the file, rewriting it is refused in a sentence, and nothing is lost."""
+    monkeypatch.setattr(db, "BUSY_TIMEOUT", 0.05)
+    with (
+        closing(made_otherwise(tmp_path)) as database,
+        closing(sqlite3.connect(file_of(database), isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(AudienceSyncError, match="gives space back: database is locked") as refused:
+            let_shrink(database)
+        other.execute("ROLLBACK")
+
+        assert "nothing was lost" in str(refused.value.hint)
+        db.verify(database)
+
+
+@ON_POSTGRES
+def test_postgres_uses_its_space_again(sending: Sending) -> None:
+    """Once vacuumed, as autovacuum does by itself, the outbox and the plan take the next changes without growing."""
+    database = sending.workspace.database
+
+    def size() -> int:
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM outbox, staged")
+            found = connection.exec_driver_sql(
+                "SELECT pg_total_relation_size('outbox') + pg_total_relation_size('staged')"
+            )
+            return int(found.scalar_one())
+
+    sizes = []
+    everybody, half = PEOPLE[:2000], PEOPLE[:1000]
+    for customers in (everybody, half, everybody, half):
+        sync(sending, customers)
+        sizes.append(size())
+
+    assert sizes[-1] <= max(sizes[:2])
