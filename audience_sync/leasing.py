@@ -74,8 +74,8 @@ class Workspace:
         return {holder for holder in holders if self.holder.is_dead(holder)}
 
     def now_ms(self, connection: Connection) -> int:
-        """Return the time that leases go by, in milliseconds since 1970."""
-        return leases.clock_ms(connection, self.seams.now_ms())
+        """Return the time that leases go by, in milliseconds; see `leases.clock_ms`."""
+        return leases.clock_ms(connection, self.seams.steady_ms())
 
 
 class HeldLease:

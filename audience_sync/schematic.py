@@ -163,10 +163,11 @@ class Schematic:
         finally:
             watch.cancel()
 
-    def _answer(self, status: int, headers: Mapping[str, str], text: bytes | bytearray) -> Answer:
-        """Return an answer without the key, of whose text there is a little more than `MOST_TEXT` bytes at most."""
+    def _answer(self, status: int, headers: Mapping[str, str], body: bytes | bytearray) -> Answer:
+        """Return an answer without the key, of whose body there is a little more than `MOST_TEXT` bytes at most."""
+        text = _unpacked(body, headers)
         said = self._without_key(text.decode(errors="replace"))
-        if len(text) > MOST_TEXT:  # it may break off within the key, where nobody would know it
+        if max(len(body), len(text)) > MOST_TEXT:  # it may break off within the key, where nobody would know it
             said = said[: -len(self.key) * LONGEST_SPELLING][:MOST_TEXT]
         return Answer(status, {name.lower(): self._without_key(value) for name, value in headers.items()}, said)
 
@@ -198,18 +199,23 @@ def _stay(response: httpx.Response) -> None:
 
 
 def _beginning(response: httpx.Response) -> bytearray:
-    """Return the text of an answer, or a little more than `MOST_TEXT` bytes of it, whatever it would unpack to."""
-    packing = response.headers.get("content-encoding", "").strip().lower()
-    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32) if packing in {"gzip", "x-gzip", "deflate"} else None
-    text = bytearray()
+    """Return the body of an answer, or a little more than `MOST_TEXT` bytes of it."""
+    body = bytearray()
     for piece in response.iter_raw():
-        try:
-            text += piece if unpacking is None else unpacking.decompress(piece, MOST_TEXT + 1)
-        except zlib.error:
-            break  # it is read for people alone: what counts is the status
-        if len(text) > MOST_TEXT:
+        body += piece
+        if len(body) > MOST_TEXT:
             break
-    return text
+    return body
+
+
+def _unpacked(body: bytes | bytearray, headers: Mapping[str, str]) -> bytes | bytearray:
+    """Return the text of a body that was packed, unasked, or the beginning of it, however much there is."""
+    if headers.get("content-encoding", "").strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+        return body
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MOST_TEXT + 1)
+    except zlib.error:
+        return b""  # it is read for people alone: what counts is the status
 
 
 def _data(answer: Answer) -> Any:

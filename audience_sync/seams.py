@@ -65,3 +65,7 @@ class Seams:
     def now_ms(self) -> int:
         """Return the wall clock in milliseconds since 1970, the unit in which the database keeps time."""
         return int(self.clock().timestamp() * 1000)
+
+    def steady_ms(self) -> int:
+        """Return milliseconds since some moment, the same for all processes of this host; nobody can set it."""
+        return int(self.monotonic() * 1000)

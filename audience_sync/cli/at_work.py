@@ -7,30 +7,32 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
+from audience_sync.seams import Seams
 from audience_sync.store import leases, seeking
 from audience_sync.store.reports import Record, iso
 
 COLUMNS: Final = ("work", "audience", "units", "holder", "until")
 
 
-def at_work(connection: Connection, keys: Mapping[int, str], *, host_ms: int) -> list[Record]:
+def at_work(connection: Connection, keys: Mapping[int, str], *, seams: Seams) -> list[Record]:
     """Return who holds what, and until when unless it is prolonged; `keys` are those of the audiences, by id.
 
     `work` is `sync` of an `audience`, `delivery` of so many `units` of shards, or `seeking`: it waits for its part.
     """
-    now = leases.clock_ms(connection, host_ms)
+    now = leases.clock_ms(connection, seams.steady_ms())
+    ahead = seams.now_ms() - now  # of the wall clock people go by
     syncs: list[Record] = []
     units: dict[str, list[int]] = {}
     for kind, number, holder, until in leases.held(connection, now_ms=now):
         if kind == leases.AUDIENCE:
-            syncs.append(_record("sync", holder, until, audience=keys.get(number)))
+            syncs.append(_record("sync", holder, until + ahead, audience=keys.get(number)))
         else:
             units.setdefault(holder, []).append(until)
     seekers = seeking.seekers(connection, now_ms=now)
     return [
         *sorted(syncs, key=lambda record: str(record["audience"])),
-        *(_record("delivery", holder, max(ends), units=len(ends)) for holder, ends in sorted(units.items())),
-        *(_record("seeking", holder, until, units=0) for holder, until in sorted(seekers.items())),
+        *(_record("delivery", holder, max(ends) + ahead, units=len(ends)) for holder, ends in sorted(units.items())),
+        *(_record("seeking", holder, until + ahead, units=0) for holder, until in sorted(seekers.items())),
     ]
 
 

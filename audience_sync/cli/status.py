@@ -116,7 +116,7 @@ def chosen_audience(connection: Connection, settings: Settings, word: str | None
 def _whole(database: Database, settings: Settings) -> dict[str, Any]:
     with database.read() as connection:
         keys = {row.id: row.key for row in known.every(connection)}
-        working = at_work(connection, keys, host_ms=seams().now_ms())
+        working = at_work(connection, keys, seams=seams())
         syncing = {record["audience"]: record["holder"] for record in working}
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
         attempts = inspection.waiting_attempts(connection, max_backoff=settings.delivery.max_backoff)

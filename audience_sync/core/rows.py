@@ -1,138 +1,50 @@
-"""Rows of a source become lines of members, or rejections with a reason.
-
-A key is stringified in one way: text as it is, integers in decimal digits, UUIDs in lower case with dashes, and whole
-`Decimal` or float numbers (databases without an integer type return them) as integers. Nothing is trimmed or folded.
-"""
+"""Rows of a source become lines of members, or rejections with a reason."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeAlias
-from uuid import UUID
+from typing import Any, NamedTuple
 from zlib import crc32
 
-import orjson
-
+from audience_sync.core.keys import (
+    MAX_KEY_LENGTH,
+    VALUE,
+    KeyColumns,
+    Reason,
+    Rejection,
+    Row,
+    ValueColumn,
+    canonical,
+    excerpt,
+    key_columns,
+    storable,
+    stringify,
+    value_position,
+)
 from audience_sync.core.shards import SHARDS
-from audience_sync.errors import SourceError
 
-MAX_KEY_LENGTH = 255  # characters
-VALUE = "value"  # the column of a computed trait's values
+__all__ = [
+    "MAX_KEY_LENGTH",
+    "VALUE",
+    "KeyColumns",
+    "Reason",
+    "Rejection",
+    "Row",
+    "ValueColumn",
+    "Wrapping",
+    "canonical",
+    "distinct",
+    "key_columns",
+    "shard_rows",
+    "stringify",
+    "value_position",
+    "wrapped",
+    "wrapping",
+]
+
 COMPANIES_KNOWN = 50_000  # distinct values of a single further identifier whose JSON is kept while reading
 _MASK = SHARDS - 1  # `shards.shard_of`, without the call
-_UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
-
-Row: TypeAlias = Sequence[object]
-
-
-class Reason(StrEnum):
-    """Why a row was not taken as it is; `omitted_…` rows stay members, without that one identifier."""
-
-    NULL_KEY = "null_key"
-    EMPTY_KEY = "empty_key"
-    LONG_KEY = "long_key"  # over 255 characters
-    UNUSABLE_TEXT = "unusable_text"  # control characters, or text that is not valid UTF-8
-    UNSUPPORTED_TYPE = "unsupported_type"
-    DUPLICATE = "duplicate"  # the key came before; the row with the smallest canonical JSON counts
-    OMITTED_IDENTIFIER = "omitted_identifier"  # another identifier of the row is unusable and was left out
-    NULL_VALUE = "null_value"  # a computed trait has none for this profile
-    LONG_VALUE = "long_value"  # over 1,024 characters: Schematic keeps no longer ones
-    UNFIT_VALUE = "unfit_value"  # not a finite number, of a type that JSON has not, or not of the declared type
-
-
-class Rejection(NamedTuple):
-    """One row that was not taken as it is."""
-
-    reason: Reason
-    profile_key: str | None
-    row: str  # JSON of its identifying columns, for a person to recognise it
-
-
-class KeyColumns(NamedTuple):
-    """Which columns make up a member: the identity, and the other user and company keys by their Schematic names."""
-
-    identity: int
-    user: tuple[tuple[str, int], ...]
-    company: tuple[tuple[str, int], ...]
-
-
-class ValueColumn(NamedTuple):
-    """Where the value of a computed trait stands, and how it is read: canonical JSON text, or why it is not taken."""
-
-    position: int
-    read: Callable[[object], str | Reason]
-
-
-def stringify(value: object) -> str | Reason:  # noqa: PLR0911 - one return for each kind of value reads best
-    """Return a key's one text form, or why it has none."""
-    match value:
-        case str():
-            text = value
-        case bool():
-            return Reason.UNSUPPORTED_TYPE
-        case int() | UUID():
-            text = str(value)
-        case Decimal() | float() if math.isfinite(value) and value == int(value):
-            text = str(int(value))
-        case None:
-            return Reason.NULL_KEY
-        case _:
-            return Reason.UNSUPPORTED_TYPE
-    if not text or text.isspace():
-        return Reason.EMPTY_KEY
-    if len(text) > MAX_KEY_LENGTH:
-        return Reason.LONG_KEY
-    if not text.isprintable() and _UNUSABLE.search(text):
-        return Reason.UNUSABLE_TEXT
-    return text
-
-
-def key_columns(
-    columns: Sequence[str], *, identity: str, user_keys: Mapping[str, str], company_keys: Mapping[str, str]
-) -> KeyColumns:
-    """Return where the keys stand in a result with these columns.
-
-    Raises:
-        SourceError: a column is missing, or stands there twice.
-    """
-    wanted = {
-        **{f"user_keys.{k}": c for k, c in user_keys.items()},
-        **{f"company_keys.{k}": c for k, c in company_keys.items()},
-    }
-    for setting, column in wanted.items():
-        _position(columns, column, f"which {setting} names")
-    return KeyColumns(
-        columns.index(user_keys[identity]),
-        tuple((key, columns.index(column)) for key, column in sorted(user_keys.items()) if key != identity),
-        tuple((key, columns.index(column)) for key, column in sorted(company_keys.items())),
-    )
-
-
-def value_position(columns: Sequence[str]) -> int:
-    """Return where the value of a computed trait stands in a result with these columns.
-
-    Raises:
-        SourceError: the column is missing, or stands there twice.
-    """
-    return _position(columns, VALUE, "which a computed trait needs")
-
-
-def _position(columns: Sequence[str], column: str, why: str) -> int:
-    if columns.count(column) != 1:
-        problem = "no" if column not in columns else "more than one"
-        hint = f"its columns are {', '.join(columns)}"
-        raise SourceError(f"the result has {problem} column {column!r}, {why}", hint=hint)
-    return columns.index(column)
-
-
-def canonical(value: object) -> str:
-    """Return canonical JSON text: sorted keys, no spaces, UTF-8."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 class Wrapping(NamedTuple):
@@ -245,7 +157,7 @@ def _odd_rows(
             if not (type(key) is str and 0 < len(key) <= MAX_KEY_LENGTH and key.isprintable() and not key.isspace()):
                 text = stringify(key)
                 if isinstance(text, Reason):
-                    reject(Rejection(text, _as_text(key), _excerpt(columns, row)))
+                    reject(Rejection(text, storable(key), excerpt(columns, row)))
                     continue
                 key = text
             if others:
@@ -286,7 +198,7 @@ def _shard_values(
             key = stringify(row[columns.identity])
             value = key if isinstance(key, Reason) else read(row[position])
             if isinstance(value, Reason):
-                reject(Rejection(value, _as_text(row[columns.identity]), _excerpt(columns, row)))
+                reject(Rejection(value, storable(row[columns.identity]), excerpt(columns, row)))
                 continue
             identifiers = _identifiers(columns, row, key, reject) if has_others else {}
             middle = canonical(identifiers) if identifiers else ""
@@ -305,26 +217,12 @@ def _identifiers(
             text = stringify(row[position])
             if isinstance(text, Reason):
                 if text not in (Reason.NULL_KEY, Reason.EMPTY_KEY):
-                    reject(Rejection(Reason.OMITTED_IDENTIFIER, profile_key, _excerpt(columns, row)))
+                    reject(Rejection(Reason.OMITTED_IDENTIFIER, profile_key, excerpt(columns, row)))
             else:
                 texts[key] = text
         if texts:
             found[kind] = texts
     return found
-
-
-def _as_text(value: object) -> str | None:
-    """Return what can be stored of a rejected key, so that `forget` finds it."""
-    return None if value is None else _clean(str(value))[:MAX_KEY_LENGTH]
-
-
-def _excerpt(columns: KeyColumns, row: Row) -> str:
-    positions = [columns.identity, *(p for _, p in columns.user), *(p for _, p in columns.company)]
-    return canonical([None if row[p] is None else _clean(str(row[p]))[:MAX_KEY_LENGTH] for p in positions])
-
-
-def _clean(text: str) -> str:
-    return _UNUSABLE.sub("�", text)
 
 
 def distinct(lines: Iterable[str]) -> tuple[set[str], list[str]]:

@@ -26,7 +26,7 @@ from audience_sync.delivery import Delivery, deliver
 from audience_sync.errors import AudienceSyncError, DestinationError, KeyRefused
 from audience_sync.ingest.opening import open_server
 from audience_sync.leasing import Workspace
-from audience_sync.store import waiting
+from audience_sync.store import erasure, waiting
 
 if TYPE_CHECKING:
     from audience_sync.ingest.server import Server
@@ -63,6 +63,7 @@ def run(workspace: Workspace, settings: Settings, key: SecretStr, *, stop: threa
             told_at = float("-inf")
             while not stop.wait(TICK) and delivering.is_alive() and (crashed := _crash(ingest)) is None:
                 watchdog.ping()
+                syncing.follow_clock()
                 if workspace.seams.monotonic() - told_at > STATUS_EVERY:
                     watchdog.status(_status(workspace, settings, syncing))
                     told_at = workspace.seams.monotonic()
@@ -143,6 +144,8 @@ class _Delivering(threading.Thread):
         self._gather()
         report = deliver(self._workspace, self._delivery)
         log.info("delivered", events=report.events, open=report.open, dead=report.dead)
+        if report.open <= report.paused and not self._stop_event.is_set():
+            erasure.tidy(self._workspace.database)
         if isinstance(report.failure, KeyRefused) and not self._takes_events:
             raise report.failure
         if isinstance(report.failure, DestinationError) and not self._stop_event.is_set():

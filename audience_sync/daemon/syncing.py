@@ -21,6 +21,7 @@ from audience_sync.sync import Job, RunReport, recover, sync_under, taking
 
 SYNCS_AT_ONCE = 2
 MOMENT = timedelta(seconds=1)
+JUMP = timedelta(seconds=30)  # clocks that are set by so much less are corrected, not moved
 AGAIN = timedelta(seconds=5)  # when another process is at work on the audience
 PURGE_EVERY = timedelta(hours=24)
 FIRST_PURGE = timedelta(minutes=10)
@@ -37,6 +38,7 @@ class Syncing:
         self._stop = threading.Event()
         self._due: dict[str, datetime] = {}  # when each audience's job fires, or fired if it is under way
         self._held_elsewhere: set[str] = set()  # audiences that another process is at work on
+        self._drift = self._clock_drift()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
             executors={"default": ThreadPoolExecutor(SYNCS_AT_ONCE)},
@@ -75,6 +77,31 @@ class Syncing:
         sooner = next_due(audience.schedule, started_at=now, jitter=self._workspace.seams.jitter())
         self._keep(audience, sooner)
         return sooner
+
+    def follow_clock(self) -> None:
+        """After a jump of the wall clock, have every audience due when it should be by the new time.
+
+        Who was put off by a clock that was ahead is due sooner, what a jump forward made due is due now.
+        """
+        drift = self._clock_drift()
+        if abs(drift - self._drift) < JUMP.total_seconds():
+            return
+        log.warning("clock_jumped", seconds=round(drift - self._drift))
+        try:
+            with self._workspace.database.read() as connection:
+                known = {row.key: row for row in audiences.every(connection)}
+        except sa.exc.SQLAlchemyError as error:
+            log.error("database_away", error=first_line(error))
+            return  # and again at the next look
+        self._drift = drift
+        for audience in self._settings.audiences:
+            if audience.key in self._due:
+                self._schedule(audience, self._first_due(audience, known.get(audience.key), self._now()))
+        self._scheduler.wakeup()
+
+    def _clock_drift(self) -> float:
+        """Return the seconds that the wall clock is ahead of the monotonic one."""
+        return self._now().timestamp() - self._workspace.seams.monotonic()
 
     def next_at(self) -> datetime | None:
         """Return when the next audience is due, or None if there is none."""
@@ -128,12 +155,13 @@ class Syncing:
             log.warning("sync_lost", audience=audience.key, why=str(error))
             due = started + AGAIN
         except Exception as error:  # the wrapper of every job: one audience must not end the daemon
+            is_expected = isinstance(error, AudienceSyncError | sa.exc.OperationalError)
             log.error(
                 "sync_failed",
                 audience=audience.key,
-                error=str(error),
+                error=first_line(error),
                 due_at=due.isoformat(),
-                exc_info=not isinstance(error, AudienceSyncError),
+                exc_info=not is_expected,
             )
             self._keep(audience, due)
         self._schedule(audience, due)

@@ -49,7 +49,7 @@ class Pace:
                 return False
         goes = False
         try:
-            delay = self._moment() / 1_000_000 - self._workspace.seams.clock().timestamp()
+            delay = self._delay()
             goes = not (stop.wait(delay) if delay > 0 else stop.is_set())
         finally:
             if not goes:
@@ -128,12 +128,13 @@ class Pace:
             if self._probe is threading.current_thread():
                 self._probe = None
 
-    def _moment(self) -> int:
-        """Return the next moment reserved for this process, in microseconds since 1970.
+    def _delay(self) -> float:
+        """Return the seconds until the next moment reserved for this process.
 
         Moments that went by unused are gone, or they would all come at once; so are those of a clock that was ahead.
         """
         with self._lock:
+            began = self._workspace.seams.monotonic()  # the wall clock is read once: it may jump
             now_us = int(self._workspace.seams.clock().timestamp() * 1_000_000)
             late = now_us - self._next_us
             if self._reserved == 0 or late > RESERVE_SECONDS * 1_000_000 or late < -self._furthest_us:
@@ -143,9 +144,9 @@ class Pace:
                     )
                 self._reserved = self._reserve
             self._reserved -= 1
-            moment = self._next_us
+            delay = (self._next_us - now_us) / 1_000_000
             self._next_us += round(1_000_000 / self._per_second)
-            return moment
+            return delay - (self._workspace.seams.monotonic() - began)
 
     @property
     def _furthest_us(self) -> int:

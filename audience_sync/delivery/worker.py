@@ -46,6 +46,7 @@ class Worker(threading.Thread):
         self._schematic = schematic
         self._batches = batches
         self._waiting = list(left_over)
+        self._due = self._due_of(left_over)  # by attempt: when its next try is due, on the monotonic clock
         self._of_this_round: set[int] = set()  # attempts whose rows lie behind where the round is
         self._first_failure: dict[int, int] = {}  # by attempt: how many batches had been accepted by then
         self._looks_in_vain = 0
@@ -67,9 +68,16 @@ class Worker(threading.Thread):
         finally:
             self._schematic.close()
 
+    def _due_of(self, left_over: Sequence[Attempt]) -> dict[int, float]:
+        """Return when attempts of before are due: a clock that was ahead must not put them off for long."""
+        seams, longest = self._shift.workspace.seams, self._shift.max_backoff.total_seconds()
+        now_ms, now = seams.now_ms(), seams.monotonic()
+        return {one.id: now + min((one.not_before - now_ms) / 1000, longest) for one in left_over}
+
     def _step(self) -> None:
-        now = self._shift.workspace.seams.now_ms()
-        due = next((one for one in self._waiting if one.not_before <= now and not is_behind(one, self._waiting)), None)
+        now = self._shift.workspace.seams.monotonic()
+        ready = (one for one in self._waiting if self._due.get(one.id, now) <= now)
+        due = next((one for one in ready if not is_behind(one, self._waiting)), None)
         if due is not None:
             self._post(due)
         elif self._is_full() or not self._take():
@@ -107,8 +115,8 @@ class Worker(threading.Thread):
 
     def _pause(self) -> float:
         """Return the seconds until the next look: longer after each one in vain, but not beyond the next try."""
-        now = self._shift.workspace.seams.now_ms()
-        due = min((attempt.not_before - now for attempt in self._waiting), default=0) / 1000
+        now = self._shift.workspace.seams.monotonic()
+        due = min((self._due.get(attempt.id, now) - now for attempt in self._waiting), default=0.0)
         return max(IDLE, min(due, LONGEST_IDLE, IDLE * float(2 ** min(self._looks_in_vain, 10))))
 
     def _post(self, attempt: Attempt) -> None:
@@ -130,6 +138,7 @@ class Worker(threading.Thread):
         if attempt.id not in {waiting.id for waiting in self._waiting}:
             self._first_failure.pop(attempt.id, None)  # SQLite may give its number to another one
             self._of_this_round.discard(attempt.id)
+            self._due.pop(attempt.id, None)
 
     def _settle(self, attempt: Attempt, outcome: Outcome) -> list[Attempt]:
         """Do what an outcome asks for and return the attempts that come of it."""
@@ -178,7 +187,8 @@ class Worker(threading.Thread):
             return parts
         seams = shift.workspace.seams
         wait = backoff(attempt.tries + 1, jitter=seams.jitter(), longest=shift.max_backoff, asked=outcome.retry_after)
-        not_before = seams.now_ms() + int(wait.total_seconds() * 1000)
+        not_before = seams.now_ms() + int(wait.total_seconds() * 1000)  # for who comes next; for us:
+        self._due[attempt.id] = seams.monotonic() + wait.total_seconds()
         with shift.workspace.database.write() as connection:
             shift.lease.assert_held(connection)
             return [attempts.postpone(connection, attempt, not_before=not_before, error=outcome.reason)]

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.errors import LeaseLost
 
 AUDIENCE, SHARDS = "audience", "shards"
+LONGEST_MS = 3_600_000  # a lease that seems to last longer is of before the host was started, or the clock was set
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ def acquire(  # noqa: PLR0913 - facts of one grant
 ) -> Lease | None:
     """Take those of the wanted leases that are free, or what `choose` chooses of them, under one new term.
 
-    None when there is nothing to be had. Free are also those of the `dead` holders, and the holder's own: one process
-    never works on one thing twice.
+    None when there is nothing to be had. Free are those that have run out or seem to last for ever, those of the `dead`
+    holders, and the holder's own: one process never works on one thing twice.
     """
     wanted = sorted(numbers)
     marks = ", ".join(map(str, wanted))
@@ -62,7 +63,11 @@ def acquire(  # noqa: PLR0913 - facts of one grant
         ),
         {"k": kind},
     ).all()
-    free = {number for number, owner, _, until in rows if until <= now_ms or owner == holder or owner in dead}
+    free = {
+        number
+        for number, owner, _, until in rows
+        if not now_ms < until <= now_ms + LONGEST_MS or owner == holder or owner in dead
+    }
     taken = tuple(sorted(choose(free)))
     if not taken:
         return None
@@ -142,10 +147,13 @@ def holders(connection: Connection, *kinds: str) -> set[str]:
     return {row.holder for row in rows if row.kind in kinds}
 
 
-def clock_ms(connection: Connection, host_ms: int) -> int:
-    """Return the time that leases go by: Postgres' own, lest hosts differ; on SQLite that of the one host there is."""
+def clock_ms(connection: Connection, steady_ms: int) -> int:
+    """Return the time that leases go by: Postgres' own, lest hosts differ.
+
+    On SQLite that of its one host: not the wall clock, which may jump, but the one since the host was started.
+    """
     if connection.dialect.name == "sqlite":
-        return host_ms
+        return steady_ms
     found = connection.execute(sa.text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"))
     return int(found.scalar_one())
 

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Set
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import tables
-from audience_sync.core.events import Event, Value, alike, traits
-from audience_sync.store import attempts, events, jsonrows, outbox
-
-_NAMED = Event._fields.index("body")  # the fields before it are the primary key of `deliveries`
+from audience_sync.core.events import Event, Value
+from audience_sync.store import attempts, deliveries, events, outbox
 
 
 def settle(
@@ -25,28 +21,7 @@ def settle(
     """Record batches that Schematic accepted, and close the rows they were made of; see both tables' `settle`."""
     outbox.settle(connection, batches, unsettled=unsettled)
     events.settle(connection, [event for batch in batches for event in batch if event.origin], unsettled=unsettled)
-    rows = []
-    for batch in batches:
-        for first, group in alike(batch):
-            run_ids = sorted({carried.run_id for carried in first.carried})
-            what = (
-                traits(first.carried),
-                f"[{', '.join(map(str, run_ids))}]",
-                ", ".join(first.mappings),
-                first.origin and first.origin.message_id,
-            )
-            rows += [event[:_NAMED] + what for event in group]
-    table, c = tables.deliveries, tables.deliveries.columns
-    given = (*table.primary_key.columns, c.traits, c.run_ids, c.mapping, c.message_id)
-    names = ", ".join(column.name for column in given)
-    connection.execute(
-        sa.text(
-            f"INSERT INTO deliveries ({names}, accepted_at, status)"
-            f" SELECT {names}, :now, :status FROM ({jsonrows.table(connection, 'rows', given)}) AS accepted"
-            " WHERE true ON CONFLICT (shard, profile_key, idempotency_key) DO NOTHING"
-        ),
-        {"rows": jsonrows.given(rows), "now": now_ms, "status": status},
-    )
+    deliveries.record(connection, batches, now_ms=now_ms, status=status)
 
 
 def mark_dead(connection: Connection, event: Event, reason: str | None) -> None:

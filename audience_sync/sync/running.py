@@ -102,11 +102,12 @@ def _require_active(audience: AudienceRow) -> None:
 def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceRow) -> RunRow:
     seams = workspace.seams
     now = seams.now_ms()
-    as_of = now if job.as_of is None else int(job.as_of.timestamp() * 1000)
     with workspace.database.write() as connection:
         lease.assert_held(connection)
         audience = audiences.by_id(connection, audience.id)  # as dead runs, or others before us, left it
         _require_active(audience)
+        # Of two syncs that nobody gave an instant the later one is later, though the clock was set back in between.
+        as_of = max(now, audience.applied_as_of or 0) if job.as_of is None else int(job.as_of.timestamp() * 1000)
         if audience.applied_as_of is not None and as_of < audience.applied_as_of and not job.force:
             applied = datetime.fromtimestamp(audience.applied_as_of / 1000, UTC)
             raise ConfigError(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from hashlib import blake2b
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from audience_sync.core.rows import Wrapping, wrapped
 from audience_sync.core.shards import SHARDS
+from audience_sync.errors import AudienceSyncError
 
 IN_MEMORY = 200_000  # lines; of keys of 12 characters about 15 MB
 VALUES_IN_MEMORY = 50_000  # lines with a value, which may be 1,024 characters long
@@ -42,11 +44,21 @@ class Spool:
         self._hashes: list[blake2b] = []
 
     def added(self, rows: int) -> None:
-        """Count the rows filed since the last call; write their lines out when they are many."""
+        """Count the rows filed since the last call; write their lines out when they are many.
+
+        Raises:
+            AudienceSyncError: the temporary folder is full.
+        """
         self.size += rows
         self._waiting += rows
         if self._waiting >= self._in_memory:
-            self._flush()
+            try:
+                self._flush()
+            except OSError as error:
+                raise AudienceSyncError(
+                    f"cannot keep the rows of the source in {tempfile.gettempdir()}: {error.strerror}",
+                    hint="nothing was changed: make room there, or set TMPDIR to a folder with more",
+                ) from None
 
     def reading(self, shard: int) -> Reading:
         """Return what was read of a shard; the same where the same lines came in the same order."""
@@ -89,7 +101,8 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError):  # what could not be written on a full disk is not written now either
+            self._file.close()
 
 
 def _text(lines: list[str]) -> bytes:

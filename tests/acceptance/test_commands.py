@@ -647,7 +647,7 @@ def test_an_interrupted_reading_ends_without_a_trace(place: Place) -> None:
 
 @ON_ONE_DATABASE
 def test_a_second_interrupt_ends_at_once(place: Place) -> None:
-    """Ctrl-C twice ends a command though its source does not answer; the next one takes over without waiting."""
+    """Ctrl-C twice ends a command at once, however far the first one has come; the next one takes over."""
     place.configure(sql=ENDLESS_SQL)
     with place.running("sync") as syncing:
         until(place.held)
@@ -659,7 +659,7 @@ def test_a_second_interrupt_ends_at_once(place: Place) -> None:
     assert ended.code == 130
     assert "Traceback" not in ended.err
     assert place.command("sync").code == 0
-    assert place.rows("SELECT state, reason FROM runs") == [("failed", "its process died"), ("succeeded", None)]
+    assert place.rows("SELECT state FROM runs ORDER BY id") == [("failed",), ("succeeded",)]
     assert_settled(place, EVERYBODY)
 
 

@@ -276,7 +276,7 @@ def test_sigterm_in_a_slow_delivery(place: Place) -> None:
 
 @ON_ONE_DATABASE
 def test_sigterm_in_a_source_that_hangs(place: Place) -> None:
-    """SIGTERM while a source does not answer ends as soon; the next daemon marks the run dead and syncs again."""
+    """SIGTERM while a source does not answer ends as soon, in order; the next daemon syncs again."""
     place.shop.execute("BEGIN EXCLUSIVE")
     with place.running("run") as daemon:
         until(place.held)
@@ -291,7 +291,7 @@ def test_sigterm_in_a_source_that_hangs(place: Place) -> None:
         until(lambda: place.rows("SELECT 1 FROM outbox LIMIT 1") == [])
         assert daemon.end(signal.SIGTERM, seconds=SOON).code == 0
     assert place.rows("SELECT state, reason FROM runs ORDER BY id") == [
-        ("failed", "its process died"),
+        ("failed", "stopped on request"),
         ("succeeded", None),
     ]
     assert_settled(place, EVERYBODY)

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import psycopg
+
 from tests.benchmarks.sync_one_million import database_url, make_source, synced
 
 TABLES = ("memberships", "changes", "outbox", "shards")

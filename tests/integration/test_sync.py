@@ -154,7 +154,7 @@ def test_unchanged_shards_are_not_read(syncing: Syncing, monkeypatch: pytest.Mon
     read: list[int] = []
     lines = memberships.lines
 
-    def watched(connection: Connection, audience_id: int, shard: int) -> set[str]:
+    def watched(connection: Connection, audience_id: int, shard: int) -> list[str]:
         read.append(shard)
         return lines(connection, audience_id, shard)
 
@@ -164,6 +164,29 @@ def test_unchanged_shards_are_not_read(syncing: Syncing, monkeypatch: pytest.Mon
 
     assert run.counts == Counts(read=1999, exited=1, unchanged=1999)
     assert read == [shard_of("u1999")]
+
+
+def test_the_same_rows_in_another_order_are_not_compared(syncing: Syncing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source may return its rows in any order: what they say is the same, and is known to be."""
+    syncing.sync(people(range(2000)))
+
+    def refuse(*_: object) -> list[str]:
+        raise AssertionError("a shard was looked at")
+
+    monkeypatch.setattr(memberships, "lines", refuse)
+    run = syncing.sync(list(reversed(people(range(2000))))).run
+
+    assert run.counts == Counts(read=2000, unchanged=2000)
+
+
+def test_another_key_of_schematic_is_noticed(syncing: Syncing) -> None:
+    """The same rows under another name of their company's key are other identifiers, in the same order too."""
+    syncing.sync([("u1", "c1"), ("u2", None)])
+    syncing.configure(company_keys={"accountId": "company_id"})
+
+    assert syncing.sync().run.counts == Counts(read=2, updated=1, unchanged=1)
+    assert syncing.members()["u1"] == '{"company":{"accountId":"c1"}}'
+    assert syncing.sync().run.counts == Counts(read=2, unchanged=2)
 
 
 def test_a_shard_without_digest_is_compared(syncing: Syncing) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.diff import diff, staying
+from audience_sync.core.diff import diff, difference, staying
 from audience_sync.core.model import Change, ChangeKind, Member
+from audience_sync.core.rows import distinct
 from audience_sync.core.shards import from_line, to_line
 from tests.factories import make_change, make_member
 
@@ -69,3 +70,17 @@ def test_what_stays_is_what_the_changes_without_exits_leave(before: set[str], no
     changes = [change for change in diff(before, now) if change.kind is not ChangeKind.EXITED]
 
     assert staying(before, now) == applied(changes, before)
+
+
+@given(SHARDS, st.lists(st.tuples(KEYS, IDENTIFIERS, VALUES).map(lambda row: to_line(Member(*row))), max_size=12))
+def test_only_what_differs_is_looked_at(before: set[str], read: list[str]) -> None:
+    """What is new and what is gone leads to the same changes as the whole shard, duplicates or not."""
+    kept, left_out = distinct(read)
+
+    found = difference(sorted(before), read)
+
+    assert found.now == sorted(kept)
+    assert sorted(found.left_out) == sorted(left_out)
+    assert set(found.new) == kept - before
+    assert set(found.gone) == before - kept
+    assert diff(set(found.gone), set(found.new)) == diff(before, kept)

@@ -20,6 +20,8 @@ from audience_sync.core.rows import (
     key_columns,
     shard_rows,
     stringify,
+    wrapped,
+    wrapping,
 )
 from audience_sync.core.shards import SHARDS, shard_of
 from audience_sync.errors import SourceError
@@ -218,3 +220,41 @@ def test_filing_is_stringifying_each_value(rows: list[tuple[object, object]]) ->
 
     assert sorted(lines) == sorted(expected)
     assert len(rejections) == rejected
+
+
+PAGES = st.lists(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(codec="utf-8"), max_size=3) | st.sampled_from([" ", 'a"b', "a\\b", 7, None]),
+            st.text(max_size=3) | st.sampled_from(["c1", 'c"2', "c\\3", "{", "\xa0", 7, None]),
+        ),
+        max_size=4,
+    ),
+    max_size=3,
+)
+
+
+@given(PAGES, st.booleans())
+def test_bare_lines_become_the_same_lines(pages: list[list[Row]], of_user: bool) -> None:
+    """A line that waits without its JSON is in the end the line that it would have been, on whatever page it came."""
+    columns = KeyColumns(0, (("email", 1),), ()) if of_user else KeyColumns(0, (), (("groupId", 1),))
+    found: list[list[list[str]]] = []
+    for bare in (False, True):
+        lines: list[list[str]] = [[] for _ in range(SHARDS)]
+        file = shard_rows(columns, lines=lines, reject=lambda _: None, bare=bare)
+        for page in pages:
+            file(page)
+        found.append(lines)
+
+    assert [wrapped("\n".join(lines), wrapping(columns)) for lines in found[1] if lines] == [
+        lines for lines in found[0] if lines
+    ]
+
+
+@pytest.mark.parametrize(
+    "columns", [KeyColumns(0, (), ()), KeyColumns(0, (("a", 1),), (("b", 2),))], ids=["none", "two"]
+)
+def test_only_a_single_identifier_is_wrapped(columns: KeyColumns) -> None:
+    """Members without other identifiers, or with several, have their whole lines at once."""
+    assert wrapping(columns) is None
+    assert wrapped("u1\nu2", None) == ["u1", "u2"]
