@@ -113,20 +113,18 @@ class _Timed:
         return bool(poll.poll(0))
 
     def sendall(self, data: bytes) -> None:
-        self._hurry()
+        self.hurry()
         self._inner.sendall(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Reader(self))
-
-    def recv_into(self, buffer: Any) -> int:
-        self._hurry()
-        return self._inner.recv_into(buffer)
+        # `http.client` closes the socket before it reads the last answer of a connection: what the standard library
+        # makes of a socket keeps it open until it is closed itself.
+        return io.BufferedReader(_Reader(self, self._inner.makefile("rb", buffering=0)))
 
     def close(self) -> None:
         self._inner.close()
 
-    def _hurry(self) -> None:
+    def hurry(self) -> None:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
@@ -134,11 +132,17 @@ class _Timed:
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, timed: _Timed) -> None:
+    def __init__(self, timed: _Timed, raw: io.RawIOBase) -> None:
         self._timed = timed
+        self._raw = raw
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        return self._timed.recv_into(buffer)
+    def readinto(self, buffer: Any) -> int | None:
+        self._timed.hurry()
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

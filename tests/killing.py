@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -54,8 +54,14 @@ class Kill(NamedTuple):
     turn: int = 0
 
     def __str__(self) -> str:
-        """Say it in a word or two."""
-        return f"{self.seconds:.3f} s" if self.point is None else f"{self.point}:{self.turn}"
+        """Say it in a word: `0.25`, or `sync.committed:3`."""
+        return f"{self.seconds:.3f}" if self.point is None else f"{self.point}:{self.turn}"
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Return the kill that a word says."""
+        point, _, turn = text.rpartition(":")
+        return cls(point=point, turn=int(turn)) if point else cls(seconds=float(text))
 
 
 class Ended(NamedTuple):
@@ -144,7 +150,7 @@ def _place() -> str:
         (name := frame.f_globals["__name__"]).startswith("audience_sync.") and name != db.__name__
     ):
         frame = frame.f_back
-    return f"{frame.f_globals['__name__']}.{frame.f_code.co_name},{frame.f_lineno}"
+    return f"{frame.f_globals['__name__']}.{frame.f_code.co_name}/{frame.f_lineno}"
 
 
 def _recorder(path: str) -> Callable[[str], None]:

@@ -12,7 +12,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpx
 import orjson
 from pydantic import SecretStr
 
@@ -25,6 +24,7 @@ from audience_sync.db import Database
 from audience_sync.errors import ConfigError, DestinationAway
 from audience_sync.schematic import Schematic
 from audience_sync.store import binding
+from audience_sync.trust import trusted_authorities
 
 CHECK: Final = "schematic"
 SKEW: Final = timedelta(minutes=5)
@@ -42,7 +42,7 @@ def look(
         key = resolve_api_key(settings.schematic, environ)
     except ConfigError as raised:
         yield error(CHECK, "api_key", raised)
-    with closing(Schematic(settings.schematic, key or _NO_KEY, tls=httpx.create_ssl_context())) as schematic:
+    with closing(Schematic(settings.schematic, key or _NO_KEY, tls=trusted_authorities())) as schematic:
         capture = settings.schematic.capture_url
         # Only POST takes events there: whatever a GET is answered, it was Schematic's host that did.
         yield _reached(capture, schematic.get(f"{capture}/batch"))

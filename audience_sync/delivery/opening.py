@@ -7,21 +7,20 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import httpx
-
 from audience_sync.config import Audience, Settings
 from audience_sync.core.model import Computation, TraitType
 from audience_sync.leasing import Workspace
 from audience_sync.schematic import Schematic
 from audience_sync.store import audiences, binding
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.trust import trusted_authorities
 
 
 @dataclass
 class Acquaintance:
     """What a process has learnt of Schematic, from one delivery to the next: events may be delivered every second."""
 
-    tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
+    tls: ssl.SSLContext = field(default_factory=trusted_authorities)
     environment: str | None = None  # of the key, once it was asked for
     refused: set[int] = field(default_factory=set)  # audiences whose trait could not be declared, or need not be
 

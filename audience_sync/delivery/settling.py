@@ -91,7 +91,7 @@ class Settler:
                 if not done:
                     self._waiting = batches + self._waiting
                 self._changed.notify_all()
-                if self._closed and not done:
+                if self._closed and not done and not self.lease_lost:
                     return  # the attempts are still there: the same events go again, under the same keys
 
     def _commit(self, batches: Sequence[tuple[Attempt, int]]) -> bool:

@@ -6,7 +6,7 @@ audience's count: whoever sees one sees all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -45,38 +45,43 @@ class ShardChanges(NamedTuple):
 
 
 def lines(connection: Connection, audience_id: int, shard: int) -> list[str]:
-    """Return the members of one shard as sorted lines, joined where they lie: `core.shards.to_line` in SQL.
+    """Return the members of one shard as sorted lines."""
+    return lines_by_shard(connection, audience_id, [shard]).get(shard, [])
 
-    All of them come as one text: a row costs several times as much on its way here, and the interpreter's lock is free
-    while the database works.
+
+def lines_by_shard(connection: Connection, audience_id: int, shards: Sequence[int]) -> dict[int, list[str]]:
+    """Return the members of some shards as sorted lines, joined where they lie: `core.shards.to_line` in SQL.
+
+    All of a shard come as one text: a row costs several times as much on its way here, and the interpreter's lock is
+    free while the database works.
     """
     is_sqlite = connection.dialect.name == "sqlite"
     tab, end, join = ("char(9)", "char(10)", "group_concat") if is_sqlite else ("chr(9)", "chr(10)", "string_agg")
-    text = connection.exec_driver_sql(
-        f"SELECT {join}(CASE WHEN value IS NOT NULL"
+    texts = connection.exec_driver_sql(
+        f"SELECT shard, {join}(CASE WHEN value IS NOT NULL"
         f" THEN profile_key || {tab} || COALESCE(identifiers, '') || {tab} || value"
         f" WHEN identifiers IS NOT NULL THEN profile_key || {tab} || identifiers ELSE profile_key END, {end})"
-        f" FROM memberships WHERE audience_id = {int(audience_id)} AND shard = {int(shard)}"
-    ).scalar()
-    return sorted(text.split("\n")) if text else []
+        f" FROM memberships WHERE audience_id = {int(audience_id)} AND shard IN ({', '.join(map(str, shards))})"
+        " GROUP BY shard"
+    )
+    return {shard: sorted(text.split("\n")) for shard, text in texts}
 
 
 def digests(connection: Connection, audience_id: int) -> dict[int, Digest]:
     """Return the digest of each shard that has one."""
-    return {shard: digest for shard, (digest, _) in _kept(connection, audience_id)}
+    return {shard: Digest(members, hashes[:_HASH]) for shard, members, hashes in _kept(connection, audience_id)}
 
 
 def readings(connection: Connection, audience_id: int) -> dict[int, bytes]:
-    """Return for each shard the hash of the rows as they were read when its members were last compared with them."""
-    return {shard: reading for shard, (_, reading) in _kept(connection, audience_id) if reading}
+    """Return for each shard the hash of the rows as they were read, if its members are those rows."""
+    return {shard: hashes[_HASH:] for shard, _, hashes in _kept(connection, audience_id) if hashes[_HASH:]}
 
 
-def _kept(connection: Connection, audience_id: int) -> Iterator[tuple[int, tuple[Digest, bytes]]]:
+def _kept(connection: Connection, audience_id: int) -> list[tuple[int, int, bytes]]:
     rows = connection.execute(
         sa.text("SELECT shard, members, digest FROM shards WHERE audience_id = :a"), {"a": audience_id}
     )
-    for shard, members, hashes in rows:
-        yield shard, (Digest(members, bytes(hashes[:_HASH])), bytes(hashes[_HASH:]))
+    return [(shard, members, bytes(hashes)) for shard, members, hashes in rows]
 
 
 def known_profiles(connection: Connection, shard: int, *, except_audience: int | None) -> set[str]:
@@ -183,9 +188,13 @@ def apply_staged(connection: Connection, run: RunRow, *, low: int, high: int) ->
 
 def _enter(connection: Connection, run: RunRow, entering: Sequence[ShardChanges]) -> None:
     """Make everybody of some shards a member where nobody was, which is most of what a first sync does."""
-    for shard in entering:
-        constants = (run.audience_id, shard.shard, run.id, run.generation)
-        bulk.insert_members(connection, shard.newcomers, constants=constants)
+    bulk.insert_members(
+        connection,
+        ((shard.shard, shard.newcomers) for shard in entering),
+        audience_id=run.audience_id,
+        run_id=run.id,
+        generation=run.generation,
+    )
     low, high = min(shard.shard for shard in entering), max(shard.shard for shard in entering)
     connection.execute(
         sa.text(

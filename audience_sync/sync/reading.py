@@ -182,7 +182,7 @@ def _members(database: Database, audience_id: int | None, shards: Sequence[int])
     if audience_id is None or not shards:
         return {}
     with database.read() as connection:
-        return {shard: memberships.lines(connection, audience_id, shard) for shard in shards}
+        return memberships.lines_by_shard(connection, audience_id, shards)
 
 
 def _shard_changes(

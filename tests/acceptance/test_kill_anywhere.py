@@ -2,8 +2,8 @@
 
 Each database lives through three lives. At every step of a life the next command is killed in copies of the place, once
 in each, and run again there, where it may be killed again; then the copies must be like the place in which nobody was.
-AUDIENCE_SYNC_KILLS says how many kills on each database, one at each step if it does not. What fails names a seed: with
-it in AUDIENCE_SYNC_KILLS_SEED, and its test alone, the same kills come first.
+AUDIENCE_SYNC_KILLS says how many kills on each database, one at each step if it does not. If a copy differs, what was
+killed when is printed; AUDIENCE_SYNC_KILLED, set to that, has this step killed at these instants, and no other step.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -24,7 +25,8 @@ from tests.factories import AUDIENCE_KEY
 from tests.killing import Ended, Kill, Reached, draw, perform
 from tests.twins import contradictions, copy_of, forwarded, known, leftovers, settled, told, values
 
-SEED = os.environ.get("AUDIENCE_SYNC_KILLS_SEED")
+REPEATED, _, INSTANTS = os.environ.get("AUDIENCE_SYNC_KILLED", "").partition("=")
+DICE = random.Random()
 AGAIN = 0.3  # how probable it is that the next try is killed too
 DRAWS = 50  # a kill that comes after the end is no kill; so many in a row are an error
 
@@ -153,8 +155,8 @@ LIVES: dict[str, dict[str, Step]] = {
     },
     "plans": {
         "approve": Step(words=("approve", "3"), before=blocked),
-        "approve trait": Step(words=("approve", "4")),
-        "retract trait": Step(words=("retract", TRAIT_KEY, "--yes")),
+        "approve-trait": Step(words=("approve", "4")),
+        "retract-trait": Step(words=("retract", TRAIT_KEY, "--yes")),
     },
     "deliveries": {
         "deliver": Step(words=("deliver",), before=waiting),
@@ -192,20 +194,26 @@ def undisturbed(place: Place, step: Step) -> list[Reached]:
     return trail
 
 
-def disturbed(place: Place, step: Step, trail: list[Reached], dice: random.Random) -> list[Kill]:
-    """Do the work of a step, killed once or more often, and return when; never if the first kill came too late."""
-    kills: list[Kill] = []
-    while not kills or dice.random() < AGAIN:
-        kill = draw(dice, trail)
+def drawn(trail: Sequence[Reached]) -> Iterator[Kill]:
+    """Draw when the first try is killed, and those after it if they are."""
+    yield draw(DICE, trail)
+    while DICE.random() < AGAIN:
+        yield draw(DICE, trail)
+
+
+def disturbed(place: Place, step: Step, kills: Iterable[Kill]) -> list[str]:
+    """Do the work of a step, killed now and again, and return when; never if the first kill came too late."""
+    came: list[str] = []
+    for kill in kills:
         ended = run(place, *step.words, kill=kill)
-        assert ended.code in {0, KILLED}, f"{kill} after {kills}: {ended.said}"
+        assert ended.code in {0, KILLED}, f"{kill} after {came}: {ended.said}"
         if ended.code == 0:
-            return kills
-        kills.append(kill)
-        if len(kills) == 1:
+            return came
+        came.append(str(kill))
+        if len(came) == 1:
             step.meanwhile(place)
     do(place, *step.words)
-    return kills
+    return came
 
 
 def is_sequel(some: Iterable[object], of: Iterable[object]) -> bool:
@@ -229,14 +237,15 @@ def assert_same(place: Place, twin: Place, *, once: bool) -> None:
     assert [of for of, seen in ours.items() if not is_sequel(seen, theirs[of])] == []
 
 
-def kill_at(step: Step, origin: Place, twin: Place, *, trail: list[Reached], seed: int) -> list[Kill]:
-    """Have a step killed in copies of a place until a kill is in time; compare what is left, and return the kills."""
-    dice = random.Random(seed)
-    for draws in range(DRAWS):
-        with another(origin, origin.folder.with_name(f"{origin.folder.name}-{seed}-{draws}")) as place:
-            if kills := disturbed(place, step, trail, dice):
+def compare(name: str, step: Step, origin: Place, twin: Place, *, trail: Sequence[Reached]) -> None:
+    """Have a step killed in copies of a place until a kill comes in time, and compare what it leaves."""
+    for _ in range(DRAWS):
+        kills = drawn(trail) if not REPEATED else map(Kill.of, INSTANTS.split(","))
+        with another(origin, origin.folder.with_name(uuid4().hex)) as place:
+            if came := disturbed(place, step, kills):
+                print(f"AUDIENCE_SYNC_KILLED='{name}={','.join(came)}'")
                 assert_same(place, twin, once=step.once)
-                return kills
+                return
     pytest.fail("every kill came too late")
 
 
@@ -251,12 +260,9 @@ def test_killed_anywhere(
         open_for_work(twin)
         for name, step in LIVES[life].items():
             step.before(twin)
-            first = int(SEED) if SEED else random.SystemRandom().randrange(10**9)
-            with another(twin, folder / name.replace(" ", "_")) as origin:
+            with another(twin, folder / uuid4().hex) as origin:
                 trail = undisturbed(twin, step)
-                for seed in range(first, first + EACH):
-                    print(f"{name}: AUDIENCE_SYNC_KILLS_SEED={seed}", end="; ")
-                    kills = kill_at(step, origin, twin, trail=trail, seed=seed)
-                    print(f"killed at {', '.join(map(str, kills))}")
+                for _ in range(EACH if not REPEATED else name == REPEATED):
+                    compare(name, step, origin, twin, trail=trail)
 
         assert leftovers(twin) == {}

@@ -21,7 +21,7 @@ import threading
 import time
 from pathlib import Path
 
-from sync_one_million import make_source  # type: ignore[import-not-found]  # a script beside this one
+from tests.benchmarks.sync_one_million import make_source
 
 CONFIG = """
 [schematic]
@@ -35,8 +35,9 @@ max_requests_per_second = 1000000
 class Sink:
     """An HTTP server that accepts whatever is posted, and counts idempotency keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, latency: float = 0.0) -> None:
         self.events = 0
+        self._latency = latency  # seconds before each answer to a batch
         self._loop = asyncio.new_event_loop()
         server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 20))
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -51,7 +52,9 @@ class Sink:
                 return
             length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
             body = await reader.readexactly(length)
-            self.events += body.count(b'"idempotency_key"')
+            self.events += max(body.count(b'"idempotency_key"'), body.count(b'"idempotencyKey"'))
+            if length and self._latency:
+                await asyncio.sleep(self._latency)
             answer = b'{"data":{"environment_id":"env_1","id":"env_1"}}'
             writer.write(
                 b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
@@ -59,12 +62,12 @@ class Sink:
             writer.write(answer)
 
 
-def run(command: str, source: Path, sink: Sink) -> float:
-    """Sync once into a new database, and return how many seconds it took."""
+def run(command: str, source: Path, sink: Sink, *, more: str = "") -> float:
+    """Sync once into a new database, and return how many seconds it took; `more` is of the section `[delivery]`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copy(source / "shop.db", folder)
-        text = CONFIG.format(url=sink.url) + (source / "config.toml").read_text()
+        text = CONFIG.format(url=sink.url) + more + (source / "config.toml").read_text()
         (folder / "config.toml").write_text(text)
         before, cpu, started = sink.events, _cpu(), time.perf_counter()
         done = subprocess.run(
@@ -97,7 +100,7 @@ def main() -> None:
     commands = [mine, *([given.against] if given.against else [])]
     sink = Sink()
     with tempfile.TemporaryDirectory() as name:
-        make_source(Path(name), given.members)
+        make_source(Path(name), given.members, url="sqlite:///audience_sync.db", company=True)
         times: dict[str, list[float]] = {command: [] for command in commands}
         for _ in range(given.rounds):
             for command in commands:

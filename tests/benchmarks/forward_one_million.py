@@ -27,12 +27,12 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import httpx
-from deliver_one_million import CONFIG, Sink  # type: ignore[import-not-found]  # a script beside this one
 
 from audience_sync import app
 from audience_sync.config import load
 from audience_sync.core.destination.presets import presets
 from audience_sync.forwarding import Read, open_events, preview, read_events
+from tests.benchmarks.deliver_one_million import CONFIG, Sink
 
 KEY = "sch_dev_benchmark"
 SOURCE = '[sources.shop]\nurl = "sqlite:///shop.db"\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import sqlalchemy as sa
@@ -152,13 +153,13 @@ def test_unchanged_shards_are_not_read(syncing: Syncing, monkeypatch: pytest.Mon
     """The digests spare the reading of every shard in which nothing changed."""
     syncing.sync(people(range(2000)))
     read: list[int] = []
-    lines = memberships.lines
+    lines = memberships.lines_by_shard
 
-    def watched(connection: Connection, audience_id: int, shard: int) -> list[str]:
-        read.append(shard)
-        return lines(connection, audience_id, shard)
+    def watched(connection: Connection, audience_id: int, shards: Sequence[int]) -> dict[int, list[str]]:
+        read.extend(shards)
+        return lines(connection, audience_id, shards)
 
-    monkeypatch.setattr(memberships, "lines", watched)
+    monkeypatch.setattr(memberships, "lines_by_shard", watched)
 
     run = syncing.sync(people(range(1999))).run
 
@@ -170,10 +171,10 @@ def test_the_same_rows_in_another_order_are_not_compared(syncing: Syncing, monke
     """A source may return its rows in any order: what they say is the same, and is known to be."""
     syncing.sync(people(range(2000)))
 
-    def refuse(*_: object) -> list[str]:
+    def refuse(*_: object) -> dict[int, list[str]]:
         raise AssertionError("a shard was looked at")
 
-    monkeypatch.setattr(memberships, "lines", refuse)
+    monkeypatch.setattr(memberships, "lines_by_shard", refuse)
     run = syncing.sync(list(reversed(people(range(2000))))).run
 
     assert run.counts == Counts(read=2000, unchanged=2000)
