@@ -16,7 +16,7 @@ from typing import Final, Generic, TypeVar
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.destination.forwarding import ForwardedParcel, make_forwarded
-from audience_sync.core.destination.parcels import Destination, Parcel, make_parcel
+from audience_sync.core.destination.parcels import Destination, Parcel, make_parcels
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Forwarded, OpenChange
 from audience_sync.core.shards import SHARDS
@@ -44,11 +44,11 @@ class Table(Generic[RowT, ParcelT]):
     """A table of rows that wait, by what is done with them.
 
     `page` returns rows behind a shard and profile, up to shard `high`, profile by profile, and whether there are more;
-    `parcel` what the rows of one profile come to at a time; `mark` writes down of which rows nothing is sent.
+    `parcels` what the rows of each profile come to at a time; `mark` writes down of which rows nothing is sent.
     """
 
     page: Callable[..., tuple[list[RowT], bool]]  # of `store.outbox` or `store.events`
-    parcel: Callable[[Sequence[RowT], Batching, str], ParcelT]
+    parcels: Callable[[Sequence[RowT], Batching, str], list[ParcelT]]
     mark: Callable[[Connection, Sequence[ParcelT], int], None]  # the last is now, in milliseconds since 1970
     whole: bool  # all rows of a profile go together: a read that is too short for a batch is made longer
 
@@ -68,7 +68,7 @@ def _mark_events(connection: Connection, parcels: Sequence[ForwardedParcel], now
 
 CHANGES: Final = Table(
     page=outbox.page,
-    parcel=lambda rows, batching, at: make_parcel(rows, batching.destination, at=at),
+    parcels=lambda rows, batching, at: make_parcels(rows, batching.destination, at=at),
     mark=_mark_changes,
     whole=True,
 )
@@ -76,7 +76,10 @@ CHANGES: Final = Table(
 
 EVENTS: Final = Table(
     page=events.page,
-    parcel=lambda rows, batching, _: make_forwarded(rows, batching.destination, most=batching.batch_size),
+    parcels=lambda rows, batching, _: [
+        make_forwarded(list(of_profile), batching.destination, most=batching.batch_size)
+        for _, of_profile in groupby(rows, key=_PLACE)
+    ],
     mark=_mark_events,
     whole=False,
 )
@@ -130,21 +133,18 @@ class Lane(Generic[RowT, ParcelT]):
                 rows, more = self._table.page(
                     connection, after=self._after, high=high, limit=limit, held_back=held_back
                 )
-            made = [
-                (key, self._table.parcel(list(of_profile), self._batching, at))
-                for key, of_profile in groupby(rows, key=_PLACE)
-            ]
-            full = _filling([parcel for _, parcel in made], self._batching.batch_size) if more else len(made)
+            made = self._table.parcels(rows, self._batching, at)
+            full = _filling(made, self._batching.batch_size) if more else len(made)
             if full and more:
-                self._after = made[full - 1][0]
-                return [parcel for _, parcel in made[:full]]
+                self._after = [place for place, _ in groupby(map(_PLACE, rows))][full - 1]
+                return made[:full]
             if made and more and self._table.whole:
                 limit *= 4  # many audiences share few profiles: a page of rows made less than a batch
                 continue
             if rows:
                 self._after = _PLACE(rows[-1])
             if made or not more:
-                return [parcel for _, parcel in made]
+                return made
 
 
 def _filling(parcels: Sequence[Parcel | ForwardedParcel], size: int) -> int:

@@ -6,20 +6,17 @@ dead one. What is being sent right now is kept apart, in `attempts`.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Set
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
 from audience_sync.core.destination.parcels import Rejected
-from audience_sync.core.events import Carried, Event, OpenChange, Value, alike
+from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation
-from audience_sync.store import audiences, bulk, jsonrows, runs
+from audience_sync.store import audiences, bulk, jsonrows
 from audience_sync.store.runs import RunRow
-
-MANY = 5  # rows of one value in a batch are looked for together
 
 _COLUMNS = (
     "o.shard, o.profile_key, o.audience_id, a.key AS trait, o.value, o.generation, o.run_id, a.computation,"
@@ -141,84 +138,6 @@ def of_profile(connection: Connection, *, shard: int, profile_key: str) -> list[
         {"s": shard, "k": profile_key},
     )
     return [OpenChange(*row) for row in rows]
-
-
-def settle(connection: Connection, batches: Iterable[Sequence[Event]], *, unsettled: Set[Value] = frozenset()) -> None:
-    """Close the rows that still have the generation that was accepted.
-
-    A row stays while `unsettled` events carry it too (see `attempts.carried_by_others`), and if it is dead.
-    """
-    sent: Counter[int] = Counter()
-    apart: dict[tuple[int, str, int, int], int] = {}  # rows that are closed one by one, and their runs
-    for batch in batches:
-        alone: dict[tuple[int, int, int], list[Event]] = {}
-        for first, group in alike(batch):
-            for carried in first.carried:
-                value = carried.audience_id, carried.generation
-                if carried.shared:
-                    free = [event for event in group if not _is_held(connection, event, carried, unsettled)]
-                    apart |= {(event.shard, event.profile_key, *value): carried.run_id for event in free}
-                else:
-                    alone.setdefault((*value, carried.run_id), []).extend(group)
-        for (audience_id, generation, run_id), events in alone.items():
-            if len(events) >= MANY and _close_neighbours(connection, events, audience_id, generation):
-                sent[run_id] += len(events)
-            else:
-                apart |= {(event.shard, event.profile_key, audience_id, generation): run_id for event in events}
-    _close(connection, list(apart))
-    runs.add_sent(connection, sent + Counter(apart.values()))
-
-
-def _close_neighbours(connection: Connection, events: Sequence[Event], audience_id: int, generation: int) -> bool:
-    """Close the rows of events from the first to the last at once; False, and nothing closed, if others are there."""
-    which = (
-        "(shard, profile_key) >= (:low, :first) AND (shard, profile_key) <= (:high, :last)"
-        " AND audience_id = :a AND generation = :g AND dead_reason IS NULL"
-    )
-    if connection.dialect.name == "sqlite":
-        keys = (
-            "SELECT group_concat(profile_key, char(10))"
-            f" FROM (SELECT profile_key FROM outbox WHERE {which} ORDER BY shard, profile_key)"
-        )
-    else:
-        keys = (
-            "SELECT string_agg(profile_key, chr(10) ORDER BY shard, profile_key)"
-            f" FROM (SELECT shard, profile_key FROM outbox WHERE {which} ORDER BY shard, profile_key FOR UPDATE) AS o"
-        )
-    closed = connection.execute(
-        sa.text(f"DELETE FROM outbox WHERE {which} AND ({keys}) = :keys"),
-        {
-            "low": events[0].shard,
-            "first": events[0].profile_key,
-            "high": events[-1].shard,
-            "last": events[-1].profile_key,
-            "a": audience_id,
-            "g": generation,
-            "keys": "\n".join([event.profile_key for event in events]),
-        },
-    )
-    return closed.rowcount == len(events)
-
-
-def _is_held(connection: Connection, event: Event, carried: Carried, unsettled: Set[Value]) -> bool:
-    """Return whether another event has still to be settled, or whether the row is dead or gone already."""
-    if (event.profile_key, carried.audience_id, carried.generation) in unsettled:
-        return True
-    found = connection.execute(
-        sa.text(
-            "SELECT dead_reason FROM outbox"
-            " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
-        ),
-        {"s": event.shard, "k": event.profile_key, "a": carried.audience_id, "g": carried.generation},
-    ).first()
-    return found is None or found[0] is not None
-
-
-def _close(connection: Connection, rows: Sequence[tuple[int, str, int, int]]) -> None:
-    columns = ("shard", "profile_key", "audience_id", "generation")
-    # A sync's commit locks rows of the outbox too, in the same order.
-    bulk.lock(connection, tables.outbox, columns, rows)
-    bulk.delete(connection, tables.outbox, columns, rows)
 
 
 def mark_rejected(connection: Connection, rejected: Iterable[Rejected]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.events import Event, Value
-from audience_sync.store import attempts, deliveries, events, outbox
+from audience_sync.store import attempts, closing, deliveries, events, outbox
 
 
 def settle(
@@ -19,7 +19,7 @@ def settle(
     unsettled: Set[Value] = frozenset(),
 ) -> None:
     """Record batches that Schematic accepted, and close the rows they were made of; see both tables' `settle`."""
-    outbox.settle(connection, batches, unsettled=unsettled)
+    closing.settle(connection, batches, unsettled=unsettled)
     events.settle(connection, [event for batch in batches for event in batch if event.origin], unsettled=unsettled)
     deliveries.record(connection, batches, now_ms=now_ms, status=status)
 

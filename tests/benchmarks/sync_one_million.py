@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import resource
 import sqlite3
 import subprocess
@@ -39,17 +38,17 @@ name = "Everybody"
 sql = "{sql}"
 """
 COMPANY = 'company_keys = { groupId = "company_id" }\n'
-ROW = ("usr_{:08d}", "acct_{:06d}")
+ROW = "printf('usr_%08d', i), printf('acct_%06d', i % 50000)"
 
 
 def make_source(folder: Path, members: int, *, url: str, company: bool) -> None:
     """Write a shuffled table of users, and the configuration of one audience of all of them."""
-    numbers = list(range(members))
-    random.Random(1).shuffle(numbers)
-    with sqlite3.connect(folder / "shop.db") as shop:
+    with sqlite3.connect(folder / "shop.db") as shop:  # by SQL: a child's peak memory is at least its parent's
         shop.execute("CREATE TABLE users (user_id TEXT, company_id TEXT)")
-        shop.executemany(
-            "INSERT INTO users VALUES (?, ?)", ((ROW[0].format(n), ROW[1].format(n % 50_000)) for n in numbers)
+        shop.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?)"
+            f" INSERT INTO users SELECT {ROW} FROM n ORDER BY random()",
+            (members,),
         )
     sql = f"SELECT user_id{', company_id' if company else ''} FROM users"
     (folder / "config.toml").write_text(CONFIG.format(url=url, sql=sql) + (COMPANY if company else ""))
@@ -68,9 +67,10 @@ def change_source(folder: Path, members: int) -> None:
     half = members // 200
     with sqlite3.connect(folder / "shop.db") as shop:
         shop.execute("DELETE FROM users WHERE rowid IN (SELECT rowid FROM users ORDER BY rowid LIMIT ?)", (half,))
-        shop.executemany(
-            "INSERT INTO users VALUES (?, ?)",
-            ((ROW[0].format(members + n), ROW[1].format(n % 50_000)) for n in range(half)),
+        shop.execute(
+            "WITH RECURSIVE n (i) AS (SELECT ? UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?)"
+            f" INSERT INTO users SELECT {ROW} FROM n",
+            (members, members + half),
         )
 
 

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import orjson
@@ -23,6 +25,7 @@ from audience_sync.core.destination.stamps import Stamps
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.events import Carried, Event, OpenChange, idempotency_key
 
+_PROFILE = itemgetter(OpenChange._fields.index("profile_key"))
 NOT_MAPPED = "no enabled mapping makes an event of it"
 NOBODY = "the track event names neither a user nor a company: user_keys and company_keys have no key with a value"
 
@@ -87,6 +90,16 @@ def make_parcel(changes: Sequence[OpenChange], destination: Destination, *, at: 
     if event is None:
         return resolve_parcel(changes, destination.enabled, destination, identifiers=identifiers, at=at)
     return Parcel([event], [])
+
+
+def make_parcels(changes: Sequence[OpenChange], destination: Destination, *, at: str) -> list[Parcel]:
+    """Return `make_parcel` of each profile in turn; the changes of a profile are neighbours."""
+    if not destination.of_one_computation and len({change.profile_key for change in changes}) == len(changes):
+        events = destination.stamps.events(changes, at=at)
+        if events is not None:
+            return [Parcel([event], []) for event in events]
+    by_profile = groupby(changes, key=_PROFILE)
+    return [make_parcel(list(of_profile), destination, at=at) for _, of_profile in by_profile]
 
 
 def resolve_parcel(

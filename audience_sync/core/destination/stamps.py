@@ -46,9 +46,7 @@ class Stamp(NamedTuple):
         before, behind = self.key_ends
         key = blake2b(before + profile + behind, digest_size=16).hexdigest()
         body = self.text % self.order((at, profile.decode(), *keys, key))
-        # This is the way of every change of a large sync, so it is made as `Event(…)` makes it, in half the time.
-        fields = (change.shard, change.profile_key, key, body, identifiers, self.carried, self.mappings, None)
-        return tuple.__new__(Event, fields)
+        return Event(change.shard, change.profile_key, key, body, identifiers, self.carried, self.mappings)
 
 
 def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment: str) -> Stamp:
@@ -93,6 +91,28 @@ class Stamps:
             stamp = self._stamp(changes, said, names)
         return stamp and stamp.event(changes[0], identifiers, keys, at=at)
 
+    def events(self, changes: Sequence[OpenChange], *, at: str) -> list[Event] | None:
+        """Return the event of each of many changes, all of different profiles, or None where one must be asked for.
+
+        This is the way of every change of a large sync: `event` and `Stamp.event` in one loop, in a third of the time.
+        """
+        known, stamps = self._keys, self._stamps
+        found = []
+        for change, profile in zip(changes, _json_texts([change.profile_key for change in changes]), strict=True):
+            shard, profile_key, *_, identifiers, _ = change
+            names, keys = known.get(identifiers) or self._keys_of(identifiers)
+            stamp = stamps.get((_said(change), names))
+            if stamp is None:
+                stamp = self._stamp([change], _said(change), names)
+                if stamp is None:
+                    return None
+            text, order, (before, behind), carried, mappings = stamp
+            key = blake2b(before + profile + behind, digest_size=16).hexdigest()
+            body = text % order((at, profile.decode(), *keys, key))
+            fields = (shard, profile_key, key, body, identifiers, carried, mappings, None)
+            found.append(tuple.__new__(Event, fields))
+        return found
+
     def template(self, names: Names, computation: str = "audience") -> Template | None:
         """Return the template for changes of one computation, of people who have these keys, if there is one."""
         if (names, computation) not in self._templates:
@@ -129,6 +149,13 @@ class Stamps:
             self._keys.clear()
         self._keys[identifiers] = (tuple(user), tuple(company)), texts
         return self._keys[identifiers]
+
+
+def _json_texts(texts: Sequence[str]) -> list[bytes]:
+    """Return many texts as JSON, cut out of one list: no quote within a text stands there without its backslash."""
+    if not texts:
+        return []
+    return [b'"' + text + b'"' for text in orjson.dumps(texts)[2:-2].split(b'","')]
 
 
 def _escaped(text: str) -> str:
