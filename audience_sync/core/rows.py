@@ -120,6 +120,10 @@ def shard_rows(
             file_odd(page)
             return
         before, after = around
+        if around is _BARE:
+            for shard, key, value in zip(hashes, keys, values, strict=True):
+                lines[shard & _MASK].append(f"{key}\t{value}")
+            return
         for shard, key, value in zip(hashes, keys, values, strict=True):
             lines[shard & _MASK].append(f"{key}{before}{value}{after}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -31,10 +31,7 @@ def insert(connection: Connection, table: sa.Table, rows: Iterable[Sequence[Any]
         _execute_many(connection, f"INSERT INTO {table.name} ({names}) VALUES ({marks}) {on_conflict}", rows)
         return
     if not on_conflict:
-        with (
-            closing(connection.connection.cursor()) as cursor,
-            cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy,
-        ):
+        with _copying(connection, f"COPY {table.name} ({names}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
         return
@@ -71,14 +68,23 @@ def insert_members(
                 (audience_id, shard, run_id, generation, _as_object(lines)),
             )
         return
-    with (
-        closing(connection.connection.cursor()) as cursor,
-        cursor.copy(f"COPY memberships ({names}) FROM STDIN") as copy,
-    ):
+    with _copying(connection, f"COPY memberships ({names}) FROM STDIN") as copy:
         for shard, lines in shards:
             before = f"{audience_id}\t{shard}\t{run_id}\t{generation}"
             parted = (line.partition("\t")[::2] for line in "\n".join(lines).replace("\\", "\\\\").split("\n"))
             copy.write("".join([f"{before}\t{key}\t{_copied(rest)}\n" for key, rest in parted]))
+
+
+@contextmanager
+def _copying(connection: Connection, statement: str) -> Iterator[Any]:
+    """Open a COPY of psycopg, whose errors are said as SQLAlchemy would say them."""
+    dialect = connection.dialect
+    base: Any = dialect.loaded_dbapi.Error
+    try:
+        with closing(connection.connection.cursor()) as cursor, cursor.copy(statement) as copy:
+            yield copy
+    except base as error:
+        raise sa.exc.DBAPIError.instance(statement, None, error, base, hide_parameters=True, dialect=dialect) from error
 
 
 def _copied(rest: str) -> str:

@@ -149,10 +149,11 @@ def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges])
 
 
 def apply_staged(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
-    """Make what is staged for some shards true, as `apply` does, and drop it from the plan: no row comes here."""
+    """Make what is staged for some shards true, as `apply` does, and drop it from the plan."""
     place = {"a": run.audience_id, "r": run.id, "g": run.generation, "low": low, "high": high}
     staged = "FROM staged WHERE run_id = :r AND shard BETWEEN :low AND :high"
-    gone = f"SELECT :a, shard, profile_key {staged} AND kind = '{ChangeKind.EXITED}'"
+    gone = connection.execute(sa.text(f"SELECT shard, profile_key {staged} AND kind = '{ChangeKind.EXITED}'"), place)
+    exits = [(run.audience_id, shard, key) for shard, key in gone]
     counted = connection.execute(sa.text(f"SELECT kind, count(*) {staged} GROUP BY kind"), place)
     kinds: dict[str, int] = dict(counted.all())
     statements = (
@@ -163,7 +164,6 @@ def apply_staged(connection: Connection, run: RunRow, *, low: int, high: int) ->
             " ORDER BY shard, profile_key ON CONFLICT (audience_id, shard, profile_key) DO UPDATE SET"
             " identifiers = excluded.identifiers, value = excluded.value, generation = excluded.generation"
         ),
-        f"DELETE FROM memberships WHERE (audience_id, shard, profile_key) IN ({gone})",
         (
             "INSERT INTO changes (run_id, shard, profile_key, kind, identifiers, value)"
             f" SELECT run_id, shard, profile_key, kind, identifiers, value {staged} ORDER BY shard, profile_key"
@@ -181,6 +181,8 @@ def apply_staged(connection: Connection, run: RunRow, *, low: int, high: int) ->
     )
     for statement in statements:
         connection.execute(sa.text(statement), place)
+    # By their keys: for a condition on several columns SQLite would look through all members of the shards.
+    bulk.delete(connection, tables.memberships, ("audience_id", "shard", "profile_key"), exits)
     outbox.enqueue(connection, run, low=low, high=high)
     audiences.add_members(connection, run.audience_id, kinds.get("entered", 0) - kinds.get("exited", 0))
     unstage(connection, run.id, low=low, high=high)
