@@ -16,7 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["audience_sync.cli.main", "audience_sync.daemon", "tests.commands"])
+FORKS.set_forkserver_preload(
+    ["audience_sync.cli.main", "audience_sync.daemon", "tests.commands", "httpcore", "psycopg"]
+)
 
 
 class Command:

@@ -79,13 +79,6 @@ class Running:
         until(lambda: text in self.said or self.process.poll() is not None)
         assert text in self.said, self.said
 
-    def kill_after(self, seconds: float) -> int:
-        """Kill it, as `kill -9` does, if it still runs after some seconds, and return its exit code."""
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return self.end(signal.SIGKILL).code
-
     def end(self, number: signal.Signals | None = None, *, seconds: float = DEADLINE) -> Ended:
         """Send a signal, if one is named, wait for the end and return how it ended."""
         if number is not None:
