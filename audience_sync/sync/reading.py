@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy.engine import Connection
 
+from audience_sync.collecting import seldom_collected
 from audience_sync.computing import Definition, open_definition
 from audience_sync.config import Audience, Settings
 from audience_sync.core.diff import Difference, diff, difference, staying
@@ -29,7 +30,6 @@ from audience_sync.core.values import value_reader
 from audience_sync.db import Database
 from audience_sync.store import memberships
 from audience_sync.store.memberships import ShardChanges
-from audience_sync.sync.collecting import seldom_collected
 from audience_sync.sync.spool import IN_MEMORY, VALUES_IN_MEMORY, Reading, Spool
 
 SAMPLES = 100  # rejected rows kept for each reason and run
