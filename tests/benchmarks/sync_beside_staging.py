@@ -1,12 +1,13 @@
 """A sync beside what SQL people would write: all rows into a temporary table, and two anti-joins with the memberships.
 
-Usage: python -m tests.benchmarks.sync_beside_staging [MEMBERS] [--database sqlite|postgres]
+Usage: python -m tests.benchmarks.sync_beside_staging [MEMBERS] [--database sqlite|postgres] [--rounds N]
 
 Both sides read the same source, a SQLite table in random order, and keep their state in a database of the same kind.
 The opponent writes the same facts: memberships, history and an outbox, in tables of the same columns, in one
 transaction. It is a good one: rows are staged in the order of their keys (SQLite) or by COPY (Postgres), and no row
 comes back to Python. What it has not is a guard, a plan, transactions that let others write, and rejected rows.
-Each side does its steps in processes of its own, and the sides take turns.
+Each side does its steps in processes of its own, and the sides take turns; all but the first sync happen ROUNDS times.
+Of SQLite the CPU seconds of both sides are compared as well, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ import psycopg
 
 from tests.benchmarks.sync_one_million import change_source, database_url, make_source, synced
 
-STEPS = ("initial", "0 % changed", "1 % changed")
 SQL = "SELECT user_id, company_id FROM users"
 KEY = {"sqlite": "TEXT", "postgres": 'TEXT COLLATE "C"'}
 IDENTIFIERS = '\'{"company":{"groupId":"\' || s.company_id || \'"}}\''
@@ -132,39 +132,42 @@ def stage_in_postgres(folder: Path, run: int, url: str) -> None:
         database.execute("ANALYZE memberships")
 
 
-def step(folder: Path, run: int, url: str) -> float:
-    """Do one sync the other way and return the seconds."""
-    started = time.perf_counter()
+def step(folder: Path, run: int, url: str) -> tuple[float, float]:
+    """Do one sync the other way and return the seconds and the CPU seconds."""
+    started, cpu = time.perf_counter(), time.process_time()
     if url.startswith("sqlite"):
         stage_in_sqlite(folder, run)
     else:
         stage_in_postgres(folder, run, url)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - cpu
 
 
-def staged(folder: Path, run: int, url: str) -> float:
+def staged(folder: Path, run: int, url: str) -> tuple[float, float]:
     """Do the same in a process of its own."""
     command = [sys.executable, "-m", "tests.benchmarks.sync_beside_staging", "--step", str(folder), str(run), url]
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return float(json.loads(out.stdout))
+    seconds, cpu = json.loads(out.stdout)
+    return float(seconds), float(cpu)
 
 
-def main(members: int, kind: str) -> None:
+def main(members: int, *, kind: str, rounds: int) -> None:
     """Let both sides do every step, and print their ratio."""
     with tempfile.TemporaryDirectory() as name, database_url(kind) as url:
         folder = Path(name)
         make_source(folder, members, url=url, company=True)
-        ratios = {}
-        for run, title in enumerate(STEPS, 1):
+        steps = ["initial", *["0 % changed", "1 % changed"] * rounds]
+        spent = {title: [0.0, 0.0, 0.0, 0.0] for title in steps}
+        for run, title in enumerate(steps, 1):
             if title == "1 % changed":
-                change_source(folder, members)
-            sides: dict[str, Callable[[], float]] = {
-                "ours": lambda: synced(folder)["seconds"],
-                "theirs": lambda run=run: staged(folder, run, url),  # type: ignore[misc]
-            }
-            seconds = {side: act() for side, act in sides.items()}
-            ratios[title] = seconds["theirs"] / seconds["ours"]
-            print(f"{title:12} {seconds['ours']:7.2f} s, staging {seconds['theirs']:7.2f} s", flush=True)
+                change_source(folder, members, time=run)
+            ours = synced(folder)
+            found = (ours["seconds"], ours["cpu"], *staged(folder, run, url))
+            spent[title] = [before + now for before, now in zip(spent[title], found, strict=True)]
+        ratios = {}
+        for title, (seconds, cpu, other_seconds, other_cpu) in spent.items():
+            ratios[title] = other_seconds / seconds
+            of_cpu = f", of CPU {other_cpu / cpu:.1f} x" if kind == "sqlite" else ""
+            print(f"{title:12} {seconds:7.2f} s, staging {other_seconds:7.2f} s = {ratios[title]:.1f} x{of_cpu}")
         print(
             f"{members:,} members on {kind}, times faster than a temporary table and anti-joins:"
             f" {', '.join(f'{title} {ratio:.1f}' for title, ratio in ratios.items())}"
@@ -175,9 +178,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("members", nargs="?", type=int, default=1_000_000)
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--step", nargs=3, metavar=("FOLDER", "RUN", "URL"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.step:
         print(json.dumps(step(Path(given.step[0]), int(given.step[1]), given.step[2])))
     else:
-        main(given.members, given.database)
+        main(given.members, kind=given.database, rounds=given.rounds)

@@ -62,15 +62,15 @@ def reorder_source(folder: Path) -> None:
         shop.execute("ALTER TABLE shuffled RENAME TO users")
 
 
-def change_source(folder: Path, members: int) -> None:
-    """Let half a percent leave and half a percent enter."""
+def change_source(folder: Path, members: int, *, time: int = 0) -> None:
+    """Let half a percent leave and half a percent enter, others each time."""
     half = members // 200
     with sqlite3.connect(folder / "shop.db") as shop:
         shop.execute("DELETE FROM users WHERE rowid IN (SELECT rowid FROM users ORDER BY rowid LIMIT ?)", (half,))
         shop.execute(
             "WITH RECURSIVE n (i) AS (SELECT ? UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?)"
             f" INSERT INTO users SELECT {ROW} FROM n",
-            (members, members + half),
+            (members + time * half, members + (time + 1) * half),
         )
 
 
@@ -96,6 +96,7 @@ def step(folder: Path) -> dict[str, float]:
     floors.append(iterate(folder, sql))
     return {
         "seconds": seconds,
+        "cpu": cpu,
         "ratio": 2 * seconds / sum(floor[0] for floor in floors),
         "cpu_ratio": 2 * cpu / sum(floor[1] for floor in floors),
         "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -96,14 +96,16 @@ def test_the_identity_cannot_change(syncing: Syncing) -> None:
 def test_one_sync_at_a_time(syncing: Syncing) -> None:
     """An audience that another process works on is left to it."""
     syncing.sync(["u1"])
+    audience_id = syncing.audience().id
     with syncing.database.write() as connection:
+        now = syncing.workspace.now_ms(connection)
         leases.acquire(
             connection,
             leases.AUDIENCE,
-            [syncing.audience().id],
+            [audience_id],
             holder="elsewhere:1:x",
-            now_ms=0,
-            expires_at=10**15,
+            now_ms=now,
+            expires_at=now + 600_000,
             dead=set(),
         )
 
