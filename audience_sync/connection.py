@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -47,10 +48,11 @@ class Connection:
         self._timeout = timeout  # seconds, of a whole exchange
         host = parts.hostname or ""
         self._http = (
-            HTTPSConnection(host, parts.port, context=tls)
+            HTTPSConnection(host, parts.port or 443, context=tls)  # without a port it looks for one in an IPv6 address
             if parts.scheme == "https"
-            else HTTPConnection(host, parts.port)
+            else HTTPConnection(host, parts.port or 80)
         )
+        self._http.response_class = _Answer
 
     def post(self, body: bytes, *, at_most: int) -> Response:
         """Post a body and return the answer, with at most so many bytes of its text.
@@ -62,11 +64,13 @@ class Connection:
         deadline = time.monotonic() + self._timeout
         try:
             self._open(deadline)
-            self._http.request("POST", self._path, body, self._headers)
+            unsent = self._send(body)
             answer = self._http.getresponse()
+            if unsent is not None and 200 <= answer.status < 300:  # nobody can have taken what was not sent
+                raise unsent  # noqa: TRY301 - it ends the connection like any other
             text = _beginning(answer, at_most)
             headers = {name.lower(): value for name, value in answer.getheaders()}
-            if not answer.isclosed():  # there is more, which nobody wants to wait for
+            if unsent is not None or not answer.isclosed():  # there is more, which nobody wants to wait for
                 self.close()
         except BaseException:
             self.close()
@@ -78,6 +82,14 @@ class Connection:
         with suppress(OSError):
             self._http.close()
 
+    def _send(self, body: bytes) -> ConnectionError | None:
+        """Send a request, or return why the other side stopped reading it: it may have answered before, as with 413."""
+        try:
+            self._http.request("POST", self._path, body, self._headers)
+        except ConnectionError as error:
+            return error
+        return None
+
     def _open(self, deadline: float) -> None:
         timed: Any = self._http.sock
         if timed is not None and timed.has_ended():
@@ -88,6 +100,18 @@ class Connection:
             opened: Any = self._http.sock
             self._http.sock = timed = _Timed(opened)
         timed.deadline = deadline
+
+
+class _Answer(HTTPResponse):
+    """The answer that counts, behind all that come before it, as 103 does; whole to the end of its headers."""
+
+    def begin(self) -> None:
+        super().begin()
+        while 100 <= self.status < 200 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            self.headers = self.msg = None  # type: ignore[assignment]  # it reads on while there are none
+            super().begin()
+        if self.fp.raw.has_ended:  # type: ignore[attr-defined]  # it is a `_Reader`
+            raise HTTPException("the answer breaks off within its headers")
 
 
 def _beginning(answer: HTTPResponse, at_most: int) -> bytes:
@@ -135,13 +159,16 @@ class _Reader(io.RawIOBase):
     def __init__(self, timed: _Timed, raw: io.RawIOBase) -> None:
         self._timed = timed
         self._raw = raw
+        self.has_ended = False  # nothing more can come
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
         self._timed.hurry()
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        self.has_ended = count == 0
+        return count
 
     def close(self) -> None:
         self._raw.close()

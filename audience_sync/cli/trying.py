@@ -94,7 +94,11 @@ def demo(
     Takes a few seconds and no network. Everything stays in one folder, with commands to go on with.
     """
     with stoppable(_nothing) as stop, closing(tell(empty_folder(folder))) as story:
-        for _ in story:
+        try:
+            for _ in story:
+                if stop.is_set():
+                    break
+        finally:  # a step that was interrupted may say so itself
             if stop.is_set():
                 raise KeyboardInterrupt
 

@@ -23,6 +23,7 @@ from audience_sync.core.events import OpenChange
 from audience_sync.core.model import RunState
 from audience_sync.core.shards import SHARDS, shard_of, unit_of
 from audience_sync.leasing import Workspace
+from audience_sync.seams import Seams
 from audience_sync.store import attempts, audiences, binding, erasure, history, leases, outbox, waiting
 from audience_sync.store.reports import iso
 from audience_sync.sync import Job, RunReport, approve, retract, sync
@@ -212,24 +213,31 @@ def test_status_calls_a_lone_event_at_the_longest_wait_stuck(desk: Desk) -> None
     assert whole["deliveries"]["stuck"] == 1
 
 
+MOMENT = timedelta(minutes=1)
+
+
 def test_status_says_who_is_at_work(desk: Desk) -> None:
     """A lease in force is shown with its holder."""
     desk.sync("u1")
+    before = datetime.now(UTC)
     with desk.workspace.database.write() as connection:
+        now = Seams().steady_ms() if desk.workspace.database.is_sqlite else desk.workspace.now_ms(connection)
         leases.acquire(
             connection,
             leases.AUDIENCE,
             [audiences.by_key(connection, AUDIENCE_KEY).id],
             holder="elsewhere:1:2",
-            now_ms=0,
-            expires_at=int(datetime(2100, 1, 1, tzinfo=UTC).timestamp() * 1000),
+            now_ms=now,
+            expires_at=now + 600_000,
             dead=set(),
         )
 
     (whole,) = desk.command("status", "--format", "json").records
 
-    sync = {"work": "sync", "audience": AUDIENCE_KEY, "units": None}
-    assert [{**sync, "holder": "elsewhere:1:2", "until": "2100-01-01T00:00:00.000Z"}] == whole["leases"]
+    (lease,) = whole["leases"]
+    until = datetime.fromisoformat(lease.pop("until")) - timedelta(minutes=10)
+    assert lease == {"work": "sync", "audience": AUDIENCE_KEY, "units": None, "holder": "elsewhere:1:2"}
+    assert before - MOMENT <= until <= datetime.now(UTC) + MOMENT
 
 
 def test_no_password_is_shown(desk: Desk, tmp_path: Path) -> None:

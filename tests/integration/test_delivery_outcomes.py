@@ -24,7 +24,8 @@ from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import DestinationError, KeyRefused
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Gate, Sandbox, Settings
 from audience_sync.sandbox.wire import Answer, Request, refusal
-from audience_sync.store import attempts, outbox
+from audience_sync.store import attempts
+from audience_sync.store import closing as closing_rows
 from tests.sending import Sending, assert_agreed, in_between, open_sending, speaking
 
 EVERYBODY = [f"u{n}" for n in range(1, 251)]
@@ -470,7 +471,7 @@ def test_failed_try_that_could_not_be_written_down(sending: Sending, monkeypatch
 def test_settling_is_tried_again(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Schematic accepted while the database is away is settled when it is back, without another request."""
     error = sa.exc.OperationalError("DELETE", {}, Exception("gone away"))
-    monkeypatch.setattr(outbox, "settle", once(outbox.settle, error))
+    monkeypatch.setattr(closing_rows, "settle", once(closing_rows.settle, error))
     sending.sync(gold=["u1"])
     report = sending.deliver()
 
@@ -482,7 +483,7 @@ def test_settling_is_tried_again(sending: Sending, monkeypatch: pytest.MonkeyPat
 def test_broken_settling_is_told(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of our own in settling ends the delivery with that error, and does not hang; nothing is lost."""
     with monkeypatch.context() as patched:
-        patched.setattr(outbox, "settle", once(outbox.settle, ZeroDivisionError("our fault")))
+        patched.setattr(closing_rows, "settle", once(closing_rows.settle, ZeroDivisionError("our fault")))
         sending.sync(gold=["u1"])
         with pytest.raises(ZeroDivisionError, match="our fault"):
             sending.deliver()

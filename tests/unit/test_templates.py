@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import Mapping, make_mapping
-from audience_sync.core.destination.parcels import make_parcel, resolve_parcel
+from audience_sync.core.destination.parcels import make_parcel, make_parcels, resolve_parcel
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.events import OpenChange
 from audience_sync.core.model import Json
@@ -173,3 +173,11 @@ def test_what_differs_between_people_has_none(trigger: str, fields: dict[str, Js
     one = make_mapping("One", trigger=trigger, action=Action.IDENTIFY_USER, fields=mapped)
 
     assert make_destination(one).stamps.template(((), ())) is None
+
+
+def test_a_page_of_odd_keys_is_as_each_alone() -> None:
+    """Keys that look like the seam between two texts of a list do not mix with their neighbours."""
+    destination = make_destination()
+    page = [make_open(key) for key in ('a",', "b", 'c"', '","', "\\", 'd\\"', "é", "plain")]
+
+    assert make_parcels(page, destination, at=AT) == [make_parcel([one], destination, at=AT) for one in page]

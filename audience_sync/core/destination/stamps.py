@@ -152,10 +152,13 @@ class Stamps:
 
 
 def _json_texts(texts: Sequence[str]) -> list[bytes]:
-    """Return many texts as JSON, cut out of one list: no quote within a text stands there without its backslash."""
+    """Return many texts as JSON, cut out of one list unless a quote within one of them might pass for its end."""
     if not texts:
         return []
-    return [b'"' + text + b'"' for text in orjson.dumps(texts)[2:-2].split(b'","')]
+    whole = orjson.dumps(texts)
+    if b'\\"' in whole:
+        return [orjson.dumps(text) for text in texts]
+    return [b'"' + text + b'"' for text in whole[2:-2].split(b'","')]
 
 
 def _escaped(text: str) -> str:
