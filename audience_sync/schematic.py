@@ -14,9 +14,8 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import orjson
 from pydantic import SecretStr
 
@@ -28,6 +27,9 @@ from audience_sync.core.outcomes import Answer, describe, is_retryable
 from audience_sync.core.redaction import redaction
 from audience_sync.errors import DestinationAway, DestinationError, KeyRefused
 from audience_sync.trust import lasting_problem
+
+if TYPE_CHECKING:
+    import httpx
 
 KEY_HEADER = "X-Schematic-Api-Key"
 MOST_TEXT = 64 * 1024  # bytes of an answer that are read
@@ -49,6 +51,8 @@ class Schematic:
     """One connection to Schematic, for one thread: connections of one pool slow each other down in httpx."""
 
     def __init__(self, settings: SchematicSettings, key: SecretStr, *, tls: ssl.SSLContext) -> None:
+        import httpx  # noqa: PLC0415 - a tenth of every start, and most commands send nothing
+
         self._settings = settings
         self.key = key
         self._without_key = redaction(key.get_secret_value(), word="(the API key)")
@@ -149,6 +153,8 @@ class Schematic:
 
     def _ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
         """Send a request and read its answer, all within the timeout, which for httpx is that of each single read."""
+        import httpx  # noqa: PLC0415
+
         self._deadline = time.monotonic() + self._timeout
         watch = threading.Timer(self._timeout, self._hang_up)
         watch.daemon = True

@@ -7,8 +7,6 @@ import ssl
 from collections.abc import Mapping
 from typing import Final
 
-import httpx
-
 from audience_sync.errors import ConfigError
 
 _CLOCK = "it must be renewed there, unless this machine's clock is wrong"
@@ -36,6 +34,8 @@ def trusted_authorities() -> ssl.SSLContext:
     Raises:
         ConfigError: they cannot be read.
     """
+    import httpx  # noqa: PLC0415 - a tenth of every start, and most commands open no connection
+
     try:
         return httpx.create_ssl_context()
     except OSError as error:  # ssl.SSLError is one, too

@@ -15,9 +15,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from audience_sync.cli.commands import COMMANDS
+
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["audience_sync.cli.main", "audience_sync.daemon", "tests.commands", "httpcore", "psycopg"]
+    [
+        "audience_sync.cli.main",
+        *sorted({f"audience_sync.cli.{listed.module}" for listed in COMMANDS.values()}),
+        "audience_sync.checking.looking",
+        "audience_sync.daemon",
+        "tests.commands",
+        "httpcore",
+        "httpx",
+        "psycopg",
+    ]
 )
 
 

@@ -6,6 +6,5 @@ Nothing is changed and no event is sent. `finding` is what is said; the other mo
 from __future__ import annotations
 
 from audience_sync.checking.finding import Finding, State, exit_code
-from audience_sync.checking.looking import check
 
-__all__ = ["Finding", "State", "check", "exit_code"]
+__all__ = ["Finding", "State", "exit_code"]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from audience_sync.config import Settings, find_config, load
+from audience_sync.cli.globals import Globals
+from audience_sync.config import Settings
 from audience_sync.core.printable import printable
 from audience_sync.seams import Seams
 
@@ -32,25 +30,6 @@ def _harmless(said: object) -> object:
 
 console = Sayings(stderr=True, highlight=False, soft_wrap=True)
 """For people: progress, warnings, sentences. Data goes to stdout, through `output`."""
-
-
-@dataclass
-class Globals:
-    """The global options, kept by Typer in the context of every command."""
-
-    config: Path | None = None
-
-    def path(self) -> Path:
-        """Return the configuration file: the one named, or where `config.find_config` finds it."""
-        return find_config(self.config, os.environ)
-
-    def settings(self) -> Settings:
-        """Read the configuration.
-
-        Raises:
-            ConfigError: there is none, or it is not usable.
-        """
-        return load(self.path(), os.environ)
 
 
 def settings_of(context: typer.Context) -> Settings:

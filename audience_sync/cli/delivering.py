@@ -22,8 +22,6 @@ from audience_sync.leasing import Workspace
 from audience_sync.signals import stoppable
 from audience_sync.store import erasure
 
-PANEL = "Sync and deliver"
-
 
 def duration(text: str | timedelta) -> timedelta:
     """Return a duration such as 30s, 15m or 2h; Typer hands over defaults as they are."""
@@ -49,11 +47,14 @@ def register(app: typer.Typer) -> None:
         ("deliver", deliver_command, "audience-sync deliver --wait 10m"),
         ("run", run, "audience-sync --config /etc/audience-sync/config.toml run"),
     ):
-        app.command(name, rich_help_panel=PANEL, epilog=f"Example: {example}")(command)
+        app.command(name, epilog=f"Example: {example}")(command)
 
 
 def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) -> None:
-    """Send all that waits, forwarded events too, retries included, until nothing does or nothing more can be done."""
+    """Deliver everything pending, then exit.
+
+    Delivers changes and forwarded events, and retries them until nothing is pending or nothing can proceed.
+    """
     settings = settings_of(context)
     key = resolve_api_key(settings.schematic, os.environ)
     with working(settings) as (workspace, stop):
@@ -62,9 +63,9 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
 
 
 def run(context: typer.Context) -> None:
-    """Run as a service: sync every audience on its schedule, and deliver between syncs.
+    """Run as a service: sync on schedule and deliver continuously.
 
-    Ends on SIGTERM or Ctrl-C within ten seconds; a second signal ends it at once.
+    Stops within ten seconds of SIGTERM or Ctrl-C; a second signal stops it immediately.
     """
     from audience_sync import daemon, logs  # noqa: PLC0415 - only this command needs the scheduler, and structlog
 

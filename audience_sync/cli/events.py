@@ -11,7 +11,6 @@ import typer
 from audience_sync import app as engine
 from audience_sync.cli.context import settings_of
 from audience_sync.cli.output import Format, FormatOption, LimitOption, harmless, print_records
-from audience_sync.cli.status import PANEL
 from audience_sync.cli.syncing import instant
 from audience_sync.db import Database
 from audience_sync.store import event_reports
@@ -23,7 +22,7 @@ EVENTS_SHOWN = tuple(column for column in EVENT_COLUMNS if column not in ("posit
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync events --reasons --since 2026-03-01")(events)
+    app.command(epilog="Example: audience-sync events --reasons --since 2026-03-01")(events)
 
 
 def events(
@@ -44,7 +43,9 @@ def events(
     limit: LimitOption = 50,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """List forwarded events that Schematic has not accepted: `waiting`, `retrying` after a failure, or `dead`.
+    """List forwarded events that Schematic has not accepted.
+
+    They are `waiting`, `retrying` after a failure, or `dead`.
 
     The profile_key of an event is its userId, else its anonymousId, else its groupId; within one, events are in the
     order in which they go. With --reasons: why others sent nothing, and how many. A table has all days together, json

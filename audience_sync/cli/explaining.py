@@ -14,7 +14,6 @@ from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.output import Format, FormatOption, json_line, print_records
 from audience_sync.cli.progress import Progress
 from audience_sync.cli.standing import standing_of
-from audience_sync.cli.status import PANEL
 from audience_sync.cli.syncing import Now
 from audience_sync.computing.explaining import Explanation
 from audience_sync.computing.explaining import explain as explain_user
@@ -37,7 +36,7 @@ def register(app: typer.Typer) -> None:
         (explain, "audience-sync explain user_42 big_spenders --events 20"),
         (preview, "audience-sync preview big_spenders --now 2026-03-01 --format json"),
     ):
-        app.command(rich_help_panel=PANEL, epilog=f"Example: {example}")(command)
+        app.command(epilog=f"Example: {example}")(command)
 
 
 def explain(
@@ -55,9 +54,10 @@ def explain(
     ] = 5,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Say why a user is in an audience or not: each condition with its value, whether it holds, and the events behind.
+    """Explain why a user is or is not in an audience.
 
-    The source is asked, as of now or --now; beside it stands what the membership database has. The exit code is 0 in or
+    Shows each condition with its value, whether it holds, and the events behind it. Reads the source, as of now or
+    --now, and compares with the membership database. The exit code is 0 in or
     out. As json or csv, `kind` says what a line is: `condition` (`node` is its place in the query, 1.2 the second part
     of the whole; `text`, `holds`, `value`), of a computed trait `value`, `event` (of the condition at `node`: `at`,
     `properties`), `verdict` (`holds`: in or not, or has a value) and `membership` (`holds`: what the database has, null
@@ -89,7 +89,7 @@ def preview(
     ] = 10,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Count who is in an audience now, or has which value, and show some of them; nothing is stored or sent.
+    """Count the members of an audience, show a sample, store nothing.
 
     Needs no membership database and no API key. The sample is the first profiles by shard and key, as `members` lists
     them: picked by a hash, and the same every time. As json this is one object that has the sample; as csv the sample.

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from audience_sync.cli import reporting
 from audience_sync.cli.context import console, settings_of
-from audience_sync.cli.delivering import PANEL, Wait, working
+from audience_sync.cli.delivering import Wait, working
 from audience_sync.cli.output import Format, FormatOption, print_records
 from audience_sync.cli.plans import REDACTED
 from audience_sync.cli.previews import BadLines, ForwardSheet
@@ -38,7 +38,7 @@ COLUMNS = ("read", "taken", "known", "bad", "accepted", "unsent", "open", "dead"
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     example = "Example: audience-sync forward events.ndjson.gz --dry-run --format json | head"
-    app.command(rich_help_panel=PANEL, epilog=example)(forward)
+    app.command(epilog=example)(forward)
 
 
 def forward(
@@ -54,7 +54,9 @@ def forward(
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Send the Segment events of a file through the mappings, or show with --dry-run what they would become.
+    """Send a file of Segment events through the mappings.
+
+    With --dry-run, show what they would become.
 
     Events are kept in the membership database and delivered from there, about 50,000 at a time; those that come slowly
     through a pipe, within seconds. A messageId is taken once in seven days: the same file again, after Ctrl-C or a

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from audience_sync import app as engine
-from audience_sync.cli import status
 from audience_sync.cli.context import settings_of
 from audience_sync.cli.events import EVENTS_SHOWN, with_payload
 from audience_sync.cli.output import Format, FormatOption, LimitOption, json_line, print_records
-from audience_sync.cli.status import PANEL, chosen_audience, known_audience
+from audience_sync.cli.status import chosen_audience, known_audience
 from audience_sync.cli.syncing import instant
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.db import Database
@@ -44,8 +43,7 @@ OptionalAudience = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this module, and those of `status`."""
-    status.register(app)
+    """Add the commands of this module."""
     for command, example in (
         (members, "audience-sync members big_spenders --as-of 2026-03-01 --limit 0 --format csv > march.csv"),
         (profile, "audience-sync profile user_42"),
@@ -53,7 +51,7 @@ def register(app: typer.Typer) -> None:
         (changes, "audience-sync changes big_spenders --kind exited --since 2026-03-01"),
         (rejections, "audience-sync rejections --run 12"),
     ):
-        app.command(rich_help_panel=PANEL, epilog=f"Example: {example}")(command)
+        app.command(epilog=f"Example: {example}")(command)
 
 
 def members(
@@ -66,7 +64,9 @@ def members(
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """List who is in an audience, or was at an earlier instant; of a computed trait, who has which value.
+    """List the members of an audience, now or at an earlier time.
+
+    For a computed trait, list the profiles that have a value.
 
     `since` is the instant of the sync that found the profile in. Of the past, fields are empty where older history is
     purged; who was in is always exact. json and csv have more fields than the table.
@@ -88,7 +88,9 @@ def profile(
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Show everything about one user: audiences and computed traits, what is still to be sent, what was, and history.
+    """Show everything about one user.
+
+    Audiences and computed traits, pending and accepted deliveries, and history.
 
     As json this is one object with audiences, events, deliveries and changes; as csv, the audiences. --limit is of
     deliveries and of changes, each newest first, and of events: the forwarded ones not accepted yet, oldest first.
@@ -135,7 +137,10 @@ def runs(
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """List runs, newest first; json and csv have more fields than the table."""
+    """List runs, newest first.
+
+    json and csv have more fields than the table.
+    """
     settings = settings_of(context)
     with engine.opened(settings) as database:
         with database.read() as connection:
@@ -179,9 +184,9 @@ def rejections(
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """List rows of the source that were not taken as they are, and why, newest runs first.
+    """List source rows that were rejected or changed, and why.
 
-    A run keeps samples; how many there were of each reason, `sync` says, and `runs` how many in all.
+    Newest runs first. A run keeps samples; `sync` prints the number for each reason, `runs` the total.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:

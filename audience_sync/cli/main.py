@@ -1,21 +1,20 @@
-"""The command line as a whole: the global options, every command, and how a failure leaves the process."""
+"""The command line as a whole: the global options, and how a failure ends the process.
+
+Commands are imported when they run, and so is what a failure needs: `--version` and `--help` stay fast.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
-from rich.text import Text
 
 from audience_sync import __version__
-from audience_sync.cli import delivering, events, explaining, forwarding, inspecting, operating, setup, syncing, trying
-from audience_sync.cli.context import Globals, console
-from audience_sync.db import first_line
+from audience_sync.cli.commands import CommandTable
+from audience_sync.cli.globals import Globals
 from audience_sync.errors import INTERRUPTED, AudienceSyncError
 
 TRACEBACK_VARIABLE = "AUDIENCE_SYNC_TRACEBACK"
@@ -26,24 +25,23 @@ def build() -> typer.Typer:
     """Return the application with every command."""
     app = typer.Typer(
         name=NAME,
+        cls=CommandTable,
         add_completion=False,
         no_args_is_help=True,
-        rich_markup_mode="rich",
+        rich_markup_mode=None,  # to import Rich takes longer than everything else that `--help` does
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_globals)
-    for module in (setup, syncing, delivering, forwarding, inspecting, explaining, events, operating, trying):
-        module.register(app)
     return app
 
 
 def main() -> None:
-    """Run the command that the arguments name, and leave with its exit code."""
+    """Run the command that the arguments name, and exit with its exit code."""
     code = _run()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read us has gone, as `head` does
+    except BrokenPipeError:  # the reader has exited, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = code or 1
     sys.exit(code)
@@ -52,33 +50,44 @@ def main() -> None:
 def _run() -> int:
     try:
         typer.main.get_command(build()).main(prog_name=NAME)
-    except SystemExit as done:  # of Typer: the end of every command, a usage error (2), an interrupt
+    except SystemExit as done:  # raised by Typer: the end of every command, a usage error (2), an interrupt
         if done.code == INTERRUPTED:
-            console.print("interrupted")
+            _say_interrupted()
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except KeyboardInterrupt:
-        console.print("interrupted")
+        _say_interrupted()
         return INTERRUPTED
     except AudienceSyncError as error:
-        _complain(str(error), error.hint)
+        _complain(error)
         return error.exit_code
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
-        _complain(f"the membership database does not answer: {first_line(error)}", "nothing was lost: try again")
-        return 1
-    except Exception as error:  # noqa: BLE001 - the top: what nobody foresaw is still told in one sentence
-        # The database's errors go on to print their parameters: people's data.
-        sentence = first_line(error) if isinstance(error, sa.exc.SQLAlchemyError) else str(error)
-        _complain(f"unexpected {type(error).__name__}: {sentence}", f"set {TRACEBACK_VARIABLE}=1 to see where")
+    except Exception as error:  # noqa: BLE001 - the top: an unexpected error, too, is reported in one sentence
+        _complain(_sentence_of(error))
         if os.environ.get(TRACEBACK_VARIABLE):
+            import traceback  # noqa: PLC0415
+
             traceback.print_exc()
         return 1
     return 0
 
 
-def _complain(sentence: str, hint: str | None) -> None:
-    console.print(Text.assemble(("error: ", "red"), sentence))
-    if hint:
-        console.print(Text.assemble(("try: ", "bold"), hint))
+def _sentence_of(error: Exception) -> AudienceSyncError:
+    """Return an unexpected error as a sentence, without what SQLAlchemy adds: the statement and people's data."""
+    from audience_sync.db import first_line  # noqa: PLC0415
+
+    return AudienceSyncError(
+        f"unexpected {type(error).__name__}: {first_line(error)}",
+        hint=f"set {TRACEBACK_VARIABLE}=1 to see where it was raised",
+    )
+
+
+def _complain(error: AudienceSyncError) -> None:
+    from audience_sync.cli import reporting  # noqa: PLC0415
+
+    reporting.complain(error)
+
+
+def _say_interrupted() -> None:
+    typer.echo("interrupted", err=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -94,11 +103,12 @@ def _globals(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="By default $AUDIENCE_SYNC_CONFIG, ./config.toml or /etc/audience-sync/config.toml.",
+            help="The configuration file. Default: $AUDIENCE_SYNC_CONFIG, else ./config.toml,"
+            " else /etc/audience-sync/config.toml.",
         ),
     ] = None,
     _version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show it.")
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Segment Engage for your own database: audiences computed where your users live, kept true in Schematic."""

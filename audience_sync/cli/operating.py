@@ -24,7 +24,6 @@ from audience_sync.store import audiences, dead, erasure, leases
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.finishing import LEASE_SECONDS
 
-PANEL = "Operate"
 PATIENCE = 10.0  # seconds in which others may finish what they are doing
 LOOK = 0.2  # seconds between two tries
 
@@ -43,13 +42,13 @@ def register(app: typer.Typer) -> None:
         (dead_discard, "discard", "audience-sync dead discard --profile user_42 --yes"),
     ):
         group.command(name, epilog=f"Example: {example}")(command)
-    app.add_typer(group, name="dead", rich_help_panel=PANEL, help="List, retry or discard what Schematic refused.")
+    app.add_typer(group, name="dead", help="List, retry or discard what Schematic refused.")
     for operation, example in (
         (pause, "audience-sync pause big_spenders"),
         (resume, "audience-sync resume big_spenders"),
         (forget, "audience-sync forget user_42"),
     ):
-        app.command(rich_help_panel=PANEL, epilog=f"Example: {example}")(operation)
+        app.command(epilog=f"Example: {example}")(operation)
 
 
 def dead_list(
@@ -61,9 +60,10 @@ def dead_list(
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """List what Schematic refused, and why: values of audiences and forwarded events; none is tried again without you.
+    """List what Schematic refused, and why.
 
-    A forwarded event is of no audience: with AUDIENCE there are only changes of that.
+    Values of audiences and forwarded events. None is retried until you run `dead retry`. With AUDIENCE, only values
+    of that audience are listed: forwarded events do not belong to one.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -78,9 +78,10 @@ def dead_retry(
     *,
     events: EventsOption = False,
 ) -> None:
-    """Open dead rows again, changes with the value and the identifiers that are current now.
+    """Send dead values and events again.
 
-    Forwarded events are sent as they came, behind those that wait; what Schematic has of them is not sent again.
+    A value is sent as it is now, with the current identifiers. Forwarded events are sent as they arrived, after those
+    already waiting; what Schematic has accepted of an event is not sent again.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -100,9 +101,10 @@ def dead_discard(
     events: EventsOption = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Delete dead rows unsent: Schematic keeps the value it has, whatever the memberships say.
+    """Delete dead values and events without sending them.
 
-    A forwarded event that is discarded is gone, what Schematic accepted of it excepted.
+    Schematic keeps the value it has, even if the membership database has another. A discarded event is gone, except
+    for what Schematic already accepted of it.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -119,14 +121,17 @@ def dead_discard(
 
 
 def pause(context: typer.Context, audience: AudienceArgument) -> None:
-    """Stop an audience's syncs and hold back what is still to be sent of it; other audiences go on."""
+    """Stop the syncs and deliveries of an audience.
+
+    Pending values of it are held back; other audiences continue.
+    """
     key = _set_state(context, audience, "paused")
     typer.echo(f"{key} is paused")
     console.print(f"`audience-sync resume {key}` lets it go on")
 
 
 def resume(context: typer.Context, audience: AudienceArgument) -> None:
-    """Let a paused audience go on: its syncs, and the delivery of what was held back."""
+    """Continue the syncs and deliveries of a paused audience."""
     typer.echo(f"{_set_state(context, audience, 'active')} is active")
 
 
@@ -135,9 +140,10 @@ def forget(
     user: Annotated[str, typer.Argument(metavar="USER", help="A profile key: the value of the identity.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Erase one user from every table of the membership database. This cannot be undone.
+    """Erase one user from the membership database.
 
-    What Schematic holds must be deleted in Schematic. A user who is still in the source comes back at the next sync.
+    This cannot be undone. Delete the user in Schematic, too. A user who is still in the source comes back at the next
+    sync.
     """
     settings = settings_of(context)
     with engine.working(settings, seams(), any_age=True) as workspace:

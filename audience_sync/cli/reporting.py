@@ -36,7 +36,7 @@ def using(database: Database) -> None:
 def exposed(settings: Settings) -> None:
     """Warn of the files that others on this machine can open; see `checking.permissions`."""
     for finding in permissions.look(settings):
-        warn(f"{finding.subject} {finding.message}; try: {finding.remedy}")
+        warn(f"{finding.subject} {finding.message}; hint: {finding.remedy}")
 
 
 def first_sync(key: str, members: int, settings: Settings) -> None:
@@ -65,7 +65,7 @@ def complain(error: AudienceSyncError, *, subject: str = "") -> None:
     """Say what went wrong, and the remedy; the command goes on."""
     console.print(f"[red]error:[/] {subject}{escape(str(error))}")
     if error.hint:
-        console.print(f"try: {escape(error.hint)}")
+        console.print(f"[bold]hint:[/] {escape(error.hint)}")
 
 
 def warn(sentence: str) -> None:
@@ -112,7 +112,7 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
             if run.state is RunState.BLOCKED:
                 console.print(f"[yellow]blocked:[/] {audience.key}: {run.reason}")
                 console.print(
-                    f"try: look at it with `audience-sync plan {audience.key}`, then `audience-sync approve {run.id}`"
+                    f"hint: look at it with `audience-sync plan {audience.key}`, then `audience-sync approve {run.id}`"
                 )
     sheet.close()
 

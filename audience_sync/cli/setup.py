@@ -16,17 +16,16 @@ from rich.console import Console
 from rich.text import Text
 
 from audience_sync import app as engine
-from audience_sync import checking
-from audience_sync.checking import Finding, State
+from audience_sync.checking import Finding, State, exit_code
 from audience_sync.checking.file import example
-from audience_sync.cli.context import Globals, console, seams, settings_of
+from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.globals import Globals
 from audience_sync.cli.output import Format, FormatOption, Sheet
 from audience_sync.cli.unit import HIDDEN, NAME, Unit
 from audience_sync.config import Settings, load
 from audience_sync.config.loading import CONFIG_VARIABLE, DEFAULT_PATHS
 from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
 
-PANEL = "Set up"
 COLUMNS = ("check", "subject", "state", "message", "remedy")
 MARKS: Final = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.ERROR: ("✗", "red")}
 SERVICE_CONFIG: Final = Path("/etc/audience-sync/config.toml")
@@ -47,14 +46,14 @@ def register(app: typer.Typer) -> None:
         (migrate, "audience-sync migrate"),
         (service, "audience-sync service | sudo tee /etc/systemd/system/audience-sync.service"),
     ):
-        app.command(rich_help_panel=PANEL, epilog=f"Example: {example_line}")(command)
+        app.command(epilog=f"Example: {example_line}")(command)
 
 
 def init(context: typer.Context) -> None:
-    """Write a configuration that explains every setting, and create the membership database.
+    """Write an example configuration and create the membership database.
 
-    A file that is there is kept, and so is a database: running it again does no harm. The file is --config, or
-    config.toml in this folder.
+    The example explains every setting. It is written to --config, by default ./config.toml. An existing file or
+    database is kept, so running it again is safe.
     """
     path = _place(context)
     if path.exists():
@@ -77,10 +76,10 @@ def init(context: typer.Context) -> None:
 
 
 def migrate(context: typer.Context) -> None:
-    """Bring the membership database up to date after an upgrade; create it if there is none.
+    """Upgrade the membership database to this version, or create it.
 
-    Make a backup first, and stop the service: there is no way back. SQLite: sqlite3 FILE ".backup FILE.before";
-    Postgres: pg_dump.
+    Stop the service and make a backup first: a migration cannot be undone. SQLite: sqlite3 FILE ".backup
+    FILE.before"; PostgreSQL: pg_dump.
     """
     settings = settings_of(context)
     where = settings.database.url
@@ -104,15 +103,17 @@ def check(
     ] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Look at the configuration, the database, every source, every audience and Schematic, and say what is wrong.
+    """Check the configuration, databases, audiences and Schematic.
 
-    Nothing is changed and no event is sent. Exit codes: 0 all is well (warnings may be there), 2 the configuration is
-    wrong, 6 Schematic refuses the key, 1 something else does not work.
+    Reports every problem it finds, changes nothing and sends no event. Exit codes: 0 no errors (there may be
+    warnings), 1 something does not work, 2 the configuration is wrong, 6 Schematic refuses the API key.
     """
+    from audience_sync.checking.looking import check as check_everything  # noqa: PLC0415 - what it needs is large
+
     found: list[Finding] = []
     sheet = Sheet(COLUMNS, format=format)
     named = context.ensure_object(Globals).config
-    for finding in checking.check(named, os.environ, seams(), deep=deep):
+    for finding in check_everything(named, os.environ, seams(), deep=deep):
         found.append(finding)
         if format is Format.TABLE:
             _show(finding)
@@ -120,7 +121,7 @@ def check(
             sheet.add({name: value for name, value in asdict(finding).items() if name in COLUMNS})
     if format is Format.TABLE:
         _conclude(found)
-    raise typer.Exit(checking.exit_code(found))
+    raise typer.Exit(exit_code(found))
 
 
 def service(
@@ -131,9 +132,9 @@ def service(
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="The unit of a one-off sync beside the service.")] = False,
 ) -> None:
-    """Print the systemd unit that runs audience-sync as a service, with the recipe that installs it.
+    """Print the systemd unit, with the commands that install it.
 
-    It names this program where it is installed, and --config, by default /etc/audience-sync/config.toml.
+    The unit runs this installation of audience-sync with --config, by default /etc/audience-sync/config.toml.
     """
     command = _own_command()
     config = context.ensure_object(Globals).config or SERVICE_CONFIG
@@ -203,7 +204,7 @@ def _show(finding: Finding) -> None:
     indent = " " * (len(mark) + 1)
     lines = f"{finding.check} {finding.subject}: {finding.message}".splitlines()
     if finding.remedy:
-        lines.append(f"try: {finding.remedy}")
+        lines.append(f"hint: {finding.remedy}")
     for number, line in enumerate(map(_harmless, lines)):
         out.print(Text.assemble((mark, style), " ", line) if number == 0 else Text(indent + line), soft_wrap=True)
 

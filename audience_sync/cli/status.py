@@ -24,7 +24,6 @@ from audience_sync.store import binding, event_reports, inspection, outbox
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record, iso
 
-PANEL = "Look"
 STATUS_SHOWN = ("key", "computation", "state", "members", "last_run", "next_due", "open", "dead")
 STATUS_COLUMNS = (*STATUS_SHOWN, "syncing")
 HoldersOption = Annotated[bool, typer.Option("--holders", help="Only who is at work, and on what.")]
@@ -36,12 +35,12 @@ AUDIENCE_COLUMNS = (
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync status --format json | jq .deliveries")(status)
-    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync audiences --format csv")(audiences)
+    app.command(epilog="Example: audience-sync status --format json | jq .deliveries")(status)
+    app.command(epilog="Example: audience-sync audiences --format csv")(audiences)
 
 
 def status(context: typer.Context, holders: HoldersOption = False, format: FormatOption = Format.TABLE) -> None:
-    """Show how everything stands: audiences, what waits to be sent and why, blocked runs, who is at work.
+    """Show audiences, pending deliveries, blocked runs and processes.
 
     As json this is one object for the whole database; as csv, its audiences. An audience is `active`, `paused`,
     `retired`, `disabled` (enabled = false), `orphan` (in the database but not in the file) or `new` (never synced).
@@ -66,7 +65,9 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
 
 
 def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOption = Format.TABLE) -> None:
-    """List the audiences and computed traits of the file and of the database; status says what their states mean.
+    """List audiences and computed traits, with their state.
+
+    Those of the configuration and of the database; `audience-sync status --help` explains the states.
 
     `definition` is the query in canonical form, or `sql`. `definition_changed`: the definition in the file is another
     than that of the last completed sync.
@@ -210,9 +211,9 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
             print_records(records, columns, format=Format.TABLE)
     for run in whole["blocked"]:
         look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['id']}"
-        console.print(f"try: `{look}` to look, then `{approve}`")
+        console.print(f"hint: `{look}` to look, then `{approve}`")
     if whole["deliveries"]["dead"] or whole["events"]["dead"]:
-        hint = "try: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again"
+        hint = "hint: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again"
         console.print(hint)
 
 

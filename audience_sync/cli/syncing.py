@@ -15,7 +15,7 @@ import typer
 from audience_sync import app as engine
 from audience_sync.cli import reporting
 from audience_sync.cli.context import console, settings_of
-from audience_sync.cli.delivering import PANEL, Wait, send, working
+from audience_sync.cli.delivering import Wait, send, working
 from audience_sync.cli.output import Format, FormatOption
 from audience_sync.cli.plans import PlanSheet
 from audience_sync.cli.progress import Progress
@@ -66,7 +66,7 @@ def register(app: typer.Typer) -> None:
         (retract, "audience-sync retract old_audience --yes"),
     ):
         name = command.__name__
-        app.command(name, rich_help_panel=PANEL, epilog=f"Example: {example}")(command)
+        app.command(name, epilog=f"Example: {example}")(command)
 
 
 def sync(
@@ -89,9 +89,9 @@ def sync(
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Find out who belongs to each audience now, and who has which value of each computed trait; send what changed.
+    """Evaluate audiences and computed traits, and send what changed.
 
-    The first sync of an audience sends everybody in it, later ones only the changes. Exit codes: 0 done, 1 failed,
+    The first sync of an audience sends every member, later ones only the changes. Exit codes: 0 done, 1 failed,
     3 done but some deliveries are open or dead, 4 blocked by a guard, 5 another process is syncing, 6 key refused.
     """
     settings = settings_of(context)
@@ -139,7 +139,7 @@ def plan(
     limit: Annotated[int, typer.Option(min=0, metavar="N", help="Show so many changes of each audience.")] = 20,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what a sync would change and send now, and change nothing.
+    """Show what a sync would change and send; change nothing.
 
     Every kind of change comes with a sample of what would be posted; as json or csv every change is one line, with all
     its bodies, whatever --limit says. Exit code 4 when a guard would block the sync.
@@ -166,9 +166,10 @@ def approve(
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Apply exactly the plan that a guard refused, and send it.
+    """Apply the plan of a blocked run, and send it.
 
-    Refused when a later run has changed the audience since. `audience-sync runs --state blocked` lists what waits.
+    Exactly the plan that the guard refused is applied. Refused if a later run has changed the audience since.
+    `audience-sync runs --state blocked` lists the blocked runs.
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
@@ -189,7 +190,10 @@ def retract(
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """End an audience or computed trait: send false to every member, or null for every value, and retire its key."""
+    """End an audience or computed trait, and retire its key.
+
+    Sends false to every member of an audience, or null to every profile that has a value of a computed trait.
+    """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
     with engine.opened(settings) as database, database.read() as connection:

@@ -18,7 +18,6 @@ from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Ledger, Sandbox
 from audience_sync.signals import stoppable
 
 LOOK = 0.1  # seconds between two looks at what the sandbox has received
-PANEL = "Try it out"
 
 _REQUESTS: Final = "SELECT id, at, path, status, events, fault FROM requests WHERE id > ? ORDER BY id"
 _EVENTS: Final = """
@@ -49,8 +48,8 @@ Delay = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync demo --folder /tmp/shop")(demo)
-    app.command(rich_help_panel=PANEL, epilog="Example: audience-sync sandbox --fail-rate 0.3 --delay 50ms")(sandbox)
+    app.command(epilog="Example: audience-sync demo --folder /tmp/shop")(demo)
+    app.command(epilog="Example: audience-sync sandbox --fail-rate 0.3 --delay 50ms")(sandbox)
 
 
 def sandbox(
@@ -69,9 +68,10 @@ def sandbox(
     delay: Delay = "0ms",  # type: ignore[assignment]  # Typer parses it
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not show every request.")] = False,
 ) -> None:
-    """Serve a local Schematic until Ctrl-C: it takes events, answers what it believes, and fails as often as asked to.
+    """Run a local Schematic until Ctrl-C.
 
-    It needs no configuration. What it receives stays in --database, to be looked at and to go on with later.
+    It accepts events, applies Schematic's limits, and fails as often as asked. It needs no configuration. What it
+    receives is kept in --database.
     """
     accepted = keys or [DEVELOPMENT_KEY]
     with stoppable(_nothing) as stop, Sandbox(database, port=port, host=host, api_keys=accepted) as server:
@@ -89,9 +89,9 @@ def demo(
         Path | None, typer.Option(help="Where to put it; ./audience-sync-demo, or the next free name, by default.")
     ] = None,
 ) -> None:
-    """Make a small shop, sync three audiences into a local Schematic, and show what was sent, to whom, and why.
+    """Sync a small example shop into a local Schematic.
 
-    Takes a few seconds and no network. Everything stays in one folder, with commands to go on with.
+    Takes a few seconds and needs no network. Everything stays in one folder, with commands to continue from there.
     """
     with stoppable(_nothing) as stop, closing(tell(empty_folder(folder))) as story:
         try:

@@ -10,7 +10,6 @@ from typing import Annotated, TypeAlias
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from apscheduler.triggers.cron import CronTrigger
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -87,6 +86,8 @@ def _timezone(value: str) -> str:
 
 
 def _cron(value: str) -> str:
+    from apscheduler.triggers.cron import CronTrigger  # noqa: PLC0415 - few files have a cron
+
     fields = value.split()
     # APScheduler counts weekdays from Monday, cron from Sunday: a number would be a day off for somebody. It also
     # ignores what follows a name, as in "sun#1".

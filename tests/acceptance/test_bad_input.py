@@ -23,7 +23,7 @@ class Bad(NamedTuple):
     code: int = 2
 
 
-EXPLAINED = "try: `audience-sync init` writes a file that explains every setting\n"
+EXPLAINED = "hint: `audience-sync init` writes a file that explains every setting\n"
 
 FILES = {
     "no_toml": Bad(
@@ -111,7 +111,7 @@ def test_no_file(place: Place) -> None:
         2,
         "",
         f"error: there is no configuration file: looked at {place.folder / 'config.toml'}\n"
-        "try: `audience-sync init` writes one\n",
+        "hint: `audience-sync init` writes one\n",
     )
 
 
@@ -125,7 +125,7 @@ def test_no_key(place: Place) -> None:
         "",
         "error: there is no Schematic API key: `SCHEMATIC_API_KEY` is set neither in the environment nor as a systemd"
         " credential\n"
-        "try: export SCHEMATIC_API_KEY, or give the service LoadCredential=SCHEMATIC_API_KEY:/path/of/the/key\n",
+        "hint: export SCHEMATIC_API_KEY, or give the service LoadCredential=SCHEMATIC_API_KEY:/path/of/the/key\n",
     )
     assert place.rows("SELECT * FROM runs") == []
 
@@ -175,12 +175,12 @@ NO_QUERY = "The SQL is not a query: its verb is 'VERB'.\ntry: write a SELECT; a 
 SOURCES = {
     "missing_column": Unreadable(
         "the result has no column 'user_id', which user_keys.userId names\n"
-        "try: its columns are customer_id, company_id\n",
+        "hint: its columns are customer_id, company_id\n",
         sql="SELECT customer_id, company_id FROM orders",
     ),
     "column_twice": Unreadable(
         "the result has more than one column 'user_id', which user_keys.userId names\n"
-        "try: its columns are user_id, user_id, company_id\n",
+        "hint: its columns are user_id, user_id, company_id\n",
         sql="SELECT customer_id AS user_id, company_id AS user_id, company_id FROM orders",
     ),
     "syntax_error": Unreadable(
@@ -195,7 +195,7 @@ SOURCES = {
     ),
     "no_database": Unreadable(
         "Cannot connect to the sqlite source FOLDER/config.toml: file is not a database.\n"
-        "try: check the url of the source\n",
+        "hint: check the url of the source\n",
         url="sqlite:///config.toml",
     ),
     "no_server": Unreadable(
@@ -204,7 +204,7 @@ SOURCES = {
     ),
     "too_slow": Unreadable(
         "The query on the sqlite source SHOP did not finish within 1s.\n"
-        "try: make the query cheaper or raise statement_timeout\n",
+        "hint: make the query cheaper or raise statement_timeout\n",
         sql=ENDLESS_SQL,
     ),
 }
@@ -287,7 +287,7 @@ def test_another_identity_is_refused(place: Place) -> None:
     assert ended.code == 2
     assert ended.err.endswith(
         "error: this database knows people by 'userId', the configuration says 'email'\n"
-        'try: set identity = "userId", or give the new identity a new [database] url\n'
+        'hint: set identity = "userId", or give the new identity a new [database] url\n'
     )
     assert place.command("plan").code == 2
     assert len(place.traits()) == 3

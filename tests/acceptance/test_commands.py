@@ -346,7 +346,7 @@ def test_a_wrong_destination_is_exit_code_1(place: Place) -> None:
 
     assert ended.code == 1
     assert f"error: {place.sandbox.url}/elsewhere is not Schematic's API: HTTP 404" in ended.err
-    assert "try: check schematic.api_url" in ended.err
+    assert "hint: check schematic.api_url" in ended.err
     assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(200,)]
 
 

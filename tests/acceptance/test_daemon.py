@@ -249,7 +249,7 @@ def test_the_key_of_another_environment_ends_the_daemon(place: Place) -> None:
         assert other.ledger.stats()["events"] == {"processed": 0, "duplicate": 0, "failed": 0}
     assert (
         "error: this database belongs to the Schematic environment 'env_sandbox', the API key to 'env_production'\n"
-        "try: use the key of that environment, or another [database] url for this one"
+        "hint: use the key of that environment, or another [database] url for this one"
     ) in ended.err
 
 

@@ -283,7 +283,7 @@ def test_a_lock_that_is_held_for_too_long(
 
     assert code == 1
     assert "error: the membership database does not answer: database is locked\n" in said
-    assert "try: nothing was lost" in said
+    assert "hint: nothing was lost" in said
     assert run_here(monkeypatch, place, "sync") == 0
     assert_settled(place, EVERYBODY)
 

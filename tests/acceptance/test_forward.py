@@ -275,7 +275,7 @@ FILES = {
         "bad line 2 is no JSON: …\n"
         "0 events would become 0 bodies, 0 of them none; 2 bad lines; nothing was sent\n"
         "error: no line of FILE is a Segment event\n"
-        'try: each line is one JSON object, such as {"type": "identify", …}; `jq -c .[]` makes lines of a JSON list\n',
+        'hint: each line is one JSON object, such as {"type": "identify", …}; `jq -c .[]` makes lines of a JSON list\n',
     ),
 }
 

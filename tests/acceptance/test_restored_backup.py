@@ -109,7 +109,7 @@ def test_every_command_that_sends_refuses_an_older_database(place: Place, backup
     for words, end in ended.items():
         assert end.code == 2, words
         assert f"{mark_of(place)} is older than what was sent from it: its last sync was at 20" in end.err, words
-        assert "try: put the newer file back" in end.err, words
+        assert "hint: put the newer file back" in end.err, words
         assert "audience-sync sync --resync --force" in end.err, words
     assert place.everything() == kept
     assert place.received() == received

@@ -227,4 +227,4 @@ def test_a_port_in_use_is_one_clear_error(serve: Serve, tmp_path: Path) -> None:
 
     assert ended.returncode == 2
     assert error.startswith(f"error: the sandbox cannot listen on 127.0.0.1:{port}: ")
-    assert remedy.startswith("try: ")
+    assert remedy.startswith("hint: ")

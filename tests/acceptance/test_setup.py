@@ -584,7 +584,7 @@ def test_check_reads_well_on_a_pipe_and_on_a_terminal(
     lines = piped.out.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("error"))
     assert re.match(rf"error    audience {AUDIENCE_KEY}: the result has no column 'user_id'", lines[at])
-    assert lines[at + 1].startswith("         try: ")
+    assert lines[at + 1].startswith("         hint: ")
     assert "\x1b" not in piped.out
     assert "1 of " in piped.err
     assert {"✓", "✗"} < set(shown.out)

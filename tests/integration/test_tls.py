@@ -233,7 +233,7 @@ def test_commands_say_it(place: Place, certificates: dict[str, trustme.LeafCert]
     said = " ".join(failed.err.split())
     assert failed.code == 1
     assert f"error: {tls.url} is not known to be Schematic: {tls.url}/whoami {REMEDIES['expired']}" in said
-    assert "try: nothing was lost: when that is right, `audience-sync deliver` goes on" in said
+    assert "hint: nothing was lost: when that is right, `audience-sync deliver` goes on" in said
     assert "Traceback" not in failed.err
     assert len(place.members()) == 20
     assert (checked.code, REMEDIES["expired"] in " ".join(checked.out.split())) == (1, True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import NoReturn
-
-from lark import Token
+from typing import TYPE_CHECKING, NoReturn
 
 from audience_sync.core.query.words import LONGEST_NUMBER, literal_moment, unit_of
 from audience_sync.errors import QueryError
+
+if TYPE_CHECKING:  # Lark takes long to import, and most commands read no query
+    from lark import Token
 
 MAX_LENGTH = 10 * 1024  # bytes of UTF-8
 MAX_NESTING = 50

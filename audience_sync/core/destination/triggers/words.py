@@ -9,12 +9,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import NoReturn
-
-from lark import Token
+from typing import TYPE_CHECKING, NoReturn
 
 from audience_sync.core.destination.triggers.expressions import Field
 from audience_sync.errors import TriggerError
+
+if TYPE_CHECKING:  # Lark takes long to import, and most commands read no query
+    from lark import Token
 
 MAX_LENGTH = 5 * 1024  # bytes of UTF-8
 MAX_NESTING = 50
