@@ -11,7 +11,6 @@ from datetime import timedelta
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from audience_sync.collecting import seldom_collected
 from audience_sync.config import Settings
 from audience_sync.core.outcomes import backoff
 from audience_sync.db import first_line
@@ -74,8 +73,7 @@ def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
     session = _Session(workspace, delivery)
     failure: DestinationError | None = None
     try:
-        with seldom_collected():
-            session.run()
+        session.run()
     except DestinationError as error:
         failure = error
     stopped = None if failure is None else str(failure)

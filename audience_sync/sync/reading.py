@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.collecting import seldom_collected
 from audience_sync.computing import Definition, open_definition
 from audience_sync.config import Audience, Settings
 from audience_sync.core.diff import Difference, diff, difference, staying
@@ -80,7 +79,7 @@ def read(
         SourceError: the source cannot be read to its end, or the result has not the columns it needs.
     """
     read_rows = 0
-    with open_definition(settings, audience, as_of=as_of) as definition, seldom_collected():
+    with open_definition(settings, audience, as_of=as_of) as definition:
         columns = key_columns(
             definition.columns,
             identity=settings.identity,
