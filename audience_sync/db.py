@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 
 from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
+from audience_sync.extras import EXTRAS, install_command, missing
 
 BUSY_TIMEOUT = 60.0  # seconds a writer waits for SQLite's one writer before it gives up
 CONNECT_TIMEOUT = 10  # seconds
@@ -106,10 +107,10 @@ def connect(url: str | URL, *, create: bool = False) -> Database:
         engine = sa.create_engine(parsed, connect_args=_postgres_arguments(parsed), pool_pre_ping=True, **ENGINE)
         with engine.connect():
             pass
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise AudienceSyncError(
-            f"the driver for {display_url(url)} is not installed: {error.name}",
-            hint="pip install 'audience-sync[postgres]'",
+            f"the driver for {display_url(url)} is not installed: {missing(error)}",
+            hint=install_command(EXTRAS["postgres"]),
         ) from error
     except sa.exc.SQLAlchemyError as error:
         raise AudienceSyncError(f"cannot open {display_url(url)}: {first_line(error)}") from error

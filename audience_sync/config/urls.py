@@ -21,6 +21,8 @@ from audience_sync.config.references import expand
 DATABASE_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 FILE_DIALECTS = ("sqlite", "duckdb")
 
+_POSTGRES = re.compile(r"\Apostgres(?:ql)?(?:\+\w+)?(?=://)")  # whatever driver it names: psycopg is the one we use
+_FILE_ONLY = re.compile(r"\A(sqlite|duckdb)(\+\w+)?:(?!//)")  # sqlite:shop.db
 _NO_FILE = re.compile(r":|file:|md:|motherduck:")  # ":memory:", a URI, a database at MotherDuck
 _USER_INFO = re.compile(r"[^:/?#]+://([^/?#]*)@")
 
@@ -68,7 +70,7 @@ def database_url(value: object, info: ValidationInfo) -> SecretUrl:
     place = Place.of(info)
     url = _parse(value, place)
     if url.drivername not in DATABASE_DRIVERS:
-        raise ValueError("must begin with `sqlite:///` or `postgresql+psycopg://`")
+        raise ValueError("must begin with `sqlite:///` or `postgresql://`: memberships are kept in one of these two")
     if url.get_backend_name() != "sqlite":
         return SecretUrl(url)
     if not url.database or ":memory:" in url.database or url.database.startswith("file:"):
@@ -95,14 +97,21 @@ def _parse(value: object, place: Place) -> URL:
         literal = user_info is not None and match.start() >= user_info.start(1) and match.end() <= user_info.end(1)
         return quote(found, safe="") if literal else found
 
-    text = expand(value, place.environ, encode=encode)
+    text = _in_full(expand(value, place.environ, encode=encode))
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError):  # the port, when it is no number, is a ValueError that repeats it
-        raise ValueError("is not a database URL, as in `postgresql+psycopg://user@host/database`") from None
+    except (ArgumentError, ValueError):  # a port that is not a number is a ValueError that repeats it
+        raise ValueError("is not a database URL, as in `postgresql://user@host/database`") from None
     if "@" in (url.host or ""):
         raise ValueError("has an `@` in its password: write `%40`")
+    if url.host and url.get_backend_name() in FILE_DIALECTS:
+        raise ValueError(f"needs three slashes before the file, as in `{url.get_backend_name()}:///shop.db`")
     return url
+
+
+def _in_full(text: str) -> str:
+    """Return a URL as SQLAlchemy reads it: `postgres://` gets its driver, `sqlite:shop.db` its slashes."""
+    return _FILE_ONLY.sub(r"\1\2:///", _POSTGRES.sub("postgresql+psycopg", text, count=1), count=1)
 
 
 def _absolute(url: URL, folder: Path) -> URL:

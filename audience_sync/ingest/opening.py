@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from audience_sync.config import Settings, resolve_write_keys
 from audience_sync.errors import ConfigError
+from audience_sync.extras import EXTRAS, install_command
 from audience_sync.leasing import Workspace
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def require_libraries() -> None:
     for name in _LIBRARIES:
         if find_spec(name) is None:
             raise ConfigError(
-                f"ingest.listen needs {name}, which is not installed", hint="pip install 'audience-sync[ingest]'"
+                f"ingest.listen needs {name}, which is not installed", hint=install_command(EXTRAS["ingest"])
             )
 
 

@@ -16,6 +16,7 @@ _REASON = re.compile(  # in what DuckDB says of a CSV file, between the row itse
     re.IGNORECASE,
 )
 _FILE = re.compile(r"^\s*file = (.+?)\s*$", re.MULTILINE)
+_BARE = (LookupError, AttributeError, TypeError, AssertionError)  # what they say means little without their name
 _SECRET_WORDS = ("password", "passwd", "pwd", "token", "secret", "key")
 
 
@@ -34,6 +35,8 @@ def explained(failure: str, error: Exception, source: Source, *, hint: str | Non
     """Make one sentence of a failure and the first line of what the driver said, without the secrets of the URL."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0] if lines else type(error).__name__
+    if isinstance(error, _BARE):
+        said = f"{type(error).__name__}: {said}"
     if "CSV Error" in said:  # the reason and the file are on other lines, among them one with the row itself
         reason, file = _REASON.search(str(error)), _FILE.search(str(error))
         said += f": {reason.group()}" if reason else ""

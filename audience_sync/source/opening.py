@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
@@ -15,6 +15,7 @@ from sqlalchemy.exc import NoSuchModuleError
 
 from audience_sync.config import Source
 from audience_sync.errors import AudienceSyncError, SourceError
+from audience_sync.extras import DIALECTS, EXTRAS, install_command, missing
 from audience_sync.signals import interrupting
 from audience_sync.source.explain import explained, overdue, place_of
 from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, Deadline, Session
@@ -97,21 +98,25 @@ def _stopped() -> AudienceSyncError:
 def _connected(source: Source, place: str, limit: timedelta) -> Session:
     """Connect with the room of the source's database, or with the general one."""
     url = source.url.get_secret_value() if source.url else None
+    packages = DIALECTS.get(url.get_backend_name(), ()) if url else EXTRAS["files"]
     name = _ROOMS.get(backend(source), "other") if url else "files"
     try:
         room = import_module(f"audience_sync.source.{name}")
         connect: Callable[[URL | Source, timedelta], Session] = room.connect
-    except ModuleNotFoundError as error:
-        raise _not_installed(place, error.name, f"pip install 'audience-sync[{name}]'") from None
+    except ImportError as error:
+        raise _not_installed(place, missing(error), packages) from None
     try:
         return connect(url or source, limit)
-    except (ModuleNotFoundError, NoSuchModuleError):
-        driver = url.drivername if url else name
-        raise _not_installed(place, driver, f"pip install the SQLAlchemy driver of {backend(source)}") from None
+    except ImportError as error:
+        raise _not_installed(place, missing(error), packages) from None
+    except NoSuchModuleError:
+        raise _not_installed(place, url.drivername if url else name, packages) from None
     except (*room.CONNECT_ERRORS, OSError, TypeError, ValueError) as error:
         hint = "check the url of the source" if url else "check the path and the memory_limit of the source"
         raise explained(f"Cannot connect to {place}", error, source, hint=hint) from None
 
 
-def _not_installed(place: str, missing: str | None, remedy: str) -> SourceError:
-    return SourceError(f"The driver for {place} is not installed: {missing}.", hint=remedy)
+def _not_installed(place: str, what: str, packages: Sequence[str]) -> SourceError:
+    otherwise = "install the SQLAlchemy dialect of this database, or check the url"
+    hint = install_command(packages) if packages else otherwise
+    return SourceError(f"The driver for {place} is not installed: {what}.", hint=hint)

@@ -9,18 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from math import ceil
 from typing import Any
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Connection, CursorResult
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from audience_sync.core.parameters import Statement, bind_now, lexis_of
 from audience_sync.source.session import CONNECT_TIMEOUT, PAGE, Column, Page
 
-CONNECT_ERRORS = (SQLAlchemyError,)
+CONNECT_ERRORS = (Exception,)
+"""A driver should raise its own `Error` (PEP 249). BigQuery, ClickHouse and others let the exceptions of their HTTP
+client, their credentials or their parser through, so whatever is raised between us and a driver is an error of the
+source. This is the only place where that is so: `opening` turns it into a `SourceError`."""
+_DRIVERS: Mapping[str, Mapping[str, str]] = {
+    "mysql": {"mysqldb": "MySQLdb", "pymysql": "pymysql", "mysqlconnector": "mysql.connector"},
+    "mariadb": {"pymysql": "pymysql", "mysqldb": "MySQLdb", "mariadbconnector": "mariadb"},
+    "mssql": {"pyodbc": "pyodbc", "pymssql": "pymssql"},
+    "oracle": {"oracledb": "oracledb", "cx_oracle": "cx_Oracle"},
+}
+"""The drivers of a dialect that has several, with the module of each. A URL need not name one."""
+_RECOMMENDED = {"mysql": "pymysql", "mariadb": "pymysql"}
 _PLACEHOLDERS = {
     "qmark": "?",
     "format": "%s",
@@ -33,20 +45,39 @@ _PLACEHOLDERS = {
 
 def connect(url: URL, limit: timedelta) -> OtherSession:
     """Connect through SQLAlchemy; MySQL's drivers are told how long, others have their own idea."""
+    url = _with_driver(url)
     patience = ceil(min(limit, CONNECT_TIMEOUT).total_seconds())
     arguments = {"connect_timeout": patience} if url.get_backend_name() in {"mysql", "mariadb"} else {}
     engine = create_engine(url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
     return OtherSession(engine.connect().execution_options(stream_results=True))
 
 
+def _with_driver(url: URL) -> URL:
+    """Return a URL that names a driver: an installed one, else the one to install."""
+    backend = url.get_backend_name()
+    if "+" in url.drivername or backend not in _DRIVERS:
+        return url
+    installed = (driver for driver, module in _DRIVERS[backend].items() if _is_installed(module))
+    driver = next(installed, _RECOMMENDED.get(backend, next(iter(_DRIVERS[backend]))))
+    return url.set(drivername=f"{backend}+{driver}")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it would be in
+        return False
+
+
 class OtherSession:
     """One transaction with the cursor that the dialect streams with."""
+
+    errors: tuple[type[Exception], ...] = CONNECT_ERRORS
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._result: CursorResult[Any] | None = None
         self._style = connection.dialect.paramstyle
-        self.errors: tuple[type[Exception], ...] = (SQLAlchemyError, connection.dialect.loaded_dbapi.Error)
 
     def bind(self, sql: str, as_of: datetime) -> Statement:
         """Bind `:now` as an aware instant in UTC, in the shape that the driver's parameter style wants."""
@@ -106,7 +137,7 @@ class OtherSession:
         try:
             yield
         except DBAPIError as error:
-            raise error.orig if isinstance(error.orig, self.errors) else error from None
+            raise error.orig if isinstance(error.orig, Exception) else error from None
 
     def _parameters(self, count: int, now: datetime) -> Mapping[str, datetime] | tuple[datetime, ...] | None:
         """Shape the one value the way the driver's parameter style wants it."""

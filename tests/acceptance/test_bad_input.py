@@ -66,7 +66,8 @@ FILES = {
     "another_kind_of_database": Bad(
         "[database]\nurl = 'mysql://root:hunter2@localhost/app'\n" + SOURCE + AUDIENCE,
         "error: FILE has 1 problem:\n"
-        "  database.url: must begin with `sqlite:///` or `postgresql+psycopg://`\n" + EXPLAINED,
+        "  database.url: must begin with `sqlite:///` or `postgresql://`: memberships are kept in one of these two\n"
+        + EXPLAINED,
     ),
     "unset_variable": Bad(
         "[sources.shop]\nurl = 'postgresql://reader:${SHOP_PASSWORD}@localhost/shop'\n" + AUDIENCE,

@@ -10,6 +10,7 @@ import pytest
 from audience_sync.checking import ingest
 from audience_sync.checking.finding import Finding, State
 from audience_sync.config import load
+from audience_sync.extras import EXTRAS, install_command
 from tests.factories import config_text
 
 KEYS = {"SEGMENT_WRITE_KEY": "wk_of_the_shop"}
@@ -71,7 +72,7 @@ def test_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     assert (found.state, found.exit_code) == (State.ERROR, 2)
     assert found.message == "ingest.listen needs uvicorn, which is not installed"
-    assert found.remedy == "pip install 'audience-sync[ingest]'"
+    assert found.remedy == install_command(EXTRAS["ingest"])
 
 
 def test_address_that_others_reach(tmp_path: Path) -> None:

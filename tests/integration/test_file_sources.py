@@ -16,6 +16,7 @@ import pytest
 
 from audience_sync.config import Source
 from audience_sync.errors import ConfigError, SourceError
+from audience_sync.extras import EXTRAS, install_command
 from audience_sync.source import Column, Statement, backend, columns, open_rows, ping, probe, table_columns
 
 AS_OF = datetime(2026, 3, 31, 12, 0, 30, tzinfo=UTC)
@@ -485,4 +486,4 @@ def test_files_need_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     error = refusal(tmp_path / "m.csv")
 
     assert "not installed: duckdb" in str(error)
-    assert error.hint == "pip install 'audience-sync[files]'"
+    assert error.hint == install_command(EXTRAS["files"])

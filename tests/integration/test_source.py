@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 
 from audience_sync.config import SecretUrl, Source
 from audience_sync.errors import ConfigError, SourceError
+from audience_sync.extras import EXTRAS, install_command
 from audience_sync.source import open_rows, opening, other, ping, probe
 from audience_sync.source.explain import spell
 from audience_sync.source.session import PAGE
@@ -465,8 +466,8 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     error = refusal("postgresql://reader@db/shop")
     assert "psycopg" in str(error)
-    assert error.hint == "pip install 'audience-sync[postgres]'"
-    assert "not installed: oracle+oracledb" in str(refusal("oracle+oracledb://reader@db/shop"))
+    assert error.hint == install_command(EXTRAS["postgres"])
+    assert "not installed: oracledb" in str(refusal("oracle+oracledb://reader@db/shop"))
     assert "not installed: nonsense" in str(refusal("nonsense://reader@db/shop"))
 
 

@@ -426,11 +426,11 @@ BAD = {
     ),
     "database_dialect": (
         '[database]\nurl = "mysql://reader@db/shop"',
-        "database.url: must begin with `sqlite:///` or `postgresql+psycopg://`",
+        "database.url: must begin with `sqlite:///` or `postgresql://`: memberships are kept in one of these two",
     ),
     "no_url": (
         '[database]\nurl = "audience_sync.db"',
-        "database.url: is not a database URL, as in `postgresql+psycopg://user@host/database`",
+        "database.url: is not a database URL, as in `postgresql://user@host/database`",
     ),
     "listen": (
         '[ingest]\nlisten = "8080"\nwrite_keys = ["${KEY}"]',
@@ -508,7 +508,7 @@ def test_all_problems_are_reported_at_once(write: Write) -> None:
         'schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"',
         "schedule.cron: cannot stand beside `every`: keep one of them",
         'retention.changes: must be a duration such as "30s", "15m", "2h" or "400d"',
-        "sources.shop.url: is not a database URL, as in `postgresql+psycopg://user@host/database`",
+        "sources.shop.url: is not a database URL, as in `postgresql://user@host/database`",
         "audiences[1].enabled: must be true or false",
         "audiences[1].sql: missing",
         "audiences[1].source: missing: it is one of `shop`, `crm`",

@@ -1,0 +1,50 @@
+"""The packages that a feature needs beyond the base install, and the command that installs them.
+
+The product is installed from a clone or a wheel, so `pip install 'audience-sync[postgres]'` finds nothing on an index:
+hints name the packages themselves, for the Python that runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
+    "postgres": ("psycopg[binary]>=3.2",),
+    "mysql": ("pymysql>=1.1",),
+    "duckdb": ("duckdb>=1.1", "pytz>=2024.1"),
+    "files": ("duckdb>=2.0", "pytz>=2024.1"),
+    "ingest": ("starlette>=0.40", "uvicorn>=0.34"),
+}
+"""The extras of pyproject.toml; a test compares them."""
+
+DIALECTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "postgresql": EXTRAS["postgres"],
+    "mysql": EXTRAS["mysql"],
+    "mariadb": EXTRAS["mysql"],
+    "duckdb": EXTRAS["duckdb"],
+    "bigquery": ("sqlalchemy-bigquery",),
+    "clickhouse": ("clickhouse-sqlalchemy",),
+    "clickhousedb": ("clickhouse-connect",),
+    "databricks": ("databricks-sqlalchemy",),
+    "mssql": ("pyodbc",),
+    "oracle": ("oracledb",),
+    "redshift": ("sqlalchemy-redshift", "redshift-connector"),
+    "snowflake": ("snowflake-sqlalchemy",),
+    "trino": ("trino[sqlalchemy]",),
+}
+"""The packages with the driver of a SQLAlchemy dialect."""
+
+
+def install_command(packages: Sequence[str]) -> str:
+    """Return the shell command that installs packages next to this program."""
+    return shlex.join([sys.executable, "-m", "pip", "install", *packages])
+
+
+def missing(error: ImportError) -> str:
+    """Return the name of the module that is missing, or why one that is there cannot be imported, in one line."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return error.name
+    return str(error).strip().partition("\n")[0].rstrip(".:")

@@ -1,0 +1,77 @@
+"""The database URLs that people have at hand work, for the membership database and for sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy.engine import URL
+
+from audience_sync.config import load
+from audience_sync.errors import ConfigError
+
+
+def urls_of(tmp_path: Path, url: str) -> tuple[URL, URL]:
+    """Return the URL of the membership database and that of a source, as the program opens them."""
+    path = tmp_path / "config.toml"
+    path.write_text('[database]\nurl = "${DATABASE_URL}"\n[sources.shop]\nurl = "${DATABASE_URL}"\n')
+    settings = load(path, {"DATABASE_URL": url})
+    shop = settings.sources["shop"].url
+    assert shop is not None
+    return settings.database.url.get_secret_value(), shop.get_secret_value()
+
+
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "postgres",
+        "postgresql",
+        "postgresql+psycopg",
+        "postgresql+psycopg2",
+        "postgresql+asyncpg",
+        "postgres+psycopg",
+    ],
+)
+def test_every_postgresql_url_is_opened_with_psycopg(tmp_path: Path, scheme: str) -> None:
+    """`postgres://`, as hosting companies write it, and a URL without a driver mean the driver that we use."""
+    for url in urls_of(tmp_path, f"{scheme}://me:p%40ss@db:5433/x?sslmode=require"):
+        assert url.render_as_string(hide_password=False) == "postgresql+psycopg://me:p%40ss@db:5433/x?sslmode=require"
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("sqlite:shop.db", "FOLDER/shop.db"),
+        ("sqlite:data/shop.db", "FOLDER/data/shop.db"),
+        ("sqlite:/srv/shop.db", "/srv/shop.db"),
+        ("sqlite:///shop.db", "FOLDER/shop.db"),
+        ("sqlite:////srv/shop.db", "/srv/shop.db"),
+        ("sqlite+pysqlite:shop.db", "FOLDER/shop.db"),
+    ],
+)
+def test_a_sqlite_file_needs_no_slashes(tmp_path: Path, url: str, file: str) -> None:
+    """`sqlite:shop.db` is the same file as `sqlite:///shop.db`."""
+    for found in urls_of(tmp_path, url):
+        assert found.database == file.replace("FOLDER", str(tmp_path))
+
+
+@pytest.mark.parametrize("url", ["mysql://db/shop", "postgresqlx://db/shop", "redshift://db/shop", "trino://db/shop"])
+def test_other_databases_keep_their_dialect(tmp_path: Path, url: str) -> None:
+    """A source may be anything that SQLAlchemy opens; which driver serves it is decided when it is opened."""
+    path = tmp_path / "config.toml"
+    path.write_text(f'[sources.shop]\nurl = "{url}"\n')
+    found = load(path, {}).sources["shop"].url
+
+    assert found is not None
+    assert found.get_secret_value().render_as_string() == url
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "duckdb"])
+def test_two_slashes_before_a_file_are_refused(tmp_path: Path, dialect: str) -> None:
+    """`sqlite://shop.db` would name a host: the sentence says what to write."""
+    path = tmp_path / "config.toml"
+    path.write_text(f'[sources.shop]\nurl = "{dialect}://shop.db"\n')
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+
+    assert f"needs three slashes before the file, as in `{dialect}:///shop.db`" in str(caught.value)
