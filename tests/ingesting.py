@@ -54,7 +54,7 @@ class Sender:
 
     def __init__(self, server: Server) -> None:
         self.address = server.address
-        self._client = httpx.Client(base_url=f"http://{server.address}", trust_env=False, timeout=30.0)
+        self._client = httpx.Client(verify=False, base_url=f"http://{server.address}", trust_env=False, timeout=30.0)
 
     def post(
         self, path: str, body: object, *, headers: Mapping[str, str] | None = None, packed: bool = False

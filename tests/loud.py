@@ -37,7 +37,7 @@ def _shout(words: list[str], environment: dict[str, str], out: str, err: str) ->
         logging.getLogger(name).setLevel(1)
     if environment.get(CRASH):
         _break_requests()
-    _run(words, environment, out, err)
+    _run(words, environment, out, err, str(Path(out).parent))
 
 
 def _break_requests() -> None:

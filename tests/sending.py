@@ -34,7 +34,7 @@ from audience_sync.seams import KILL_VARIABLE, Seams
 from audience_sync.store import events as waiting_events
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import Job, sync
-from tests.commands import Command
+from tests.commands import Command, call
 from tests.factories import Shop
 from tests.waiting import wait_until
 
@@ -237,14 +237,15 @@ def _trait(name: str, wanted: Mapping[str, object]) -> list[str]:
 
 
 def run_deliver(sending: Sending, *, kill: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command `deliver` in a process of its own, killed at a named point if asked for."""
+    """Run the command `deliver`: in this process, or in one that is killed at a named point if asked for."""
     environment = {**os.environ, "SCHEMATIC_API_KEY": sending.key}
-    if kill is not None:
-        environment[KILL_VARIABLE] = kill
+    words = ["--config", str(sending.settings.path), "deliver"]
+    if kill is None:
+        return subprocess.CompletedProcess(words, *call(words, environment))
+    environment[KILL_VARIABLE] = kill
     out, err = (sending.settings.path.with_name(f"{name}.txt") for name in ("out", "err"))
     out.write_text("")
     err.write_text("")
-    words = ["--config", str(sending.settings.path), "deliver"]
     code = Command(words, environment, out=out, err=err).wait(60)
     return subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
 

@@ -5,6 +5,7 @@ The lines repeat the first sentence of each command's docstring; a test compares
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
@@ -79,6 +80,7 @@ class CommandTable(TyperGroup):
                 formatter.write_dl([(name, listed.help) for name, listed in section.items()])
 
 
+@cache
 def load(name: str) -> TyperCommand | TyperGroup:
     """Import the module of a command and return the command."""
     app = typer.Typer(rich_markup_mode=None)

@@ -25,7 +25,7 @@ from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
 from audience_sync.seams import KILL_VARIABLE, Seams
 from audience_sync.sync import Job, RunReport, sync
-from tests.commands import Command
+from tests.commands import Command, call
 from tests.factories import AUDIENCE_KEY, Shop, company_identifiers, config_text
 
 DEADLINE = 90.0  # seconds; a command that takes longer on a busy machine hangs
@@ -127,18 +127,23 @@ class Place:
         return load(path, {})
 
     def command(self, *words: str, kill: str | None = None) -> Ended:
-        """Run a command to its end, killed at a named point if asked for."""
+        """Run a command to its end: in this process, or in one that is killed at a named point if asked for."""
+        if kill is None:
+            return Ended(*call(["--config", str(self.folder / "config.toml"), *words], self._environment()))
         with self.running(*words, kill=kill) as running:
             return running.end()
 
     @contextmanager
     def running(self, *words: str, kill: str | None = None) -> Iterator[Running]:
-        """Start a command; it is ended with the block."""
-        environment = {**os.environ, "SCHEMATIC_API_KEY": self.key, **self.environment}
+        """Start a command in a process of its own; it is ended with the block."""
+        environment = self._environment()
         if kill is not None:
             environment[KILL_VARIABLE] = kill
         with closing(Running(self.folder, words, environment)) as running:
             yield running
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "SCHEMATIC_API_KEY": self.key, **self.environment}
 
     def sync_here(self, settings: Settings, customers: Customers) -> list[RunReport]:
         """Put customers into the shop and sync every audience, in this process and without delivering."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,7 +19,9 @@ from audience_sync import demo as shop
 from audience_sync.config import Settings, load
 from audience_sync.core.model import ChangeKind
 from audience_sync.sandbox import DEVELOPMENT_KEY, Ledger
+from tests.commands import Command, call
 from tests.conftest import SCRUBBED
+from tests.waiting import wait_until
 
 DEADLINE = 60.0  # seconds
 SOME_DAY = datetime(2026, 3, 31, 12, 0, 5, tzinfo=UTC)
@@ -47,15 +47,9 @@ def environment(**more: str) -> dict[str, str]:
 
 def run_demo(folder: Path, *options: str, **variables: str) -> Told:
     """Run the demonstration in a folder, not on a terminal."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    ended = subprocess.run(
-        [sys.executable, "-m", "audience_sync", "demo", *options],
-        cwd=folder, env=environment(**variables), capture_output=True, text=True, timeout=DEADLINE, check=False,
-    )  # fmt: skip
-    assert (ended.returncode, ended.stderr) == (0, "")
-    # Seconds of work rather than of waiting: other tests run beside it.
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 15
-    return Told(folder, ended.stdout)
+    ended = call(["demo", *options], environment(**variables), folder=folder)
+    assert (ended.code, ended.err) == (0, "")
+    return Told(folder, ended.out)
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +144,7 @@ def run(command: str, folder: Path) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow  # ten processes
 def test_every_suggested_command_works_as_printed(tmp_path: Path) -> None:
     """In the printed order, copied as they are, all commands succeed, and the last sync sends what they changed."""
     told = run_demo(tmp_path)
@@ -191,28 +186,24 @@ def test_a_second_demonstration_takes_the_next_free_name(told: Told) -> None:
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
     """A folder that was named and is not empty is left alone, with exit code 2 and a remedy."""
     (tmp_path / "mine.txt").touch()
-    command = [sys.executable, "-m", "audience_sync", "demo", "--folder", str(tmp_path)]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=DEADLINE, check=False)
+    ended = call(["demo", "--folder", str(tmp_path)], environment())
 
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[0] == f"error: {tmp_path} is not an empty folder"
+    assert ended.code == 2
+    assert ended.err.splitlines()[0] == f"error: {tmp_path} is not an empty folder"
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_ctrl_c_ends_it_with_one_line(tmp_path: Path) -> None:
     """Interrupted in the middle, it leaves quickly with 130 and one line: no traceback, no lock waited for."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "audience_sync", "demo"],
-        cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    while "first sync" not in process.stdout.readline():
-        pass
+    out, err = (tmp_path / name for name in ("out.txt", "err.txt"))
+    for path in (out, err):
+        path.touch()
+    process = Command(["demo"], environment(), out=out, err=err, folder=tmp_path)
+    wait_until(lambda: "first sync" in out.read_text() or process.poll() is not None, seconds=DEADLINE)
     process.send_signal(signal.SIGINT)
-    _, complained = process.communicate(timeout=20)
 
-    assert process.returncode == 130
-    assert complained == "interrupted\n"
+    assert process.wait(DEADLINE) == 130
+    assert err.read_text() == "interrupted\n"
 
 
 def members(settings: Settings, database: Path, at: datetime) -> dict[str, dict[str, str]]:

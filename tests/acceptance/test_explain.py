@@ -6,8 +6,6 @@ import csv
 import io
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -252,27 +250,16 @@ def test_a_preview_counts_and_stores_nothing(place: Place) -> None:
 @pytest.mark.parametrize("words", [("preview", "Endless"), ("explain", "u1", "Endless")], ids=["preview", "explain"])
 def test_ctrl_c_ends_a_query_at_once(place: Place, words: tuple[str, ...]) -> None:
     """Nobody waits for a query that will not end: exit code 130, and no traceback."""
-    command = [sys.executable, "-m", "audience_sync", "--config", str(place.folder / "config.toml"), *words]
-    # A test run in the background has inherited that the signal is ignored, and would hand that on.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process:
-        until(lambda: place.shop.path in opened_files(process.pid))
-        process.send_signal(signal.SIGINT)
-        try:
-            out, err = process.communicate(timeout=30)
-        finally:
-            process.kill()
+    with place.running(*words) as running:
+        until(lambda: place.shop.path in opened_files(running.process.pid))
+        code, out, err = running.end(signal.SIGINT)
 
-    assert (process.returncode, out) == (130, "")
+    assert (code, out) == (130, "")
     assert "interrupted" in err
     assert "Traceback" not in err
 
 
-def opened_files(pid: int) -> list[Path]:
+def opened_files(pid: int | None) -> list[Path]:
     """Return the files that a process has open."""
     found = []
     for one in Path(f"/proc/{pid}/fd").iterdir():

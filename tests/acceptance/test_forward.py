@@ -21,6 +21,7 @@ from audience_sync.errors import INTERRUPTED
 from audience_sync.forwarding.taking import PIECE
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule
 from tests.acceptance.running import DEADLINE, KILLED, ON_ONE_DATABASE, Ended, Place, open_place, until
+from tests.commands import call
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text())
 GROUPS = {text: [one for one in VECTORS if json.dumps(one["mappings"]) == text] for text in
@@ -76,12 +77,8 @@ class Folder(NamedTuple):
 
     def forward(self, file: str, *options: str, stdin: bytes = b"") -> Ended:
         """Run the command; it has no API key, which a dry run does not need."""
-        command = [sys.executable, "-m", "audience_sync", "forward", file, *options]
         environment = {name: value for name, value in os.environ.items() if name != "SCHEMATIC_API_KEY"}
-        ended = subprocess.run(
-            command, cwd=self.path, env=environment, input=stdin, capture_output=True, timeout=DEADLINE, check=False
-        )
-        return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+        return Ended(*call(["forward", file, *options], environment, folder=self.path, stdin=stdin))
 
 
 @pytest.fixture

@@ -453,7 +453,9 @@ def test_check_warns_of_a_trait_that_is_not_boolean(
     for trait, kind in ((AUDIENCE_KEY, "string"), ("gold", "boolean"), ("foreign", "number")):
         wanted = {"entity_type": "user", "hierarchy": [trait], "trait_type": kind, "display_name": trait}
         headers = {"X-Schematic-Api-Key": DEVELOPMENT_KEY}
-        httpx.post(f"{sandbox.url}/entity-trait-definitions", json=wanted, headers=headers).raise_for_status()
+        httpx.post(
+            f"{sandbox.url}/entity-trait-definitions", json=wanted, headers=headers, verify=False
+        ).raise_for_status()
 
     looked = command("check", "--format", "json")
 

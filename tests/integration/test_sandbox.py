@@ -50,7 +50,9 @@ def sandbox(tmp_path: Path, clock: Clock) -> Iterator[Sandbox]:
 @pytest.fixture
 def http(sandbox: Sandbox) -> Iterator[httpx.Client]:
     """Yield a raw HTTP client with a good key."""
-    with httpx.Client(base_url=sandbox.url, headers={"X-Schematic-Api-Key": DEVELOPMENT_KEY}, timeout=10) as client:
+    with httpx.Client(
+        verify=False, base_url=sandbox.url, headers={"X-Schematic-Api-Key": DEVELOPMENT_KEY}, timeout=10
+    ) as client:
         yield client
 
 
@@ -183,7 +185,7 @@ def test_official_client_defines_traits(http: httpx.Client, official: Schematic)
 
 def test_keys(sandbox: Sandbox, http: httpx.Client) -> None:
     """A key is accepted in the header, as bearer or in every event; a wrong, missing or revoked one gets 401."""
-    event, anonymous = identify("u1"), httpx.Client(base_url=sandbox.url)
+    event, anonymous = identify("u1"), httpx.Client(verify=False, base_url=sandbox.url)
     with anonymous:
         assert post(anonymous, event).status_code == 401
         assert post(anonymous, {**event, "api_key": DEVELOPMENT_KEY}, event).status_code == 401
@@ -215,7 +217,10 @@ def test_batch_limit(sandbox: Sandbox, http: httpx.Client, tmp_path: Path) -> No
 
     assert (too_many.status_code, too_many.json()) == (400, {"error": "batch too large", "max_size": 100})
     assert sandbox.ledger.events() == []
-    with Sandbox(tmp_path / "small.db", settings=Settings(batch_limit=2)) as small, httpx.Client() as client:
+    with (
+        Sandbox(tmp_path / "small.db", settings=Settings(batch_limit=2)) as small,
+        httpx.Client(verify=False) as client,
+    ):
         client.headers["X-Schematic-Api-Key"] = DEVELOPMENT_KEY
         events = [identify("u1")] * 3
         assert client.post(f"{small.url}/batch", json={"events": events}).json()["max_size"] == 2
@@ -316,7 +321,7 @@ def test_idempotency_is_per_type_and_outlives_a_restart(tmp_path: Path, clock: C
     path, seams = tmp_path / "schematic.db", Seams(clock=clock)
     track: Json = {"type": "track", "body": {"event": "e"}, "idempotency_key": "k"}
     for _ in range(2):
-        with Sandbox(path, seams=seams) as sandbox, httpx.Client(base_url=sandbox.url) as http:
+        with Sandbox(path, seams=seams) as sandbox, httpx.Client(verify=False, base_url=sandbox.url) as http:
             http.headers["X-Schematic-Api-Key"] = DEVELOPMENT_KEY
             post(http, identify("u1", key="k"), track)
     ledger = Ledger(path)
@@ -352,7 +357,9 @@ def test_concurrent_posts_count_exactly(sandbox: Sandbox) -> None:
     """Sixteen threads posting at once lose nothing and count nothing twice, duplicates included."""
 
     def send(worker: int) -> None:
-        with httpx.Client(base_url=sandbox.url, headers={"X-Schematic-Api-Key": DEVELOPMENT_KEY}, timeout=30) as http:
+        with httpx.Client(
+            verify=False, base_url=sandbox.url, headers={"X-Schematic-Api-Key": DEVELOPMENT_KEY}, timeout=30
+        ) as http:
             for batch in range(5):
                 own = [identify(f"{worker}-{batch}-{n}", key=f"{worker}-{batch}-{n}") for n in range(19)]
                 assert post(http, *own, identify("all", key=f"shared-{batch}")).status_code == 200
@@ -444,8 +451,8 @@ def test_held_answers_are_released(sandbox: Sandbox, http: httpx.Client, rule: F
         answer = pool.submit(post, http, identify("u1"))
         assert sandbox.gate.wait_for(1)
         held = len(sandbox.ledger.events())
-        stats = httpx.get(f"{sandbox.url}/sandbox/stats").json()
-        released = httpx.post(f"{sandbox.url}/sandbox/release").json()
+        stats = httpx.get(f"{sandbox.url}/sandbox/stats", verify=False).json()
+        released = httpx.post(f"{sandbox.url}/sandbox/release", verify=False).json()
 
         assert (taken, 1, {"released": 1}) == (held, stats["held"], released)
         assert answer.result(10).status_code == 200
@@ -458,7 +465,9 @@ def test_close_while_held(tmp_path: Path) -> None:
     sandbox.start()
     sandbox.faults.set([FaultRule(hold=True, times=1), FaultRule(delay=60, times=1)])
     with (
-        httpx.Client(base_url=sandbox.url, headers={"X-Schematic-Api-Key": DEVELOPMENT_KEY}, timeout=30) as http,
+        httpx.Client(
+            verify=False, base_url=sandbox.url, headers={"X-Schematic-Api-Key": DEVELOPMENT_KEY}, timeout=30
+        ) as http,
         ThreadPoolExecutor(2) as pool,
     ):
         assert http.get("/whoami").status_code == 200
@@ -544,7 +553,7 @@ def test_serving_in_the_foreground_ends_with_close(tmp_path: Path) -> None:
     sandbox = Sandbox(tmp_path / "schematic.db", port=0)
     server = threading.Thread(target=sandbox.serve_forever)
     server.start()
-    assert httpx.get(f"{sandbox.url}/sandbox/stats").status_code == 200
+    assert httpx.get(f"{sandbox.url}/sandbox/stats", verify=False).status_code == 200
     sandbox.close()
     server.join(5)
 
