@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -14,14 +14,18 @@ from audience_sync.seams import Seams
 from audience_sync.store import highwater
 
 
+def _ignore(_: str) -> None:
+    """Say nothing."""
+
+
 @contextmanager
-def opened(settings: Settings) -> Iterator[Database]:
+def opened(settings: Settings, seams: Seams | None = None) -> Iterator[Database]:
     """Open the membership database, to look or for one short write.
 
     Raises:
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
     """
-    database = db.connect(settings.database.url.get_secret_value())
+    database = db.connect(settings.database.url.get_secret_value(), reach=(seams or Seams()).reach)
     try:
         db.verify(database)
         yield database
@@ -30,15 +34,21 @@ def opened(settings: Settings) -> Iterator[Database]:
 
 
 @contextmanager
-def working(settings: Settings, seams: Seams, *, any_age: bool = False) -> Iterator[Workspace]:
+def working(
+    settings: Settings, seams: Seams, *, any_age: bool = False, warn: Callable[[str], None] = _ignore
+) -> Iterator[Workspace]:
     """Open the membership database as a holder of leases; with `any_age` also one that comes from a backup.
+
+    `warn` is given a sentence about a database that may come from one.
 
     Raises:
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
         DatabaseOlder: it is older than what was sent from it.
     """
-    with opened(settings) as database:
+    with opened(settings, seams) as database:
         if not any_age:
+            if highwater.is_missing(database):
+                warn(f"{highwater.MISSING}; try: {highwater.MISSING_HINT}")
             highwater.require_newest(database)
         holder = holders.enter(database)
         try:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_ur
 
 from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
 from audience_sync.extras import EXTRAS, install_command, missing
+from audience_sync.seams import pass_by
 
 BUSY_TIMEOUT = 60.0  # seconds a writer waits for SQLite's one writer before it gives up
 CONNECT_TIMEOUT = 10  # seconds
@@ -29,8 +30,9 @@ ENGINE: dict[str, Any] = {"hide_parameters": True, "max_overflow": -1}
 class Database:
     """One membership database: connections for reading and for writing."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, reach: Callable[[str], None] = pass_by) -> None:
         self.engine = engine
+        self._reach = reach  # a named point: see `seams`
 
     @property
     def is_sqlite(self) -> bool:
@@ -60,6 +62,7 @@ class Database:
                 is_kept = transaction.is_active  # not rolled back within the block
             connection.info[FROZEN_INFO] = is_kept or connection.info.get(FROZEN_INFO, False)
             connection.execution_options(**{WRITE_OPTION: False, WAIT_OPTION: None})
+            self._reach("database.committed")
             for work in connection.info[AFTER_COMMIT] if is_kept else ():
                 work(connection)
 
@@ -83,6 +86,17 @@ def _limit(connection: Connection, wait: float | None) -> None:
         connection.exec_driver_sql(f"SET LOCAL {limit} = {_milliseconds(wait or 0)}")
 
 
+def file_of(engine: Engine) -> Path | None:
+    """Return the file of a SQLite database; None on Postgres.
+
+    Symbolic links are followed, as SQLite follows them: whatever belongs to the file has one place next to it, under
+    whichever name the file is opened.
+    """
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return None
+    return Path(engine.url.database).resolve()
+
+
 def highwater_of(path: Path) -> Path:
     """Return where the high-water mark of a SQLite file is; see `store.highwater`."""
     return path.with_name(path.name + "-highwater")
@@ -93,8 +107,8 @@ def display_url(url: str | URL) -> str:
     return make_url(url).render_as_string(hide_password=True)
 
 
-def connect(url: str | URL, *, create: bool = False) -> Database:
-    """Return the database at a URL; nothing is created unless asked.
+def connect(url: str | URL, *, create: bool = False, reach: Callable[[str], None] = pass_by) -> Database:
+    """Return the database at a URL; nothing is created unless asked. `reach` is called after each commit that writes.
 
     Raises:
         SchemaOutOfDate: a SQLite file does not exist.
@@ -102,7 +116,7 @@ def connect(url: str | URL, *, create: bool = False) -> Database:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return Database(_sqlite_engine(parsed, create=create))
+        return Database(_sqlite_engine(parsed, create=create), reach=reach)
     try:
         engine = sa.create_engine(parsed, connect_args=_postgres_arguments(parsed), pool_pre_ping=True, **ENGINE)
         with engine.connect():
@@ -115,7 +129,7 @@ def connect(url: str | URL, *, create: bool = False) -> Database:
     except sa.exc.SQLAlchemyError as error:
         raise AudienceSyncError(f"cannot open {display_url(url)}: {first_line(error)}") from error
     sa.event.listen(engine, "handle_error", _away, retval=True)
-    return Database(engine)
+    return Database(engine, reach=reach)
 
 
 def _away(context: ExceptionContext) -> BaseException | None:
@@ -187,7 +201,7 @@ def _prepare_new_file(path: Path) -> None:
     """Create an empty database file that only its owner can read, and that can give space back."""
     if path.exists():
         return
-    highwater_of(path).unlink(missing_ok=True)  # of a database that is gone: from the new one nothing was sent yet
+    highwater_of(path.resolve()).unlink(missing_ok=True)  # of a database that is gone: this one has sent nothing
     path.touch(mode=0o600)
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")

@@ -13,6 +13,7 @@
         BindingRefused               exit 2   this database belongs to another environment or identity
         DatabaseOlder                exit 2   the membership database comes from a backup
       SourceError                    exit 1   a source cannot be read
+      MarkUnusable                   exit 1   the high-water mark cannot be read or written: nothing is sent
       LeaseHeld                      exit 5   somebody else is doing this now
       LeaseLost                      exit 1   our right to write ended before the work did
       DestinationError               exit 1   what answers is not Schematic, or refuses everything
@@ -93,6 +94,10 @@ class ApprovalRefused(ConfigError):
 
 class SourceError(AudienceSyncError):
     """The source could not be read."""
+
+
+class MarkUnusable(AudienceSyncError):
+    """The high-water mark next to the membership database cannot be read or written, so nothing is sent."""
 
 
 class LeaseHeld(AudienceSyncError):

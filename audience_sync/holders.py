@@ -19,7 +19,7 @@ from typing import Protocol
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.db import Database
+from audience_sync.db import Database, file_of
 from audience_sync.errors import AudienceSyncError
 
 
@@ -40,7 +40,8 @@ class Holder(Protocol):
 
 def enter(database: Database) -> Holder:
     """Become a holder on a database."""
-    return FileHolder(Path(str(database.engine.url.database))) if database.is_sqlite else AdvisoryHolder(database)
+    file = file_of(database.engine)
+    return AdvisoryHolder(database) if file is None else FileHolder(file)
 
 
 class FileHolder:

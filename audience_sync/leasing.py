@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.db import Database
 from audience_sync.holders import Holder
 from audience_sync.seams import Seams
-from audience_sync.store import leases
+from audience_sync.store import binding, highwater, leases
 from audience_sync.store.leases import Lease
 
 
@@ -92,8 +92,22 @@ class HeldLease:
         self._thread.start()
 
     def assert_held(self, connection: Connection) -> None:
-        """Refuse to commit if somebody else has taken over; see `store.leases`."""
+        """Refuse to commit if somebody else has taken over, see `store.leases`; have the mark count the commit."""
         leases.assert_held(connection, self.lease)
+        binding.advance(connection, self._workspace.seams.now_ms())
+
+    @contextmanager
+    def claiming(self) -> Iterator[Connection]:
+        """Open a transaction that decides what is sent; with the end of the block it may be sent.
+
+        Raises:
+            LeaseLost: somebody else has taken over.
+            MarkUnusable: it is committed, but the mark cannot be raised to it: it must not be sent now.
+        """
+        with self._workspace.database.write() as connection:
+            self.assert_held(connection)
+            yield connection
+        highwater.require_kept(self._workspace.database)
 
     def left(self) -> float:
         """Return for how many seconds the lease lasts, unless it is renewed before."""

@@ -23,7 +23,7 @@ def wall_clock() -> datetime:
     return datetime.now(UTC)
 
 
-def _pass_by(point: str) -> None:
+def pass_by(point: str) -> None:
     """Do nothing at a named point: what happens in production."""
 
 
@@ -31,7 +31,7 @@ def killer(environ: Mapping[str, str]) -> Callable[[str], None]:
     """Return what happens at named points: nothing, or the death that `KILL_VARIABLE` asks for."""
     wanted = environ.get(KILL_VARIABLE)
     if not wanted:
-        return _pass_by
+        return pass_by
     name, _, count = wanted.partition(":")
     left = int(count or 1)
     lock = threading.Lock()
@@ -55,7 +55,7 @@ class Seams:
     clock: Callable[[], datetime] = wall_clock
     monotonic: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = field(default=random.random)
-    reach: Callable[[str], None] = _pass_by
+    reach: Callable[[str], None] = pass_by
 
     @classmethod
     def real(cls, environ: Mapping[str, str] = os.environ) -> Seams:

@@ -5,16 +5,17 @@ What would be written is written in a transaction that is rolled back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
 from sqlalchemy.engine import Connection
 
 from audience_sync import db
-from audience_sync.checking.finding import EXPECTED, Finding, error, ok
+from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
 from audience_sync.db import Database
-from audience_sync.store import binding
+from audience_sync.errors import MarkUnusable
+from audience_sync.store import binding, highwater
 
 CHECK: Final = "database"
 
@@ -35,7 +36,19 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
         yield error(CHECK, str(url), raised)
         return None
     yield ok(CHECK, str(url), "has the schema of this program and can be written to")
+    yield from _mark(database)
     return database
+
+
+def _mark(database: Database) -> Iterator[Finding]:
+    """Yield what is wrong with the high-water mark, if anything."""
+    mark = str(highwater.path_of(database.engine))
+    if highwater.is_missing(database):
+        yield warning(CHECK, mark, highwater.MISSING, remedy=highwater.MISSING_HINT)
+    try:
+        highwater.require_writable(database)
+    except MarkUnusable as raised:
+        yield error(CHECK, mark, raised)
 
 
 def attempt(database: Database, write: Callable[[Connection], object]) -> None:

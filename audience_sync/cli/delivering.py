@@ -72,7 +72,7 @@ def run(context: typer.Context) -> None:
     settings = settings_of(context)
     key = resolve_api_key(settings.schematic, os.environ)
     logs.configure()
-    with stoppable(lambda: None) as stop, engine.working(settings, seams()) as workspace:
+    with stoppable(lambda: None) as stop, engine.working(settings, seams(), warn=reporting.warn) as workspace:
         reporting.using(workspace.database)
         reporting.exposed(settings)
         daemon.run(workspace, settings, key, stop=stop)
@@ -90,7 +90,7 @@ def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Work
     """
     with stoppable(_say_stopping) as stop:
         try:
-            with engine.working(settings, seams(), any_age=any_age) as workspace:
+            with engine.working(settings, seams(), any_age=any_age, warn=reporting.warn) as workspace:
                 reporting.using(workspace.database)
                 try:
                     yield workspace, stop

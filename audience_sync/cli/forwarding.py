@@ -26,7 +26,7 @@ from audience_sync.cli.progress import Progress
 from audience_sync.config import Settings, resolve_api_key
 from audience_sync.db import Database
 from audience_sync.delivery import Acquaintance, Delivery, DeliveryReport, deliver
-from audience_sync.errors import DestinationError, KeyRefused, SourceError
+from audience_sync.errors import DestinationError, KeyRefused, MarkUnusable, SourceError
 from audience_sync.forwarding import BadLine, Forwarding, Tally, name_of, open_events, preview, read_events
 from audience_sync.forwarding import forward as forward_events
 from audience_sync.leasing import Workspace
@@ -99,7 +99,7 @@ class Sender:
     show: Callable[[str, int], None]
     acquaintance: Acquaintance = field(default_factory=Acquaintance)
     events: int = 0  # accepted
-    failure: DestinationError | None = None  # of the last delivery
+    failure: DestinationError | MarkUnusable | None = None  # of the last delivery
 
     def deliver(self) -> bool:
         """Deliver what waits, but not with a key that was refused; False if something that may go is left open."""

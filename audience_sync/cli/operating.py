@@ -20,7 +20,7 @@ from audience_sync.core.shards import shard_of, unit_of
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, dead, erasure, leases
+from audience_sync.store import audiences, binding, dead, erasure, highwater, leases
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.finishing import LEASE_SECONDS
 
@@ -157,6 +157,8 @@ def forget(
         console.print(f"found of this user: {_listed(found)}")
         confirm("Erase all of it?", yes=yes)
         with _alone_with(workspace, user), workspace.database.write() as connection:
+            if not highwater.is_behind(connection):  # who is erased here is still in an older backup
+                binding.advance(connection, workspace.seams.now_ms())
             erased = erasure.forget(connection, user)
         erasure.compact(workspace.database)
     typer.echo(f"erased: {_listed(erased)}")

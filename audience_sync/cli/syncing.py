@@ -100,8 +100,8 @@ def sync(
         engine.create(settings)
     with working(settings, any_age=resync and force) as (workspace, stop):
         reporting.exposed(settings)
-        if resync and force:
-            _accept_older(workspace, settings)
+        if resync and force and _accept_older(workspace, settings) and not settings.audiences:
+            return  # the database forwards events only: there is nothing to sync
         reports: list[RunReport] = []
         failures: list[AudienceSyncError] = []
         for audience in _chosen(workspace, settings, names):
@@ -233,16 +233,27 @@ def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -
     return chosen
 
 
-def _accept_older(workspace: Workspace, settings: Settings) -> None:
-    """Have everything sent again that a database remembers which is older than what was sent from it."""
+def _accept_older(workspace: Workspace, settings: Settings) -> bool:
+    """Accept a database that is older than what was sent from it; False if it is not.
+
+    Everything that it remembers of its audiences is sent again, and its forwarded events wait for a person.
+    """
     keys = {audience.key for audience in settings.audiences}
     with workspace.database.write() as connection:
-        owed = restored.accept(connection, keys, now_ms=workspace.seams.now_ms())
-    if owed:
-        named = ", ".join(audience.key for audience in owed)
-        console.print(f"going on with an older database: all that it remembers is sent again ({named})")
-    for audience in owed:
+        accepted = restored.accept(connection, keys, now_ms=workspace.seams.now_ms())
+    if accepted is None:
+        return False
+    named = ", ".join(audience.key for audience in accepted.audiences) or "no audiences"
+    console.print(f"going on with an older database: all that it remembers is sent again ({named})")
+    if accepted.events:
+        console.print(
+            f"{accepted.events:,} forwarded events waited in it and may have been sent since; they are now dead letters:"
+            " `audience-sync dead retry --events` sends them (Schematic drops those it received within 24 hours),"
+            " `audience-sync dead discard --events` drops them"
+        )
+    for audience in accepted.audiences:
         recover(workspace, audience)
+    return True
 
 
 def _patiently(work: Callable[[], T], wait: timedelta, stop: threading.Event) -> T:

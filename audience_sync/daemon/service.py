@@ -23,7 +23,7 @@ from audience_sync.config import Settings
 from audience_sync.daemon.syncing import Syncing
 from audience_sync.db import first_line
 from audience_sync.delivery import Delivery, deliver
-from audience_sync.errors import AudienceSyncError, DestinationError, KeyRefused
+from audience_sync.errors import AudienceSyncError, KeyRefused
 from audience_sync.ingest.opening import open_server
 from audience_sync.leasing import Workspace
 from audience_sync.store import erasure, waiting
@@ -148,7 +148,7 @@ class _Delivering(threading.Thread):
             erasure.tidy(self._workspace.database)
         if isinstance(report.failure, KeyRefused) and not self._takes_events:
             raise report.failure
-        if isinstance(report.failure, DestinationError) and not self._stop_event.is_set():
+        if report.failure is not None and not self._stop_event.is_set():
             log.error("delivery_stopped", error=str(report.failure), again_in_seconds=self._longest)
             self._stop_event.wait(self._longest)
 

@@ -63,8 +63,7 @@ class Batches:
 
     def _mark(self, lane: AnyLane, parcels: Sequence[Parcel] | Sequence[ForwardedParcel]) -> list[Attempt]:
         now = self._workspace.seams.now_ms()
-        with self._workspace.database.write() as connection:
-            self._lease.assert_held(connection)
+        with self._lease.claiming() as connection:
             lane.mark(connection, parcels)  # type: ignore[arg-type]  # they are the lane's own
             marked = [
                 attempts.add(connection, batch, now_ms=now)

@@ -22,10 +22,10 @@ from audience_sync.delivery.settling import Settler
 from audience_sync.delivery.sharing import Sharing
 from audience_sync.delivery.shift import Shift
 from audience_sync.delivery.worker import Worker
-from audience_sync.errors import DestinationAway, DestinationError, LeaseLost
+from audience_sync.errors import DestinationAway, DestinationError, LeaseLost, MarkUnusable
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.schematic import Schematic
-from audience_sync.store import binding, waiting
+from audience_sync.store import binding, highwater, waiting
 
 LOOK = 0.02  # seconds between two looks at the workers
 PAUSE = 0.2  # seconds between two tries to get shards, or to find something in them
@@ -61,7 +61,7 @@ class DeliveryReport:
     open: int  # rows that wait, those of paused audiences included
     paused: int
     dead: int
-    failure: DestinationError | None  # why it stopped before its time
+    failure: DestinationError | MarkUnusable | None  # why it stopped before its time
 
 
 def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
@@ -69,12 +69,15 @@ def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
 
     Raises:
         BindingRefused: the database belongs to another environment.
+        DatabaseOlder: the database was replaced by a backup.
     """
     session = _Session(workspace, delivery)
-    failure: DestinationError | None = None
+    failure: DestinationError | MarkUnusable | None = None
     try:
         session.run()
-    except DestinationError as error:
+        if session.events:
+            highwater.require_kept(workspace.database)  # what was settled last is known to it, too
+    except (DestinationError, MarkUnusable) as error:
         failure = error
     stopped = None if failure is None else str(failure)
     with workspace.database.read() as connection:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import sqlalchemy as sa
 
 from audience_sync.db import first_line
-from audience_sync.errors import LeaseLost
+from audience_sync.errors import LeaseLost, MarkUnusable
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import attempts, binding, outbox, waiting
 from audience_sync.store.attempts import Attempt
@@ -104,7 +104,7 @@ class Settler:
         except LeaseLost:
             self.lease_lost = True
             return False
-        except sa.exc.SQLAlchemyError as error:
+        except (sa.exc.SQLAlchemyError, MarkUnusable) as error:
             self._say_once(first_line(error))
             time.sleep(RETRY_AFTER)
             return False

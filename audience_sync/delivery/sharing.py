@@ -96,16 +96,15 @@ class Sharing:
         units = list(lease.lease.numbers)
         count = min(workers, len(units))
         parts = []
-        for n in range(count):
-            ranges = shards_of_units(units[len(units) * n // count : len(units) * (n + 1) // count])
-            with self._workspace.database.write() as connection:
-                lease.assert_held(connection)
+        with lease.claiming() as connection:
+            for n in range(count):
+                ranges = shards_of_units(units[len(units) * n // count : len(units) * (n + 1) // count])
                 left = attempts.within(connection, ranges, now_ms=self._workspace.seams.now_ms())
-            if not self._forwarded:  # whoever sends forwarded events finds those of its shards
-                left = [attempt for attempt in left if attempt.events[0].origin is None]
-            if impatient:
-                left = [replace(attempt, not_before=0) for attempt in left]
-            parts.append((ranges, left))
+                if not self._forwarded:  # whoever sends forwarded events finds those of its shards
+                    left = [attempt for attempt in left if attempt.events[0].origin is None]
+                if impatient:
+                    left = [replace(attempt, not_before=0) for attempt in left]
+                parts.append((ranges, left))
         return parts
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from audience_sync.core.events import Event
 from audience_sync.delivery.lanes import Batching
 from audience_sync.delivery.pace import Pace
 from audience_sync.delivery.settling import Settler
-from audience_sync.errors import DestinationError
+from audience_sync.errors import DestinationError, MarkUnusable
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import attempts, waiting
 from audience_sync.store.attempts import Attempt
@@ -31,7 +31,7 @@ class Shift:
     timeout: timedelta  # of a request
     stop: threading.Event = field(default_factory=threading.Event)  # told to
     over: threading.Event = field(default_factory=threading.Event)  # ended by itself: another shift may follow
-    failure: DestinationError | None = None
+    failure: DestinationError | MarkUnusable | None = None
     crash: BaseException | None = None
     accepted: int = 0  # batches
     moves: int = 0  # answers of any kind that settled something: progress
@@ -42,7 +42,7 @@ class Shift:
         """Return whether something has ended the shift: an order, a failure, a lost lease or database."""
         return self.stop.is_set() or self.over.is_set() or self.settler.is_over() or self.lease.left() <= 0
 
-    def fail(self, error: DestinationError) -> None:
+    def fail(self, error: DestinationError | MarkUnusable) -> None:
         """Stop everything, keep everything."""
         with self._lock:
             self.failure = self.failure or error

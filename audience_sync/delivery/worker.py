@@ -25,7 +25,7 @@ from audience_sync.core.outcomes import (
 )
 from audience_sync.delivery.batches import Batches, halves, is_behind, smaller
 from audience_sync.delivery.shift import Shift
-from audience_sync.errors import DestinationError, KeyRefused, LeaseLost
+from audience_sync.errors import DestinationError, KeyRefused, LeaseLost, MarkUnusable
 from audience_sync.schematic import Schematic
 from audience_sync.store import attempts, outbox
 from audience_sync.store.attempts import Attempt
@@ -59,6 +59,8 @@ class Worker(threading.Thread):
                 self._step()
         except LeaseLost:
             self._shift.settler.lease_lost = True
+        except MarkUnusable as error:
+            self._shift.fail(error)
         except sa.exc.OperationalError:
             # The database is away. A commit may have happened without our knowing: the next shift reads what is so.
             self._shift.over.set()
@@ -225,6 +227,5 @@ class Worker(threading.Thread):
     def _put(self, attempt: Attempt, parts: Callable[[Connection], Sequence[Sequence[Event]]]) -> list[Attempt]:
         """Put several attempts in the place of one, in one commit."""
         workspace = self._shift.workspace
-        with workspace.database.write() as connection:
-            self._shift.lease.assert_held(connection)
+        with self._shift.lease.claiming() as connection:
             return attempts.split(connection, attempt, parts(connection), now_ms=workspace.seams.now_ms())

@@ -17,16 +17,20 @@ import structlog
 
 from audience_sync.core.arrivals import Arrival
 from audience_sync.db import first_line
+from audience_sync.errors import DatabaseOlder, MarkUnusable
 from audience_sync.leasing import Workspace
-from audience_sync.store import events
+from audience_sync.store import binding, events
 
 WAIT: Final = 5.0  # seconds for a lock of the database: a sender's own patience is about fifteen
 MOST_WAITING: Final = 32 * 1024 * 1024
 """So much waits to be committed at most, in bytes of memory, roughly; one request alone may be more."""
 
 _EACH: Final = 512  # bytes of memory that an event takes besides its JSON
-_DATABASE: Final = (sa.exc.SQLAlchemyError, sqlite3.Error)
-_AWAY: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sqlite3.OperationalError)
+_DATABASE: Final = (sa.exc.SQLAlchemyError, sqlite3.Error, DatabaseOlder, MarkUnusable)
+_AWAY: Final = (
+    sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sqlite3.OperationalError, DatabaseOlder,
+    MarkUnusable,
+)  # fmt: skip
 """What is the database's own trouble: full, locked, gone. The rest may be about one request."""
 
 log = structlog.get_logger()
@@ -129,7 +133,9 @@ class Intake:
         if not arrivals:
             return
         with self._workspace.database.write(wait=self._wait) as connection:
-            events.take(connection, arrivals, now_ms=self._workspace.seams.now_ms())
+            now = self._workspace.seams.now_ms()
+            binding.advance(connection, now)
+            events.take(connection, arrivals, now_ms=now)
             self._workspace.seams.reach("ingest.taken")
         self._workspace.seams.reach("ingest.committed")
 

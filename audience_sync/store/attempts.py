@@ -149,6 +149,11 @@ def any_of(connection: Connection, *, forwarded: bool) -> bool:
     return found.first() is not None
 
 
+def drop_forwarded(connection: Connection) -> None:
+    """Drop every batch of forwarded events; their rows are still there."""
+    connection.execute(sa.text("DELETE FROM attempts WHERE forwarded = :yes"), {"yes": True})
+
+
 def forget(connection: Connection, profile_key: str, *, shard: int) -> None:
     """Take a person's events out of every attempt."""
     rows = connection.execute(

@@ -109,14 +109,27 @@ def note_delivery(connection: Connection, stopped: str | None) -> None:
 def next_generation(connection: Connection, now_ms: int) -> int:
     """Issue a generation: greater than every one before, and about the time in milliseconds.
 
-    The mark beside a SQLite database is raised to it once this transaction is committed.
+    The mark next to a SQLite database is raised to it once this transaction is committed.
 
     Raises:
         DatabaseOlder: greater ones were issued before: the database comes from a backup.
+        MarkUnusable: the mark cannot be read.
     """
     highwater.require_not_behind(connection)
+    highwater.begin(connection, now_ms)
     after_commit(connection, highwater.keep)
     return count_on(connection, "generation", least=now_ms, step=1)
+
+
+def advance(connection: Connection, now_ms: int) -> None:
+    """Have the mark tell this commit from those before it, where there is a mark; see `store.highwater`.
+
+    Raises:
+        DatabaseOlder: the database comes from a backup.
+        MarkUnusable: the mark cannot be read.
+    """
+    if highwater.path_of(connection.engine) is not None:  # elsewhere all writers would wait for this one row
+        next_generation(connection, now_ms)
 
 
 def reserve_requests(connection: Connection, *, now_us: int, requests: int, per_second: float) -> int:

@@ -144,6 +144,13 @@ def set_dead(connection: Connection, shard: int, key: str, position: int, *, rea
     connection.execute(sa.text(f"UPDATE events SET dead_reason = :why WHERE {where}"), {**parameters, "why": reason})
 
 
+def set_waiting_dead(connection: Connection, *, reason: str) -> int:
+    """Give every row that waits a reason for which it is dead; return how many."""
+    return connection.execute(
+        sa.text("UPDATE events SET dead_reason = :why WHERE dead_reason IS NULL"), {"why": reason}
+    ).rowcount
+
+
 def count(connection: Connection) -> tuple[int, int]:
     """Return how many rows wait, and how many are dead."""
     waiting, dead = (

@@ -1,11 +1,18 @@
-"""The high-water mark: the highest generation ever committed, in a small file beside a SQLite database.
+"""The high-water mark: the highest generation ever committed, in a small file next to a SQLite database.
 
 A database that comes back from a backup has forgotten what was sent since, and cannot know that it has. The file
-`<database>-highwater` is no part of a backup of the database, and tells. It is written only after a generation is
-committed and never runs ahead of the database: one that is behind its mark is older than what was sent from it,
-wherever a process was killed. Nothing is sent under a generation before the mark has been raised to it: by whoever
-issued it, or, if that died, by the next to open the database. A database that is copied elsewhere has no mark, and
-starts one. Postgres has no file beside it, and so no mark.
+`<database>-highwater` is not part of a backup of the database, and tells. These rules hold:
+
+- Every commit that changes what is to be sent, or settles what was sent, takes a generation (`binding.advance`): each
+  commit of leased work, events that are taken, a person who is forgotten.
+- The mark is written, and is on the disk, only after such a commit. It never runs ahead of the database: a crash
+  between the two is not mistaken for a restore, and the next commit or the next start catches up.
+- Nothing is sent while the mark is below the commit that decided on it (`require_kept`). So a database below its mark
+  has forgotten something, and one that is not below it has forgotten nothing that Schematic knows.
+- A mark belongs to the database that began at the same moment, and says nothing about another one in its place.
+
+A database that is copied elsewhere has no mark there, and starts one. A snapshot of the whole folder takes the mark
+along. PostgreSQL has no file next to it, and so no mark.
 """
 
 from __future__ import annotations
@@ -13,23 +20,34 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple, TextIO
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from audience_sync.db import Database, highwater_of
-from audience_sync.errors import AudienceSyncError, DatabaseOlder
+from audience_sync.db import Database, file_of, highwater_of
+from audience_sync.errors import DatabaseOlder, MarkUnusable
+
+MISSING: Final = (
+    "the high-water mark next to the membership database is missing, so nobody can tell whether the database is the"
+    " newest; a new mark is kept from now on"
+)
+MISSING_HINT: Final = (
+    "if the database was restored from a backup, `audience-sync sync --resync` sends everything again that it knows"
+)
+
+BEGAN_AT: Final = "began_at"  # a setting, from the first generation on
 
 
 class Mark(NamedTuple):
-    """How far a database has come: its highest generation, 0 for none, and when its first run started.
+    """How far a database has come: its highest generation, 0 for none, and when the first one was issued.
 
     Both are milliseconds since 1970, a generation only about so. No two databases began at one moment, so that tells
-    them apart; None of one that has had no run.
+    them apart; None of one that has issued no generation.
     """
 
     generation: int
@@ -37,11 +55,11 @@ class Mark(NamedTuple):
 
 
 def require_newest(database: Database) -> None:
-    """Refuse a database that is behind its mark, and raise the mark to one that is not.
+    """Refuse a database that is behind its mark; raise the mark to one that is not, if the mark can be written.
 
     Raises:
         DatabaseOlder: it is behind.
-        AudienceSyncError: the mark cannot be read or written.
+        MarkUnusable: the mark cannot be read.
     """
     path = path_of(database.engine)
     if path is None:
@@ -50,10 +68,45 @@ def require_newest(database: Database) -> None:
     with database.read() as connection:
         found = _of(connection)
     _compare(path, found, known)
-    try:
+    with suppress(MarkUnusable):  # before anything is sent, it must be possible
         _raise(path, found)
-    except OSError as error:
-        raise AudienceSyncError(f"cannot write {path}: {error.strerror}") from None
+
+
+def is_missing(database: Database) -> bool:
+    """Return whether the mark is missing although it was kept before.
+
+    Then the database was copied or restored to this place, or somebody removed the mark.
+    """
+    path = path_of(database.engine)
+    if path is None or path.exists():
+        return False
+    with database.read() as connection:
+        return _began_at(connection) is not None
+
+
+def require_kept(database: Database) -> None:
+    """Raise the mark to what is committed: between a commit and the first request that rests on it.
+
+    Raises:
+        MarkUnusable: the mark cannot be read or written, and nothing may be sent.
+    """
+    path = path_of(database.engine)
+    if path is not None:
+        with database.read() as connection:
+            found = _of(connection)
+        _raise(path, found)
+
+
+def require_writable(database: Database) -> None:
+    """Try whether the mark could be written, without writing it.
+
+    Raises:
+        MarkUnusable: it could not.
+    """
+    path = path_of(database.engine)
+    if path is not None:
+        with _locked(path), _written(_fresh(path)):
+            _fresh(path).unlink()
 
 
 def require_not_behind(connection: Connection) -> None:
@@ -61,22 +114,32 @@ def require_not_behind(connection: Connection) -> None:
 
     Raises:
         DatabaseOlder: it is behind.
-        AudienceSyncError: the mark cannot be read.
+        MarkUnusable: the mark cannot be read.
     """
     path = path_of(connection.engine)
     if path is not None:
         _compare(path, _of(connection), read(path))
 
 
+def begin(connection: Connection, now_ms: int) -> None:
+    """Keep when a database that has a mark began, if it begins now."""
+    if path_of(connection.engine) is not None and _began_at(connection) is None:
+        found = _of(connection).began_at
+        connection.execute(
+            sa.text(f"INSERT INTO settings (name, value) VALUES ('{BEGAN_AT}', :v)"),
+            {"v": str(now_ms if found is None else found)},
+        )
+
+
 def keep(connection: Connection) -> None:
     """Raise the mark to what the database has; the caller has just committed.
 
-    Where the file cannot be written, as on a full disk, what is committed stands all the same: the next generation, or
-    the next start, raises the mark.
+    Where the file cannot be written, as on a full disk, what is committed stands all the same: `require_kept` says so
+    before anything is sent.
     """
     path = path_of(connection.engine)
     if path is not None:
-        with suppress(OSError, AudienceSyncError, sa.exc.SQLAlchemyError):
+        with suppress(MarkUnusable, sa.exc.SQLAlchemyError):
             _raise(path, _of(connection))
 
 
@@ -96,46 +159,53 @@ def is_behind(connection: Connection) -> bool:
 
 
 def path_of(engine: Engine) -> Path | None:
-    """Return where the mark of a SQLite database is; None on Postgres."""
-    if engine.dialect.name != "sqlite" or not engine.url.database:
-        return None
-    return highwater_of(Path(engine.url.database))
+    """Return where the mark of a SQLite database is, next to its real file; None on Postgres."""
+    file = file_of(engine)
+    return None if file is None else highwater_of(file)
 
 
 def read(path: Path) -> Mark | None:
     """Return a mark, or None where there is none.
 
     Raises:
-        AudienceSyncError: the file cannot be read.
+        MarkUnusable: the file cannot be read.
     """
     try:
         return Mark(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise AudienceSyncError(f"cannot read {path}: {error.strerror}") from None
+        raise MarkUnusable(f"cannot read {path}: {error.strerror}") from None
     except (TypeError, ValueError):
-        raise AudienceSyncError(
+        raise MarkUnusable(
             f"cannot read {path}: it is not what audience-sync writes",
-            hint="if the database beside it is the newest that you have, remove the file; the next sync makes it anew",
+            hint="if the database next to it is the newest that you have, remove the file; the next sync writes it"
+            " again",
         ) from None
 
 
 def _of(connection: Connection) -> Mark:
     following = connection.execute(sa.text("SELECT value FROM settings WHERE name = 'generation'")).scalar_one()
-    began_at = connection.execute(sa.text("SELECT started_at FROM runs ORDER BY id LIMIT 1")).scalar()
+    began_at = _began_at(connection)
+    if began_at is None:  # as marks of version 0.5 have it
+        began_at = connection.execute(sa.text("SELECT started_at FROM runs ORDER BY id LIMIT 1")).scalar()
     return Mark(max(0, int(following) - 1), began_at)
+
+
+def _began_at(connection: Connection) -> int | None:
+    found = connection.execute(sa.text(f"SELECT value FROM settings WHERE name = '{BEGAN_AT}'")).scalar()
+    return None if found is None else int(found)
 
 
 def _compare(path: Path, found: Mark, known: Mark | None) -> None:
     if known is None or _are_strangers(found, known) or found.generation >= known.generation:
         return
-    until = f"its last sync was at {_time(found)}" if found.generation else "it has never synced"
+    until = f"its last commit was at {_time(found)}" if found.generation else "it has never synced or forwarded"
     raise DatabaseOlder(
-        f"the membership database beside {path} is older than what was sent from it: {until},"
-        f" and others followed until {_time(known)}",
-        hint="put the newer file back; or go on with this one: `audience-sync sync --resync --force` sends again all"
-        " that it knows",
+        f"the membership database next to {path} is older than what was sent from it: {until}, and others followed"
+        f" until {_time(known)}",
+        hint="put the newer file back, or accept this one with `audience-sync sync --resync --force`: it sends"
+        " everything again that the database knows",
     )
 
 
@@ -148,24 +218,48 @@ def _time(mark: Mark) -> str:
 
 
 def _raise(path: Path, found: Mark) -> None:
-    """Write a mark unless the one that is there is as high; safe against a crash, and against who else is writing."""
-    if not found.generation:
-        return
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # of two processes neither may put the lower mark over the higher
+    """Write a mark unless the one that is there is as high; safe against a crash, and against other writers."""
+    with _locked(path) as folder:  # a mark that is seen under the lock is on the disk, and no writer can lower it
         known = read(path)
         if known is not None and not _are_strangers(found, known) and known.generation >= found.generation:
             return
-        fresh = path.with_name(path.name + ".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        with _written(_fresh(path)) as file:
             if os.geteuid() == 0:  # as SQLite does with its files: root must not lock the database's owner out
                 owner = path.with_name(path.name.removesuffix("-highwater")).stat()
                 os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
             file.write(json.dumps(found._asdict()) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
+        _fresh(path).replace(path)
         os.fsync(folder)
-    finally:
-        os.close(folder)
+
+
+def _fresh(path: Path) -> Path:
+    return path.with_name(path.name + ".new")
+
+
+def _written(path: Path) -> TextIO:
+    """Return a new or emptied file that only its owner can read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Hold the folder of a mark, alone among all processes, and return it open.
+
+    Raises:
+        MarkUnusable: the mark cannot be written.
+    """
+    try:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield folder
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise MarkUnusable(
+            f"nothing is sent, because the high-water mark {path} cannot be written: {error.strerror}",
+            hint="nothing was lost: the folder of the membership database needs free space and must belong to the user"
+            " who runs audience-sync; then `audience-sync deliver` goes on",
+        ) from None

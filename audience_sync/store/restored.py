@@ -1,34 +1,49 @@
 """Going on with a database that is older than what was sent from it.
 
-Schematic is first made to agree with what the database remembers, then ordinary syncs bring both up to date. A person
-who entered after the backup was made and has left since is in neither; nobody can know.
+Schematic is first made to agree with what the database remembers of its audiences, then ordinary syncs bring both up to
+date. A person who entered after the backup was made and has left since is in neither; nobody can know.
+
+Forwarded events that wait in the database may have been sent since, and a repeated one counts twice when Schematic no
+longer remembers its key. So none is sent without a person: they become dead letters, to be retried or discarded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final, NamedTuple
 
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import RunKind, RunState
-from audience_sync.store import audiences, binding, highwater, runs
+from audience_sync.store import attempts, audiences, binding, events, highwater, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun
 
-REASON = "the database was older than what was sent from it: sent again what it remembers"
+REASON: Final = "the database was older than what was sent from it: sent again what it remembers"
+EVENT_REASON: Final = "waited in a database restored from a backup, and may have been sent since"
 
 
-def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> list[AudienceRow]:
+class Accepted(NamedTuple):
+    """What a database is owed that was accepted: audiences to be sent again, and how many events were set aside."""
+
+    audiences: list[AudienceRow]
+    events: int
+
+
+def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> Accepted | None:
     """Let generations go on above the mark, and owe Schematic all that is remembered of the audiences of these keys.
 
     Each gets a resync that is past its reading, so whoever has its lease next sends everything again (see
-    `sync.recover`): in this process, or, if that dies, in the next. Returns these audiences; none, and nothing is
-    done, if the database is not behind its mark.
+    `sync.recover`): in this process, or, if that dies, in the next. Returns None, and does nothing, if the database is
+    not behind its mark.
     """
     binding.locked(connection, "generation")
     if not highwater.is_behind(connection):
-        return []
+        return None
     binding.put(connection, "generation", str(highwater.known_of(connection).generation + 1))
+    binding.advance(connection, now_ms)
+    attempts.drop_forwarded(connection)
+    set_aside = events.set_waiting_dead(connection, reason=EVENT_REASON)
     owed = [row for row in audiences.every(connection) if row.key in keys and row.state != "retired"]
     for audience in owed:
         run = NewRun(
@@ -45,4 +60,4 @@ def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> lis
             reason=REASON,
         )
         runs.start(connection, run)
-    return owed
+    return Accepted(owed, set_aside)
