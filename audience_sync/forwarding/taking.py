@@ -19,7 +19,7 @@ from audience_sync.core.arrivals import Arrival, arrive
 from audience_sync.errors import SourceError
 from audience_sync.forwarding.reading import BadLine, name_of, open_events, read_events
 from audience_sync.leasing import Workspace
-from audience_sync.store import binding, events
+from audience_sync.store import events
 
 WINDOW: Final = 50_000  # events that are taken between two deliveries
 LONGEST: Final = 5.0  # seconds that a window takes, however few come
@@ -116,9 +116,7 @@ def _take(workspace: Workspace, arrivals: Sequence[Arrival]) -> int:
     if not arrivals:
         return 0
     with workspace.database.write() as connection:
-        now = workspace.seams.now_ms()
-        binding.advance(connection, now)
-        taken = events.take(connection, arrivals, now_ms=now)
+        taken = events.take(connection, arrivals, now_ms=workspace.seams.now_ms())
     workspace.seams.reach("forward.taken")
     return taken
 

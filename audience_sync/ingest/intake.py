@@ -19,7 +19,7 @@ from audience_sync.core.arrivals import Arrival
 from audience_sync.db import first_line
 from audience_sync.errors import DatabaseOlder, MarkUnusable
 from audience_sync.leasing import Workspace
-from audience_sync.store import binding, events
+from audience_sync.store import events
 
 WAIT: Final = 5.0  # seconds for a lock of the database: a sender's own patience is about fifteen
 MOST_WAITING: Final = 32 * 1024 * 1024
@@ -133,9 +133,7 @@ class Intake:
         if not arrivals:
             return
         with self._workspace.database.write(wait=self._wait) as connection:
-            now = self._workspace.seams.now_ms()
-            binding.advance(connection, now)
-            events.take(connection, arrivals, now_ms=now)
+            events.take(connection, arrivals, now_ms=self._workspace.seams.now_ms())
             self._workspace.seams.reach("ingest.taken")
         self._workspace.seams.reach("ingest.committed")
 

@@ -28,7 +28,13 @@ _KEY = ("shard", "profile_key", "position")
 
 
 def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) -> int:
-    """Keep the events whose messageId has not arrived within the last seven days, in their order; return how many."""
+    """Keep the events whose messageId has not arrived within the last seven days, in their order; return how many.
+
+    Raises:
+        DatabaseOlder: the database comes from a backup.
+        MarkUnusable: the mark next to it cannot be read.
+    """
+    binding.advance(connection, now_ms)
     position = binding.locked(connection, POSITION)  # whoever else takes events now waits here
     first_of = {arrival.message_id: arrival for arrival in reversed(list(arrivals))}
     fresh = _first_seen(connection, list(first_of), day=now_ms // DAY_MS)

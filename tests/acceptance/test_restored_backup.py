@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,16 @@ import sqlalchemy as sa
 from audience_sync.config import load
 from audience_sync.errors import DatabaseOlder
 from audience_sync.store import binding, highwater, runs
-from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Customers, Place, assert_settled, customers, open_place
+from tests.acceptance.running import (
+    KILLED,
+    ON_ONE_DATABASE,
+    Customers,
+    Place,
+    assert_settled,
+    customers,
+    open_place,
+    until,
+)
 from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL
 
 pytestmark = ON_ONE_DATABASE
@@ -108,8 +118,8 @@ def test_every_command_that_sends_refuses_an_older_database(place: Place, backup
 
     for words, end in ended.items():
         assert end.code == 2, words
-        assert f"{mark_of(place)} is older than what was sent from it: its last sync was at 20" in end.err, words
-        assert "hint: put the newer file back" in end.err, words
+        assert f"{mark_of(place)} is older than what was sent from it: its last commit was at 20" in end.err, words
+        assert "hint: put the newer file back, or accept this one with" in end.err, words
         assert "audience-sync sync --resync --force" in end.err, words
     assert place.everything() == kept
     assert place.received() == received
@@ -239,6 +249,73 @@ def test_force_without_need_accepts_nothing(place: Place) -> None:
     assert place.rows("SELECT count(*) FROM runs") == [(2,)]
 
 
+def test_a_database_that_only_forwards(place: Place) -> None:
+    """Without audiences, too, a backup is refused and accepted; its events wait for a person."""
+    url, destination = json.dumps(f"sqlite:///{place.folder / 'events.db'}"), json.dumps(place.sandbox.url)
+    schematic = f"[schematic]\ncapture_url = {destination}\napi_url = {destination}"
+    (place.folder / "config.toml").write_text(f"[database]\nurl = {url}\n{schematic}\n")
+    database = place.folder / "events.db"
+    assert place.command("init").code == 0
+    assert place.command("forward", forwarded(place), "--no-deliver").code == 0
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(place.folder / "events.bak")) as target:
+        source.backup(target)
+    assert place.command("deliver").code == 0
+    received = place.received()
+    shutil.copy(place.folder / "events.bak", database)
+    for left in place.folder.glob("events.db-[ws]*"):
+        left.unlink()
+
+    refused = place.command("deliver")
+    accepted = place.command("sync", "--resync", "--force")
+    quiet = place.command("deliver")
+    assert [refused.code, accepted.code, quiet.code] == [2, 0, 3]
+    assert "audience-sync sync --resync --force" in refused.err
+    assert "1 forwarded events waited in it and may have been sent since; they are now dead letters" in accepted.err
+    assert place.received() == received
+    assert place.command("dead", "retry", "--events").code == 0
+    assert place.command("deliver").code == 0
+    assert place.received() == received + 1
+
+
+# A mark that cannot be written
+
+
+def test_a_mark_that_cannot_be_written(place: Place) -> None:
+    """`check` and `sync` say so in one sentence, and nothing is sent; later `deliver` goes on where they stopped."""
+    received = place.received()
+    in_the_way = mark_of(place).with_name(mark_of(place).name + ".new")
+    in_the_way.mkdir()
+    checked = place.command("check", "--format", "json")
+    place.shop.set_orders(AFTER.items())
+    synced = place.command("sync")
+    in_the_way.rmdir()
+
+    sentence = f"nothing is sent, because the high-water mark {mark_of(place)} cannot be written: Is a directory"
+    assert [checked.code, synced.code] == [1, 1]
+    assert sentence in [record["message"] for record in checked.records if record["state"] == "error"]
+    assert f"error: {sentence}\ntry: nothing was lost" in synced.err
+    assert place.received() == received
+    assert place.command("deliver").code == 0
+    assert_settled(place, AFTER, before=BEFORE)
+
+
+def test_the_service_goes_on_when_the_mark_can_be_written(place: Place) -> None:
+    """The daemon starts, syncs and sends nothing until then; it does not have to be started again."""
+    received = place.received()
+    in_the_way = mark_of(place).with_name(mark_of(place).name + ".new")
+    in_the_way.mkdir()
+    place.shop.set_orders(AFTER.items())
+    with place.database.write() as connection:
+        connection.execute(sa.text("UPDATE audiences SET next_due_at = NULL"))
+    with place.running("run") as daemon:
+        daemon.wait_for("nothing is sent, because the high-water mark")
+        assert place.received() == received
+        in_the_way.rmdir()
+        until(lambda: place.rows("SELECT 1 FROM runs WHERE id = 2 AND sent = 20"))
+        assert daemon.end(signal.SIGTERM).code == 0
+    assert_settled(place, AFTER, before=BEFORE)
+
+
 # No false alarm
 
 
@@ -273,9 +350,16 @@ def test_a_copy_elsewhere_works(place: Place, backup: Path) -> None:
     shutil.copy(backup, copy)
     place.configure(url=f"sqlite:///{copy}", guard={"min_members": 1000})
 
-    assert place.command("sync").code == 0
+    checked = place.command("check")
+    synced = place.command("sync")
+    assert [checked.code, synced.code] == [0, 0]
+    for end in (checked, synced):
+        assert "the high-water mark next to the membership database is missing" in end.err + end.out
+        assert "audience-sync sync --resync" in end.err + end.out
     assert copy.with_name("copy.db-highwater").exists()
-    assert place.command("check").code == 0
+    again = place.command("check")
+    assert again.code == 0
+    assert "high-water mark" not in again.err + again.out
 
 
 def test_another_database_in_its_place_works(place: Place, backup: Path, sqlite_template: Path) -> None:
@@ -299,7 +383,7 @@ def test_a_backup_of_an_unused_database_is_older_too(place: Place, sqlite_templa
     ended = place.command("sync")
 
     assert ended.code == 2
-    assert "it has never synced" in ended.err
+    assert "it has never synced or forwarded, and others followed until 20" in ended.err
 
 
 # The file
@@ -310,7 +394,8 @@ def test_the_mark_is_private_and_says_no_more_than_it_must(place: Place) -> None
     assert mark_of(place).stat().st_mode & 0o777 == 0o600
     with place.database.read() as connection:
         run = runs.get(connection, 1)
-    assert json.loads(mark_of(place).read_text()) == {"generation": run.generation, "began_at": run.started_at}
+        issued = int(binding.get(connection, "generation") or 0) - 1
+    assert json.loads(mark_of(place).read_text()) == {"generation": issued, "began_at": run.started_at}
 
 
 def test_what_is_rolled_back_does_not_raise_the_mark(place: Place) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from audience_sync.db import Database
 from audience_sync.errors import BindingRefused
-from audience_sync.store import binding
+from audience_sync.store import binding, events, highwater
 from tests.waiting import somebody_waits, wait_until
 
 NOW_US = 1_774_958_400_000_000
@@ -137,3 +137,20 @@ def test_the_environment_is_bound_once(database: Database) -> None:
         assert binding.bind_environment(connection, None, label="") == "production"
         with pytest.raises(BindingRefused, match=r"'production'.*'staging'"):
             binding.bind_environment(connection, "staging", label="production")
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_postgres_has_no_mark(database: Database) -> None:
+    """There is no file next to it, and no row that every writer would have to wait for."""
+    with database.write() as connection:
+        before = binding.get(connection, "generation")
+        events.take(connection, [], now_ms=1_000)
+        after = binding.get(connection, "generation")
+    highwater.require_newest(database)
+    highwater.require_kept(database)
+    highwater.require_writable(database)
+
+    assert before == after
+    assert not highwater.is_missing(database)
+    with database.read() as connection:
+        assert binding.get(connection, highwater.BEGAN_AT) is None
