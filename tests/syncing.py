@@ -52,7 +52,7 @@ class Syncing:
     def plan(self) -> tuple[Plan, list[Change]]:
         """Return what a sync would do now, and its changes."""
         changes: list[Change] = []
-        return plan(self.workspace, self.job(), on_change=changes.append), changes
+        return plan(self.workspace, self.job(), on_found=lambda shard: changes.extend(shard.every())), changes
 
     def approve(self, run: RunRow) -> RunRow:
         """Say yes to a blocked run, a minute later than before."""

@@ -20,7 +20,7 @@ from audience_sync.cli import reporting
 from audience_sync.cli.context import console, settings_of
 from audience_sync.cli.delivering import Wait, working
 from audience_sync.cli.output import Format, FormatOption, print_records
-from audience_sync.cli.plans import REDACTED
+from audience_sync.cli.plan_samples import REDACTED
 from audience_sync.cli.previews import BadLines, ForwardSheet
 from audience_sync.cli.progress import Progress
 from audience_sync.config import Settings, resolve_api_key

@@ -1,83 +1,158 @@
-"""What `plan` prints: every change, what a plan amounts to, and the events that would be posted."""
+"""What `plan` prints: a summary of each audience, and of all together.
+
+The numbers come from the comparison alone. Bodies are made for samples only, so a plan costs no more than the sync that
+it shows.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
-from collections.abc import Callable
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
 from rich.markup import escape
 
 from audience_sync.cli.context import console
-from audience_sync.cli.output import Format, Sheet, harmless
-from audience_sync.cli.reporting import consequences
-from audience_sync.config import Settings
-from audience_sync.core.destination.parcels import Parcel, make_parcel
+from audience_sync.cli.output import Format, Record, Sheet
+from audience_sync.cli.plan_samples import PlanSamples
+from audience_sync.config import Audience, Settings
+from audience_sync.core.destination.coverage import PEOPLE, sample, sample_values
 from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.events import Event, OpenChange, with_key
-from audience_sync.core.model import Change, ChangeKind, Computation, delivered_value
+from audience_sync.core.destination.volume import joined, volume
+from audience_sync.core.events import OpenChange
+from audience_sync.core.forecast import People, forecast
+from audience_sync.core.model import ChangeKind, Computation, Counts
 from audience_sync.core.rows import Reason
 from audience_sync.db import Database
+from audience_sync.errors import AudienceSyncError
 from audience_sync.store import audiences, binding, outbox
+from audience_sync.store.memberships import ShardChanges
 from audience_sync.sync import Plan
 
-CHANGE_COLUMNS = ("audience", "change", "profile_key", "value", "identifiers")
-COLUMNS = (*CHANGE_COLUMNS, "bodies", "rejected", "computation")
-SHOWN = ("audience", "computation", *CHANGE_COLUMNS[1:])
-REDACTED = "(the API key)"
-MADE_WHEN_SENT = "(made when it is sent)"
+COLUMNS: Final = (
+    "record", "audience", "computation", "kind", "state", "as_of", "members", "read", "enter", "exit", "update",
+    "unchanged", "rejected", "duplicates", "people", "events", "requests", "seconds", "time", "new_users",
+    "definition_changed", "reason",
+)  # fmt: skip
+SHOWN: Final = ("audience", "enter", "exit", "update", "requests", "time", "state")
+TOTAL: Final = "(total)"  # no key of an audience has parentheses
+READY, BLOCKED, FAILED = "ready", "blocked", "failed"
+
+
+class _Planned(NamedTuple):
+    """A plan with how many people Schematic is told about, in how many events."""
+
+    plan: Plan
+    people: int
+    events: int
 
 
 class PlanSheet:
-    """Prints plans: every change as a line of json or csv, or a summary, the first changes, and samples of events."""
+    """Prints plans: with `samples`, so many of each audience and kind as they are found, and the summary at the end.
 
-    def __init__(self, settings: Settings, database: Database, *, format: Format, limit: int, now: datetime) -> None:
+    As json every record is a line; as csv there are the samples where any are wanted, else the summary.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        *,
+        planned: Sequence[Audience],
+        format: Format,
+        samples: int,
+        now: datetime,
+    ) -> None:
         self._settings = settings
         self._format = format
-        self._limit = limit
-        self._at = iso(now)
         with database.read() as connection:
             environment = binding.environment(connection) or settings.schematic.environment
-            self._ids = {row.key: row.id for row in audiences.every(connection)}
+            ids = {row.key: row.id for row in audiences.every(connection)}
             self._waiting = outbox.count(connection)[0]
         self._destination = settings.destination(environment)
-        self._computations = {one.key: one.computation for one in settings.audiences}
-        self._sheet = Sheet(COLUMNS, format=format, shown=SHOWN)
-        self._shown: Counter[str] = Counter()
-        self._rejected: Counter[tuple[str, str]] = Counter()  # by audience and reason
-        self._samples: dict[tuple[str, ChangeKind, tuple[str, ...]], str] = {}  # by audience, kind and mappings
+        self._people = People() if len(planned) > 1 else None
+        self._samples = PlanSamples(self._destination, ids, most=samples, format=format, now=now)
+        self._sheet = None if samples and format is Format.CSV else Sheet(COLUMNS, format=format, shown=SHOWN)
+        self._planned: list[_Planned] = []
+        self._records: list[Record] = []  # of a table, which is printed at the end
 
-    def changes_of(self, key: str) -> Callable[[Change], None]:
-        """Return what is to be told each change of an audience."""
+    def see(self, audience: Audience, shard: ShardChanges) -> None:
+        """Take what is found in a shard of an audience."""
+        if self._people is not None:
+            self._people.add(_told(audience, shard))
+        self._samples.take(audience, shard)
 
-        def show(change: Change) -> None:
-            parcel = self._parcel(key, change)
-            self._rejected.update((key, reason) for _, reason in parcel.rejected)
-            for event in parcel.events:
-                if (place := (key, change.kind, event.mappings)) not in self._samples:
-                    self._samples[place] = self._shown_body(key, event)
-            if self._format is Format.TABLE and self._shown[key] >= self._limit:
-                return
-            self._shown[key] += 1
-            bodies = [self._shown_body(key, event) for event in parcel.events]
-            self._sheet.add(
-                {
-                    "audience": key,
-                    "change": change.kind.value,
-                    "profile_key": change.profile_key,
-                    "value": change.value,
-                    "identifiers": change.identifiers,
-                    "bodies": f"[{','.join(bodies)}]",
-                    "rejected": "; ".join(reason for _, reason in parcel.rejected) or None,
-                    "computation": self._computations[key].value,
-                }
-            )
-
-        return show
-
-    def show(self, plan: Plan) -> None:
+    def show(self, audience: Audience, plan: Plan) -> None:
         """Say what a plan amounts to."""
+        found = _Planned(plan, _changes_told(audience, plan.counts), self._events(audience, plan.counts))
+        self._planned.append(found)
+        self._explain(audience, plan)
+        self._add(
+            {
+                "record": "audience",
+                "audience": plan.audience_key,
+                "computation": plan.computation.value,
+                "kind": plan.kind.value,
+                "state": BLOCKED if plan.refusals else READY,
+                "as_of": iso(plan.as_of),
+                "members": plan.members_before,
+                **_changes(plan.counts),
+                "people": found.people,
+                **self._forecast(found.events),
+                "new_users": plan.new_users,
+                "definition_changed": plan.definition_changed,
+                "reason": "; ".join(plan.refusals) or None,
+            }
+        )
+
+    def fail(self, audience: Audience, error: AudienceSyncError) -> None:
+        """Keep that an audience cannot be planned, and why."""
+        known = {"record": "audience", "audience": audience.key, "computation": audience.computation.value}
+        self._add({**known, "state": FAILED, "reason": str(error)})
+
+    def close(self) -> None:
+        """Print the total, and in a table the whole summary."""
+        people, events = self._people_and_events()
+        new_users = sum(one.plan.new_users for one in self._planned)
+        counts = sum((one.plan.counts for one in self._planned), Counts())
+        total = {"record": "total", "people": people, **self._forecast(events), "new_users": new_users}
+        self._add({**total, **_changes(counts)})
+        if self._sheet is not None:
+            for record in self._records:
+                self._sheet.add({**record, "audience": record["audience"] or TOTAL, "state": record["state"] or ""})
+            self._sheet.close()
+        self._conclude(events, new_users)
+
+    def _add(self, facts: Record) -> None:
+        record = {**dict.fromkeys(COLUMNS), **facts}
+        if self._format is Format.TABLE:
+            self._records.append(record)
+        elif self._sheet is not None:
+            self._sheet.add(record)
+
+    def _events(self, audience: Audience, counts: Counts) -> int:
+        each = volume(_entry(audience, self._settings, number=0), self._destination)
+        updated = counts.updated if audience.send_updates else 0
+        return counts.entered * each.entered + counts.exited * each.exited + updated * each.updated
+
+    def _people_and_events(self) -> tuple[int, int]:
+        """Return how many people all plans are about, and their events: those of several audiences may share one."""
+        busy = [one for one in self._planned if one.people]
+        people, events = sum(one.people for one in busy), sum(one.events for one in busy)
+        if self._people is None or len(busy) < 2:
+            return people, events
+        different = min(people, self._people.count())
+        keys = [one.plan.audience_key for one in busy]
+        entries = [_entry(self._settings.audience(key), self._settings, number=n) for n, key in enumerate(keys)]
+        return different, events - round(joined(entries, self._destination) * (people - different))
+
+    def _forecast(self, events: int) -> Record:
+        delivery = self._settings.delivery
+        found = forecast(events, batch_size=delivery.batch_size, per_second=delivery.max_requests_per_second)
+        return {**found._asdict(), "time": str(timedelta(seconds=found.seconds))}
+
+    def _explain(self, audience: Audience, plan: Plan) -> None:
+        """Say on stderr what a plan was made of, and what is to be known about it."""
         c = plan.counts
         if plan.computation is Computation.AUDIENCE:
             before = f"{plan.members_before:,} members"
@@ -90,56 +165,77 @@ class PlanSheet:
             f" {c.read:,} read, {would}; {c.unchanged:,} unchanged, {c.rejected:,} rejected,"
             f" {c.duplicates:,} duplicates",
         )
-        audience = self._settings.audience(plan.audience_key)
         if audience.query is not None:
             console.print(f"  {escape(audience.definition)}", highlight=False)
         if plan.definition_changed:
             console.print("  its definition was edited since its last sync")
         for reason, count in sorted(plan.rejections.counts.items()):
-            console.print(f"  {count:,} rows: {_explain(reason)}")
-        if c.changed:
-            console.print(f"  {consequences(plan.audience_key, c.changed, plan.new_users, self._settings)}")
-        for (key, sentence), count in self._rejected.items():
+            console.print(f"  {count:,} rows: {_explained(reason)}")
+        for (key, sentence), count in self._samples.rejected.items():
             if key == plan.audience_key:
-                console.print(f"  [yellow]{count:,} would be dead:[/] {escape(sentence)}")
+                console.print(f"  [yellow]{count:,} of the samples would be dead:[/] {escape(sentence)}")
         for refusal in plan.refusals:
             console.print(f"  [yellow]a guard would block it:[/] {refusal}")
+        if plan.refusals and plan.blocked_run is None:
+            console.print("  a sync keeps it as a blocked run, which `audience-sync approve RUN` then applies")
+        if plan.blocked_run is not None:
+            console.print(
+                f"  run {plan.blocked_run} is blocked: `audience-sync approve {plan.blocked_run}` applies the plan that"
+                " it kept"
+            )
 
-    def close(self) -> None:
-        """Print what is left to print: in a table's stead, the samples stand below all tables."""
-        self._sheet.close()
-        if self._format is Format.TABLE:
-            for (key, kind, mappings), body in self._samples.items():
-                sys.stdout.write(f"\nto be posted, for example ({key}, {kind}, by {', '.join(mappings)}):\n{body}\n")
+    def _conclude(self, events: int, new_users: int) -> None:
+        """Say on stderr how the total is meant, and what Schematic does with the events."""
+        delivery = self._settings.delivery
+        if events:
+            console.print(
+                f"requests and time are the least: full batches of {delivery.batch_size:,} events, at"
+                f" {delivery.max_requests_per_second:g} requests a second; the total joins the changes of one person"
+                " as the mappings do"
+            )
+            console.print(
+                f"each event moves the user's last_seen_at and may fire a webhook; up to {new_users:,} users may be new"
+                " to Schematic and are created there"
+            )
         if self._waiting:
             console.print(f"{self._waiting:,} changes of earlier runs wait, and go with the next delivery")
 
-    def _parcel(self, key: str, change: Change) -> Parcel:
-        """Return what a change would come to, if its person has no other open change."""
-        value = delivered_value(change)
-        row = OpenChange(
-            shard=0,
-            profile_key=change.profile_key,
-            audience_id=self._ids.get(key, 0),
-            trait=key,
-            value=value,
-            identifiers=change.identifiers,
-            generation=0,
-            run_id=0,
-            kind=change.kind,
-            computation=self._computations[key],
-        )
-        return make_parcel([row], self._destination, at=self._at)
 
-    def _shown_body(self, key: str, event: Event) -> str:
-        """Return an event as it would be posted, but for the keys that are made when it is."""
-        body = with_key(event.body, api_key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
-        number = self._ids.get(key, 0)
-        body = body.replace(f"personas_{number}.0.", f"personas_{number or MADE_WHEN_SENT}.{MADE_WHEN_SENT}.")
-        return harmless(body)
+def _entry(audience: Audience, settings: Settings, *, number: int) -> OpenChange:
+    """Return a change of an imaginary person who enters an audience, or gets a value."""
+    value, _ = sample_values(audience.computation, audience.declared_type)
+    destination = settings.destination("")
+    entry = sample(audience.key, value, PEOPLE[0], destination, audience.user_keys, audience.company_keys)
+    return entry._replace(computation=audience.computation, audience_id=number)
 
 
-def _explain(reason: Reason) -> str:
+def _changes_told(audience: Audience, counts: Counts) -> int:
+    """Return how many changes Schematic is told."""
+    return counts.entered + counts.exited + (counts.updated if audience.send_updates else 0)
+
+
+def _told(audience: Audience, shard: ShardChanges) -> Iterator[str]:
+    """Yield the keys of the people in a shard about whom Schematic is told something."""
+    for line in shard.newcomers:
+        yield line.partition("\t")[0]
+    for change in shard.changes:
+        if audience.send_updates or change.kind is not ChangeKind.UPDATED:
+            yield change.profile_key
+
+
+def _changes(counts: Counts) -> Record:
+    return {
+        "read": counts.read,
+        "enter": counts.entered,
+        "exit": counts.exited,
+        "update": counts.updated,
+        "unchanged": counts.unchanged,
+        "rejected": counts.rejected,
+        "duplicates": counts.duplicates,
+    }
+
+
+def _explained(reason: Reason) -> str:
     return {
         Reason.NULL_KEY: "the identity is NULL",
         Reason.EMPTY_KEY: "the identity is empty",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -14,6 +13,7 @@ from audience_sync.checking import permissions
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
 from audience_sync.config import Settings
+from audience_sync.core.forecast import forecast
 from audience_sync.core.model import EXIT_VALUES, Computation, RunState
 from audience_sync.db import Database, display_url
 from audience_sync.delivery import DeliveryReport
@@ -46,9 +46,11 @@ def first_sync(key: str, members: int, settings: Settings) -> None:
 
 def consequences(key: str, changes: int, new_users: int, settings: Settings) -> str:
     """Say what so many changes of an audience do to Schematic."""
-    events = changes * settings.coverage(settings.audience(key), environment="").events
-    requests = math.ceil(events / settings.delivery.batch_size)
-    seconds = math.ceil(requests / settings.delivery.max_requests_per_second)
+    events, requests, seconds = forecast(
+        changes * settings.coverage(settings.audience(key), environment="").events,
+        batch_size=settings.delivery.batch_size,
+        per_second=settings.delivery.max_requests_per_second,
+    )
     return (
         f"up to {events:,} events in {requests:,} requests, at least {timedelta(seconds=seconds)} at"
         f" {settings.delivery.max_requests_per_second:g} requests a second; each moves the user's last_seen_at and may"

@@ -17,6 +17,7 @@ from audience_sync.cli import reporting
 from audience_sync.cli.context import console, settings_of
 from audience_sync.cli.delivering import Wait, send, working
 from audience_sync.cli.output import Format, FormatOption
+from audience_sync.cli.plan_samples import sample_count
 from audience_sync.cli.plans import PlanSheet
 from audience_sync.cli.progress import Progress
 from audience_sync.config import Audience, Settings, resolve_api_key
@@ -61,7 +62,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for command, example in (
         (sync, "audience-sync sync big_spenders --no-deliver"),
-        (plan, "audience-sync plan --format json | head"),
+        (plan, "audience-sync plan big_spenders --samples 3"),
         (approve, "audience-sync approve 12"),
         (retract, "audience-sync retract old_audience --yes"),
     ):
@@ -136,27 +137,55 @@ def plan(
     context: typer.Context,
     names: Names = None,
     now: Now = None,
-    limit: Annotated[int, typer.Option(min=0, metavar="N", help="Show so many changes of each audience.")] = 20,
+    samples: Annotated[
+        int,
+        typer.Option(
+            parser=sample_count,
+            metavar="N|all",
+            help="Show N changes of each kind of each audience, with the bodies that would be posted.",
+        ),
+    ] = 0,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Show what a sync would change and send; change nothing.
 
-    Every kind of change comes with a sample of what would be posted; as json or csv every change is one line, with all
-    its bodies, whatever --limit says. Exit code 4 when a guard would block the sync.
+    For each audience, and in total: how many enter, exit and are updated, and how many requests that takes for how
+    long. As json each of these is a record of one line, and the total is the last; samples come before the audience
+    that they are of. As csv there are the samples instead of the summary. A sample is shown as if it were the only
+    change of its person; `all` shows every change. Exit code 4 when a guard would block the sync.
     """
     settings = settings_of(context)
     blocked = False
+    failures: list[AudienceSyncError] = []
     with working(settings, any_age=True) as (workspace, stop):
-        sheet = PlanSheet(settings, workspace.database, format=format, limit=limit, now=workspace.seams.clock())
-        for audience in _chosen(workspace, settings, names):
+        chosen = _chosen(workspace, settings, names)
+        sheet = PlanSheet(
+            settings,
+            workspace.database,
+            planned=chosen,
+            format=format,
+            samples=samples,
+            now=workspace.seams.clock(),
+        )
+        for audience in chosen:
+            if stop.is_set():
+                break
             with Progress(audience.key) as progress:
                 job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show, stop=stop)
-                made = make_plan(workspace, job, on_change=sheet.changes_of(audience.key))
-            sheet.show(made)
+                try:
+                    made = make_plan(workspace, job, on_found=partial(sheet.see, audience))
+                except BindingRefused:
+                    raise
+                except AudienceSyncError as error:
+                    failures.append(error)
+                    reporting.failed(audience.key, error)
+                    sheet.fail(audience, error)
+                    continue
+            sheet.show(audience, made)
             blocked = blocked or bool(made.refusals)
         sheet.close()
         reporting.orphans(workspace.database, settings)
-    raise typer.Exit(4 if blocked else 0)
+    raise typer.Exit(reporting.exit_code([], failures, None) or (4 if blocked else 0))
 
 
 def approve(
@@ -247,8 +276,8 @@ def _accept_older(workspace: Workspace, settings: Settings) -> bool:
     console.print(f"going on with an older database: all that it remembers is sent again ({named})")
     if accepted.events:
         console.print(
-            f"{accepted.events:,} forwarded events waited in it and may have been sent since; they are now dead letters:"
-            " `audience-sync dead retry --events` sends them (Schematic drops those it received within 24 hours),"
+            f"{accepted.events:,} forwarded events waited in it and may have been sent since. They are now dead"
+            " letters: `audience-sync dead retry --events` sends them (Schematic drops those it received within 24 hours),"
             " `audience-sync dead discard --events` drops them"
         )
     for audience in accepted.audiences:

@@ -6,7 +6,7 @@ audience's count: whoever sees one sees all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -38,6 +38,11 @@ class ShardChanges(NamedTuple):
     def size(self) -> int:
         """Return how many changes there are."""
         return len(self.changes) + len(self.newcomers)
+
+    def entered(self) -> list[str]:
+        """Return the profile keys of those who enter."""
+        keys = [line.partition("\t")[0] for line in self.newcomers]
+        return keys + [change.profile_key for change in self.changes if change.kind is ChangeKind.ENTERED]
 
     def every(self) -> list[Change]:
         """Return all changes, newcomers too."""
@@ -84,15 +89,21 @@ def _kept(connection: Connection, audience_id: int) -> list[tuple[int, int, byte
     return [(shard, members, bytes(hashes)) for shard, members, hashes in rows]
 
 
-def known_profiles(connection: Connection, shard: int, *, except_audience: int | None) -> set[str]:
-    """Return the profiles of one shard that are in any other audience."""
-    others = [str(a.id) for a in audiences.every(connection) if a.id != except_audience]
-    if not others:
+def known_profiles(
+    connection: Connection, shard: int, profile_keys: Collection[str], *, except_audience: int | None
+) -> set[str]:
+    """Return which of these profiles of one shard are in any other audience."""
+    others = [str(a.id) for a in audiences.every(connection) if a.members and a.id != except_audience]
+    if not others or not profile_keys:
         return set()
-    rows = connection.exec_driver_sql(
-        f"SELECT profile_key FROM memberships WHERE audience_id IN ({', '.join(others)}) AND shard = {int(shard)}"
+    rows = connection.execute(
+        sa.text(
+            f"SELECT profile_key FROM memberships WHERE audience_id IN ({', '.join(others)}) AND shard = :s"
+            f" AND profile_key IN ({bulk.each(connection, 'keys')})"
+        ),
+        {"s": shard, "keys": bulk.texts(connection, profile_keys)},
     )
-    return {key for (key,) in rows}
+    return set(rows.scalars())
 
 
 def stage(connection: Connection, run_id: int, compared: Sequence[ShardChanges]) -> None:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from audience_sync.core.guard import guard
-from audience_sync.core.model import Change, ChangeKind, Computation, Counts, RunKind
+from audience_sync.core.model import Computation, Counts, RunKind, RunState
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, binding, memberships
-from audience_sync.store.audiences import AudienceRow
+from audience_sync.store import audiences, binding, memberships, runs
 from audience_sync.store.memberships import ShardChanges
 from audience_sync.sync.job import Job
 from audience_sync.sync.reading import Rejections, Trusted, compare, open_spool, read, trusted
+
+LOOKED_UP = 10_000  # profiles that enter; of more, those of one shard in sixteen are looked up in other audiences
+ONE_SHARD_OF = 16
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,35 @@ class Plan:
     new_users: int  # profiles that enter and are in no other audience: Schematic may have to create them
     definition_changed: bool
     refusals: list[str]  # of the guard
+    blocked_run: int | None  # a run whose plan waits for an approval
     rejections: Rejections
 
 
-def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None]) -> Plan:
-    """Compare a definition with the memberships; every change is shown to `on_change`, in the order of shards.
+class _NewUsers:
+    """Counts who enters and is in no other audience; of many, those of a part of all shards stand for the rest."""
+
+    def __init__(self, workspace: Workspace, audience_id: int | None) -> None:
+        self._workspace = workspace
+        self._audience_id = audience_id
+        self._entered = self._looked_up = self._new = 0
+
+    def add(self, shard: ShardChanges) -> None:
+        """Count those of one shard."""
+        entered = shard.entered()
+        self._entered += len(entered)
+        if entered and (self._looked_up < LOOKED_UP or shard.shard % ONE_SHARD_OF == 0):
+            with self._workspace.database.read() as connection:
+                known = memberships.known_profiles(connection, shard.shard, entered, except_audience=self._audience_id)
+            self._looked_up += len(entered)
+            self._new += len(entered) - len(known)
+
+    def count(self) -> int:
+        """Return how many there are, or about how many."""
+        return round(self._entered * self._new / self._looked_up) if self._looked_up else 0
+
+
+def plan(workspace: Workspace, job: Job, *, on_found: Callable[[ShardChanges], None]) -> Plan:
+    """Compare a definition with the memberships; the changes of every shard are shown to `on_found`, in their order.
 
     Raises:
         ConfigError: no mapping carries the audience, or its key is retired or belongs to the other computation.
@@ -48,13 +74,14 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
             audiences.require_computation(audience, job.audience.computation)
             audiences.require_not_retired(audience)
         known = trusted(connection, audience.id) if audience else Trusted()
+        waiting = runs.in_state(connection, audience.id, RunState.BLOCKED) if audience else []
     as_of = job.as_of or workspace.seams.clock().astimezone(UTC)
     rejections = Rejections()
-    new_users = 0
     with open_spool(job.audience) as spool:
         rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=job.on_page)
         counts = Counts(read=rows, rejected=rejections.rows)
         audience_id = audience.id if audience else None
+        new_users = _NewUsers(workspace, audience_id)
         compared = compare(
             workspace.database,
             audience_id,
@@ -66,24 +93,8 @@ def plan(workspace: Workspace, job: Job, *, on_change: Callable[[Change], None])
         for shard, found in compared:
             job.on_shard(shard.shard)
             counts += found
-            new_users += _new_users(workspace, shard, audience_id)
-            for change in shard.every():
-                on_change(change)
-    return _plan(job, audience, as_of=as_of, counts=counts, new_users=new_users, rejections=rejections)
-
-
-def _new_users(workspace: Workspace, shard: ShardChanges, audience_id: int | None) -> int:
-    """Return how many enter in a shard who are in no other audience."""
-    entered = {change.profile_key for change in shard.every() if change.kind is ChangeKind.ENTERED}
-    if not entered:
-        return 0
-    with workspace.database.read() as connection:
-        return len(entered - memberships.known_profiles(connection, shard.shard, except_audience=audience_id))
-
-
-def _plan(
-    job: Job, audience: AudienceRow | None, *, as_of: datetime, counts: Counts, new_users: int, rejections: Rejections
-) -> Plan:
+            new_users.add(shard)
+            on_found(shard)
     kind = RunKind.INCREMENTAL if audience and audience.completed else RunKind.INITIAL
     before = audience.members if audience else 0
     return Plan(
@@ -93,9 +104,10 @@ def _plan(
         as_of=as_of,
         members_before=before,
         counts=counts,
-        new_users=new_users,
+        new_users=new_users.count(),
         definition_changed=audience is not None
         and audience.definition_hash not in (None, job.audience.definition_hash),
         refusals=guard(counts, kind=kind, members_before=before, limits=job.audience.guard),
+        blocked_run=waiting[-1].id if waiting else None,
         rejections=rejections,
     )

@@ -505,8 +505,8 @@ def test_a_plan_is_every_change_that_a_sync_makes(synced: Place) -> None:
     now = {**customers(range(20, 200)), **customers(range(100, 130), company="globex"), **customers(500, 501)}
     synced.shop.set_orders(now.items())
     before = synced.everything()
-    planned = synced.command("plan", "--now", "2099-01-01", "--format", "json")
-    as_csv = synced.command("plan", "--now", "2099-01-01", "--format", "csv")
+    planned = synced.command("plan", "--now", "2099-01-01", "--samples", "all", "--format", "json")
+    as_csv = synced.command("plan", "--now", "2099-01-01", "--samples", "all", "--format", "csv")
 
     assert [planned.code, as_csv.code] == [0, 0]
     assert f"{AUDIENCE_KEY} (incremental, as of 2099-01-01 00:00:00 UTC, 200 members)" in planned.err
@@ -519,14 +519,19 @@ def test_a_plan_is_every_change_that_a_sync_makes(synced: Place) -> None:
         "SELECT audience, kind, profile_key, value, identifiers FROM membership_changes WHERE run_id = 2"
     )
     columns = ("audience", "change", "profile_key", "value", "identifiers")
+    samples = [record for record in planned.records if record["record"] == "sample"]
 
-    assert sorted(
-        [record[name] for name in columns[:3]] + [record["identifiers"]] for record in planned.records
-    ) == sorted([audience, kind, key, json.loads(identifiers)] for audience, kind, key, _, identifiers in made)
+    assert sorted([record[name] for name in columns[:3]] + [record["identifiers"]] for record in samples) == sorted(
+        [audience, kind, key, json.loads(identifiers)] for audience, kind, key, _, identifiers in made
+    )
     in_csv = list(csv.DictReader(io.StringIO(as_csv.out)))
-    assert sorted(tuple(record.values())[:5] for record in in_csv) == sorted(
+    assert sorted(tuple(record[name] for name in columns) for record in in_csv) == sorted(
         tuple(cell or "" for cell in row) for row in made
     )
+    assert [[record[change] for change in ("enter", "exit", "update")] for record in planned.records[52:]] == [
+        [2, 20, 30],
+        [2, 20, 30],
+    ]
     assert {len(json.loads(record["bodies"])) for record in in_csv} == {1}
     assert len(made) == 52
     assert_settled(synced, now, before=EVERYBODY)
@@ -537,10 +542,10 @@ def test_a_plan_shows_the_bodies_that_are_posted(synced: Place) -> None:
     """Each body of a plan arrives as it was shown; only the time, the API key and the idempotency key are its own."""
     now = {**customers(range(20, 200)), **customers(range(100, 130), company="globex"), **customers(500, 501)}
     synced.shop.set_orders(now.items())
-    planned = synced.command("plan", "--format", "json")
+    planned = synced.command("plan", "--samples", "all", "--format", "json")
     synced.command("sync")
 
-    shown = [body for record in planned.records for body in record["bodies"]]
+    shown = [body for record in planned.records if record["record"] == "sample" for body in record["bodies"]]
     sent = synced.sandbox.ledger.events()[200:]
     assert {(body["api_key"], body["idempotency_key"]) for body in shown} == {
         ("(the API key)", "(made when it is sent)")
@@ -552,18 +557,22 @@ def test_a_plan_shows_the_bodies_that_are_posted(synced: Place) -> None:
 
 @ON_ONE_DATABASE
 def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
-    """A plan that a guard would refuse is exit code 4; --limit is how many changes the table shows of it."""
+    """A plan that a guard would refuse is exit code 4, and says how it is approved; nothing else is on stdout."""
     synced.shop.set_orders(HALF.items())
     before = synced.everything()
-    ended = synced.command("plan", "--limit", "3")
+    ended = synced.command("plan")
 
     assert ended.code == 4
     assert "a guard would block it: 100 would leave, 50.0 % of the 200 members before" in ended.err
-    lines = ended.out.splitlines()
-    assert lines[4:6] == ["", f"to be posted, for example ({AUDIENCE_KEY}, exited, by Identify User):"]
-    assert json.loads(lines[6])["body"]["traits"] == {AUDIENCE_KEY: False}
-    assert len(lines) == 7
+    assert "a sync keeps it as a blocked run, which `audience-sync approve RUN` then applies" in ended.err
+    assert [line.split() for line in ended.out.splitlines()] == [
+        ["audience", "enter", "exit", "update", "requests", "time", "state"],
+        [AUDIENCE_KEY, "0", "100", "0", "1", "0:00:01", "blocked"],
+        ["(total)", "0", "100", "0", "1", "0:00:01"],
+    ]
     assert synced.everything() == before
+    assert synced.command("sync").code == 4
+    assert "run 2 is blocked: `audience-sync approve 2` applies the plan that it kept" in synced.command("plan").err
 
 
 @ON_ONE_DATABASE
@@ -572,7 +581,10 @@ def test_a_plan_of_a_first_sync_changes_nothing(place: Place) -> None:
     ended = place.command("plan", "--format", "json")
 
     assert ended.code == 0
-    assert sorted(record["profile_key"] for record in ended.records) == sorted(EVERYBODY)
+    assert [(one["record"], one["kind"], one["enter"], one["new_users"]) for one in ended.records] == [
+        ("audience", "initial", 200, 200),
+        ("total", None, 200, 200),
+    ]
     assert "up to 200 users may be new to Schematic and are created there" in ended.err
     assert place.rows("SELECT * FROM audiences") == place.rows("SELECT * FROM runs") == []
 

@@ -36,12 +36,16 @@ def place(tmp_path: Path, database_url: str) -> Iterator[Place]:
 
 def test_a_trait_is_planned_synced_and_looked_at(place: Place) -> None:
     """From the plan to Schematic and back in every list, a value is a value, and a computed trait is called one."""
-    planned = place.command("plan", "Spend", "--format", "json")
+    planned = place.command("plan", "Spend", "--samples", "all", "--format", "json")
     assert planned.code == 0, planned.err
-    assert {(one["profile_key"], one["change"], one["value"], one["computation"]) for one in planned.records} == {
+    assert {(one["profile_key"], one["change"], one["value"], one["computation"]) for one in planned.records[:2]} == {
         ("u1", "entered", 12.5, "trait"),
         ("u2", "entered", 3, "trait"),
     }
+    assert [(one["record"], one["enter"], one["rejected"]) for one in planned.records[2:]] == [
+        ("audience", 2, 1),
+        ("total", 2, 1),
+    ]
     assert planned.records[0]["bodies"][0]["body"]["traits"] in ({"spend": 12.5}, {"spend": 3})
     assert "0 have a value): 3 read, 2 would get a value, 0 lose it, 0 be updated" in planned.err
     assert "1 rows: there is no value" in planned.err

@@ -251,7 +251,7 @@ def test_an_audience_that_no_mapping_carries_is_not_synced(sending: Sending) -> 
     with pytest.raises(ConfigError, match="who leaves keeps the trait for ever"):
         sending.sync(gold=["u1"])
     with pytest.raises(ConfigError, match="audience 'gold' does not reach Schematic"):
-        plan(sending.workspace, job, on_change=lambda _: None)
+        plan(sending.workspace, job, on_found=lambda _: None)
 
     assert sending.rows("SELECT * FROM runs") == []
 

@@ -210,6 +210,6 @@ def test_known_profiles_are_those_of_other_audiences(database: Database) -> None
             run = make_run(connection, audience=f"audience_{number}")
             memberships.apply(connection, run, [ShardChanges(shard_of(key), [make_change(key)], None)])
 
-        assert memberships.known_profiles(connection, shard_of("a"), except_audience=2) == {"a"}
-        assert memberships.known_profiles(connection, shard_of("a"), except_audience=1) == set()
-        assert memberships.known_profiles(connection, shard_of("b"), except_audience=None) == {"b"}
+        assert memberships.known_profiles(connection, shard_of("a"), ["a", "b"], except_audience=2) == {"a"}
+        assert memberships.known_profiles(connection, shard_of("a"), ["a", "b"], except_audience=1) == set()
+        assert memberships.known_profiles(connection, shard_of("b"), ["b"], except_audience=None) == {"b"}

@@ -1,0 +1,116 @@
+"""Samples of a plan: changes of real people, with the bodies that would be posted for them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Final
+
+import typer
+
+from audience_sync.cli.output import Format, Sheet, harmless
+from audience_sync.config import Audience
+from audience_sync.core.destination.parcels import Destination, Parcel, make_parcel
+from audience_sync.core.destination.timestamps import iso
+from audience_sync.core.events import Event, OpenChange, with_key
+from audience_sync.core.model import Change, ChangeKind, delivered_value
+from audience_sync.core.printable import printable
+from audience_sync.core.shards import from_line
+from audience_sync.store.memberships import ShardChanges
+
+COLUMNS: Final = (
+    "record", "audience", "computation", "change", "profile_key", "value", "identifiers", "bodies", "rejected",
+)  # fmt: skip
+REDACTED: Final = "(the API key)"
+MADE_WHEN_SENT: Final = "(made when it is sent)"
+
+
+def sample_count(text: str | int) -> int:
+    """Return how many samples are wanted: a number, or every change for `all`.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    if isinstance(text, str) and not text.isdecimal() and text != "all":
+        raise typer.BadParameter(f"{text!r} is neither a number nor `all`")
+    return sys.maxsize if text == "all" else min(int(text), sys.maxsize)
+
+
+class PlanSamples:
+    """Prints the first changes of each kind of each audience, at most so many, each as if it were the person's only."""
+
+    def __init__(
+        self, destination: Destination, audience_ids: Mapping[str, int], *, most: int, format: Format, now: datetime
+    ) -> None:
+        self._destination = destination
+        self._ids = audience_ids
+        self._most = most
+        self._at = iso(now)
+        self._shown: Counter[tuple[str, ChangeKind]] = Counter()
+        self._sheet = Sheet(COLUMNS, format=format) if most and format is not Format.TABLE else None
+        self.rejected: Counter[tuple[str, str]] = Counter()  # by audience and reason
+
+    def take(self, audience: Audience, shard: ShardChanges) -> None:
+        """Print those changes of a shard that are wanted."""
+        if self._most:
+            for change in self._wanted(audience, shard):
+                self._shown[audience.key, change.kind] += 1
+                self._show(audience, change)
+
+    def _wanted(self, audience: Audience, shard: ShardChanges) -> Iterator[Change]:
+        left = max(0, self._most - self._shown[audience.key, ChangeKind.ENTERED])
+        for member in map(from_line, islice(shard.newcomers, left)):
+            yield Change(ChangeKind.ENTERED, *member)
+        for change in shard.changes:
+            if self._shown[audience.key, change.kind] < self._most:
+                yield change
+
+    def _show(self, audience: Audience, change: Change) -> None:
+        parcel = self._parcel(audience, change)
+        bodies = [self._shown_body(audience.key, event) for event in parcel.events]
+        reasons = [reason for _, reason in parcel.rejected]
+        self.rejected.update((audience.key, reason) for reason in reasons)
+        if self._sheet is None:
+            value = "" if change.value is None else f" {change.value}"
+            title = printable(f"{audience.key} {change.kind.value} {change.profile_key}{value}")
+            dead = [f"would be dead: {printable(reason)}" for reason in reasons]
+            sys.stdout.write("\n".join([title, *bodies, *dead, "", ""]))
+            return
+        self._sheet.add(
+            {
+                "record": "sample",
+                "audience": audience.key,
+                "computation": audience.computation.value,
+                "change": change.kind.value,
+                "profile_key": change.profile_key,
+                "value": change.value,
+                "identifiers": change.identifiers,
+                "bodies": f"[{','.join(bodies)}]",
+                "rejected": "; ".join(reasons) or None,
+            }
+        )
+
+    def _parcel(self, audience: Audience, change: Change) -> Parcel:
+        row = OpenChange(
+            shard=0,
+            profile_key=change.profile_key,
+            audience_id=self._ids.get(audience.key, 0),
+            trait=audience.key,
+            value=delivered_value(change),
+            identifiers=change.identifiers,
+            generation=0,
+            run_id=0,
+            kind=change.kind,
+            computation=audience.computation,
+        )
+        return make_parcel([row], self._destination, at=self._at)
+
+    def _shown_body(self, key: str, event: Event) -> str:
+        """Return an event as it would be posted, but for the keys that are made when it is."""
+        body = with_key(event.body, api_key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
+        number = self._ids.get(key, 0)
+        body = body.replace(f"personas_{number}.0.", f"personas_{number or MADE_WHEN_SENT}.{MADE_WHEN_SENT}.")
+        return harmless(body)
