@@ -48,7 +48,7 @@ def working(
     with opened(settings, seams) as database:
         if not any_age:
             if highwater.is_missing(database):
-                warn(f"{highwater.MISSING}; try: {highwater.MISSING_HINT}")
+                warn(f"{highwater.MISSING}; {highwater.MISSING_HINT}")
             highwater.require_newest(database)
         holder = holders.enter(database)
         try:

@@ -277,8 +277,8 @@ def _accept_older(workspace: Workspace, settings: Settings) -> bool:
     if accepted.events:
         console.print(
             f"{accepted.events:,} forwarded events waited in it and may have been sent since. They are now dead"
-            " letters: `audience-sync dead retry --events` sends them (Schematic drops those it received within 24 hours),"
-            " `audience-sync dead discard --events` drops them"
+            " letters: `audience-sync dead retry --events` sends them (Schematic drops those it received within 24"
+            " hours), `audience-sync dead discard --events` drops them"
         )
     for audience in accepted.audiences:
         recover(workspace, audience)

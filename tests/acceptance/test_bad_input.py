@@ -28,7 +28,7 @@ EXPLAINED = "hint: `audience-sync init` writes a file that explains every settin
 FILES = {
     "no_toml": Bad(
         "identity = userId\n",
-        "error: FILE, line 1, column 12: invalid value\ntry: correct the line: this is no TOML\n",
+        "error: FILE, line 1, column 12: invalid value\nhint: correct the line: this is no TOML\n",
     ),
     "unknown_setting": Bad(
         SOURCE + AUDIENCE + "enabeld = true\n",
@@ -77,7 +77,7 @@ FILES = {
     ),
     "no_membership_database": Bad(
         "[database]\nurl = 'sqlite:///elsewhere.db'\n" + SOURCE + AUDIENCE,
-        "error: there is no membership database at FOLDER/elsewhere.db\ntry: create it with `audience-sync init`\n",
+        "error: there is no membership database at FOLDER/elsewhere.db\nhint: create it with `audience-sync init`\n",
     ),
 }
 
@@ -137,12 +137,12 @@ def test_no_key(place: Place) -> None:
     [
         (
             ["sync", "order_completed"],
-            f"error: there is no audience `order_completed` in FILE (did you mean `{AUDIENCE_KEY}`?)\ntry: ",
+            f"error: there is no audience `order_completed` in FILE (did you mean `{AUDIENCE_KEY}`?)\nhint: ",
         ),
-        (["approve", "7"], "error: there is no run 7\ntry: `audience-sync runs` lists them\n"),
+        (["approve", "7"], "error: there is no run 7\nhint: `audience-sync runs` lists them\n"),
         (
             ["retract", "gold", "--yes"],
-            "error: the database knows no audience 'gold'\ntry: `audience-sync audiences` lists them; a first sync ",
+            "error: the database knows no audience 'gold'\nhint: `audience-sync audiences` lists them; a first sync ",
         ),
         (["sync", "--now", "yesterday"], "'yesterday' is no ISO 8601 date or time"),
         (["sync", "--wait", "long"], "must be a duration such as"),
@@ -171,7 +171,7 @@ class Unreadable(NamedTuple):
 
 
 ENDLESS_SQL = "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT max(i) AS user_id FROM n"
-NO_QUERY = "The SQL is not a query: its verb is 'VERB'.\ntry: write a SELECT; a source is only read\n"
+NO_QUERY = "The SQL is not a query: its verb is 'VERB'.\nhint: write a SELECT; a source is only read\n"
 
 SOURCES = {
     "missing_column": Unreadable(
@@ -191,7 +191,7 @@ SOURCES = {
     "no_query": Unreadable(NO_QUERY.replace("VERB", "SELEC"), sql="SELEC customer_id FROM orders", code=2),
     "writes": Unreadable(NO_QUERY.replace("VERB", "DELETE"), sql="DELETE FROM orders RETURNING customer_id", code=2),
     "missing_file": Unreadable(
-        "The source file FOLDER/shpo.db does not exist.\ntry: check the url of the source\n",
+        "The source file FOLDER/shpo.db does not exist.\nhint: check the url of the source\n",
         url="sqlite:///shpo.db",
     ),
     "no_database": Unreadable(

@@ -99,7 +99,7 @@ def test_a_source_that_lost_its_rows_is_not_believed(synced: Place, rest: Custom
     assert ended.code == 4
     assert {"id": 2, "audience": AUDIENCE_KEY, "kind": "incremental", "state": "blocked"}.items() <= record.items()
     assert record["reason"] == said
-    assert f"blocked: {AUDIENCE_KEY}: {said}\ntry: look at it with `audience-sync plan" in ended.err
+    assert f"blocked: {AUDIENCE_KEY}: {said}\nhint: look at it with `audience-sync plan" in ended.err
     assert unchanged(synced, EVERYBODY, received=200)
 
 
@@ -129,7 +129,7 @@ def test_a_stale_approval_is_refused(synced: Place) -> None:
 
     assert ended.code == 2
     assert "error: run 2 is superseded, not blocked: 100 would leave" in ended.err
-    assert "superseded by run 3\ntry: `audience-sync runs` shows which run is blocked now" in ended.err
+    assert "superseded by run 3\nhint: `audience-sync runs` shows which run is blocked now" in ended.err
     assert unchanged(synced, EVERYBODY, received=200)
 
 
@@ -279,7 +279,7 @@ def test_an_audience_that_somebody_syncs_is_exit_code_5(synced: Place) -> None:
             approved = synced.command("approve", "1", "--wait", "1s")
             retracted = synced.command("retract", AUDIENCE_KEY, "--yes", "--wait", "1s")
 
-    said = f"another process is working on audience '{AUDIENCE_KEY}'\ntry: `audience-sync status` shows which"
+    said = f"another process is working on audience '{AUDIENCE_KEY}'\nhint: `audience-sync status` shows which"
 
     assert [ended.code, approved.code, retracted.code] == [5, 5, 5]
     assert f"error: {AUDIENCE_KEY}: {said}" in ended.err
@@ -411,7 +411,7 @@ def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
     assert refused.code == 2
     assert (
         f"error: {AUDIENCE_KEY}: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00 UTC,"
-        " a later instant\ntry: --force goes back in time all the same"
+        " a later instant\nhint: --force goes back in time all the same"
     ) in refused.err
     assert place.command("sync", "--now", "2026-02-01", "--force").code == 0
     assert_settled(place, EVERYBODY, before={**EVERYBODY, **march})
@@ -608,7 +608,7 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
     """`retract` sends false to every member, retires the key for ever, and asks first."""
     asked = synced.command("retract", AUDIENCE_KEY)
     assert asked.code == 2
-    assert "error: this cannot be taken back, and there is no terminal to ask on\ntry: add --yes" in asked.err
+    assert "error: this cannot be taken back, and there is no terminal to ask on\nhint: add --yes" in asked.err
     assert unchanged(synced, EVERYBODY, received=200)
 
     ended = synced.command("retract", AUDIENCE_KEY, "--yes", "--format", "json")

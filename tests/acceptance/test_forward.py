@@ -449,7 +449,7 @@ def test_a_file_that_breaks_off_is_sent_as_far_as_it_goes(place: Place) -> None:
     assert broken.records == record(read=some, taken=some, accepted=some)
     assert 0 < some < 3000
     assert told(place) == expected(events[:some])
-    assert f"cannot be read beyond line {some}: its gzip data end too early\ntry: what comes before" in broken.err
+    assert f"cannot be read beyond line {some}: its gzip data end too early\nhint: what comes before" in broken.err
     assert NOTHING_TWICE in broken.err
 
     assert send(place, whole).records == record(read=3000, known=some, taken=3000 - some, accepted=3000 - some)

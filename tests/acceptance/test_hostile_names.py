@@ -181,7 +181,8 @@ def test_sql_in_names_keys_and_values_is_text_to_every_command(
         *people
     }
     for words in (
-        ["check", "--deep"], ["plan", "--samples", "all"], ["preview", NAME], ["runs", NAME], ["changes", NAME], ["rejections", NAME],
+        ["check", "--deep"], ["plan", "--samples", "all"], ["preview", NAME], ["runs", NAME], ["changes", NAME],
+        ["rejections", NAME],
         ["pause", NAME], ["resume", NAME], ["status"], ["audiences"], ["members", NAME, "--as-of", "2100-01-01"],
     ):  # fmt: skip
         assert command(*words).code == 0, words

@@ -293,7 +293,7 @@ def test_a_mark_that_cannot_be_written(place: Place) -> None:
     sentence = f"nothing is sent, because the high-water mark {mark_of(place)} cannot be written: Is a directory"
     assert [checked.code, synced.code] == [1, 1]
     assert sentence in [record["message"] for record in checked.records if record["state"] == "error"]
-    assert f"error: {sentence}\ntry: nothing was lost" in synced.err
+    assert f"error: {sentence}\nhint: nothing was lost" in synced.err
     assert place.received() == received
     assert place.command("deliver").code == 0
     assert_settled(place, AFTER, before=BEFORE)
