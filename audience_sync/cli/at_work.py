@@ -7,11 +7,13 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
+from audience_sync.cli.table import TableView
 from audience_sync.seams import Seams
 from audience_sync.store import leases, seeking
 from audience_sync.store.reports import Record, iso
 
 COLUMNS: Final = ("work", "audience", "units", "holder", "until")
+SHOWN: Final = TableView(COLUMNS, optional=("until",), under=("holder",))
 
 
 def at_work(connection: Connection, keys: Mapping[int, str], *, seams: Seams) -> list[Record]:

@@ -1,35 +1,86 @@
-"""What every command shares: the configuration it was told, and the console it talks to people on."""
+"""What every command shares: its configuration, and the consoles on which it talks to people."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any, Final
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from audience_sync.cli.globals import Globals
+from audience_sync.cli.paragraph import wrap
 from audience_sync.config import Settings
 from audience_sync.core.printable import printable
 from audience_sync.seams import Seams
 
+DEFAULT_WIDTH: Final = 80
+"""Columns of a terminal that does not say how many it has."""
 
-class Sayings(Console):
-    """A console that prints sentences whose words may come from others: none of them steers the terminal."""
-
-    def print(self, *objects: object, **options: Any) -> None:
-        """Print as a console does."""
-        super().print(*map(_harmless, objects), **options)
+UNLIMITED: Final = sys.maxsize
+"""Columns where there is no terminal: lines are not wrapped."""
 
 
-def _harmless(said: object) -> object:
-    if isinstance(said, Text):
+class MessageConsole(Console):
+    """A console that prints sentences whose words may come from others: none of them steers the terminal.
+
+    On a terminal sentences are wrapped at words, elsewhere they are not wrapped.
+    """
+
+    @property
+    def is_seen(self) -> bool:
+        """Return whether this is a terminal; `is_terminal` also means that colours were asked for (FORCE_COLOR)."""
+        return self.file.isatty()
+
+    @property
+    def terminal_width(self) -> int:
+        """Return the columns of the terminal: COLUMNS, else what the terminal says, else 80."""
+        columns = os.environ.get("COLUMNS", "")
+        if columns.isdecimal() and int(columns) > 0:
+            return int(columns)
+        try:
+            return os.get_terminal_size(self.file.fileno()).columns or DEFAULT_WIDTH
+        except (OSError, ValueError):  # not a terminal, or without a file descriptor
+            return DEFAULT_WIDTH
+
+    @property
+    def line_width(self) -> int:
+        """Return the width to which lines are wrapped: that of the terminal; elsewhere no line reaches it."""
+        return self.terminal_width if self.is_seen else UNLIMITED
+
+    def print(self, *objects: object, hang: int = 0, **options: Any) -> None:
+        """Print as a console does; lines after the first of a sentence are indented by `hang`."""
+        super().print(*[self._prepared(one, hang, options) for one in objects], **options)
+
+    def print_lines(self, lines: Iterable[Text]) -> None:
+        """Print lines that are laid out already."""
+        for line in lines:
+            super().print(line)
+
+    def _prepared(self, said: object, hang: int, options: dict[str, Any]) -> object:
+        if isinstance(said, str):
+            said = self.render_str(printable(said, lines=True), markup=options.get("markup", True), highlight=False)
+        if not isinstance(said, Text):
+            return said
+        said = said.copy()
         said.plain = printable(said.plain, lines=True)  # of the same length: its styles stay where they are
-    return printable(said, lines=True) if isinstance(said, str) else said
+        if not self.is_seen:
+            return said
+        said.expand_tabs(8)
+        width = self.line_width
+        return Text("\n").join(
+            [line for part in said.split("\n", allow_blank=True) for line in wrap(part, width, hang=hang)]
+        )
 
 
-console = Sayings(stderr=True, highlight=False, soft_wrap=True)
+console = MessageConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 """For people: progress, warnings, sentences. Data goes to stdout, through `output`."""
+
+out = MessageConsole(highlight=False, soft_wrap=True, emoji=False)
+"""Sentences that are the data of a command, on stdout."""
 
 
 def settings_of(context: typer.Context) -> Settings:

@@ -12,12 +12,18 @@ from audience_sync import app as engine
 from audience_sync.cli.context import settings_of
 from audience_sync.cli.output import Format, FormatOption, LimitOption, harmless, print_records
 from audience_sync.cli.syncing import instant
+from audience_sync.cli.table import TableView
 from audience_sync.db import Database
 from audience_sync.store import event_reports
 from audience_sync.store.event_reports import EVENT_COLUMNS, REASON_COLUMNS, UNSENT_COLUMNS, EventState
 from audience_sync.store.reports import Record
 
-EVENTS_SHOWN = tuple(column for column in EVENT_COLUMNS if column not in ("position", "payload"))
+EVENTS_SHOWN = TableView(
+    tuple(column for column in EVENT_COLUMNS if column not in ("position", "payload")),
+    optional=("name", "type", "since", "message_id", "tries", "next_try_at"),
+)
+EVENTS_OF_PROFILE_SHOWN = TableView(EVENTS_SHOWN.columns[1:], EVENTS_SHOWN.optional)
+REASONS_SHOWN = TableView(REASON_COLUMNS, optional=("type", "last_at", "last_message_id"))
 
 
 def register(app: typer.Typer) -> None:
@@ -76,6 +82,6 @@ def _print_reasons(database: Database, since: datetime | None, *, limit: int, fo
     since_ms = None if since is None else int(since.timestamp() * 1000)
     if format is Format.TABLE:
         found = event_reports.reasons(database, since_ms=since_ms)
-        print_records(found, REASON_COLUMNS, format=format, limit=limit)
+        print_records(found, REASON_COLUMNS, format=format, limit=limit, shown=REASONS_SHOWN)
     else:
         print_records(event_reports.unsent(database, since_ms=since_ms), UNSENT_COLUMNS, format=format, limit=limit)

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from typing import Final
 
 import orjson
-from rich.console import Console, Group
 from rich.text import Text
-from rich.tree import Tree
 
-from audience_sync.cli.output import Format, Record, Sheet, harmless, json_line
+from audience_sync.cli.context import out
+from audience_sync.cli.output import Format, Sheet, harmless, json_line
+from audience_sync.cli.paragraph import wrap
 from audience_sync.cli.standing import Standing
+from audience_sync.cli.table import Record, instant_text
 from audience_sync.computing.clauses import Clause, Fact, asked_for
 from audience_sync.computing.explaining import Explanation
 from audience_sync.core.destination.timestamps import iso
@@ -27,7 +28,6 @@ COLUMNS: Final = (
 )  # fmt: skip
 _AS_JSON: Final = ("value", "properties", "identifiers")  # hold JSON text, nested in JSON
 _EMPTY: Final[Record] = dict.fromkeys(COLUMNS)
-_WIDE: Final = 1_000_000  # characters: another program reads it, and nothing is cut
 
 
 def show(explanation: Explanation, verdict: str, standing: Standing, *, format: Format) -> None:
@@ -97,41 +97,45 @@ def _event_records(fact: Fact, node: str) -> Iterator[Record]:
 
 
 def _show_tree(explanation: Explanation, verdict: str, standing: Standing) -> None:
-    out = Console(file=sys.stdout, highlight=False)
-    if not out.is_terminal:
-        out = Console(file=sys.stdout, highlight=False, width=_WIDE)
     audience = explanation.audience
     kind = "computed trait" if audience.computation is Computation.TRAIT else "audience"
-    heading = f"{audience.key} ({kind} {audience.name!r}), user {explanation.user}, as of {iso(explanation.as_of)}"
-    out.print(Text(printable(heading), style="bold"), end="\n\n")
+    as_of = instant_text(iso(explanation.as_of))
+    heading = f"{audience.key} ({kind} {audience.name!r}), user {explanation.user}, as of {as_of}"
+    out.print(Text(heading, style="bold"), end="\n\n")
     match explanation.root:
         case Clause() as clause:
-            out.print(_tree(clause, explanation.user))
+            out.print_lines(_tree_lines(clause, explanation.user, width=out.line_width))
             out.print()
         case Fact() as fact:
-            out.print(Group(*_fact_lines(fact, explanation.user)))
+            for line in _fact_lines(fact, explanation.user):
+                out.print_lines(wrap(line, out.line_width, hang=2, is_json=True))
             out.print()
         case None:
             pass
     member = explanation.found.member
-    out.print(Text(printable(verdict), style="bold green" if member is not None else "bold yellow"))
+    out.print(Text(verdict, style="bold green" if member is not None else "bold yellow"))
     if member is not None and member.identifiers is not None:
-        out.print(Text(f"identifiers: {harmless(member.identifiers)}"))
-    out.print(Text(printable(standing.sentence)))
+        line = Text(f"identifiers: {harmless(member.identifiers)}")
+        out.print_lines(wrap(line, out.line_width, hang=2, is_json=True))
+    out.print(Text(standing.sentence))
 
 
-def _tree(clause: Clause, user: str) -> Tree:
+def _tree_lines(clause: Clause, user: str, *, width: int, first: str = "", rest: str = "") -> Iterator[Text]:
+    """Yield a condition, what is known of it, and its parts; `first` and `rest` are drawn to the left of its lines."""
     word = {And: "AND", Or: "OR", Not: "NOT"}.get(type(clause.condition))
     mark, color, holds = ("✓", "green", "holds") if clause.holds else ("✗", "red", "does not hold")
     title = Text.assemble(
         (f"{mark} {holds}", color), "  ", (word, "bold") if word else printable(to_text(clause.condition))
     )
     asked = asked_for(clause)
-    lines = [line for fact in clause.facts for line in _fact_lines(fact, user, asked=asked)]
-    tree = Tree(Group(title, *[Text("  ").append_text(line) for line in lines]))
+    facts = [Text("  ").append_text(line) for fact in clause.facts for line in _fact_lines(fact, user, asked=asked)]
+    for line, is_json in [(title, False), *((fact, True) for fact in facts)]:
+        for part in wrap(line, width - len(rest), hang=4, is_json=is_json):
+            yield Text(first).append_text(part)
+            first = rest
     for operand in clause.operands:
-        tree.add(_tree(operand, user))
-    return tree
+        corner, bar = ("└── ", "    ") if operand is clause.operands[-1] else ("├── ", "│   ")
+        yield from _tree_lines(operand, user, width=width, first=rest + corner, rest=rest + bar)
 
 
 def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[Text]:
@@ -148,4 +152,4 @@ def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[
     count = f"{in_all:,} event{'' if in_all == 1 else 's'}"
     yield Text(f"{count}, {shown:,} of them:" if shown < in_all else f"{count}:" if in_all else "no event")
     for event in fact.events:
-        yield Text(f"  {event.at}  {harmless(event.properties)}", no_wrap=True, overflow="ellipsis")
+        yield Text(f"  {instant_text(event.at)}  {harmless(event.properties)}")

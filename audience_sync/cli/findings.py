@@ -9,7 +9,8 @@ from typing import Final
 import orjson
 import typer
 
-from audience_sync.cli.output import Format, Record, harmless, json_line, print_records
+from audience_sync.cli.output import Format, harmless, json_line, print_facts, print_records
+from audience_sync.cli.table import Record, TableView, instant_text
 from audience_sync.config import Audience
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Computation
@@ -17,6 +18,8 @@ from audience_sync.core.rows import Reason
 from audience_sync.sync.previewing import Preview, Values
 
 SAMPLE_COLUMNS: Final = ("profile_key", "value", "identifiers")
+TRAIT_SHOWN: Final = TableView(SAMPLE_COLUMNS, optional=("identifiers",))
+MEMBER_SHOWN: Final = TableView(("profile_key", "identifiers"), optional=("identifiers",))
 _LEFT_IN: Final = (Reason.DUPLICATE, Reason.OMITTED_IDENTIFIER)
 
 
@@ -28,26 +31,26 @@ def show(audience: Audience, found: Preview, *, as_of: datetime, seconds: float,
         case Format.CSV:
             print_records(_sample(found), SAMPLE_COLUMNS, format=format)
         case Format.TABLE:
-            _show_lines(audience, found, as_of=as_of, seconds=seconds)
+            print_facts(_facts(audience, found, as_of=as_of, seconds=seconds))
             if found.sample:
                 typer.echo("\nsample:")
                 is_trait = audience.computation is Computation.TRAIT
-                shown = SAMPLE_COLUMNS if is_trait else (SAMPLE_COLUMNS[0], SAMPLE_COLUMNS[2])
-                print_records(_sample(found), SAMPLE_COLUMNS, format=format, shown=shown)
+                print_records(
+                    _sample(found), SAMPLE_COLUMNS, format=format, shown=TRAIT_SHOWN if is_trait else MEMBER_SHOWN
+                )
 
 
-def _show_lines(audience: Audience, found: Preview, *, as_of: datetime, seconds: float) -> None:
+def _facts(audience: Audience, found: Preview, *, as_of: datetime, seconds: float) -> list[tuple[str, str]]:
     is_trait = audience.computation is Computation.TRAIT
-    for title, text in (
-        ("trait" if is_trait else "audience", f"{audience.key} as of {iso(as_of)}"),
+    facts = (
+        ("trait" if is_trait else "audience", f"{audience.key} as of {instant_text(iso(as_of))}"),
         ("size", f"{found.size:,} {'profiles have a value' if is_trait else 'members'}"),
         ("read", f"{found.read:,} rows in {seconds:.1f} s"),
         ("rejected", _reasons(found, rejected=True)),
         ("note", _reasons(found, rejected=False)),
         *_values(found.values),
-    ):
-        if text:
-            typer.echo(f"{title:<10}{text}")
+    )
+    return [(name, text) for name, text in facts if text]
 
 
 def _reasons(found: Preview, *, rejected: bool) -> str:

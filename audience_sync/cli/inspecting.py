@@ -9,10 +9,11 @@ import typer
 
 from audience_sync import app as engine
 from audience_sync.cli.context import settings_of
-from audience_sync.cli.events import EVENTS_SHOWN, with_payload
-from audience_sync.cli.output import Format, FormatOption, LimitOption, json_line, print_records
+from audience_sync.cli.events import EVENTS_OF_PROFILE_SHOWN, with_payload
+from audience_sync.cli.output import Format, FormatOption, HiddenColumns, LimitOption, json_line, print_records
 from audience_sync.cli.status import chosen_audience, known_audience
 from audience_sync.cli.syncing import instant
+from audience_sync.cli.table import TableView
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.db import Database
 from audience_sync.errors import UnknownName
@@ -21,17 +22,38 @@ from audience_sync.store import runs as stored_runs
 
 LIMIT = 50
 
-MEMBERS_SHOWN = ("profile_key", "value", "identifiers", "since", "run_id")
-RUNS_SHOWN = (
-    "id", "audience", "kind", "state", "as_of", "read", "entered", "exited", "updated", "rejected", "sent", "reason",
+MEMBERS_SHOWN = TableView(
+    ("profile_key", "value", "identifiers", "since", "run_id"), optional=("run_id", "identifiers")
+)
+RUNS_SHOWN = TableView(
+    (
+        "id", "audience", "kind", "state", "as_of", "read", "entered", "exited", "updated", "rejected", "sent",
+        "reason",
+    ),
+    optional=("as_of", "entered", "exited", "updated", "sent", "rejected", "read", "kind"),
 )  # fmt: skip
-CHANGES_SHOWN = ("as_of", "audience", "computation", "profile_key", "kind", "value", "identifiers", "run_id")
+CHANGES_SHOWN = TableView(
+    ("as_of", "audience", "computation", "profile_key", "kind", "value", "identifiers", "run_id"),
+    optional=("as_of", "run_id", "identifiers", "computation"),
+)
 PROFILE_COLUMNS = (
     "audience", "computation", "member", "since", "run_id", "value", "identifiers", "open_value", "open_state", "tries",
     "next_try_at", "reason",
 )  # fmt: skip
-DELIVERY_COLUMNS = ("accepted_at", "traits", "run_ids", "status", "mapping", "idempotency_key", "message_id")
-HISTORY_COLUMNS = ("as_of", "audience", "computation", "kind", "value", "identifiers", "run_id")
+PROFILE_SHOWN = TableView(
+    PROFILE_COLUMNS,
+    optional=("run_id", "tries", "next_try_at", "open_value", "computation", "identifiers"),
+    under=("open_state",),
+)
+DELIVERY_SHOWN = TableView(
+    ("accepted_at", "traits", "run_ids", "status", "mapping", "idempotency_key", "message_id"),
+    optional=("status", "message_id", "mapping", "run_ids", "idempotency_key"),
+)
+HISTORY_SHOWN = TableView(
+    ("as_of", "audience", "computation", "kind", "value", "identifiers", "run_id"),
+    optional=("run_id", "identifiers", "computation"),
+)
+REJECTIONS_SHOWN = TableView(reports.REJECTION_COLUMNS, optional=("run_id", "audience"))
 
 AudienceArgument = Annotated[
     str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
@@ -101,16 +123,16 @@ def profile(
     if format is Format.JSON:
         typer.echo(json_line({**whole, "events": [*map(with_payload, whole["events"])]}), nl=False)
         return
-    print_records(whole["audiences"], PROFILE_COLUMNS, format=format)
+    hidden = HiddenColumns()
+    print_records(whole["audiences"], PROFILE_COLUMNS, format=format, shown=PROFILE_SHOWN, hidden=hidden)
     if format is Format.TABLE:
-        for title, columns in (
-            ("events", EVENTS_SHOWN[1:]),
-            ("deliveries", DELIVERY_COLUMNS),
-            ("changes", HISTORY_COLUMNS),
-        ):
+        for title, view in (
+            ("events", EVENTS_OF_PROFILE_SHOWN), ("deliveries", DELIVERY_SHOWN), ("changes", HISTORY_SHOWN)
+        ):  # fmt: skip
             if whole[title]:
                 typer.echo(f"\n{title}:")
-                print_records(whole[title], columns, format=format, limit=limit)
+                print_records(whole[title], view.columns, format=format, limit=limit, shown=view, hidden=hidden)
+        hidden.say()
 
 
 def _profile(database: Database, user: str, *, limit: int) -> dict[str, Any]:
@@ -146,7 +168,9 @@ def runs(
         with database.read() as connection:
             chosen = chosen_audience(connection, settings, audience)
         found = reports.runs(database, audience_id=chosen, state=state)
-        print_records(found, reports.RUN_COLUMNS, format=format, limit=limit, shown=RUNS_SHOWN)
+        print_records(
+            found, reports.RUN_COLUMNS, format=format, limit=limit, shown=RUNS_SHOWN.narrowed_to("audience", chosen)
+        )
 
 
 def changes(
@@ -174,7 +198,13 @@ def changes(
                 stored_runs.get(connection, run)
         since_ms = None if since is None else int(since.timestamp() * 1000)
         found = reports.changes(database, audience_id=chosen, run_id=run, kind=kind, since_ms=since_ms)
-        print_records(found, reports.CHANGE_COLUMNS, format=format, limit=limit, shown=CHANGES_SHOWN)
+        print_records(
+            found,
+            reports.CHANGE_COLUMNS,
+            format=format,
+            limit=limit,
+            shown=CHANGES_SHOWN.narrowed_to("audience", chosen),
+        )
 
 
 def rejections(
@@ -195,4 +225,4 @@ def rejections(
             if run is not None:
                 stored_runs.get(connection, run)
         found = reports.rejections(database, audience_id=chosen, run_id=run)
-        print_records(found, reports.REJECTION_COLUMNS, format=format, limit=limit)
+        print_records(found, reports.REJECTION_COLUMNS, format=format, limit=limit, shown=REJECTIONS_SHOWN)

@@ -15,6 +15,7 @@ from audience_sync.cli.inspecting import LIMIT, AudienceArgument, OptionalAudien
 from audience_sync.cli.output import Format, FormatOption, LimitOption, print_records
 from audience_sync.cli.reporting import confirm
 from audience_sync.cli.status import chosen_audience, known_audience
+from audience_sync.cli.table import TableView
 from audience_sync.config import Settings
 from audience_sync.core.shards import shard_of, unit_of
 from audience_sync.db import Database
@@ -24,6 +25,9 @@ from audience_sync.store import audiences, binding, dead, erasure, highwater, le
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.finishing import LEASE_SECONDS
 
+DEAD_SHOWN = TableView(
+    dead.COLUMNS, optional=("value", "since", "type", "name", "run_id", "message_id", "generation", "state")
+)
 PATIENCE = 10.0  # seconds in which others may finish what they are doing
 LOOK = 0.2  # seconds between two tries
 
@@ -68,7 +72,8 @@ def dead_list(
     settings = settings_of(context)
     with engine.opened(settings) as database:
         found = dead.listed(database, _which(database, settings, audience, user=user, events=events))
-        print_records(found, dead.COLUMNS, format=format, limit=limit)
+        shown = DEAD_SHOWN.narrowed_to("audience", audience).narrowed_to("profile_key", user)
+        print_records(found, dead.COLUMNS, format=format, limit=limit, shown=shown)
 
 
 def dead_retry(

@@ -1,6 +1,7 @@
 """Data on stdout in three forms: a table for people, one JSON object a line, or CSV.
 
-Rows are printed as they come. JSON and CSV hold none of them back, tables a block to align them. What is in them came
+Rows are printed as they come. JSON and CSV hold none of them back, tables a block to align them. A table on a terminal
+fits its width (see `table`); elsewhere it has all columns and one line per record, whatever COLUMNS says. Data comes
 from other people's databases and servers: none of it steers a terminal, or is calculated by a spreadsheet.
 """
 
@@ -12,28 +13,21 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import islice
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from audience_sync.cli.context import console
+from audience_sync.cli.context import console, out
+from audience_sync.cli.table import JSON_COLUMNS, Record, TableView, fact_lines, lay_out, plain_lines
 from audience_sync.core.printable import printable
 
 BLOCK = 1000  # rows of a table that are aligned together
 COUNT_AT_MOST = 10_000  # rows beyond --limit are counted up to here
-JSON_COLUMNS = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value", "bodies"})
-"""Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""
 
 _UNESCAPED = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-_INSTANT = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d{3}Z")
 _NUMBER = re.compile(r"-[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet calculates a cell that begins so, or what is left of it
-
-Record: TypeAlias = Mapping[str, object]
 
 
 class Format(StrEnum):
@@ -50,14 +44,46 @@ FormatOption = Annotated[
 LimitOption = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="Show the first N; 0 shows all.")]
 
 
-class Sheet:
-    """Prints records with the same columns; `shown` are the columns of the table, all by default."""
+class HiddenColumns:
+    """The columns that tables of one command leave out because the terminal is too narrow; they are named once."""
 
-    def __init__(self, columns: Sequence[str], *, format: Format, shown: Sequence[str] | None = None) -> None:
+    def __init__(self) -> None:
+        self._names: dict[str, None] = {}
+
+    def add(self, names: Iterable[str]) -> None:
+        """Remember the columns that a table leaves out."""
+        self._names.update(dict.fromkeys(names))
+
+    def say(self) -> None:
+        """Name them on stderr."""
+        if self._names:
+            names = ", ".join(self._names)
+            console.print(f"columns hidden at this width: {names}; use `--format json`, or widen the terminal")
+        self._names = {}
+
+
+class Sheet:
+    """Prints records with the same columns.
+
+    `shown` are the columns of the table, all by default. Several tables of one command share their `hidden` columns,
+    and the command names them; otherwise `close` does.
+    """
+
+    def __init__(
+        self,
+        columns: Sequence[str],
+        *,
+        format: Format,
+        shown: TableView | Sequence[str] | None = None,
+        hidden: HiddenColumns | None = None,
+    ) -> None:
         self._columns = columns
         self._format = format
-        self._shown = shown or columns
-        self._block: list[list[str]] = []
+        self._view = shown if isinstance(shown, TableView) else TableView(tuple(shown or columns))
+        self._hidden = hidden or HiddenColumns()
+        self._is_last = hidden is None
+        self._block: list[Record] = []
+        self._widths: dict[str, int] | None = None  # of the plain table so far
         # Text is always in quotes: a spreadsheet that splits lines at semicolons splits no text.
         self._csv = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         self._is_seen = sys.stdout.isatty()
@@ -72,15 +98,28 @@ class Sheet:
             case Format.CSV:
                 self._csv.writerow([self._csv_cell(record[name]) for name in self._columns])
             case Format.TABLE:
-                self._block.append([_cell(record[name]) for name in self._shown])
+                self._block.append(record)
                 if len(self._block) == BLOCK:
-                    self.close()
+                    self._print_block()
 
     def close(self) -> None:
         """Print what is left."""
         if self._block:
-            _print_table(self._shown, self._block)
-            self._block = []
+            self._print_block()
+        if self._is_last:
+            self._hidden.say()
+
+    def _print_block(self) -> None:
+        if self._is_seen:
+            layout = lay_out(self._view, self._block, out.terminal_width)
+            self._hidden.add(layout.hidden)
+            out.print_lines(layout.lines)
+        else:
+            lines, widths = plain_lines(self._view, self._block, self._widths or {})
+            for line in lines if self._widths is None else lines[1:]:
+                sys.stdout.write(f"{line}\n")
+            self._widths = widths
+        self._block = []
 
     def _csv_cell(self, value: object) -> object:
         cell = spreadsheet_cell(value)
@@ -93,11 +132,12 @@ def print_records(
     *,
     format: Format,
     limit: int = 0,
-    shown: Sequence[str] | None = None,
+    shown: TableView | Sequence[str] | None = None,
+    hidden: HiddenColumns | None = None,
 ) -> None:
-    """Print the first `limit` records, all for 0, and say on stderr how many there are beyond."""
+    """Print the first `limit` records, all for 0, and say on stderr how many there are beyond; see `Sheet`."""
     coming = iter(records)
-    sheet = Sheet(columns, format=format, shown=shown)
+    sheet = Sheet(columns, format=format, shown=shown, hidden=hidden)
     printed = 0
     for record in islice(coming, limit or None):
         sheet.add(record)
@@ -109,6 +149,22 @@ def print_records(
     if more:
         about = f"more than {more - 1:,}" if more == COUNT_AT_MOST else f"{more:,}"
         console.print(f"… {about} more; --limit 0 shows all")
+
+
+def print_table(records: Iterable[Record], shown: TableView, *, hidden: HiddenColumns | None = None) -> None:
+    """Print records as a table, perhaps one of several whose `hidden` columns the command names."""
+    print_records(records, shown.columns, format=Format.TABLE, shown=shown, hidden=hidden)
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print named values as aligned `name  value` lines; a terminal gets them wrapped at words."""
+    harmless_facts = [(name, printable(value)) for name, value in facts]
+    if sys.stdout.isatty():
+        out.print_lines(fact_lines(harmless_facts, out.terminal_width))
+    else:
+        label = max((len(name) for name, _ in harmless_facts), default=0)
+        for name, value in harmless_facts:
+            sys.stdout.write(f"{name:<{label}}  {value}\n")
 
 
 def json_line(record: Record) -> str:
@@ -138,39 +194,3 @@ def spreadsheet_cell(value: object) -> object:
         return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
     text = str(value)
     return f"'{text}" if text.startswith(_FORMULA) and _NUMBER.fullmatch(text) is None else text
-
-
-def _cell(value: object) -> str:
-    """Return the text of a cell: what came from a source or a server must not steer the terminal."""
-    match value:
-        case None:
-            return "-"
-        case bool():
-            return "yes" if value else "no"
-        case int():
-            return str(value)
-        case _:
-            text = printable(str(value))
-            instant = _INSTANT.fullmatch(text)  # milliseconds are for programs
-            return f"{instant[1]}Z" if instant else text
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    out = Console(file=sys.stdout, highlight=False)
-    if not out.is_terminal:
-        _print_plain(columns, rows)
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    out.print(table)
-
-
-def _print_plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print aligned text without colour, as wide as it needs: another program reads it."""
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    for row in (columns, *rows):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write(line.rstrip() + "\n")

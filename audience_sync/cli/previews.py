@@ -10,7 +10,8 @@ import orjson
 from rich.text import Text
 
 from audience_sync.cli.context import console
-from audience_sync.cli.output import Format, Record, Sheet, json_line, print_records
+from audience_sync.cli.output import Format, Sheet, json_line, print_records
+from audience_sync.cli.table import Record
 from audience_sync.core.arrivals import TYPES
 from audience_sync.core.destination.mappings import Mapping
 from audience_sync.forwarding import BadLine, Preview

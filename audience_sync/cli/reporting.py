@@ -8,10 +8,13 @@ from datetime import timedelta
 
 import typer
 from rich.markup import escape
+from rich.text import Text
 
 from audience_sync.checking import permissions
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
+from audience_sync.cli.paragraph import wrap
+from audience_sync.cli.table import TableView
 from audience_sync.config import Settings
 from audience_sync.core.forecast import forecast
 from audience_sync.core.model import EXIT_VALUES, Computation, RunState
@@ -26,6 +29,10 @@ RUN_COLUMNS = (
     "id", "audience", "kind", "state", "read", "entered", "exited", "updated", "unchanged", "rejected", "duplicates",
     "sent", "open", "dead", "members", "reason",
 )  # fmt: skip
+REPORT_SHOWN = TableView(
+    RUN_COLUMNS,
+    optional=("members", "updated", "dead", "open", "sent", "rejected", "read", "unchanged", "duplicates", "kind"),
+)
 
 
 def using(database: Database) -> None:
@@ -86,7 +93,8 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError("this cannot be taken back, and there is no terminal to ask on", hint="add --yes")
-    typer.confirm(question, abort=True, err=True)
+    lines = wrap(Text(question), console.line_width - len(" [y/N]: "))
+    typer.confirm("\n".join(line.plain for line in lines), abort=True, err=True)
 
 
 def show_runs(database: Database, reports: Sequence[RunReport], *, format: Format) -> None:
@@ -102,7 +110,7 @@ def show_runs(database: Database, reports: Sequence[RunReport], *, format: Forma
 
 def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) -> None:
     """Print one line for each run, as the database has it now."""
-    sheet = Sheet(RUN_COLUMNS, format=format)
+    sheet = Sheet(RUN_COLUMNS, format=format, shown=REPORT_SHOWN)
     with database.read() as connection:
         for run_id in run_ids:
             run = runs.get(connection, run_id)

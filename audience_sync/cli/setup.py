@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from audience_sync import app as engine
 from audience_sync.checking import Finding, State, exit_code
 from audience_sync.checking.file import example
-from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.context import console, out, seams, settings_of
 from audience_sync.cli.globals import Globals
 from audience_sync.cli.output import Format, FormatOption, Sheet
 from audience_sync.cli.unit import HIDDEN, NAME, Unit
@@ -181,7 +180,7 @@ def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
     width = max(len(step) for step, _ in steps)
     console.print("next:")
     for step, why in steps if fresh else steps[2:]:
-        console.print(Text(f"  {step:<{width}}  {why}"))
+        console.print(Text(f"  {step:<{width}}  {why}"), hang=width + 2)
     if fresh:
         console.print("(the example's shop does not exist; `audience-sync demo` shows everything on one that does)")
 
@@ -199,19 +198,16 @@ def _older(settings: Settings) -> SchemaOlder | None:
 
 def _show(finding: Finding) -> None:
     """Print a finding: a mark on a terminal, a word where another program may read it."""
-    out = Console(file=sys.stdout, highlight=False)
-    mark, style = MARKS[finding.state] if out.is_terminal else (f"{finding.state:<8}", "")
+    mark, style = MARKS[finding.state] if out.is_seen else (f"{finding.state:<8}", "")
     indent = " " * (len(mark) + 1)
     lines = f"{finding.check} {finding.subject}: {finding.message}".splitlines()
     if finding.remedy:
         lines.append(f"hint: {finding.remedy}")
-    for number, line in enumerate(map(_harmless, lines)):
-        out.print(Text.assemble((mark, style), " ", line) if number == 0 else Text(indent + line), soft_wrap=True)
-
-
-def _harmless(line: str) -> str:
-    """Return a line that cannot steer the terminal: sources and servers have their say in it."""
-    return "".join(letter if letter.isprintable() else "�" for letter in line)
+    for number, line in enumerate(lines):
+        if number == 0:
+            out.print(Text.assemble((mark, style), " ", line), hang=len(indent))
+        else:
+            out.print(Text(indent + line))
 
 
 def _conclude(found: list[Finding]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from audience_sync import app as engine
+from audience_sync.cli.table import instant_text
 from audience_sync.computing.explaining import Explanation
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation, Member, OnMissing
@@ -60,7 +61,7 @@ def _has(row: AudienceRow, record: Record) -> str:
     if not record["member"]:
         return "no value" if is_trait else "not a member"
     what = f"the value {record['value']}, one" if is_trait else "a member"
-    return f"{what} since {record['since']}, by run {record['run_id']}"
+    return f"{what} since {instant_text(record['since'])}, by run {record['run_id']}"
 
 
 def _next(row: AudienceRow, explanation: Explanation, record: Record, *, sync: str) -> str:

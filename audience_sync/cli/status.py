@@ -10,12 +10,21 @@ from rich.text import Text
 from sqlalchemy.engine import Connection
 
 from audience_sync import app as engine
-from audience_sync.cli.at_work import COLUMNS, at_work
-from audience_sync.cli.context import console, seams, settings_of
-from audience_sync.cli.output import Format, FormatOption, LimitOption, json_line, print_records
+from audience_sync.cli import at_work
+from audience_sync.cli.context import console, out, seams, settings_of
+from audience_sync.cli.output import (
+    Format,
+    FormatOption,
+    HiddenColumns,
+    LimitOption,
+    json_line,
+    print_facts,
+    print_records,
+    print_table,
+)
+from audience_sync.cli.table import TableView, instant_text
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation
-from audience_sync.core.printable import printable
 from audience_sync.core.shards import UNITS
 from audience_sync.db import Database, display_url
 from audience_sync.errors import UnknownName
@@ -24,13 +33,24 @@ from audience_sync.store import binding, event_reports, inspection, outbox
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record, iso
 
-STATUS_SHOWN = ("key", "computation", "state", "members", "last_run", "next_due", "open", "dead")
-STATUS_COLUMNS = (*STATUS_SHOWN, "syncing")
+STATUS_SHOWN = TableView(
+    ("key", "computation", "state", "members", "last_run", "last_success", "next_due", "open", "dead"),
+    optional=("dead", "open", "last_success", "next_due", "computation"),
+)
+STATUS_COLUMNS = (
+    "key", "computation", "state", "members", "last_run", "next_due", "open", "dead", "syncing", "last_success",
+)  # fmt: skip
+ATTEMPTS_SHOWN = TableView(("of", "events", "tries", "next_try_at", "error"), optional=("of",))
+BLOCKED_SHOWN = TableView(("id", "audience", "started_at", "reason"), optional=("started_at",))
 HoldersOption = Annotated[bool, typer.Option("--holders", help="Only who is at work, and on what.")]
 AUDIENCE_COLUMNS = (
     "key", "name", "computation", "state", "members", "trait", "last_success", "next_due", "definition_changed",
     "definition",
 )  # fmt: skip
+AUDIENCES_SHOWN = TableView(
+    AUDIENCE_COLUMNS,
+    optional=("definition_changed", "computation", "last_success", "name", "next_due", "trait"),
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -55,7 +75,7 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
         with database.read() as connection:
             forwarded = event_reports.any_ever(connection)
     if holders:
-        print_records(whole["leases"], COLUMNS, format=format)
+        print_records(whole["leases"], at_work.COLUMNS, format=format, shown=at_work.SHOWN)
     elif format is Format.JSON:
         typer.echo(json_line(whole), nl=False)
     elif format is Format.CSV:
@@ -77,7 +97,7 @@ def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOpt
         found = _audiences(connection, settings)
     definitions = {one.key: one.definition for one in settings.audiences}
     records = ({**one, "trait": one["key"], "definition": definitions.get(one["key"])} for one in found)
-    print_records(records, AUDIENCE_COLUMNS, format=format, limit=limit)
+    print_records(records, AUDIENCE_COLUMNS, format=format, limit=limit, shown=AUDIENCES_SHOWN)
 
 
 def known_audience(connection: Connection, settings: Settings, word: str) -> AudienceRow:
@@ -117,7 +137,7 @@ def chosen_audience(connection: Connection, settings: Settings, word: str | None
 def _whole(database: Database, settings: Settings) -> dict[str, Any]:
     with database.read() as connection:
         keys = {row.id: row.key for row in known.every(connection)}
-        working = at_work(connection, keys, seams=seams())
+        working = at_work.at_work(connection, keys, seams=seams())
         syncing = {record["audience"]: record["holder"] for record in working}
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
         attempts = inspection.waiting_attempts(connection, max_backoff=settings.delivery.max_backoff)
@@ -192,44 +212,56 @@ def _flat(audience: Record) -> Record:
     return {**audience, "last_run": said}
 
 
+def _short(audience: Record) -> Record:
+    """Return an audience for the table, which shows the state of its last run."""
+    last = audience["last_run"]
+    return {**audience, "last_run": last and last["state"]}
+
+
 def _print_status(whole: Record, *, forwarded: bool) -> None:
-    environment = whole["environment"] or "not bound yet: the first delivery binds it"
-    typer.echo(f"database     {whole['database']}")
-    typer.echo(f"identity     {whole['identity'] or 'not bound yet: the first sync binds it'}")
-    typer.echo(f"environment  {printable(environment)}\n")
-    print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=Format.TABLE, shown=STATUS_SHOWN)
+    print_facts(
+        [
+            ("database", whole["database"]),
+            ("identity", whole["identity"] or "not bound yet: the first sync binds it"),
+            ("environment", whole["environment"] or "not bound yet: the first delivery binds it"),
+        ]
+    )
+    typer.echo()
+    hidden = HiddenColumns()
+    print_table(map(_short, whole["audiences"]), STATUS_SHOWN, hidden=hidden)
     _print_waiting(whole["deliveries"], whole["events"] if forwarded else None)
     if whole["delivery_stopped"]:
         console.print(Text.assemble(("the last delivery stopped: ", "yellow"), whole["delivery_stopped"]))
-    for title, records, columns in (
-        ("waiting for another try", whole["attempts"], ("of", "events", "tries", "next_try_at", "error")),
-        (f"at work, of {UNITS} units of shards in all", whole["leases"], COLUMNS),
-        ("blocked", whole["blocked"], ("id", "audience", "started_at", "reason")),
+    for title, records, shown in (
+        ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
+        (f"at work, of {UNITS} units of shards in all", whole["leases"], at_work.SHOWN),
+        ("blocked", whole["blocked"], BLOCKED_SHOWN),
     ):
         if records:
             typer.echo(f"\n{title}:")
-            print_records(records, columns, format=Format.TABLE)
+            print_table(records, shown, hidden=hidden)
     for run in whole["blocked"]:
         look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['id']}"
         console.print(f"hint: `{look}` to look, then `{approve}`")
     if whole["deliveries"]["dead"] or whole["events"]["dead"]:
         hint = "hint: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again"
         console.print(hint)
+    hidden.say()
 
 
 def _print_waiting(sent: Record, events: Record | None) -> None:
     """Print how changes stand that are to be sent, and forwarded events where there ever were any."""
-    typer.echo(
+    out.print(
         f"\ndeliveries: {sent['open'] - sent['paused']:,} waiting{_oldest(sent)}, {sent['paused']:,} held back by a"
         f" pause, {sent['dead']:,} dead, {sent['stuck']:,} stuck"
     )
     if events is not None:
         why = " (`audience-sync events --reasons` shows why)" if events["unsent"] else ""
-        typer.echo(
+        out.print(
             f"events: {events['open']:,} waiting{_oldest(events)}, {events['dead']:,} dead, {events['stuck']:,} stuck,"
             f" {events['unsent']:,} sent nothing{why}"
         )
 
 
 def _oldest(waiting: Record) -> str:
-    return f" (oldest since {waiting['oldest']})" if waiting["oldest"] else ""
+    return f" (oldest since {instant_text(waiting['oldest'])})" if waiting["oldest"] else ""

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import orjson
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Column, Table
+from rich.text import Text
 
 from audience_sync import app as engine
 from audience_sync import demo as shop
-from audience_sync.cli.context import seams
+from audience_sync.cli.context import out, seams
+from audience_sync.cli.output import print_table
+from audience_sync.cli.table import TableView
 from audience_sync.config import Settings, load, resolve_api_key
 from audience_sync.config.loading import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
@@ -30,16 +30,17 @@ from audience_sync.sandbox import DEVELOPMENT_KEY, EventFilter, Ledger, Sandbox
 from audience_sync.store import audiences, memberships, runs
 from audience_sync.sync import Job, sync
 
-COUNTS = ("read", "entered", "exited", "updated", "unchanged", "sent")
+RUNS_SHOWN: Final = TableView(
+    ("audience", "read", "entered", "exited", "updated", "unchanged", "sent"), ("unchanged", "read"), grouped=True
+)
+PEOPLE_SHOWN: Final = TableView(("change", "customer", "reason"))
+BELIEFS_SHOWN: Final = TableView(("trait", "Schematic", "membership"))
 
 _SQLITE3: Final = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute(sys.argv[2])); c.commit()"
 """What stands in for the program sqlite3 where it is not installed."""
 
 Members: TypeAlias = dict[str, dict[str, str | None]]
 """Of each audience the members with their identifiers."""
-
-out = Console(highlight=False)
-"""What the demonstration tells: it is the command's data, so it goes to stdout."""
 
 
 def empty_folder(folder: Path | None) -> Path:
@@ -109,16 +110,14 @@ def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator
         raise outcome.failure
     with workspace.database.read() as connection:
         done = [runs.get(connection, report.run.id) for report in reports]
-    table = Table("", *COUNTS, box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in table.columns[1:]:
-        column.justify = "right"
+    rows = []
     for audience, run in zip(settings.audiences, done, strict=True):
         if run.state is not RunState.SUCCEEDED:
             raise AudienceSyncError(f"the sync of {audience.key} is {run.state}: {run.reason}")
         counts = run.counts
         numbers = (counts.read, counts.entered, counts.exited, counts.updated, counts.unchanged, run.sent)
-        table.add_row(audience.name, *(f"{number:,}" for number in numbers))
-    out.print(table)
+        rows.append(dict(zip(RUNS_SHOWN.columns, (audience.name, *numbers), strict=True)))
+    print_table(rows, RUNS_SHOWN)
     sent = sum(run.sent for run in done)
     out.print(f"\n{sent:,} changes in {outcome.events:,} identifies: one for each person, whatever changed.")
 
@@ -145,13 +144,20 @@ def _explain(database: Path, settings: Settings, before: Members, after: Members
     often = Counter(person for people in changes.values() for person in people)
     for audience in settings.audiences:
         out.print(f"[bold]{audience.name}[/]")
-        table = Table("", Column(min_width=16), "", box=None, show_header=False, padding=(0, 2, 0, 0))
+        rows = []
         for kind in ChangeKind:
             ranked = sorted(changes[audience.key, kind], key=lambda person: -often[person])
             for person in dict.fromkeys([*ranked[:1], *ranked[-1:]]):
                 then, known = (shop.facts(database, person, at=at) for at in (now - shop.STEP, now))
-                table.add_row(f"  {kind}", known.name, shop.reason(kind, audience.key, then, known))
-        out.print(table)
+                rows.append(
+                    {
+                        "change": kind.value,
+                        "customer": known.name,
+                        "reason": shop.reason(kind, audience.key, then, known),
+                    }
+                )
+        print_table(rows, PEOPLE_SHOWN)
+        out.print()
     return changes[shop.LAPSED, ChangeKind.EXITED][0]
 
 
@@ -161,14 +167,20 @@ def _show_person(ledger: Ledger, person: shop.Facts, members: Members) -> None:
     (event,) = ledger.events(EventFilter(user_id=number), newest_first=True, limit=1)
     wire = {"type": event.type, "body": event.body, "idempotency_key": event.idempotency_key, "sent_at": event.sent_at}
     out.print(f"The identify of {person.name}, without the API key that travels in it:\n")
-    out.print(orjson.dumps(wire, option=orjson.OPT_INDENT_2).decode(), markup=False, soft_wrap=True)
+    out.print_lines([Text(orjson.dumps(wire, option=orjson.OPT_INDENT_2).decode())])
     traits = ledger.traits_of("userId", person.customer)
     out.print(f"\nWhat Schematic believes of {person.name} now, as flags and plans see it:\n")
-    table = Table("trait", "Schematic", "membership", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for key, inside in members.items():
-        believed = str(traits[key]).lower() if key in traits else "(never a member)"
-        table.add_row(key, believed, "member" if person.customer in inside else "not a member")
-    out.print(table)
+    print_table(
+        [
+            {
+                "trait": key,
+                "Schematic": str(traits[key]).lower() if key in traits else "(never a member)",
+                "membership": "member" if person.customer in inside else "not a member",
+            }
+            for key, inside in members.items()
+        ],
+        BELIEFS_SHOWN,
+    )
 
 
 def _compare(ledger: Ledger, members: Members) -> None:
@@ -219,7 +231,7 @@ def _suggest(place: Path, *, port: str, person: str, lapsed: str) -> None:
     out.print("Schematic received; config.toml and the sandbox's key lie beside them.\n")
     for why, command in steps:
         out.print(f"  {why}")
-        out.print(f"    {command}", style="bold", markup=False, soft_wrap=True)
+        out.print_lines([Text(f"    {command}", style="bold")])
 
 
 def _title(text: str) -> None:

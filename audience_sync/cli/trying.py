@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
 import typer
+from rich.text import Text
 
-from audience_sync.cli.context import console
+from audience_sync.cli.context import console, out
 from audience_sync.cli.story import empty_folder, tell
 from audience_sync.config import parse_duration
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Ledger, Sandbox
@@ -123,7 +124,7 @@ def _rules(rate: float | None, status: int | None, delay: float) -> list[FaultRu
 
 
 def _announce(url: str, keys: list[str], database: Path) -> None:
-    typer.echo(f"A local Schematic serves at {url} and keeps what it receives in {database}; Ctrl-C ends it.")
+    out.print(Text(f"A local Schematic serves at {url} and keeps what it receives in {database}; Ctrl-C ends it."))
     typer.echo(f"API key: {', '.join(keys)}")
     typer.echo("\nIn the configuration:\n\n[schematic]")
     typer.echo(f'api_key = "${{SCHEMATIC_API_KEY}}"  # export SCHEMATIC_API_KEY={keys[0]}')

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.cli.context import Sayings
+from audience_sync.cli.context import MessageConsole
 from audience_sync.cli.output import Format, print_records, spreadsheet_cell
 from audience_sync.core.printable import printable
 
@@ -78,7 +78,7 @@ def test_text_of_others_does_not_steer_a_terminal(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     seen = printed(Format.CSV, capsys, a=STEERING)
     said = io.StringIO()
-    Sayings(file=said).print(f"what came: {STEERING}", markup=False)
+    MessageConsole(file=said).print(f"what came: {STEERING}", markup=False)
 
     for text in (table, seen, said.getvalue()):
         assert all(letter.isprintable() for letter in text.replace("\n", ""))

@@ -1,0 +1,208 @@
+"""Lay out records for a terminal of a given width, or as plain aligned lines; nothing is printed here.
+
+A table is as wide as its cells and never wraps one. If it does not fit, columns that are empty are left out, then
+optional ones, and long text moves to a line of its own under its row. If the required columns still do not fit, each
+record becomes a block of `name  value` lines.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, TypeAlias
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from audience_sync.cli.paragraph import longest_word, wrap
+from audience_sync.core.printable import printable
+
+JSON_COLUMNS: Final = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value", "bodies"})
+"""Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""
+
+LONG_TEXT: Final = JSON_COLUMNS | {"reason", "reasons", "error", "definition"}
+"""Columns that hold sentences or JSON."""
+
+INSTANTS: Final = frozenset(
+    {
+        "accepted_at", "approved_at", "as_of", "at", "finished_at", "last_at", "last_success", "next_due",
+        "next_try_at", "since", "started_at", "until",
+    }
+)  # fmt: skip
+"""Columns that hold an instant."""
+
+_INSTANT: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
+_GAP: Final = "  "
+_UNDER: Final = 4  # cells by which a line under a row is indented
+_BESIDE: Final = 40  # cells that text of several lines needs next to its name; with fewer it starts on the next line
+
+Record: TypeAlias = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class TableView:
+    """The columns of a table, from left to right.
+
+    A narrow terminal shows as many `optional` columns as fit, the first of them first; all others are required. Those
+    of them that hold long text, or are named in `under`, may move to a line of their own under their row. `grouped`
+    prints whole numbers with thousands separators.
+    """
+
+    columns: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    under: tuple[str, ...] = ()
+    grouped: bool = False
+
+    def narrowed_to(self, column: str, value: object) -> TableView:
+        """Return the view for a list that was asked for one value of a column: then the column is the least important.
+
+        Without a value it is the same view.
+        """
+        return self if value is None else replace(self, optional=(*self.optional, column))
+
+
+class TableLayout(NamedTuple):
+    """The lines of a table, and the columns that hold something but are not among them."""
+
+    lines: list[Text]
+    hidden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    cells: tuple[str | None, ...]
+    is_number: bool
+    width: int
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self.cells)
+
+    def padded(self, text: str) -> str:
+        blanks = " " * (self.width - cell_len(text))
+        return blanks + text if self.is_number else text + blanks
+
+
+def instant_text(instant: str) -> str:
+    """Return an ISO 8601 instant in UTC as people read it, in every command: `2026-11-29 14:05:09Z`."""
+    found = _INSTANT.fullmatch(instant)
+    return f"{found[1]} {found[2]}Z" if found else instant
+
+
+def cell(name: str, value: object, *, grouped: bool = False) -> str | None:
+    """Return the text of a cell, None if it is empty: text from a source or a server must not steer the terminal."""
+    match value:
+        case None:
+            return None
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}" if grouped else str(value)
+        case _:
+            text = instant_text(str(value)) if name in INSTANTS else str(value)
+            if name in LONG_TEXT and name not in JSON_COLUMNS:
+                text = " ".join(text.splitlines())
+            return printable(text)
+
+
+def lay_out(view: TableView, records: Sequence[Record], width: int) -> TableLayout:
+    """Return records as lines for a terminal of this width."""
+    columns = _columns(view, records)
+    if _fits(columns, width):
+        return TableLayout(_table(columns, (), width))
+    filled = [column for column in columns if not column.is_empty] or columns[:1]
+    required = [column for column in filled if column.name not in view.optional]
+    movable = [column for column in required if column.name in LONG_TEXT or column.name in view.under]
+    movable.sort(key=lambda column: column.width)
+    under: list[_Column] = []
+    while movable and not _fits(required, width):
+        under = [column for column in filled if column in under or column is movable[-1]]
+        required.remove(movable.pop())
+    if not required or not _fits(required, width):
+        return TableLayout(_blocks(filled, width))
+    shown = required
+    for name in view.optional:
+        wider = [column for column in filled if column in shown or column.name == name]
+        shown = wider if _fits(wider, width) else shown
+    hidden = (column.name for column in filled if column not in shown and column not in under)
+    return TableLayout(_table(shown, under, width), tuple(hidden))
+
+
+def plain_lines(
+    view: TableView, records: Sequence[Record], widths: Mapping[str, int]
+) -> tuple[list[str], dict[str, int]]:
+    """Return the header and records as aligned lines of any width, and the widths of the columns, at least `widths`."""
+    columns = [
+        _Column(one.name, one.cells, one.is_number, max(one.width, widths.get(one.name, 0)))
+        for one in _columns(view, records)
+    ]
+    return [line.plain for line in _table(columns, (), 0)], {column.name: column.width for column in columns}
+
+
+def fact_lines(facts: Iterable[tuple[str, str]], width: int) -> list[Text]:
+    """Return named values as aligned `name  value` lines; a value that does not fit is wrapped at words."""
+    listed = list(facts)
+    label = max((cell_len(name) for name, _ in listed), default=0) + len(_GAP)
+    lines: list[Text] = []
+    for name, value in listed:
+        lines += _fact(name, value, label=label, width=width)
+    return lines
+
+
+def _columns(view: TableView, records: Sequence[Record]) -> list[_Column]:
+    found = []
+    for name in view.columns:
+        values = [record[name] for record in records]
+        cells = tuple([cell(name, value, grouped=view.grouped) for value in values])
+        is_number = any(cells) and all(
+            value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values
+        )
+        found.append(_Column(name, cells, is_number, max(cell_len(text) for text in (name, *map(_shown, cells)))))
+    return found
+
+
+def _shown(text: str | None) -> str:
+    return "-" if text is None else text
+
+
+def _fits(columns: Sequence[_Column], width: int) -> bool:
+    return sum(column.width for column in columns) + len(_GAP) * (len(columns) - 1) <= width
+
+
+def _table(columns: Sequence[_Column], under: Sequence[_Column], width: int) -> list[Text]:
+    lines = [Text(_GAP.join([column.padded(column.name) for column in columns]).rstrip(), style="bold")]
+    for number, row in enumerate(zip(*[column.cells for column in columns], strict=True)):
+        pairs = zip(columns, row, strict=True)
+        lines.append(Text(_GAP.join([column.padded(_shown(text)) for column, text in pairs]).rstrip()))
+        for column in under:
+            if (text := column.cells[number]) is not None:
+                line = Text(f"{' ' * _UNDER}{column.name}: {text}")
+                lines += wrap(line, width, hang=2, is_json=column.name in JSON_COLUMNS)
+    return lines
+
+
+def _blocks(columns: Sequence[_Column], width: int) -> list[Text]:
+    label = max(cell_len(column.name) for column in columns) + len(_GAP)
+    lines: list[Text] = []
+    for number in range(len(columns[0].cells)):
+        if lines:
+            lines.append(Text())
+        for column in columns:
+            if (text := column.cells[number]) is not None:
+                lines += _fact(column.name, text, label=label, width=width)
+    return lines
+
+
+def _fact(name: str, value: str, *, label: int, width: int) -> list[Text]:
+    is_json = name in JSON_COLUMNS
+    space = width - label
+    heading = Text(name, style="bold")
+    if cell_len(value) <= space or (space >= _BESIDE and longest_word(value, is_json=is_json) <= space):
+        first, *rest = wrap(Text(value), space, is_json=is_json)
+        margin = " " * label
+        blanks = " " * (label - cell_len(name))
+        return [Text.assemble(heading, blanks, first), *(Text(margin).append_text(line) for line in rest)]
+    indent = max(0, min(2, width - longest_word(value, is_json=is_json)))
+    return [heading, *wrap(Text(" " * indent + value), width, is_json=is_json)]
