@@ -10,10 +10,11 @@ import orjson
 import typer
 
 from audience_sync.cli.output import Format, harmless, json_line, print_facts, print_records
-from audience_sync.cli.table import Record, TableView, instant_text
+from audience_sync.cli.table import Record, TableView
 from audience_sync.config import Audience
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Computation
+from audience_sync.core.printable import instant_text
 from audience_sync.core.rows import Reason
 from audience_sync.sync.previewing import Preview, Values
 

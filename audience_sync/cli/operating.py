@@ -8,9 +8,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from audience_sync import app as engine
-from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.context import console, out, seams, settings_of
 from audience_sync.cli.inspecting import LIMIT, AudienceArgument, OptionalAudience
 from audience_sync.cli.output import Format, FormatOption, LimitOption, print_records
 from audience_sync.cli.reporting import confirm
@@ -26,7 +27,8 @@ from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.finishing import LEASE_SECONDS
 
 DEAD_SHOWN = TableView(
-    dead.COLUMNS, optional=("value", "since", "type", "name", "run_id", "message_id", "generation", "state")
+    tuple([column for column in dead.COLUMNS if column != "state"]),
+    optional=("value", "since", "type", "name", "run_id", "message_id", "generation"),
 )
 PATIENCE = 10.0  # seconds in which others may finish what they are doing
 LOOK = 0.2  # seconds between two tries
@@ -166,7 +168,7 @@ def forget(
                 binding.advance(connection, workspace.seams.now_ms())
             erased = erasure.forget(connection, user)
         erasure.compact(workspace.database)
-    typer.echo(f"erased: {_listed(erased)}")
+    out.print(Text(f"erased: {_listed(erased)}"))
     console.print("what Schematic holds of this user must be deleted in Schematic")
     console.print("a user who is still in the source comes back at the next sync, and so does one with the next event")
 

@@ -15,7 +15,8 @@ from rich.text import Text
 
 _INSTANT: Final = r"\S*?\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\S*"
 _WORD: Final = re.compile(rf"\s*(?:{_INSTANT}|\S+)\s*")
-_WORD_OR_COMMAND: Final = re.compile(rf"\s*(?:[^\s`]*`[^`]*`[^\s`]*|{_INSTANT}|\S+)\s*")
+_WORD_OR_COMMAND: Final = re.compile(rf"\s*(?:[^\s`]*`[^`]*`[^\s`]*(?=\s|$)|{_INSTANT}|\S+)\s*")
+_SHELL_WORD: Final = re.compile(r"(?:\"[^\"]*\"|'[^']*'|\S)+")
 _JSON_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[^",]+|[",]')
 
 
@@ -29,17 +30,30 @@ def wrap(text: Text, width: int, *, hang: int = 0, is_json: bool = False) -> lis
     indent = len(plain) - len(plain.lstrip(" "))
     if cell_len(plain) <= width or indent == len(plain):
         return [text]
-    margin = min(indent + hang, width // 2)
+    indented = min(indent + hang, width // 2)
     lines: list[Text] = []
-    start, end, used = 0, indent, indent
-    for unit in _units(plain[indent:], width - margin, is_json=is_json):
-        if end > start and plain[start:end].strip() and used + cell_len(unit.rstrip()) > width:
-            lines.append(_line(text, start, end, margin if lines else 0))
+    start, end, used, margin = 0, indent, indent, 0
+    for unit in _units(plain[indent:], width - indented, is_json=is_json):
+        size = cell_len(unit.rstrip())
+        if plain[start:end].strip() and used + size > width:
+            lines.append(_line(text, start, end, margin))
+            margin = max(0, min(indented, width - size))  # a word that needs the whole line is not indented
             start, used = end, margin
         end += len(unit)
         used += cell_len(unit)
-    lines.append(_line(text, start, end, margin if lines else 0))
-    return lines
+    return [*lines, _line(text, start, end, margin)]
+
+
+def wrap_command(command: str, width: int, *, indent: int) -> list[str]:
+    """Return a shell command as indented lines that can be copied: each but the last ends with a backslash."""
+    lines = [""]
+    for word in _SHELL_WORD.findall(command):
+        if lines[-1] and indent + cell_len(f"{lines[-1]} {word} \\") > width:
+            lines.append(f"  {word}")
+        else:
+            lines[-1] = f"{lines[-1]} {word}" if lines[-1] else word
+    margin = " " * indent
+    return [*(f"{margin}{line} \\" for line in lines[:-1]), margin + lines[-1]]
 
 
 def longest_word(text: str, *, is_json: bool = False) -> int:

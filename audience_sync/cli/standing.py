@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from audience_sync import app as engine
-from audience_sync.cli.table import instant_text
 from audience_sync.computing.explaining import Explanation
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation, Member, OnMissing
+from audience_sync.core.printable import instant_text
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store import audiences, inspection
 from audience_sync.store.audiences import AudienceRow

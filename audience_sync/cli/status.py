@@ -22,9 +22,10 @@ from audience_sync.cli.output import (
     print_records,
     print_table,
 )
-from audience_sync.cli.table import TableView, instant_text
+from audience_sync.cli.table import TableView
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation
+from audience_sync.core.printable import instant_text
 from audience_sync.core.shards import UNITS
 from audience_sync.db import Database, display_url
 from audience_sync.errors import UnknownName

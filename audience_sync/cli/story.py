@@ -19,6 +19,7 @@ from audience_sync import app as engine
 from audience_sync import demo as shop
 from audience_sync.cli.context import out, seams
 from audience_sync.cli.output import print_table
+from audience_sync.cli.paragraph import wrap_command
 from audience_sync.cli.table import TableView
 from audience_sync.config import Settings, load, resolve_api_key
 from audience_sync.config.loading import CONFIG_VARIABLE
@@ -167,7 +168,7 @@ def _show_person(ledger: Ledger, person: shop.Facts, members: Members) -> None:
     (event,) = ledger.events(EventFilter(user_id=number), newest_first=True, limit=1)
     wire = {"type": event.type, "body": event.body, "idempotency_key": event.idempotency_key, "sent_at": event.sent_at}
     out.print(f"The identify of {person.name}, without the API key that travels in it:\n")
-    out.print_lines([Text(orjson.dumps(wire, option=orjson.OPT_INDENT_2).decode())])
+    out.print(Text(orjson.dumps(wire, option=orjson.OPT_INDENT_2).decode()), hang=2)
     traits = ledger.traits_of("userId", person.customer)
     out.print(f"\nWhat Schematic believes of {person.name} now, as flags and plans see it:\n")
     print_table(
@@ -231,7 +232,8 @@ def _suggest(place: Path, *, port: str, person: str, lapsed: str) -> None:
     out.print("Schematic received; config.toml and the sandbox's key lie beside them.\n")
     for why, command in steps:
         out.print(f"  {why}")
-        out.print_lines([Text(f"    {command}", style="bold")])
+        lines = wrap_command(command, out.line_width, indent=4)
+        out.print_lines([Text(line, style="bold") for line in lines])
 
 
 def _title(text: str) -> None:

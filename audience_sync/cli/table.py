@@ -7,7 +7,6 @@ record becomes a block of `name  value` lines.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
@@ -16,7 +15,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from audience_sync.cli.paragraph import longest_word, wrap
-from audience_sync.core.printable import printable
+from audience_sync.core.printable import instant_text, printable
 
 JSON_COLUMNS: Final = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value", "bodies"})
 """Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""
@@ -32,7 +31,6 @@ INSTANTS: Final = frozenset(
 )  # fmt: skip
 """Columns that hold an instant."""
 
-_INSTANT: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 _GAP: Final = "  "
 _UNDER: Final = 4  # cells by which a line under a row is indented
 _BESIDE: Final = 40  # cells that text of several lines needs next to its name; with fewer it starts on the next line
@@ -83,12 +81,6 @@ class _Column:
     def padded(self, text: str) -> str:
         blanks = " " * (self.width - cell_len(text))
         return blanks + text if self.is_number else text + blanks
-
-
-def instant_text(instant: str) -> str:
-    """Return an ISO 8601 instant in UTC as people read it, in every command: `2026-11-29 14:05:09Z`."""
-    found = _INSTANT.fullmatch(instant)
-    return f"{found[1]} {found[2]}Z" if found else instant
 
 
 def cell(name: str, value: object, *, grouped: bool = False) -> str | None:

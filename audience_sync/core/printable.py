@@ -1,4 +1,4 @@
-"""Text of others where people read it: nothing in it may steer a terminal, or turn the order of letters around."""
+"""Text as people read it: instants in one format, and text of others that cannot steer a terminal."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ REPLACEMENT: Final = "�"
 # writing, and halves of surrogate pairs, which no terminal can be sent.
 _CONTROLS: Final = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _ANY: Final = re.compile(f"[{_CONTROLS}]")
+_INSTANT: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 _BUT_LINES: Final = re.compile(f"(?![\n\t])[{_CONTROLS}]")
 
 
@@ -19,3 +20,9 @@ def printable(text: str, *, lines: bool = False) -> str:
     if text.isprintable():  # most is
         return text
     return (_BUT_LINES if lines else _ANY).sub(REPLACEMENT, text)
+
+
+def instant_text(instant: str | None) -> str:
+    """Return an ISO 8601 instant in UTC as every table and message shows it: `2026-11-29 14:05:09Z`."""
+    found = _INSTANT.fullmatch(instant or "")
+    return f"{found[1]} {found[2]}Z" if found else instant or "-"

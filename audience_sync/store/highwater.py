@@ -214,7 +214,7 @@ def _are_strangers(found: Mark, known: Mark) -> bool:
 
 
 def _time(mark: Mark) -> str:
-    return f"{datetime.fromtimestamp(mark.generation / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{datetime.fromtimestamp(mark.generation / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def _raise(path: Path, found: Mark) -> None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.printable import instant_text
 from audience_sync.core.shards import SHARDS, shard_of
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, UnknownName
@@ -48,6 +49,10 @@ def members_as_of(database: Database, audience: AudienceRow, at_ms: int) -> Iter
     return _walk(database, audience, last_run)
 
 
+def _instant(milliseconds: int | None) -> str:
+    return instant_text(iso(milliseconds))
+
+
 def _last_run_at(connection: Connection, audience: AudienceRow, at_ms: int) -> int:
     """Return the run that had the last word at an instant; the changes of later runs are to be undone."""
     first, last = connection.execute(
@@ -62,13 +67,13 @@ def _last_run_at(connection: Connection, audience: AudienceRow, at_ms: int) -> i
         )
     if last is None:
         raise ConfigError(
-            f"audience {audience.key!r} was first synced as of {iso(first)}, after {iso(at_ms)}",
+            f"audience {audience.key!r} was first synced as of {_instant(first)}, after {_instant(at_ms)}",
             hint=f"`audience-sync runs {audience.key}` shows when it was synced",
         )
     history_from = int(binding.get(connection, HISTORY_FROM) or 0)
     if at_ms < history_from:
         raise ConfigError(
-            f"history is kept from {iso(history_from)} on; who was in at {iso(at_ms)} is not known any more",
+            f"history is kept from {_instant(history_from)} on; who was in at {_instant(at_ms)} is not known any more",
             hint="`changes` of [retention] says for how long it is kept from now on",
         )
     return int(last)

@@ -111,7 +111,7 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
         if audience.applied_as_of is not None and as_of < audience.applied_as_of and not job.force:
             applied = datetime.fromtimestamp(audience.applied_as_of / 1000, UTC)
             raise ConfigError(
-                f"audience {audience.key!r} was already synced as of {applied:%Y-%m-%d %H:%M:%S} UTC, a later instant",
+                f"audience {audience.key!r} was already synced as of {applied:%Y-%m-%d %H:%M:%SZ}, a later instant",
                 hint="--force goes back in time all the same",
             )
         kind = RunKind.RESYNC if job.resync else RunKind.INCREMENTAL

@@ -264,7 +264,7 @@ def test_status_counts_events_beside_changes(sending: Sending, command: Callable
     assert (whole["deliveries"]["open"], whole["deliveries"]["dead"], whole["deliveries"]["stuck"]) == (0, 0, 0)
     assert [(one["of"], one["events"]) for one in whole["attempts"]] == [("events", 1)]
     assert (
-        "events: 2 waiting (oldest since 2024-10-04T00:00:00.000Z), 1 dead, 1 stuck, 3 sent nothing"
+        "events: 2 waiting (oldest since 2024-10-04 00:00:00Z), 1 dead, 1 stuck, 3 sent nothing"
         " (`audience-sync events --reasons` shows why)"
     ) in table.out
     assert "audience-sync dead retry" in table.err

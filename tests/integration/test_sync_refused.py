@@ -72,7 +72,7 @@ def test_time_does_not_go_back_unasked(syncing: Syncing) -> None:
     syncing.sync()
     generation = syncing.run(1).generation
 
-    with pytest.raises(ConfigError, match="already synced as of 2026-03-31 12:01:00 UTC") as caught:
+    with pytest.raises(ConfigError, match="already synced as of 2026-03-31 12:01:00Z") as caught:
         syncing.sync(as_of=before)
     assert "--force" in str(caught.value.hint)
     assert len(syncing.query("SELECT * FROM runs")) == 1
