@@ -37,7 +37,7 @@ REPORT_SHOWN = TableView(
 
 def using(database: Database) -> None:
     """Say which membership database a command works on."""
-    console.print(f"membership database: {display_url(database.engine.url)}")
+    console.print(Text(f"membership database: {display_url(database.engine.url)}"))
 
 
 def exposed(settings: Settings) -> None:
@@ -82,6 +82,11 @@ def warn(sentence: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(sentence)}")
 
 
+def note(sentence: str) -> None:
+    """Say what a person should know, though nothing is wrong."""
+    console.print(f"[yellow]note:[/] {escape(sentence)}")
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask a person before something that cannot be taken back.
 
@@ -120,7 +125,7 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
             if run.definition_changed:
                 console.print(f"note: the definition of {audience.key} was edited since its last sync")
             if run.state is RunState.BLOCKED:
-                console.print(f"[yellow]blocked:[/] {audience.key}: {run.reason}")
+                console.print(f"[yellow]blocked:[/] {audience.key}: {escape(run.reason or '')}")
                 console.print(
                     f"hint: look at it with `audience-sync plan {audience.key}`, then `audience-sync approve {run.id}`"
                 )
@@ -152,8 +157,9 @@ def orphans(database: Database, settings: Settings) -> None:
                 members = "members" if row.computation is Computation.AUDIENCE else "values"
                 told = EXIT_VALUES[row.computation]
                 console.print(
-                    f"[yellow]orphan:[/] {row.key} has {row.members:,} {members} but is not in {settings.path};"
-                    f" its traits stay as they are (`audience-sync retract {row.key}` sends {told} to all)",
+                    f"[yellow]orphan:[/] {row.key} has {row.members:,} {members} but is not in"
+                    f" {escape(str(settings.path))}; its traits stay as they are"
+                    f" (`audience-sync retract {row.key}` sends {told} to all)",
                 )
 
 

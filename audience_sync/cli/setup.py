@@ -17,6 +17,7 @@ from rich.text import Text
 from audience_sync import app as engine
 from audience_sync.checking import Finding, State, exit_code
 from audience_sync.checking.file import example
+from audience_sync.cli import reporting
 from audience_sync.cli.context import console, out, seams, settings_of
 from audience_sync.cli.globals import Globals
 from audience_sync.cli.output import Format, FormatOption, Sheet
@@ -141,9 +142,9 @@ def service(
     typer.echo(unit.once() if once else unit.service(), nl=False)
     for path in (Path(command[0]), Path(__file__).parent.parent, unit.config):
         if str(path).startswith(HIDDEN):
-            console.print(
-                f"[yellow]note:[/] the service cannot see {path}: it sees neither home directories nor /tmp."
-                " Install with `python3 -m venv /opt/audience-sync`, and keep the configuration in /etc/audience-sync",
+            reporting.note(
+                f"the service cannot see {path}: it sees neither home directories nor /tmp. Install with"
+                " `python3 -m venv /opt/audience-sync`, and keep the configuration in /etc/audience-sync"
             )
 
 

@@ -238,7 +238,7 @@ def retract(
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_run_ids(workspace.database, [retracted.id], format=format)
         if any(one.key == audience.key and one.enabled for one in settings.audiences):
-            console.print(f"[yellow]note:[/] {audience.key} is still in {settings.path}; it is skipped from now on")
+            reporting.note(f"{audience.key} is still in {settings.path}; it is skipped from now on")
         raise typer.Exit(reporting.exit_code([retracted], [], delivery))
 
 

@@ -82,7 +82,7 @@ def sandbox(
         while not stop.wait(LOOK):
             seen = _show_new(server.ledger, seen, totals, quiet=quiet)
         _show_new(server.ledger, seen, totals, quiet=quiet)
-    console.print(f"{_summary(totals)}; {database} keeps it")
+    console.print(Text(f"{_summary(totals)}; {database} keeps it"))
 
 
 def demo(

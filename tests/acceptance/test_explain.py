@@ -239,7 +239,7 @@ def test_a_preview_counts_and_stores_nothing(place: Place) -> None:
     assert {**found, "seconds": 0, "as_of": 0} == {**repeated, "seconds": 0, "as_of": 0}
     assert "size      2 members\n" in table.out
     assert "rejected  1 rows: 1 null_key\n" in table.out
-    assert "numbers   min 20, median 285, max 550\n" in spend.out
+    assert "numbers  min 20, median 285, max 550\n" in spend.out
     assert {row["profile_key"]: row["value"] for row in lines} == {"u1": "550", "u2": "20"}
     assert "nothing was stored" in first.err
     assert sorted(place.folder.glob("*.db*")) == before

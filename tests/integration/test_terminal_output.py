@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import sqlalchemy as sa
 from rich.cells import cell_len
 
 from audience_sync import db
 from audience_sync.cli import main, reporting
 from audience_sync.cli.output import Format
+from audience_sync.db import Database
 from tests import large_database
 from tests.large_database import LONG, OUTAGE, REASON, REFUSAL, USUAL, Names, fill
 
@@ -221,6 +223,18 @@ generation   {large_database.AT}
 
     assert sorted(block.splitlines()) == sorted(said.out.split("\n\n")[0].splitlines()) or block in said.out
     assert said.err == ""
+
+
+@pytest.mark.parametrize("name", ["[red]", "[/]", "a:warning:b", "[link=x]"])
+def test_paths_are_not_markup(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets and colons in the address of a database or the path of a file are printed as they are."""
+    reporting.using(Database(sa.create_engine("postgresql+psycopg://reader@[fe80::1]/memberships")))
+    reporting.note(f"gold is still in /etc/{name}/config.toml")
+
+    assert capsys.readouterr().err == (
+        "membership database: postgresql+psycopg://reader@[fe80::1]/memberships\n"
+        f"note: gold is still in /etc/{name}/config.toml\n"
+    )
 
 
 def test_columns_are_named_once(show: Callable[..., Said]) -> None:

@@ -175,6 +175,17 @@ def test_facts_are_aligned() -> None:
     assert fact_lines([], 80) == []
 
 
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_cells_do_not_steer_a_terminal(width: int) -> None:
+    """In a table, under a row, in a block and in facts: no escape sequence, no new line, no change of direction."""
+    steering = "\x1b[2J\x1b]0;title\x07 \x9b31m\x7f\u202egnp\u2028\u2066\n" * 2
+    record = dict.fromkeys(VIEW.columns, steering)
+    lines = [line.plain for line in lay_out(VIEW, [record], width).lines]
+
+    assert lines
+    assert all(line.isprintable() for line in lines)
+
+
 NAMES = ("key", "count", "reason", "state", "value", "since")
 CELLS = st.one_of(
     st.none(), st.integers(-1, 10**7), st.text("ab山 ,.\"{}`\n", max_size=60), st.just("2026-11-29T14:05:09.123Z")
