@@ -10,8 +10,11 @@ from itertools import islice
 from typing import Final
 
 import typer
+from rich.text import Text
 
+from audience_sync.cli.context import out
 from audience_sync.cli.output import Format, Sheet, harmless
+from audience_sync.cli.paragraph import wrap
 from audience_sync.config import Audience
 from audience_sync.core.destination.parcels import Destination, Parcel, make_parcel
 from audience_sync.core.destination.timestamps import iso
@@ -75,9 +78,12 @@ class PlanSamples:
         self.rejected.update((audience.key, reason) for reason in reasons)
         if self._sheet is None:
             value = "" if change.value is None else f" {change.value}"
-            title = printable(f"{audience.key} {change.kind.value} {change.profile_key}{value}")
-            dead = [f"would be dead: {printable(reason)}" for reason in reasons]
-            sys.stdout.write("\n".join([title, *bodies, *dead, "", ""]))
+            out.print(Text(printable(f"{audience.key} {change.kind.value} {change.profile_key}{value}")))
+            for body in bodies:
+                out.print_lines(wrap(Text(body), out.line_width, hang=2, is_json=True))
+            for reason in reasons:
+                out.print(Text(f"would be dead: {printable(reason)}"))
+            out.print()
             return
         self._sheet.add(
             {

@@ -13,8 +13,9 @@ from typing import Final, NamedTuple
 from rich.markup import escape
 
 from audience_sync.cli.context import console
-from audience_sync.cli.output import Format, Record, Sheet
+from audience_sync.cli.output import Format, Sheet
 from audience_sync.cli.plan_samples import PlanSamples
+from audience_sync.cli.table import Record, TableView
 from audience_sync.config import Audience, Settings
 from audience_sync.core.destination.coverage import PEOPLE, sample, sample_values
 from audience_sync.core.destination.timestamps import iso
@@ -34,7 +35,9 @@ COLUMNS: Final = (
     "unchanged", "rejected", "duplicates", "people", "events", "requests", "seconds", "time", "new_users",
     "definition_changed", "reason",
 )  # fmt: skip
-SHOWN: Final = ("audience", "enter", "exit", "update", "requests", "time", "state")
+SHOWN: Final = TableView(
+    ("audience", "enter", "exit", "update", "requests", "time", "state"), optional=("state", "requests")
+)
 TOTAL: Final = "(total)"  # no key of an audience has parentheses
 READY, BLOCKED, FAILED = "ready", "blocked", "failed"
 
@@ -161,7 +164,7 @@ class PlanSheet:
             before = f"{plan.members_before:,} have a value"
             would = f"{c.entered:,} would get a value, {c.exited:,} lose it, {c.updated:,} be updated"
         console.print(
-            f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {plan.as_of:%Y-%m-%d %H:%M:%S} UTC, {before}):"
+            f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {plan.as_of:%Y-%m-%d %H:%M:%SZ}, {before}):"
             f" {c.read:,} read, {would}; {c.unchanged:,} unchanged, {c.rejected:,} rejected,"
             f" {c.duplicates:,} duplicates",
         )
