@@ -97,6 +97,7 @@ rejections = _clustered(
     _column("reason", sa.Text),
     _column("profile_key", KEY, nullable=True),
     _column("row", sa.Text),
+    _column("detail", sa.Text, nullable=True),  # the column, what is wrong with it, and the remedy
 )
 
 memberships = _clustered(

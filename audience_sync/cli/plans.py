@@ -245,9 +245,10 @@ def _explained(reason: Reason) -> str:
         Reason.LONG_KEY: "the identity is longer than 255 characters",
         Reason.UNUSABLE_TEXT: "the identity has control characters or is no valid text",
         Reason.UNSUPPORTED_TYPE: "the identity is neither text, a whole number nor a UUID",
-        Reason.DUPLICATE: "the identity came before; the row with the smallest canonical JSON counts",
+        Reason.DUPLICATE: "another row of the same identity is used: it has more identifiers, or the smaller JSON",
         Reason.OMITTED_IDENTIFIER: "another identifier is unusable and is left out",
         Reason.NULL_VALUE: "there is no value",
         Reason.LONG_VALUE: "the value is longer than 1,024 characters, which Schematic does not take; there is none",
-        Reason.UNFIT_VALUE: "the value is not of the declared type, or cannot be written as JSON; there is none",
+        Reason.UNFIT_VALUE: "the value is not of the declared type, or cannot be sent exactly as JSON; there is none",
+        Reason.UNREADABLE_VALUE: "the driver cannot represent a value that the definition uses",
     }[reason]

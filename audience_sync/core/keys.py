@@ -1,7 +1,8 @@
 """What names a person: how a value becomes a key's one text form, and which columns of a result hold keys.
 
 A key is stringified in one way: text as it is, integers in decimal digits, UUIDs in lower case with dashes, and whole
-`Decimal` or float numbers (databases without an integer type return them) as integers. Nothing is trimmed or folded.
+`Decimal` or float numbers (databases without an integer type return them) as integers. A float of 2^53 or more may
+have lost digits and is refused. Nothing is trimmed or folded.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from uuid import UUID
 
 import orjson
 
+from audience_sync.core.unreadable import Unreadable
 from audience_sync.errors import SourceError
 
 MAX_KEY_LENGTH = 255  # characters
+EXACT_FLOATS = 2**53  # from here on a float may stand for several whole numbers
 VALUE = "value"  # the column of a computed trait's values
 _UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
 
@@ -33,11 +36,12 @@ class Reason(StrEnum):
     LONG_KEY = "long_key"  # over 255 characters
     UNUSABLE_TEXT = "unusable_text"  # control characters, or text that is not valid UTF-8
     UNSUPPORTED_TYPE = "unsupported_type"
-    DUPLICATE = "duplicate"  # the key came before; the row with the smallest canonical JSON counts
+    DUPLICATE = "duplicate"  # another row of the same key is used; see `rows.distinct`
     OMITTED_IDENTIFIER = "omitted_identifier"  # another identifier of the row is unusable and was left out
     NULL_VALUE = "null_value"  # a computed trait has none for this profile
     LONG_VALUE = "long_value"  # over 1,024 characters: Schematic keeps no longer ones
-    UNFIT_VALUE = "unfit_value"  # not a finite number, of a type that JSON has not, or not of the declared type
+    UNFIT_VALUE = "unfit_value"  # not a number that can be sent exactly, not JSON, or not of the declared type
+    UNREADABLE_VALUE = "unreadable_value"  # the driver cannot represent a value that the definition uses
 
 
 class Rejection(NamedTuple):
@@ -46,6 +50,7 @@ class Rejection(NamedTuple):
     reason: Reason
     profile_key: str | None
     row: str  # JSON of its identifying columns, for a person to recognise it
+    detail: str | None = None  # which column, what is wrong with it, and the remedy
 
 
 class KeyColumns(NamedTuple):
@@ -54,13 +59,21 @@ class KeyColumns(NamedTuple):
     identity: int
     user: tuple[tuple[str, int], ...]
     company: tuple[tuple[str, int], ...]
+    names: tuple[str, ...] = ()  # of all columns of the result
+
+
+class RefusedValue(NamedTuple):
+    """Why the value of a computed trait is not taken; `detail` says what is wrong and what to do."""
+
+    reason: Reason
+    detail: str | None = None
 
 
 class ValueColumn(NamedTuple):
     """Where the value of a computed trait stands, and how it is read: canonical JSON text, or why it is not taken."""
 
     position: int
-    read: Callable[[object], str | Reason]
+    read: Callable[[object], str | RefusedValue]
 
 
 def stringify(value: object) -> str | Reason:  # noqa: PLR0911 - one return for each kind of value reads best
@@ -72,10 +85,14 @@ def stringify(value: object) -> str | Reason:  # noqa: PLR0911 - one return for 
             return Reason.UNSUPPORTED_TYPE
         case int() | UUID():
             text = str(value)
-        case Decimal() | float() if math.isfinite(value) and value == int(value):
+        case float() if value.is_integer() and abs(value) < EXACT_FLOATS:
+            text = str(int(value))
+        case Decimal() if math.isfinite(value) and value == int(value):
             text = str(int(value))
         case None:
             return Reason.NULL_KEY
+        case Unreadable():
+            return Reason.UNREADABLE_VALUE
         case _:
             return Reason.UNSUPPORTED_TYPE
     if not text or text.isspace():
@@ -105,6 +122,7 @@ def key_columns(
         columns.index(user_keys[identity]),
         tuple((key, columns.index(column)) for key, column in sorted(user_keys.items()) if key != identity),
         tuple((key, columns.index(column)) for key, column in sorted(company_keys.items())),
+        tuple(columns),
     )
 
 

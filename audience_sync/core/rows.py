@@ -1,4 +1,8 @@
-"""Rows of a source become lines of members, or rejections with a reason."""
+"""Rows of a source become lines of members, or rejections with a reason.
+
+Of two rows with one key, the row with more identifiers is used (user and company keys that have a value), and among
+those the row with the smallest canonical JSON: see `distinct`. The order of the source's rows never matters.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,14 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
+import orjson
+
 from audience_sync.core.keys import (
     MAX_KEY_LENGTH,
     VALUE,
     KeyColumns,
     Reason,
+    RefusedValue,
     Rejection,
     Row,
     ValueColumn,
@@ -22,13 +29,15 @@ from audience_sync.core.keys import (
     stringify,
     value_position,
 )
-from audience_sync.core.shards import SHARDS
+from audience_sync.core.shards import SHARDS, from_line
+from audience_sync.core.unreadable import Unreadable
 
 __all__ = [
     "MAX_KEY_LENGTH",
     "VALUE",
     "KeyColumns",
     "Reason",
+    "RefusedValue",
     "Rejection",
     "Row",
     "ValueColumn",
@@ -161,7 +170,7 @@ def _odd_rows(
             if not (type(key) is str and 0 < len(key) <= MAX_KEY_LENGTH and key.isprintable() and not key.isspace()):
                 text = stringify(key)
                 if isinstance(text, Reason):
-                    reject(Rejection(text, storable(key), excerpt(columns, row)))
+                    reject(_unusable_key(columns, row, text))
                     continue
                 key = text
             if others:
@@ -200,9 +209,13 @@ def _shard_values(
     def file(page: Sequence[Row]) -> None:
         for row in page:
             key = stringify(row[columns.identity])
-            value = key if isinstance(key, Reason) else read(row[position])
-            if isinstance(value, Reason):
-                reject(Rejection(value, storable(row[columns.identity]), excerpt(columns, row)))
+            if isinstance(key, Reason):
+                reject(_unusable_key(columns, row, key))
+                continue
+            value = read(row[position])
+            if isinstance(value, RefusedValue):
+                detail = None if value.detail is None else f"column {VALUE}: {value.detail}"
+                reject(Rejection(value.reason, storable(row[columns.identity]), excerpt(columns, row), detail))
                 continue
             identifiers = _identifiers(columns, row, key, reject) if has_others else {}
             middle = canonical(identifiers) if identifiers else ""
@@ -221,7 +234,8 @@ def _identifiers(
             text = stringify(row[position])
             if isinstance(text, Reason):
                 if text not in (Reason.NULL_KEY, Reason.EMPTY_KEY):
-                    reject(Rejection(Reason.OMITTED_IDENTIFIER, profile_key, excerpt(columns, row)))
+                    detail = _problem(columns, row, position) or f"{_column(columns, position)}: {text}"
+                    reject(Rejection(Reason.OMITTED_IDENTIFIER, profile_key, excerpt(columns, row), detail))
             else:
                 texts[key] = text
         if texts:
@@ -229,21 +243,56 @@ def _identifiers(
     return found
 
 
-def distinct(lines: Iterable[str]) -> tuple[set[str], list[str]]:
-    """Return one line for each key of a shard, the smallest, and the lines that were left out as duplicates.
+def _unusable_key(columns: KeyColumns, row: Row, reason: Reason) -> Rejection:
+    """Return the rejection of a row without a usable key."""
+    detail = _problem(columns, row, columns.identity)
+    return Rejection(reason, storable(row[columns.identity]), excerpt(columns, row), detail)
 
-    Lines of one key differ only in their canonical JSON, so the smallest line is the row with the smallest JSON.
+
+def _problem(columns: KeyColumns, row: Row, position: int) -> str | None:
+    """Return which column of a row the driver cannot represent, and why; None if it can."""
+    value = row[position]
+    return f"{_column(columns, position)}: {value.problem}" if isinstance(value, Unreadable) else None
+
+
+def _column(columns: KeyColumns, position: int) -> str:
+    return f"column {columns.names[position]}" if columns.names else f"column {position + 1}"
+
+
+def distinct(lines: Iterable[str]) -> tuple[set[str], list[str]]:
+    """Return one line for each key of a shard, and the other lines, sorted: the duplicates.
+
+    The line with more identifiers is kept; of several, the smallest. Lines of one key differ only in their canonical
+    JSON, so the smallest line is the row with the smallest JSON.
     """
-    everything = list(lines)
-    kept = set(everything)
-    if len(kept) == len(everything) == len({line.partition("\t")[0] for line in kept}):
-        return kept, []
-    smallest: dict[str, str] = {}
+    kept: dict[str, str] = {}
     left_out: list[str] = []
-    for line in sorted(everything):
+    for line in lines:
         key = line.partition("\t")[0]
-        if key in smallest:
-            left_out.append(line)
+        other = kept.get(key)
+        if other is None:
+            kept[key] = line
+        elif _precedes(line, other):
+            kept[key] = line
+            left_out.append(other)
         else:
-            smallest[key] = line
-    return set(smallest.values()), left_out
+            left_out.append(line)
+    return set(kept.values()), sorted(left_out)
+
+
+def _precedes(line: str, other: str) -> bool:
+    """Return whether a line is used rather than another of the same key."""
+    if line == other:
+        return False
+    mine, theirs = _identifier_count(line), _identifier_count(other)
+    return mine > theirs if mine != theirs else line < other
+
+
+def _identifier_count(line: str) -> int:
+    """Return how many user and company keys a line has besides the identity."""
+    _, _, rest = line.partition("\t")
+    identifiers = rest.partition("\t")[0]
+    if "\\" not in identifiers:  # then quotes are only around names and texts
+        return identifiers.count('":"')
+    found: dict[str, dict[str, str]] = orjson.loads(from_line(line).identifiers or "{}")
+    return sum(map(len, found.values()))

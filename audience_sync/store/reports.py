@@ -26,7 +26,7 @@ RUN_COLUMNS = (
     "exited", "updated", "unchanged", "rejected", "duplicates", "resent", "sent", "definition_changed", "reason",
     "approved_at", "computation",
 )  # fmt: skip
-REJECTION_COLUMNS = ("run_id", "audience", "reason", "profile_key", "row")
+REJECTION_COLUMNS = ("run_id", "audience", "reason", "profile_key", "row", "detail")
 
 Record: TypeAlias = dict[str, Any]
 
@@ -135,7 +135,7 @@ def rejections(database: Database, *, audience_id: int | None = None, run_id: in
         place = {"last_run": last["run_id"], "position": last["position"]} if last else {}
         rows = connection.execute(
             sa.text(
-                "SELECT j.run_id, j.position, a.key AS audience, j.reason, j.profile_key, j.row"
+                "SELECT j.run_id, j.position, a.key AS audience, j.reason, j.profile_key, j.row, j.detail"
                 " FROM rejections j JOIN runs r ON r.id = j.run_id JOIN audiences a ON a.id = r.audience_id"
                 f"{where(wanted, on)} ORDER BY j.run_id DESC, j.position LIMIT :n"
             ),

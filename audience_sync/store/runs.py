@@ -171,5 +171,5 @@ def add_sent(connection: Connection, sent: dict[int, int]) -> None:
 
 def add_rejections(connection: Connection, run_id: int, rejections: Sequence[Rejection], *, first: int) -> None:
     """Keep samples of rejected rows, numbered on from `first`."""
-    rows = [(run_id, first + n, r.reason, r.profile_key, r.row) for n, r in enumerate(rejections)]
+    rows = [(run_id, first + n, r.reason, r.profile_key, r.row, r.detail) for n, r in enumerate(rejections)]
     bulk.insert(connection, tables.rejections, rows)

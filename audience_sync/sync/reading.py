@@ -191,7 +191,7 @@ def _shard_changes(
     members, duplicates = len(found.now), len(found.left_out)
     if not before and only is None:
         counts = Counts(entered=members, duplicates=duplicates)
-        return _with_hashes(ShardChanges(read.shard, [], digest(found.now), newcomers=found.now), read), counts
+        return _with_hash(ShardChanges(read.shard, [], digest(found.now), newcomers=found.now), read, found), counts
     changes = diff(set(found.gone), set(found.new))
     after: Iterable[str] = found.now
     if on_missing is OnMissing.KEEP:
@@ -202,12 +202,15 @@ def _shard_changes(
     counts = _counted(changes, members=members, duplicates=duplicates)
     if only is not None:
         return ShardChanges(read.shard, changes, None), counts
-    return _with_hashes(ShardChanges(read.shard, changes, digest(after)), read), counts
+    return _with_hash(ShardChanges(read.shard, changes, digest(after)), read, found), counts
 
 
-def _with_hashes(changes: ShardChanges, read: _Read) -> ShardChanges:
-    """Add the hash of the rows as they were read, if the members are exactly those rows: then it stands for them."""
-    members = None if changes.digest is None else changes.digest.members
+def _with_hash(changes: ShardChanges, read: _Read, found: Difference) -> ShardChanges:
+    """Add the hash of the rows as they were read, if the members are exactly those rows: then it stands for them.
+
+    With duplicates they are not, even where as many members stay whose rows are missing.
+    """
+    members = None if changes.digest is None or found.left_out else changes.digest.members
     return changes._replace(reading=read.reading.hash) if members == read.reading.lines else changes
 
 

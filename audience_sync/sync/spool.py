@@ -19,6 +19,8 @@ from audience_sync.errors import AudienceSyncError
 
 IN_MEMORY = 200_000  # lines; of keys of 12 characters about 15 MB
 VALUES_IN_MEMORY = 50_000  # lines with a value, which may be 1,024 characters long
+_RULES = b"2"
+"""Change this when the same rows may become other members (`rows.distinct`): no shard is then skipped unread."""
 
 
 class Reading(NamedTuple):
@@ -93,7 +95,7 @@ class Spool:
 
     def _new_hash(self) -> blake2b:
         """Return a hash that begins with what is around each bare line: other keys of Schematic, other members."""
-        return blake2b("".join(self.wrapping or ()).encode(), digest_size=16)
+        return blake2b("".join(self.wrapping or ()).encode(), digest_size=16, person=_RULES)
 
     def __enter__(self) -> Self:
         return self

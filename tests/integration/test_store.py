@@ -117,14 +117,21 @@ def test_a_run_that_is_not_there_is_named(database: Database) -> None:
 
 def test_rejections_are_numbered_on(database: Database) -> None:
     """Samples of one run stay in the order in which they were met."""
-    samples = [Rejection(Reason.NULL_KEY, None, "[null]"), Rejection(Reason.LONG_KEY, "x", '["x"]')]
+    samples = [
+        Rejection(Reason.NULL_KEY, None, "[null]"),
+        Rejection(Reason.UNFIT_VALUE, "x", '["x"]', "column value: not a finite number"),
+    ]
     with database.write() as connection:
         run = make_run(connection)
         runs.add_rejections(connection, run.id, samples, first=0)
         runs.add_rejections(connection, run.id, samples[:1], first=2)
 
         found = [row[1:] for row in table(connection, tables.rejections)]
-    assert found == [(0, "null_key", None, "[null]"), (1, "long_key", "x", '["x"]'), (2, "null_key", None, "[null]")]
+    assert found == [
+        (0, "null_key", None, "[null]", None),
+        (1, "unfit_value", "x", '["x"]', "column value: not a finite number"),
+        (2, "null_key", None, "[null]", None),
+    ]
 
 
 def test_memberships_are_read_as_lines(database: Database) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
+from random import Random
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audience_sync.core.model import Member
 from audience_sync.core.rows import (
     KeyColumns,
     Reason,
@@ -23,7 +26,8 @@ from audience_sync.core.rows import (
     wrapped,
     wrapping,
 )
-from audience_sync.core.shards import SHARDS, shard_of
+from audience_sync.core.shards import SHARDS, from_line, shard_of, to_line
+from audience_sync.core.unreadable import unreadable
 from audience_sync.errors import SourceError
 
 GREATEST = 10**254  # 255 digits
@@ -47,6 +51,7 @@ GREATEST = 10**254  # 255 digits
         (3.0, "3"),
         (-0.0, "0"),
         (1e15, "1000000000000000"),
+        (2.0**53 - 1, "9007199254740991"),
         (Decimal(10), "10"),
         (Decimal("10.00"), "10"),
         (Decimal("1E+3"), "1000"),
@@ -70,7 +75,7 @@ def test_keys_have_one_text_form(value: object, text: str) -> None:
         ("\xa0", Reason.EMPTY_KEY),
         ("x" * 256, Reason.LONG_KEY),
         (GREATEST * 10, Reason.LONG_KEY),
-        (1e300, Reason.LONG_KEY),
+        (Decimal("1E+300"), Reason.LONG_KEY),
         ("\x00", Reason.UNUSABLE_TEXT),
         ("a\x00", Reason.UNUSABLE_TEXT),
         ("a\tb", Reason.UNUSABLE_TEXT),
@@ -81,6 +86,8 @@ def test_keys_have_one_text_form(value: object, text: str) -> None:
         (True, Reason.UNSUPPORTED_TYPE),
         (False, Reason.UNSUPPORTED_TYPE),
         (3.5, Reason.UNSUPPORTED_TYPE),
+        (2.0**53, Reason.UNSUPPORTED_TYPE),  # 2^53 + 1 is the same float
+        (-1e300, Reason.UNSUPPORTED_TYPE),
         (float("nan"), Reason.UNSUPPORTED_TYPE),
         (float("inf"), Reason.UNSUPPORTED_TYPE),
         (Decimal("10.5"), Reason.UNSUPPORTED_TYPE),
@@ -92,6 +99,7 @@ def test_keys_have_one_text_form(value: object, text: str) -> None:
         (datetime(2026, 1, 1, tzinfo=UTC), Reason.UNSUPPORTED_TYPE),
         (["u1"], Reason.UNSUPPORTED_TYPE),
         ({"id": 1}, Reason.UNSUPPORTED_TYPE),
+        (unreadable("infinity", "date too large"), Reason.UNREADABLE_VALUE),
     ],
     ids=lambda value: repr(value)[:20],
 )
@@ -147,11 +155,26 @@ def test_rejected_rows_can_be_recognised() -> None:
 
 
 def test_an_unusable_identifier_does_not_cost_the_member() -> None:
-    """A member whose company cannot be told stays a member, and somebody is told."""
-    lines, rejections = filed([("u1", b"raw")], KeyColumns(0, (), (("groupId", 1),)))
+    """A member with an unusable company key stays a member, and the rejection names the column."""
+    columns = KeyColumns(0, (), (("groupId", 1),), ("id", "account"))
+    lines, rejections = filed([("u1", b"raw"), ("u2", unreadable("infinity", "date too large"))], columns)
 
-    assert lines == ["u1"]
-    assert [(r.reason, r.profile_key) for r in rejections] == [(Reason.OMITTED_IDENTIFIER, "u1")]
+    assert sorted(lines) == ["u1", "u2"]
+    assert rejections == [
+        Rejection(Reason.OMITTED_IDENTIFIER, "u1", '["u1","b\'raw\'"]', "column account: unsupported_type"),
+        Rejection(Reason.OMITTED_IDENTIFIER, "u2", '["u2","infinity"]', "column account: date too large"),
+    ]
+
+
+def test_an_unreadable_key_costs_its_row_alone() -> None:
+    """The rejection names the column and shows the row; neighbours and columns that are not used do not matter."""
+    bad = unreadable("infinity", "date too large")
+    columns = KeyColumns(0, (), (), ("id", "seen_at"))
+
+    lines, rejections = filed([(bad, 1), ("u2", bad)], columns)
+
+    assert lines == ["u2"]
+    assert rejections == [Rejection(Reason.UNREADABLE_VALUE, "infinity", '["infinity"]', "column id: date too large")]
 
 
 def test_columns_are_found_by_name() -> None:
@@ -163,7 +186,7 @@ def test_columns_are_found_by_name() -> None:
         company_keys={"groupId": "company"},
     )
 
-    assert actual == KeyColumns(2, (("email", 1),), (("groupId", 0),))
+    assert actual == KeyColumns(2, (("email", 1),), (("groupId", 0),), ("company", "mail", "id"))
 
 
 @pytest.mark.parametrize(
@@ -180,20 +203,49 @@ def test_a_wrong_column_is_named(columns: list[str], problem: str) -> None:
 
 @given(
     st.lists(
-        st.tuples(
-            st.sampled_from(["a", "b", "a b", "ab", "é"]), st.sampled_from(["", '\t{"k":"1"}', '\t{"k":"2"}'])
-        ).map("".join)
-    )
+        st.builds(
+            lambda key, identifiers, value: to_line(
+                Member(key, canonical(identifiers) if identifiers else None, value)
+            ),
+            st.sampled_from(["a", "b", "a b", "ab", "é"]),
+            st.dictionaries(
+                st.sampled_from(["user", "company"]),
+                st.dictionaries(
+                    st.sampled_from(["k", ":", '"', "\\"]), st.sampled_from(["1", ":", '":"', "\\", "a,b"]), min_size=1
+                ),
+            ),
+            st.sampled_from([None, "1", '"x"', '"\\":\\""']),
+        )
+    ),
+    st.randoms(),
 )
-def test_one_line_for_each_key_the_smallest(lines: list[str]) -> None:
-    """Which of several rows counts does not depend on their order, and none vanishes uncounted."""
+def test_one_line_for_each_key_whatever_the_order(lines: list[str], random: Random) -> None:
+    """The row with more identifiers is used, then the smallest, in any order of rows; none vanishes uncounted."""
     kept, left_out = distinct(lines)
+
+    def rank(line: str) -> tuple[int, str]:
+        found: dict[str, dict[str, str]] = json.loads(from_line(line).identifiers or "{}")
+        return -sum(map(len, found.values())), line
 
     by_key: dict[str, list[str]] = {}
     for line in lines:
         by_key.setdefault(line.partition("\t")[0], []).append(line)
-    assert kept == {min(found) for found in by_key.values()}
+    assert kept == {min(found, key=rank) for found in by_key.values()}
     assert sorted([*kept, *left_out]) == sorted(lines)
+    shuffled = lines[:]
+    random.shuffle(shuffled)
+    assert distinct(shuffled) == (kept, left_out)
+
+
+def test_the_row_with_more_identifiers_is_used() -> None:
+    """A row that lost its email or company in a join does not hide the one that has it."""
+    columns = KeyColumns(0, (("email", 1),), (("groupId", 2),))
+    lines, _ = filed([("u1", None, None), ("u1", "z@example.com", "c2"), ("u1", "a@example.com", None)], columns)
+
+    kept, left_out = distinct(lines)
+
+    assert kept == {'u1\t{"company":{"groupId":"c2"},"user":{"email":"z@example.com"}}'}
+    assert left_out == ["u1", 'u1\t{"user":{"email":"a@example.com"}}']
 
 
 @given(

@@ -12,8 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.model import Member, TraitType
-from audience_sync.core.rows import KeyColumns, Reason, Rejection, Row, ValueColumn, shard_rows, value_position
+from audience_sync.core.rows import (
+    KeyColumns,
+    Reason,
+    RefusedValue,
+    Rejection,
+    Row,
+    ValueColumn,
+    shard_rows,
+    value_position,
+)
 from audience_sync.core.shards import SHARDS, from_line
+from audience_sync.core.unreadable import unreadable
 from audience_sync.core.values import MAX_VALUE_LENGTH, value_reader
 from audience_sync.errors import SourceError
 
@@ -21,8 +31,19 @@ INFINITY = float("inf")
 LONGEST = "x" * MAX_VALUE_LENGTH
 MOMENT = datetime(2026, 3, 31, 14, 30, tzinfo=timezone(timedelta(hours=2)))
 
+AS_TEXT = "send it as text"
+TOO_LARGE = f"a number of more than 64 bits: {AS_TEXT}"
+LOST_DIGITS = f"a float of 2^53 or more, which may have lost digits: {AS_TEXT}"
+NO_VALUE = RefusedValue(Reason.NULL_VALUE)
+TOO_LONG = RefusedValue(Reason.LONG_VALUE, "more than 1,024 characters, the most Schematic keeps")
+
 of_json = value_reader(values_are_json=True, trait_type=None)
 of_python = value_reader(values_are_json=False, trait_type=None)
+
+
+def unfit(detail: str) -> RefusedValue:
+    """Return the refusal of a value that has no canonical form."""
+    return RefusedValue(Reason.UNFIT_VALUE, detail)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +54,8 @@ of_python = value_reader(values_are_json=False, trait_type=None)
         (0, "0"),
         (-7, "-7"),
         (2**53 + 1, "9007199254740993"),
-        (2**64, "1.84467440737e+19"),
+        (2**64 - 1, "18446744073709551615"),
+        (-(2**63), "-9223372036854775808"),
         (1.0, "1"),
         (-0.0, "0"),
         (2.5, "2.5"),
@@ -41,15 +63,19 @@ of_python = value_reader(values_are_json=False, trait_type=None)
         (2.9999999999999996, "3"),
         (1 / 3, "0.333333333333"),
         (1e-7, "1e-7"),
-        (1e300, "1e+300"),
         (1234567890123.0, "1234567890123"),
-        (2.0**53, "9007199254740000"),
+        (2.0**53 - 1, "9007199254740991"),
+        (12345678901.25, "12345678901.2"),
+        (123456789012.75, "123456789013"),
+        (4503599627370495.5, "4503599627370496"),
         (Decimal("10.00"), "10"),
         (Decimal("1E+3"), "1000"),
         (Decimal("19.90"), "19.9"),
         (Decimal("0.1") + Decimal("0.2"), "0.3"),
         (Decimal(1234567890123456789), "1234567890123456789"),
-        (Decimal("1E+30"), "1e+30"),
+        (Decimal(12345678901234567890), "12345678901234567890"),
+        (Decimal("12345678901234567891.00"), "12345678901234567891"),
+        (Decimal("1234567890123456789.75"), "1234567890123456790"),
         ("", '""'),
         ("  as it is ", '"  as it is "'),
         ('tab\t"quoted"', '"tab\\t\\"quoted\\""'),
@@ -76,31 +102,47 @@ def test_values_have_one_text_form(value: object, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"),
+    ("value", "refusal"),
     [
-        (None, Reason.NULL_VALUE),
-        (LONGEST + "x", Reason.LONG_VALUE),
-        (["x" * 1020, 1], Reason.LONG_VALUE),
-        (float("nan"), Reason.UNFIT_VALUE),
-        (-INFINITY, Reason.UNFIT_VALUE),
-        (Decimal("sNaN"), Reason.UNFIT_VALUE),
-        (Decimal("Infinity"), Reason.UNFIT_VALUE),
-        (Decimal("1E+999999"), Reason.UNFIT_VALUE),
-        (10**400, Reason.UNFIT_VALUE),
-        ([1, INFINITY], Reason.UNFIT_VALUE),
-        ("half \ud800", Reason.UNFIT_VALUE),
-        ({1: "a"}, Reason.UNFIT_VALUE),
-        (b"raw", Reason.UNFIT_VALUE),
-        ({"a"}, Reason.UNFIT_VALUE),
-        (timedelta(1), Reason.UNFIT_VALUE),
-        (time(12), Reason.UNFIT_VALUE),
-        (datetime.min.replace(tzinfo=timezone(timedelta(hours=2))), Reason.UNFIT_VALUE),
+        (None, NO_VALUE),
+        (LONGEST + "x", TOO_LONG),
+        (["x" * 1020, 1], TOO_LONG),
+        (float("nan"), unfit("not a finite number")),
+        (-INFINITY, unfit("not a finite number")),
+        (Decimal("sNaN"), unfit("not a finite number")),
+        (Decimal("Infinity"), unfit("not a finite number")),
+        ([1, INFINITY], unfit("not a finite number")),
+        (2**64, unfit(TOO_LARGE)),
+        (-(2**63) - 1, unfit(TOO_LARGE)),
+        (10**400, unfit(TOO_LARGE)),
+        ([1, 2**64], unfit(TOO_LARGE)),
+        ({"account": 2**64}, unfit(TOO_LARGE)),
+        (Decimal(18446744073709551616), unfit(TOO_LARGE)),
+        (Decimal("1E+999999"), unfit(TOO_LARGE)),
+        (Decimal("123456789012345678901.5"), unfit(TOO_LARGE)),
+        (Decimal("18446744073709551615.5"), unfit(TOO_LARGE)),
+        (2.0**53, unfit(LOST_DIGITS)),
+        (-(2.0**60), unfit(LOST_DIGITS)),
+        (1e300, unfit(LOST_DIGITS)),
+        ([2.0**53], unfit(LOST_DIGITS)),
+        ("half \ud800", unfit("nested too deeply, or text that is not valid UTF-8")),
+        ({1: "a"}, unfit("an object whose names are not text")),
+        (b"raw", unfit(f"of type bytes, which JSON does not have: {AS_TEXT}")),
+        ({"a"}, unfit(f"of type set, which JSON does not have: {AS_TEXT}")),
+        (timedelta(1), unfit(f"of type timedelta, which JSON does not have: {AS_TEXT}")),
+        (time(12), unfit(f"of type time, which JSON does not have: {AS_TEXT}")),
+        (
+            datetime.min.replace(tzinfo=timezone(timedelta(hours=2))),
+            unfit("a time before the year 1 or after 9999 in UTC"),
+        ),
+        (unreadable("infinity", "date too large"), RefusedValue(Reason.UNREADABLE_VALUE, "date too large")),
+        ([unreadable("infinity", "date too large")], RefusedValue(Reason.UNREADABLE_VALUE, "date too large")),
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_what_cannot_be_a_value_has_a_reason(value: object, reason: Reason) -> None:
-    """What Schematic could not be told is named, and never told in part."""
-    assert of_python(value) is reason
+def test_what_cannot_be_a_value_has_a_reason(value: object, refusal: RefusedValue) -> None:
+    """A value that cannot be sent exactly is refused with what is wrong and what to do, and never sent in part."""
+    assert of_python(value) == refusal
 
 
 def test_a_list_within_itself_is_rejected() -> None:
@@ -108,37 +150,55 @@ def test_a_list_within_itself_is_rejected() -> None:
     endless: list[object] = []
     endless.append(endless)
 
-    assert of_python(endless) is Reason.UNFIT_VALUE
+    assert of_python(endless) == unfit("lists or objects nested too deeply")
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("null", Reason.NULL_VALUE),
-        (None, Reason.NULL_VALUE),
+        ("null", NO_VALUE),
+        (None, NO_VALUE),
         ("1.0", "1"),
         ("0.30000000000000004", "0.3"),
         ("1e2", "100"),
-        ("123456789012345678901234567890", "1.23456789012e+29"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("18446744073709551616", unfit(LOST_DIGITS)),
+        ("9007199254740992.0", unfit(LOST_DIGITS)),
+        ("1e20", unfit(LOST_DIGITS)),
         ('"a"', '"a"'),
         ('"5"', '"5"'),
         ("true", "true"),
         ('["b", "a"]', r'"[\"a\",\"b\"]"'),
         ('{"b": 2.0, "a": 1}', r'"{\"a\":1,\"b\":2}"'),
-        (json.dumps(LONGEST + "x"), Reason.LONG_VALUE),
-        ("NaN", Reason.UNFIT_VALUE),
-        ("not json", Reason.UNFIT_VALUE),
-        ("", Reason.UNFIT_VALUE),
-        ("[" * 2000 + "]" * 2000, Reason.UNFIT_VALUE),
+        (json.dumps(LONGEST + "x"), TOO_LONG),
+        ("NaN", unfit("not valid JSON")),
+        ("not json", unfit("not valid JSON")),
+        ("", unfit("not valid JSON")),
+        ("[" * 2000 + "]" * 2000, unfit("not valid JSON")),
     ],
     ids=lambda value: repr(value)[:24],
 )
-def test_json_text_is_read_as_json(text: str | None, expected: str) -> None:
+def test_json_text_is_read_as_json(text: str | None, expected: str | RefusedValue) -> None:
     """What a query computes comes as JSON text, and has the same canonical form."""
-    actual = of_json(text)
+    assert of_json(text) == expected
 
-    assert actual == expected
-    assert type(actual) is type(expected)
+
+@given(st.integers(2**52, 2**70) | st.integers(-(2**70), -(2**52)), st.sampled_from(["int", "decimal", "json"]))
+def test_a_whole_number_keeps_every_digit_or_is_refused(number: int, kind: str) -> None:
+    """A whole number is never rounded, whichever type it comes as."""
+    given_as = {"int": number, "decimal": Decimal(f"{number}.00"), "json": str(number)}[kind]
+    read = of_json if kind == "json" else of_python
+
+    assert read(given_as) == str(number) or isinstance(read(given_as), RefusedValue)
+
+
+@given(st.floats(2.0**50, 2.0**60))
+def test_a_large_float_keeps_the_digits_before_its_point_or_is_refused(number: float) -> None:
+    """What is rounded away of a float is smaller than 1."""
+    text = of_python(number)
+
+    assert isinstance(text, RefusedValue) or abs(int(text) - Decimal(number)) <= Decimal("0.5")
+    assert isinstance(text, RefusedValue) is (number >= 2.0**53)
 
 
 SCALARS = (
@@ -151,7 +211,7 @@ def test_a_value_read_again_is_the_same(value: object) -> None:
     """A canonical value is its own canonical form: nothing changes by being told twice."""
     text = of_python(value)
 
-    assert isinstance(text, Reason) or of_json(text) == text
+    assert isinstance(text, RefusedValue) or of_json(text) == text
 
 
 @given(st.lists(SCALARS, max_size=6), st.randoms())
@@ -164,7 +224,7 @@ def test_the_order_of_a_list_is_no_matter(values: list[object], random: object) 
 
 
 @pytest.mark.parametrize(
-    ("trait_type", "fitting", "unfit"),
+    ("trait_type", "fitting", "wrong"),
     [
         (TraitType.NUMBER, [1, 2.5, Decimal("1.5")], [True, "1", date(2026, 1, 1), [1]]),
         (TraitType.CURRENCY, [1, Decimal("19.90")], ["19.90", False]),
@@ -181,13 +241,14 @@ def test_the_order_of_a_list_is_no_matter(values: list[object], random: object) 
         ),
     ],
 )  # fmt: skip
-def test_a_declared_type_is_kept(trait_type: TraitType, fitting: list[object], unfit: list[object]) -> None:
+def test_a_declared_type_is_kept(trait_type: TraitType, fitting: list[object], wrong: list[object]) -> None:
     """A trait that Schematic knows as of one type is never sent as another."""
     read = value_reader(values_are_json=False, trait_type=trait_type)
 
-    assert not any(isinstance(read(value), Reason) for value in fitting)
-    assert {read(value) for value in unfit} == {Reason.UNFIT_VALUE}
-    assert read(None) is Reason.NULL_VALUE
+    assert not any(isinstance(read(value), RefusedValue) for value in fitting)
+    detail = f"not a {trait_type}, which is the type of the trait"
+    assert {read(value) for value in wrong} == {RefusedValue(Reason.UNFIT_VALUE, detail)}
+    assert read(None) == NO_VALUE
 
 
 def test_a_number_declared_boolean_is_one_where_databases_have_none() -> None:
@@ -196,7 +257,7 @@ def test_a_number_declared_boolean_is_one_where_databases_have_none() -> None:
     computed = value_reader(values_are_json=True, trait_type=TraitType.BOOLEAN)
 
     assert (said(1), said(0)) == ("true", "false")
-    assert (computed("true"), computed("1")) == ("true", Reason.UNFIT_VALUE)
+    assert (computed("true"), computed("1")) == ("true", unfit("not a boolean, which is the type of the trait"))
 
 
 def filed(rows: list[Row]) -> tuple[list[Member], list[Rejection]]:
@@ -228,8 +289,13 @@ def test_a_row_without_a_usable_key_or_value_is_rejected() -> None:
     assert rejections == [
         Rejection(Reason.NULL_KEY, None, '[null,"c1"]'),
         Rejection(Reason.NULL_VALUE, "u1", '["u1","c1"]'),
-        Rejection(Reason.LONG_VALUE, "u2", '["u2","c1"]'),
-        Rejection(Reason.UNFIT_VALUE, "u3", '["u3",null]'),
+        Rejection(Reason.LONG_VALUE, "u2", '["u2","c1"]', f"column value: {TOO_LONG.detail}"),
+        Rejection(
+            Reason.UNFIT_VALUE,
+            "u3",
+            '["u3",null]',
+            "column value: of type bytes, which JSON does not have: send it as text",
+        ),
     ]
 
 
