@@ -123,6 +123,13 @@ class Dialect(ABC):
     def json_of(self, expression: Expression) -> Expression:
         """Return a text, number or boolean as JSON."""
 
+    def number_text(self, number: Expression) -> Expression:
+        """Return a number as JSON text: a whole number as its digits, a large double in a way that tells it apart.
+
+        What is not a finite number may be text that is not JSON.
+        """
+        return sa.cast(number, sa.Text)
+
     @abstractmethod
     def list_of(self, text: Expression) -> Expression:
         """Return the aggregate of distinct texts as a JSON list."""

@@ -63,7 +63,7 @@ class Postgresql(Dialect):
         found = document
         if kind != "jsonb":
             is_written = kind == "json" or kind in _TEXTS
-            found = sa.cast(document, _JSONB) if is_written else sa.func.to_jsonb(document, type_=_JSONB())
+            found = sa.cast(document, _JSONB) if is_written else _to_jsonb(document, kind)
         for name in path[:-1]:
             found = found.op("->", return_type=_JSONB())(sa.literal(name, sa.Text))
         return _Inside(found, path[-1], self) if path else _Document(found, self)
@@ -85,7 +85,7 @@ class Postgresql(Dialect):
             return _Document(sa.cast(column, _JSONB), self)
         if kind in _TEXTS:
             return TextValue(column if kind in ("text", "varchar") else sa.cast(column, sa.Text), self)
-        return _Document(sa.func.to_jsonb(column), self)
+        return _Document(_to_jsonb(column, kind), self)
 
     def document(self, json: Expression) -> Value:
         """Return an expression of jsonb as a value."""
@@ -155,6 +155,13 @@ class Postgresql(Dialect):
     def ordered(self, text: Expression) -> Expression:
         """Return a text in collation "C", which compares the bytes of UTF-8."""
         return sa.collate(text, "C")
+
+
+def _to_jsonb(column: Expression, kind: str) -> Expression:
+    """Return a column as jsonb; texts in a list of `char(n)` without their padding."""
+    if kind == "_bpchar":
+        column = sa.cast(column, postgresql.ARRAY(sa.Text))
+    return sa.func.to_jsonb(column, type_=_JSONB())
 
 
 def _timeline(column: Expression, constant: Callable[[datetime], Expression]) -> Timeline:

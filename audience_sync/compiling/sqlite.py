@@ -29,6 +29,7 @@ _SECONDS_UP_TO = 100_000_000_000  # a number beyond is milliseconds since 1970
 _DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 _ENDS = {"$": r"\Z"}
 _LONG_EXPONENT = "*[eE]*[0-9][0-9][0-9]*"
+_EXACT = 2**53  # from here on a double may stand for several whole numbers
 
 
 class Sqlite(Dialect):
@@ -76,8 +77,10 @@ class Sqlite(Dialect):
         if isinstance(value, _Dynamic):  # a column in which JSON is text
             json = sa.case((sa.func.json_valid(value.expression) == fixed(1), value.expression))
         listed = sa.case((sa.func.json_type(json) == fixed("array"), json))
-        rows = sa.func.json_each(listed).table_valued("value", "type", "fullkey", name=None).alias()
-        return rows, lambda path: self.inside(_json_of_row(rows), "json", path)
+        rows = sa.func.json_each(listed).table_valued("value", "type", "fullkey", "json", name=None).alias()
+        as_written = sa.case((_is_large(rows.c.value), _written(rows.c.json, rows.c.fullkey)))
+        of_row = sa.func.coalesce(as_written, _json_of_row(rows))
+        return rows, lambda path: self.inside(of_row, "json", path)
 
     def timeline(self, column: Expression, kind: str) -> Timeline:
         """Return the time of an event; numbers are unix seconds, or milliseconds when they are that large."""
@@ -143,6 +146,10 @@ class Sqlite(Dialect):
         """Return a text or number as JSON text; a double keeps all its digits."""
         return sa.case((expression.is_not(None), _quoted(expression)))
 
+    def number_text(self, number: Expression) -> Expression:
+        """Return a number as JSON text: a cast would leave a double 15 digits."""
+        return self.json_of(number)
+
     def list_of(self, text: Expression) -> Expression:
         """Return JSON text of a list."""
         return sa.func.json_group_array(text)
@@ -202,6 +209,16 @@ def _quoted(value: Expression) -> Expression:
     )
 
 
+def _is_large(value: Expression) -> Truth:
+    """Return whether a value is a double that may have lost digits, as SQLite makes of a whole number over 64 bits."""
+    return sa.and_(sa.func.typeof(value) == fixed("real"), sa.func.abs(value) >= fixed(_EXACT))
+
+
+def _written(document: Expression, path: Expression | str) -> Expression:
+    """Return the text of what lies at a path of JSON text, digit by digit as it is written there."""
+    return document.op("->", return_type=sa.Text())(path)
+
+
 @dataclass(frozen=True)
 class _Json:
     """What lies at a path of JSON text."""
@@ -216,8 +233,12 @@ class _Json:
 
     def text(self) -> Expression:
         """Return its text; SQLite makes 1 and 0 of truths."""
-        kind = self._kind()
-        return sa.case((kind.in_([fixed("true"), fixed("false")]), kind), else_=sa.cast(self._extracted(), sa.Text))
+        kind, value = self._kind(), self._extracted()
+        return sa.case(
+            (kind.in_([fixed("true"), fixed("false")]), kind),
+            (_is_large(value), _written(self.source, self.path)),
+            else_=sa.cast(value, sa.Text),
+        )
 
     def number(self) -> Expression:
         """Return the number it is, or is written as."""
@@ -237,6 +258,7 @@ class _Json:
         return sa.case(
             (kind.in_([fixed("true"), fixed("false")]), kind),
             (kind.in_([fixed("array"), fixed("object")]), value),
+            (_is_large(value), _written(self.source, self.path)),
             (kind.in_([fixed("integer"), fixed("real"), fixed("text")]), _quoted(value)),
         )
 
@@ -252,8 +274,8 @@ class _Dynamic(TextValue):
     """A column of SQLite: each of its values has a type of its own."""
 
     def text(self) -> Expression:
-        """Return it as SQLite writes it."""
-        return sa.cast(self.expression, sa.Text)
+        """Return it as SQLite writes it; a large double with all its digits."""
+        return sa.case((_is_large(self.expression), _quoted(self.expression)), else_=sa.cast(self.expression, sa.Text))
 
     def number(self) -> Expression:
         """Return the number it is, or is written as."""

@@ -90,7 +90,7 @@ class Compiler:
         """
         users = users_of(scalar, self._world(zone), needed=Presence(scalar))
         value = users.value(scalar)
-        return users.select(identifiers, _text(value).label("value")).where(value.present())
+        return users.select(identifiers, self._text(value).label("value")).where(value.present())
 
     def evidence(
         self, query: Query, zone: tzinfo, scalars: Sequence[Scalar], conditions: Sequence[Condition]
@@ -100,7 +100,7 @@ class Compiler:
         The columns are the user, `scalar_0…`, NULL where there is no value, and `condition_0…`.
         """
         users = users_of(query, self._world(zone), needed=None)
-        columns = [_text(users.value(one)).label(f"scalar_{n}") for n, one in enumerate(scalars)]
+        columns = [self._text(users.value(one)).label(f"scalar_{n}") for n, one in enumerate(scalars)]
         holds = [sa.func.coalesce(truth(one, users.scope), sa.false()) for one in conditions]
         return users.select([], *columns, *[one.label(f"condition_{n}") for n, one in enumerate(holds)])
 
@@ -112,7 +112,7 @@ class Compiler:
         """
         found = select(self._world(zone), reduction.stream)
         columns = [found.event.time.instant.label("at"), sa.func.count().over().label("events")]
-        columns += [_text(found.value(one, one.path)).label(f"shown_{n}") for n, one in enumerate(shown)]
+        columns += [self._text(found.value(one, one.path)).label(f"shown_{n}") for n, one in enumerate(shown)]
         rows = sa.select(*columns).select_from(found.source).where(*found.conditions)
         return rows.order_by(*deciding_first(found, reduction)).limit(limit)
 
@@ -228,7 +228,8 @@ class Compiler:
         ranked = sa.select(user.label("user"), rows.c.value, place).where(is_asked, found.present()).subquery()
         return sa.select(ranked.c.user, ranked.c.value).where(ranked.c.place == 1)
 
-
-def _text(value: Value) -> Expression:
-    """Return a value as it is read: the text of its JSON."""
-    return sa.cast(value.json(), sa.Text)
+    def _text(self, value: Value) -> Expression:
+        """Return a value as it is read: the text of its JSON."""
+        if isinstance(value, NumberValue):
+            return self.dialect.number_text(value.expression)
+        return sa.cast(value.json(), sa.Text)

@@ -2,6 +2,9 @@
 
 The transaction is rolled back in the end. Whether more than that keeps the database from being written to is up to the
 account in the URL: give it one that can only read.
+
+Where the driver says that a column is of a blank-padded type (CHAR of Oracle, Redshift, CockroachDB and Trino), its
+trailing blanks are removed. The drivers of SQL Server and DB2 do not say it: there the SQL has to trim.
 """
 
 from __future__ import annotations
@@ -33,6 +36,11 @@ _DRIVERS: Mapping[str, Mapping[str, str]] = {
 }
 """The drivers of a dialect that has several, with the module of each. A URL need not name one."""
 _RECOMMENDED = {"mysql": "pymysql", "mariadb": "pymysql"}
+_UNREADABLE = (ValueError, ArithmeticError)  # what drivers raise for a value that Python does not have
+_BPCHAR = 1042  # the number of PostgreSQL's type for char(n), in its relatives too
+_POSTGRES_LIKE = {"cockroachdb", "postgresql", "redshift"}
+_PADDED_NAMES = ("char(", "nchar(", "character(", "bpchar", "db_type_char", "db_type_nchar")
+_PADDED = ("char", "nchar", "character")
 _PLACEHOLDERS = {
     "qmark": "?",
     "format": "%s",
@@ -78,6 +86,7 @@ class OtherSession:
         self._connection = connection
         self._result: CursorResult[Any] | None = None
         self._style = connection.dialect.paramstyle
+        self._padded: Sequence[int] = ()  # positions of the columns of blank-padded types
 
     def bind(self, sql: str, as_of: datetime) -> Statement:
         """Bind `:now` as an aware instant in UTC, in the shape that the driver's parameter style wants."""
@@ -93,12 +102,18 @@ class OtherSession:
             parameters = tuple(parameters)
         with self._unwrapped():
             result = self._result = self._connection.exec_driver_sql(sql, parameters, execution_options=options)
-        return tuple(column[0] for column in result.cursor.description) if result.returns_rows else ()
+        if not result.returns_rows:
+            return ()
+        found = result.cursor.description
+        dialect = self._connection.dialect.name
+        self._padded = [at for at, column in enumerate(found) if is_blank_padded(dialect, column[1])]
+        return tuple(column[0] for column in found)
 
     def fetch(self) -> Page:
         """Return the next rows, by way of SQLAlchemy: where it streams it has read ahead of the driver's cursor."""
         with self._unwrapped():
-            return [tuple(row) for row in self._result.fetchmany(PAGE)] if self._result is not None else []
+            page = [tuple(row) for row in self._result.fetchmany(PAGE)] if self._result is not None else []
+        return [_without_padding(row, self._padded) for row in page] if self._padded else page
 
     def describe(self, statement: Statement) -> tuple[Column, ...]:
         """Name the columns by starting the query, no way around it is known to every database; types where told."""
@@ -118,9 +133,9 @@ class OtherSession:
         del error
         return self._connection.invalidated
 
-    def remedy(self, error: Exception) -> None:
-        """Return None: the database's own words say enough."""
-        del error
+    def remedy(self, error: Exception) -> str | None:
+        """Return what to do about a value that the driver cannot represent; it does not say whose it is."""
+        return "cast columns with unusual values to text in the SQL" if isinstance(error, _UNREADABLE) else None
 
     def close(self) -> None:
         """Roll back and close."""
@@ -155,3 +170,19 @@ class OtherSession:
                 way()
 
         return stop
+
+
+def is_blank_padded(dialect: str, type_code: object) -> bool:
+    """Return whether a driver's type code is that of text padded with blanks, in which trailing blanks mean nothing."""
+    if isinstance(type_code, int):
+        return type_code == _BPCHAR and dialect in _POSTGRES_LIKE
+    name = str(getattr(type_code, "name", type_code)).lower()
+    return name in _PADDED or name.startswith(_PADDED_NAMES)
+
+
+def _without_padding(row: tuple[Any, ...], padded: Sequence[int]) -> tuple[Any, ...]:
+    values = list(row)
+    for position in padded:
+        if isinstance(values[position], str):
+            values[position] = values[position].rstrip(" ")
+    return tuple(values)

@@ -1,11 +1,14 @@
 """PostgreSQL as a source: one read-only REPEATABLE READ transaction in UTC, a server-side cursor, TCP keepalives.
 
 Every `postgresql` URL is read with psycopg, whatever driver it names: the SQL and its parameters then mean one thing.
+The trailing blanks of `char(n)` are padding, which PostgreSQL itself ignores, and are removed. A page with a value
+that psycopg cannot represent (`infinity`, the year 20000) is decoded again, value by value.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,15 +17,22 @@ from math import ceil
 from typing import Any
 
 import psycopg
+from psycopg.abc import AdaptContext, Buffer
+from psycopg.adapt import Loader, Transformer
+from psycopg.pq.abc import PGresult
 from sqlalchemy.engine import URL
 
 from audience_sync.core.parameters import Statement, bind_now, lexis_of
+from audience_sync.core.unreadable import unreadable
 from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, PAGE, Column, Page
 
 CONNECT_ERRORS = (psycopg.Error,)
 _LEXIS = lexis_of("postgresql")
 _TYPES = "SELECT oid, typname FROM pg_catalog.pg_type WHERE oid = ANY(%s)"
 _MARGIN = timedelta(seconds=30)  # our own clock stops a query first; the server's is for when we have died
+_UNREADABLE = (psycopg.DataError, ValueError, ArithmeticError, RecursionError)  # what loaders raise
+_BEFORE_VALUE = re.compile(r":? '.*", re.DOTALL)  # psycopg ends its sentences with the value
+_TEXT_TYPES = ("text", "varchar", "name")
 _LIBPQ = {
     "application_name": "audience-sync",
     "client_encoding": "utf8",
@@ -60,6 +70,10 @@ class PostgresSession:
 
     def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         self._connection = connection
+        self._has_encoding = connection.info.parameter_status("server_encoding") != "SQL_ASCII"
+        connection.adapters.register_loader("bpchar", _BlankPaddedLoader)
+        for name in () if self._has_encoding else _TEXT_TYPES:
+            connection.adapters.register_loader(name, _BytesLoader)
         self._cursor = connection.cursor("audience_sync")
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
 
@@ -71,11 +85,20 @@ class PostgresSession:
     def execute(self, statement: Statement) -> tuple[str, ...]:
         """Declare the cursor; the server plans the query and runs nothing yet."""
         self._cursor.execute(statement.sql.encode(), statement.parameters)
+        if not self._has_encoding:  # else the server refuses to send bytes that are not UTF-8
+            self._connection.execute("SET client_encoding TO 'SQL_ASCII'")
         return tuple(column.name for column in self._cursor.description or ())
 
     def fetch(self) -> Page:
-        """Return the next rows."""
-        return self._cursor.fetchmany(PAGE)
+        """Return the next rows; what psycopg cannot represent is an `Unreadable` in its row."""
+        before = self._cursor.pgresult
+        try:
+            return self._cursor.fetchmany(PAGE)
+        except _UNREADABLE:
+            page = self._cursor.pgresult
+            if page is None or page is before:  # the server raised it
+                raise
+            return _decoded(page, self._cursor)
 
     def describe(self, statement: Statement) -> tuple[Column, ...]:
         """Name the columns and their types; nothing is run."""
@@ -111,3 +134,42 @@ class PostgresSession:
     def _cut(self) -> None:
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class _BlankPaddedLoader(Loader):
+    """Loads `char(n)`, also in arrays, without its padding."""
+
+    def load(self, data: Buffer) -> str:
+        """Return the text."""
+        return str(data, "utf-8").rstrip(" ")
+
+
+class _BytesLoader(Loader):
+    """Loads text of a database that does not know its encoding: UTF-8 is assumed, and not required."""
+
+    def load(self, data: Buffer) -> str:
+        """Return the text; bytes that are not UTF-8 are lone surrogates, as from SQLite."""
+        return str(data, "utf-8", "surrogateescape")
+
+
+def _decoded(page: PGresult, context: AdaptContext) -> Page:
+    """Return the rows of a page, decoded value by value."""
+    transformer = Transformer(context)
+    columns = []
+    for column in range(page.nfields):
+        load = transformer.get_loader(page.ftype(column), page.fformat(column)).load
+        columns.append([_loaded(load, page.get_value(row, column)) for row in range(page.ntuples)])
+    return list(zip(*columns, strict=True))
+
+
+def _loaded(load: Callable[[Buffer], Any], raw: bytes | None) -> Any:
+    """Return one value; text that is not UTF-8 has lone surrogates where its bytes were, as from SQLite."""
+    if raw is None:
+        return None
+    try:
+        return load(raw)
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "surrogateescape")
+    except _UNREADABLE as error:
+        problem = _BEFORE_VALUE.sub("", str(error))
+        return unreadable(raw.decode("utf-8", "replace"), f"{problem}: cast it to text")
