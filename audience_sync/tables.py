@@ -81,10 +81,11 @@ runs = sa.Table(
     _column(
         "partial", sa.Boolean, server_default=sa.false()
     ),  # limited on purpose: the audience is not complete with it
-    _column("reason", sa.Text, nullable=True),  # why it is blocked or failed
+    _column("reason", sa.Text, nullable=True),  # why it is blocked, held or failed
     _column("approved_at", MS, nullable=True),
+    _column("held_by", ID, nullable=True),  # the id of the audience that a held one waits for
     _one_of("kind", "initial", "incremental", "resync", "retract"),
-    _one_of("state", "running", "blocked", "applying", "succeeded", "failed", "superseded"),
+    _one_of("state", "held", "running", "blocked", "applying", "succeeded", "failed", "superseded"),
     sa.CheckConstraint(
         "(state IN ('succeeded', 'failed', 'superseded')) = (finished_at IS NOT NULL)", name="final_runs_have_finished"
     ),

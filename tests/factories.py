@@ -143,6 +143,8 @@ def make_open(profile_key: str = "u1", **facts: object) -> OpenChange:
         identifiers=None,
         generation=1000,
         run_id=1,
+        computation=Computation.AUDIENCE,
+        kind=ChangeKind.ENTERED,
     )
     return default._replace(**facts)  # type: ignore[arg-type]  # the fields of OpenChange
 

@@ -15,6 +15,7 @@ from audience_sync.db import Database
 from audience_sync.source import ping
 from audience_sync.store import audiences
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.sync import standing_hold
 
 CHECK: Final = "audience"
 PATIENCE: Final = timedelta(minutes=2)  # a warehouse may have to wake up first
@@ -35,6 +36,7 @@ def look(settings: Settings, database: Database | None, *, now: datetime) -> Ite
             continue
         yield _query(settings, audience, now=now, source_answers=audience.source in answering)
         yield from _kept(audience, known.get(audience.key), orphans)
+        yield from _held(settings, audience, database)
     for row in orphans:
         if row.state != "retired":
             yield _orphan(row, settings)
@@ -92,6 +94,15 @@ def _kept(audience: Audience, row: AudienceRow | None, orphans: list[AudienceRow
             "is paused: it is not synced, and what is still to be sent of it waits",
             remedy=f"`audience-sync resume {audience.key}` when it should go on",
         )
+
+
+def _held(settings: Settings, audience: Audience, database: Database | None) -> Iterator[Finding]:
+    """Yield why a sync of an audience would be held."""
+    if database is not None:
+        with database.read() as connection:
+            hold = standing_hold(connection, settings, audience)
+        if hold is not None:
+            yield warning(CHECK, audience.key, f"would be held by a sync: {hold.cause}", remedy=hold.remedy)
 
 
 def _orphan(row: AudienceRow, settings: Settings) -> Finding:

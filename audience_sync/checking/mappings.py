@@ -47,9 +47,10 @@ def _samples(audience: Audience, settings: Settings, environment: str) -> Iterat
     destination = settings.destination(environment)
     present, absent = sample_values(audience.computation, audience.declared_type)
     for value, kinds in ((present, ("entered", "updated", "resent")), (absent, ("exited", "resent"))):
-        one = sample(audience.key, value, PEOPLE[0], destination, audience.user_keys, audience.company_keys)
+        keys = audience.user_keys, audience.company_keys
+        one = sample(audience.key, value, PEOPLE[0], destination, *keys, audience.computation)
         for kind in kinds:
-            change = one._replace(kind=kind, computation=audience.computation)
+            change = one._replace(kind=kind)
             yield destination.event([change], change.identifiers, at=AT)
 
 

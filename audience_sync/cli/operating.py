@@ -22,7 +22,7 @@ from audience_sync.core.shards import shard_of, unit_of
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, binding, dead, erasure, highwater, leases
+from audience_sync.store import audiences, binding, dead, erasure, highwater, leases, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.finishing import LEASE_SECONDS
 
@@ -214,10 +214,16 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
     """
     settings = settings_of(context)
     with engine.opened(settings) as database, database.write() as connection:
-        configured = next((one for one in settings.audiences if word in (one.key, one.name)), None)
         row: AudienceRow
-        if configured is not None and audiences.find(connection, word) is None:
-            row = audiences.register(connection, key=configured.key, name=configured.name, now_ms=seams().now_ms())
+        if audiences.find(connection, word) is None and any(word in (one.key, one.name) for one in settings.audiences):
+            configured = settings.audience(word)
+            row = audiences.register(
+                connection,
+                key=configured.key,
+                name=configured.name,
+                now_ms=seams().now_ms(),
+                computation=configured.computation,
+            )
         else:
             row = known_audience(connection, settings, word)
         if row.state == "retired":
@@ -225,6 +231,8 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
                 f"audience {row.key!r} is retired for ever", hint="give the audience another name or key to start anew"
             )
         audiences.set_state(connection, row.id, state)
+        if state == "active":
+            runs.release(connection, row.id, now_ms=seams().now_ms())
     return row.key
 
 

@@ -39,7 +39,7 @@ SHOWN: Final = TableView(
     ("audience", "enter", "exit", "update", "requests", "time", "state"), optional=("state", "requests")
 )
 TOTAL: Final = "(total)"  # no key of an audience has parentheses
-READY, BLOCKED, FAILED = "ready", "blocked", "failed"
+READY, BLOCKED, HELD, FAILED = "ready", "blocked", "held", "failed"
 
 
 class _Planned(NamedTuple):
@@ -96,7 +96,7 @@ class PlanSheet:
                 "audience": plan.audience_key,
                 "computation": plan.computation.value,
                 "kind": plan.kind.value,
-                "state": BLOCKED if plan.refusals else READY,
+                "state": HELD if plan.held is not None else BLOCKED if plan.refusals else READY,
                 "as_of": iso(plan.as_of),
                 "members": plan.members_before,
                 **_changes(plan.counts),
@@ -104,7 +104,7 @@ class PlanSheet:
                 **self._forecast(found.events),
                 "new_users": plan.new_users,
                 "definition_changed": plan.definition_changed,
-                "reason": "; ".join(plan.refusals) or None,
+                "reason": plan.held or "; ".join(plan.refusals) or None,
             }
         )
 
@@ -156,6 +156,9 @@ class PlanSheet:
 
     def _explain(self, audience: Audience, plan: Plan) -> None:
         """Say on stderr what a plan was made of, and what is to be known about it."""
+        if plan.held is not None:
+            console.print(f"[bold]{plan.audience_key}[/]: [yellow]a sync would be held:[/] {plan.held}")
+            return
         c = plan.counts
         if plan.computation is Computation.AUDIENCE:
             before = f"{plan.members_before:,} members"
@@ -208,8 +211,9 @@ def _entry(audience: Audience, settings: Settings, *, number: int) -> OpenChange
     """Return a change of an imaginary person who enters an audience, or gets a value."""
     value, _ = sample_values(audience.computation, audience.declared_type)
     destination = settings.destination("")
-    entry = sample(audience.key, value, PEOPLE[0], destination, audience.user_keys, audience.company_keys)
-    return entry._replace(computation=audience.computation, audience_id=number)
+    keys = audience.user_keys, audience.company_keys
+    entry = sample(audience.key, value, PEOPLE[0], destination, *keys, audience.computation)
+    return entry._replace(audience_id=number)
 
 
 def _changes_told(audience: Audience, counts: Counts) -> int:

@@ -124,6 +124,8 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
             sheet.add(_run_record(run, audience.key, audience.members, open_rows, dead))
             if run.definition_changed:
                 console.print(f"note: the definition of {audience.key} was edited since its last sync")
+            if run.state is RunState.HELD:
+                console.print(f"[yellow]held:[/] {audience.key}: {run.reason}")
             if run.state is RunState.BLOCKED:
                 console.print(f"[yellow]blocked:[/] {audience.key}: {escape(run.reason or '')}")
                 console.print(
@@ -143,9 +145,17 @@ def exit_code(done: Sequence[RunRow], failures: Sequence[AudienceSyncError], del
     codes = {error.exit_code for error in failures}
     if codes:
         return codes.pop() if len(codes) == 1 else 1
-    if any(run.state is RunState.BLOCKED for run in done):
+    if any(run.state in (RunState.BLOCKED, RunState.HELD) for run in done):
         return 4
     return 3 if delivery is not None and (delivery.open > delivery.paused or delivery.dead) else 0
+
+
+def released(database: Database, audience_id: int) -> None:
+    """Name the audiences that were held by one, and are due now."""
+    with database.read() as connection:
+        for waiting in runs.waiting_for(connection, audience_id):
+            key = audiences.by_id(connection, waiting).key
+            console.print(f"{key} was held by it and is due now: the daemon syncs it, or `audience-sync sync {key}`")
 
 
 def orphans(database: Database, settings: Settings) -> None:

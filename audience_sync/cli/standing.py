@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from audience_sync import app as engine
 from audience_sync.computing.explaining import Explanation
 from audience_sync.config import Settings
+from audience_sync.core.hold import Hold
 from audience_sync.core.model import Computation, Member, OnMissing
 from audience_sync.core.printable import instant_text
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store import audiences, inspection
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record
+from audience_sync.sync import standing_hold
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,12 @@ def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> S
             if row is None:
                 return Standing(f"in the membership database: {audience.key} was never synced")
             every = inspection.profile_audiences(connection, explanation.user)
+            hold = standing_hold(connection, settings, audience)
     except AudienceSyncError as error:
         return Standing(f"in the membership database: nothing is known ({error})")
     record = next(one for one in every if one["audience"] == audience.key)
-    sentence = f"in the membership database: {_has(row, record)}; {_next(row, explanation, record, sync=sync)}"
+    then = _next(row, explanation, record, hold, sync=sync)
+    sentence = f"in the membership database: {_has(row, record)}; {then}"
     return Standing(
         sentence,
         is_member=record["member"],
@@ -64,7 +68,7 @@ def _has(row: AudienceRow, record: Record) -> str:
     return f"{what} since {instant_text(record['since'])}, by run {record['run_id']}"
 
 
-def _next(row: AudienceRow, explanation: Explanation, record: Record, *, sync: str) -> str:
+def _next(row: AudienceRow, explanation: Explanation, record: Record, hold: Hold | None, *, sync: str) -> str:
     audience, member = explanation.audience, explanation.found.member
     if row.state == "retired":
         return f"{audience.key} is retired and is never synced again"
@@ -75,6 +79,8 @@ def _next(row: AudienceRow, explanation: Explanation, record: Record, *, sync: s
         return f"{audience.key} is paused; after `audience-sync resume {audience.key}` {would}"
     if not audience.enabled:
         return f"{audience.key} is switched off in the file; were it on, {would}"
+    if hold is not None:
+        return f"{audience.key} is held: {hold.reason}; after that {would}"
     return would
 
 

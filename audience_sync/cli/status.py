@@ -23,8 +23,8 @@ from audience_sync.cli.output import (
     print_table,
 )
 from audience_sync.cli.table import TableView
-from audience_sync.config import Settings
-from audience_sync.core.model import Computation
+from audience_sync.config import Audience, Settings
+from audience_sync.core.hold import Hold
 from audience_sync.core.printable import instant_text
 from audience_sync.core.shards import UNITS
 from audience_sync.db import Database, display_url
@@ -33,6 +33,7 @@ from audience_sync.store import audiences as known
 from audience_sync.store import binding, event_reports, inspection, outbox
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record, iso
+from audience_sync.sync import standing_hold
 
 STATUS_SHOWN = TableView(
     ("key", "computation", "state", "members", "last_run", "last_success", "next_due", "open", "dead"),
@@ -43,6 +44,7 @@ STATUS_COLUMNS = (
 )  # fmt: skip
 ATTEMPTS_SHOWN = TableView(("of", "events", "tries", "next_try_at", "error"), optional=("of",))
 BLOCKED_SHOWN = TableView(("id", "audience", "started_at", "reason"), optional=("started_at",))
+HELD_SHOWN = TableView(("audience", "reason"))
 HoldersOption = Annotated[bool, typer.Option("--holders", help="Only who is at work, and on what.")]
 AUDIENCE_COLUMNS = (
     "key", "name", "computation", "state", "members", "trait", "last_success", "next_due", "definition_changed",
@@ -64,8 +66,9 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
     """Show audiences, pending deliveries, blocked runs and processes.
 
     As json this is one object for the whole database; as csv, its audiences. An audience is `active`, `paused`,
-    `retired`, `disabled` (enabled = false), `orphan` (in the database but not in the file) or `new` (never synced).
-    The members of a computed trait are the profiles that have a value. `syncing`: who syncs it at this moment.
+    `retired`, `disabled` (enabled = false), `orphan` (in the database but not in the file), `new` (never synced) or
+    `held` (something that its query uses was not accepted; the list `held` says what to do). The members of a computed
+    trait are the profiles that have a value. `syncing`: who syncs it at this moment.
 
     With `--holders`: who does the `sync` of which audience, who the `delivery` of how many of all 128 `units` of
     shards, and who waits for its part (`seeking`); `until` is when that is over unless it is prolonged.
@@ -159,6 +162,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
             "delivery_stopped": binding.delivery_stopped(connection),
             "attempts": attempts,
             "blocked": inspection.blocked_runs(connection),
+            "held": [{"audience": key, "reason": hold.reason} for key, hold in _holds(connection, settings).items()],
             "leases": working,
         }
 
@@ -172,6 +176,7 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
     configured = {one.key: one for one in settings.audiences}
     rows = {row.key: row for row in known.every(connection)}
     facts = inspection.facts(connection)
+    holds = _holds(connection, settings)
     found = []
     for key in sorted(configured.keys() | rows.keys()):
         row, one = rows.get(key), configured.get(key)
@@ -181,8 +186,8 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
             {
                 "key": key,
                 "name": one.name if one else row.name if row else key,
-                "computation": (row.computation if row else one.computation if one else Computation.AUDIENCE).value,
-                "state": _state(row, in_file=one is not None, enabled=one is not None and one.enabled),
+                "computation": (row or configured[key]).computation.value,
+                "state": "held" if key in holds else _state(row, one),
                 "members": row.members if row else 0,
                 "last_run": fact.last_run,
                 "last_success": fact.last_success,
@@ -195,14 +200,25 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
     return found
 
 
-def _state(row: AudienceRow | None, *, in_file: bool, enabled: bool) -> str:
+def _holds(connection: Connection, settings: Settings) -> dict[str, Hold]:
+    """Return why audiences are held, by key; those that would not be synced anyway are left out."""
+    rows = {row.key: row for row in known.every(connection)}
+    found = {
+        one.key: standing_hold(connection, settings, one)
+        for one in settings.audiences
+        if _state(rows.get(one.key), one) in {"active", "new"}
+    }
+    return {key: hold for key, hold in sorted(found.items()) if hold is not None}
+
+
+def _state(row: AudienceRow | None, configured: Audience | None) -> str:
     if row is not None and row.state == "retired":
         return "retired"
-    if not in_file:
+    if configured is None:
         return "orphan"
     if row is not None and row.state == "paused":
         return "paused"
-    if not enabled:
+    if not configured.enabled:
         return "disabled"
     return "new" if row is None else row.state
 
@@ -237,6 +253,7 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
         ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
         (f"at work, of {UNITS} units of shards in all", whole["leases"], at_work.SHOWN),
         ("blocked", whole["blocked"], BLOCKED_SHOWN),
+        ("held", whole["held"], HELD_SHOWN),
     ):
         if records:
             typer.echo(f"\n{title}:")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Set
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Annotated, TypeVar
@@ -25,7 +26,7 @@ from audience_sync.core.model import Computation
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, restored
-from audience_sync.sync import Job, RunReport, recover
+from audience_sync.sync import Job, Plan, Round, RunReport, make_round, recover, uses_any
 from audience_sync.sync import approve as approve_run
 from audience_sync.sync import plan as make_plan
 from audience_sync.sync import retract as retract_audience
@@ -92,8 +93,9 @@ def sync(
 ) -> None:
     """Evaluate audiences and computed traits, and send what changed.
 
-    The first sync of an audience sends every member, later ones only the changes. Exit codes: 0 done, 1 failed,
-    3 done but some deliveries are open or dead, 4 blocked by a guard, 5 another process is syncing, 6 key refused.
+    The first sync of an audience sends every member, later ones only the changes. Audiences and computed traits that
+    a query uses are synced first, as of the same instant. Exit codes: 0 done, 1 failed, 3 done but some deliveries are
+    open or dead, 4 blocked by a guard or held, 5 another process is syncing, 6 key refused.
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
@@ -105,29 +107,23 @@ def sync(
             return  # the database forwards events only: there is nothing to sync
         reports: list[RunReport] = []
         failures: list[AudienceSyncError] = []
-        for audience in _chosen(workspace, settings, names):
+        busy: set[str] = set()  # what another process is syncing
+        limited = limit is not None or only is not None
+        for made, audience in _steps(workspace, settings, names, as_of=now, limited=limited):
             if stop.is_set():
                 break
-            with Progress(audience.key) as progress:
-                job = Job(
-                    settings=settings,
-                    audience=audience,
-                    as_of=now,
-                    resync=resync,
-                    force=force,
-                    limit=limit,
-                    only=only,
-                    on_progress=progress.show,
-                    on_first=lambda members, key=audience.key: reporting.first_sync(key, members, settings),  # type: ignore[misc]
-                    stop=stop,
-                )
-                try:
-                    reports.append(_patiently(partial(sync_audience, workspace, job), wait, stop))
-                except BindingRefused:
-                    raise
-                except AudienceSyncError as error:
-                    failures.append(error)
-                    reporting.failed(audience.key, error)
+            job = Job(settings=settings, audience=audience, as_of=now, at_least=made.as_of, stop=stop)
+            if audience.key in made.chosen:  # what only comes first is synced whole, and no more than that
+                job = replace(job, resync=resync, force=force, limit=limit, only=only)
+            try:
+                _require_free(settings, audience, busy)
+                reports.append(_sync_one(workspace, job, wait))
+            except BindingRefused:
+                raise
+            except AudienceSyncError as error:
+                busy.update([audience.key] if isinstance(error, LeaseHeld) else [])
+                failures.append(error)
+                reporting.failed(audience.key, error)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_runs(workspace.database, reports, format=format)
         raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery))
@@ -152,37 +148,42 @@ def plan(
     For each audience, and in total: how many enter, exit and are updated, and how many requests that takes for how
     long. As json each of these is a record of one line, and the total is the last; samples come before the audience
     that they are of. As csv there are the samples instead of the summary. A sample is shown as if it were the only
-    change of its person; `all` shows every change. Exit code 4 when a guard would block the sync.
+    change of its person; `all` shows every change. Exit code 4 when a guard would block the sync, or
+    it would be held.
     """
     settings = settings_of(context)
     blocked = False
     failures: list[AudienceSyncError] = []
     with working(settings, any_age=True) as (workspace, stop):
-        chosen = _chosen(workspace, settings, names)
+        steps = list(_steps(workspace, settings, names, as_of=now, limited=False))
         sheet = PlanSheet(
             settings,
             workspace.database,
-            planned=chosen,
+            planned=[audience for _, audience in steps],
             format=format,
             samples=samples,
             now=workspace.seams.clock(),
         )
-        for audience in chosen:
+        plans: dict[str, Plan | None] = {}  # None: it cannot be planned
+        for in_round, audience in steps:
             if stop.is_set():
                 break
             with Progress(audience.key) as progress:
                 job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show, stop=stop)
+                job = replace(job, at_least=in_round.as_of)
                 try:
-                    made = make_plan(workspace, job, on_found=partial(sheet.see, audience))
+                    made = make_plan(workspace, job, on_found=partial(sheet.see, audience), planned=plans)
                 except BindingRefused:
                     raise
                 except AudienceSyncError as error:
+                    plans[audience.key] = None
                     failures.append(error)
                     reporting.failed(audience.key, error)
                     sheet.fail(audience, error)
                     continue
+            plans[audience.key] = made
             sheet.show(audience, made)
-            blocked = blocked or bool(made.refusals)
+            blocked = blocked or bool(made.refusals) or made.held is not None
         sheet.close()
         reporting.orphans(workspace.database, settings)
     raise typer.Exit(reporting.exit_code([], failures, None) or (4 if blocked else 0))
@@ -199,11 +200,13 @@ def approve(
 
     Exactly the plan that the guard refused is applied. Refused if a later run has changed the audience since.
     `audience-sync runs --state blocked` lists the blocked runs.
+    Audiences that it held are due at once: the daemon syncs them, or `audience-sync sync` does.
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
     with working(settings) as (workspace, stop):
         approved = _patiently(partial(approve_run, workspace, run_id), wait, stop)
+        reporting.released(workspace.database, approved.audience_id)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_run_ids(workspace.database, [approved.id], format=format)
         raise typer.Exit(reporting.exit_code([approved], [], delivery))
@@ -240,6 +243,49 @@ def retract(
         if any(one.key == audience.key and one.enabled for one in settings.audiences):
             reporting.note(f"{audience.key} is still in {settings.path}; it is skipped from now on")
         raise typer.Exit(reporting.exit_code([retracted], [], delivery))
+
+
+def _steps(
+    workspace: Workspace, settings: Settings, names: list[str] | None, *, as_of: datetime | None, limited: bool
+) -> Iterator[tuple[Round, Audience]]:
+    """Yield what a command syncs or plans, in this order: audiences that use one another together, in one round."""
+    chosen = _chosen(workspace, settings, names)
+    for family in settings.families(chosen):
+        made = make_round(workspace, settings, family, as_of=as_of, limited=limited)
+        for audience in made.audiences:
+            if audience.key not in made.chosen:
+                console.print(f"{audience.key} comes first: it is used by {_users(settings, made, audience.key)}")
+            yield made, audience
+
+
+def _users(settings: Settings, made: Round, key: str) -> str:
+    """Return the audiences of a round that use one of them."""
+    return ", ".join(one.key for one in made.audiences if uses_any(settings, one, {key}) is not None)
+
+
+def _require_free(settings: Settings, audience: Audience, busy: Set[str]) -> None:
+    """Refuse to sync what uses an audience that another process is syncing.
+
+    Raises:
+        LeaseHeld: it does.
+    """
+    used = uses_any(settings, audience, busy)
+    if used is not None:
+        raise LeaseHeld(
+            f"it uses {used!r}, and another process is working on that", hint="`audience-sync status` shows which"
+        )
+
+
+def _sync_one(workspace: Workspace, job: Job, wait: timedelta) -> RunReport:
+    """Sync one audience, with progress; wait for another process that works on it."""
+    key = job.audience.key
+    with Progress(key) as progress:
+        job = replace(
+            job,
+            on_progress=progress.show,
+            on_first=lambda members: reporting.first_sync(key, members, job.settings),
+        )
+        return _patiently(partial(sync_audience, workspace, job), wait, job.stop)
 
 
 def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -> list[Audience]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from audience_sync.compiling.rendering import dialect_of
 from audience_sync.compiling.rooms import EventsRoom, ProfilesRoom, Relation
 from audience_sync.compiling.statements import Compiler, Known, PersonSql
-from audience_sync.config import Audience, EventsTable, ProfilesTable, Settings, Source, asked_by_key
+from audience_sync.config import Audience, EventsTable, ProfilesTable, Settings, Source
 from audience_sync.core.model import Computation
 from audience_sync.core.query.mistakes import placed
 from audience_sync.core.query.tree import Stream, walk
@@ -25,7 +25,7 @@ def compiler_of(settings: Settings, audience: Audience, *, as_of: datetime, only
         SourceError: the source does not say what columns it has.
     """
     source = settings.sources[audience.source]
-    known = _known(settings, audience)
+    known = {one.key: one for one in settings.in_order([audience])[:-1]}
     trees = [one.tree for one in [audience, *known.values()] if one.query is not None]
     needs_events = source.profiles is None or any(isinstance(node, Stream) for tree in trees for node in walk(tree))
     return Compiler(
@@ -52,20 +52,6 @@ def explained(audience: Audience) -> Iterator[None]:
     except QueryError as error:
         where = placed(audience.query or "", error)
         raise QueryError(f"the query of {audience.key}, {where}", position=error.position) from None
-
-
-def _known(settings: Settings, audience: Audience) -> dict[str, Audience]:
-    """Return everything that a query asks for by key, and what that asks for."""
-    by_key = {one.key: one for one in settings.audiences}
-    found: dict[str, Audience] = {}
-    waiting = [audience]
-    while waiting:
-        one = waiting.pop()
-        for key in asked_by_key(one.tree) & by_key.keys() if one.query is not None else ():
-            if key not in found:
-                found[key] = by_key[key]
-                waiting.append(by_key[key])
-    return found
 
 
 def _definition(settings: Settings, audience: Audience, as_of: datetime) -> Known:

@@ -11,7 +11,6 @@ from audience_sync.config.addresses import Address
 from audience_sync.config.api_key import resolve_api_key
 from audience_sync.config.document import Database, Delivery, Ingest, Retention, Schematic
 from audience_sync.config.loading import find_config, load
-from audience_sync.config.queries import asked_by_key
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.sources import EventsTable, ProfilesTable, Source
 from audience_sync.config.urls import SecretUrl
@@ -32,7 +31,6 @@ __all__ = [
     "SecretUrl",
     "Settings",
     "Source",
-    "asked_by_key",
     "find_config",
     "load",
     "parse_duration",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from audience_sync.config.document import Database, Delivery, Ingest, MappingTable, Retention, Schematic
 from audience_sync.config.mappings import make_mappings
 from audience_sync.config.problems import near
-from audience_sync.config.queries import FITTING_TYPES, digest_of, read_condition, read_scalar
+from audience_sync.config.queries import FITTING_TYPES, asked_by_key, digest_of, read_condition, read_scalar
 from audience_sync.config.sources import Source
 from audience_sync.core.destination.coverage import Coverage, coverage
 from audience_sync.core.destination.mappings import Mapping
@@ -77,6 +78,11 @@ class Audience(BaseModel):
         return self.scalar if self.computation is Computation.TRAIT else self.condition
 
     @property
+    def asks_for(self) -> frozenset[str]:
+        """Return the keys its query asks for with trait('key'): of audiences, computed traits or traits of profiles."""
+        return frozenset() if self.query is None else asked_by_key(self.tree)
+
+    @property
     def definition(self) -> str:
         """Return the query in canonical form, or `sql` for an audience that has that."""
         return "sql" if self.query is None else to_text(self.tree)
@@ -129,6 +135,30 @@ class Settings(BaseModel):
     def mappings(self) -> tuple[Mapping, ...]:
         """Return the mappings, ready to be applied; without any in the file, the presets."""
         return make_mappings(self.mapping_tables)
+
+    @cached_property
+    def graph(self) -> dict[str, frozenset[str]]:
+        """Return, for the key of each audience, the keys its query asks for, also those that are not in the file."""
+        return {one.key: one.asks_for for one in self.audiences}
+
+    def in_order(self, audiences: Iterable[Audience]) -> list[Audience]:
+        """Return some audiences and everything they use, each behind what it uses."""
+        from audience_sync.core.query.dependencies import closure, order  # noqa: PLC0415 - few commands need an order
+
+        by_key = {one.key: one for one in self.audiences}
+        return [by_key[key] for key in order(closure(self.graph, [one.key for one in audiences]))]
+
+    def families(self, audiences: Iterable[Audience]) -> list[list[Audience]]:
+        """Return some audiences in groups: those together that use one another, directly or not, or use the same."""
+        from audience_sync.core.query.dependencies import closure, families  # noqa: PLC0415 - as above
+
+        wanted = {one.key: one for one in audiences}
+        groups = families(closure(self.graph, wanted))
+        return [[wanted[key] for key in group if key in wanted] for group in groups]
+
+    def family(self, audience: Audience) -> list[Audience]:
+        """Return an audience and everything it is connected with: what it uses, what uses it, and so on."""
+        return next(family for family in self.families(self.audiences) if audience.key in {one.key for one in family})
 
     def destination(self, environment: str) -> Destination:
         """Return what makes events of changes, in the Schematic environment whose id or label is given."""

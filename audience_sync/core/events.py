@@ -28,9 +28,9 @@ class OpenChange(NamedTuple):
     value: str  # JSON text
     generation: int
     run_id: int
-    computation: str = "audience"  # as in Computation
-    identifiers: str | None = None  # canonical JSON, as in Member
-    kind: str = "entered"  # of the change that was not told yet; resent: nothing happened
+    computation: str  # as in Computation
+    identifiers: str | None  # canonical JSON, as in Member
+    kind: str  # of the change that was not told yet; resent: nothing happened
 
 
 class Carried(NamedTuple):

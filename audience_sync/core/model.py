@@ -58,6 +58,8 @@ class RunKind(StrEnum):
 class RunState(StrEnum):
     """Where a run stands; the last three are final."""
 
+    HELD = "held"  # not evaluated: something it uses was not accepted; the next run of the audience takes its place
+
     RUNNING = "running"  # reading and comparing: nothing of an incremental run is applied yet
     BLOCKED = "blocked"  # a guard refused its plan; the plan is kept
     APPLYING = "applying"  # the plan is being committed; whoever finds it dead finishes it

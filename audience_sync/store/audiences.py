@@ -32,9 +32,7 @@ class AudienceRow(NamedTuple):
 _COLUMNS = ", ".join(AudienceRow._fields)
 
 
-def register(
-    connection: Connection, *, key: str, name: str, now_ms: int, computation: Computation = Computation.AUDIENCE
-) -> AudienceRow:
+def register(connection: Connection, *, key: str, name: str, now_ms: int, computation: Computation) -> AudienceRow:
     """Return the row of an audience or computed trait, made at its first sync; its key is frozen from then on.
 
     Raises:
@@ -137,6 +135,25 @@ def add_members(connection: Connection, audience_id: int, difference: int) -> No
 def set_next_due(connection: Connection, audience_id: int, due_ms: int | None) -> None:
     """Keep when the daemon syncs an audience next."""
     connection.execute(sa.text("UPDATE audiences SET next_due_at = :d WHERE id = :i"), {"d": due_ms, "i": audience_id})
+
+
+def put_off(connection: Connection, audience_id: int, due_ms: int, *, seen: int | None) -> None:
+    """Keep when the daemon syncs an audience next, unless somebody has changed that since it was seen."""
+    connection.execute(
+        sa.text(
+            "UPDATE audiences SET next_due_at = :d WHERE id = :i"
+            " AND (next_due_at = :seen OR (next_due_at IS NULL AND :unknown))"
+        ),
+        {"d": due_ms, "i": audience_id, "seen": seen, "unknown": seen is None},
+    )
+
+
+def due(connection: Connection, now_ms: int) -> dict[str, int]:
+    """Return the audiences that are due, by key, and since when."""
+    rows = connection.execute(
+        sa.text("SELECT key, next_due_at FROM audiences WHERE next_due_at <= :now"), {"now": now_ms}
+    )
+    return {row.key: row.next_due_at for row in rows}
 
 
 def set_declared(connection: Connection, audience_id: int, now_ms: int) -> None:

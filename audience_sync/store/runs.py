@@ -13,7 +13,7 @@ from audience_sync import tables
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.core.rows import Rejection
 from audience_sync.errors import UnknownName
-from audience_sync.store import bulk
+from audience_sync.store import audiences, bulk
 
 
 class RunRow(NamedTuple):
@@ -38,12 +38,13 @@ class RunRow(NamedTuple):
     partial: bool
     reason: str | None
     approved_at: int | None
+    held_by: int | None
 
 
 _FIELDS = (
     "id, audience_id, kind, state, as_of, started_at, finished_at, generation, definition_hash, definition_changed,"
     " members_before, read, entered, exited, updated, unchanged, rejected, duplicates, resent, resend_from, sent,"
-    " send_updates, partial, reason, approved_at"
+    " send_updates, partial, reason, approved_at, held_by"
 )
 _FIRST_COUNT, _COUNTS = 11, 7
 
@@ -69,6 +70,7 @@ class NewRun(NamedTuple):
     send_updates: bool = True
     partial: bool = False
     reason: str | None = None
+    held_by: int | None = None
 
 
 def start(connection: Connection, run: NewRun) -> RunRow:
@@ -100,6 +102,46 @@ def in_state(connection: Connection, audience_id: int, state: RunState) -> list[
         {"a": audience_id, "s": state},
     )
     return [_row(row) for row in rows]
+
+
+def hold(connection: Connection, run: NewRun) -> RunRow:
+    """Record that an audience is held: one row as long as it is, started when it began, with the newest facts."""
+    held = in_state(connection, run.audience_id, RunState.HELD)
+    if not held:
+        return start(connection, run)
+    facts = run._asdict()
+    for kept in ("audience_id", "started_at"):
+        del facts[kept]
+    assignments = ", ".join(f"{name} = :{name}" for name in facts)
+    connection.execute(sa.text(f"UPDATE runs SET {assignments} WHERE id = :i"), {**facts, "i": held[-1].id})
+    return get(connection, held[-1].id)
+
+
+def newest_decided(connection: Connection, audience_id: int) -> RunRow | None:
+    """Return the newest run of an audience that was decided: blocked, failed or succeeded."""
+    row = connection.execute(
+        sa.text(
+            f"SELECT {_FIELDS} FROM runs WHERE audience_id = :a AND state IN ('blocked', 'failed', 'succeeded')"
+            " ORDER BY id DESC LIMIT 1"
+        ),
+        {"a": audience_id},
+    ).one_or_none()
+    return None if row is None else _row(row)
+
+
+def waiting_for(connection: Connection, audience_id: int) -> list[int]:
+    """Return the ids of the audiences that are held by one."""
+    rows = connection.execute(
+        sa.text("SELECT audience_id FROM runs WHERE state = 'held' AND held_by = :a ORDER BY audience_id"),
+        {"a": audience_id},
+    )
+    return list(rows.scalars())
+
+
+def release(connection: Connection, audience_id: int, *, now_ms: int) -> None:
+    """Make the audiences that are held by one due at once; their next run decides whether they are held again."""
+    for waiting in waiting_for(connection, audience_id):
+        audiences.set_next_due(connection, waiting, now_ms)
 
 
 def applied_after(connection: Connection, run: RunRow) -> int | None:
@@ -147,12 +189,13 @@ def finish(connection: Connection, run_id: int, state: RunState, *, now_ms: int,
 
 
 def complete(connection: Connection, run: RunRow, *, now_ms: int) -> None:
-    """Finish a run that applied everything, and remember on the audience what it stood for."""
+    """Finish a run that applied everything, remember what it stood for, and release the audiences held by this one."""
     finish(connection, run.id, RunState.SUCCEEDED, now_ms=now_ms)
     connection.execute(
         sa.text("UPDATE audiences SET completed = :t, applied_as_of = :a, definition_hash = :h WHERE id = :i"),
         {"t": True, "a": run.as_of, "h": run.definition_hash, "i": run.audience_id},
     )
+    release(connection, run.audience_id, now_ms=now_ms)
 
 
 def set_resend(connection: Connection, run_id: int, *, shard: int, resent: int) -> None:

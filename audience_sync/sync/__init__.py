@@ -5,7 +5,25 @@ from __future__ import annotations
 from audience_sync.sync.approving import approve
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.planning import Plan, plan
+from audience_sync.sync.prerequisites import hold_of, standing_hold
 from audience_sync.sync.retracting import retract
+from audience_sync.sync.round import Round, make_round, uses_any
 from audience_sync.sync.running import recover, sync, sync_under, taking
 
-__all__ = ["Job", "Plan", "RunReport", "approve", "plan", "recover", "retract", "sync", "sync_under", "taking"]
+__all__ = [
+    "Job",
+    "Plan",
+    "Round",
+    "RunReport",
+    "approve",
+    "hold_of",
+    "make_round",
+    "plan",
+    "recover",
+    "retract",
+    "standing_hold",
+    "sync",
+    "sync_under",
+    "taking",
+    "uses_any",
+]

@@ -42,7 +42,7 @@ class Comparison:
             self.workspace.seams.reach("sync.committed")
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
-            supersede(connection, self.run, now_ms=self.workspace.seams.now_ms())
+            supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
         return apply_plan(self.workspace, self.lease, self.run, check_stop=self.job.check_stop)
 
     def stage(self, spool: Spool) -> RunRow:
@@ -56,7 +56,7 @@ class Comparison:
         refusals = guard(self.counts, kind=self.run.kind, members_before=self.run.members_before, limits=limits)
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
-            supersede(connection, self.run, now_ms=self.workspace.seams.now_ms())
+            supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
             state = RunState.BLOCKED if refusals else RunState.APPLYING
             runs.set_state(connection, self.run.id, state, reason="; ".join(refusals) or self.run.reason)
             run = runs.get(connection, self.run.id)

@@ -69,9 +69,9 @@ def fail(workspace: Workspace, run_id: int, *, reason: str) -> None:
             runs.finish(connection, run_id, RunState.FAILED, now_ms=workspace.seams.now_ms(), reason=reason)
 
 
-def supersede(connection: Connection, newer: RunRow, *, now_ms: int) -> None:
-    """Drop the plan that still waits for an approval: a newer run has its own word."""
-    for older in runs.in_state(connection, newer.audience_id, RunState.BLOCKED):
+def supersede(connection: Connection, newer: RunRow, state: RunState, *, now_ms: int) -> None:
+    """Close the runs that are blocked, or held: a newer run of the audience takes their place. Drop their plans."""
+    for older in runs.in_state(connection, newer.audience_id, state):
         memberships.unstage(connection, older.id)
         reason = f"{older.reason}; superseded by run {newer.id}"
         runs.finish(connection, older.id, RunState.SUPERSEDED, now_ms=now_ms, reason=reason)

@@ -28,7 +28,8 @@ class Job:
 
     settings: Settings
     audience: Audience
-    as_of: datetime | None = None  # None: the moment the run starts
+    as_of: datetime | None = None  # exactly; None: the moment the run starts
+    at_least: datetime | None = None  # in place of that moment; later if the audience was synced as of a later instant
     resync: bool = False
     force: bool = False  # accept an as_of before the last applied one
     limit: int | None = None  # apply at most so many changes

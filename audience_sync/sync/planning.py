@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from sqlalchemy.engine import Connection
+
 from audience_sync.core.guard import guard
+from audience_sync.core.hold import NOT_SYNCED, Hold, Used, hold, would_block, would_fail
+from audience_sync.core.instants import to_ms
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, memberships, runs
 from audience_sync.store.memberships import ShardChanges
 from audience_sync.sync.job import Job
+from audience_sync.sync.prerequisites import used_by
 from audience_sync.sync.reading import Rejections, Trusted, compare, open_spool, read, trusted
 
 LOOKED_UP = 10_000  # profiles that enter; of more, those of one shard in sixteen are looked up in other audiences
@@ -33,6 +38,7 @@ class Plan:
     refusals: list[str]  # of the guard
     blocked_run: int | None  # a run whose plan waits for an approval
     rejections: Rejections
+    held: str | None = None  # why a sync would not evaluate it; then nothing is counted
 
 
 class _NewUsers:
@@ -58,8 +64,17 @@ class _NewUsers:
         return round(self._entered * self._new / self._looked_up) if self._looked_up else 0
 
 
-def plan(workspace: Workspace, job: Job, *, on_found: Callable[[ShardChanges], None]) -> Plan:
+def plan(
+    workspace: Workspace,
+    job: Job,
+    *,
+    on_found: Callable[[ShardChanges], None],
+    planned: Mapping[str, Plan | None] | None = None,
+) -> Plan:
     """Compare a definition with the memberships; the changes of every shard are shown to `on_found`, in their order.
+
+    `planned` has the plans of what the same sync would sync before, None where one could not be made. If one that is
+    used here would be blocked or held, the definition is not evaluated: a sync would not evaluate it either.
 
     Raises:
         ConfigError: no mapping carries the audience, or its key is retired or belongs to the other computation.
@@ -75,9 +90,27 @@ def plan(workspace: Workspace, job: Job, *, on_found: Callable[[ShardChanges], N
             audiences.require_not_retired(audience)
         known = trusted(connection, audience.id) if audience else Trusted()
         waiting = runs.in_state(connection, audience.id, RunState.BLOCKED) if audience else []
-    as_of = job.as_of or workspace.seams.clock().astimezone(UTC)
-    rejections = Rejections()
+        held = _planned_hold(connection, job, planned or {})
+    as_of = job.as_of or job.at_least or workspace.seams.clock().astimezone(UTC)
+    made = Plan(
+        audience_key=job.audience.key,
+        computation=job.audience.computation,
+        kind=RunKind.INCREMENTAL if audience and audience.completed else RunKind.INITIAL,
+        as_of=as_of,
+        members_before=audience.members if audience else 0,
+        counts=Counts(),
+        new_users=0,
+        definition_changed=audience is not None
+        and audience.definition_hash not in (None, job.audience.definition_hash),
+        refusals=[],
+        blocked_run=waiting[-1].id if waiting else None,
+        rejections=Rejections(),
+        held=None if held is None else held.reason,
+    )
+    if held is not None:
+        return made
     with open_spool(job.audience) as spool:
+        rejections = made.rejections
         rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=job.on_page)
         counts = Counts(read=rows, rejected=rejections.rows)
         audience_id = audience.id if audience else None
@@ -95,19 +128,26 @@ def plan(workspace: Workspace, job: Job, *, on_found: Callable[[ShardChanges], N
             counts += found
             new_users.add(shard)
             on_found(shard)
-    kind = RunKind.INCREMENTAL if audience and audience.completed else RunKind.INITIAL
-    before = audience.members if audience else 0
-    return Plan(
-        audience_key=job.audience.key,
-        computation=job.audience.computation,
-        kind=kind,
-        as_of=as_of,
-        members_before=before,
-        counts=counts,
-        new_users=new_users.count(),
-        definition_changed=audience is not None
-        and audience.definition_hash not in (None, job.audience.definition_hash),
-        refusals=guard(counts, kind=kind, members_before=before, limits=job.audience.guard),
-        blocked_run=waiting[-1].id if waiting else None,
-        rejections=rejections,
-    )
+    refusals = guard(counts, kind=made.kind, members_before=made.members_before, limits=job.audience.guard)
+    return replace(made, counts=counts, new_users=new_users.count(), refusals=refusals)
+
+
+def _planned_hold(connection: Connection, job: Job, planned: Mapping[str, Plan | None]) -> Hold | None:
+    """Return why an audience would be held after what it uses was synced as planned, or None.
+
+    Where nothing is planned for something, it stays as it is.
+    """
+    for used in used_by(connection, job.settings, job.audience):
+        found = hold(job.audience.key, [used], as_of=None if job.as_of is None else to_ms(job.as_of))
+        if used.key in planned and (found is None or found.obstacle not in NOT_SYNCED):
+            found = _outcome(used, planned[used.key])
+        if found is not None:
+            return found
+    return None
+
+
+def _outcome(used: Used, made: Plan | None) -> Hold | None:
+    """Return why what is used would hold an audience after it was synced as planned, or None."""
+    if made is None:
+        return would_fail(used)
+    return would_block(used) if made.refusals else None

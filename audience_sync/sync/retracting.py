@@ -47,6 +47,7 @@ def _start(workspace: Workspace, lease: HeldLease, audience_id: int) -> RunRow:
                 members_before=audience.members,
             ),
         )
-        supersede(connection, run, now_ms=now)
+        for state in (RunState.BLOCKED, RunState.HELD):
+            supersede(connection, run, state, now_ms=now)
         audiences.set_state(connection, audience_id, "retired")
         return run

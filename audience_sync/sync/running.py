@@ -6,11 +6,12 @@ Every later run stages its whole plan, and the guard looks at it before the firs
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from audience_sync.core.guard import is_guarded
+from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
@@ -18,13 +19,16 @@ from audience_sync.store import audiences, binding, leases, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.sync.committing import Comparison
-from audience_sync.sync.finishing import LEASE_SECONDS, fail, finish_dead_runs, holding
+from audience_sync.sync.finishing import LEASE_SECONDS, fail, finish_dead_runs, holding, supersede
 from audience_sync.sync.job import Job, RunReport
+from audience_sync.sync.prerequisites import hold_of
 from audience_sync.sync.reading import Rejections, open_spool, read
 
 
 def sync(workspace: Workspace, job: Job) -> RunReport:
     """Sync one audience and return how it went; what is to be sent lies in the outbox then.
+
+    What its query uses is not synced with it: where that was not accepted as of the same instant, the run is held.
 
     Raises:
         ConfigError: no mapping carries the audience, its key is retired or was a computed trait's (or an audience's),
@@ -60,6 +64,8 @@ def sync_under(workspace: Workspace, lease: HeldLease, job: Job, audience: Audie
     """Sync an audience under a lease; see `sync`."""
     finish_dead_runs(workspace, lease, audience)
     run = _start(workspace, lease, job, audience)
+    if run.state is RunState.HELD:
+        return RunReport(run, job.audience.key, audience.members, Counter())
     workspace.seams.reach("sync.started")
     try:
         return _execute(workspace, lease, job, run)
@@ -106,10 +112,9 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
         lease.assert_held(connection)
         audience = audiences.by_id(connection, audience.id)  # as dead runs, or others before us, left it
         _require_active(audience)
-        # Of two syncs that nobody gave an instant the later one is later, though the clock was set back in between.
-        as_of = max(now, audience.applied_as_of or 0) if job.as_of is None else int(job.as_of.timestamp() * 1000)
+        as_of = _instant(job, audience, now_ms=now)
         if audience.applied_as_of is not None and as_of < audience.applied_as_of and not job.force:
-            applied = datetime.fromtimestamp(audience.applied_as_of / 1000, UTC)
+            applied = from_ms(audience.applied_as_of)
             raise ConfigError(
                 f"audience {audience.key!r} was already synced as of {applied:%Y-%m-%d %H:%M:%SZ}, a later instant",
                 hint="--force goes back in time all the same",
@@ -121,7 +126,7 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
             state=RunState.RUNNING,
             as_of=as_of,
             started_at=now,
-            generation=binding.next_generation(connection, now),
+            generation=0,
             definition_hash=job.audience.definition_hash,
             definition_changed=audience.definition_hash not in (None, job.audience.definition_hash),
             members_before=audience.members,
@@ -129,13 +134,29 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
             partial=job.partial is not None,
             reason=job.partial,
         )
-        return runs.start(connection, new)
+        hold = hold_of(connection, job.settings, job.audience, as_of=as_of)
+        if hold is not None:  # nothing is evaluated, so no generation is issued
+            held = new._replace(state=RunState.HELD, partial=False, reason=hold.reason, held_by=hold.audience_id)
+            return runs.hold(connection, held)
+        run = runs.start(connection, new._replace(generation=binding.next_generation(connection, now)))
+        supersede(connection, run, RunState.HELD, now_ms=now)
+        return run
+
+
+def _instant(job: Job, audience: AudienceRow, *, now_ms: int) -> int:
+    """Return the instant of a run, in milliseconds.
+
+    Of two syncs that nobody gave an instant the later one is later, though the clock was set back in between.
+    """
+    if job.as_of is not None:
+        return to_ms(job.as_of)
+    return max(now_ms if job.at_least is None else to_ms(job.at_least), audience.applied_as_of or 0)
 
 
 def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> RunReport:
     rejections = Rejections()
     with open_spool(job.audience) as spool:
-        as_of = datetime.fromtimestamp(run.as_of / 1000, UTC)
+        as_of = from_ms(run.as_of)
         rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=job.on_page)
         workspace.seams.reach("sync.read")
         counts = Counts(read=rows, rejected=rejections.rows)

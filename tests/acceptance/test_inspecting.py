@@ -20,7 +20,7 @@ from audience_sync import db, tables
 from audience_sync.cli import main, operating
 from audience_sync.config import Settings
 from audience_sync.core.events import OpenChange
-from audience_sync.core.model import RunState
+from audience_sync.core.model import Computation, RunState
 from audience_sync.core.shards import SHARDS, shard_of, unit_of
 from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
@@ -162,7 +162,7 @@ def test_status_names_every_state_of_an_audience(desk: Desk) -> None:
     desk.sync("u1")
     with desk.workspace.database.write() as connection:
         for key in ("orphaned", "gone"):
-            audiences.register(connection, key=key, name=key, now_ms=0)
+            audiences.register(connection, key=key, name=key, now_ms=0, computation=Computation.AUDIENCE)
         audiences.set_state(connection, audiences.by_key(connection, "gone").id, "retired")
 
     (whole,) = desk.command("status", "--format", "json").records

@@ -25,6 +25,7 @@ from audience_sync.checking.permissions import holds_secret
 from audience_sync.cli import main, setup
 from audience_sync.cli.unit import Unit, quoted
 from audience_sync.config import Settings, load
+from audience_sync.core.model import Computation
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.leasing import Workspace
@@ -322,7 +323,7 @@ def test_check_names_all_that_is_wrong_at_once(
             ("fresh", "Fresh", "active"),
             ("long_gone", "Long Gone", "retired"),
         ):
-            row = audiences.register(connection, key=key, name=name, now_ms=1)
+            row = audiences.register(connection, key=key, name=name, now_ms=1, computation=Computation.AUDIENCE)
             audiences.set_state(connection, row.id, state)
 
     looked = command("check", "--format", "json")

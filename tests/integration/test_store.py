@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
-from audience_sync.core.model import Counts, RunKind, RunState
+from audience_sync.core.model import Computation, Counts, RunKind, RunState
 from audience_sync.core.rows import Reason, Rejection
 from audience_sync.core.shards import digest, shard_of, to_line
 from audience_sync.db import Database
@@ -74,9 +74,9 @@ def test_bulk_delete_takes_exactly_the_rows(database: Database) -> None:
 def test_an_audience_keeps_its_row(database: Database) -> None:
     """A key is one audience for ever; its name may change."""
     with database.write() as connection:
-        first = audiences.register(connection, key="gold", name="Gold", now_ms=1)
-        again = audiences.register(connection, key="gold", name="Gold!", now_ms=2)
-        audiences.register(connection, key="ant", name="Ant", now_ms=2)
+        first = audiences.register(connection, key="gold", name="Gold", now_ms=1, computation=Computation.AUDIENCE)
+        again = audiences.register(connection, key="gold", name="Gold!", now_ms=2, computation=Computation.AUDIENCE)
+        audiences.register(connection, key="ant", name="Ant", now_ms=2, computation=Computation.AUDIENCE)
 
         assert again == first._replace(name="Gold!")
         assert [audience.key for audience in audiences.every(connection)] == ["ant", "gold"]

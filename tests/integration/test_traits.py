@@ -568,7 +568,7 @@ def test_an_older_database_keeps_what_it_has(empty_url: str) -> None:
             )
         with database.write() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "0004")
+            command.upgrade(config, "head")
             run = make_run(connection, audience="gold")
             memberships.apply(connection, run, [ShardChanges(0, [make_change("u2")], None)])
         with database.read() as connection:

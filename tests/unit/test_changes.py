@@ -396,7 +396,14 @@ def test_a_name_may_be_a_computed_trait() -> None:
     """A user may be named by a computed trait, though not by whether they are in an audience."""
     named = identify(user_name={"@path": "$.traits.full_name"})
     found = [
-        coverage("full_name", make_destination(named), user_keys=["userId"], company_keys=[], computation=computation)
+        coverage(
+            "full_name",
+            make_destination(named),
+            user_keys=["userId"],
+            company_keys=[],
+            computation=computation,
+            trait_type=None,
+        )
         for computation in Computation
     ]
 

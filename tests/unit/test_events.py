@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from audience_sync.core.events import (
     Event,
-    OpenChange,
     batch_body,
     dump,
     parse,
@@ -70,7 +69,7 @@ def test_the_key_of_an_event_is_frozen() -> None:
 def test_odd_text_survives(people: list[tuple[str, str | None]], trait: str, api_key: str) -> None:
     """Quotes, backslashes and any script reach Schematic as they are, and the batch is one JSON document."""
     events = [
-        make_event(OpenChange(0, key, 1, trait, canonical({trait: key}), 5, 1, identifiers=known))
+        make_event(make_open(key, trait=trait, value=canonical({trait: key}), identifiers=known))
         for key, known in people
     ]
 

@@ -13,7 +13,7 @@ from audience_sync.core.destination.mappings import Mapping, make_mapping
 from audience_sync.core.destination.parcels import make_parcel, make_parcels, resolve_parcel
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.events import OpenChange
-from audience_sync.core.model import Json
+from audience_sync.core.model import Computation, Json
 from audience_sync.core.rows import canonical
 from audience_sync.errors import MappingError
 from tests.factories import make_destination, make_open
@@ -153,7 +153,7 @@ def test_the_quick_way_ends_where_resolving_ends(
 @pytest.mark.parametrize("known", [((), ()), ((), ("groupId",)), (("email",), ("id",))])
 def test_the_presets_have_templates(known: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
     """What serves when nothing is configured is quick."""
-    assert make_destination().stamps.template(known) is not None
+    assert make_destination().stamps.template(known, Computation.AUDIENCE) is not None
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_what_differs_between_people_has_none(trigger: str, fields: dict[str, Js
     mapped = {**DEFAULTS[Action.IDENTIFY_USER], **fields}
     one = make_mapping("One", trigger=trigger, action=Action.IDENTIFY_USER, fields=mapped)
 
-    assert make_destination(one).stamps.template(((), ())) is None
+    assert make_destination(one).stamps.template(((), ()), Computation.AUDIENCE) is None
 
 
 def test_a_page_of_odd_keys_is_as_each_alone() -> None:

@@ -13,7 +13,7 @@ from audience_sync.core.destination.mappings import Mapping
 from audience_sync.core.destination.parcels import NOT_MAPPED, Destination, Parcel, make_parcel
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.events import OpenChange
-from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, Computation, TraitType
+from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation, TraitType
 from audience_sync.core.rows import canonical
 
 PEOPLE = ("sample", "example")
@@ -55,8 +55,8 @@ def coverage(
     *,
     user_keys: Collection[str],
     company_keys: Collection[str],
-    computation: Computation = Computation.AUDIENCE,
-    trait_type: TraitType | None = None,
+    computation: Computation,
+    trait_type: TraitType | None,
 ) -> Coverage:
     """Return what the mappings do to an audience or computed trait whose definition names these keys.
 
@@ -65,8 +65,7 @@ def coverage(
     value, none = sample_values(computation, trait_type)
     unsure = () if destination.environment else tuple(filter(looks_at_the_environment, destination.enabled))
     sure = replace(destination, mappings=tuple(one for one in destination.enabled if one not in unsure))
-    samples = (sample(trait, value, who, destination, user_keys, company_keys) for who in PEOPLE)
-    entries = [change._replace(computation=computation) for change in samples]
+    entries = [sample(trait, value, who, destination, user_keys, company_keys, computation) for who in PEOPLE]
     exits = [change._replace(value=none, kind="exited") for change in entries]
     parcels = [make_parcel([change], sure, at=AT) for change in (*entries, exits[0])]
     entered, others, exited = map(_bodies, parcels)
@@ -104,12 +103,14 @@ def sample(
     destination: Destination,
     user_keys: Collection[str],
     company_keys: Collection[str],
+    computation: Computation,
 ) -> OpenChange:
-    """Return a change of an imaginary person who has every key that the definition of an audience names."""
+    """Return the entry of an imaginary person who has every key that the definition of an audience names."""
     user = {name: f"{who} {name}" for name in user_keys if name != destination.identity}
     company = {name: f"{who} {name}" for name in company_keys}
     known = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
-    return OpenChange(0, who, 0, trait, value, 0, 0, identifiers=canonical(known) if known else None)
+    identifiers = canonical(known) if known else None
+    return OpenChange(0, who, 0, trait, value, 0, 0, computation, identifiers, kind=ChangeKind.ENTERED)
 
 
 def looks_at_the_environment(mapping: Mapping) -> bool:

@@ -17,6 +17,7 @@ import orjson
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent
 from audience_sync.core.destination.templates import AT, TRAITS, Template, make_template, mark
 from audience_sync.core.events import Carried, Event, OpenChange, key_ends
+from audience_sync.core.model import ChangeKind
 from audience_sync.core.rows import canonical
 
 Names: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
@@ -113,7 +114,7 @@ class Stamps:
             found.append(tuple.__new__(Event, fields))
         return found
 
-    def template(self, names: Names, computation: str = "audience") -> Template | None:
+    def template(self, names: Names, computation: str) -> Template | None:
         """Return the template for changes of one computation, of people who have these keys, if there is one."""
         if (names, computation) not in self._templates:
             numbers = count(1)
@@ -122,7 +123,7 @@ class Stamps:
                 for kind, of_kind in zip(_KINDS, names, strict=True)
                 if of_kind
             }
-            change = OpenChange(0, mark(0), 0, "", "true", 0, 0, computation)
+            change = OpenChange(0, mark(0), 0, "", "true", 0, 0, computation, identifiers=None, kind=ChangeKind.ENTERED)
             event = {**self._sample([change], canonical(sample), at=AT), "traits": TRAITS}
             odd = any("\0" in name for of_kind in names for name in of_kind)  # it might pass for a mark
             made = None if odd else make_template(self._mappings, event, keys=next(numbers))

@@ -6,7 +6,7 @@ A graph has, for each key, the keys it depends on; what is no key of the graph i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 def find_cycle(graph: Mapping[str, frozenset[str]]) -> list[str] | None:
@@ -26,6 +26,31 @@ def order(graph: Mapping[str, frozenset[str]]) -> list[str]:
     if tangled:
         raise ValueError(f"in a cycle, or behind one: {', '.join(tangled)}")
     return ordered
+
+
+def closure(graph: Mapping[str, frozenset[str]], keys: Iterable[str]) -> dict[str, frozenset[str]]:
+    """Return the part of a graph that has some keys and all they depend on: the keys first, as they are given."""
+    found: dict[str, frozenset[str]] = {}
+    waiting = deque(keys)
+    while waiting:
+        key = waiting.popleft()
+        if key not in found:
+            found[key] = graph[key]
+            waiting.extend(sorted(graph[key] & graph.keys()))
+    return found
+
+
+def families(graph: Mapping[str, frozenset[str]]) -> list[list[str]]:
+    """Return the keys that are connected, by dependencies of either direction, in groups; each in the given order."""
+    group_of: dict[str, list[str]] = {}
+    for key in graph:
+        connected = [group_of.setdefault(one, [one]) for one in (key, *(graph[key] & graph.keys()))]
+        distinct = {id(group): group for group in connected}
+        merged = [one for group in distinct.values() for one in group]
+        group_of.update(dict.fromkeys(merged, merged))
+    place = {key: number for number, key in enumerate(graph)}
+    groups = {id(group): sorted(group, key=place.__getitem__) for group in group_of.values()}
+    return sorted(groups.values(), key=lambda group: place[group[0]])
 
 
 def _untangled(graph: Mapping[str, frozenset[str]]) -> tuple[list[str], dict[str, frozenset[str]]]:
