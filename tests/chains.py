@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from audience_sync.config import load
 from audience_sync.errors import AudienceSyncError
 from audience_sync.leasing import Workspace
@@ -18,6 +20,9 @@ from audience_sync.store.runs import RunRow
 from audience_sync.sync import Job, Plan, Round, make_round, plan, standing_hold, sync
 from tests.factories import FrozenClock, Shop
 from tests.syncing import MINUTE, query
+
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what does not depend on where memberships are kept."""
 
 SPENDERS = "trait('spend') >= 100"
 EVERYBODY = "trait('spend') >= 0"

@@ -17,7 +17,7 @@ from audience_sync.daemon.syncing import AGAIN, Syncing
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, leases, runs
 from audience_sync.sync import approve
-from tests.chains import EVERYBODY, SPEND, TOP, Chain, set_spend
+from tests.chains import EVERYBODY, ON_SQLITE, SPEND, TOP, Chain, set_spend
 from tests.factories import FrozenClock, Shop
 
 HOURLY = '[schedule]\nevery = "1h"\njitter = "0s"'
@@ -90,6 +90,7 @@ def test_one_round_syncs_what_is_due_in_order(daemon: Daemon, chain: Chain) -> N
     assert {row.as_of for row in _rows(chain)} == {chain.workspace.seams.now_ms()}
 
 
+@ON_SQLITE
 def test_a_dependent_that_is_due_alone_brings_along_what_it_uses(daemon: Daemon, chain: Chain) -> None:
     """What was brought along is due one interval later: nothing runs twice for one schedule."""
     chain.configure(more=HOURLY, settings={"spenders": 'schedule = { every = "3h" }'})
@@ -103,6 +104,7 @@ def test_a_dependent_that_is_due_alone_brings_along_what_it_uses(daemon: Daemon,
     assert (daemon.due("spenders"), daemon.due("quiet_spenders")) == (3 * HOUR, HOUR)
 
 
+@ON_SQLITE
 def test_what_is_used_is_due_without_its_dependents(daemon: Daemon, chain: Chain) -> None:
     """Nothing is synced because something it uses is due."""
     chain.configure(more=HOURLY, settings={"quiet_spenders": 'schedule = { every = "3h" }'})
@@ -114,6 +116,7 @@ def test_what_is_used_is_due_without_its_dependents(daemon: Daemon, chain: Chain
     assert counted(chain) == {"spenders": 2, "quiet_spenders": 1}
 
 
+@ON_SQLITE
 def test_a_blocked_audience_holds_its_dependents_on_their_schedule(daemon: Daemon, chain: Chain) -> None:
     """It is logged once, as a warning, and one run stands for all the tries; the schedule goes on."""
     daemon.fire("spenders")
@@ -151,6 +154,7 @@ def test_an_approval_releases_the_dependent_at_once(daemon: Daemon, chain: Chain
     assert [line["event"] for line in daemon.logged][-3:] == ["sync_held", "sync_finished", "sync_finished"]
 
 
+@ON_SQLITE
 def test_a_release_within_a_round_does_not_put_the_dependent_off(
     daemon: Daemon, chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +203,7 @@ def test_a_release_that_comes_while_an_audience_is_held_is_not_lost(
     assert daemon.due("quiet_spenders") == timedelta()
 
 
+@ON_SQLITE
 def test_a_release_counts_once(daemon: Daemon, chain: Chain) -> None:
     """Where the next due time cannot be kept, an audience is not synced again every second."""
     daemon.fire("spenders")
@@ -215,6 +220,7 @@ def test_a_release_counts_once(daemon: Daemon, chain: Chain) -> None:
     assert daemon.due("quiet_spenders") == HOUR
 
 
+@ON_SQLITE
 def test_a_failed_run_is_tried_again_with_its_dependents(daemon: Daemon, chain: Chain) -> None:
     """One audience that fails does not end the round: what does not use it goes on, what does is held."""
     wrong = {"spenders": "company_keys = { groupId = 'nowhere' }"}
@@ -230,6 +236,7 @@ def test_a_failed_run_is_tried_again_with_its_dependents(daemon: Daemon, chain: 
     assert sorted(daemon.events("sync_held")) == [("both", reason), ("quiet_spenders", reason)]
 
 
+@ON_SQLITE
 def test_what_another_process_works_on_is_waited_for(daemon: Daemon, chain: Chain) -> None:
     """While somebody syncs what is used, the dependent waits a few seconds, and is not held."""
     daemon.fire("spenders")
@@ -256,6 +263,7 @@ def test_what_another_daemon_has_synced_is_left_alone(daemon: Daemon, chain: Cha
     assert (second.due("spenders"), second.due("quiet_spenders")) == (HOUR, HOUR)
 
 
+@ON_SQLITE
 def test_a_restart_in_the_middle_of_a_round_syncs_again(daemon: Daemon, chain: Chain) -> None:
     """What was accepted before the daemon died was so for an earlier instant; it comes first in the next round."""
     chain.sync("spenders")
@@ -267,6 +275,7 @@ def test_a_restart_in_the_middle_of_a_round_syncs_again(daemon: Daemon, chain: C
     assert daemon.events("sync_held") == []
 
 
+@ON_SQLITE
 def test_a_paused_audience_is_not_brought_along(daemon: Daemon, chain: Chain) -> None:
     """A paused audience has no run, and its dependents are held until it is resumed."""
     chain.configure(more=HOURLY, top=TOP)
@@ -282,6 +291,7 @@ def test_a_paused_audience_is_not_brought_along(daemon: Daemon, chain: Chain) ->
     ]
 
 
+@ON_SQLITE
 def test_a_paused_dependent_brings_nothing_along(daemon: Daemon, chain: Chain) -> None:
     """What a paused audience uses is synced on its own schedule alone."""
     chain.configure(more=HOURLY, settings={"spenders": _SELDOM})
@@ -295,6 +305,7 @@ def test_a_paused_dependent_brings_nothing_along(daemon: Daemon, chain: Chain) -
     assert daemon.due("quiet_spenders") == HOUR
 
 
+@ON_SQLITE
 def test_a_source_that_blocks_what_is_used_does_so_before_the_dependent_reads_it(daemon: Daemon, chain: Chain) -> None:
     """The dependent is due, what it uses is not for hours: still its guard sees the source first."""
     chain.configure(more=HOURLY, settings={"spenders": _SELDOM})
@@ -328,6 +339,7 @@ def test_one_round_of_a_family_at_a_time() -> None:
     assert seen == [False, True, False, True]
 
 
+@ON_SQLITE
 def test_the_job_of_an_audience_in_a_round_under_way_comes_again(daemon: Daemon, chain: Chain) -> None:
     """It does not wait in the thread of another audience, and finds the next due time a few seconds later."""
     with daemon.syncing._claims.claim({"quiet_spenders"}):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from audience_sync.checking.audiences import look
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import Job, approve, retract, sync
-from tests.chains import EVERYBODY, QUIET, SPEND, SPENDERS, TOP, Chain, set_spend, states
+from tests.chains import EVERYBODY, ON_SQLITE, QUIET, SPEND, SPENDERS, TOP, Chain, set_spend, states
 from tests.factories import NOON, FrozenClock, Shop
 
 QUIET_ONES = {"u10", "u11", "u12"}
@@ -41,6 +42,7 @@ def held_run(chain: Chain, key: str = "quiet_spenders") -> RunRow:
     return run
 
 
+@ON_SQLITE
 def test_what_is_used_is_synced_first_as_of_the_same_instant(chain: Chain) -> None:
     """A sync by name brings along everything that is used, in order, and all of it has one instant."""
     chain.configure(top=TOP)
@@ -65,6 +67,7 @@ def test_a_guard_that_blocks_what_is_used_holds_the_dependent(chain: Chain) -> N
     assert chain.members("quiet_spenders") == QUIET_ONES
 
 
+@ON_SQLITE
 def test_a_source_that_blocks_what_is_used_is_not_read_for_others(chain: Chain) -> None:
     """Though the dependent is due first, the guard of what it uses sees a truncated source before it does."""
     set_spend(chain.shop, SPEND[:-2])  # two of four spenders are gone
@@ -98,6 +101,7 @@ def test_approving_releases_the_dependent(chain: Chain) -> None:
     ]
 
 
+@ON_SQLITE
 def test_a_plan_that_waits_for_an_approval_stays(chain: Chain) -> None:
     """Syncs of the dependent do not plan again what a person is looking at; a sync of itself does."""
     chain.configure(spenders=EVERYBODY)
@@ -125,6 +129,7 @@ def test_as_long_as_it_is_held_there_is_one_run(chain: Chain) -> None:
     assert (first.id, first.kind, first.generation) == (4, RunKind.INCREMENTAL, 0)
 
 
+@ON_SQLITE
 def test_a_paused_audience_holds_its_dependents(chain: Chain) -> None:
     """Paused, it is neither synced nor used, though it was accepted before; resumed, it is both."""
     chain.set_state("spenders", "paused")
@@ -135,6 +140,7 @@ def test_a_paused_audience_holds_its_dependents(chain: Chain) -> None:
     assert states(chain.sync("quiet_spenders")) == GOOD
 
 
+@ON_SQLITE
 def test_an_audience_paused_before_its_first_sync_holds_its_dependents(
     workspace: Workspace, clock: FrozenClock, shop: Shop, tmp_path: Path
 ) -> None:
@@ -148,6 +154,7 @@ def test_an_audience_paused_before_its_first_sync_holds_its_dependents(
     assert "is paused" in str(held_run(chain).reason)
 
 
+@ON_SQLITE
 def test_a_failed_run_holds_the_dependent_until_the_next_one(chain: Chain) -> None:
     """What is used is tried first whenever the dependent is synced; while it fails, nothing is evaluated."""
     wrong = {"spenders": "guard = { max_exit_percent = 30 }\ncompany_keys = { groupId = 'nowhere' }"}
@@ -162,6 +169,7 @@ def test_a_failed_run_holds_the_dependent_until_the_next_one(chain: Chain) -> No
     assert states(chain.sync("quiet_spenders")) == GOOD
 
 
+@ON_SQLITE
 def test_a_definition_that_was_accepted_once_is_not_accepted_for_ever(chain: Chain) -> None:
     """Edited back and forth, what is used counts as it is in the file; a plan of another definition holds nobody."""
     chain.configure(spenders=EVERYBODY)
@@ -180,6 +188,7 @@ def test_a_definition_that_was_accepted_once_is_not_accepted_for_ever(chain: Cha
     assert chain.members("quiet_spenders") == QUIET_ONES
 
 
+@ON_SQLITE
 def test_without_its_round_a_dependent_is_held(chain: Chain) -> None:
     """Whoever syncs a dependent alone does not get ahead: the instant and the definition must have been accepted."""
     chain.clock.advance(timedelta(minutes=1))
@@ -196,6 +205,7 @@ def test_without_its_round_a_dependent_is_held(chain: Chain) -> None:
     )
 
 
+@ON_SQLITE
 def test_a_disabled_audience_holds_its_dependents(chain: Chain) -> None:
     """What is never synced is never accepted, whatever was before."""
     chain.configure(settings={"spenders": "enabled = false"})
@@ -205,6 +215,7 @@ def test_a_disabled_audience_holds_its_dependents(chain: Chain) -> None:
     )
 
 
+@ON_SQLITE
 def test_a_retired_audience_holds_its_dependents(chain: Chain) -> None:
     """A retracted key says false to everybody; who still uses it in a query must say what is meant."""
     retract(chain.workspace, "spenders")
@@ -239,6 +250,7 @@ def test_a_limited_sync_accepts_nothing_for_others(chain: Chain) -> None:
     assert states(chain.sync("quiet_spenders")) == GOOD
 
 
+@ON_SQLITE
 def test_a_limited_sync_of_the_dependent_syncs_what_it_uses_as_a_whole(chain: Chain) -> None:
     """The limit is that of the audience that was named; what it uses is new or edited for nobody."""
     set_spend(chain.shop, [*SPEND, 300, 400])
@@ -253,6 +265,7 @@ def test_a_limited_sync_of_the_dependent_syncs_what_it_uses_as_a_whole(chain: Ch
     assert "current definition" in str(chain.runs("quiet_spenders")[-1][2])
 
 
+@ON_SQLITE
 def test_another_instant(chain: Chain) -> None:
     """As of an instant for which what is used was accepted already it is not synced again, and never back in time."""
     then = NOON + timedelta(hours=1)
@@ -266,6 +279,7 @@ def test_another_instant(chain: Chain) -> None:
     assert chain.row("spenders").applied_as_of == int((then + timedelta(hours=1)).timestamp() * 1000)
 
 
+@ON_SQLITE
 def test_a_clock_that_was_set_back(chain: Chain) -> None:
     """The instant of a round is not before that of any audience in it, so nobody in it is behind another."""
     chain.sync("spenders", as_of=NOON + timedelta(hours=1))
@@ -278,6 +292,7 @@ def test_a_clock_that_was_set_back(chain: Chain) -> None:
     }
 
 
+@ON_SQLITE
 def test_a_resync_of_the_dependent_is_none_of_what_it_uses(chain: Chain) -> None:
     """Only what was named sends everything again."""
     done = chain.sync("quiet_spenders", resync=True)
@@ -305,6 +320,7 @@ def test_a_chain_is_held_by_its_root(chain: Chain) -> None:
     assert states(chain.sync("top")) == {**GOOD, "top": "succeeded"}
 
 
+@ON_SQLITE
 def test_a_link_that_its_own_guard_blocks_holds_the_next(chain: Chain) -> None:
     """What is in the middle of a chain may be what holds its end, and not its beginning."""
     strict = {"quiet_spenders": "guard = { max_exit_percent = 10 }"}
@@ -316,6 +332,7 @@ def test_a_link_that_its_own_guard_blocks_holds_the_next(chain: Chain) -> None:
     assert str(held_run(chain, "top").reason).startswith("audience `quiet_spenders` is blocked (run ")
 
 
+@ON_SQLITE
 def test_a_computed_trait_holds_the_audience_that_uses_it(chain: Chain) -> None:
     """A computed trait is used, accepted and released as an audience is."""
     trait = "[[traits]]\nname = 'Doubled'\nquery = \"trait('spend')\"\ntype = 'number'"
@@ -329,6 +346,7 @@ def test_a_computed_trait_holds_the_audience_that_uses_it(chain: Chain) -> None:
     )
 
 
+@ON_SQLITE
 def test_the_plan_of_a_dependent_says_what_its_sync_does(chain: Chain) -> None:
     """Planned together, an edited definition that no guard blocks is as good as synced."""
     chain.configure(spenders="trait('spend') >= 200")
@@ -342,6 +360,7 @@ def test_the_plan_of_a_dependent_says_what_its_sync_does(chain: Chain) -> None:
     }
 
 
+@ON_SQLITE
 def test_what_holds_is_not_hidden_by_a_plan_of_it(chain: Chain) -> None:
     """A paused audience can be planned, and is not synced by that: who uses it stays held in the plan, too."""
     chain.set_state("spenders", "paused")
@@ -349,6 +368,7 @@ def test_what_holds_is_not_hidden_by_a_plan_of_it(chain: Chain) -> None:
     assert "is paused" in str(chain.plan("spenders", "quiet_spenders")["quiet_spenders"].held)
 
 
+@ON_SQLITE
 def test_a_first_sync_that_died_does_not_count(
     workspace: Workspace, clock: FrozenClock, shop: Shop, tmp_path: Path
 ) -> None:
@@ -371,6 +391,7 @@ def test_retracting_what_is_held_ends_the_run(chain: Chain) -> None:
     assert [state for _, state, _ in chain.runs("quiet_spenders")] == ["succeeded", "superseded", "succeeded"]
 
 
+@ON_SQLITE
 def test_a_paused_dependent_brings_nothing_along(chain: Chain) -> None:
     """A sync that is refused syncs nothing else, either."""
     chain.set_state("quiet_spenders", "paused")
@@ -378,6 +399,23 @@ def test_a_paused_dependent_brings_nothing_along(chain: Chain) -> None:
     assert states(chain.sync("quiet_spenders")) == {"quiet_spenders": "audience 'quiet_spenders' is paused"}
 
 
+@ON_SQLITE
+def test_check_finds_what_would_hold(chain: Chain) -> None:
+    """What a person must resolve before a sync is named with its remedy; without a database there is nothing to say."""
+    chain.configure(settings={"spenders": "enabled = false"})
+    found = list(look(chain.settings, chain.database, now=NOON))
+    without = list(look(chain.settings, None, now=NOON))
+
+    assert [(one.message, one.remedy) for one in found if one.subject == "quiet_spenders"][1:] == [
+        (
+            "would be held by a sync: audience `spenders` is disabled",
+            "set `enabled = true`, then run `audience-sync sync quiet_spenders`",
+        )
+    ]
+    assert [one.subject for one in without] == ["shop", "quiet_spenders", "spenders"]
+
+
+@ON_SQLITE
 def test_a_query_without_dependencies_is_never_held(chain: Chain) -> None:
     """Traits of the profiles are no audiences, and what uses others holds nobody who does not."""
     chain.set_state("quiet_spenders", "paused")
