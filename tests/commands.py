@@ -131,6 +131,8 @@ def _as_a_process(words: Sequence[str], environment: Mapping[str, str], folder: 
         stack.callback(os.umask, os.umask(0o022))
         stack.callback(_put_environment, dict(os.environ))
         _put_environment(environment)
+        stack.callback(setattr, tempfile, "tempdir", tempfile.tempdir)
+        tempfile.tempdir = None
         stack.callback(setattr, sys, "argv", sys.argv)
         sys.argv = ["audience-sync", *words]
         root = logging.getLogger()

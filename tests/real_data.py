@@ -16,6 +16,7 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
+from zlib import crc32
 
 import duckdb
 import psycopg
@@ -102,6 +103,16 @@ def ecom() -> World:
         )
     trait_types = {"cohort": "text", "acquisition_channel": "text", "first_seen": "time"}
     return World(events, traits, dict.fromkeys(names, "text"), trait_types)
+
+
+def part_of(world: World, every: int) -> World:
+    """Return the events and traits of about one user in `every`."""
+
+    def stays(user: str) -> bool:
+        return crc32(user.encode()) % every == 0
+
+    events = [event for event in world.events if stays(event.user)]
+    return world._replace(events=events, traits={user: known for user, known in world.traits.items() if stays(user)})
 
 
 def tables(world: World) -> list[Table]:

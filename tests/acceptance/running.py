@@ -105,6 +105,7 @@ class Place:
     sandbox: Sandbox
     key: str = DEVELOPMENT_KEY
     environment: dict[str, str] = field(default_factory=dict)
+    always_forks: bool = False  # commands that are not killed get a process of their own, too
 
     def configure(
         self,
@@ -128,7 +129,7 @@ class Place:
 
     def command(self, *words: str, kill: str | None = None) -> Ended:
         """Run a command to its end: in this process, or in one that is killed at a named point if asked for."""
-        if kill is None:
+        if kill is None and not self.always_forks:
             return Ended(*call(["--config", str(self.folder / "config.toml"), *words], self._environment()))
         with self.running(*words, kill=kill) as running:
             return running.end()

@@ -2,8 +2,9 @@
 
 Each database lives through three lives. At every step of a life the next command is killed in copies of the place, once
 in each, and run again there, where it may be killed again; then the copies must be like the place in which nobody was.
-AUDIENCE_SYNC_KILLS says how many kills on each database, one at each step if it does not. If a copy differs, what was
-killed when is printed; AUDIENCE_SYNC_KILLED, set to that, has this step killed at these instants, and no other step.
+AUDIENCE_SYNC_KILLS sets the number of kills on each database, by default one at each step. AUDIENCE_SYNC_KILL_SEED is
+the seed of the instants. A test prints its seed, and the instants at which it killed a command; AUDIENCE_SYNC_KILLED,
+set to such a line, kills this step at these instants, and no other step.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from tests.factories import AUDIENCE_KEY
 from tests.killing import Ended, Kill, Reached, draw, perform
 from tests.twins import contradictions, copy_of, forwarded, known, leftovers, settled, told, values
 
+pytestmark = pytest.mark.slow
 REPEATED, _, INSTANTS = os.environ.get("AUDIENCE_SYNC_KILLED", "").partition("=")
-DICE = random.Random()
+SEED = int(os.environ.get("AUDIENCE_SYNC_KILL_SEED", "20260331"))
 AGAIN = 0.3  # how probable it is that the next try is killed too
 DRAWS = 50  # a kill that comes after the end is no kill; so many in a row are an error
 
@@ -194,11 +196,11 @@ def undisturbed(place: Place, step: Step) -> list[Reached]:
     return trail
 
 
-def drawn(trail: Sequence[Reached]) -> Iterator[Kill]:
+def drawn(dice: random.Random, trail: Sequence[Reached]) -> Iterator[Kill]:
     """Draw when the first try is killed, and those after it if they are."""
-    yield draw(DICE, trail)
-    while DICE.random() < AGAIN:
-        yield draw(DICE, trail)
+    yield draw(dice, trail)
+    while dice.random() < AGAIN:
+        yield draw(dice, trail)
 
 
 def disturbed(place: Place, step: Step, kills: Iterable[Kill]) -> list[str]:
@@ -237,10 +239,12 @@ def assert_same(place: Place, twin: Place, *, once: bool) -> None:
     assert [of for of, seen in ours.items() if not is_sequel(seen, theirs[of])] == []
 
 
-def compare(name: str, step: Step, origin: Place, twin: Place, *, trail: Sequence[Reached]) -> None:
+def compare(
+    name: str, step: Step, origin: Place, twin: Place, *, trail: Sequence[Reached], dice: random.Random
+) -> None:
     """Have a step killed in copies of a place until a kill comes in time, and compare what it leaves."""
     for _ in range(DRAWS):
-        kills = drawn(trail) if not REPEATED else map(Kill.of, INSTANTS.split(","))
+        kills = drawn(dice, trail) if not REPEATED else map(Kill.of, INSTANTS.split(","))
         with another(origin, origin.folder.with_name(uuid4().hex)) as place:
             if came := disturbed(place, step, kills):
                 print(f"AUDIENCE_SYNC_KILLED='{name}={','.join(came)}'")
@@ -255,7 +259,8 @@ def test_killed_anywhere(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, database_url: str, life: str
 ) -> None:
     """Killed at any instant and run again, a command leaves what an undisturbed twin does: nothing lost or doubled."""
-    folder = tmp_path_factory.mktemp("copies")
+    folder, dice = tmp_path_factory.mktemp("copies"), random.Random(f"{SEED} {life} {database_url.partition(':')[0]}")
+    print(f"AUDIENCE_SYNC_KILL_SEED={SEED}")
     with open_place(tmp_path, database_url) as twin:
         open_for_work(twin)
         for name, step in LIVES[life].items():
@@ -263,6 +268,6 @@ def test_killed_anywhere(
             with another(twin, folder / uuid4().hex) as origin:
                 trail = undisturbed(twin, step)
                 for _ in range(EACH if not REPEATED else name == REPEATED):
-                    compare(name, step, origin, twin, trail=trail)
+                    compare(name, step, origin, twin, trail=trail, dice=dice)
 
         assert leftovers(twin) == {}

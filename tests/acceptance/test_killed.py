@@ -9,6 +9,7 @@ import pytest
 
 from tests.acceptance.running import KILLED, Place, assert_settled, customers, open_place
 
+pytestmark = pytest.mark.slow
 RATE = 20  # requests a second: batches are settled in several commits
 
 BEFORE = customers(range(2000))

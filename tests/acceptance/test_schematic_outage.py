@@ -27,6 +27,7 @@ from tests.acceptance.running import ON_ONE_DATABASE
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, user_of
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
 EVERYBODY = [f"u{n}" for n in range(100)]
 EVERY = timedelta(hours=2)
 SYNCS_A_DAY = 12

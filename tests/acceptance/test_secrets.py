@@ -129,6 +129,7 @@ def place(tmp_path: Path, database_url: str, given: str, monkeypatch: pytest.Mon
         opened.sandbox.keys.revoke(DEVELOPMENT_KEY)
         opened.sandbox.keys.restore(KEY)
         opened.key = KEY if given == "variable" else ""
+        opened.always_forks = True
         key_file(opened).parent.mkdir()
         key_file(opened).write_text(f"{KEY}\n")
         key_file(opened).chmod(0o600)

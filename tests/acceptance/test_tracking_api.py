@@ -25,6 +25,7 @@ from segment.analytics.client import Client
 from audience_sync.sandbox import FaultRule
 from tests.acceptance.running import Place, Running, open_place, until
 
+pytestmark = pytest.mark.slow
 EVENTS = int(os.environ.get("AUDIENCE_SYNC_FORWARDED_EVENTS", "3000"))
 USERS = 300
 WRITE_KEY = "wk_of_the_shop"

@@ -17,6 +17,7 @@ from audience_sync.core.shards import UNITS
 from audience_sync.sandbox import FaultRule
 from tests.acceptance.running import Place, Running, assert_settled, customers, open_place, until
 
+pytestmark = pytest.mark.slow
 ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 """Where several hosts meet. On SQLite, one that is frozen in a commit holds all others up until it wakes."""
 

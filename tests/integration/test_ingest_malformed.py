@@ -32,8 +32,9 @@ from audience_sync.ingest.requests import ENDPOINTS, MOST_IN_BATCH
 from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
 from tests.ingesting import TRACK, answer, basic, kept, serving
+from tests.profile import amount
 
-REQUESTS = int(os.environ.get("AUDIENCE_SYNC_MALFORMED_REQUESTS", "1000"))
+REQUESTS = amount("AUDIENCE_SYNC_MALFORMED_REQUESTS", small=500, large=1000)
 WARM_UP = 300  # requests after which the server has loaded and allocated what it needs
 SENDERS = 8
 GROWTH = 12 * 1024 * 1024  # bytes

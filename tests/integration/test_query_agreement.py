@@ -1,7 +1,8 @@
 """SQLite, PostgreSQL and DuckDB say of made-up queries over made-up worlds what a plain reading of the language says.
 
-Hypothesis draws the cases, of eight queries each; `AUDIENCE_SYNC_QUERY_CASES` says how many, 48 if it does not: those
-are the same in every run. Disagreements that were found are kept in `tests/reference/regressions.py`.
+Hypothesis draws the cases, of eight queries each. `AUDIENCE_SYNC_QUERY_CASES` sets their number, by default 12, or 48
+in slow runs; those are the same in every run. Disagreements that were found are kept in
+`tests/reference/regressions.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sqlalchemy.engine import make_url
 from audience_sync.computing import open_definition
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError
+from tests.profile import amount
 from tests.reference.databases import fill_duckdb, fill_postgres, fill_sqlite
 from tests.reference.drawing import cases
 from tests.reference.evaluating import Evaluator
@@ -33,7 +35,7 @@ from tests.reference.spelling import write
 from tests.reference.worlds import Case, Definition
 
 ASKED = os.environ.get("AUDIENCE_SYNC_QUERY_CASES")
-CASES = int(ASKED or "48")
+CASES = amount("AUDIENCE_SYNC_QUERY_CASES", small=12, large=48)
 SECONDS = 300 + CASES * 3  # a case takes one or two; finding the smallest form of a failure takes hundreds
 
 EXPLORING = settings(

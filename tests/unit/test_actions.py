@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ import pytest
 from audience_sync.core.destination.actions import Rejection, RejectionReason, make_body
 from audience_sync.core.destination.fields import FIELDS, Action, FieldKind
 from audience_sync.core.model import Json
+from tests.profile import amount
 
-CASES = int(os.environ.get("AUDIENCE_SYNC_FUZZ_CASES", "3000"))
+CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=1000, large=3000)
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text(encoding="utf-8"))
 SENT = [(case["event"], one) for case in VECTORS for one in case["sent"]]
 IDENTIFY, TRACK = Action.IDENTIFY_USER, Action.TRACK_EVENT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,8 +15,9 @@ from audience_sync.core.destination.directives.problems import problems
 from audience_sync.core.destination.directives.rules import RULES
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
+from tests.profile import amount
 
-CASES = int(os.environ.get("AUDIENCE_SYNC_FUZZ_CASES", "3000"))
+CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=1000, large=3000)
 SECONDS = 20  # far more than any single mapping may need on a busy machine
 
 WORDS = [

@@ -46,6 +46,7 @@ def test_a_printed_computed_trait_is_read_as_the_same(scalar: Scalar) -> None:
     assert to_text(scalar) == to_text(again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "kinds", "enums"),
     [

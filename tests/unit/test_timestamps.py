@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -10,8 +9,9 @@ import pytest
 
 from audience_sync.core.destination.timestamps import to_utc
 from audience_sync.core.model import Json
+from tests.profile import amount
 
-CASES = int(os.environ.get("AUDIENCE_SYNC_FUZZ_CASES", "3000"))
+CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=1000, large=3000)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST = datetime(1, 1, 3, tzinfo=UTC)
 LAST = datetime(9999, 12, 29, tzinfo=UTC)

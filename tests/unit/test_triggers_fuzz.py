@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +19,9 @@ from audience_sync.core.destination.triggers.expressions import fields, to_text
 from audience_sync.core.destination.triggers.matching import matcher
 from audience_sync.core.destination.triggers.parsing import parse
 from audience_sync.errors import TriggerError
+from tests.profile import amount
 
-CASES = int(os.environ.get("AUDIENCE_SYNC_FUZZ_CASES", "3000"))
+CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=1000, large=3000)
 LONGEST = 20.0  # seconds for one trigger on a busy machine; the usual one takes half a millisecond
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "triggers.json").read_text())
 EVENTS = VECTORS["events"]
