@@ -20,6 +20,7 @@ from audience_sync.computing.clauses import Clause, Event, Fact, clause_of, oute
 from audience_sync.computing.finding import Found, find
 from audience_sync.computing.preparing import compiler_of, explained, identifiers_of
 from audience_sync.config import Audience, Settings
+from audience_sync.core import exact_json
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Computation
 from audience_sync.core.query.looking import looked_at
@@ -155,12 +156,12 @@ def _object(shown: Mapping[str, Property | Context], row: Mapping[str, Any]) -> 
 def _json_text(value: object) -> str:
     """Return a value as JSON text without blanks, a whole number without a fraction; what is no JSON is a text."""
     text = "null" if value is None else str(value)
-    with suppress(orjson.JSONDecodeError):
-        found = orjson.loads(text)
+    with suppress(ValueError, RecursionError):
+        found = exact_json.loads(text)
         if isinstance(found, float) and found.is_integer() and abs(found) < 2**53:
             found = int(found)
         with suppress(TypeError):
-            return orjson.dumps(found).decode()
+            return exact_json.dumps(found).decode()
     return orjson.dumps(text.encode("utf-8", "replace").decode()).decode()
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import orjson
-
+from audience_sync.core import exact_json
 from audience_sync.core.destination.actions import Rejection
 from audience_sync.core.destination.mappings import Mapping, judge
 from audience_sync.core.events import with_key
@@ -51,7 +50,7 @@ def preview(read: Read, mappings: Sequence[Mapping], *, api_key: str) -> Preview
     event = read.event
     verdict = judge(event, mappings)
     bodies = [
-        (mapping.name, with_key(orjson.dumps(body).decode(), api_key=api_key)) for mapping, body in verdict.bodies
+        (mapping.name, with_key(exact_json.dumps(body).decode(), api_key=api_key)) for mapping, body in verdict.bodies
     ]
     answered = {mapping.name for mapping, _ in (*verdict.bodies, *verdict.rejections)}
     matched = [mapping.name for mapping in mappings if mapping.name in answered]

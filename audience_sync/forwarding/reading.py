@@ -1,7 +1,7 @@
 """A file of Segment events, read line by line: NDJSON, as it is or compressed with gzip.
 
-A line that is no event is a value, not an error: it is told by its number, and reading goes on. However long the file
-or a line of it is, no more than one event is held.
+A line that is not an event is a value, not an error: it is named by its number, and reading goes on. However long the
+file or a line of it is, no more than one event is held.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 class BadLine(NamedTuple):
-    """A line that is no event; the sentence begins where its number ends."""
+    """A line that is not an event; the sentence begins where its number ends."""
 
     line: int
     fault: Fault
@@ -37,7 +37,7 @@ class BadLine(NamedTuple):
 
 
 class Read(NamedTuple):
-    """An event, the line it stands in, counted from 1, and its JSON."""
+    """An event, the line it stands in, counted from 1, and its JSON without halves of characters."""
 
     line: int
     event: SegmentEvent
@@ -80,7 +80,7 @@ def read_events(stream: io.BufferedIOBase, *, name: str) -> Iterator[Read | BadL
             yield BadLine(number, *TOO_LONG)
         elif text:
             found = read_event(text)
-            yield BadLine(number, *found) if isinstance(found, NotAnEvent) else Read(number, found, text)
+            yield BadLine(number, *found) if isinstance(found, NotAnEvent) else Read(number, *found)
 
 
 def _opened(file: str) -> io.BufferedReader:

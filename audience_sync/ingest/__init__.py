@@ -1,7 +1,7 @@
 """Segment's Tracking API: events of any Segment library, taken over HTTP and kept until Schematic has them.
 
-A request is taken whole or not at all, and is answered 200 once every event of it is committed. `server` listens,
-`api` is the one asynchronous place of the program, `requests` (with `bodies`, `keys` and `filling`) says what a request
+A request is answered 200 once its events are committed; a bad event of a batch is refused alone and counted. `server`
+listens, `api` is the asynchronous part, `requests` (with `bodies`, `keys`, `salvage` and `filling`) says what a request
 is, without HTTP, clock or database, and `intake` commits.
 """
 

@@ -23,14 +23,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from audience_sync.core.arrivals import Arrival
+from audience_sync.core.arrivals import Arrival, RefusedEvent
 from audience_sync.ingest.bodies import Body, open_body
 from audience_sync.ingest.complaints import Complaints
 from audience_sync.ingest.intake import Taken
 from audience_sync.ingest.keys import UNKNOWN, knows_sender
 from audience_sync.ingest.limits import RETRY_AFTER, Limits
 from audience_sync.ingest.refusals import Refusal, invalid
-from audience_sync.ingest.requests import ENDPOINTS, Endpoint, read
+from audience_sync.ingest.requests import ENDPOINTS, Endpoint, EventsRead, read
 from audience_sync.seams import Seams
 
 READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body takes too long beside everything else
@@ -49,7 +49,7 @@ class Api:
 
     def __init__(
         self,
-        submit: Callable[[Sequence[Arrival]], Taken],
+        submit: Callable[[Sequence[Arrival], Sequence[RefusedEvent]], Taken],
         keys: Sequence[bytes],
         *,
         limits: Limits,
@@ -96,14 +96,18 @@ class Api:
 
     async def _take(self, request: Request, endpoint: Endpoint) -> Refusal | None:
         """Take the events of a request, or return why not; what was begun to be committed is waited for."""
-        arrivals = await self._arrivals(request, endpoint)
-        if isinstance(arrivals, Refusal):
-            return arrivals
-        if not arrivals:
+        found = await self._events(request, endpoint)
+        if isinstance(found, Refusal):
+            return found
+        if not any(found):
             return None
-        return None if await asyncio.wrap_future(self._submit(arrivals)) else NOT_TAKEN
+        if not await asyncio.wrap_future(self._submit(found.arrivals, found.refused)):
+            return NOT_TAKEN
+        for event in found.refused:
+            self._complaints.note_event(event)
+        return found.refusal
 
-    async def _arrivals(self, request: Request, endpoint: Endpoint) -> list[Arrival] | Refusal:
+    async def _events(self, request: Request, endpoint: Endpoint) -> EventsRead | Refusal:
         known = knows_sender(request.headers.get("authorization"), self._keys)
         body = UNKNOWN if known is False else _open(request, endpoint)
         if isinstance(body, Refusal):
@@ -153,7 +157,7 @@ class Api:
         status, headers = (raised.status_code, raised.headers) if isinstance(raised, HTTPException) else (404, None)
         return _refused(Refusal(status, _WORDS.get(status, "this is not served")), request, headers)
 
-    async def _read(self, body: bytes, endpoint: Endpoint, *, known: bool) -> list[Arrival] | Refusal:
+    async def _read(self, body: bytes, endpoint: Endpoint, *, known: bool) -> EventsRead | Refusal:
         keys = None if known else self._keys
         work = partial(read, body, endpoint, keys=keys, now=self._clock(), new_id=lambda: str(uuid4()))
         if len(body) <= READ_AT_ONCE:

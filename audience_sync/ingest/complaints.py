@@ -1,6 +1,7 @@
-"""Telling the log of requests that are refused: their senders hear of it, and so must whoever operates this.
+"""Refused requests and events in the log: their senders hear of it, and the operator has to.
 
-Anybody can send garbage, so each status is told once a minute at most, with how many there were.
+Anybody can send garbage, so each status and each fault of an event is logged once a minute at most, with how many
+there were.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from audience_sync.core.arrivals import RefusedEvent
 from audience_sync.ingest.refusals import Refusal
 
 EVERY: Final = 60.0  # seconds
@@ -23,15 +25,25 @@ class Complaints:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._counts: Counter[int] = Counter()  # since the status was told last
-        self._told_at: dict[int, float] = {}
+        self._counts: Counter[int | str] = Counter()  # since the status or fault was logged last
+        self._logged_at: dict[int | str, float] = {}
 
     def note(self, refusal: Refusal) -> None:
-        """Count a refusal, and log it unless its status was told within the last minute."""
-        self._counts[refusal.status] += 1
+        """Count a refused request, and log it unless its status was logged within the last minute."""
+        if requests := self._due(refusal.status):
+            log.warning("requests_refused", status=refusal.status, why=refusal.message, requests=requests)
+
+    def note_event(self, event: RefusedEvent) -> None:
+        """Count a refused event, and log it unless its fault was logged within the last minute."""
+        if events := self._due(event.why.fault):
+            why = f"an event {event.why.sentence}"
+            log.warning("events_refused", fault=event.why.fault.value, why=why, events=events)
+
+    def _due(self, kind: int | str) -> int:
+        """Count one more, and return how many there were since the last line of the log; 0: it is too soon for one."""
+        self._counts[kind] += 1
         now = self._monotonic()
-        if now - self._told_at.get(refusal.status, float("-inf")) < EVERY:
-            return
-        self._told_at[refusal.status] = now
-        requests = self._counts.pop(refusal.status)
-        log.warning("requests_refused", status=refusal.status, why=refusal.message, requests=requests)
+        if now - self._logged_at.get(kind, float("-inf")) < EVERY:
+            return 0
+        self._logged_at[kind] = now
+        return self._counts.pop(kind)

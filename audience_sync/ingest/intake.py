@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeAlias
 import sqlalchemy as sa
 import structlog
 
-from audience_sync.core.arrivals import Arrival
+from audience_sync.core.arrivals import Arrival, RefusedEvent
 from audience_sync.db import first_line
 from audience_sync.errors import DatabaseOlder, MarkUnusable
 from audience_sync.leasing import Workspace
@@ -41,6 +41,7 @@ Taken: TypeAlias = "Future[bool]"
 
 class _Waiting(NamedTuple):
     arrivals: Sequence[Arrival]
+    refused: Sequence[RefusedEvent]
     size: int
     taken: Taken
 
@@ -59,15 +60,18 @@ class Intake:
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
         self._thread.start()
 
-    def submit(self, arrivals: Sequence[Arrival]) -> Taken:
-        """Hand over the events of one request; False comes back at once when too much waits, or nothing is taken."""
+    def submit(self, arrivals: Sequence[Arrival], refused: Sequence[RefusedEvent] = ()) -> Taken:
+        """Hand over the events of one request, and those of it to be counted as refused.
+
+        False comes back at once when too much waits, or nothing is taken.
+        """
         taken: Taken = Future()
         size = sum(len(arrival.payload) + _EACH for arrival in arrivals)
         with self._changed:
             if self._closed or (self._size and self._size + size > MOST_WAITING):
                 taken.set_result(False)
             else:
-                self._waiting.append(_Waiting(arrivals, size, taken))
+                self._waiting.append(_Waiting(arrivals, refused, size, taken))
                 self._size += size
                 self._changed.notify_all()
         return taken
@@ -106,7 +110,7 @@ class Intake:
         """Commit requests together, each alone where one of them may spoil it for the others, and tell them."""
         wanted = [waiting for waiting in group if waiting.taken.set_running_or_notify_cancel()]
         try:
-            self._take([arrival for waiting in wanted for arrival in waiting.arrivals])
+            self._take(wanted)
         except _AWAY as error:
             self._refuse(wanted, error)
         except _DATABASE as error:
@@ -123,17 +127,22 @@ class Intake:
 
     def _commit_alone(self, waiting: _Waiting) -> None:
         try:
-            self._take(waiting.arrivals)
+            self._take([waiting])
         except _DATABASE as error:
             self._refuse([waiting], error)
         else:
             self._accept([waiting])
 
-    def _take(self, arrivals: Sequence[Arrival]) -> None:
-        if not arrivals:
+    def _take(self, group: Sequence[_Waiting]) -> None:
+        arrivals = [arrival for waiting in group for arrival in waiting.arrivals]
+        refused = [event for waiting in group for event in waiting.refused]
+        if not arrivals and not refused:
             return
+        now_ms = self._workspace.seams.now_ms()
         with self._workspace.database.write(wait=self._wait) as connection:
-            events.take(connection, arrivals, now_ms=self._workspace.seams.now_ms())
+            if arrivals:
+                events.take(connection, arrivals, now_ms=now_ms)
+            events.count_refused(connection, refused, now_ms=now_ms)
             self._workspace.seams.reach("ingest.taken")
         self._workspace.seams.reach("ingest.committed")
 

@@ -27,16 +27,15 @@ def knows_sender(authorization: str | None, keys: Sequence[bytes]) -> bool | Non
     return _is_one_of(user, keys)
 
 
-def knows_body(body: Json, keys: Sequence[bytes]) -> bool:
-    """Return whether a parsed body names one of the keys, itself or in the first event of its batch."""
+def knows_body(body: Json, events: Sequence[object] | None, keys: Sequence[bytes]) -> bool:
+    """Return whether a parsed body names one of the keys, itself or in the first event of its batch that is one."""
     named = _named(body)
-    if named is None and isinstance(body, dict):
-        batch = body.get("batch")
-        named = _named(batch[0]) if isinstance(batch, list) and batch else None
+    if named is None:
+        named = next((_named(event) for event in events or () if isinstance(event, dict)), None)
     return named is not None and _is_one_of(named.encode(), keys)
 
 
-def _named(found: Json) -> str | None:
+def _named(found: object) -> str | None:
     key = found.get(FIELD) if isinstance(found, dict) else None
     return key if isinstance(key, str) else None
 

@@ -18,7 +18,7 @@ CODES: Final = {
 
 
 class Refusal(NamedTuple):
-    """Why a request is not taken: an HTTP status, and a sentence that repeats nothing of a body but a type."""
+    """Why a request is not taken: an HTTP status, and a sentence that repeats of a body only a type or field names."""
 
     status: int
     message: str

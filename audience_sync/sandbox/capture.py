@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import orjson
-
+from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.sandbox import validation
 from audience_sync.sandbox.state import Keys, State
@@ -36,8 +35,8 @@ def capture(state: State, request: Request) -> Answer:
 def user_keys(body: bytes) -> frozenset[str]:
     """Return every user key value in a capture request, whatever else is wrong with it."""
     try:
-        document: Json = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        document = exact_json.loads(body)
+    except (ValueError, RecursionError):
         return frozenset()
     several = _mapping(document).get("events")
     bodies = [_mapping(_mapping(one).get("body")) for one in (several if isinstance(several, list) else [document])]

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.sandbox.tables import about
 from audience_sync.sandbox.validation import Definition, Event
@@ -147,7 +148,7 @@ def _upsert(
     for key, value in found.new.items():
         connection.execute(statements.set_key, (key, value, entity_id, at))
     for trait, value_now in _mapping(body.get("traits")).items():
-        text = orjson.dumps(value_now).decode()
+        text = exact_json.dumps(value_now).decode()
         connection.execute(statements.set_trait, (entity_id, trait, text, at, at))
         connection.execute(
             _DEFINE,

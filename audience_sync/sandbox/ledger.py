@@ -16,8 +16,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-import orjson
-
+from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox import entities
@@ -112,7 +111,7 @@ class Ledger:
             " WHERE k.name = ? AND k.value = ?",
             (key_name, key_value),
         )
-        return {name: orjson.loads(value) for name, value in rows}
+        return {name: exact_json.loads(value) for name, value in rows}
 
     def all_traits(self, key_name: str) -> Iterator[tuple[str, dict[str, Json]]]:
         """Yield the value of this key and the traits of every user that has it, ordered by the value."""
@@ -122,7 +121,7 @@ class Ledger:
             if not rows:
                 return
             for value, of_user in groupby(rows, key=itemgetter(0)):
-                yield value, {row[1]: orjson.loads(row[2]) for row in of_user if row[1] is not None}
+                yield value, {row[1]: exact_json.loads(row[2]) for row in of_user if row[1] is not None}
             last = rows[-1][0]
 
     def events(
@@ -211,14 +210,15 @@ def _event_row(event: Event, status: str, applied: entities.Applied) -> tuple[st
         applied.error,
         applied.user_id,
         applied.company_id,
-        orjson.dumps(event.body).decode(),
+        exact_json.dumps(event.body).decode(),
         event.sent_at,
     )
 
 
 def _event_of(row: Row) -> StoredEvent:
     stored = StoredEvent(*row)
-    return stored._replace(body=orjson.loads(row[10]))
+    body: Any = exact_json.loads(row[10])
+    return stored._replace(body=body)
 
 
 def _unusable(path: Path, error: sqlite3.Error) -> ConfigError:

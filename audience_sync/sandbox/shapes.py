@@ -7,6 +7,7 @@ from typing import Final
 
 import orjson
 
+from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.sandbox.ledger import Ledger, Row
 from audience_sync.sandbox.state import Settings
@@ -69,7 +70,7 @@ def event(stored: StoredEvent) -> dict[str, Json]:
         "error_message": stored.error_message,
         "idempotency_key": stored.idempotency_key,
         "body": dict(stored.body),
-        "body_preview": orjson.dumps(stored.body).decode()[:100],
+        "body_preview": exact_json.dumps(stored.body).decode()[:100],
         "captured_at": stored.received_at,
         "processed_at": stored.received_at,
         "updated_at": stored.received_at,
@@ -102,7 +103,7 @@ def _user(ledger: Ledger, row: Row, environment_id: str) -> Json:
         "updated_at": updated_at,
         "last_seen_at": last_seen_at,
         "keys": [{**about, **_key(number, *key)} for key in keys],
-        "traits": {trait: orjson.loads(value) for trait, value, *_ in traits},
+        "traits": {trait: exact_json.loads(value) for trait, value, *_ in traits},
         "entity_traits": [{**about, **_trait(number, trait)} for trait in traits],
         "company_memberships": [_membership(number, *company) for company in companies],
     }
@@ -132,7 +133,7 @@ def _key(user: int, name: str, value: str, created_at: str) -> dict[str, Json]:
 
 def _trait(user: int, row: Row) -> dict[str, Json]:
     name, text, created_at, updated_at, definition_id = row
-    value = orjson.loads(text)
+    value = exact_json.loads(text)
     return {
         "id": f"entr_{user}_{name}",
         "definition_id": f"trtd_{definition_id}",

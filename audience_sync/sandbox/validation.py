@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-import orjson
-
+from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 
 EVENT_TYPES: Final = ("identify", "track", "flag_check", "inference")
@@ -51,8 +50,8 @@ class Definition(NamedTuple):
 def parse(body: bytes) -> dict[str, Json]:
     """Return the JSON object in `body`; raise `Malformed` for anything else."""
     try:
-        value: Json = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        value = exact_json.loads(body)
+    except (ValueError, RecursionError) as error:
         raise Malformed(f"body: not JSON: {error}") from None
     return _object(value, "body")
 
@@ -146,7 +145,7 @@ def _check_traits(value: Json, place: str) -> None:
 
 
 def _as_text(value: Json) -> str:
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+    return value if isinstance(value, str) else exact_json.dumps(value).decode()
 
 
 def _object(value: Json, place: str) -> dict[str, Json]:

@@ -15,8 +15,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-import orjson
-
+from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 
 MAX_BODY: Final = 64 * 1024 * 1024  # bytes of a request; a batch is a thousandth of it
@@ -51,7 +50,7 @@ Answerer = Callable[[Request], Answer | None]
 
 def answer(value: Json, status: int = 200) -> Answer:
     """Return `value` as a JSON answer."""
-    return Answer(status, orjson.dumps(value))
+    return Answer(status, exact_json.dumps(value))
 
 
 def refusal(status: int, message: str, **details: Json) -> Answer:

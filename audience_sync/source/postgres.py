@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader, Transformer
+from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 from sqlalchemy.engine import URL
 
@@ -157,7 +158,7 @@ def _decoded(page: PGresult, context: AdaptContext) -> Page:
     transformer = Transformer(context)
     columns = []
     for column in range(page.nfields):
-        load = transformer.get_loader(page.ftype(column), page.fformat(column)).load
+        load = transformer.get_loader(page.ftype(column), Format.TEXT).load
         columns.append([_loaded(load, page.get_value(row, column)) for row in range(page.ntuples)])
     return list(zip(*columns, strict=True))
 

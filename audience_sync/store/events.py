@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
-from audience_sync.core.arrivals import Arrival
+from audience_sync.core.arrivals import Arrival, RefusedEvent
 from audience_sync.core.destination.forwarding import Unsent
 from audience_sync.core.events import Event, Forwarded, Value
 from audience_sync.store import binding, bulk
@@ -133,9 +133,19 @@ def close(connection: Connection, events: Iterable[Forwarded]) -> None:
 def close_unsent(connection: Connection, unsent: Sequence[Unsent], *, now_ms: int) -> None:
     """Close rows of which nothing is sent, and count them by their reasons."""
     close(connection, [event for event, _ in unsent])
+    _count_unsent(connection, [(reason, event.type, event.message_id) for event, reason in unsent], now_ms=now_ms)
+
+
+def count_refused(connection: Connection, refused: Sequence[RefusedEvent], *, now_ms: int) -> None:
+    """Count events that were not taken, by what is wrong with them."""
+    _count_unsent(connection, [(one.why.fault.value, one.type, one.message_id) for one in refused], now_ms=now_ms)
+
+
+def _count_unsent(connection: Connection, unsent: Sequence[tuple[str, str, str]], *, now_ms: int) -> None:
+    """Count events of which nothing is sent: the reason, type and messageId of each."""
     day = now_ms // DAY_MS
-    counts = Counter((reason, event.type) for event, reason in unsent)
-    last = {(reason, event.type): event.message_id for event, reason in unsent}
+    counts = Counter((reason, kind) for reason, kind, _ in unsent)
+    last = {(reason, kind): message_id for reason, kind, message_id in unsent}
     rows = ((day, *key, count, last[key], now_ms) for key, count in sorted(counts.items()))
     on_conflict = (
         "ON CONFLICT (day, reason, type) DO UPDATE SET count = event_counts.count + excluded.count,"

@@ -95,7 +95,7 @@ def lines(events: Sequence[object]) -> bytes:
 
 def said(err: str) -> str:
     """Return what is on stderr without the words of the JSON parser, which are its own."""
-    return re.sub(r"(is no JSON: ).+, column \d+$", r"\1…", err, flags=re.MULTILINE)
+    return re.sub(r"(is not valid JSON: ).+, column \d+$", r"\1…", err, flags=re.MULTILINE)
 
 
 def toml(value: Any) -> str:
@@ -199,7 +199,7 @@ def test_a_table_is_a_summary(folder: Folder) -> None:
         "bad lines       unknown_type                     1",
     ]
     assert said(ended.err).splitlines() == [
-        "bad line 5 is no JSON: …",
+        "bad line 5 is not valid JSON: …",
         f"bad line 7 has the type 'Page': {MUST}",
         "5 events would become 2 bodies, 3 of them none; 2 bad lines; nothing was sent",
     ]
@@ -241,7 +241,7 @@ def test_twenty_bad_lines_are_named_and_the_rest_counted(folder: Folder) -> None
     assert ended.code == 0
     assert [record["line"] for record in ended.records] == [1026]
     assert ended.err.splitlines() == [
-        *(f"bad line {number} is JSON, but no object" for number in range(1, 21)),
+        *(f"bad line {number} is JSON, but not an object" for number in range(1, 21)),
         "… 1,005 more bad lines",
         "1 events would become 0 bodies, 1 of them none; 1,025 bad lines; nothing was sent",
     ]
@@ -268,8 +268,8 @@ FILES = {
     ),
     "no_event": Bad(
         b"id,name\n1,Ada\n",
-        "bad line 1 is no JSON: …\n"
-        "bad line 2 is no JSON: …\n"
+        "bad line 1 is not valid JSON: …\n"
+        "bad line 2 is not valid JSON: …\n"
         "0 events would become 0 bodies, 0 of them none; 2 bad lines; nothing was sent\n"
         "error: no line of FILE is a Segment event\n"
         'hint: each line is one JSON object, such as {"type": "identify", …}; `jq -c .[]` makes lines of a JSON list\n',
@@ -416,8 +416,8 @@ def test_bad_lines_and_what_nobody_wants(place: Place) -> None:
 
     assert (ended.code, ended.records) == (0, record(read=10, taken=7, known=3, bad=2, accepted=5, unsent=2))
     assert [line for line in said(ended.err).splitlines() if "bad line" in line] == [
-        "bad line 4 is no JSON: …",
-        "bad line 5 is JSON, but no object",
+        "bad line 4 is not valid JSON: …",
+        "bad line 5 is JSON, but not an object",
     ]
     assert told(place) == expected(tracks(5))
     assert sorted(place.rows("SELECT reason, type, count FROM unsent_events")) == [

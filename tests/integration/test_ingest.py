@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 
+import orjson
 import pytest
 import sqlalchemy as sa
 import structlog
 from segment.analytics.client import Client
 
 from audience_sync.config import Address
+from audience_sync.core.arrivals import MOST_BYTES
 from audience_sync.core.destination.timestamps import to_utc
 from audience_sync.db import BUSY_TIMEOUT, Database
 from audience_sync.errors import AudienceSyncError
@@ -22,6 +24,7 @@ from audience_sync.ingest.limits import DEFAULT
 from audience_sync.ingest.requests import MOST_IN_BATCH
 from audience_sync.ingest.server import Server
 from audience_sync.leasing import Workspace
+from audience_sync.store import event_reports
 from tests.ingesting import (
     KEY,
     OTHER_KEY,
@@ -181,18 +184,63 @@ def test_many_senders_at_once(workspace: Workspace, database: Database) -> None:
 # What is not taken
 
 
-@ON_SQLITE
-def test_one_bad_event_refuses_all(sender: Sender, database: Database) -> None:
-    """Of a request with a mistake nothing is kept, and the answer names the event."""
-    response = sender.post("/v1/batch", {"batch": [TRACK, {"type": "foo"}, TRACK]})
+BAD = [
+    (b'{"type":"track","messageId":"a\\u0000b","properties":"' + b"x" * MOST_BYTES + b'"}', "too_long", "track"),
+    (b'{"type":"track","userId":"\xff"}', "not_utf8", "unknown"),
+    (b'{"type":"track","n":NaN}', "not_json", "unknown"),
+    (b'{"type":"track","n":1e400}', "number_too_large", "unknown"),
+    (b'{"type":"track","p":' + b"[" * 2000 + b"]" * 2000 + b"}", "too_deep", "unknown"),
+    (b'{"userId":"u9"}', "no_type", "unknown"),
+    (b'{"type":"foo"}', "unknown_type", "unknown"),
+    (b"7", "not_an_object", "unknown"),
+]
 
-    assert response.status_code == 400
-    assert response.json() == {
-        "success": False,
-        "message": "batch[1] has the type 'foo': it must be one of identify, track, page, screen, group, alias",
-        "code": "invalid_request",
-    }
+
+def test_a_bad_event_costs_only_itself(sender: Sender, database: Database) -> None:
+    """A batch with bad events is answered 200; the others are kept, and each bad one is counted by its reason."""
+    good = [orjson.dumps({**TRACK, "messageId": f"m{n}", "userId": f"u{n}"}) for n in range(len(BAD))]
+    events = [part for pair in zip(good, [bad for bad, *_ in BAD], strict=True) for part in pair]
+    with structlog.testing.capture_logs() as logged:
+        response = sender.post("/v1/batch", b'{"batch":[' + b",".join(events) + b"]}")
+
+    assert (response.status_code, response.json()) == (200, SUCCESS)
+    assert [event["messageId"] for event in kept(database)] == [f"m{n}" for n in range(len(BAD))]
+    counted = event_reports.unsent(database)
+    assert sorted((row["reason"], row["type"], row["count"]) for row in counted) == sorted(
+        (reason, kind, 1) for _, reason, kind in BAD
+    )
+    assert [row["last_message_id"][:5] for row in counted if row["type"] == "track"] == ["hash-"]
+    assert [(line["event"], line["fault"], line["events"]) for line in logged] == [
+        ("events_refused", reason, 1) for _, reason, _ in BAD
+    ]
+
+
+def test_half_a_character_is_taken(sender: Sender, database: Database) -> None:
+    """An event with half an emoji is kept with U+FFFD in its place, and its neighbours with it."""
+    body = b'{"batch":[%s,%s]}' % (
+        orjson.dumps(TRACK),
+        orjson.dumps({**TRACK, "messageId": "m2", "t": "hi HALF"}).replace(b"HALF", rb"\ud83d"),
+    )
+
+    assert sender.post("/v1/batch", body).json() == SUCCESS
+    assert [event.get("t") for event in kept(database)] == [None, "hi \ufffd"]
+    assert event_reports.unsent(database) == []
+
+
+def test_bad_events_of_several_requests_add_up(sender: Sender, database: Database) -> None:
+    """A batch without a good event is answered with what is wrong with the first; all are counted, day by day."""
+    for _ in range(3):
+        response = sender.post("/v1/batch", {"batch": [{"type": "foo"}, {"type": "foo", "messageId": "m7"}]})
+
+        assert response.status_code == 400
+        assert response.json() == {
+            "success": False,
+            "message": "batch[0] has the type 'foo': it must be one of identify, track, page, screen, group, alias",
+            "code": "invalid_request",
+        }
     assert kept(database) == []
+    (row,) = event_reports.reasons(database)
+    assert (row["reason"], row["type"], row["count"], row["last_message_id"]) == ("unknown_type", "unknown", 6, "m7")
 
 
 @ON_SQLITE

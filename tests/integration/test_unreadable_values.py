@@ -80,7 +80,7 @@ def url_of(kind: str, request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("postgres_url")) if kind == "postgresql" else "duckdb:///:memory:"
 
 
-def union(rows: Sequence[tuple[str, str]], *names: str) -> str:
+def union(rows: Sequence[tuple[str, ...]], *names: str) -> str:
     """Return a query of some rows of SQL expressions."""
     return " UNION ALL ".join(
         f"SELECT {', '.join(f'{x} AS {n}' for x, n in zip(row, names, strict=True))}" for row in rows

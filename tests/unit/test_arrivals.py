@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.arrivals import MOST_BYTES, MOST_NAME, TYPES, Arrival, Fault, NotAnEvent, arrive, read_event
+from audience_sync.core.arrivals import (
+    MOST_BYTES,
+    MOST_NAME,
+    TYPES,
+    Arrival,
+    Fault,
+    NotAnEvent,
+    ParsedEvent,
+    arrive,
+    read_event,
+)
 from audience_sync.core.shards import shard_of
 
 IDS: st.SearchStrategy[Any] = st.one_of(st.none(), st.integers(), st.text(max_size=400), st.booleans(), st.just([]))
@@ -24,7 +34,9 @@ def arrived(**event: Any) -> Arrival:
 @pytest.mark.parametrize("kind", TYPES)
 def test_known_types(kind: str) -> None:
     """The six types of Segment are events."""
-    assert read_event(orjson.dumps({"type": kind})) == {"type": kind}
+    text = orjson.dumps({"type": kind})
+
+    assert read_event(text) == ParsedEvent({"type": kind}, text)
 
 
 @pytest.mark.parametrize(
@@ -38,10 +50,14 @@ def test_known_types(kind: str) -> None:
         (b'{"type":""}', Fault.NO_TYPE),
         (b'{"type":"Track"}', Fault.UNKNOWN_TYPE),
         (b'{"type":7}', Fault.UNKNOWN_TYPE),
+        (b'{"type":"page","n":[1e309]}', Fault.NUMBER_TOO_LARGE),
+        (b'{"type":"page","n":1' + b"0" * 400 + b"}", Fault.NUMBER_TOO_LARGE),
+        (b"[" * 2000 + b"]" * 2000, Fault.TOO_DEEP),
+        (b'{"type":"page","n":12345678901234567890123,"p":' + b"[" * 400 + b"]" * 400 + b"}", Fault.TOO_DEEP),
         (b" " * (MOST_BYTES + 1), Fault.TOO_LONG),
     ],
 )
-def test_what_is_no_event(text: bytes, fault: Fault) -> None:
+def test_what_is_not_an_event(text: bytes, fault: Fault) -> None:
     """Everything else is told apart by what is wrong with it."""
     found = read_event(text)
 
@@ -76,6 +92,32 @@ def test_an_event_without_a_messageid_is_known_by_its_text() -> None:
     assert one.message_id == same.message_id
     assert one.message_id.startswith("made-")
     assert one.message_id != other.message_id
+
+
+def test_half_a_character_is_replaced_in_the_text() -> None:
+    """The payload of an event with half an emoji is JSON that every program can read."""
+    found = read_event(rb'{"type":"page", "userId":"\ud83d", "n":"\\ud83d"}')
+
+    assert isinstance(found, ParsedEvent)
+    assert found.text == rb'{"type":"page", "userId":"\ufffd", "n":"\\ud83d"}'
+    assert found.event == orjson.loads(found.text)
+
+
+def test_long_ids_keep_their_digits() -> None:
+    """Two ids that are one float are two people, whole numbers and fractions alike."""
+    for one, other in (
+        ("92233720368547758079", "92233720368547758080"),
+        ("12345678901234567890.5", "12345678901234567890.6"),
+    ):
+        keys = set()
+        for text in (one, other):
+            found = read_event(f'{{"type":"page","userId":{text},"messageId":{text}}}'.encode())
+            assert isinstance(found, ParsedEvent)
+            arrival = arrive(*found)
+            assert arrival.profile_key == arrival.message_id
+            keys.add(arrival.profile_key)
+        assert len(keys) == 2
+        assert ("." in one) or keys == {one, other}
 
 
 @given(IDS, IDS, IDS)

@@ -84,9 +84,7 @@ def test_any_event_has_a_verdict(event: dict[str, Any]) -> None:
         assert body["type"] == event["type"]
 
 
-@pytest.mark.parametrize(
-    "value", ["\ud800", 2**70, json.loads("[" * 300 + "]" * 300)], ids=["surrogate", "huge", "deep"]
-)
+@pytest.mark.parametrize("value", ["\ud800", json.loads("[" * 300 + "]" * 300)], ids=["surrogate", "deep"])
 def test_what_is_no_json_is_a_rejection(value: Any) -> None:
     """A body that cannot be written down is refused by name, whatever an event brings."""
     event: dict[str, Any] = {"type": "identify", "userId": "u1", "timestamp": 0, "traits": {"odd": value}}

@@ -24,6 +24,7 @@ from audience_sync.errors import SourceError
 from audience_sync.forwarding import BadLine, Preview, Read, open_events, preview, read_events
 
 MUST = "it must be one of identify, track, page, screen, group, alias"
+TOO_LARGE = "has a number beyond the range of a float at"
 TOO_LONG = "is longer than 32 KB, the most that Segment takes"
 
 
@@ -72,9 +73,11 @@ def test_every_type_of_segment_is_an_event(kind: str) -> None:
         (b"{'type': 'page'}", "not_json", None),
         (b'{"type":"page","name":"\xff"}', "not_utf8", "is not UTF-8"),
         ('{"type": "page"}'.encode("utf-16"), "not_utf8", "is not UTF-8"),
-        (b"[]", "not_an_object", "is JSON, but no object"),
-        (b'"page"', "not_an_object", "is JSON, but no object"),
-        (b"null", "not_an_object", "is JSON, but no object"),
+        (b'{"type":"page","p":{"n":1e400}}', "number_too_large", f"{TOO_LARGE} p.n: send it as text"),
+        (b"[" * 2000, "too_deep", "is nested too deeply"),
+        (b"[]", "not_an_object", "is JSON, but not an object"),
+        (b'"page"', "not_an_object", "is JSON, but not an object"),
+        (b"null", "not_an_object", "is JSON, but not an object"),
         (b"{}", "no_type", f"has no type: {MUST}"),
         (b'{"type":null}', "no_type", f"has no type: {MUST}"),
         (b'{"type":""}', "no_type", f"has no type: {MUST}"),
@@ -82,8 +85,8 @@ def test_every_type_of_segment_is_an_event(kind: str) -> None:
         (b'{"type":"Page"}', "unknown_type", f"has the type 'Page': {MUST}"),
         (b'{"type":"\\u001b[2J"}', "unknown_type", f"has the type '\\x1b[2J': {MUST}"),
         (b'{"type":"%s"}' % (b"p" * 999), "unknown_type", f"has the type '{'p' * 20}'…: {MUST}"),
-        (b'{"type":["page"]}', "unknown_type", f"has a type that is no text: {MUST}"),
-        (b'{"type":1}', "unknown_type", f"has a type that is no text: {MUST}"),
+        (b'{"type":["page"]}', "unknown_type", f"has a type that is not text: {MUST}"),
+        (b'{"type":1}', "unknown_type", f"has a type that is not text: {MUST}"),
     ],
 )
 def test_a_bad_line_is_told_and_passed_over(line: bytes, fault: str, sentence: str | None) -> None:
@@ -94,7 +97,7 @@ def test_a_bad_line_is_told_and_passed_over(line: bytes, fault: str, sentence: s
     assert (before, after) == (read_as(1, {"type": "page"}), read_as(3, {"type": "page"}))
     assert isinstance(bad, BadLine)
     assert (bad.line, bad.fault) == (2, fault)
-    assert bad.sentence == sentence if sentence else re.fullmatch(r"is no JSON: .+, column \d+", bad.sentence)
+    assert bad.sentence == sentence if sentence else re.fullmatch(r"is not valid JSON: .+, column \d+", bad.sentence)
 
 
 @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n", b"   \r\n"])

@@ -14,19 +14,20 @@ from typing import Any
 import orjson
 import pytest
 
-from audience_sync.core.arrivals import MOST_BYTES, Arrival
+from audience_sync.core.arrivals import MOST_BYTES
 from audience_sync.ingest.bodies import Body, open_body
 from audience_sync.ingest.keys import knows_sender
 from audience_sync.ingest.refusals import Refusal
-from audience_sync.ingest.requests import ENDPOINTS, MOST_IN_BATCH, MOST_TOGETHER, read
+from audience_sync.ingest.requests import ENDPOINTS, MOST_IN_BATCH, MOST_TOGETHER, EventsRead, read
 from tests.factories import NOON
 
 KEYS = (b"wk_1", b"wk_2")
 RECEIVED = "2026-03-31T12:00:00.000Z"
+TOO_LARGE = "has a number beyond the range of a float at"
 TYPES = "it must be one of identify, track, page, screen, group, alias"
 
 
-def read_body(path: str, body: object, *, keys: tuple[bytes, ...] | None = None) -> list[Arrival] | Refusal:
+def read_body(path: str, body: object, *, keys: tuple[bytes, ...] | None = None) -> EventsRead | Refusal:
     """Return what a body, JSON unless it is bytes, says at a path; ids that are made are id1, id2, and so on."""
     numbers = count(1)
     content = body if isinstance(body, bytes) else orjson.dumps(body)
@@ -34,10 +35,11 @@ def read_body(path: str, body: object, *, keys: tuple[bytes, ...] | None = None)
 
 
 def events(path: str, body: object) -> list[dict[str, Any]]:
-    """Return the events of a body that is taken."""
-    arrivals = read_body(path, body)
-    assert not isinstance(arrivals, Refusal), arrivals
-    return [orjson.loads(arrival.payload) for arrival in arrivals]
+    """Return the events of a body of which all are taken."""
+    found = read_body(path, body)
+    assert isinstance(found, EventsRead), found
+    assert not found.refused
+    return [orjson.loads(arrival.payload) for arrival in found.arrivals]
 
 
 def event(said: Mapping[str, object], path: str = "/v1/track") -> dict[str, Any]:
@@ -47,8 +49,9 @@ def event(said: Mapping[str, object], path: str = "/v1/track") -> dict[str, Any]
 
 
 def message(path: str, body: object) -> str:
-    """Return why a body is refused as a bad request."""
-    refusal = read_body(path, body)
+    """Return why a body is refused as a bad request: all of it, or everything in it."""
+    found = read_body(path, body)
+    refusal = found.refusal if isinstance(found, EventsRead) else found
     assert isinstance(refusal, Refusal)
     assert (refusal.status, refusal.code) == (400, "invalid_request")
     return refusal.message
@@ -60,16 +63,23 @@ def message(path: str, body: object) -> str:
 @pytest.mark.parametrize(
     ("path", "body", "expected"),
     [
-        ("/v1/track", b"", "the body is no JSON: …, line 1, column 1"),
-        ("/v1/track", b'{"a":\n?}', "the body is no JSON: …, line 2, column 1"),
-        ("/v1/track", b"\xff", "the body is no JSON: …, line 1, column 1"),
-        ("/v1/track", [], "the body is JSON, but no object"),
-        ("/v1/batch", "text", "the body is JSON, but no object"),
+        ("/v1/track", b"", "the body is not valid JSON: …, column N"),
+        ("/v1/track", b'{"a":\n?}', "the body is not valid JSON: …, line 2, column N"),
+        ("/v1/track", b"\xff", "the body is not UTF-8"),
+        ("/v1/track", b'{"properties":{"n":1e400}}', f"the body {TOO_LARGE} properties.n: send it as text"),
+        ("/v1/track", b'{"a":' * 2000 + b"1" + b"}" * 2000, "the body is nested too deeply"),
+        ("/v1/track", [], "the body is JSON, but not an object"),
+        ("/v1/batch", "text", "the body is JSON, but not an object"),
+        ("/v1/batch", b"[1, 2", "the body is not valid JSON: …, column N"),
+        ("/v1/batch", b'{"batch":[{"type":"track"}', "the body is not valid JSON: …, column N"),
+        ("/v1/batch", b'{"batch":[{"type":"track"}]}}', "the body is not valid JSON: …, column N"),
+        ("/v1/batch", b'{"batch":[{"type":"track"}],"x":NaN}', "the body is not valid JSON: …, column N"),
         ("/v1/batch", {}, "`batch` must be a list of events"),
         ("/v1/batch", {"batch": {"type": "track"}}, "`batch` must be a list of events"),
-        ("/v1/batch", {"batch": [{"type": "track"}, 7]}, "batch[1] is JSON, but no object"),
+        ("/v1/batch", {"batch": [7, {}]}, "batch[0] is JSON, but not an object"),
+        ("/v1/batch", b'{"batch":[{"type":"track","n":NaN}]}', "batch[0] is not valid JSON: …, column N"),
         ("/v1/batch", {"batch": [{"userId": "u1"}]}, f"batch[0] has no type: {TYPES}"),
-        ("/v1/import", {"batch": [{"type": 5}]}, f"batch[0] has a type that is no text: {TYPES}"),
+        ("/v1/import", {"batch": [{"type": 5}]}, f"batch[0] has a type that is not text: {TYPES}"),
         ("/v1/b", {"batch": [{"type": "Track"}]}, f"batch[0] has the type 'Track': {TYPES}"),
         (
             "/v1/batch",
@@ -98,7 +108,7 @@ def test_what_is_wrong_in_itself_is_named(path: str, body: object, expected: str
     """A sender's mistake is a 400 that says where it is, and repeats no more than the beginning of a type."""
     said = message(path, body)
 
-    assert re.sub("(no JSON): .*(, line)", r"\1: …\2", said) == expected  # orjson's words are its own
+    assert re.sub(r"(valid JSON: ).*?((?:, line \d+)?, column )\d+", r"\1…\2N", said) == expected  # orjson's own words
 
 
 @pytest.mark.parametrize(
@@ -168,10 +178,10 @@ def test_event_keeps_what_it_says_and_loses_the_key() -> None:
     """Everything of an event is kept as it came, but the write key; the keys it is kept under are those of a file."""
     said = {"userId": "u1", "messageId": "m1", "event": "Bought", "properties": {"n": 1.5, "ü": [None, True]}}
 
-    arrivals = read_body("/v1/track", {**said, "writeKey": "wk_1"})
+    found = read_body("/v1/track", {**said, "writeKey": "wk_1"})
 
-    assert isinstance(arrivals, list)
-    (arrival,) = arrivals
+    assert isinstance(found, EventsRead)
+    (arrival,) = found.arrivals
     assert (arrival.profile_key, arrival.message_id, arrival.type, arrival.name) == ("u1", "m1", "track", "Bought")
     added = {"type": "track", "receivedAt": RECEIVED, "timestamp": RECEIVED}
     assert orjson.loads(arrival.payload) == {**said, **added}

@@ -34,7 +34,7 @@ class RejectionReason(StrEnum):
     BAD_TIMESTAMP = "bad_timestamp"
     UNUSABLE_EVENT_NAME = "unusable_event_name"
     UNRESOLVABLE = "unresolvable"  # a directive of the mapping cannot be followed for this event
-    UNENCODABLE = "unencodable"  # it nests too deep for JSON, has a number over 64 bits, or text that is no Unicode
+    UNENCODABLE = "unencodable"  # it nests too deep for JSON, or has text that is not valid Unicode
 
 
 class Rejection(NamedTuple):

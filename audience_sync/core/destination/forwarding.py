@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import orjson
-
+from audience_sync.core import exact_json
 from audience_sync.core.destination.actions import Rejection, RejectionReason
-from audience_sync.core.destination.mappings import Verdict, judge
+from audience_sync.core.destination.mappings import SegmentEvent, Verdict, judge
 from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.events import Event, Forwarded, Origin, forwarded_key
 
@@ -40,7 +39,7 @@ def make_forwarded(waiting: Sequence[Forwarded], destination: Destination, *, mo
     """
     parcel = ForwardedParcel([], [], [], [])
     for forwarded in waiting:
-        verdict = judge(orjson.loads(forwarded.payload), destination.enabled)
+        verdict = judge(_event(forwarded), destination.enabled)
         events = _events(forwarded, verdict, destination.environment)
         if parcel.events and len(parcel.events) + len(events) > most:
             break
@@ -55,6 +54,11 @@ def make_forwarded(waiting: Sequence[Forwarded], destination: Destination, *, mo
     return parcel
 
 
+def _event(forwarded: Forwarded) -> SegmentEvent:
+    found = exact_json.loads(forwarded.payload)
+    return found if isinstance(found, dict) else {}  # only objects are taken
+
+
 def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Event]:
     """Return the bodies of a forwarded event as events, each under a key of its own, but those accepted before."""
     shared = len(verdict.bodies) + len(verdict.rejections) > 1
@@ -65,7 +69,7 @@ def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Ev
         alike[mapping.digest] += 1
         key = forwarded_key(environment, forwarded.message_id, mapping.digest, alike[mapping.digest])
         if key not in forwarded.accepted:
-            text = orjson.dumps({**body, "idempotency_key": key}).decode()
+            text = exact_json.dumps({**body, "idempotency_key": key}).decode()
             names = (mapping.name,)
             events.append(Event(forwarded.shard, forwarded.profile_key, key, text, None, (), names, origin))
     return events

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 import orjson
 
+from audience_sync.core import exact_json
 from audience_sync.core.destination.actions import Rejection, RejectionReason, make_body
 from audience_sync.core.destination.directives.compiling import compile_mapping, reads
 from audience_sync.core.destination.fields import Action
@@ -84,7 +85,7 @@ def make_mapping(
         fields=fields,
         matches=matcher(expression),
         resolve=compile_mapping(dict(fields)),  # type: ignore[arg-type]  # an object resolves to an object
-        digest=blake2b(orjson.dumps([action, fields], option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest(),
+        digest=blake2b(exact_json.dumps([action, fields], option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest(),
         named_traits=_named_traits(expression, action, fields),
     )
 
@@ -99,7 +100,7 @@ def apply(mapping: Mapping, event: SegmentEvent) -> Body | Rejection | None:
     try:
         body = make_body(mapping.action, mapping.resolve(event))
         if isinstance(body, dict):
-            orjson.dumps(body)
+            exact_json.dumps(body)
     except MappingError as error:
         return Rejection(RejectionReason.UNRESOLVABLE, "", str(error))
     except orjson.JSONEncodeError as error:

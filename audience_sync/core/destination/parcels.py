@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import orjson
 
+from audience_sync.core import exact_json
 from audience_sync.core.destination.actions import Rejection, RejectionReason
 from audience_sync.core.destination.changes import change_event, newest
 from audience_sync.core.destination.directives.compiling import reads
@@ -186,7 +187,7 @@ def _joined(one: Body, other: Body) -> Body | None:
 
 def _text(value: object) -> bytes:
     """Return JSON that is equal for equal values; Python takes true for 1."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return exact_json.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def _events(
@@ -203,7 +204,7 @@ def _events(
             draft.facts.append(("again", 0, "", 0))
             key = idempotency_key(destination.environment, profile_key, draft.facts)
         keys.add(key)
-        text = orjson.dumps({**draft.body, "idempotency_key": key}).decode()
+        text = exact_json.dumps({**draft.body, "idempotency_key": key}).decode()
         shared = {c for c in draft.changes if carriers.get(c, 1) > 1 or c in rejected}
         events.append(_event(draft.changes, key, text, tuple(draft.mappings), identifiers, shared=shared))
     return events

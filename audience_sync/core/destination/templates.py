@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-import orjson
-
+from audience_sync.core import exact_json
 from audience_sync.core.destination.actions import Rejection
 from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.directives.shape import directive_of
@@ -71,10 +70,10 @@ def make_template(mappings: Iterable[Mapping], sample: SegmentEvent, *, keys: in
 
 def _cut(body: Body, marks: Sequence[Json]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return the text of a body cut at every mark, and which mark stood at each cut."""
-    text = orjson.dumps(body).decode()
+    text = exact_json.dumps(body).decode()
     found: list[tuple[int, int, str]] = []
     for slot, one in enumerate(marks):
-        spelled = orjson.dumps(one).decode()
+        spelled = exact_json.dumps(one).decode()
         at = text.find(spelled)
         while at >= 0:
             found.append((at, slot, spelled))
@@ -101,7 +100,7 @@ def _only_moves(mapping: Mapping) -> bool:
 
 
 def _text(mapping: Mapping) -> str:
-    return orjson.dumps(mapping.fields).decode()
+    return exact_json.dumps(mapping.fields).decode()
 
 
 def _moves(value: Json) -> bool:

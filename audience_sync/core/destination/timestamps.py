@@ -41,7 +41,9 @@ def to_utc(value: Json) -> str | None:
     ('2026-03-01T10:00:00.000Z', '2026-03-01T10:00:00.000Z')
     """
     kind = type(value)
-    return _convert(value) if kind is str or kind is int or kind is float else None  # type: ignore[arg-type]
+    if kind is str or kind is int or kind is float:
+        return _convert(value)  # type: ignore[arg-type]
+    return _convert(float(value)) if isinstance(value, float) else None
 
 
 @lru_cache(maxsize=4096)  # every mapping of an event asks for the same time, and batches share theirs

@@ -1,6 +1,6 @@
 """Values as texts as Segment writes them, which is JavaScript's way: 1.0 is `1`, null is nothing, lists have commas.
 
-Integers keep all their digits, which JavaScript does not; only beyond 10^21 do both write an exponent.
+Numbers keep all their digits, which JavaScript does not.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from decimal import Decimal
 
 from audience_sync.core.destination.directives.paths import MISSING, Keys, Missing, Value, split_keys
+from audience_sync.core.exact_json import LongFraction
 from audience_sync.errors import MappingError
 
 MOST = 1_000_000
@@ -78,14 +79,11 @@ def _text(value: Value) -> str:
 
 
 def number_text(number: float) -> str:
-    """Return a number as JavaScript prints it: 1, 120.5, 1e+21, 1e-7."""
+    """Return a number as JavaScript prints it: 1, 120.5, 1e+21, 1e-7; one with more digits as it is written."""
     if isinstance(number, int):
-        if abs(number) < 10**21:
-            return str(number)
-        try:
-            number = float(number)
-        except OverflowError:
-            number = math.inf if number > 0 else -math.inf
+        return str(number)
+    if isinstance(number, LongFraction):
+        return number.text
     if not math.isfinite(number):
         return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
     if number == 0:

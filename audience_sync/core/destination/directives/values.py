@@ -11,8 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeAlias
 
-import orjson
-
+from audience_sync.core import exact_json
 from audience_sync.core.destination.directives.paths import MISSING, Value
 from audience_sync.core.destination.directives.text import MOST, measured
 from audience_sync.core.model import Json
@@ -77,10 +76,9 @@ def settled(items: list[Any]) -> list[Json]:
 def decode(text: str) -> Json:
     """Return what JSON text says, or the text as it is."""
     try:
-        decoded: Json = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return exact_json.loads(text)
+    except (ValueError, RecursionError):
         return text
-    return decoded
 
 
 def replacer(
