@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import sqlalchemy as sa
+
 from audience_sync import db, holders
 from audience_sync.config import Settings
+from audience_sync.database_error import explain
 from audience_sync.db import Database
+from audience_sync.folders import require_temporary_folder
 from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
 from audience_sync.store import highwater
@@ -24,13 +29,27 @@ def opened(settings: Settings, seams: Seams | None = None) -> Iterator[Database]
 
     Raises:
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
+        AudienceSyncError: it fails while it is open, in a way that a person can do something about.
     """
     database = db.connect(settings.database.url.get_secret_value(), reach=(seams or Seams()).reach)
     try:
-        db.verify(database)
-        yield database
+        with _explained(settings):
+            db.verify(database)
+            yield database
     finally:
         database.close()
+
+
+@contextmanager
+def _explained(settings: Settings) -> Iterator[None]:
+    """Turn a failure of the membership database into a sentence with its remedy."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        known = explain(error, settings.database.url.get_secret_value())
+        if known is None:
+            raise
+        raise known from error
 
 
 @contextmanager
@@ -46,6 +65,7 @@ def working(
         DatabaseOlder: it is older than what was sent from it.
     """
     with opened(settings, seams) as database:
+        require_temporary_folder(os.environ)
         if not any_age:
             if highwater.is_missing(database):
                 warn(f"{highwater.MISSING}; {highwater.MISSING_HINT}")
@@ -71,7 +91,8 @@ def create(settings: Settings) -> Created:
 
     database = db.connect(settings.database.url.get_secret_value(), create=True)
     try:
-        before, after = migrating.migrate(database)
-        return Created(before, after, migrating.let_shrink(database))
+        with _explained(settings):
+            before, after = migrating.migrate(database)
+            return Created(before, after, migrating.let_shrink(database))
     finally:
         database.close()

@@ -11,8 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 
+from audience_sync.database_error import explain, first_line
 from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
 from audience_sync.extras import EXTRAS, install_command, missing
+from audience_sync.folders import require_folder
 from audience_sync.seams import pass_by
 
 BUSY_TIMEOUT = 60.0  # seconds a writer waits for SQLite's one writer before it gives up
@@ -127,7 +129,7 @@ def connect(url: str | URL, *, create: bool = False, reach: Callable[[str], None
             hint=install_command(EXTRAS["postgres"]),
         ) from error
     except sa.exc.SQLAlchemyError as error:
-        raise AudienceSyncError(f"cannot open {display_url(url)}: {first_line(error)}") from error
+        raise _unopened(error, parsed) from error
     sa.event.listen(engine, "handle_error", _away, retval=True)
     return Database(engine, reach=reach)
 
@@ -148,14 +150,9 @@ def _postgres_arguments(url: URL) -> dict[str, Any]:
     return {"connect_timeout": CONNECT_TIMEOUT, "options": f"{given} -c timezone=UTC".strip()}
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of what a database driver says, without SQLAlchemy's additions or parameters."""
-    origin = getattr(error, "orig", None) or error
-    return str(origin).strip().partition("\n")[0] or type(origin).__name__
-
-
 def _sqlite_engine(url: URL, *, create: bool) -> Engine:
     path = Path(url.database or "")
+    require_folder(path.parent, f"of the membership database {path.name}")
     if not create and not path.exists():
         raise SchemaOutOfDate(f"there is no membership database at {path}", hint="create it with `audience-sync init`")
     arguments = {"timeout": BUSY_TIMEOUT, "isolation_level": None}
@@ -184,13 +181,23 @@ def _sqlite_engine(url: URL, *, create: bool) -> Engine:
 
     try:
         if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
             _prepare_new_file(path)
         with engine.connect():
             pass
-    except (OSError, sqlite3.Error, sa.exc.SQLAlchemyError) as error:
-        raise AudienceSyncError(f"cannot open the membership database {path}: {first_line(error)}") from error
+    except sa.exc.SQLAlchemyError as error:
+        raise _unopened(error, url) from error
+    except (OSError, sqlite3.Error) as error:
+        raise AudienceSyncError(
+            f"cannot create the membership database {path}: {getattr(error, 'strerror', None) or error}",
+            hint=f"make the folder {path.parent} writable for this user, or set database.url to another place",
+        ) from error
     return engine
+
+
+def _unopened(error: sa.exc.SQLAlchemyError, url: URL) -> AudienceSyncError:
+    """Return why a database cannot be opened."""
+    known = explain(error, url)
+    return AudienceSyncError(f"cannot open {display_url(url)}: {first_line(error)}", hint=known.hint if known else None)
 
 
 def _milliseconds(seconds: float) -> int:

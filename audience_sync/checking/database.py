@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from typing import Final
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import db
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
+from audience_sync.database_error import explain
 from audience_sync.db import Database
 from audience_sync.errors import MarkUnusable
 from audience_sync.store import binding, highwater
@@ -33,7 +35,8 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
         attempt(database, lambda connection: _write(connection, settings.identity))
     except EXPECTED as raised:
         database.close()
-        yield error(CHECK, str(url), raised)
+        known = explain(raised, url.get_secret_value()) if isinstance(raised, sa.exc.SQLAlchemyError) else None
+        yield error(CHECK, str(url), known or raised)
         return None
     yield ok(CHECK, str(url), "has the schema of this program and can be written to")
     yield from _mark(database)

@@ -1,6 +1,7 @@
 """Schematic: the key and its environment, where events go, the types of the traits, and the two clocks.
 
-Events are not sent, so whether the key may send them is seen at the first delivery alone.
+No event is sent: `capture_url` is asked with an empty batch, and its answer is read as a delivery would read it. That
+finds a host that cannot be Schematic. Whether the key may send events shows at the first delivery.
 """
 
 from __future__ import annotations
@@ -19,9 +20,19 @@ from audience_sync.checking.database import attempt
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Address, Settings, resolve_api_key
 from audience_sync.core.model import TraitType
-from audience_sync.core.outcomes import Answer, describe
+from audience_sync.core.outcomes import (
+    Answer,
+    Later,
+    RefusedKey,
+    Rejected,
+    WrongDestination,
+    classify,
+    describe,
+    is_html,
+    is_schematic_error,
+)
 from audience_sync.db import Database
-from audience_sync.errors import ConfigError, DestinationAway
+from audience_sync.errors import ConfigError, DestinationAway, DestinationError
 from audience_sync.schematic import Schematic
 from audience_sync.store import binding
 from audience_sync.trust import trusted_authorities
@@ -29,6 +40,10 @@ from audience_sync.trust import trusted_authorities
 CHECK: Final = "schematic"
 SKEW: Final = timedelta(minutes=5)
 PAGE, PAGES = 100, 20  # trait definitions asked for at a time, and how often at most
+
+EMPTY_BATCH: Final = b'{"events":[]}'
+CAPTURE_HINT: Final = "set schematic.capture_url to https://c.schematichq.com, or to your proxy of it"
+UNCHECKED: Final = "not checked: that it is Schematic, and that the key may send events; the first delivery shows both"
 
 _NO_KEY: Final = SecretStr("none")
 
@@ -44,8 +59,7 @@ def look(
         yield error(CHECK, "api_key", raised)
     with closing(Schematic(settings.schematic, key or _NO_KEY, tls=trusted_authorities())) as schematic:
         capture = settings.schematic.capture_url
-        # Only POST takes events there: whatever a GET is answered, it was Schematic's host that did.
-        yield _reached(capture, schematic.get(f"{capture}/batch"))
+        yield _takes_batches(capture, schematic.post_batch(EMPTY_BATCH), has_key=key is not None, now=now())
         yield from _unencrypted(settings)
         if key is None:
             return
@@ -58,18 +72,27 @@ def look(
         yield from _definitions(settings, schematic, now)
 
 
-def _reached(url: str, answer: Answer) -> Finding:
+def _takes_batches(url: str, answer: Answer, *, has_key: bool, now: datetime) -> Finding:
+    """Return whether a host takes batches of events, as far as its answer to an empty one tells."""
     if answer.status == 0:
         away = DestinationAway(answer.text, hint="check the network, a proxy, and schematic.capture_url")
         return error(CHECK, url, away)
-    if 300 <= answer.status < 400:
-        return warning(
-            CHECK,
-            url,
-            f"leads elsewhere ({describe(answer)}), and events do not follow",
-            remedy="set schematic.capture_url to where events are taken",
+    said = describe(answer)
+    outcome = classify(answer, now=now)
+    if isinstance(outcome, WrongDestination) or is_html(answer):
+        wrong = f"is not Schematic's event capture: POST /batch was answered {said}"
+        return error(CHECK, url, DestinationError(wrong, hint=CAPTURE_HINT))
+    if isinstance(outcome, Later):
+        return warning(CHECK, url, f"could not be checked: POST /batch was answered {said}", remedy="check again later")
+    if isinstance(outcome, Rejected) and not is_schematic_error(answer):
+        strange = (
+            f"may not be Schematic's event capture: POST /batch was answered {said}, not a JSON object with `error`"
         )
-    return ok(CHECK, url, "can be reached; whether it takes events is seen at the first delivery")
+        return warning(CHECK, url, strange, remedy=CAPTURE_HINT)
+    if isinstance(outcome, RefusedKey) and has_key:
+        refused = f"refuses an empty batch with this API key: POST /batch was answered {said}"
+        return warning(CHECK, url, refused, remedy="use a secret key that may send events")
+    return ok(CHECK, url, f"reachable, and answers POST /batch; {UNCHECKED}")
 
 
 def _unencrypted(settings: Settings) -> Iterator[Finding]:
@@ -91,9 +114,9 @@ def _environment(settings: Settings, told: str | None, database: Database | None
     if database is not None:
         attempt(database, lambda connection: binding.bind_environment(connection, told, label=label))
     if told is not None:
-        return ok(CHECK, url, f"accepts the key, which belongs to the environment {told}")
-    counts = f"the label {label!r} of the file counts" if label else "none is compared"
-    return ok(CHECK, url, f"accepts the key, but does not tell it its environment: {counts}")
+        return ok(CHECK, url, f"API key accepted; it belongs to the environment {told}")
+    counts = f"the label {label!r} from schematic.environment is used" if label else "no environment is compared"
+    return ok(CHECK, url, f"API key accepted, but it cannot read its environment: {counts}")
 
 
 def _definitions(settings: Settings, schematic: Schematic, now: Callable[[], datetime]) -> Iterator[Finding]:
@@ -110,7 +133,7 @@ def _definitions(settings: Settings, schematic: Schematic, now: Callable[[], dat
                 "trait",
                 "*",
                 f"the types of traits could not be read: {describe(answer)}",
-                remedy="none is needed to sync",
+                remedy="a sync works without them",
             )
             return
         for trait, kind in found:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from audience_sync.checking.finding import Finding, ok, warning
+from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
+from audience_sync.folders import TEMPORARY_FOLDER, require_temporary_folder
 
 CHECK: Final = "configuration"
 
@@ -19,7 +20,7 @@ def example() -> Path:
     return inside if inside.is_file() else package.parent / inside.name
 
 
-def look(settings: Settings) -> Iterator[Finding]:
+def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield what there is to say about a file that could be read."""
     path = settings.path
     text = path.read_text(encoding="utf-8-sig")
@@ -35,6 +36,10 @@ def look(settings: Settings) -> Iterator[Finding]:
         )
     elif not settings.audiences:
         yield warning(CHECK, str(path), "has no [[audiences]]: nothing is synced", remedy=f"see {example()}")
+    try:
+        require_temporary_folder(environ)
+    except EXPECTED as raised:
+        yield error(CHECK, TEMPORARY_FOLDER, raised)
 
 
 def _count(things: object, word: str) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from audience_sync.db import first_line
+from audience_sync.database_error import first_line
 from audience_sync.errors import AudienceSyncError, ConfigError, KeyRefused
 
 EXPECTED: Final = (AudienceSyncError, sa.exc.SQLAlchemyError)

@@ -27,7 +27,7 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
     except ConfigError as refused:
         yield error("configuration", subject, refused)
         return
-    yield from file.look(settings)
+    yield from file.look(settings, environ)
     opened = yield from database.look(settings)
     with closing(opened) if opened is not None else nullcontext() as usable:
         yield from permissions.look(settings)  # while the files are there that SQLite keeps beside an open database

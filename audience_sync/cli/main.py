@@ -72,7 +72,7 @@ def _run() -> int:
 
 def _sentence_of(error: Exception) -> AudienceSyncError:
     """Return an unexpected error as a sentence, without what SQLAlchemy adds: the statement and people's data."""
-    from audience_sync.db import first_line  # noqa: PLC0415
+    from audience_sync.database_error import first_line  # noqa: PLC0415
 
     return AudienceSyncError(
         f"unexpected {type(error).__name__}: {first_line(error)}",

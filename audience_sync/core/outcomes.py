@@ -96,7 +96,7 @@ def classify(answer: Answer, *, now: datetime) -> Outcome:  # noqa: PLR0911 - on
         return WrongDestination(reason)
     if status == 413 or "batch too large" in answer.text:
         return TooLarge(_max_size(answer.text))
-    if _is_html(answer):
+    if is_html(answer):
         return WrongDestination(reason)
     return Rejected(reason)
 
@@ -111,7 +111,7 @@ def describe(answer: Answer) -> str:
     if answer.status == 0:
         return answer.text
     where = f" to {location[:MOST_SHOWN]}" if (location := answer.headers.get("location")) else ""
-    said = "an HTML page" if _is_html(answer) else " ".join(_error_text(answer.text).split())[:MOST_SHOWN]
+    said = "an HTML page" if is_html(answer) else " ".join((_error(answer.text) or answer.text).split())[:MOST_SHOWN]
     # A refusal may repeat what it refuses: control characters are for no terminal, and NUL fits into no Postgres.
     return _CONTROL.sub("�", f"HTTP {answer.status}{where}" + (f": {said}" if said else ""))
 
@@ -141,6 +141,16 @@ def backoff(tries: int, *, jitter: float, longest: timedelta, asked: timedelta |
     return max(wait, min(asked or timedelta(0), LONGEST_ASKED))
 
 
+def is_html(answer: Answer) -> bool:
+    """Return whether an answer is a page for people."""
+    return "html" in answer.headers.get("content-type", "") or answer.text.lstrip()[:1] == "<"
+
+
+def is_schematic_error(answer: Answer) -> bool:
+    """Return whether a refusal has the shape of Schematic's: a JSON object with the text `error`."""
+    return _error(answer.text) is not None
+
+
 def _max_size(text: str) -> int | None:
     try:
         size = orjson.loads(text)["max_size"]
@@ -149,13 +159,9 @@ def _max_size(text: str) -> int | None:
     return size if type(size) is int and size > 0 else None  # true is an int, too
 
 
-def _error_text(text: str) -> str:
+def _error(text: str) -> str | None:
     try:
         error = orjson.loads(text)["error"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return text
-    return error if isinstance(error, str) else text
-
-
-def _is_html(answer: Answer) -> bool:
-    return "html" in answer.headers.get("content-type", "") or answer.text.lstrip()[:1] == "<"
+        return None
+    return error if isinstance(error, str) else None

@@ -21,7 +21,7 @@ from systemd_watchdog.systemd_watchdog import WatchDog
 
 from audience_sync.config import Settings
 from audience_sync.daemon.syncing import Syncing
-from audience_sync.db import first_line
+from audience_sync.database_error import first_line
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.errors import AudienceSyncError, KeyRefused
 from audience_sync.ingest.opening import open_server

@@ -16,7 +16,7 @@ from audience_sync.core.instants import to_ms
 from audience_sync.core.model import RunState
 from audience_sync.daemon.claims import Claims
 from audience_sync.daemon.schedule import next_due
-from audience_sync.db import first_line
+from audience_sync.database_error import first_line
 from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import audiences, erasure

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from audience_sync.config import Settings
 from audience_sync.core.outcomes import backoff
-from audience_sync.db import first_line
+from audience_sync.database_error import first_line
 from audience_sync.delivery.batches import Batches
 from audience_sync.delivery.lanes import Batching
 from audience_sync.delivery.opening import Acquaintance, bind, declare_traits

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from audience_sync.db import first_line
+from audience_sync.database_error import first_line
 from audience_sync.errors import LeaseLost, MarkUnusable
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import attempts, binding, outbox, waiting

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 import structlog
 
 from audience_sync.core.arrivals import Arrival, RefusedEvent
-from audience_sync.db import first_line
+from audience_sync.database_error import first_line
 from audience_sync.errors import DatabaseOlder, MarkUnusable
 from audience_sync.leasing import Workspace
 from audience_sync.store import events

@@ -19,6 +19,7 @@ import duckdb
 
 from audience_sync.config import Source
 from audience_sync.errors import SourceError
+from audience_sync.folders import require_temporary_folder
 from audience_sync.source.duckdb import MORE_MEMORY, DuckdbSession
 from audience_sync.source.explain import explained, overdue, place_of
 from audience_sync.source.formats import read_files
@@ -36,6 +37,7 @@ def connect(source: Source, limit: timedelta) -> FileSession:
     Raises:
         SourceError: no file fits a path, or a file cannot be read.
     """
+    require_temporary_folder(os.environ)
     place = place_of(source)
     files = {view: _find(path) for view, path in source.files.items()}
     stamps = {path: _stamp(path) for paths in files.values() for path in paths}

@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 from audience_sync.core.rows import Wrapping, wrapped
 from audience_sync.core.shards import SHARDS
 from audience_sync.errors import AudienceSyncError
+from audience_sync.folders import require_temporary_folder
 
 IN_MEMORY = 200_000  # lines; of keys of 12 characters about 15 MB
 VALUES_IN_MEMORY = 50_000  # lines with a value, which may be 1,024 characters long
@@ -39,6 +40,7 @@ class Spool:
         self.size = 0  # rows
         self._in_memory = in_memory
         self._waiting = 0
+        require_temporary_folder(os.environ)
         self._file = tempfile.TemporaryFile(prefix="audience-sync-")  # noqa: SIM115 - closed with the spool
         self._end = 0
         self._places: list[list[tuple[int, int]]] = [[] for _ in range(SHARDS)]

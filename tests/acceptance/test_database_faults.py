@@ -282,8 +282,7 @@ def test_a_lock_that_is_held_for_too_long(
     said = capsys.readouterr().err
 
     assert code == 1
-    assert "error: the membership database does not answer: database is locked\n" in said
-    assert "hint: nothing was lost" in said
+    assert "failed: database is locked\nhint: another program has locked the file: close it; nothing was lost\n" in said
     assert run_here(monkeypatch, place, "sync") == 0
     assert_settled(place, EVERYBODY)
 

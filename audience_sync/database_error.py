@@ -1,0 +1,77 @@
+"""What a failure of the membership database means for a person: one sentence with the place, and the remedy.
+
+Failures that this program causes itself, such as a violated constraint, are not explained here: they are bugs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL
+
+from audience_sync.errors import AudienceSyncError
+
+NOTHING_LOST: Final = "nothing was lost: try again"
+_SQLITE: Final[Mapping[str, str]] = {
+    "SQLITE_BUSY": "another program has locked the file: close it; nothing was lost",
+    "SQLITE_LOCKED": "another program has locked the file: close it; nothing was lost",
+    "SQLITE_FULL": "free disk space in {folder}; nothing was lost",
+    "SQLITE_IOERR": "check the disk that holds {folder}; nothing was lost",
+    "SQLITE_READONLY": "make {file} and its folder writable for this user",
+    "SQLITE_PERM": "make {file} and its folder writable for this user",
+    "SQLITE_CANTOPEN": "make {file} and its folder readable and writable for this user",
+    "SQLITE_AUTH": "make {file} and its folder readable and writable for this user",
+    "SQLITE_CORRUPT": "restore the file from a backup; `audience-sync sync --resync --force` then repairs Schematic",
+    "SQLITE_NOTADB": "check database.url: the file is not a SQLite database",
+}
+"""The remedy for each primary error of SQLite."""
+_POSTGRES: Final[Mapping[str, str]] = {
+    "42501": "grant {role} its rights: GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"
+    " GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
+    " GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
+    "25006": "connect to the primary server: this one is a replica, or its transactions are set to read-only",
+    "3D000": "create the database, or check database.url",
+    "28000": "check user and password in database.url, and the server's pg_hba.conf",
+    "28P01": "check user and password in database.url",
+    "53100": "free disk space on the server; nothing was lost",
+    "53300": "close connections, or raise max_connections on the server; nothing was lost",
+}
+"""The remedy for each SQLSTATE of PostgreSQL that has one of its own."""
+_AWAY: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+
+
+def explain(error: sa.exc.SQLAlchemyError, url: URL) -> AudienceSyncError | None:
+    """Return a failure of the database at `url` as a sentence; None when a person cannot do anything about it."""
+    remedy = _remedy(error, url)
+    if remedy is None and not isinstance(error, _AWAY):
+        return None
+    where = url.render_as_string(hide_password=True)
+    return AudienceSyncError(
+        f"the membership database {where} failed: {first_line(error)}", hint=remedy or NOTHING_LOST
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a database driver says, without SQLAlchemy's additions or parameters."""
+    origin = getattr(error, "orig", None) or error
+    return str(origin).strip().partition("\n")[0] or type(origin).__name__
+
+
+def _remedy(error: sa.exc.SQLAlchemyError, url: URL) -> str | None:
+    origin = getattr(error, "orig", None)
+    if url.get_backend_name() == "sqlite":
+        file = Path(url.database or "")
+        primary = "_".join(str(getattr(origin, "sqlite_errorname", "")).split("_")[:2])  # SQLITE_READONLY_DBMOVED
+        remedy = _SQLITE.get(primary)
+        return remedy and remedy.format(file=file, folder=file.parent)
+    remedy = _POSTGRES.get(getattr(origin, "sqlstate", None) or "")
+    role = f'"{url.username}"' if url.username else "the role"
+    return remedy and remedy.format(role=role, schema=_schema(str(origin)))
+
+
+def _schema(said: str) -> str:
+    """Return the schema that a refusal names, or the usual one."""
+    return said.partition("for schema ")[2].partition("\n")[0] or "public"
