@@ -19,6 +19,8 @@ from audience_sync.errors import ConfigError
 
 QUERY_WORDS = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "FROM", "PIVOT", "UNPIVOT"})
 """What a statement that only reads begins with, in any database we know of."""
+NOW = ":now"
+MOST_SHOWN = 40  # characters of SQL at a place
 _VERBS = QUERY_WORDS - {"WITH"} | {"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"}
 
 
@@ -55,10 +57,29 @@ _LEXES = {
 
 
 class Bound(NamedTuple):
-    """One query with the placeholders of its driver in place of `:now`, and how many they are."""
+    """One query with the placeholders of its driver in place of `:now`, and where each `:now` was."""
 
     sql: str
-    placeholders: int
+    now_at: tuple[int, ...]  # offsets in the text that a person wrote
+
+    @property
+    def placeholders(self) -> int:
+        """Return how many there are."""
+        return len(self.now_at)
+
+    def written_at(self, offset: int, *, placeholder: str) -> int:
+        """Return where in the text that a person wrote an offset is of what the database got.
+
+        `placeholder` is what the database got in place of `:now`.
+        """
+        grown = 0
+        for at in self.now_at:
+            if offset < at + grown:
+                break
+            if offset < at + grown + len(placeholder):
+                return at
+            grown += len(placeholder) - len(NOW)
+        return offset - grown
 
 
 class Statement(NamedTuple):
@@ -93,13 +114,22 @@ def bind_now(sql: str, placeholder: str, *, lexis: Lexis, double_percent: bool =
         ConfigError: the text is empty, not closed, not a query, more than one statement, or has another parameter.
     """
     tokens = _one_query(sql, list(_tokens(sql, lexis)))
-    count = sum(token.kind == "parameter" for token in tokens)
-    double = double_percent and count > 0
+    now_at = tuple(token.start for token in tokens if token.kind == "parameter")
+    double = double_percent and bool(now_at)
     pieces = [
         placeholder if token.kind == "parameter" else token.text.replace("%", "%%") if double else token.text
         for token in tokens
     ]
-    return Bound("".join(pieces), count)
+    return Bound("".join(pieces), now_at)
+
+
+def place_in(sql: str, offset: int) -> str:
+    """Return the place of an offset in SQL as people look for it: line, column, and what stands there."""
+    before, rest = sql[:offset], sql[offset:].partition("\n")[0].rstrip()
+    column = offset - (before.rfind("\n") + 1) + 1
+    found = f"line {before.count(chr(10)) + 1}, column {column}"
+    shown = rest[:MOST_SHOWN] + "…" if len(rest) > MOST_SHOWN else rest
+    return f"{found}: `{shown}`" if shown else found
 
 
 def _one_query(sql: str, tokens: list[_Token]) -> list[_Token]:
@@ -157,7 +187,7 @@ def _colon_kind(sql: str, at: int, text: str) -> str:
     before = sql[at - 1] if at else ""
     if before.isalnum() or (before and before in "_$:])\"'`}"):
         return "code"
-    if text == ":now":
+    if text == NOW:
         return "parameter"
     if before == "[":  # a slice with no lower bound
         return "code"

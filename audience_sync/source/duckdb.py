@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -26,6 +25,9 @@ MORE_MEMORY = "make the query cheaper or raise memory_limit"
 _LEXIS = lexis_of("duckdb")
 _QUOTED = re.compile(r'"[^"]*"|\'[^\']*\'')  # names within a type
 _MOST_CHECKED = 60  # columns: bits of a BIGINT
+_MARKED = re.compile(r"^(?P<title>LINE (?P<number>\d+): )(?P<line>.*)\n(?P<before> *)\^", re.MULTILINE)
+_CUT = "..."  # what DuckDB shows in place of the rest of a long line
+_PROPOSAL = re.compile(r"^(?:Candidate |Did you mean |HINT: ).+", re.MULTILINE)
 
 
 def connect(url: URL, limit: timedelta) -> DuckdbSession:
@@ -52,19 +54,26 @@ class DuckdbSession:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
         self._checked: Sequence[int] = ()  # positions of the columns that may have unreadable values
+        self._written = ""  # a person's SQL
+        self._lines_before = 0  # of ours, before a person's SQL in the statement that ran last
+        self._described: duckdb.Error | None = None  # what was wrong when only the columns were asked for
 
     def bind(self, sql: str, as_of: datetime) -> Statement:
         """Bind `:now` as a timestamp without a zone, in UTC, as DuckDB's timestamps without a zone are taken to be."""
-        bound = bind_now(sql, "$now", lexis=_LEXIS)
+        bound = bind_now(sql, "$now", lexis=_LEXIS)  # as long as `:now`: every place stays where it was
+        self._written = sql
         now = as_of.astimezone(UTC).replace(tzinfo=None)
         return Statement(bound.sql, {"now": now} if bound.placeholders else None)
 
     def execute(self, statement: Statement) -> tuple[str, ...]:
         """Start a query."""
         found: tuple[Column, ...] = ()
-        with suppress(duckdb.Error):  # what is wrong with it is said when it runs
+        try:
             found = self.describe(statement)
+        except duckdb.Error as error:  # what is wrong with it is said when it runs, but perhaps not where
+            self._described = error
         checks = _checks(found)
+        self._lines_before = 1 if checks else 0
         self._checked = list(checks)
         if checks:
             statement = statement._replace(sql=_with_checks(statement.sql, found, checks))
@@ -79,6 +88,7 @@ class DuckdbSession:
 
     def describe(self, statement: Statement) -> tuple[Column, ...]:
         """Name the columns and their types; nothing is run."""
+        self._lines_before = 1
         self._connection.execute(*statement._replace(sql=f"DESCRIBE (\n{statement.sql}\n)"))
         return tuple(Column(name, kind.lower()) for name, kind, *_ in self._connection.fetchall())
 
@@ -91,8 +101,30 @@ class DuckdbSession:
         return isinstance(error, duckdb.FatalException)
 
     def remedy(self, error: Exception) -> str | None:
-        """Return what to do when memory is short."""
-        return MORE_MEMORY if isinstance(error, duckdb.OutOfMemoryException) else None
+        """Return what to do when memory is short, or what DuckDB proposes."""
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return MORE_MEMORY
+        proposed = _PROPOSAL.search(str(error))
+        return " ".join(proposed.group().split()).rstrip(".") if proposed else None
+
+    def position(self, error: Exception) -> int | None:
+        """Return where a person's SQL is wrong; with parameters, DuckDB says it only when it is asked for columns."""
+        found = self._position(str(error), self._lines_before)
+        return found if found is not None or self._described is None else self._position(str(self._described), 1)
+
+    def _position(self, said: str, lines_before: int) -> int | None:
+        """Return the place that DuckDB shows: a line, with a mark under the place."""
+        shown = _MARKED.search(said)
+        if shown is None:
+            return None
+        lines = self._written.split("\n")
+        number = int(shown["number"]) - 1 - lines_before
+        part = shown["line"].removeprefix(_CUT).removesuffix(_CUT).rstrip().replace("$now", ":now")
+        start = lines[number].find(part) if 0 <= number < len(lines) else -1
+        if start < 0:
+            return None
+        column = len(shown["before"]) - len(shown["title"]) - len(_CUT) * shown["line"].startswith(_CUT)
+        return sum(len(line) + 1 for line in lines[:number]) + start + column
 
     def close(self) -> None:
         """Close the connection."""

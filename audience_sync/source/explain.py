@@ -31,8 +31,13 @@ def place_of(source: Source) -> str:
     return f"the {url.get_backend_name()} source {url.database or ''}@{where}".replace(" @", " ")
 
 
-def explained(failure: str, error: Exception, source: Source, *, hint: str | None = None) -> SourceError:
-    """Make one sentence of a failure and the first line of what the driver said, without the secrets of the URL."""
+def explained(
+    failure: str, error: Exception, source: Source, *, where: str | None = None, hint: str | None = None
+) -> SourceError:
+    """Make one sentence of a failure and the first line of what the driver said, without the secrets of the URL.
+
+    `where` is the place in a person's SQL.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0] if lines else type(error).__name__
     if isinstance(error, _BARE):
@@ -43,7 +48,8 @@ def explained(failure: str, error: Exception, source: Source, *, hint: str | Non
         said += f", in {file.group(1)}" if file else ""
     for secret in _secrets(source.url.get_secret_value()) if source.url else ():
         said = said.replace(secret, "***")
-    return SourceError(f"{failure[0].upper()}{failure[1:]}: {said.rstrip('.')}.", hint=hint)
+    at = f", at {where}" if where else ""
+    return SourceError(f"{failure[0].upper()}{failure[1:]}: {said.rstrip('.')}{at}.", hint=hint)
 
 
 def _secrets(url: URL) -> list[str]:

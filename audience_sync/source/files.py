@@ -80,7 +80,7 @@ class FileSession(DuckdbSession):
 
     def remedy(self, error: Exception) -> str | None:
         """Return what to do about a file that is not what its first rows promised."""
-        return _remedy(error)
+        return _remedy(error) or super().remedy(error)
 
     def close(self) -> None:
         """Close the connection and remove its temporary files."""

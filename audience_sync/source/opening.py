@@ -8,12 +8,13 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
 from importlib import import_module
-from typing import TypeAlias
+from typing import Protocol
 
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError
 
 from audience_sync.config import Source
+from audience_sync.core.parameters import place_in
 from audience_sync.errors import AudienceSyncError, SourceError
 from audience_sync.extras import DIALECTS, EXTRAS, install_command, missing
 from audience_sync.signals import interrupting
@@ -22,7 +23,12 @@ from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, Deadline, Sessi
 
 _ROOMS = {"postgresql": "postgres", "sqlite": "sqlite", "duckdb": "duckdb"}
 
-Reach: TypeAlias = Callable[[str], AbstractContextManager[None]]
+
+class Reach(Protocol):
+    """Runs a block under the deadline of its session, and explains what goes wrong in it."""
+
+    def __call__(self, what: str, sql: str | None = None) -> AbstractContextManager[None]:
+        """Return the context; `what` is said of a failure, `sql` is the SQL of a person that it may be about."""
 
 
 def backend(source: Source) -> str:
@@ -43,7 +49,7 @@ def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
         deadline = Deadline(limit, session.interrupts())
 
         @contextmanager
-        def reach(what: str) -> Iterator[None]:
+        def reach(what: str, sql: str | None = None) -> Iterator[None]:
             try:
                 with deadline.running():
                     yield
@@ -51,7 +57,9 @@ def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
                 if not deadline.is_over:
                     lost = session.is_lost(error)
                     failure = f"The connection to {place} was lost" if lost else f"{place} {what}"
-                    raise explained(failure, error, source, hint=session.remedy(error)) from None
+                    at = session.position(error) if sql is not None else None
+                    where = place_in(sql or "", at) if at is not None else None
+                    raise explained(failure, error, source, where=where, hint=session.remedy(error)) from None
             if deadline.stopped:
                 raise _stopped()
             if deadline.expired:

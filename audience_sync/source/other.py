@@ -137,6 +137,10 @@ class OtherSession:
         """Return what to do about a value that the driver cannot represent; it does not say whose it is."""
         return "cast columns with unusual values to text in the SQL" if isinstance(error, _UNREADABLE) else None
 
+    def position(self, error: Exception) -> None:
+        """Return None: the driver does not say where."""
+        del error
+
     def close(self) -> None:
         """Roll back and close."""
         with suppress(*self.errors):

@@ -23,12 +23,14 @@ from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 from sqlalchemy.engine import URL
 
-from audience_sync.core.parameters import Statement, bind_now, lexis_of
+from audience_sync.core.parameters import Bound, Statement, bind_now, lexis_of
 from audience_sync.core.unreadable import unreadable
 from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, PAGE, Column, Page
 
 CONNECT_ERRORS = (psycopg.Error,)
 _LEXIS = lexis_of("postgresql")
+_CURSOR = "audience_sync"
+_DECLARE = f'DECLARE "{_CURSOR}" CURSOR FOR '  # what psycopg puts before a query
 _TYPES = "SELECT oid, typname FROM pg_catalog.pg_type WHERE oid = ANY(%s)"
 _MARGIN = timedelta(seconds=30)  # our own clock stops a query first; the server's is for when we have died
 _UNREADABLE = (psycopg.DataError, ValueError, ArithmeticError, RecursionError)  # what loaders raise
@@ -75,12 +77,13 @@ class PostgresSession:
         connection.adapters.register_loader("bpchar", _BlankPaddedLoader)
         for name in () if self._has_encoding else _TEXT_TYPES:
             connection.adapters.register_loader(name, _BytesLoader)
-        self._cursor = connection.cursor("audience_sync")
+        self._cursor = connection.cursor(_CURSOR)
+        self._bound: Bound | None = None
         self._socket = socket.socket(fileno=os.dup(connection.fileno()))
 
     def bind(self, sql: str, as_of: datetime) -> Statement:
         """Bind `:now` as a timestamptz."""
-        bound = bind_now(sql, "%(now)s", lexis=_LEXIS, double_percent=True)
+        bound = self._bound = bind_now(sql, "%(now)s", lexis=_LEXIS, double_percent=True)
         return Statement(bound.sql, {"now": as_of.astimezone(UTC)} if bound.placeholders else None)
 
     def execute(self, statement: Statement) -> tuple[str, ...]:
@@ -117,9 +120,17 @@ class PostgresSession:
         del error
         return self._connection.closed
 
-    def remedy(self, error: Exception) -> None:
-        """Return None: the database's own words say enough."""
-        del error
+    def remedy(self, error: Exception) -> str | None:
+        """Return the server's own hint."""
+        hint = error.diag.message_hint if isinstance(error, psycopg.Error) else None
+        return hint and " ".join(hint.split()).rstrip(".")
+
+    def position(self, error: Exception) -> int | None:
+        """Return where a person's SQL is wrong: the server counts in the statement that declares the cursor."""
+        found = error.diag.statement_position if isinstance(error, psycopg.Error) else None
+        if found is None or self._bound is None or int(found) <= len(_DECLARE):
+            return None
+        return self._bound.written_at(int(found) - 1 - len(_DECLARE), placeholder="$1")
 
     def close(self) -> None:
         """Close the cursor and the connection; the transaction had nothing to keep."""

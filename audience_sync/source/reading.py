@@ -44,7 +44,7 @@ def open_rows(source: Source, query: str | Statement, *, as_of: datetime) -> Ite
     """
     with opened(source, source.statement_timeout) as (session, reach):
         statement = _statement(session, query, as_of)
-        with reach("refused the query"):
+        with reach("refused the query", query if isinstance(query, str) else None):
             names = session.execute(statement)
         _require_columns(names)
 
@@ -78,7 +78,7 @@ def columns(source: Source, query: str | Statement, *, as_of: datetime) -> tuple
     """
     with opened(source, source.statement_timeout) as (session, reach):
         statement = _statement(session, query, as_of)
-        with reach("refused the query"):
+        with reach("refused the query", query if isinstance(query, str) else None):
             found = session.describe(statement)
         _require_columns(found)
         return found

@@ -55,7 +55,10 @@ class Session(Protocol):
         """Tell whether an error means that the connection is gone."""
 
     def remedy(self, error: Exception) -> str | None:
-        """Return what a person can do about an error, where that is known."""
+        """Return what a person can do about an error, where that is known: the database's own hint, too."""
+
+    def position(self, error: Exception) -> int | None:
+        """Return the offset in a person's SQL that an error is about, where the database says it."""
 
     def close(self) -> None:
         """Give everything back; never raises."""

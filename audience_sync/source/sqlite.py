@@ -126,6 +126,10 @@ class SqliteSession:
         """Return None: the database's own words say enough."""
         del error
 
+    def position(self, error: Exception) -> None:
+        """Return None: the driver does not say where."""
+        del error
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.parameters import bind_now, lexis_of
+from audience_sync.core.parameters import Bound, bind_now, lexis_of
 from audience_sync.errors import ConfigError
 
 POSTGRES, SQLITE, DUCKDB, MYSQL = (lexis_of(name) for name in ("postgresql", "sqlite", "duckdb", "mysql"))
@@ -56,7 +56,7 @@ def test_now_is_replaced_where_it_is_code(sql: str, expected: str) -> None:
 )
 def test_text_without_a_parameter_is_left_alone(sql: str) -> None:
     """Colons in literals, names, comments, casts, slices and structs are no parameters."""
-    assert bind_now(sql, "?", lexis=DUCKDB) == (sql, 0)
+    assert bind_now(sql, "?", lexis=DUCKDB) == Bound(sql, ())
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_text_without_a_parameter_is_left_alone(sql: str) -> None:
 )
 def test_each_database_is_read_by_its_own_rules(sql: str, dialect: str) -> None:
     """Brackets, backticks, backslashes and comments quote only where that database says so."""
-    assert bind_now(sql, "?", lexis=lexis_of(dialect)) == (sql, 0)
+    assert bind_now(sql, "?", lexis=lexis_of(dialect)) == Bound(sql, ())
 
 
 def test_a_backslash_ends_no_literal_in_standard_sql() -> None:
     r"""`'\'` is a whole literal in Postgres, so what follows is code."""
-    assert bind_now(r"SELECT '\', :now", "?", lexis=POSTGRES) == (r"SELECT '\', ?", 1)
+    assert bind_now(r"SELECT '\', :now", "?", lexis=POSTGRES) == Bound(r"SELECT '\', ?", (12,))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_a_parameter_is_found_in_any_surroundings(before: list[str], after: list
     head, tail = " ".join(["SELECT", *before]), " ".join(after)
     bound = bind_now(f"{head} :now {tail}", "?", lexis=POSTGRES)
 
-    assert bound == (f"{head} ? {tail}", 1)
+    assert bound == Bound(f"{head} ? {tail}", (len(head) + 1,))
 
 
 @given(st.text(alphabet="'\"$/*-;:now[]`\\eE a1\n%"))
