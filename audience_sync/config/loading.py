@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from audience_sync.config.checks import check
 from audience_sync.config.document import AudienceTable, Document, GuardTable, ScheduleTable, TraitTable, read_document
+from audience_sync.config.lines import lines_of, place_of
 from audience_sync.config.mappings import check_mappings
 from audience_sync.config.problems import refuse, translate
 from audience_sync.config.queries import check_queries, foundations, key_of, user_column
@@ -54,10 +56,11 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     """Return what the file at `path` says, in this environment.
 
     Raises:
-        ConfigError: the file cannot be read, is no TOML, or has problems: then each is a line of the message.
+        ConfigError: the file cannot be read, is not valid TOML, or has problems: then each is a line of the message.
     """
     path = path.absolute()
-    raw = _read(path)
+    text = _text(path)
+    raw = _parsed(path, text)
     problems = [*check(raw), *check_sources(raw), *check_queries(raw), *check_mappings(raw)]
     document = None
     try:
@@ -66,13 +69,15 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
         errors = error.errors(include_url=False, include_input=False)
         problems = translate(errors, Document) + problems
     if problems or document is None:  # raised here, not above: pydantic's error would carry the values along
-        raise refuse(path, problems, list(Document.model_fields))
+        lines = lines_of(text)
+        place = partial(place_of, lines=lines, raw=raw)
+        raise refuse(path, problems, list(Document.model_fields), place=place)
     return _settle(document, path)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
             f"there is no configuration file: looked at {path}", hint="`audience-sync init` writes one"
@@ -82,10 +87,15 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}, line {line}: the file must be UTF-8 text") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_syntax_sentence(path, str(error), text), hint="correct the line: this is no TOML") from None
+        raise ConfigError(
+            _syntax_sentence(path, str(error), text), hint="correct the line: it is not valid TOML"
+        ) from None
 
 
 def _syntax_sentence(path: Path, message: str, text: str) -> str:

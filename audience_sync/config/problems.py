@@ -1,4 +1,6 @@
-"""What is wrong with a file, as short plain sentences, each with its path: ``audiences[2].sql: missing``.
+"""What is wrong with a file, as short plain sentences.
+
+Each has its line, the name of its audience and its path: ``line 84, "Big Spenders": audiences[7].sql: missing``.
 
 No sentence repeats a value: a value may be a secret.
 """
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, get_args
 
@@ -71,15 +73,20 @@ def translate(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[Pr
     return [_problem(error, model) for error in errors]
 
 
-def refuse(path: Path, problems: Sequence[Problem], order: Sequence[str]) -> ConfigError:
-    """Return the error that lists every problem of the file, in the `order` of its tables."""
+def refuse(
+    path: Path, problems: Sequence[Problem], order: Sequence[str], *, place: Callable[[Location], str]
+) -> ConfigError:
+    """Return the error that lists every problem of the file, in the `order` of its tables.
+
+    Each begins with its `place` for people, such as ``line 84, "Big Spenders": ``.
+    """
 
     def rank(problem: Problem) -> tuple[int, int]:
         table, *rest = problem.location
         index = rest[0] if rest and isinstance(rest[0], int) else 0
         return (order.index(str(table)) if table in order else len(order), index)
 
-    lines = [f"  {problem}" for problem in sorted(dict.fromkeys(problems), key=rank)]
+    lines = [f"  {place(problem.location)}{problem}" for problem in sorted(dict.fromkeys(problems), key=rank)]
     count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
     return ConfigError(
         "\n".join([f"{path} has {count}:", *lines]),

@@ -70,7 +70,7 @@ def database_url(value: object, info: ValidationInfo) -> SecretUrl:
     place = Place.of(info)
     url = _parse(value, place)
     if url.drivername not in DATABASE_DRIVERS:
-        raise ValueError("must begin with `sqlite:///` or `postgresql://`: memberships are kept in one of these two")
+        raise ValueError("must begin with `sqlite:///` or `postgresql://`")
     if url.get_backend_name() != "sqlite":
         return SecretUrl(url)
     if not url.database or ":memory:" in url.database or url.database.startswith("file:"):

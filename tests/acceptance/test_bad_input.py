@@ -28,51 +28,51 @@ EXPLAINED = "hint: `audience-sync init` writes a file that explains every settin
 FILES = {
     "no_toml": Bad(
         "identity = userId\n",
-        "error: FILE, line 1, column 12: invalid value\nhint: correct the line: this is no TOML\n",
+        "error: FILE, line 1, column 12: invalid value\nhint: correct the line: it is not valid TOML\n",
     ),
     "unknown_setting": Bad(
         SOURCE + AUDIENCE + "enabeld = true\n",
-        "error: FILE has 1 problem:\n  audiences[0].enabeld: unknown setting (did you mean `enabled`?)\n" + EXPLAINED,
+        "error: FILE has 1 problem:\n"
+        '  line 6, "Gold": audiences[0].enabeld: unknown setting (did you mean `enabled`?)\n' + EXPLAINED,
     ),
     "everything_at_once": Bad(
         "identity = 7\n[schedule]\nevery = 'soon'\ncron = '0 0 * * 1'\n[delivery]\nbatch_size = 101\n"
         "[[audiences]]\nname = 'Gold'\n",
         "error: FILE has 7 problems:\n"
-        "  identity: must be text in quotes\n"
-        "  delivery.batch_size: must be at most 100\n"
-        '  schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"\n'
-        "  schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: crons disagree on their numbers\n"
-        "  schedule.cron: cannot stand beside `every`: keep one of them\n"
-        "  audiences[0].sql: missing\n"
-        "  audiences[0].source: missing, and the file has no [sources.NAME]\n" + EXPLAINED,
+        "  line 1: identity: must be text in quotes\n"
+        "  line 6: delivery.batch_size: must be at most 100\n"
+        '  line 3: schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"\n'
+        "  line 4: schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: crons disagree on their numbers\n"
+        "  line 4: schedule.cron: cannot stand beside `every`: keep one of them\n"
+        '  line 7, "Gold": audiences[0].sql: missing\n'
+        '  line 7, "Gold": audiences[0].source: missing, and the file has no [sources.NAME]\n' + EXPLAINED,
     ),
     "key_in_the_file": Bad(
         "[schematic]\napi_key = 'sch_prod_secret'\n" + SOURCE + AUDIENCE,
         "error: FILE has 1 problem:\n"
-        "  schematic.api_key: a key written in this file is refused: write `${SCHEMATIC_API_KEY}` and keep the key in"
-        " the environment, in a systemd credential, or in the file that `api_key_file` names\n" + EXPLAINED,
+        "  line 2: schematic.api_key: a key written in this file is refused: write `${SCHEMATIC_API_KEY}` and keep"
+        " the key in the environment, in a systemd credential, or in the file that `api_key_file` names\n" + EXPLAINED,
     ),
     "same_key_twice": Bad(
         SOURCE + AUDIENCE + AUDIENCE.replace("Gold", "GOLD!"),
         "error: FILE has 1 problem:\n"
-        "  audiences[1].key: 'Gold' (audiences[0]) and 'GOLD!' have the same key `gold`: give one of them another"
-        " `key`\n" + EXPLAINED,
+        "  line 6, \"GOLD!\": audiences[1].key: 'Gold' (audiences[0]) and 'GOLD!' have the same key `gold`: give"
+        " one of them another `key`\n" + EXPLAINED,
     ),
     "no_such_source": Bad(
         SOURCE + AUDIENCE + "source = 'shpo'\n",
         "error: FILE has 1 problem:\n"
-        "  audiences[0].source: there is no [sources.shpo] (did you mean `shop`?)\n" + EXPLAINED,
+        '  line 6, "Gold": audiences[0].source: there is no [sources.shpo] (did you mean `shop`?)\n' + EXPLAINED,
     ),
     "another_kind_of_database": Bad(
         "[database]\nurl = 'mysql://root:hunter2@localhost/app'\n" + SOURCE + AUDIENCE,
         "error: FILE has 1 problem:\n"
-        "  database.url: must begin with `sqlite:///` or `postgresql://`: memberships are kept in one of these two\n"
-        + EXPLAINED,
+        "  line 2: database.url: must begin with `sqlite:///` or `postgresql://`\n" + EXPLAINED,
     ),
     "unset_variable": Bad(
         "[sources.shop]\nurl = 'postgresql://reader:${SHOP_PASSWORD}@localhost/shop'\n" + AUDIENCE,
         "error: FILE has 1 problem:\n"
-        "  sources.shop.url: `SHOP_PASSWORD` is set neither in the environment nor as a systemd credential\n"
+        "  line 2: sources.shop.url: `SHOP_PASSWORD` is set neither in the environment nor as a systemd credential\n"
         + EXPLAINED,
     ),
     "no_membership_database": Bad(

@@ -9,6 +9,7 @@ import pytest
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Computation, OnMissing, TraitType
 from audience_sync.errors import ConfigError
+from tests.places import without_place
 
 SHOP = '[sources.shop]\nurl = "sqlite:///shop.db"\n'
 EVENTS = '[sources.shop.events]\ntable = "events"\n'
@@ -37,7 +38,7 @@ def problems(folder: Path, text: str) -> list[str]:
     """Return what is wrong with a file, line by line."""
     with pytest.raises(ConfigError) as caught:
         loaded(folder, text)
-    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+    return [without_place(line.strip()) for line in str(caught.value).splitlines()[1:]]
 
 
 BAD = {
