@@ -15,6 +15,7 @@ from audience_sync.db import Database
 from audience_sync.source import ping
 from audience_sync.store import audiences
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.renames import rename_warning, renamed_from
 from audience_sync.sync import standing_hold
 
 CHECK: Final = "audience"
@@ -29,13 +30,17 @@ def look(settings: Settings, database: Database | None, *, now: datetime) -> Ite
         answering.update([name] if found.exit_code == 0 else [])
         yield found
     known = _known(database)
-    orphans = [row for key, row in known.items() if key not in {one.key for one in settings.audiences}]
+    keys = {one.key for one in settings.audiences}
+    orphans = [row for key, row in known.items() if key not in keys]
     for audience in settings.audiences:
         if not audience.enabled:
             yield ok(CHECK, audience.key, "is switched off in the file and was not looked at")
             continue
         yield _query(settings, audience, now=now, source_answers=audience.source in answering)
-        yield from _kept(audience, known.get(audience.key), orphans)
+        yield from _kept(audience, known.get(audience.key))
+        if (before := renamed_from(audience, list(known.values()), keys=keys)) is not None:
+            sentence, remedy = rename_warning(audience, before)
+            yield warning(CHECK, audience.key, sentence, remedy=remedy)
         yield from _held(settings, audience, database)
     for row in orphans:
         if row.state != "retired":
@@ -70,17 +75,9 @@ def _query(settings: Settings, audience: Audience, *, now: datetime, source_answ
     return ok(CHECK, audience.key, f"its query is accepted and has the columns {', '.join(columns)}")
 
 
-def _kept(audience: Audience, row: AudienceRow | None, orphans: list[AudienceRow]) -> Iterator[Finding]:
+def _kept(audience: Audience, row: AudienceRow | None) -> Iterator[Finding]:
     """Yield what the database has against an audience."""
-    before = [other.key for other in orphans if other.name == audience.name and other.state != "retired"]
-    if row is None and before:
-        yield warning(
-            CHECK,
-            audience.key,
-            f"was synced as {before[0]} before: the members there keep their trait, here everybody enters anew",
-            remedy=f'set key = "{before[0]}" to go on, or `audience-sync retract {before[0]}` to end the old trait',
-        )
-    elif row is not None and row.state == "retired":
+    if row is not None and row.state == "retired":
         yield warning(
             CHECK,
             audience.key,

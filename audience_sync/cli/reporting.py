@@ -15,13 +15,14 @@ from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
 from audience_sync.cli.paragraph import wrap
 from audience_sync.cli.table import TableView
-from audience_sync.config import Settings
+from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import forecast
 from audience_sync.core.model import EXIT_VALUES, Computation, RunState
 from audience_sync.db import Database, display_url
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused
 from audience_sync.store import audiences, outbox, runs
+from audience_sync.store.renames import rename_warning, renamed_from
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import RunReport
 
@@ -171,6 +172,18 @@ def orphans(database: Database, settings: Settings) -> None:
                     f" {escape(str(settings.path))}; its traits stay as they are"
                     f" (`audience-sync retract {row.key}` sends {told} to all)",
                 )
+
+
+def renames(database: Database, settings: Settings, chosen: Sequence[Audience]) -> None:
+    """Warn of audiences that were synced under another key before, which a sync would send to everybody anew."""
+    with database.read() as connection:
+        known = audiences.every(connection)
+    keys = {audience.key for audience in settings.audiences}
+    for audience in chosen:
+        if (before := renamed_from(audience, known, keys=keys)) is not None:
+            sentence, remedy = rename_warning(audience, before)
+            warn(f"{audience.key} {sentence}")
+            console.print(f"[bold]hint:[/] {escape(remedy)}")
 
 
 def _say_delivery(delivery: DeliveryReport) -> None:

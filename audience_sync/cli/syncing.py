@@ -22,10 +22,12 @@ from audience_sync.cli.plan_samples import sample_count
 from audience_sync.cli.plans import PlanSheet
 from audience_sync.cli.progress import Progress
 from audience_sync.config import Audience, Settings, resolve_api_key
-from audience_sync.core.model import Computation
+from audience_sync.core.model import Computation, RunState
+from audience_sync.core.printable import instant_text
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, restored
+from audience_sync.store import audiences, restored, runs
+from audience_sync.store.reports import iso
 from audience_sync.sync import Job, Plan, Round, RunReport, make_round, recover, uses_any
 from audience_sync.sync import approve as approve_run
 from audience_sync.sync import plan as make_plan
@@ -205,7 +207,11 @@ def approve(
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
     with working(settings) as (workspace, stop):
+        with workspace.database.read() as connection:
+            before = runs.get(connection, run_id)
         approved = _patiently(partial(approve_run, workspace, run_id), wait, stop)
+        if before.approved_at is not None and before.state is RunState.SUCCEEDED:
+            console.print(f"run {run_id} was approved at {instant_text(iso(before.approved_at))}; nothing to do")
         reporting.released(workspace.database, approved.audience_id)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_run_ids(workspace.database, [approved.id], format=format)
@@ -289,9 +295,17 @@ def _sync_one(workspace: Workspace, job: Job, wait: timedelta) -> RunReport:
 
 
 def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -> list[Audience]:
-    """Return the audiences that were named, or all that are enabled and neither paused nor retired."""
-    if names:
-        return [settings.audience(name) for name in names]
+    """Return the audiences that were named, or all that are enabled and neither paused nor retired.
+
+    Says which are skipped, and which were renamed and so begin anew.
+    """
+    chosen = [settings.audience(name) for name in names] if names else _active(workspace, settings)
+    reporting.renames(workspace.database, settings, chosen)
+    return chosen
+
+
+def _active(workspace: Workspace, settings: Settings) -> list[Audience]:
+    """Return the audiences that are enabled and neither paused nor retired."""
     if not settings.audiences:
         raise UnknownName(
             f"{settings.path} has no [[audiences]] and no [[traits]]", hint="config.example.toml shows one"
