@@ -11,6 +11,7 @@ from audience_sync.core.destination.coverage import AT, PEOPLE, looks_at_the_env
 from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent
 from audience_sync.core.destination.presets import DEFAULTS
+from audience_sync.core.destination.triggers.expressions import Exists, Has, OneOf, conditions
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError
 from audience_sync.store import binding
@@ -30,7 +31,7 @@ def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
             continue
         found = [*_compared(mapping)]
         if settings.mapping_tables and events and (environment or not looks_at_the_environment(mapping)):
-            found += _used(mapping, events)
+            found += _used(mapping, events, takes_others=settings.ingest.listen is not None)
         yield from found or [ok(CHECK, mapping.name, f"makes {mapping.action} of events with {mapping.trigger}")]
     for audience in audiences:
         yield from _carried(audience, settings, environment)
@@ -55,7 +56,12 @@ def _samples(audience: Audience, settings: Settings, environment: str) -> Iterat
 
 
 def _compared(mapping: Mapping) -> Iterator[Finding]:
-    """Yield where Segment's own parser would answer differently."""
+    """Yield where Segment's own parser would answer differently.
+
+    Nothing is said of a trigger with `in` or `exists`: Segment has neither, so it was written for this program.
+    """
+    if any(isinstance(one, OneOf | Has | Exists) for one in conditions(mapping.expression)):
+        return
     from audience_sync.core.destination.triggers.differences import differences  # noqa: PLC0415 - Lark is slow to import
 
     if sentences := differences(mapping.trigger):
@@ -63,19 +69,26 @@ def _compared(mapping: Mapping) -> Iterator[Finding]:
             CHECK,
             mapping.name,
             f"its trigger means something else at Segment: {'; '.join(sentences)}",
-            remedy="here it means what is written; change it if it is to mean what it does there",
+            remedy="here it means what is written; change it if it should mean what it means at Segment",
         )
 
 
-def _used(mapping: Mapping, events: list[SegmentEvent]) -> Iterator[Finding]:
-    """Yield that no audience change is meant, or that keys are looked for where no change has any."""
+def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -> Iterator[Finding]:
+    """Yield that a mapping matches no audience change, or looks for keys that no change has.
+
+    Nothing is said of a mapping that may be for the events of an application, which may have anything: they are taken
+    with [ingest] (`takes_others`), and a trigger that asks for nothing that changes alone have matches them.
+    """
     matched = [event for event in events if mapping.matches(event)]
+    if takes_others and (not matched or any(mapping.matches(_of_an_application(event)) for event in matched)):
+        return
     if not matched:
         yield warning(
             CHECK,
             mapping.name,
             f"matches no change of any audience: {mapping.trigger}",
-            remedy="a change is an identify of one person with one trait; see `audience-sync plan`, and the README",
+            remedy="correct the trigger (a change is an identify of one user with one trait), or ignore this if the"
+            " mapping is for `audience-sync forward`",
         )
         return
     written = {field: mapping.fields[field] for field in KEYS if field in mapping.fields}
@@ -88,6 +101,11 @@ def _used(mapping: Mapping, events: list[SegmentEvent]) -> Iterator[Finding]:
                     f"{field} reads $.{'.'.join(path)}, which no audience change has",
                     remedy=f"name the key in the audience's {field}, and read it at $.context.{field}",
                 )
+
+
+def _of_an_application(event: SegmentEvent) -> SegmentEvent:
+    """Return an audience change as an application could send it: without what only changes have."""
+    return {**event, "context": {}}
 
 
 def _has(event: SegmentEvent, path: tuple[str, ...]) -> bool:

@@ -104,7 +104,6 @@ def test_sends_nothing(tmp_path: Path, text: str, says: str) -> None:
         (trigger('type = "identify" and groupId = null'), "groupId"),
         (trigger('type = "identify" and match(userId, "sample")'), "match"),
         (trigger('type = "identify" and traits.x != true'), "traits.x != true"),
-        (trigger('type in ["identify", "group"]'), "in"),
         (trigger('type = "identify" and event = null'), "event"),
         (trigger('not type = "track"'), "Segment ignores `not`"),
         (trigger('type = "identify" OR type = "group"'), "OR"),
@@ -141,10 +140,53 @@ def test_sends_something_else(tmp_path: Path, text: str, says: str) -> None:
     assert warnings[0].remedy
 
 
-@pytest.mark.parametrize("text", ["", trigger('context.personas.computation_class = "audience"')])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        trigger('context.personas.computation_class = "audience"'),
+        trigger('context.personas.computation_class in ["audience", "trait"]'),
+        trigger('type = "identify" and context.personas.computation_class in ["audience", "trait"]'),
+        trigger('type in ["identify", "group"]'),
+        trigger("exists(context.personas)"),
+    ],
+)
 def test_nothing_to_say(tmp_path: Path, text: str) -> None:
     """The presets, and a mapping as it should be, are well."""
     assert {found.state for found in findings(tmp_path, text)} == {State.OK}
+
+
+INGEST = '[ingest]\nlisten = "127.0.0.1:8080"\nwrite_keys = ["${SEGMENT_WRITE_KEY}"]\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TRACK.replace("Ours", "Orders").replace('type = "identify"', 'type = "track" and event = "Order Completed"')
+        + BY_USER,
+        IDENTIFY.replace("Ours", "People")
+        + "trigger = 'type = \"identify\" and context.personas = null'\n[mappings.fields]\n"
+        + 'user_traits = { plan = { "@path" = "$.traits.plan" } }\n',
+        IDENTIFY.replace("Ours", "All") + TRAITS + 'user_keys = { userId = { "@path" = "$.userId" },'
+        ' email = { "@path" = "$.traits.email" } }\n',
+    ],
+    ids=["track", "people", "everybody"],
+)
+def test_a_mapping_that_ingest_uses_is_well(tmp_path: Path, text: str) -> None:
+    """What an application sends may have any event and any key: a mapping for it is not called useless."""
+    ours = trigger('context.personas.computation_class in ["audience", "trait"]')
+
+    assert {one.state for one in findings(tmp_path, INGEST + ours + text)} == {State.OK}
+
+
+def test_a_mapping_for_changes_alone_is_checked_with_ingest_too(tmp_path: Path) -> None:
+    """A trigger that only changes can match is not for an application: a key that no change has is a mistake."""
+    text = trigger('context.personas.computation_class = "audience"').replace(
+        TRAITS, TRAITS + 'user_keys = { userId = { "@path" = "$.userId" }, email = { "@path" = "$.traits.email" } }\n'
+    )
+    (warned,) = [one for one in findings(tmp_path, INGEST + text) if one.state is State.WARNING]
+
+    assert warned.message == "user_keys reads $.traits.email, which no audience change has"
 
 
 def test_an_environment_that_is_not_known_yet_is_no_error(tmp_path: Path) -> None:
