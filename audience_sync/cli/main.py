@@ -6,6 +6,7 @@ Commands are imported when they run, and so is what a failure needs: `--version`
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,10 +31,16 @@ def build() -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode=None,  # to import Rich takes longer than everything else that `--help` does
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["--help", "-h"]},
+        context_settings={"help_option_names": ["--help", "-h"], "terminal_width": _narrow_width()},
     )
     app.callback()(_globals)
     return app
+
+
+def _narrow_width() -> int | None:
+    """Return the width of a terminal that is narrower than the 50 columns that Click's help needs; else it decides."""
+    columns = shutil.get_terminal_size().columns
+    return columns if columns < 52 else None
 
 
 def main() -> None:

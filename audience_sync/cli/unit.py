@@ -62,7 +62,7 @@ class Unit:
             "owner": owner,
             "key": KEY_FILE,
             "user": user,
-            "line": shlex.join((*self.command, "--config", str(self.config))),
+            "line": f"{shlex.join(self.command)} \\\n#     {shlex.join(('--config', str(self.config)))}",
         }
 
 
@@ -75,8 +75,9 @@ def quoted(word: str) -> str:
 _SERVICE_RECIPE: Final = """\
 # /etc/systemd/system/audience-sync.service
 #
-# To install it, as root. The key goes into a file of its own, which the service reads as a credential; passwords stand
-# in the configuration as ${{NAME}} and are given like the key (LoadCredential below):
+# Install it as root. The service reads the API key from a file, as a
+# credential. Passwords are ${{NAME}} in the configuration and are given in the
+# same way (LoadCredential below).
 #
 #   install -d {folder}
 #   install {owner} config.toml {config}
@@ -85,13 +86,16 @@ _SERVICE_RECIPE: Final = """\
 #   audience-sync service > /etc/systemd/system/audience-sync.service
 #   systemctl daemon-reload
 #
-# Other commands run beside it as the same user, with the same database and key; `init` creates the database. With
-# [ingest] they need its write key, too: one more `-p LoadCredential=SEGMENT_WRITE_KEY:…`, as below.
+# Other commands run as the same user, with the same database and key; `init`
+# creates the database. With [ingest] they also need its write key: add
+# `-p LoadCredential=SEGMENT_WRITE_KEY:…`, as below.
 #
 #   as_service() {{
-#     systemd-run --quiet --pipe --wait --collect {user} -p UMask=0077 \\
-#       -p StateDirectory=audience-sync -p LoadCredential=SCHEMATIC_API_KEY:{key} \\
-#       {line} "$@"
+#     systemd-run --quiet --pipe --wait --collect \\
+#     {user} \\
+#     -p UMask=0077 -p StateDirectory=audience-sync \\
+#     -p LoadCredential=SCHEMATIC_API_KEY:{key} \\
+#     {line} "$@"
 #   }}
 #   as_service init && as_service check && as_service plan
 #
@@ -107,19 +111,23 @@ _SERVICE_RECIPE: Final = """\
 _ONCE_RECIPE: Final = """\
 # /etc/systemd/system/audience-sync-once.service
 #
-# One sync beside the service, with the same user, database and key; an audience that is being synced is waited for.
-# To install and run it, as root, once audience-sync.service is in place:
+# One sync in addition to the service, with the same user, database and key. It
+# waits for an audience that the service is syncing. Install it as root, after
+# audience-sync.service:
 #
-#   audience-sync service --once > /etc/systemd/system/audience-sync-once.service
+#   audience-sync service --once \\
+#     > /etc/systemd/system/audience-sync-once.service
 #   systemctl daemon-reload
 #   systemctl start audience-sync-once
 #   journalctl -u audience-sync-once -e
 #
-# Its exit code 3 says that some deliveries are still open, with which the service goes on; 4 that a guard blocked an
-# audience. Any other command runs beside the service without a unit:
+# Exit code 3: some deliveries are still open, and the service continues with
+# them. Exit code 4: a guard blocked an audience. Other commands need no unit:
 #
-#   systemd-run --quiet --pipe --wait --collect {user} -p UMask=0077 \\
-#     -p StateDirectory=audience-sync -p LoadCredential=SCHEMATIC_API_KEY:{key} \\
+#   systemd-run --quiet --pipe --wait --collect \\
+#     {user} \\
+#     -p UMask=0077 -p StateDirectory=audience-sync \\
+#     -p LoadCredential=SCHEMATIC_API_KEY:{key} \\
 #     {line} status
 
 """
@@ -164,7 +172,8 @@ StateDirectoryMode=0700
 CacheDirectory=audience-sync
 CacheDirectoryMode=0700
 Environment=TMPDIR=/var/cache/audience-sync
-# ${{NAME}} in the configuration is the credential NAME: add one line for each password that it refers to.
+# ${{NAME}} in the configuration is the credential NAME: add one line for each
+# password that the configuration refers to.
 LoadCredential=SCHEMATIC_API_KEY:{key}
 # LoadCredential=SHOP_PASSWORD:/etc/audience-sync/shop_password
 # LoadCredential=SEGMENT_WRITE_KEY:/etc/audience-sync/segment_write_key
@@ -202,7 +211,7 @@ SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
 SystemCallErrorNumber=EPERM
-# Take this line away only for a database driver that makes machine code as it runs.
+# Remove this line only if a database driver compiles machine code at run time.
 MemoryDenyWriteExecute=yes
 """
 

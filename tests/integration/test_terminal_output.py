@@ -18,11 +18,13 @@ from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
+import typer
 from rich.cells import cell_len
 
 from audience_sync import db
-from audience_sync.cli import main, reporting
-from audience_sync.cli.output import Format
+from audience_sync.cli import main, plans, reporting
+from audience_sync.cli.output import Format, print_records
+from audience_sync.cli.table import lay_out
 from audience_sync.db import Database
 from tests import large_database
 from tests.large_database import LONG, OUTAGE, REASON, REFUSAL, USUAL, Names, fill
@@ -141,8 +143,6 @@ def test_elsewhere_a_record_is_one_line_with_every_column(show: Callable[..., Sa
 
 def test_elsewhere_the_header_stands_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A list of thousands has one header, and its columns stay where they are as long as the cells fit."""
-    from audience_sync.cli.output import print_records  # noqa: PLC0415 - this test alone needs no command
-
     monkeypatch.setenv("COLUMNS", "1")
     print_records(({"n": n, "x": "y"} for n in range(100_000, 102_500)), ("n", "x"), format=Format.TABLE)
 
@@ -235,6 +235,50 @@ def test_paths_are_not_markup(name: str, capsys: pytest.CaptureFixture[str]) -> 
         "membership database: postgresql+psycopg://reader@[fe80::1]/memberships\n"
         f"note: gold is still in /etc/{name}/config.toml\n"
     )
+
+
+def test_plan_at_80_columns() -> None:
+    """The summary of `plan`: whether and how long, before how many requests and in which state."""
+    rows = [
+        {"audience": key, "enter": 6_895_779, "exit": 3_104_221, "update": 987_654, "requests": 123_456, "state": state,
+         "time": "0:41:10"}
+        for key, state in ((LONG.audience, "blocked"), (LONG.trait, "ready"), (plans.TOTAL, ""))
+    ]  # fmt: skip
+    layout = lay_out(plans.SHOWN, rows, 80)
+
+    assert [line.plain for line in layout.lines] == [
+        "audience                                    enter     exit  update  time",
+        f"{LONG.audience}  6895779  3104221  987654  0:41:10",
+        f"{LONG.trait}  6895779  3104221  987654  0:41:10",
+        f"{plans.TOTAL:<40}  6895779  3104221  987654  0:41:10",
+    ]
+    assert layout.hidden == ("requests", "state")
+    assert lay_out(plans.SHOWN, rows, 100).hidden == ()
+
+
+def test_a_question_is_wrapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question before something that cannot be undone leaves space for its answer on the last line."""
+    asked: list[str] = []
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(typer, "confirm", lambda question, **_: asked.append(question))
+    reporting.confirm(
+        f"Send false to the 10,000,000 members of {LONG.audience}, and never use this key again?", yes=False
+    )
+
+    lines = ["Send false to the 10,000,000 members of", f"{LONG.audience}, and never", "use this key again?"]
+    assert asked == ["\n".join(lines)]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_help_fits(show: Callable[..., Said], width: int) -> None:
+    """Help is wrapped on narrow terminals, too; from 80 columns on no word of it is cut."""
+    for command in ("--help", "sync --help", "dead list --help"):
+        said = show(command, width=width)
+
+        assert [line for line in said.out.splitlines() if len(line) > width] == []
+        assert width < 80 or cut_words(said.out, show(command, width=200).out, names="") == set()
 
 
 def test_columns_are_named_once(show: Callable[..., Said]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shlex
 
 import pytest
@@ -11,11 +12,14 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
+from audience_sync.cli import progress
 from audience_sync.cli.context import MessageConsole
 from audience_sync.cli.paragraph import wrap, wrap_command
 from audience_sync.cli.progress import fitted
 
 LETTERS = 'ab1,.`"\\{}:山é\u200d '
+ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+ERASED = "\x1b[2K"  # the last line is empty again
 JSON = '{"company":{"groupId":"acme, inc"},"user":{"email":"ada@example.com","name":"Ada Lovelace"}}'
 
 
@@ -174,3 +178,39 @@ def test_progress_stays_on_one_line(subject: str, done: int, width: int) -> None
     assert cell_len(line) <= max(width, 0)
     assert line == "" or line.endswith(state)
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("seen", "term", "printed"),
+    [(False, "xterm", ["gold: reading, 10,000,000 rows"]), (True, "dumb", ["gold: reading, 10,000,000 rows"])],
+    ids=["file", "dumb terminal"],
+)
+def test_progress_without_a_moving_line(
+    seen: bool, term: str, printed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file, and a terminal that cannot move its cursor, get a line every few seconds and no escape sequence."""
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    stream = Terminal() if seen else io.StringIO()
+    monkeypatch.setattr(progress, "console", MessageConsole(file=stream, soft_wrap=True, emoji=False))
+    with progress.Progress("gold") as moving:
+        moving.show("reading", 10_000_000)
+
+    assert stream.getvalue().splitlines() == printed
+
+
+def test_a_moving_line_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a narrow terminal the moving line is one line, and it is erased at the end."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(progress, "REDRAW", 0.0)
+    stream = Terminal()
+    monkeypatch.setattr(progress, "console", MessageConsole(file=stream, soft_wrap=True, emoji=False))
+    with progress.Progress("customer_with_two_orders_in_last_30_days") as moving:
+        for done in (1, 1_000, 10_000_000):
+            moving.show("reading", done)
+
+    shown = [ESCAPE.sub("", line) for line in re.split(r"[\r\n]+", stream.getvalue())]
+    assert max(map(cell_len, shown)) < 40
+    assert stream.getvalue().count("\n") <= 1
+    assert stream.getvalue().endswith(ERASED)
