@@ -24,7 +24,6 @@ from audience_sync.cli.output import (
 )
 from audience_sync.cli.table import TableView
 from audience_sync.config import Audience, Settings
-from audience_sync.core.hold import Hold
 from audience_sync.core.printable import instant_text
 from audience_sync.core.shards import UNITS
 from audience_sync.db import Database, display_url
@@ -162,7 +161,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
             "delivery_stopped": binding.delivery_stopped(connection),
             "attempts": attempts,
             "blocked": inspection.blocked_runs(connection),
-            "held": [{"audience": key, "reason": hold.reason} for key, hold in _holds(connection, settings).items()],
+            "held": [{"audience": one["key"], "reason": one["held"]} for one in found if one["held"] is not None],
             "leases": working,
         }
 
@@ -176,18 +175,19 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
     configured = {one.key: one for one in settings.audiences}
     rows = {row.key: row for row in known.every(connection)}
     facts = inspection.facts(connection)
-    holds = _holds(connection, settings)
     found = []
     for key in sorted(configured.keys() | rows.keys()):
         row, one = rows.get(key), configured.get(key)
         fact = inspection.AudienceFacts() if row is None else facts[row.id]
+        state = _state(row, one)
+        hold = standing_hold(connection, settings, one) if one is not None and state in {"active", "new"} else None
         changed = row is not None and one is not None and row.definition_hash not in (None, one.definition_hash)
         found.append(
             {
                 "key": key,
                 "name": one.name if one else row.name if row else key,
                 "computation": (row or configured[key]).computation.value,
-                "state": "held" if key in holds else _state(row, one),
+                "state": state if hold is None else "held",
                 "members": row.members if row else 0,
                 "last_run": fact.last_run,
                 "last_success": fact.last_success,
@@ -195,20 +195,10 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
                 "definition_changed": changed,
                 "open": fact.open,
                 "dead": fact.dead,
+                "held": None if hold is None else hold.reason,
             }
         )
     return found
-
-
-def _holds(connection: Connection, settings: Settings) -> dict[str, Hold]:
-    """Return why audiences are held, by key; those that would not be synced anyway are left out."""
-    rows = {row.key: row for row in known.every(connection)}
-    found = {
-        one.key: standing_hold(connection, settings, one)
-        for one in settings.audiences
-        if _state(rows.get(one.key), one) in {"active", "new"}
-    }
-    return {key: hold for key, hold in sorted(found.items()) if hold is not None}
 
 
 def _state(row: AudienceRow | None, configured: Audience | None) -> str:

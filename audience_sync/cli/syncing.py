@@ -126,6 +126,9 @@ def sync(
                 busy.update([audience.key] if isinstance(error, LeaseHeld) else [])
                 failures.append(error)
                 reporting.failed(audience.key, error)
+        for report in reports:
+            if report.run.state is RunState.SUCCEEDED and not report.run.partial:
+                reporting.released(workspace.database, report.run.audience_id)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_runs(workspace.database, reports, format=format)
         raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery))

@@ -22,7 +22,7 @@ def used_by(connection: Connection, settings: Settings, audience: Audience) -> l
         return []
     by_key = {one.key: one for one in settings.in_order([audience])[:-1]}
     asked = {*audience.asks_for, *(key for one in by_key.values() for key in one.asks_for)}
-    rows = {row.key: row for row in audiences.every(connection) if row.key in asked}
+    rows = {key: row for key in asked if (row := audiences.find(connection, key)) is not None}
     missing = [_removed(row) for key, row in sorted(rows.items()) if key not in by_key]
     through = {key: one for one in _direct(settings, audience) for key in _keys(settings, one)}
     return [
