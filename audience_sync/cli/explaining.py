@@ -20,7 +20,7 @@ from audience_sync.computing.explaining import explain as explain_user
 from audience_sync.computing.spelling import written_sql
 from audience_sync.config import Audience, Settings
 from audience_sync.core.model import Computation
-from audience_sync.core.rows import Reason, stringify
+from audience_sync.core.rows import KeyRules, Reason, stringify
 from audience_sync.errors import ConfigError, UnknownName
 from audience_sync.sync.previewing import preview as preview_audience
 
@@ -70,7 +70,7 @@ def explain(
         _show_sql(settings, settings.audience(user), as_of=_instant(now), format=format)
         return
     chosen = _chosen(settings, user, audience)
-    if isinstance(stringify(user), Reason):
+    if isinstance(stringify(user, KeyRules(())), Reason):  # of a placeholder it is told that it is one
         raise ConfigError("no profile has such a key: it is empty, too long, or has characters that no key has")
     as_of = _instant(now)
     explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))

@@ -24,6 +24,9 @@ LONGEST_NUMBER = 40  # characters
 LAST_MILLISECOND = 253_402_300_799_000
 """The end of the year 9999, since 1970; numbers beyond it are no time, and so are those as far before."""
 
+SECONDS_UP_TO = 100_000_000_000
+"""A number from here on is milliseconds since 1970, a smaller one seconds."""
+
 _LEAP_YEAR = "([0-9][0-9](0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
 _DATE = (
     "(([0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
@@ -86,6 +89,10 @@ class Dialect(ABC):
     @abstractmethod
     def inside(self, document: Expression, kind: str, path: tuple[str, ...]) -> Value:
         """Return what lies at a path in a column of JSON, whose type the database calls `kind`."""
+
+    def inside_column(self, column: Expression, kind: str, path: tuple[str, ...]) -> Value:
+        """Return what lies at a path in a column that nobody says is JSON."""
+        return self.inside(column, kind, path)
 
     @abstractmethod
     def column(self, column: Expression, kind: str) -> Value:

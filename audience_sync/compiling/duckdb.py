@@ -18,6 +18,7 @@ from audience_sync.compiling.dialect import (
     LONGEST_NUMBER,
     MOMENT_PATTERN,
     NUMBER_PATTERN,
+    SECONDS_UP_TO,
     Dialect,
     Expression,
     Timeline,
@@ -28,7 +29,6 @@ from audience_sync.compiling.dialect import (
 from audience_sync.compiling.values import MomentValue, NumberValue, TextValue, TruthValue
 
 _WRITTEN = "%Y-%m-%dT%H:%M:%S.%gZ"
-_SECONDS_UP_TO = 100_000_000_000  # a number beyond is milliseconds since 1970
 _NUMBERS = (
     "tinyint",
     "smallint",
@@ -145,7 +145,7 @@ class Duckdb(Dialect):
             at = _utc(column) if kind != "timestamp" else column
         elif kind.startswith(_NUMBERS):
             number = sa.cast(column, DOUBLE_PRECISION)
-            milliseconds = sa.case((sa.func.abs(number) >= fixed(_SECONDS_UP_TO), number), else_=number * fixed(1000))
+            milliseconds = sa.case((sa.func.abs(number) >= fixed(SECONDS_UP_TO), number), else_=number * fixed(1000))
             exists = number.between(fixed(-LAST_MILLISECOND), fixed(LAST_MILLISECOND))  # NaN is beyond
             at = sa.case((exists, sa.func.make_timestamp(sa.cast(milliseconds * fixed(1000), sa.BigInteger))))
         else:

@@ -17,6 +17,7 @@ from audience_sync.compiling.dialect import (
     LONGEST_NUMBER,
     MOMENT_PATTERN,
     NUMBER_PATTERN,
+    SECONDS_UP_TO,
     Dialect,
     Expression,
     Timeline,
@@ -40,7 +41,6 @@ _CLASSES = {
     r"\S": r"^ \t\n\r\f\v",
 }
 _ESCAPES = {r"\b": r"\y", r"\B": r"\Y"}
-_SECONDS_UP_TO = 100_000_000_000  # a number beyond is milliseconds since 1970
 
 
 class Postgresql(Dialect):
@@ -107,7 +107,7 @@ class Postgresql(Dialect):
             at = column if kind == "timestamp" else sa.cast(column, sa.DateTime)
             return _timeline(at, lambda one: sa.literal(one.astimezone(UTC).replace(tzinfo=None), sa.DateTime))
         if kind in _NUMBERS:
-            seconds = sa.case((sa.func.abs(column) >= fixed(_SECONDS_UP_TO), column / fixed(1000.0)), else_=column)
+            seconds = sa.case((sa.func.abs(column) >= fixed(SECONDS_UP_TO), column / fixed(1000.0)), else_=column)
             exists = column.between(fixed(-LAST_MILLISECOND), fixed(LAST_MILLISECOND))  # NaN is beyond
             column = sa.case((exists, sa.func.to_timestamp(seconds)))
         elif kind != "timestamptz":

@@ -10,14 +10,15 @@ from audience_sync.compiling.dialect import Dialect
 from audience_sync.compiling.duckdb import Duckdb
 from audience_sync.compiling.postgresql import Postgresql
 from audience_sync.compiling.sqlite import Sqlite
+from audience_sync.compiling.textfiles import TextFiles
 from audience_sync.core.parameters import Statement
 from audience_sync.errors import ConfigError
 
 DIALECTS: dict[str, type[Dialect]] = {one.name: one for one in (Sqlite, Postgresql, Duckdb)}
 
 
-def dialect_of(backend: str) -> Dialect:
-    """Return what a kind of database does its own way.
+def dialect_of(backend: str, *, of_text_files: bool = False) -> Dialect:
+    """Return what a kind of database does its own way, or DuckDB where it reads CSV and JSON files.
 
     Raises:
         ConfigError: queries cannot run there.
@@ -27,7 +28,7 @@ def dialect_of(backend: str) -> Dialect:
             f"a query cannot run in {backend} yet, only in {', '.join(DIALECTS)}",
             hint="write the audience as `sql`",
         )
-    return DIALECTS[backend]()
+    return TextFiles() if of_text_files else DIALECTS[backend]()
 
 
 def render(statement: sa.Select[Any], dialect: Dialect) -> Statement:

@@ -187,5 +187,5 @@ def _column(relation: Relation, rows: FromClause, path: tuple[str, ...], dialect
         advice = f"did you mean `{near[0]}`?" if near else f"its columns are {', '.join(relation.types)}"
         raise QueryError(f"{relation.place} has no column `{name}`; {advice}", position=at)
     if inside:
-        return dialect.inside(rows.c[name], relation.types[name], tuple(inside))
+        return dialect.inside_column(rows.c[name], relation.types[name], tuple(inside))
     return dialect.column(rows.c[name], relation.types[name])

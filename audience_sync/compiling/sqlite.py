@@ -14,6 +14,7 @@ from sqlalchemy.sql.expression import FromClause
 from audience_sync.compiling.dialect import (
     LAST_MILLISECOND,
     LONGEST_NUMBER,
+    SECONDS_UP_TO,
     Dialect,
     Expression,
     Timeline,
@@ -25,7 +26,6 @@ from audience_sync.compiling.values import TextValue
 
 _UNIX_EPOCH = 2440587.5  # as a Julian day
 _DAY = 86_400_000  # milliseconds
-_SECONDS_UP_TO = 100_000_000_000  # a number beyond is milliseconds since 1970
 _DATE = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 _ENDS = {"$": r"\Z"}
 _LONG_EXPONENT = "*[eE]*[0-9][0-9][0-9]*"
@@ -87,7 +87,7 @@ class Sqlite(Dialect):
         del kind
         column_is_time = column.between(fixed(-LAST_MILLISECOND), fixed(LAST_MILLISECOND))
         seconds = sa.cast(sa.func.round(column * fixed(1000)), sa.BigInteger)
-        number = sa.case((sa.func.abs(column) >= fixed(_SECONDS_UP_TO), sa.cast(column, sa.BigInteger)), else_=seconds)
+        number = sa.case((sa.func.abs(column) >= fixed(SECONDS_UP_TO), sa.cast(column, sa.BigInteger)), else_=seconds)
         kinds = sa.func.typeof(column)
         at = sa.case(
             (kinds == fixed("text"), self.moment_of_text(column)),

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from audience_sync.computing.definitions import Definition, columns_of, open_definition, statement_of
+from audience_sync.computing.definitions import (
+    Definition,
+    columns_of,
+    open_definition,
+    reader_of_values,
+    statement_of,
+)
 
-__all__ = ["Definition", "columns_of", "open_definition", "statement_of"]
+__all__ = ["Definition", "columns_of", "open_definition", "reader_of_values", "statement_of"]

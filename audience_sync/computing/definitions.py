@@ -13,6 +13,8 @@ from audience_sync.computing.preparing import compiler_of, explained, identifier
 from audience_sync.config import Audience, Settings
 from audience_sync.core.model import Computation
 from audience_sync.core.parameters import Statement
+from audience_sync.core.textvalues import text_value_reader
+from audience_sync.core.values import ValueReader, value_reader
 from audience_sync.source import Page, open_rows, probe
 
 
@@ -38,6 +40,15 @@ def open_definition(settings: Settings, audience: Audience, *, as_of: datetime) 
     query = statement_of(settings, audience, as_of=as_of)
     with open_rows(settings.sources[audience.source], query, as_of=as_of) as rows:
         yield Definition(rows.columns, rows.pages, values_are_json=audience.query is not None)
+
+
+def reader_of_values(settings: Settings, audience: Audience) -> ValueReader:
+    """Return what makes canonical JSON of the values of a computed trait."""
+    are_json, declared = audience.query is not None, audience.declared_type
+    reader = value_reader(values_are_json=are_json, trait_type=declared)
+    if settings.sources[audience.source].has_text_files:
+        return text_value_reader(reader, values_are_json=are_json, trait_type=declared)
+    return reader
 
 
 def columns_of(settings: Settings, audience: Audience, *, as_of: datetime) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from audience_sync.compiling.rendering import DIALECTS, dialect_of, render
 from audience_sync.compiling.statements import Compiler, Select
+from audience_sync.computing.definitions import reader_of_values
 from audience_sync.config import Audience, Settings
 from audience_sync.core.model import Computation, Member
 from audience_sync.core.parameters import Statement
@@ -21,7 +22,6 @@ from audience_sync.core.rows import (
     value_position,
 )
 from audience_sync.core.shards import SHARDS, from_line, shard_of
-from audience_sync.core.values import value_reader
 from audience_sync.source import Rows, backend, columns, open_rows
 
 
@@ -43,7 +43,7 @@ def find(settings: Settings, audience: Audience, user: str, *, as_of: datetime, 
     source = settings.sources[audience.source]
     statement: str | Statement
     if query is not None:
-        statement = render(query, dialect_of(backend(source)))
+        statement = render(query, dialect_of(backend(source), of_text_files=source.has_text_files))
     else:
         statement = _persons(settings, audience, user, as_of=as_of)
     with open_rows(source, statement, as_of=as_of) as rows:
@@ -63,7 +63,7 @@ def _persons(settings: Settings, audience: Audience, user: str, *, as_of: dateti
     positions = [keys.identity, *(position for _, position in (*keys.user, *keys.company))]
     if audience.computation is Computation.TRAIT:
         positions.append(value_position(names))
-    dialect = dialect_of(backend(source))
+    dialect = dialect_of(backend(source), of_text_files=source.has_text_files)
     compiler = Compiler(dialect=dialect, as_of=as_of, events=None, profiles=None, known={}, only=user)
     wanted = list(dict.fromkeys(names[position] for position in positions))
     asked = compiler.rows_of_person(sql, names[keys.identity], kind=found[keys.identity].type, columns=wanted)
@@ -80,7 +80,8 @@ def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Fou
         ),
         lines=lines,
         reject=rejected.append,
-        value_column=_value_column(audience, rows.columns),
+        value_column=_value_column(settings, audience, rows.columns),
+        rules=settings.key_rules(audience),
     )
     theirs: list[str] = []
     reasons: list[Reason] = []
@@ -96,8 +97,7 @@ def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Fou
     return Found(from_line(kept.pop()) if kept else None, tuple(reasons))
 
 
-def _value_column(audience: Audience, names: Sequence[str]) -> ValueColumn | None:
+def _value_column(settings: Settings, audience: Audience, names: Sequence[str]) -> ValueColumn | None:
     if audience.computation is Computation.AUDIENCE:
         return None
-    reader = value_reader(values_are_json=audience.query is not None, trait_type=audience.declared_type)
-    return ValueColumn(value_position(names), reader)
+    return ValueColumn(value_position(names), reader_of_values(settings, audience))

@@ -29,7 +29,7 @@ def compiler_of(settings: Settings, audience: Audience, *, as_of: datetime, only
     trees = [one.tree for one in [audience, *known.values()] if one.query is not None]
     needs_events = source.profiles is None or any(isinstance(node, Stream) for tree in trees for node in walk(tree))
     return Compiler(
-        dialect=dialect_of(backend(source)),
+        dialect=dialect_of(backend(source), of_text_files=source.has_text_files),
         as_of=as_of,
         events=_events(source, source.events, as_of) if source.events is not None and needs_events else None,
         profiles=_profiles(source, source.profiles, as_of) if source.profiles is not None else None,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from audience_sync.config.addresses import Address
 from audience_sync.config.api_key import resolve_api_key
-from audience_sync.config.document import Database, Delivery, Ingest, Retention, Schematic
+from audience_sync.config.document import Database, Delivery, Ingest, Keys, Retention, Schematic
 from audience_sync.config.loading import find_config, load
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.sources import EventsTable, ProfilesTable, Source
@@ -24,6 +24,7 @@ __all__ = [
     "Delivery",
     "EventsTable",
     "Ingest",
+    "Keys",
     "ProfilesTable",
     "Retention",
     "Schedule",

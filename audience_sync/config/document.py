@@ -25,6 +25,7 @@ from audience_sync.config.values import (
     Listen,
     OnMissingName,
     Percent,
+    Placeholders,
     Rate,
     Reference,
     Text,
@@ -33,6 +34,7 @@ from audience_sync.config.values import (
     WebUrl,
     WriteKeys,
 )
+from audience_sync.core.keys import PLACEHOLDERS
 from audience_sync.core.model import OnMissing
 
 DEFAULT_IDENTITY = "userId"
@@ -92,6 +94,12 @@ class Retention(Table):
     rejections: Duration = timedelta(days=30)
 
 
+class Keys(Table):
+    """`[keys]`: which values do not identify a person or a company."""
+
+    placeholders: Placeholders = PLACEHOLDERS
+
+
 class Ingest(Table):
     """`[ingest]`: where events of Segment's libraries are taken. The write keys themselves are never in here."""
 
@@ -144,6 +152,7 @@ class Document(Table):
     schedule: ScheduleTable = ScheduleTable()
     guard: GuardTable = GuardTable()
     retention: Retention = Retention()
+    keys: Keys = Keys()
     ingest: Ingest = Ingest()
     sources: dict[Text, SourceTable] = Field(default_factory=dict)
     audiences: list[AudienceTable] = Field(default_factory=list)

@@ -120,6 +120,7 @@ def _settle(document: Document, path: Path) -> Settings:
         schedule=_schedule(document.schedule, ScheduleTable()),
         guard=_guard(GuardLimits(), document.guard),
         retention=document.retention,
+        keys=document.keys,
         ingest=document.ingest,
         sources={name: make_source(name, one) for name, one in document.sources.items()},
         audiences=tuple(_audience(one, document, rests_on=rests_on.get(key_of(one), "")) for one in entries),

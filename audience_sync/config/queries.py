@@ -218,6 +218,7 @@ def foundations(document: Document) -> dict[str, str]:
         entry = entries[key]
         source = document.sources[entry.source or next(iter(document.sources))]
         rooms = source.model_dump(mode="json", include={"path", "events", "profiles"})
+        rooms |= source.model_dump(mode="json", include={"separator", "date_order", "types"}, exclude_defaults=True)
         below = {one: [_meaning(entries[one]), digests[one]] for one in graph[key]}
         digests[key] = digest_of([rooms, below])
     return digests

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
-from audience_sync.config.document import Database, Delivery, Ingest, MappingTable, Retention, Schematic
+from audience_sync.config.document import Database, Delivery, Ingest, Keys, MappingTable, Retention, Schematic
 from audience_sync.config.mappings import make_mappings
 from audience_sync.config.problems import near
 from audience_sync.config.queries import FITTING_TYPES, asked_by_key, digest_of, read_condition, read_scalar
@@ -18,6 +18,7 @@ from audience_sync.config.sources import Source
 from audience_sync.core.destination.coverage import Coverage, coverage
 from audience_sync.core.destination.mappings import Mapping
 from audience_sync.core.destination.parcels import Destination
+from audience_sync.core.keys import KeyRules
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
 from audience_sync.core.query.printing import to_text
 from audience_sync.core.query.tree import Condition, Query, Scalar, kind_of
@@ -126,6 +127,7 @@ class Settings(BaseModel):
     schedule: Schedule
     guard: GuardLimits
     retention: Retention
+    keys: Keys
     ingest: Ingest
     sources: dict[str, Source]
     audiences: tuple[Audience, ...]
@@ -174,6 +176,10 @@ class Settings(BaseModel):
             computation=audience.computation,
             trait_type=audience.declared_type,
         )
+
+    def key_rules(self, audience: Audience) -> KeyRules:
+        """Return which texts in the rows of an audience are not keys."""
+        return KeyRules(self.keys.placeholders, of_text_files=self.sources[audience.source].has_text_files)
 
     def audience(self, key_or_name: str) -> Audience:
         """Return the audience or computed trait with this key or, where no key is so, this name.

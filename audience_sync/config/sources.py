@@ -10,11 +10,21 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from audience_sync.config.problems import Location, Problem
 from audience_sync.config.table import Table
-from audience_sync.config.values import Duration, Files, Size, SourceUrl, Text
+from audience_sync.config.values import (
+    ColumnTypeName,
+    DateOrderName,
+    Duration,
+    Files,
+    Separator,
+    Size,
+    SourceUrl,
+    Text,
+)
+from audience_sync.core.model import ColumnType, DateOrder
 
 PLACES = ("table", "sql", "path")
 DEFAULT_MEMORY = "512MB"
@@ -52,6 +62,9 @@ class SourceTable(Table):
     path: Files | None = None
     statement_timeout: Duration = timedelta(minutes=30)
     memory_limit: Size = DEFAULT_MEMORY
+    separator: Separator | None = None
+    date_order: DateOrderName | None = None
+    types: dict[Text, ColumnTypeName] = Field(default_factory=dict)
     events: EventsTable | None = None
     profiles: ProfilesTable | None = None
 
@@ -65,9 +78,17 @@ class Source(BaseModel):
     url: SourceUrl | None  # None: there are only files
     files: dict[str, str]  # paths or globs of files, by the name of their view
     memory_limit: str  # of the DuckDB that reads files
+    separator: str | None = None  # of CSV; None: the first line shows it
+    date_order: DateOrder | None = None  # None: a date such as 11/05/2026 is refused
+    types: dict[str, ColumnType] = {}  # columns of files that are not text
     statement_timeout: timedelta
     events: EventsTable | None  # with a table or sql, never with a path
     profiles: ProfilesTable | None
+
+    @property
+    def has_text_files(self) -> bool:
+        """Return whether there are files whose columns have no types: CSV and JSON."""
+        return not all(path.lower().endswith(".parquet") for path in self.files.values())
 
 
 def make_source(name: str, table: SourceTable) -> Source:
@@ -88,6 +109,9 @@ def make_source(name: str, table: SourceTable) -> Source:
         url=table.url,
         files=files,
         memory_limit=table.memory_limit,
+        separator=table.separator,
+        date_order=table.date_order,
+        types=table.types,
         statement_timeout=table.statement_timeout,
         **rooms,
     )
@@ -108,6 +132,10 @@ def _source(source: Mapping[str, Any], location: Location) -> Iterator[Problem]:
         yield Problem((*location, "url"), "missing")
     if "url" in source and "path" in source:
         yield Problem((*location, "path"), "cannot stand beside `url`: keep one of them")
+    if not has_files:
+        for setting in ("separator", "date_order", "types"):
+            if setting in source:
+                yield Problem((*location, setting), "is for files, and this source has no `path`")
     for room, entry in rooms.items():
         given = [place for place in PLACES if place in entry]
         if len(given) > 1:

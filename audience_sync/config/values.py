@@ -24,7 +24,7 @@ from audience_sync.config.addresses import Address, read_address
 from audience_sync.config.references import REFERENCE
 from audience_sync.config.urls import Place, SecretUrl, database_url, source_url
 from audience_sync.core.destination.fields import Action
-from audience_sync.core.model import OnMissing, TraitType
+from audience_sync.core.model import ColumnType, DateOrder, OnMissing, TraitType
 
 LONGEST = timedelta(days=36_500)
 """A century: what is longer leaves the calendar when it is subtracted from a timestamp."""
@@ -142,6 +142,14 @@ def _action(value: object) -> Action:
     return Action(_one_of(Action, value))
 
 
+def _column_type(value: object) -> ColumnType:
+    return ColumnType(_one_of(ColumnType, value))
+
+
+def _date_order(value: object) -> DateOrder:
+    return DateOrder(_one_of(DateOrder, value))
+
+
 def _on_missing(value: object) -> OnMissing:
     return OnMissing(_one_of(OnMissing, value))
 
@@ -153,6 +161,18 @@ def _trait_type(value: object) -> TraitType:
 def _one_of(words: type[StrEnum], value: object) -> str:
     if not isinstance(value, str) or value not in set(words):
         raise ValueError(f"must be one of {', '.join(f'`{word}`' for word in words)}")
+    return value
+
+
+def _placeholders(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) and one.strip() for one in value):
+        raise ValueError('must be a list of texts, as in `["NULL", "undefined"]`')
+    return tuple(value)
+
+
+def _separator(value: object) -> str:
+    if not isinstance(value, str) or len(value) != 1 or value in '"\r\n' or ord(value) > 127:
+        raise ValueError('must be one ASCII character such as ";", and not a quotation mark or the end of a line')
     return value
 
 
@@ -194,6 +214,10 @@ WriteKeys: TypeAlias = Annotated[list[Annotated[str, AfterValidator(_write_key)]
 Listen: TypeAlias = Annotated[Address, PlainValidator(read_address), PlainSerializer(str)]
 OnMissingName: TypeAlias = Annotated[OnMissing, PlainValidator(_on_missing)]
 TraitTypeName: TypeAlias = Annotated[TraitType, PlainValidator(_trait_type)]
+Placeholders: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_placeholders)]
+Separator: TypeAlias = Annotated[str, PlainValidator(_separator)]
+ColumnTypeName: TypeAlias = Annotated[ColumnType, PlainValidator(_column_type)]
+DateOrderName: TypeAlias = Annotated[DateOrder, PlainValidator(_date_order)]
 Size: TypeAlias = Annotated[str, PlainValidator(_size)]
 Files: TypeAlias = Annotated[str, PlainValidator(_files)]
 File: TypeAlias = Annotated[Path, PlainValidator(_file)]

@@ -38,6 +38,20 @@ class TraitType(StrEnum):
     CURRENCY = "currency"
 
 
+class ColumnType(StrEnum):
+    """What the text in a column of a file is converted to."""
+
+    NUMBER = "number"
+    TIME = "time"
+
+
+class DateOrder(StrEnum):
+    """Which number of a date such as 11/05/2026 is the day."""
+
+    DMY = "dmy"  # 11 May
+    MDY = "mdy"  # November 5
+
+
 class ChangeKind(StrEnum):
     """What happened to one profile in one audience."""
 

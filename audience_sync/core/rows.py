@@ -15,8 +15,10 @@ import orjson
 
 from audience_sync.core.keys import (
     MAX_KEY_LENGTH,
+    STANDARD_RULES,
     VALUE,
     KeyColumns,
+    KeyRules,
     Reason,
     RefusedValue,
     Rejection,
@@ -36,6 +38,7 @@ __all__ = [
     "MAX_KEY_LENGTH",
     "VALUE",
     "KeyColumns",
+    "KeyRules",
     "Reason",
     "RefusedValue",
     "Rejection",
@@ -96,6 +99,7 @@ def shard_rows(
     reject: Callable[[Rejection], None],
     value_column: ValueColumn | None = None,
     bare: bool = False,
+    rules: KeyRules = STANDARD_RULES,
 ) -> Callable[[Sequence[Row]], None]:
     """Return a function that files a page of rows as lines into `lines`, one list for each of the 1,024 shards.
 
@@ -106,17 +110,17 @@ def shard_rows(
     if len(lines) != SHARDS:
         raise ValueError(f"{SHARDS} lists are needed")
     if value_column is not None:
-        return _shard_values(columns, value_column, lines=lines, reject=reject)
+        return _shard_values(columns, value_column, lines=lines, reject=reject, rules=rules)
     others = [position for _, position in (*columns.user, *columns.company)]
     around = (_BARE if bare else wrapping(columns)) if len(others) == 1 else None
     take_key = itemgetter(columns.identity)
     take_other = itemgetter(others[0]) if around is not None else None
-    file_odd = _odd_rows(columns, around, lines=lines, reject=reject)
+    file_odd = _odd_rows(columns, around, lines=lines, reject=reject, rules=rules)
 
     def file(page: Sequence[Row]) -> None:
         """Look at all rows of a page together; one that is out of the ordinary has all of them looked at singly."""
         keys = list(map(take_key, page))
-        if not _are_plain(keys) or (others and take_other is None):
+        if not _are_plain(keys, rules) or (others and take_other is None):
             file_odd(page)
             return
         hashes = map(crc32, map(str.encode, keys))
@@ -125,7 +129,7 @@ def shard_rows(
                 lines[shard & _MASK].append(key)
             return
         values = list(map(take_other, page))
-        if not _are_plain(values, in_json=True):
+        if not _are_plain(values, rules, in_json=True):
             file_odd(page)
             return
         before, after = around
@@ -139,7 +143,7 @@ def shard_rows(
     return file
 
 
-def _are_plain(values: list[Any], *, in_json: bool = False) -> bool:
+def _are_plain(values: list[Any], rules: KeyRules, *, in_json: bool = False) -> bool:
     """Return whether all of a column are texts that stand for themselves, with `in_json` in JSON as well."""
     try:
         text = "".join(values)
@@ -152,11 +156,17 @@ def _are_plain(values: list[Any], *, in_json: bool = False) -> bool:
         and max(lengths, default=0) <= MAX_KEY_LENGTH
         and not (" " in text and any(map(str.isspace, values)))
         and not (in_json and ('"' in text or "\\" in text))
+        and rules.allow_all(values)
     )
 
 
 def _odd_rows(
-    columns: KeyColumns, around: Wrapping | None, *, lines: Sequence[list[str]], reject: Callable[[Rejection], None]
+    columns: KeyColumns,
+    around: Wrapping | None,
+    *,
+    lines: Sequence[list[str]],
+    reject: Callable[[Rejection], None],
+    rules: KeyRules,
 ) -> Callable[[Iterable[Row]], None]:
     """Return the same, row by row: for pages in which some value is no text, or is one that cannot be taken."""
     identity = columns.identity
@@ -167,17 +177,16 @@ def _odd_rows(
     def file(page: Iterable[Row]) -> None:
         for row in page:
             key = row[identity]
-            if not (type(key) is str and 0 < len(key) <= MAX_KEY_LENGTH and key.isprintable() and not key.isspace()):
-                text = stringify(key)
-                if isinstance(text, Reason):
-                    reject(_unusable_key(columns, row, text))
-                    continue
-                key = text
+            text = stringify(key, rules)
+            if isinstance(text, Reason):
+                reject(_unusable_key(columns, row, text))
+                continue
+            key = text
             if others:
                 value = row[only] if only is not None else None
                 tail = known.get(value) if type(value) is str else None
                 if tail is None:
-                    tail = _tail(_identifiers(columns, row, key, reject), around)
+                    tail = _tail(_identifiers(columns, row, key, reject, rules), around)
                     if tail and type(value) is str and len(known) < COMPANIES_KNOWN:
                         known[value] = tail
                 lines[crc32(key.encode()) & _MASK].append(key + tail)
@@ -200,7 +209,12 @@ def _tail(identifiers: dict[str, dict[str, str]], around: Wrapping | None) -> st
 
 
 def _shard_values(
-    columns: KeyColumns, value_column: ValueColumn, *, lines: Sequence[list[str]], reject: Callable[[Rejection], None]
+    columns: KeyColumns,
+    value_column: ValueColumn,
+    *,
+    lines: Sequence[list[str]],
+    reject: Callable[[Rejection], None],
+    rules: KeyRules,
 ) -> Callable[[Sequence[Row]], None]:
     """Return the same for rows with a value, which becomes the third field of a line."""
     position, read = value_column
@@ -208,7 +222,7 @@ def _shard_values(
 
     def file(page: Sequence[Row]) -> None:
         for row in page:
-            key = stringify(row[columns.identity])
+            key = stringify(row[columns.identity], rules)
             if isinstance(key, Reason):
                 reject(_unusable_key(columns, row, key))
                 continue
@@ -217,7 +231,7 @@ def _shard_values(
                 detail = None if value.detail is None else f"column {VALUE}: {value.detail}"
                 reject(Rejection(value.reason, storable(row[columns.identity]), excerpt(columns, row), detail))
                 continue
-            identifiers = _identifiers(columns, row, key, reject) if has_others else {}
+            identifiers = _identifiers(columns, row, key, reject, rules) if has_others else {}
             middle = canonical(identifiers) if identifiers else ""
             lines[crc32(key.encode()) & _MASK].append(f"{key}\t{middle}\t{value}")
 
@@ -225,13 +239,13 @@ def _shard_values(
 
 
 def _identifiers(
-    columns: KeyColumns, row: Row, profile_key: str, reject: Callable[[Rejection], None]
+    columns: KeyColumns, row: Row, profile_key: str, reject: Callable[[Rejection], None], rules: KeyRules
 ) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for kind, keys in (("user", columns.user), ("company", columns.company)):
         texts = {}
         for key, position in keys:
-            text = stringify(row[position])
+            text = stringify(row[position], rules)
             if isinstance(text, Reason):
                 if text not in (Reason.NULL_KEY, Reason.EMPTY_KEY):
                     detail = _problem(columns, row, position) or f"{_column(columns, position)}: {text}"

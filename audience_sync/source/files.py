@@ -8,27 +8,29 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeAlias
 
 import duckdb
 
+from audience_sync.compiling.conversions import conversions
 from audience_sync.config import Source
+from audience_sync.core.parameters import Statement
 from audience_sync.errors import SourceError
 from audience_sync.folders import require_temporary_folder
-from audience_sync.source.duckdb import MORE_MEMORY, DuckdbSession
+from audience_sync.source.csv_files import folded
+from audience_sync.source.disk import Fingerprint, fingerprint
+from audience_sync.source.duckdb import DuckdbSession
 from audience_sync.source.explain import explained, overdue, place_of
-from audience_sync.source.formats import read_files
-from audience_sync.source.session import Deadline, Page
+from audience_sync.source.filefaults import remedy_of, sentence_of
+from audience_sync.source.formats import make_view
+from audience_sync.source.session import Column, Deadline, Page
 
 CONNECT_ERRORS = (duckdb.Error,)
 _THREADS = 2  # each holds buffers of its own; more of them do not make a disk faster
-_OTHER_TYPES = "repair the file, or read it in `sql` with read_csv or read_json and types of your own"
-_Stamp: TypeAlias = tuple[int, int] | None  # size and time of the last change, in nanoseconds; None: it is gone
 
 
 def connect(source: Source, limit: timedelta) -> FileSession:
@@ -40,68 +42,113 @@ def connect(source: Source, limit: timedelta) -> FileSession:
     require_temporary_folder(os.environ)
     place = place_of(source)
     files = {view: _find(path) for view, path in source.files.items()}
-    stamps = {path: _stamp(path) for paths in files.values() for path in paths}
+    known = {path: fingerprint(path) for paths in files.values() for path in paths}
     with ExitStack() as undo:
         folder = undo.enter_context(TemporaryDirectory(prefix="audience-sync-", ignore_cleanup_errors=True))
-        connection = undo.enter_context(_open(folder, source.memory_limit))
+        connection = undo.enter_context(_open(folder, source))
+        columns: set[str] = set()
         deadline = Deadline(limit, (connection.interrupt,))
+
+        def go_on() -> None:
+            if deadline.is_over:
+                raise overdue(place, limit)
+
         try:
             with deadline.running():
                 for view, paths in files.items():
-                    read_files(connection, paths).create_view(view)
+                    columns |= make_view(connection, view, paths, source, folder=Path(folder), go_on=go_on)
         except duckdb.Error as error:
             if not deadline.is_over:
-                raise explained(f"Cannot read {place}", error, source, hint=_remedy(error)) from None
-        if deadline.is_over:
-            raise overdue(place, limit)
-        _lock(connection, list(stamps))
-        return FileSession(connection, stamps, undo.pop_all())
+                hint = remedy_of(error, source, ())
+                told = sentence_of(error, source, list(known))
+                raise told or explained(f"Cannot read {place}", error, source, hint=hint) from None
+        except OSError as error:
+            raise _unreadable(error) from None
+        go_on()
+        _require_types(source, columns)
+        _lock(connection, [*known, *map(str, Path(folder).iterdir())])
+        return FileSession(connection, source, columns, known, undo.pop_all())
 
 
 class FileSession(DuckdbSession):
     """A session that sees whether its files change, and that tidies up after itself."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, stamps: Mapping[str, _Stamp], undo: ExitStack) -> None:
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        source: Source,
+        columns: set[str],
+        known: Mapping[str, Fingerprint],
+        undo: ExitStack,
+    ) -> None:
         super().__init__(connection)
-        self._stamps = stamps
+        self._source = source
+        self._columns = columns
+        self._known = known
         self._undo = undo
+
+    def execute(self, statement: Statement) -> tuple[str, ...]:
+        """Start a query."""
+        with self._telling():
+            return super().execute(statement)
 
     def fetch(self) -> Page:
         """Return the next rows; at their end the files must be what they were."""
-        page = super().fetch()
+        with self._telling():
+            page = super().fetch()
         if not page:
-            for path, stamp in self._stamps.items():
-                if _stamp(path) != stamp:
-                    raise SourceError(
-                        f"The file {path} was changed while it was read.",
-                        hint="write a file under another name first, and rename it when it is whole",
-                    )
+            self._require_unchanged()
         return page
 
+    def describe(self, statement: Statement) -> tuple[Column, ...]:
+        """Name the columns and their types; nothing is run."""
+        with self._telling():
+            return super().describe(statement)
+
     def remedy(self, error: Exception) -> str | None:
-        """Return what to do about a file that is not what its first rows promised."""
-        return _remedy(error) or super().remedy(error)
+        """Return what to do about a query on files."""
+        return remedy_of(error, self._source, self._columns)
 
     def close(self) -> None:
         """Close the connection and remove its temporary files."""
         self._undo.close()
 
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Raise what is known of a file instead of DuckDB's error."""
+        try:
+            yield
+        except duckdb.Error as error:
+            self._require_unchanged()
+            told = sentence_of(error, self._source, list(self._known))
+            if told is not None:
+                raise told from None
+            raise
 
-def _remedy(error: Exception) -> str | None:
-    """Return what to do about an error with a file, where that is known."""
-    remedies: dict[type[Exception], str] = {
-        duckdb.OutOfMemoryException: MORE_MEMORY,
-        duckdb.ConversionException: _OTHER_TYPES,
-        duckdb.InvalidInputException: _OTHER_TYPES,
-        duckdb.IOException: "check that the file is there and whole",
-    }
-    return next((remedy for kind, remedy in remedies.items() if isinstance(error, kind)), None)
+    def _require_unchanged(self) -> None:
+        for path, before in self._known.items():
+            if fingerprint(path) != before:
+                raise SourceError(
+                    f"The file {path} was changed while it was read.",
+                    hint="write a file under another name first, and rename it when it is whole",
+                )
 
 
-def _open(folder: str, memory_limit: str) -> duckdb.DuckDBPyConnection:
+def _require_types(source: Source, columns: set[str]) -> None:
+    """Refuse a type of a column that no file has."""
+    there = set(map(folded, columns))
+    for name in source.types:
+        if folded(name) not in there:
+            raise SourceError(
+                f"No file of [sources.{source.name}] has the column {name!r}, which `types` names.",
+                hint=f"their columns are {', '.join(sorted(columns))}",
+            )
+
+
+def _open(folder: str, source: Source) -> duckdb.DuckDBPyConnection:
     """Open an empty DuckDB within its memory; what does not fit goes into a temporary folder."""
     settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": memory_limit,
+        "memory_limit": source.memory_limit,
         "threads": min(_THREADS, os.cpu_count() or 1),
         "temp_directory": folder,
         "preserve_insertion_order": False,
@@ -110,6 +157,8 @@ def _open(folder: str, memory_limit: str) -> duckdb.DuckDBPyConnection:
     }
     connection = duckdb.connect(":memory:", config=settings)
     connection.execute("SET TimeZone = 'UTC'").fetchall()
+    for statement in conversions(source.date_order):
+        connection.execute(statement).fetchall()
     return connection
 
 
@@ -137,10 +186,8 @@ def _find(path: str) -> list[str]:
     return found
 
 
-def _stamp(path: str) -> _Stamp:
-    """Return what changes when a file is written to."""
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+def _unreadable(error: OSError) -> SourceError:
+    """Say which file cannot be opened, or unpacked."""
+    reason = error.strerror or str(error)
+    where = f"The file {error.filename}" if error.filename else "A file of the source"
+    return SourceError(f"{where} cannot be read: {reason}.", hint="check that the file is there and whole")

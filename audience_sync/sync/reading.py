@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.computing import Definition, open_definition
+from audience_sync.computing import Definition, open_definition, reader_of_values
 from audience_sync.config import Audience, Settings
 from audience_sync.core.diff import Difference, diff, difference, staying
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, OnMissing
@@ -25,7 +25,6 @@ from audience_sync.core.rows import (
     wrapping,
 )
 from audience_sync.core.shards import SHARDS, Digest, digest, from_line, shard_of
-from audience_sync.core.values import value_reader
 from audience_sync.db import Database
 from audience_sync.store import memberships
 from audience_sync.store.memberships import ShardChanges
@@ -86,11 +85,16 @@ def read(
             user_keys=audience.user_keys,
             company_keys=audience.company_keys,
         )
-        value_column = _value_column(audience, definition)
+        value_column = _value_column(settings, audience, definition)
         if value_column is None:
             spool.wrapping = wrapping(columns)
         file = shard_rows(
-            columns, lines=spool.lines, reject=rejections.add, value_column=value_column, bare=value_column is None
+            columns,
+            lines=spool.lines,
+            reject=rejections.add,
+            value_column=value_column,
+            bare=value_column is None,
+            rules=settings.key_rules(audience),
         )
         for page in definition.pages():
             file(page)
@@ -100,12 +104,11 @@ def read(
     return read_rows
 
 
-def _value_column(audience: Audience, definition: Definition) -> ValueColumn | None:
+def _value_column(settings: Settings, audience: Audience, definition: Definition) -> ValueColumn | None:
     """Return where the value of a computed trait stands, and how it is read; an audience has none."""
     if audience.computation is Computation.AUDIENCE:
         return None
-    reader = value_reader(values_are_json=definition.values_are_json, trait_type=audience.declared_type)
-    return ValueColumn(value_position(definition.columns), reader)
+    return ValueColumn(value_position(definition.columns), reader_of_values(settings, audience))
 
 
 class Trusted(NamedTuple):

@@ -15,6 +15,7 @@ import duckdb
 import pytest
 
 from audience_sync.config import Source
+from audience_sync.core.model import ColumnType
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.extras import EXTRAS, install_command
 from audience_sync.source import Column, Statement, backend, columns, open_rows, ping, probe, table_columns
@@ -108,52 +109,64 @@ def test_separators_are_found(tmp_path: Path, name: str, text: str) -> None:
     assert read(write(tmp_path / name, text), "SELECT user_id, price FROM shop") == [("u1", "1,5")]
 
 
-def test_types_of_csv_are_found(tmp_path: Path) -> None:
-    """Numbers, dates and timestamps with and without a zone have types, words and identifiers stay as they are."""
+def test_csv_is_text(tmp_path: Path) -> None:
+    """Every column of CSV is text, as it is written, whatever all of its rows look like."""
     path = write(
         tmp_path / "members.csv",
         "user_id,n,price,day,at,instant,vip,big\n"
-        "007,1,1.50,2024-02-29,2024-02-29 10:00:00,2024-02-29T10:00:00+02:00,yes,12345678901234567890\n"
-        "u2,2,2,2024-03-01,2024-02-29 10:00:00.5,2024-02-29T10:00:00Z,no,1\n",
+        "007,1,1.50,2024-02-29,2024-02-29 10:00:00,2024-02-29T10:00:00+02:00,yes,12345678901234567890\n",
     )
 
-    assert types(path) == {
+    assert set(types(path).values()) == {"varchar"}
+    assert read(path) == [
+        (
+            "007",
+            "1",
+            "1.50",
+            "2024-02-29",
+            "2024-02-29 10:00:00",
+            "2024-02-29T10:00:00+02:00",
+            "yes",
+            "12345678901234567890",
+        )
+    ]
+
+
+def test_columns_have_the_types_that_the_source_declares(tmp_path: Path) -> None:
+    """A declared column is a number or an instant in UTC, converted value by value."""
+    path = write(
+        tmp_path / "members.csv",
+        "user_id,Price,day,instant\n007,1.50,2024-02-29,2024-02-29T10:00:00+02:00\nu2,2,2024-03-01,1709193600\nu3,,,\n",
+    )
+    declared = {"price": ColumnType.NUMBER, "day": ColumnType.TIME, "instant": ColumnType.TIME}
+    source = files(shop=path).model_copy(update={"types": declared})
+
+    assert {one.name: one.type for one in columns(source, "FROM shop", as_of=AS_OF)} == {
         "user_id": "varchar",
-        "n": "bigint",
-        "price": "double",
-        "day": "date",
-        "at": "timestamp",
-        "instant": "timestamp with time zone",
-        "vip": "varchar",
-        "big": "hugeint",
+        "Price": "double",
+        "day": "timestamp",
+        "instant": "timestamp",
     }
-    first = read(path, "FROM shop ORDER BY n")[0]
-    assert first == (
-        "007",
-        1,
-        1.5,
-        date(2024, 2, 29),
-        datetime(2024, 2, 29, 10),  # noqa: DTZ001 - the file has no zone
-        datetime(2024, 2, 29, 8, tzinfo=UTC),
-        "yes",
-        12345678901234567890,
-    )
+    assert rows_of(source, "FROM shop ORDER BY user_id") == [
+        ("007", 1.5, datetime(2024, 2, 29), datetime(2024, 2, 29, 8)),  # noqa: DTZ001 - UTC without saying so
+        ("u2", 2.0, datetime(2024, 3, 1), datetime(2024, 2, 29, 8)),  # noqa: DTZ001
+        ("u3", None, None, None),
+    ]
+    assert rows_of(source, "SELECT user_id FROM shop WHERE price > 1.7 AND day < :now") == [("u2",)]
 
 
-@pytest.mark.parametrize("late", ["007", "1.5", "+5", "x", "1e3"])
+@pytest.mark.parametrize("late", ["007", "1.5", "+5", "x", "1e3", " 5", "9007199254740993", "18446744073709551617"])
 @pytest.mark.parametrize("ending", ["csv", "ndjson"])
 def test_an_identifier_is_never_changed(tmp_path: Path, late: str, ending: str) -> None:
-    """What is no whole number, far down in a column of whole numbers, is an error and not another number."""
+    """A text far down in a column of whole numbers is that text, and its neighbours are what they are."""
     if ending == "csv":
         path = write(tmp_path / "m.csv", "user_id,a\n" + "".join(f"{i},x\n" for i in range(1, MANY)) + f"{late},y\n")
     else:
         lines = [{"user_id": i, "a": "x"} for i in range(1, MANY)]
-        path = write_lines(tmp_path / "m.ndjson", *lines, {"user_id": 1.5 if late == "1.5" else late, "a": "y"})
-    error = refusal(path, "SELECT user_id FROM shop")
+        path = write_lines(tmp_path / "m.ndjson", *lines, {"user_id": late, "a": "y"})
 
-    assert "the column user_id has whole numbers in the first rows and something else later" in str(error)
-    assert "read_csv" in str(error.hint)
-    assert read(path, "SELECT a FROM shop WHERE a = 'y'") == [("y",)]
+    assert read(path, "SELECT user_id FROM shop WHERE a = 'y'") == [(late,)]
+    assert read(path, "SELECT user_id FROM shop WHERE user_id = '29999'") == [("29999",)]
 
 
 def test_quotes_far_down_are_quotes(tmp_path: Path) -> None:
@@ -169,15 +182,18 @@ def test_rows_of_another_length_lose_no_other_row(tmp_path: Path, row: str) -> N
     few = write(tmp_path / "few.csv", f"user_id,name\nu1,x\n{row}\n")
     many = write(tmp_path / "many.csv", "user_id,name\n" + "".join(f"u{i},x\n" for i in range(MANY)) + f"{row}\n")
 
-    assert "user_id" in str(refusal(few, "SELECT user_id FROM shop"))
-    assert "many.csv" in str(refusal(many, "SELECT user_id FROM shop"))
-    assert f"CSV Error on Line: {MANY + 2}: Expected Number of Columns: 2 Found: {len(row.split(','))}" in str(
-        refusal(many, "SELECT user_id FROM shop")
-    )
+    fields = {"q": "1 field", "q,w,r": "3 fields"}[row]
+    for path, line in ((few, 3), (many, MANY + 2)):
+        error = refusal(path, "SELECT user_id FROM shop")
+
+        assert str(error) == (
+            f"The file {path}, line {line}: the row has {fields} separated by ',', and the first line 2."
+        )
+        assert error.hint == "correct the file; nothing of it was taken"
 
 
 def test_ndjson_keeps_what_is_nested(tmp_path: Path) -> None:
-    """Objects and lists are JSON, whatever types are mixed in them; scalars have types of their own."""
+    """Objects and lists are the text of their JSON, whatever types are mixed in them."""
     path = write_lines(
         tmp_path / "events.ndjson",
         {
@@ -198,39 +214,31 @@ def test_ndjson_keeps_what_is_nested(tmp_path: Path) -> None:
         },
     )
 
-    assert types(path) == {
-        "userId": "varchar",
-        "event": "varchar",
-        "instant": "timestamp with time zone",
-        "n": "double",
-        "p": "json",
-        "ok": "boolean",
-        "id": "varchar",
-    }
-    assert read(path, """SELECT "userId", instant, p, p->>'$.a', ok, id FROM shop ORDER BY 1""") == [
-        ("007", datetime(2024, 2, 29, 10, 0, 0, 123000, tzinfo=UTC), '{"a":1,"b":{"c":[1,"x"]}}', "1", None, None),
-        ("u2", datetime(2024, 2, 29, 10, tzinfo=UTC), '{"a":"s","é":null}', "s", None, None),
-        ("u3", None, "[]", None, True, "7B9E1E2A-0C8B-4C54-9F9B-0A2F6D9A1C11"),
+    assert set(types(path).values()) == {"varchar"}
+    assert read(path, """SELECT "userId", instant, n, p, p->>'$.a', ok, id FROM shop ORDER BY 1""") == [
+        ("007", "2024-02-29T10:00:00.123Z", "1", '{"a":1,"b":{"c":[1,"x"]}}', "1", None, None),
+        ("u2", "2024-02-29T12:00:00+02:00", "2.5", '{"a":"s","é":null}', "s", None, None),
+        ("u3", None, None, "[]", None, "true", "7B9E1E2A-0C8B-4C54-9F9B-0A2F6D9A1C11"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "expected"),
+    ("values", "expected"),
     [
-        ([1, "007"], "varchar", ["007", "1"]),
-        ([True, "x"], "varchar", ["true", "x"]),
-        ([{"b": 1}, "x"], "json", ['"x"', '{"b":1}']),
-        ([{"b": 1}, [1]], "json", ["[1]", '{"b":1}']),
-        ([None, None], "varchar", [None, None]),
-        ([{f"k{i}": i for i in range(300)}], "json", [json.dumps({f"k{i}": i for i in range(300)}).replace(" ", "")]),
+        ([1, "007"], ["007", "1"]),
+        ([True, "x"], ["true", "x"]),
+        ([{"b": 1}, "x"], ["x", '{"b":1}']),
+        ([{"b": 1}, [1]], ["[1]", '{"b":1}']),
+        ([None, None], [None, None]),
+        ([{f"k{i}": i for i in range(300)}], [json.dumps({f"k{i}": i for i in range(300)}).replace(" ", "")]),
     ],
     ids=["number-text", "boolean-text", "object-text", "object-list", "nulls", "wide"],
 )
-def test_mixed_values_of_json(tmp_path: Path, values: list[object], kind: str, expected: list[object]) -> None:
-    """A column with texts and numbers is text; one with an object or a list somewhere is JSON."""
+def test_mixed_values_of_json(tmp_path: Path, values: list[object], expected: list[object]) -> None:
+    """A column is text, whatever its values are."""
     path = write_lines(tmp_path / "m.ndjson", *({"a": value} for value in values))
 
-    assert types(path) == {"a": kind}
+    assert types(path) == {"a": "varchar"}
     assert read(path, "SELECT a FROM shop ORDER BY a::text") == [(value,) for value in expected]
 
 
@@ -269,7 +277,7 @@ def test_compressed_files_are_read(tmp_path: Path) -> None:
 
 
 def test_files_of_a_glob_are_joined_by_name(tmp_path: Path) -> None:
-    """Columns may be in another order, missing or new; a type that only some files have gives way to text."""
+    """Columns may be in another order, missing or new, and the files be separated in different ways."""
     folder = tmp_path / "2024" / "02"
     folder.mkdir(parents=True)
     write(folder / "m-1.csv", "user_id,n\n1,5\n")
@@ -279,7 +287,7 @@ def test_files_of_a_glob_are_joined_by_name(tmp_path: Path) -> None:
 
     assert sorted(read(tmp_path / "**" / "m-*.csv", "SELECT user_id, n, extra FROM shop")) == [
         ("007", None, "x"),
-        ("1", 5, None),
+        ("1", "5", None),
     ]
 
 
@@ -291,8 +299,8 @@ def test_json_files_of_a_glob_are_joined_by_name(tmp_path: Path) -> None:
     write(tmp_path / "e-61.ndjson", "")
     write(tmp_path / "e-62.ndjson", "[]")
 
-    assert types(tmp_path / "e-*.ndjson") == {"user_id": "varchar", "p": "json", "new": "bigint"}
-    assert read(tmp_path / "e-*.ndjson", "SELECT count(*), min(user_id), max(new) FROM shop") == [(61, "0", 1)]
+    assert types(tmp_path / "e-*.ndjson") == {"user_id": "varchar", "p": "varchar", "new": "varchar"}
+    assert read(tmp_path / "e-*.ndjson", "SELECT count(*), min(user_id), max(new) FROM shop") == [(61, "0", "1")]
 
 
 def test_parquet_files_of_a_glob_are_joined_by_name(tmp_path: Path) -> None:
@@ -334,10 +342,10 @@ def test_statements_are_bound(tmp_path: Path) -> None:
     """A person's `:now` is a UTC timestamp; a statement brings a sequence of values."""
     path = write(tmp_path / "m.csv", "user_id,n\nu1,1\nu2,2\n")
 
-    assert read(path, "SELECT user_id, typeof(:now), :now::date FROM shop WHERE n = 1") == [
+    assert read(path, "SELECT user_id, typeof(:now), :now::date FROM shop WHERE n = '1'") == [
         ("u1", "TIMESTAMP", date(2026, 3, 31))
     ]
-    wanted = Statement("SELECT user_id, $1 FROM shop WHERE n = $2 AND $2 < 3", ["it's; $3", 2])
+    wanted = Statement("SELECT user_id, $1 FROM shop WHERE parse_number(n) = $2 AND $2 < 3", ["it's; $3", 2])
     assert read(path, wanted) == [("u2", "it's; $3")]
     assert probe(files(shop=path), wanted, as_of=AS_OF)[0] == "user_id"
 
@@ -374,14 +382,14 @@ def test_nothing_but_the_files_can_be_read(tmp_path: Path) -> None:
         ("empty.csv", "The file {place} is empty."),
         ("blank.csv", "The file {place} is empty."),
         ("empty.ndjson", "There is nothing in the file {place}."),
-        ("scalars.ndjson", "Cannot read the file source {place}: Binder Error: "),
-        (
-            "cut.ndjson",
-            'Cannot read the file source {place}: Invalid Input Error: Malformed JSON in file "{place}", at',
-        ),
-        ("latin.csv", "CSV Error on Line: 2: not utf-8 encoded, in {place}."),
-        ("cut.csv.gz", "Cannot read the file source {place}: IO Error: Unexpected end of GZIP stream"),
-        ("plain.csv.gz", "Cannot read the file source {place}: IO Error: Input is not a GZIP stream"),
+        ("scalars.ndjson", "The file {place}, line 1: it is not an object of JSON."),
+        ("cut.ndjson", "The file {place}, line 2: it is not JSON: unexpected end of data."),
+        ("latin.csv", "The file {place}, line 2: it is not UTF-8."),
+        ("utf-16.csv", "The file {place} is UTF-16."),
+        ("utf-16.ndjson", "The file {place} is UTF-16."),
+        ("cut.csv.gz", "The file {place} is not a whole gzip file."),
+        ("plain.csv.gz", "The file {place} is not a whole gzip file."),
+        ("plain.ndjson.gz", "The file {place} is not a whole gzip file."),
         ("csv.parquet", "Cannot read the file source {place}: Invalid Input Error: "),
     ],
 )
@@ -397,6 +405,9 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, sentence:
     rows = "".join(f"u{i * 7919 % 1_000_003}\n" for i in range(200_000)).encode()
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"user_id\n" + rows)[:50_000])
     write(tmp_path / "plain.csv.gz", "user_id\nu1\n")
+    write(tmp_path / "plain.ndjson.gz", '{"user_id": "u1"}\n')
+    write(tmp_path / "utf-16.csv", "user_id\nu1\n", "utf-16")
+    write(tmp_path / "utf-16.ndjson", '{"user_id": "u1"}\n', "utf-16")
     write(tmp_path / "csv.parquet", "user_id,name\nu1,x\n")
 
     assert sentence.format(place=tmp_path / name) in str(refusal(tmp_path / name))
