@@ -19,11 +19,11 @@ from audience_sync.forwarding import BadLine, Preview
 COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
 SUMMARY_COLUMNS = ("what", "which", "count")
 MOST_NAMED = 20
-"""So many bad lines are named; the rest is counted."""
+"""Bad lines that are named; the rest is counted by its reasons."""
 
 
 class BadLines:
-    """Names the lines that are no events on stderr, until there are too many of them."""
+    """Names the lines that are not events on stderr, until there are too many of them."""
 
     def __init__(self) -> None:
         self.faults: Counter[str] = Counter()
@@ -40,9 +40,10 @@ class BadLines:
         self.faults[line.fault] += 1
 
     def close(self) -> None:
-        """Say how many were not named."""
+        """Say how many were not named, and how many there are of each reason."""
         if self.count > MOST_NAMED:
-            console.print(f"… {self.count - MOST_NAMED:,} more bad lines")
+            reasons = ", ".join(f"{count:,} {fault}" for fault, count in sorted(self.faults.items()))
+            console.print(f"… {self.count - MOST_NAMED:,} more bad lines, in all {reasons}")
 
 
 class ForwardSheet:

@@ -236,13 +236,15 @@ def test_nothing_is_touched(folder: Folder) -> None:
 
 def test_twenty_bad_lines_are_named_and_the_rest_counted(folder: Folder) -> None:
     """A file full of rubbish does not fill the screen, and what is good in it goes on."""
-    ended = folder.forward("-", "--dry-run", "--format", "json", stdin=b"[]\n" * 1025 + lines([{"type": "page"}]))
+    ended = folder.forward(
+        "-", "--dry-run", "--format", "json", stdin=b"[]\n" * 1024 + b"?\n" + lines([{"type": "page"}])
+    )
 
     assert ended.code == 0
     assert [record["line"] for record in ended.records] == [1026]
     assert ended.err.splitlines() == [
         *(f"bad line {number} is JSON, but not an object" for number in range(1, 21)),
-        "… 1,005 more bad lines",
+        "… 1,005 more bad lines, in all 1,024 not_an_object, 1 not_json",
         "1 events would become 0 bodies, 1 of them none; 1,025 bad lines; nothing was sent",
     ]
 
