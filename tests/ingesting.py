@@ -13,6 +13,7 @@ import httpx
 import orjson
 import sqlalchemy as sa
 from pydantic import SecretStr
+from segment.analytics import request
 
 from audience_sync import tables
 from audience_sync.config import Address
@@ -47,6 +48,15 @@ def closing_server(server: Server) -> Iterator[Server]:
         yield server
     finally:
         server.close(10.0)
+
+
+@contextmanager
+def closed_segment_connections() -> Iterator[None]:
+    """Close the connections that Segment's library keeps for the whole process, with the block."""
+    try:
+        yield
+    finally:
+        request._session.close()
 
 
 class Sender:

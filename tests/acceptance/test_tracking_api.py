@@ -24,6 +24,7 @@ from segment.analytics.client import Client
 
 from audience_sync.sandbox import FaultRule
 from tests.acceptance.running import Place, Running, open_place, until
+from tests.ingesting import closed_segment_connections
 
 pytestmark = pytest.mark.slow
 EVENTS = int(os.environ.get("AUDIENCE_SYNC_FORWARDED_EVENTS", "3000"))
@@ -155,7 +156,7 @@ def test_a_library_loses_nothing_though_the_daemon_dies_twice(place: Place, port
     """What was answered 200 arrives exactly once and in order for each user, through kill -9 and 20 % failures."""
     place.sandbox.faults.set([FaultRule(rate=0.1, status=503), FaultRule(rate=0.1, drop=True, seed=1)])
     users: dict[str, str] = {}
-    with recording(port) as proxy:
+    with recording(port) as proxy, closed_segment_connections():
         client = Client(WRITE_KEY, host=proxy.url)
         with place.running("run") as daemon:
             daemon.wait_for("ingest_listening")

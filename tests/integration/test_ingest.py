@@ -33,6 +33,7 @@ from tests.ingesting import (
     Sender,
     answer,
     basic,
+    closed_segment_connections,
     head,
     kept,
     sending,
@@ -140,7 +141,7 @@ def test_browsers_may_send_from_any_site(sender: Sender, database: Database) -> 
 
 def test_segments_own_client_is_served(workspace: Workspace, database: Database) -> None:
     """Segment's library for Python, with nothing set but its host, has every event taken, complete and in order."""
-    with serving(workspace) as server:
+    with serving(workspace) as server, closed_segment_connections():
         failures: list[object] = []
         client = Client(KEY, host=f"http://{server.address}", on_error=lambda error, _: failures.append(error))
         client.identify("u1", {"plan": "pro"})
