@@ -20,7 +20,7 @@ def load(*, large: bool) -> None:
     hypothesis.settings.load_profile("large" if large else "small")
 
 
-def amount(variable: str, *, small: int, large: int) -> int:
-    """Return a number of generated cases: that of an environment variable, or that of the profile."""
+def amount(variable: str | None = None, *, small: int, large: int) -> int:
+    """Return a number of generated cases: that of an environment variable if it is set, or that of the profile."""
     is_large = hypothesis.settings.get_current_profile_name() == "large"
-    return int(os.environ.get(variable) or (large if is_large else small))
+    return int((variable and os.environ.get(variable)) or (large if is_large else small))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -284,10 +283,8 @@ def test_a_sync_does_not_wait_for_events_that_fail(sending: Sending) -> None:
     with in_between(sending.sandbox, refusing(["stuck"], 500)):
         sending.deliver_until(sending.tried)
         sending.sync(gold=["u1"])
-        started = time.monotonic()
-        report = sending.deliver(forwarded=False, wait=30.0)
+        report = sending.deliver(forwarded=False, wait=3600.0)
 
-        assert time.monotonic() - started < 15
         assert (report.events, report.open) == (1, 0)
 
 

@@ -6,7 +6,6 @@ import gzip
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -472,11 +471,8 @@ def test_a_query_on_files_that_takes_too_long_is_stopped(tmp_path: Path) -> None
     """The time limit holds for files, too."""
     path = write(tmp_path / "m.csv", "user_id\nu1\n")
     source = files(limit=timedelta(milliseconds=300), shop=path)
-    began = time.monotonic()
     with pytest.raises(SourceError, match=r"did not finish within 0\.3s"):
         rows_of(source, "SELECT count(*) FROM range(1000000000) a, range(1000000) b WHERE (a.range * b.range) % 7 = 3")
-
-    assert time.monotonic() - began < 20
 
 
 def test_looking_at_files_is_limited(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import sqlite3
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
@@ -222,13 +221,10 @@ def test_probe_runs_nothing(source: str) -> None:
 
 def test_a_query_that_takes_too_long_is_stopped(source: str) -> None:
     """The time limit ends a query that is stuck, before its first row or while rows are fetched."""
-    began = time.monotonic()
     for sql in (STUCK[dialect_of(source)], ENDLESS[dialect_of(source)]):
         error = refusal(source, sql, SHORT)
         assert "did not finish within 0.3s" in str(error)
         assert "statement_timeout" in str(error.hint)
-
-    assert time.monotonic() - began < 20
 
 
 def test_time_spent_on_the_rows_does_not_count(sqlite_source: str) -> None:
@@ -480,11 +476,8 @@ def test_a_server_that_never_answers_is_left() -> None:
     """`ping` ends with its time limit where a port is open and nobody speaks."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        began = time.monotonic()
         with pytest.raises(SourceError, match="Cannot connect"):
             ping(database(f"postgresql://reader@127.0.0.1:{port}/shop"), SHORT)
-
-    assert time.monotonic() - began < 20
 
 
 def test_the_limit_is_told_as_it_was_written() -> None:

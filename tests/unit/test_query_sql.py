@@ -18,6 +18,7 @@ from audience_sync.core.query.parsing import parse_audience, parse_trait
 from audience_sync.core.query.tree import EACH, Condition, Scalar, TextCondition
 from audience_sync.core.query.vocabulary import Duration, TextTest
 from audience_sync.errors import ConfigError, QueryError
+from tests.profile import amount
 from tests.queries import audiences, computed_traits
 
 NOW = datetime(2026, 11, 23, 14, 30, tzinfo=UTC)
@@ -72,7 +73,7 @@ def marked(node: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-@settings(max_examples=30)
+@settings(max_examples=amount(small=15, large=30))
 @given(query=audiences())
 def test_nothing_of_an_audience_is_in_the_text_of_its_sql(name: str, query: Condition) -> None:
     """Names of events and properties, texts and numbers are bound, however they are written."""
@@ -86,7 +87,7 @@ def test_nothing_of_an_audience_is_in_the_text_of_its_sql(name: str, query: Cond
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-@settings(max_examples=30)
+@settings(max_examples=amount(small=15, large=30))
 @given(query=computed_traits())
 def test_nothing_of_a_computed_trait_is_in_the_text_of_its_sql(name: str, query: Scalar) -> None:
     """The same holds for values, and for the events that decide."""

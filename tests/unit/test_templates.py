@@ -17,6 +17,7 @@ from audience_sync.core.model import Computation, Json
 from audience_sync.core.rows import canonical
 from audience_sync.errors import MappingError
 from tests.factories import make_destination, make_open
+from tests.profile import amount
 
 AT = "2026-03-31T12:00:00.000Z"
 NAMES = st.sampled_from(["email", "phone", "id", "groupId", "anonymousId", "x y", 'a"b', "\0odd"])
@@ -135,7 +136,7 @@ def changes(draw: st.DrawFn) -> list[OpenChange]:
     ]
 
 
-@settings(max_examples=400)
+@settings(max_examples=amount(small=100, large=400))
 @given(mappings(), changes(), st.sampled_from(["userId", "email", "id"]))
 def test_the_quick_way_ends_where_resolving_ends(
     made: tuple[Mapping, ...], asked: list[OpenChange], identity: str

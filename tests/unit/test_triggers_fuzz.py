@@ -1,6 +1,6 @@
-"""Whatever is written as a trigger is read or refused in one sentence: no crash, no hang.
+"""Any text given as a trigger is read or refused in one sentence: no crash, no hang.
 
-`AUDIENCE_SYNC_FUZZ_CASES` says how many triggers are tried, 3000 if it does not.
+`AUDIENCE_SYNC_FUZZ_CASES` sets the number of triggers, by default 1000, or 3000 in slow runs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from time import perf_counter
 
 import pytest
 
@@ -20,9 +19,10 @@ from audience_sync.core.destination.triggers.matching import matcher
 from audience_sync.core.destination.triggers.parsing import parse
 from audience_sync.errors import TriggerError
 from tests.profile import amount
+from tests.steps import steps
 
 CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=1000, large=3000)
-LONGEST = 20.0  # seconds for one trigger on a busy machine; the usual one takes half a millisecond
+STEPS_PER_CHARACTER = 500  # function calls; about 100 are the most that a trigger needs
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "triggers.json").read_text())
 EVENTS = VECTORS["events"]
 VALID: list[str] = [case["fql"] for case in VECTORS["cases"]] + [
@@ -201,16 +201,13 @@ def check(text: str) -> None:
     assert all(sentence and sentence.isprintable() for sentence in differences(text))
 
 
-@pytest.mark.timeout(0)
+@pytest.mark.timeout(120 + CASES // 20)
 def test_anything_is_read_or_refused() -> None:
-    """Random texts are triggers or are refused with a sentence that points into them, each within moments."""
+    """Random texts are triggers or are refused with a sentence that points into them, in few steps each."""
     random = Random(20260301)
     kinds, weights = zip(*KINDS, strict=True)
-    slowest = 0.0
+    check(VALID[0])  # the parser is built when it is needed first
     for _ in range(CASES):
         text = random.choices(kinds, weights)[0](random)
-        started = perf_counter()
-        check(text)
-        slowest = max(slowest, perf_counter() - started)
 
-    assert slowest < LONGEST
+        assert steps(lambda text=text: check(text)) < STEPS_PER_CHARACTER * (len(text) + 20), text  # type: ignore[misc]
