@@ -17,7 +17,7 @@ from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.conditions import truth
 from audience_sync.compiling.deciding import deciding_first
-from audience_sync.compiling.dialect import Dialect, Expression, Truth, Value
+from audience_sync.compiling.dialect import Dialect, Expression, Truth, Value, fixed
 from audience_sync.compiling.joins import PROFILES, Joins
 from audience_sync.compiling.reductions import reduce, reduced
 from audience_sync.compiling.rooms import EventsRoom, ProfilesRoom, Relation, person_sql
@@ -45,11 +45,15 @@ Select: TypeAlias = sa.Select[Any]
 
 @dataclass(frozen=True)
 class PersonSql:
-    """The SQL of a person for an audience or a computed trait; `user` is its column that names the user."""
+    """The SQL of a person for an audience or a computed trait; `user` is its column that names the user.
+
+    `identifiers` are the columns of the other user and company keys, in the order of their canonical JSON.
+    """
 
     relation: Relation
     user: str
     has_value: bool
+    identifiers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,10 +227,22 @@ class Compiler:
         if not definition.has_value:
             return sa.select(user.label("user")).where(is_asked).distinct()
         found = self.dialect.column(rows.c.value, relation.require("value", setting="value"))
-        text = found.text()
-        place = sa.func.row_number().over(partition_by=user, order_by=self.dialect.ordered(text)).label("place")
+        order = [*self._more_identifiers_first(definition, rows), self.dialect.ordered(found.text())]
+        place = sa.func.row_number().over(partition_by=user, order_by=order).label("place")
         ranked = sa.select(user.label("user"), rows.c.value, place).where(is_asked, found.present()).subquery()
         return sa.select(ranked.c.user, ranked.c.value).where(ranked.c.place == 1)
+
+    def _more_identifiers_first(self, definition: PersonSql, rows: FromClause) -> list[Expression]:
+        """Return the order of rows of one user in which a sync chooses among them; see `core.rows.distinct`."""
+        types = definition.relation.types
+        texts = [self.dialect.key(rows.c[name], types[name]) for name in definition.identifiers if name in types]
+        if not texts:
+            return []
+        known = [sa.case((sa.func.trim(text) != fixed(""), 1), else_=0) for text in texts]
+        count = known[0]
+        for one in known[1:]:
+            count = count + one
+        return [count.desc(), *[self.dialect.ordered(sa.func.coalesce(text, fixed(""))) for text in texts]]
 
     def _text(self, value: Value) -> Expression:
         """Return a value as it is read: the text of its JSON."""

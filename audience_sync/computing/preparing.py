@@ -62,7 +62,9 @@ def _definition(settings: Settings, audience: Audience, as_of: datetime) -> Know
     types = {column.name: column.type for column in columns(source, audience.sql, as_of=as_of)}
     relation = Relation(place=f"the SQL of {audience.key}", table=None, sql=audience.sql, types=types)
     user = audience.user_keys[settings.identity]
-    return Known(PersonSql(relation, user, has_value=is_trait), audience.zone)
+    others = {key: column for key, column in audience.user_keys.items() if key != settings.identity}
+    identifiers = [column for keys in (audience.company_keys, others) for _, column in sorted(keys.items())]
+    return Known(PersonSql(relation, user, has_value=is_trait, identifiers=tuple(identifiers)), audience.zone)
 
 
 def _events(source: Source, table: EventsTable, as_of: datetime) -> EventsRoom:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 import sqlalchemy as sa
 
 from audience_sync import tables
+from audience_sync.config import load
 from audience_sync.core.model import Counts
 from audience_sync.core.rows import Reason
 from audience_sync.core.shards import digest, shard_of
@@ -105,3 +107,38 @@ def test_kept_values_do_not_stand_in_for_duplicates(syncing: Syncing) -> None:
 
     assert report.run.counts == Counts(read=2, unchanged=1, duplicates=1)
     assert report.rejections == {Reason.DUPLICATE: 1}
+
+
+ROWS_SQL = " UNION ALL ".join(
+    f"SELECT 'u1' AS user_id, {email} AS email, {company} AS company_id, '{value}' AS value"
+    for email, company, value in [
+        ("NULL", "NULL", "a"),
+        ("'e'", "''", "b"),
+        ("'e'", "'c2'", "c"),
+        ("'e'", "'c1'", "e"),
+        ("'e'", "'c1'", "d"),
+        ("NULL", "'c0'", "a"),
+    ]
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "duckdb"])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # where memberships are kept is no matter
+def test_a_query_uses_the_same_row(syncing: Syncing, request: pytest.FixtureRequest, kind: str) -> None:
+    """A query that asks for a computed trait by its key sees the value that a sync sends."""
+    urls = {"sqlite": f"sqlite:///{syncing.shop.path}", "duckdb": "duckdb:///:memory:"}
+    url = urls.get(kind) or request.getfixturevalue("postgres_url")
+    path = syncing.shop.path.with_name("both.toml")
+    path.write_text(
+        f"[sources.s]\nurl = {json.dumps(url)}\n[sources.s.profiles]\nsql = \"SELECT 'u1' AS user_id\"\n"
+        f"[[traits]]\nname = 'plan'\nsql = {json.dumps(ROWS_SQL)}\n"
+        "user_keys = {userId = 'user_id', email = 'email'}\n"
+        "company_keys = {groupId = 'company_id'}\n[[traits]]\nname = 'copy'\nquery = \"trait('plan')\"\n"
+    )
+    settings = load(path, {})
+    values = {}
+    for key in ("plan", "copy"):
+        seen = preview(settings, settings.audience(key), as_of=NOON, sample=9, on_page=lambda _: None)
+        values[key] = [(member.profile_key, member.value) for member in seen.sample]
+
+    assert values == {"plan": [("u1", '"d"')], "copy": [("u1", '"d"')]}
