@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from audience_sync.checking import State
+from audience_sync.checking import audiences as checks
+from audience_sync.seams import wall_clock
 from tests.acceptance.running import Place, customers, open_place
 from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL
 
@@ -52,14 +55,11 @@ def test_a_renamed_audience_is_named_before_everybody_enters_anew(
 
 def test_check_says_the_same(synced: Place) -> None:
     """One rule, one sentence."""
-    synced.configure(name="VIP", audience={"key": "VIP"})
-    (found,) = [
-        one
-        for one in synced.command("check", "--format", "json").records
-        if (one["check"], one["subject"], one["state"]) == ("audience", "VIP", "warning")
-    ]
+    settings = synced.configure(name="VIP", audience={"key": "VIP"})
+    looked = checks.look(settings, synced.database, now=wall_clock())
+    (found,) = [one for one in looked if (one.subject, one.state) == ("VIP", State.WARNING)]
 
-    assert (found["message"], found["remedy"]) == (SENTENCE, REMEDY)
+    assert (found.message, found.remedy) == (SENTENCE, REMEDY)
 
 
 @pytest.mark.parametrize(
