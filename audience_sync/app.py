@@ -58,7 +58,7 @@ def working(
 ) -> Iterator[Workspace]:
     """Open the membership database as a holder of leases; with `any_age` also one that comes from a backup.
 
-    `warn` is given a sentence about a database that may come from one.
+    `warn` is called with a sentence if the database may come from a backup.
 
     Raises:
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.

@@ -92,17 +92,17 @@ class HeldLease:
         self._thread.start()
 
     def assert_held(self, connection: Connection) -> None:
-        """Refuse to commit if somebody else has taken over, see `store.leases`; have the mark count the commit."""
+        """Refuse to commit if somebody else has taken over (`store.leases`), and advance the mark (`store.highwater`)."""
         leases.assert_held(connection, self.lease)
         binding.advance(connection, self._workspace.seams.now_ms())
 
     @contextmanager
     def claiming(self) -> Iterator[Connection]:
-        """Open a transaction that decides what is sent; with the end of the block it may be sent.
+        """Open a transaction that decides what to send. After the block it may be sent.
 
         Raises:
             LeaseLost: somebody else has taken over.
-            MarkUnusable: it is committed, but the mark cannot be raised to it: it must not be sent now.
+            MarkUnusable: it is committed, but the mark cannot be raised to it, so it must not be sent now.
         """
         with self._workspace.database.write() as connection:
             self.assert_held(connection)

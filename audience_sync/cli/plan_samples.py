@@ -1,4 +1,4 @@
-"""Samples of a plan: changes of real people, with the bodies that would be posted for them."""
+"""Samples of a plan: changes with the bodies that would be posted for them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MADE_WHEN_SENT: Final = "(made when it is sent)"
 
 
 def sample_count(text: str | int) -> int:
-    """Return how many samples are wanted: a number, or every change for `all`.
+    """Return the number of samples that an option asks for; `all` is every change.
 
     Raises:
         typer.BadParameter: it is neither.
@@ -43,7 +43,7 @@ def sample_count(text: str | int) -> int:
 
 
 class PlanSamples:
-    """Prints the first changes of each kind of each audience, at most so many, each as if it were the person's only."""
+    """Prints the first changes of each kind of each audience, each as if its profile had no other open change."""
 
     def __init__(
         self, destination: Destination, audience_ids: Mapping[str, int], *, most: int, format: Format, now: datetime
@@ -57,7 +57,7 @@ class PlanSamples:
         self.rejected: Counter[tuple[str, str]] = Counter()  # by audience and reason
 
     def take(self, audience: Audience, shard: ShardChanges) -> None:
-        """Print those changes of a shard that are wanted."""
+        """Print the changes of a shard until there are enough samples of their kind."""
         if self._most:
             for change in self._wanted(audience, shard):
                 self._shown[audience.key, change.kind] += 1
@@ -115,7 +115,7 @@ class PlanSamples:
         return make_parcel([row], self._destination, at=self._at)
 
     def _shown_body(self, key: str, event: Event) -> str:
-        """Return an event as it would be posted, but for the keys that are made when it is."""
+        """Return an event as it would be posted, except for the keys that are made at delivery."""
         body = with_key(event.body, api_key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
         number = self._ids.get(key, 0)
         body = body.replace(f"personas_{number}.0.", f"personas_{number or MADE_WHEN_SENT}.{MADE_WHEN_SENT}.")

@@ -1,7 +1,7 @@
-"""What `plan` prints: a summary of each audience, and of all together.
+"""The output of `plan`: a summary of each audience, and a total.
 
-The numbers come from the comparison alone. Bodies are made for samples only, so a plan costs no more than the sync that
-it shows.
+The numbers come from the comparison alone. Bodies are made for samples only, so a plan takes no longer than the sync
+that it previews.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from audience_sync.core.destination.coverage import PEOPLE, sample, sample_value
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.destination.volume import joined, volume
 from audience_sync.core.events import OpenChange
-from audience_sync.core.forecast import People, forecast
+from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.model import ChangeKind, Computation, Counts
 from audience_sync.core.rows import Reason
 from audience_sync.db import Database
@@ -32,7 +32,7 @@ from audience_sync.sync import Plan
 
 COLUMNS: Final = (
     "record", "audience", "computation", "kind", "state", "as_of", "members", "read", "enter", "exit", "update",
-    "unchanged", "rejected", "duplicates", "people", "events", "requests", "seconds", "time", "new_users",
+    "unchanged", "rejected", "duplicates", "profiles", "events", "requests", "seconds", "time", "new_users",
     "definition_changed", "reason",
 )  # fmt: skip
 SHOWN: Final = TableView(
@@ -43,17 +43,18 @@ READY, BLOCKED, HELD, FAILED = "ready", "blocked", "held", "failed"
 
 
 class _Planned(NamedTuple):
-    """A plan with how many people Schematic is told about, in how many events."""
+    """A plan with the number of profiles that Schematic is sent something about, and of events."""
 
     plan: Plan
-    people: int
+    profiles: int
     events: int
 
 
 class PlanSheet:
-    """Prints plans: with `samples`, so many of each audience and kind as they are found, and the summary at the end.
+    """Prints plans: samples as they are found, and the summary at the end.
 
-    As json every record is a line; as csv there are the samples where any are wanted, else the summary.
+    `samples` is the number for each audience and kind of change. With json every record is a line; csv has the samples
+    if there are any, else the summary.
     """
 
     def __init__(
@@ -73,21 +74,21 @@ class PlanSheet:
             ids = {row.key: row.id for row in audiences.every(connection)}
             self._waiting = outbox.count(connection)[0]
         self._destination = settings.destination(environment)
-        self._people = People() if len(planned) > 1 else None
+        self._profiles = ProfileCounter() if len(planned) > 1 else None
         self._samples = PlanSamples(self._destination, ids, most=samples, format=format, now=now)
         self._sheet = None if samples and format is Format.CSV else Sheet(COLUMNS, format=format, shown=SHOWN)
         self._planned: list[_Planned] = []
         self._records: list[Record] = []  # of a table, which is printed at the end
 
     def see(self, audience: Audience, shard: ShardChanges) -> None:
-        """Take what is found in a shard of an audience."""
-        if self._people is not None:
-            self._people.add(_told(audience, shard))
+        """Add the changes of a shard of an audience."""
+        if self._profiles is not None:
+            self._profiles.add(_profiles_sent(audience, shard))
         self._samples.take(audience, shard)
 
     def show(self, audience: Audience, plan: Plan) -> None:
-        """Say what a plan amounts to."""
-        found = _Planned(plan, _changes_told(audience, plan.counts), self._events(audience, plan.counts))
+        """Add the plan of an audience, and explain it on stderr."""
+        found = _Planned(plan, _changes_sent(audience, plan.counts), self._events(audience, plan.counts))
         self._planned.append(found)
         self._explain(audience, plan)
         self._add(
@@ -100,7 +101,7 @@ class PlanSheet:
                 "as_of": iso(plan.as_of),
                 "members": plan.members_before,
                 **_changes(plan.counts),
-                "people": found.people,
+                "profiles": found.profiles,
                 **self._forecast(found.events),
                 "new_users": plan.new_users,
                 "definition_changed": plan.definition_changed,
@@ -109,16 +110,16 @@ class PlanSheet:
         )
 
     def fail(self, audience: Audience, error: AudienceSyncError) -> None:
-        """Keep that an audience cannot be planned, and why."""
+        """Add an audience that cannot be planned."""
         known = {"record": "audience", "audience": audience.key, "computation": audience.computation.value}
         self._add({**known, "state": FAILED, "reason": str(error)})
 
     def close(self) -> None:
         """Print the total, and in a table the whole summary."""
-        people, events = self._people_and_events()
+        profiles, events = self._profiles_and_events()
         new_users = sum(one.plan.new_users for one in self._planned)
         counts = sum((one.plan.counts for one in self._planned), Counts())
-        total = {"record": "total", "people": people, **self._forecast(events), "new_users": new_users}
+        total = {"record": "total", "profiles": profiles, **self._forecast(events), "new_users": new_users}
         self._add({**total, **_changes(counts)})
         if self._sheet is not None:
             for record in self._records:
@@ -138,16 +139,16 @@ class PlanSheet:
         updated = counts.updated if audience.send_updates else 0
         return counts.entered * each.entered + counts.exited * each.exited + updated * each.updated
 
-    def _people_and_events(self) -> tuple[int, int]:
-        """Return how many people all plans are about, and their events: those of several audiences may share one."""
-        busy = [one for one in self._planned if one.people]
-        people, events = sum(one.people for one in busy), sum(one.events for one in busy)
-        if self._people is None or len(busy) < 2:
-            return people, events
-        different = min(people, self._people.count())
-        keys = [one.plan.audience_key for one in busy]
+    def _profiles_and_events(self) -> tuple[int, int]:
+        """Return the number of profiles of all plans, and of events: changes of one profile may share one."""
+        changed = [one for one in self._planned if one.profiles]
+        profiles, events = sum(one.profiles for one in changed), sum(one.events for one in changed)
+        if self._profiles is None or len(changed) < 2:
+            return profiles, events
+        distinct = min(profiles, self._profiles.count())
+        keys = [one.plan.audience_key for one in changed]
         entries = [_entry(self._settings.audience(key), self._settings, number=n) for n, key in enumerate(keys)]
-        return different, events - round(joined(entries, self._destination) * (people - different))
+        return distinct, events - round(joined(entries, self._destination) * (profiles - distinct))
 
     def _forecast(self, events: int) -> Record:
         delivery = self._settings.delivery
@@ -155,7 +156,7 @@ class PlanSheet:
         return {**found._asdict(), "time": str(timedelta(seconds=found.seconds))}
 
     def _explain(self, audience: Audience, plan: Plan) -> None:
-        """Say on stderr what a plan was made of, and what is to be known about it."""
+        """Print on stderr how a plan came about, and what needs attention."""
         if plan.held is not None:
             console.print(f"[bold]{plan.audience_key}[/]: [yellow]a sync would be held:[/] {plan.held}")
             return
@@ -183,21 +184,20 @@ class PlanSheet:
         for refusal in plan.refusals:
             console.print(f"  [yellow]a guard would block it:[/] {refusal}")
         if plan.refusals and plan.blocked_run is None:
-            console.print("  a sync keeps it as a blocked run, which `audience-sync approve RUN` then applies")
+            console.print("  a sync would store this plan as a blocked run; `audience-sync approve RUN` applies it")
         if plan.blocked_run is not None:
             console.print(
-                f"  run {plan.blocked_run} is blocked: `audience-sync approve {plan.blocked_run}` applies the plan that"
-                " it kept"
+                f"  run {plan.blocked_run} is blocked; `audience-sync approve {plan.blocked_run}` applies its stored plan"
             )
 
     def _conclude(self, events: int, new_users: int) -> None:
-        """Say on stderr how the total is meant, and what Schematic does with the events."""
+        """Print on stderr what the total means, and what Schematic does with the events."""
         delivery = self._settings.delivery
         if events:
             console.print(
-                f"requests and time are the least: full batches of {delivery.batch_size:,} events, at"
-                f" {delivery.max_requests_per_second:g} requests a second; the total joins the changes of one person"
-                " as the mappings do"
+                f"requests and time are minimums: full batches of {delivery.batch_size:,} events at"
+                f" {delivery.max_requests_per_second:g} requests a second; in the total, changes of one profile share an"
+                " event where the mappings allow it"
             )
             console.print(
                 f"each event moves the user's last_seen_at and may fire a webhook; up to {new_users:,} users may be new"
@@ -208,7 +208,7 @@ class PlanSheet:
 
 
 def _entry(audience: Audience, settings: Settings, *, number: int) -> OpenChange:
-    """Return a change of an imaginary person who enters an audience, or gets a value."""
+    """Return the change of a sample person who enters an audience, or gets a value."""
     value, _ = sample_values(audience.computation, audience.declared_type)
     destination = settings.destination("")
     keys = audience.user_keys, audience.company_keys
@@ -216,13 +216,13 @@ def _entry(audience: Audience, settings: Settings, *, number: int) -> OpenChange
     return entry._replace(audience_id=number)
 
 
-def _changes_told(audience: Audience, counts: Counts) -> int:
-    """Return how many changes Schematic is told."""
+def _changes_sent(audience: Audience, counts: Counts) -> int:
+    """Return the number of changes that are sent to Schematic."""
     return counts.entered + counts.exited + (counts.updated if audience.send_updates else 0)
 
 
-def _told(audience: Audience, shard: ShardChanges) -> Iterator[str]:
-    """Yield the keys of the people in a shard about whom Schematic is told something."""
+def _profiles_sent(audience: Audience, shard: ShardChanges) -> Iterator[str]:
+    """Yield the keys of the profiles in a shard with changes that are sent to Schematic."""
     for line in shard.newcomers:
         yield line.partition("\t")[0]
     for change in shard.changes:

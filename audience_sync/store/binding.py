@@ -122,7 +122,7 @@ def next_generation(connection: Connection, now_ms: int) -> int:
 
 
 def advance(connection: Connection, now_ms: int) -> None:
-    """Have the mark tell this commit from those before it, where there is a mark; see `store.highwater`.
+    """Make this commit newer than all before it for the high-water mark, where there is one; see `store.highwater`.
 
     Raises:
         DatabaseOlder: the database comes from a backup.

@@ -1,15 +1,15 @@
 """The high-water mark: the highest generation ever committed, in a small file next to a SQLite database.
 
-A database that comes back from a backup has forgotten what was sent since, and cannot know that it has. The file
-`<database>-highwater` is not part of a backup of the database, and tells. These rules hold:
+A database that is restored from a backup has forgotten what was sent since, and cannot notice that by itself. The file
+`<database>-highwater` is not part of the backup and shows it. These rules hold:
 
 - Every commit that changes what is to be sent, or settles what was sent, takes a generation (`binding.advance`): each
   commit of leased work, events that are taken, a person who is forgotten.
 - The mark is written, and is on the disk, only after such a commit. It never runs ahead of the database: a crash
   between the two is not mistaken for a restore, and the next commit or the next start catches up.
-- Nothing is sent while the mark is below the commit that decided on it (`require_kept`). So a database below its mark
-  has forgotten something, and one that is not below it has forgotten nothing that Schematic knows.
-- A mark belongs to the database that began at the same moment, and says nothing about another one in its place.
+- Nothing is sent while the mark is below the commit that decided to send it (`require_kept`). So a database below its
+  mark has forgotten something, and a database at or above it has forgotten nothing that Schematic knows.
+- A mark belongs to the database that began at the same moment; it does not apply to another database in its place.
 
 A database that is copied elsewhere has no mark there, and starts one. A snapshot of the whole folder takes the mark
 along. PostgreSQL has no file next to it, and so no mark.
@@ -33,11 +33,11 @@ from audience_sync.db import Database, file_of, highwater_of
 from audience_sync.errors import DatabaseOlder, MarkUnusable
 
 MISSING: Final = (
-    "the high-water mark next to the membership database is missing, so nobody can tell whether the database is the"
-    " newest; a new mark is kept from now on"
+    "the high-water mark next to the membership database is missing, so it is not known whether this is the newest copy"
+    " of the database; a new mark is kept from now on"
 )
 MISSING_HINT: Final = (
-    "if the database was restored from a backup, `audience-sync sync --resync` sends everything again that it knows"
+    "if the database was restored from a backup, run `audience-sync sync --resync` to send everything again"
 )
 
 BEGAN_AT: Final = "began_at"  # a setting, from the first generation on
@@ -46,8 +46,8 @@ BEGAN_AT: Final = "began_at"  # a setting, from the first generation on
 class Mark(NamedTuple):
     """How far a database has come: its highest generation, 0 for none, and when the first one was issued.
 
-    Both are milliseconds since 1970, a generation only about so. No two databases began at one moment, so that tells
-    them apart; None of one that has issued no generation.
+    Both are milliseconds since 1970; a generation only approximately. Two databases never began at the same moment, so
+    `began_at` distinguishes them. It is None while no generation was issued.
     """
 
     generation: int
@@ -85,10 +85,10 @@ def is_missing(database: Database) -> bool:
 
 
 def require_kept(database: Database) -> None:
-    """Raise the mark to what is committed: between a commit and the first request that rests on it.
+    """Raise the mark to what is committed. To be called between a commit and the first request that depends on it.
 
     Raises:
-        MarkUnusable: the mark cannot be read or written, and nothing may be sent.
+        MarkUnusable: the mark cannot be read or written, so nothing may be sent.
     """
     path = path_of(database.engine)
     if path is not None:
@@ -202,10 +202,10 @@ def _compare(path: Path, found: Mark, known: Mark | None) -> None:
         return
     until = f"its last commit was at {_time(found)}" if found.generation else "it has never synced or forwarded"
     raise DatabaseOlder(
-        f"the membership database next to {path} is older than what was sent from it: {until}, and others followed"
+        f"the membership database next to {path} is older than what was sent from it: {until}, but commits followed"
         f" until {_time(known)}",
-        hint="put the newer file back, or accept this one with `audience-sync sync --resync --force`: it sends"
-        " everything again that the database knows",
+        hint="put the newer file back, or accept this one with `audience-sync sync --resync --force`, which sends"
+        " everything again",
     )
 
 
@@ -261,5 +261,5 @@ def _locked(path: Path) -> Iterator[int]:
         raise MarkUnusable(
             f"nothing is sent, because the high-water mark {path} cannot be written: {error.strerror}",
             hint="nothing was lost: the folder of the membership database needs free space and must belong to the user"
-            " who runs audience-sync; then `audience-sync deliver` goes on",
+            " who runs audience-sync; then `audience-sync deliver` continues",
         ) from None

@@ -3,8 +3,8 @@
 Schematic is first made to agree with what the database remembers of its audiences, then ordinary syncs bring both up to
 date. A person who entered after the backup was made and has left since is in neither; nobody can know.
 
-Forwarded events that wait in the database may have been sent since, and a repeated one counts twice when Schematic no
-longer remembers its key. So none is sent without a person: they become dead letters, to be retried or discarded.
+Forwarded events that wait in the database may have been sent since, and Schematic counts a repeated one twice when it
+no longer remembers its key. So none is sent automatically: they become dead letters, to be retried or discarded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EVENT_REASON: Final = "waited in a database restored from a backup, and may have
 
 
 class Accepted(NamedTuple):
-    """What a database is owed that was accepted: audiences to be sent again, and how many events were set aside."""
+    """The audiences of an accepted database that are sent again, and the number of events that became dead letters."""
 
     audiences: list[AudienceRow]
     events: int

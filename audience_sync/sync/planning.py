@@ -19,7 +19,7 @@ from audience_sync.sync.job import Job
 from audience_sync.sync.prerequisites import used_by
 from audience_sync.sync.reading import Rejections, Trusted, compare, open_spool, read, trusted
 
-LOOKED_UP = 10_000  # profiles that enter; of more, those of one shard in sixteen are looked up in other audiences
+LOOKED_UP = 10_000  # profiles that enter and are looked up in other audiences; beyond that, those of one shard in 16
 ONE_SHARD_OF = 16
 
 
@@ -42,7 +42,7 @@ class Plan:
 
 
 class _NewUsers:
-    """Counts who enters and is in no other audience; of many, those of a part of all shards stand for the rest."""
+    """Counts profiles that enter and are in no other audience; large numbers are estimated from a part of the shards."""
 
     def __init__(self, workspace: Workspace, audience_id: int | None) -> None:
         self._workspace = workspace
@@ -50,7 +50,7 @@ class _NewUsers:
         self._entered = self._looked_up = self._new = 0
 
     def add(self, shard: ShardChanges) -> None:
-        """Count those of one shard."""
+        """Count the profiles of one shard."""
         entered = shard.entered()
         self._entered += len(entered)
         if entered and (self._looked_up < LOOKED_UP or shard.shard % ONE_SHARD_OF == 0):
@@ -60,7 +60,7 @@ class _NewUsers:
             self._new += len(entered) - len(known)
 
     def count(self) -> int:
-        """Return how many there are, or about how many."""
+        """Return the number, or an estimate."""
         return round(self._entered * self._new / self._looked_up) if self._looked_up else 0
 
 

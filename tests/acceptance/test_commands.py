@@ -564,7 +564,7 @@ def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
 
     assert ended.code == 4
     assert "a guard would block it: 100 would leave, 50.0 % of the 200 members before" in ended.err
-    assert "a sync keeps it as a blocked run, which `audience-sync approve RUN` then applies" in ended.err
+    assert "a sync would store this plan as a blocked run; `audience-sync approve RUN` applies it" in ended.err
     assert [line.split() for line in ended.out.splitlines()] == [
         ["audience", "enter", "exit", "update", "requests", "time", "state"],
         [AUDIENCE_KEY, "0", "100", "0", "1", "0:00:01", "blocked"],
@@ -572,7 +572,7 @@ def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
     ]
     assert synced.everything() == before
     assert synced.command("sync").code == 4
-    assert "run 2 is blocked: `audience-sync approve 2` applies the plan that it kept" in synced.command("plan").err
+    assert "run 2 is blocked; `audience-sync approve 2` applies its stored plan" in synced.command("plan").err
 
 
 @ON_ONE_DATABASE

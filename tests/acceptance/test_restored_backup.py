@@ -151,6 +151,15 @@ def test_plan_and_forget_work_on_an_older_database(place: Place, backup: Path) -
     assert place.command("sync").code == 2
 
 
+def test_a_backup_still_knows_who_was_forgotten(place: Place) -> None:
+    """A backup of before a person was forgotten is refused, so that they do not come back unnoticed."""
+    older = back_up(place)
+    assert place.command("forget", "u5", "--yes").code == 0
+    restore(place, older)
+
+    assert place.command("deliver").code == 2
+
+
 def test_a_running_service_notices_a_restore_under_it(place: Place, backup: Path) -> None:
     """A database that is restored while a process has it open issues no generation either."""
     with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(file_of(place))) as target:
@@ -383,7 +392,7 @@ def test_a_backup_of_an_unused_database_is_older_too(place: Place, sqlite_templa
     ended = place.command("sync")
 
     assert ended.code == 2
-    assert "it has never synced or forwarded, and others followed until 20" in ended.err
+    assert "it has never synced or forwarded, but commits followed until 20" in ended.err
 
 
 # The file

@@ -170,16 +170,6 @@ def test_two_databases_that_only_forward(sending: Sending, sqlite_template: Path
     assert not is_refused(sending, Path(other))
 
 
-def test_a_person_who_was_forgotten(sending: Sending) -> None:
-    """A backup of before someone was forgotten still knows them; forgetting on it does not make it the newest."""
-    sending.sync(gold=MEMBERS)
-    older = back_up(sending)
-    with sending.workspace.database.write() as connection:
-        binding.advance(connection, sending.workspace.seams.now_ms())  # as `forget` does
-
-    assert is_refused(sending, older)
-
-
 def test_a_database_of_before_began_at(sending: Sending) -> None:
     """Version 0.5 kept no `began_at`: its databases, and backups of them, belong to the marks that it wrote."""
     sending.sync(gold=MEMBERS)

@@ -1,4 +1,4 @@
-"""The summary of a plan: what a sync and its delivery would come to, told without making a body for anybody."""
+"""The summary of a plan equals what a sync and its delivery send, and is made without any body."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def records(sending: Sending, capsys: pytest.CaptureFixture[str], *, samples: in
 
 
 def test_the_total_is_what_is_delivered(sending: Sending, capsys: pytest.CaptureFixture[str]) -> None:
-    """Events and requests are those that follow: the changes of a person in several audiences are one event."""
+    """Events and requests are those that follow: changes of a profile in several audiences are one event."""
     sending.sync(gold=PEOPLE[:10])
     sending.deliver()
     sending.orders.update(gold=PEOPLE[5:120], silver=PEOPLE[100:], bronze=[])
@@ -73,14 +73,14 @@ def test_the_total_is_what_is_delivered(sending: Sending, capsys: pytest.Capture
     sending.deliver()
 
     assert [
-        (one["audience"], *(one[change] for change in CHANGES), one["people"], one["requests"]) for one in each
+        (one["audience"], *(one[change] for change in CHANGES), one["profiles"], one["requests"]) for one in each
     ] == [
         ("gold", 110, 5, 0, 115, 2),
         ("silver", 130, 0, 0, 130, 2),
         ("bronze", 0, 0, 0, 0, 0),
     ]
     assert [total[change] for change in CHANGES] == [240, 5, 0]
-    assert (total["record"], total["audience"], total["people"], total["new_users"]) == ("total", None, 225, 240)
+    assert (total["record"], total["audience"], total["profiles"], total["new_users"]) == ("total", None, 225, 240)
     assert (total["requests"], total["events"]) == (sending.posts() - before[0], len(sending.events()) - before[1])
     assert total["events"] == 225
 
@@ -100,14 +100,14 @@ def test_the_time_follows_the_rate(sending: Sending, capsys: pytest.CaptureFixtu
         ["bronze", "0", "0", "0", "0", "0:00:00", "ready"],
         ["(total)", "230", "0", "0", "23", "0:03:50"],
     ]
-    assert "requests and time are the least: full batches of 10 events, at 0.1 requests a second" in said
+    assert "requests and time are minimums: full batches of 10 events at 0.1 requests a second" in said
     assert "up to 230 users may be new to Schematic" in said
 
 
 def test_no_body_is_made_without_samples(
     sending: Sending, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A plan without samples resolves no mapping for anybody, nor does it take the lines of newcomers apart."""
+    """A plan without samples resolves no mapping for a real person, and does not parse the lines of newcomers."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("made for a plan that shows none")
@@ -120,7 +120,7 @@ def test_no_body_is_made_without_samples(
 
 
 def test_samples_are_of_each_kind(sending: Sending, capsys: pytest.CaptureFixture[str]) -> None:
-    """So many of each kind are shown, and bodies are made for no more; they come before their audience's summary."""
+    """The number applies to each kind of change; samples come before the summary of their audience."""
     sending.sync(gold=PEOPLE[:100])
     sending.shop.set_orders([(user, "gold") for user in PEOPLE[50:]])
     found = records(sending, capsys, samples=3)
@@ -194,4 +194,4 @@ def test_updates_that_are_not_sent(sending: Sending, capsys: pytest.CaptureFixtu
     silent.write("DELETE FROM shards")
     total = records(silent, capsys)[-1]
 
-    assert (total["update"], total["people"], total["events"], total["requests"]) == (10, 0, 0, 0)
+    assert (total["update"], total["profiles"], total["events"], total["requests"]) == (10, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""What changes come to before they are sent: events, requests, seconds, and people."""
+"""Estimates for changes that are not sent yet: events, requests, seconds, and profiles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import make_mapping
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.destination.volume import Volume, joined, volume
-from audience_sync.core.forecast import Forecast, People, forecast
+from audience_sync.core.forecast import Forecast, ProfileCounter, forecast
 from tests.factories import make_destination, make_open
 
 ENTRIES = [make_open("sample", trait=f"audience_{n}", audience_id=n) for n in range(3)]
@@ -50,26 +50,26 @@ def test_a_rate_below_one_request_a_second() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000])
-def test_few_people_are_counted_exactly(size: int) -> None:
-    """Who comes twice counts once."""
-    people = People()
-    people.add(f"user_{n}" for n in range(size))
-    people.add(f"user_{n}" for n in range(0, size, 3))
+def test_few_profiles_are_counted_exactly(size: int) -> None:
+    """A profile that comes twice counts once."""
+    profiles = ProfileCounter()
+    profiles.add(f"user_{n}" for n in range(size))
+    profiles.add(f"user_{n}" for n in range(0, size, 3))
 
-    assert people.count() == size
+    assert profiles.count() == size
 
 
-def test_many_people_are_counted_nearly() -> None:
+def test_many_profiles_are_counted_nearly() -> None:
     """Of many the count is right to a fraction of a percent, in bounded memory."""
-    people = People()
-    people.add(f"user_{n}" for n in range(200_000))
-    people.add(f"user_{n}" for n in range(100_000, 300_000))
+    profiles = ProfileCounter()
+    profiles.add(f"user_{n}" for n in range(200_000))
+    profiles.add(f"user_{n}" for n in range(100_000, 300_000))
 
-    assert people.count() == pytest.approx(300_000, rel=0.002)
+    assert profiles.count() == pytest.approx(300_000, rel=0.002)
 
 
-def test_the_presets_send_one_event_for_a_person() -> None:
-    """However many audiences of a person change, they are one identify."""
+def test_the_presets_send_one_event_for_a_profile() -> None:
+    """All audiences of a profile that change are one identify."""
     destination = make_destination()
 
     assert volume(ENTRIES[0], destination) == Volume(1, 1, 1)

@@ -1,4 +1,4 @@
-"""How many events changes become, told from imaginary people: nothing is made for a real one."""
+"""The number of events that changes become, found with the changes of a sample person instead of real ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from audience_sync.core.model import EXIT_VALUES, Computation
 
 
 class Volume(NamedTuple):
-    """How many events one change becomes, by its kind."""
+    """The number of events that one change becomes, by its kind."""
 
     entered: int
     exited: int
@@ -20,16 +20,16 @@ class Volume(NamedTuple):
 
 
 def volume(entry: OpenChange, destination: Destination) -> Volume:
-    """Return how many events the changes of an imaginary person become who enters with this change."""
+    """Return the volume of the changes of an audience; `entry` is a sample person who enters it."""
     left = entry._replace(value=EXIT_VALUES[Computation(entry.computation)], kind="exited")
     kinds = (entry, left, entry._replace(kind="updated"))
     return Volume(*(_events([change], destination) for change in kinds))
 
 
 def joined(entries: Sequence[OpenChange], destination: Destination) -> float:
-    """Return how many events a person saves with each further audience that changes: one where identifies are joined.
+    """Return the number of events saved by each further audience of a profile: 1 where identifies are joined.
 
-    `entries` are changes of one imaginary person, one for each audience.
+    `entries` has one sample person who enters each audience.
     """
     if len(entries) < 2:
         return 0.0
@@ -38,6 +38,6 @@ def joined(entries: Sequence[OpenChange], destination: Destination) -> float:
 
 
 def _events(changes: Sequence[OpenChange], destination: Destination) -> int:
-    """Return how many events changes of one person become; where the environment is not known, at most."""
+    """Return the number of events that changes of one profile become; the maximum while the environment is unknown."""
     unsure = () if destination.environment else tuple(filter(looks_at_the_environment, destination.enabled))
     return len(make_parcel(changes, destination, at=AT).events) + len(unsure)
