@@ -92,7 +92,7 @@ class HeldLease:
         self._thread.start()
 
     def assert_held(self, connection: Connection) -> None:
-        """Refuse to commit if somebody else has taken over (`store.leases`), and advance the mark (`store.highwater`)."""
+        """Refuse to commit if another holder took over (`store.leases`), and advance the mark (`store.highwater`)."""
         leases.assert_held(connection, self.lease)
         binding.advance(connection, self._workspace.seams.now_ms())
 

@@ -187,7 +187,8 @@ class PlanSheet:
             console.print("  a sync would store this plan as a blocked run; `audience-sync approve RUN` applies it")
         if plan.blocked_run is not None:
             console.print(
-                f"  run {plan.blocked_run} is blocked; `audience-sync approve {plan.blocked_run}` applies its stored plan"
+                f"  run {plan.blocked_run} is blocked;"
+                f" `audience-sync approve {plan.blocked_run}` applies its stored plan"
             )
 
     def _conclude(self, events: int, new_users: int) -> None:
@@ -196,8 +197,8 @@ class PlanSheet:
         if events:
             console.print(
                 f"requests and time are minimums: full batches of {delivery.batch_size:,} events at"
-                f" {delivery.max_requests_per_second:g} requests a second; in the total, changes of one profile share an"
-                " event where the mappings allow it"
+                f" {delivery.max_requests_per_second:g} requests a second; in the total, changes of one profile share"
+                " an event where the mappings allow it"
             )
             console.print(
                 f"each event moves the user's last_seen_at and may fire a webhook; up to {new_users:,} users may be new"

@@ -42,7 +42,7 @@ class Plan:
 
 
 class _NewUsers:
-    """Counts profiles that enter and are in no other audience; large numbers are estimated from a part of the shards."""
+    """Counts profiles that enter and are in no other audience; estimates large numbers from part of the shards."""
 
     def __init__(self, workspace: Workspace, audience_id: int | None) -> None:
         self._workspace = workspace
