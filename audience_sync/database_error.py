@@ -1,4 +1,4 @@
-"""What a failure of the membership database means for a person: one sentence with the place, and the remedy.
+"""Explain a failure of the membership database: one sentence with the place, and the remedy.
 
 Failures that this program causes itself, such as a violated constraint, are not explained here: they are bugs.
 """

@@ -1,5 +1,7 @@
 """Logs: lines for people on a terminal, JSON lines elsewhere (under systemd, in a file); always on stderr.
 
+Under journald every line has its priority in front. Times are ISO 8601 in UTC with milliseconds, as everywhere else.
+
 Of an exception that nobody foresaw they have its kind and its place. Its words and its local variables they have not:
 there may be people's data in them, or a key.
 """
@@ -10,33 +12,81 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TextIO, cast
 
 import structlog
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.printable import printable
+from audience_sync.journal import is_journal, with_priority
 
 
 def configure() -> None:
-    """Set up structlog, and keep the libraries' own logs to warnings: httpx would log every request."""
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    person = sys.stderr.isatty()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _place,
-            *([_harmless, structlog.dev.ConsoleRenderer()] if person else [structlog.processors.JSONRenderer()]),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    """Set up structlog, and send the libraries' own warnings the same way: at INFO httpx would log every request."""
+    steps: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        _place,
+        _head,
+    ]
+    if sys.stderr.isatty():
+        render: list[Processor] = [_harmless, structlog.dev.ConsoleRenderer()]
+    elif is_journal(sys.stderr):
+        render = [_for_journal]
+    else:
+        render = [structlog.processors.JSONRenderer()]
+    stream = cast("TextIO", _Stderr(sys.stderr))
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *steps],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
     )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    structlog.configure(processors=[*steps, *render], logger_factory=structlog.PrintLoggerFactory(stream))
+
+
+class _Stderr:
+    """Standard error, whose reader may go away: nothing must end because it cannot be logged."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write, if anybody reads."""
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush, if anybody reads."""
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def _head(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put in front what people look for first: when, how bad, and what."""
+    head = {"timestamp": iso(datetime.now(UTC)), "level": event.pop("level"), "event": event.pop("event")}
+    return {**head, **event}
+
+
+def _for_journal(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    line = structlog.processors.JSONRenderer()(logger, method, event)
+    return with_priority(line if isinstance(line, str) else line.decode(), str(event.get("level")))
 
 
 def _place(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Put the kind and the place of an exception where the exception is."""
-    given = event.pop("exc_info", None)
-    error = given if isinstance(given, BaseException) else sys.exc_info()[1] if given else None
+    match event.pop("exc_info", None):
+        case BaseException() as error:
+            pass
+        case (_, error, _):  # of a library
+            pass
+        case given:
+            error = sys.exc_info()[1] if given else None
     if error is not None:
         event["exception"] = "\n".join(_lines(error))
     return event

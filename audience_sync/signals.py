@@ -1,8 +1,9 @@
-"""SIGINT and SIGTERM as an event: the first asks for an orderly end, the second ends the process at once.
+"""Signals as events: SIGINT and SIGTERM ask for an orderly end, a second one ends at once; SIGHUP may ask for a reload.
 
 Python runs signal handlers between two instructions of the main thread, which may just then hold a lock or a database
-connection. So both signals are blocked, and a thread of their own waits for them. Work that cannot look at the event,
-because it waits for somebody else, says with `interrupting` how it is ended.
+connection. So the signals are blocked, and a thread of its own takes them with `sigwait`. (`sigtimedwait` does not do:
+in CPython 3.11 it returns an arbitrary signal after the process was stopped and continued.) Work that cannot look at
+the event, because it waits for somebody else, says with `interrupting` how it is ended.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager, suppress
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-LOOK = 0.1  # seconds between two looks whether the work is over
+STOP_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM})
 
 _came = threading.Event()  # the first signal, of the block that is under way
 _interrupts: dict[object, Callable[[], None]] = {}  # of the work under way, by work
@@ -22,19 +22,27 @@ _alone = threading.Lock()
 
 
 @contextmanager
-def stoppable(on_stop: Callable[[], None]) -> Iterator[threading.Event]:
-    """Yield an event that the first signal sets, telling `on_stop`; a second one ends the process, as 128 + its number.
+def stoppable(on_stop: Callable[[], None], *, on_hangup: Callable[[], bool] | None = None) -> Iterator[threading.Event]:
+    """Yield an event that the first signal sets, after which `on_stop` is called.
+
+    A second signal ends the process with 128 plus its number. SIGHUP calls `on_hangup`, which returns whether it is
+    such a signal, too; once the end was asked for, SIGHUP does nothing. Without `on_hangup` it ends the process, as it
+    does by default. Both functions are called in another thread.
 
     Threads must be started within the block: they inherit that the signals are blocked.
     """
     stop, over = threading.Event(), threading.Event()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    watcher = threading.Thread(target=_watch, args=(stop, over, on_stop), name="signals", daemon=True)
+    waited_for = STOP_SIGNALS if on_hangup is None else STOP_SIGNALS | {signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
+    watcher = threading.Thread(
+        target=_watch, args=(waited_for, stop, over, on_stop, on_hangup), name="signals", daemon=True
+    )
     watcher.start()
     try:
         yield stop
     finally:
         over.set()
+        signal.pthread_kill(watcher.ident or 0, signal.SIGTERM)  # to that thread alone: it wakes up and ends
         watcher.join()
         _came.clear()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -58,16 +66,25 @@ def interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
             del _interrupts[work]
 
 
-def _watch(stop: threading.Event, over: threading.Event, on_stop: Callable[[], None]) -> None:
-    while not over.is_set():
-        received = signal.sigtimedwait(SIGNALS, LOOK)
-        if received is None:
+def _watch(
+    waited_for: Set[signal.Signals],
+    stop: threading.Event,
+    over: threading.Event,
+    on_stop: Callable[[], None],
+    on_hangup: Callable[[], bool] | None,
+) -> None:
+    while True:
+        received = signal.sigwait(waited_for)
+        if over.is_set():
+            return
+        if received == signal.SIGHUP and on_hangup is not None and (stop.is_set() or not on_hangup()):
             continue
         if stop.is_set():
-            os._exit(128 + received.si_signo)
+            os._exit(128 + received)
         stop.set()
-        on_stop()
         with _alone:
             _came.set()
             for interrupt in _interrupts.values():
                 interrupt()
+        with suppress(OSError):  # it may tell a terminal that has closed
+            on_stop()

@@ -237,3 +237,15 @@ seekers = _clustered(
     _column("holder", sa.Text, primary_key=True),
     _column("expires_at", MS),
 )
+
+outage = _clustered(
+    "outage",  # one row while Schematic takes no events, none otherwise
+    _column("id", sa.SmallInteger, primary_key=True),
+    _column("kind", sa.Text),
+    _column("began_at", MS),  # since when nothing was accepted
+    _column("since", MS),  # since when it is of this kind
+    _column("answer", sa.Text),  # the last one
+    _column("next_try_at", MS, nullable=True),  # of the daemon; NULL: nothing tries by itself
+    _one_of("kind", "unreachable", "key_refused", "stopped"),
+    sa.CheckConstraint("id = 1", name="there_is_one"),
+)

@@ -15,6 +15,7 @@ from audience_sync.cli.globals import Globals
 from audience_sync.cli.paragraph import wrap
 from audience_sync.config import Settings
 from audience_sync.core.printable import printable
+from audience_sync.journal import is_journal, with_priority
 from audience_sync.seams import Seams
 
 DEFAULT_WIDTH: Final = 80
@@ -22,6 +23,14 @@ DEFAULT_WIDTH: Final = 80
 
 UNLIMITED: Final = sys.maxsize
 """Columns where there is no terminal: lines are not wrapped."""
+_LEVELS: Final = {
+    "error:": "error",
+    "warning:": "warning",
+    "blocked:": "warning",
+    "orphan:": "warning",
+    "hint:": "warning",
+}
+"""The level of a sentence under journald, by its first word."""
 
 
 class MessageConsole(Console):
@@ -52,8 +61,19 @@ class MessageConsole(Console):
         return self.terminal_width if self.is_seen else UNLIMITED
 
     def print(self, *objects: object, hang: int = 0, **options: Any) -> None:
-        """Print as a console does; lines after the first of a sentence are indented by `hang`."""
-        super().print(*[self._prepared(one, hang, options) for one in objects], **options)
+        """Print as a console does; lines after the first of a sentence are indented by `hang`.
+
+        Under journald each line has its priority in front.
+        """
+        prepared = [self._prepared(one, hang, options) for one in objects]
+        if not is_journal(sys.stderr) or not self.stderr:
+            super().print(*prepared, **options)
+            return
+        with self.capture() as captured:
+            super().print(*prepared, **options)
+        text = captured.get().removesuffix("\n")
+        self.file.write(with_priority(text, _LEVELS.get(text.partition(" ")[0], "info")) + "\n")
+        self.file.flush()
 
     def print_lines(self, lines: Iterable[Text]) -> None:
         """Print lines that are laid out already."""

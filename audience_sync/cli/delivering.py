@@ -65,17 +65,33 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
 def run(context: typer.Context) -> None:
     """Run as a service: sync on schedule and deliver continuously.
 
-    Stops within ten seconds of SIGTERM or Ctrl-C; a second signal stops it immediately.
+    Stops within ten seconds of SIGTERM or Ctrl-C, or when its terminal closes; a second signal stops it immediately.
+    SIGHUP reloads the configuration; one that is not valid changes nothing.
     """
-    from audience_sync import daemon, logs  # noqa: PLC0415 - only this command needs the scheduler, and structlog
+    reload = threading.Event()
+    was_on_terminal = _is_on_terminal()
 
-    settings = settings_of(context)
-    key = resolve_api_key(settings.schematic, os.environ)
-    logs.configure()
-    with stoppable(lambda: None) as stop, engine.working(settings, seams(), warn=reporting.warn) as workspace:
-        reporting.using(workspace.database)
-        reporting.exposed(settings)
-        daemon.run(workspace, settings, key, stop=stop)
+    def hung_up() -> bool:
+        if was_on_terminal and not _is_on_terminal():
+            return True
+        reload.set()
+        return False
+
+    with stoppable(lambda: None, on_hangup=hung_up) as stop:  # first of all: a SIGHUP now must not end it
+        from audience_sync import daemon, logs  # noqa: PLC0415 - only this command needs the scheduler, and structlog
+
+        settings = settings_of(context)
+        key = resolve_api_key(settings.schematic, os.environ)
+        logs.configure()
+        with engine.working(settings, seams(), warn=reporting.warn) as workspace:
+            reporting.using(workspace.database)
+            reporting.exposed(settings)
+            daemon.run(workspace, settings, key, stop=stop, reload=reload)
+
+
+def _is_on_terminal() -> bool:
+    """Return whether a standard stream is a terminal; one that has closed is not."""
+    return any(os.isatty(number) for number in range(3))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 from sqlalchemy.engine import Connection
 
 from audience_sync import app as engine
@@ -31,6 +30,7 @@ from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
 from audience_sync.store import binding, event_reports, inspection, outbox
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.outages import OutageKind
 from audience_sync.store.reports import Record, iso
 from audience_sync.sync import standing_hold
 
@@ -44,6 +44,12 @@ STATUS_COLUMNS = (
 ATTEMPTS_SHOWN = TableView(("of", "events", "tries", "next_try_at", "error"), optional=("of",))
 BLOCKED_SHOWN = TableView(("id", "audience", "started_at", "reason"), optional=("started_at",))
 HELD_SHOWN = TableView(("audience", "reason"))
+STOPPED = frozenset({OutageKind.KEY_REFUSED.value, OutageKind.STOPPED.value})
+SENTENCES = {
+    OutageKind.UNREACHABLE.value: "unreachable",
+    OutageKind.KEY_REFUSED.value: "API key refused",
+    OutageKind.STOPPED.value: "delivery stopped",
+}
 HoldersOption = Annotated[bool, typer.Option("--holders", help="Only who is at work, and on what.")]
 AUDIENCE_COLUMNS = (
     "key", "name", "computation", "state", "members", "trait", "last_success", "next_due", "definition_changed",
@@ -145,6 +151,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
         attempts = inspection.waiting_attempts(connection, max_backoff=settings.delivery.max_backoff)
         open_rows, paused, dead = outbox.count(connection)
+        destination = inspection.destination(connection)
         return {
             "database": display_url(database.engine.url),
             "identity": binding.get(connection, "identity"),
@@ -158,7 +165,8 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
                 "oldest": inspection.oldest_open(connection),
             },
             "events": {**event_reports.summary(connection), "stuck": _stuck(attempts, of="events")},
-            "delivery_stopped": binding.delivery_stopped(connection),
+            "destination": destination,
+            "delivery_stopped": destination["last_answer"] if destination["state"] in STOPPED else None,
             "attempts": attempts,
             "blocked": inspection.blocked_runs(connection),
             "held": [{"audience": one["key"], "reason": one["held"]} for one in found if one["held"] is not None],
@@ -237,8 +245,7 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
     hidden = HiddenColumns()
     print_table(map(_short, whole["audiences"]), STATUS_SHOWN, hidden=hidden)
     _print_waiting(whole["deliveries"], whole["events"] if forwarded else None)
-    if whole["delivery_stopped"]:
-        console.print(Text.assemble(("the last delivery stopped: ", "yellow"), whole["delivery_stopped"]))
+    _print_destination(whole["destination"])
     for title, records, shown in (
         ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
         (f"at work, of {UNITS} units of shards in all", whole["leases"], at_work.SHOWN),
@@ -269,6 +276,16 @@ def _print_waiting(sent: Record, events: Record | None) -> None:
             f"events: {events['open']:,} waiting{_oldest(events)}, {events['dead']:,} dead, {events['stuck']:,} stuck,"
             f" {events['unsent']:,} sent nothing{why}"
         )
+
+
+def _print_destination(destination: Record) -> None:
+    """Print since when Schematic accepts nothing, and when it is tried again."""
+    if destination["state"] in SENTENCES:
+        next_try = destination["next_try_at"]
+        again = instant_text(next_try) if next_try else "with the daemon or `audience-sync deliver`"
+        since = instant_text(destination["since"])
+        out.print(f"Schematic: {SENTENCES[destination['state']]} since {since}, next try {again}", markup=False)
+        out.print(f"last answer: {destination['last_answer']}", markup=False)
 
 
 def _oldest(waiting: Record) -> str:

@@ -104,7 +104,8 @@ _SERVICE_RECIPE: Final = """\
 #   systemctl enable --now audience-sync
 #   journalctl -u audience-sync -f
 #
-# The membership database lies in /var/lib/audience-sync. `systemctl stop` takes at most ten seconds.
+# The membership database lies in /var/lib/audience-sync. `systemctl stop` takes at most ten seconds. After a change of
+# the configuration `systemctl reload audience-sync` is enough; the log names the settings that need a restart.
 
 """
 
@@ -145,6 +146,8 @@ _SERVICE: Final = """\
 Type=notify
 NotifyAccess=main
 ExecStart={command}
+# Read the configuration again; the log says what changed, or what is wrong with it.
+ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=10
 # 2: the configuration is wrong, and stays so until a person changes it.

@@ -239,7 +239,7 @@ class Compiler:
         if not texts:
             return []
         known = [sa.case((sa.func.trim(text) != fixed(""), 1), else_=0) for text in texts]
-        count = known[0]
+        count: Expression = known[0]
         for one in known[1:]:
             count = count + one
         return [count.desc(), *[self.dialect.ordered(sa.func.coalesce(text, fixed(""))) for text in texts]]

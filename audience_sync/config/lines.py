@@ -1,7 +1,8 @@
 """Find the line of each setting in a TOML file that has been parsed.
 
 `tomllib` tells no positions, and neither does another TOML library that is maintained. The file is known to be valid
-TOML, so it is enough to find headers and keys, and to pass over values. What is inside a value counts as its line.
+TOML, so it is enough to find headers and keys, and to pass over values. Every line of a value counts as its
+first line.
 """
 
 from __future__ import annotations

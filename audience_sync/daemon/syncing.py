@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import sqlalchemy as sa
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from audience_sync.config import Audience, Settings
+from audience_sync.config import Audience, Schedule, Settings
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.instants import to_ms
 from audience_sync.core.model import RunState
 from audience_sync.daemon.claims import Claims
 from audience_sync.daemon.schedule import next_due
+from audience_sync.daemon.troubles import DATABASE, Troubles
 from audience_sync.database_error import first_line
 from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import audiences, erasure
+from audience_sync.store import audiences, erasure, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync import Job, Round, RunReport, make_round, recover, sync_under, taking, uses_any
 
@@ -36,14 +40,16 @@ log = structlog.get_logger()
 class Syncing:
     """Syncs each audience when it is due; the truth about when is `audiences.next_due_at`."""
 
-    def __init__(self, workspace: Workspace, settings: Settings) -> None:
+    def __init__(self, workspace: Workspace, settings: Settings, *, stop: threading.Event, troubles: Troubles) -> None:
         self._workspace = workspace
+        self._stop = stop
+        self._troubles = troubles
+        self._lock = threading.RLock()  # over the configuration, the jobs and when they are due
         self._settings = settings
-        self._stop = threading.Event()
+        self._audiences: dict[str, Audience] = {}  # to be synced, by key
         self._due: dict[str, datetime] = {}  # when each audience's job fires, or fired if it is under way
         self._held_elsewhere: set[str] = set()  # audiences that another process is at work on
         self._claims = Claims()
-        self._held: dict[str, str | None] = {}  # audiences that are held, and the reason that was logged
         self._released: dict[str, int] = {}  # since when an audience was due in the database that came due there
         self._watcher = threading.Thread(target=self._watch, name="releases", daemon=True)
         self._drift = self._clock_drift()
@@ -62,19 +68,50 @@ class Syncing:
         for left in known.values():
             recover(self._workspace, left)
         self._workspace.bury()
-        for audience in self._settings.audiences:
-            row = known.get(audience.key)
-            if not audience.enabled or (row and row.state == "retired"):
-                log.warning(
-                    "audience_skipped", audience=audience.key, why="retired" if audience.enabled else "disabled"
-                )
-                continue
-            self._schedule(audience, self._first_due(audience, row, now))
+        with self._lock:
+            self._audiences = _to_sync(self._settings, known)
+            for audience in self._audiences.values():
+                self._schedule(audience.key, self._first_due(audience, known.get(audience.key), now))
         self._scheduler.add_job(
             self._purge, "interval", seconds=PURGE_EVERY.total_seconds(), next_run_time=now + FIRST_PURGE, id="purge"
         )
         self._scheduler.start()
         self._watcher.start()
+
+    def reload(self, settings: Settings) -> None:
+        """Go on with another configuration: at once for what is scheduled, with its next run for each definition.
+
+        Syncs under way finish with the configuration that they began with.
+        """
+        now = self._now()
+        with self._workspace.database.read() as connection:
+            known = {row.key: row for row in audiences.every(connection)}
+            last_started = runs.last_started(connection)
+        with self._lock:
+            before, self._audiences = self._audiences, _to_sync(settings, known)
+            self._settings = settings
+            for key in self._due.keys() - self._audiences.keys():
+                del self._due[key]
+                self._troubles.end(key)
+                with suppress(JobLookupError):  # it is under way
+                    self._scheduler.remove_job(key)
+            for key, audience in self._audiences.items():
+                if key not in self._due:
+                    self._schedule(key, self._first_due(audience, known.get(key), now))
+                elif self._due[key] > now and before[key].schedule != audience.schedule:
+                    row = known.get(key)
+                    last = last_started.get(row.id) if row is not None else None
+                    due = self._due_anew(audience.schedule, last, now)
+                    self._keep(audience, due)
+                    self._schedule(key, due)
+
+    def _due_anew(self, schedule: Schedule, last_started: int | None, now: datetime) -> datetime:
+        """Return when an audience that is not due yet is due by another schedule.
+
+        `every` counts from the last sync, and `cron` from now: a time before the reload was not scheduled then.
+        """
+        started_at = now if schedule.cron is not None or last_started is None else _from_ms(last_started)
+        return max(now, next_due(schedule, started_at=started_at, jitter=self._workspace.seams.jitter()))
 
     def _first_due(self, audience: Audience, row: AudienceRow | None, now: datetime) -> datetime:
         """Return when an audience is due at a start: as the database says, or sooner if its schedule is shorter now."""
@@ -100,12 +137,13 @@ class Syncing:
             with self._workspace.database.read() as connection:
                 known = {row.key: row for row in audiences.every(connection)}
         except sa.exc.SQLAlchemyError as error:
-            log.error("database_away", error=first_line(error))
+            self._log_database_away(error)
             return  # and again at the next look
         self._drift = drift
-        for audience in self._settings.audiences:
-            if audience.key in self._due:
-                self._schedule(audience, self._first_due(audience, known.get(audience.key), self._now()))
+        with self._lock:
+            for key, audience in self._audiences.items():
+                if key in self._due:
+                    self._schedule(key, self._first_due(audience, known.get(key), self._now()))
         self._scheduler.wakeup()
 
     def follow_releases(self) -> None:
@@ -116,16 +154,13 @@ class Syncing:
                 due = audiences.due(connection, to_ms(now))
         except sa.exc.SQLAlchemyError:  # what is at work there says so
             return
-        for audience in self._settings.audiences:
-            since = due.get(audience.key)
-            # An instant counts once: it stays where the next one could not be kept.
-            if (
-                since is not None
-                and self._due.get(audience.key, now) > now
-                and self._released.get(audience.key) != since
-            ):
-                self._released[audience.key] = since
-                self._schedule(audience, now)
+        with self._lock:
+            for key in self._audiences:
+                since = due.get(key)
+                # An instant counts once: it stays where the next one could not be kept.
+                if since is not None and self._due.get(key, now) > now and self._released.get(key) != since:
+                    self._released[key] = since
+                    self._schedule(key, now)
 
     def _clock_drift(self) -> float:
         """Return the seconds that the wall clock is ahead of the monotonic one."""
@@ -133,15 +168,14 @@ class Syncing:
 
     def next_at(self) -> datetime | None:
         """Return when the next audience is due, or None if there is none."""
-        return min(self._due.values(), default=None)
+        return min(list(self._due.values()), default=None)
 
     def behind(self) -> bool:
         """Return whether an audience is being synced, or is due."""
         return any(due <= self._now() for due in list(self._due.values()))
 
     def stop(self) -> None:
-        """Start no more syncs, and have those under way end at their next commit."""
-        self._stop.set()
+        """Start no more syncs; those under way end at their next commit, because `stop` is set."""
         self._scheduler.pause()
 
     def close(self, timeout: float) -> bool:
@@ -163,35 +197,51 @@ class Syncing:
     def _now(self) -> datetime:
         return self._workspace.seams.clock()
 
-    def _schedule(self, audience: Audience, at: datetime) -> None:
-        self._due[audience.key] = at
+    def _schedule(self, key: str, at: datetime) -> None:
+        self._due[key] = at
         if not self._stop.is_set():
             self._scheduler.add_job(
                 # A moment ahead: APScheduler drops a job that comes due while this one is still returning.
                 self._run,
                 "date",
                 run_date=max(at, self._now() + MOMENT),
-                args=[audience],
-                id=audience.key,
+                args=[key],
+                id=key,
                 replace_existing=True,
             )
 
-    def _run(self, audience: Audience) -> None:
+    def _run(self, key: str) -> None:
         """Sync one audience and schedule it again, whatever happens.
 
         Audiences that use one another are synced in one round, by the job that comes first. The jobs of the others come
         again, and find when these are due next.
         """
+        with self._lock:
+            settings, audience = self._settings, self._audiences.get(key)
+        if audience is None:  # a reload has removed it
+            return
         started = self._now()
-        family = self._settings.family(audience)
+        family = settings.family(audience)
         with self._claims.claim({one.key for one in family}) as is_free:
-            due = self._sync_round(audience, family, started) if is_free else started + AGAIN
-        self._schedule(audience, due)
+            due, comes_again = (
+                self._sync_round(settings, audience, family, started) if is_free else (started + AGAIN, True)
+            )
+        with self._lock:
+            current = self._audiences.get(key)
+            if current is None:
+                return
+            if current.schedule != audience.schedule and not comes_again:  # a reload came meanwhile
+                due = next_due(current.schedule, started_at=started, jitter=self._workspace.seams.jitter())
+                self._keep(current, due)
+            self._schedule(key, due)
 
-    def _sync_round(self, audience: Audience, family: Sequence[Audience], started: datetime) -> datetime:
-        """Sync what is due of a family, each behind what it uses, and return when one of them is due next.
+    def _sync_round(
+        self, settings: Settings, audience: Audience, family: Sequence[Audience], started: datetime
+    ) -> tuple[datetime, bool]:
+        """Sync what is due of a family, each after what it uses.
 
-        One share of jitter is for all: what has the same schedule stays together.
+        Return when the audience is due next, and whether that is because others work on it. One share of jitter is for
+        all: what has the same schedule stays together.
         """
         jitter = self._workspace.seams.jitter()
         try:
@@ -199,62 +249,57 @@ class Syncing:
                 rows = {row.key: row for row in audiences.every(connection)}
             later = {key: due for key, row in rows.items() if (due := _later(row, started)) is not None}
             if audience.key in later:  # another process was first, or another job
-                return later[audience.key]
+                return later[audience.key], False
             chosen = [one for one in family if one.key in self._due and one.key not in later]
-            made = make_round(self._workspace, self._settings, chosen)
+            made = make_round(self._workspace, settings, chosen)
         except sa.exc.SQLAlchemyError:  # the sync of the audience meets it, too, and says so
             made = Round((audience,), frozenset([audience.key]), started)
-        dues: dict[str, datetime] = {}
+        outcomes: dict[str, tuple[datetime, bool]] = {}
         busy: set[str] = set()
         for one in made.audiences:
             due = next_due(one.schedule, started_at=started, jitter=jitter)
-            if self._stop.is_set() or uses_any(self._settings, one, busy) is not None:
-                dues[one.key], comes_again = started + AGAIN, True
+            if self._stop.is_set() or uses_any(settings, one, busy) is not None:
+                outcomes[one.key] = started + AGAIN, True
             else:
-                dues[one.key], comes_again = self._attempt(one, started, due, made)
-            busy.update([one.key] if comes_again else [])
-        return dues[audience.key]
+                job = Job(settings=settings, audience=one, at_least=made.as_of, stop=self._stop)
+                outcomes[one.key] = self._attempt(job, started, due, is_needed=one.key not in made.chosen)
+            if outcomes[one.key][1]:
+                busy.add(one.key)
+        return outcomes[audience.key]
 
-    def _attempt(self, audience: Audience, started: datetime, due: datetime, made: Round) -> tuple[datetime, bool]:
+    def _attempt(self, job: Job, started: datetime, due: datetime, *, is_needed: bool) -> tuple[datetime, bool]:
         """Sync one audience of a round; return when it is due next, and whether that is because others work on it."""
+        key = job.audience.key
         comes_again = False
         try:
-            due = self._sync(audience, due, made)
-            self._held_elsewhere.discard(audience.key)
+            due = self._sync(job, due, is_needed=is_needed)
+            self._held_elsewhere.discard(key)
         except LeaseHeld:
-            if audience.key not in self._held_elsewhere:
-                log.info("sync_waits", audience=audience.key, why="another process is at work on it")
-                self._held_elsewhere.add(audience.key)
+            if key not in self._held_elsewhere:
+                log.info("sync_waits", audience=key, why="another process is at work on it")
+                self._held_elsewhere.add(key)
             due, comes_again = started + AGAIN, True
         except LeaseLost as error:  # whoever took over knows when it is due
-            log.warning("sync_lost", audience=audience.key, why=str(error))
+            log.warning("sync_lost", audience=key, why=str(error))
             due, comes_again = started + AGAIN, True
-        except Exception as error:  # the wrapper of every job: one audience must not end the daemon
-            is_expected = isinstance(error, AudienceSyncError | sa.exc.OperationalError)
-            log.error(
-                "sync_failed",
-                audience=audience.key,
-                error=first_line(error),
-                due_at=due.isoformat(),
-                exc_info=not is_expected,
-            )
-            self._keep(audience, due)
+        except Exception as error:  # noqa: BLE001 - the wrapper of every job: one audience must not end the daemon
+            self._log_failure(job.audience, error, due)
+            self._keep(job.audience, due)
         return due, comes_again
 
-    def _sync(self, audience: Audience, due: datetime, made: Round) -> datetime:
+    def _sync(self, job: Job, due: datetime, *, is_needed: bool) -> datetime:
         """Sync an audience if it still wants it, or others need it, and return when it is due next.
 
         That is kept before the lease is given back: another process that waits for the lease finds it.
         """
+        audience = job.audience
         with self._workspace.database.read() as connection:
             row = audiences.find(connection, audience.key)
-        is_needed = audience.key not in made.chosen
         if (known := _later(row, self._now())) is not None and not is_needed:
             return known
         if row is not None and row.state != "active":
             self._keep(audience, due)
             return due
-        job = Job(settings=self._settings, audience=audience, at_least=made.as_of, stop=self._stop)
         with taking(self._workspace, job) as (lease, row):
             if (known := _later(row, self._now())) is not None and not is_needed:
                 return known
@@ -265,7 +310,7 @@ class Syncing:
             except Exception:
                 self._keep(audience, due, lease)
                 raise
-            self._log(report)
+            self._log_run(report, row)
             self._keep(audience, due, lease, held=row if report.run.state is RunState.HELD else None)
         return due
 
@@ -291,20 +336,74 @@ class Syncing:
                 elif row is not None:
                     audiences.set_next_due(connection, row.id, to_ms(due))
         except sa.exc.SQLAlchemyError as error:
+            self._log_database_away(error)
+
+    def _log_database_away(self, error: sa.exc.SQLAlchemyError) -> None:
+        if self._troubles.is_news(DATABASE, "away"):
             log.error("database_away", error=first_line(error))
 
-    def _log(self, report: RunReport) -> None:
-        """Log a run; that an audience is held only when it is news."""
+    def _log_run(self, report: RunReport, before: AudienceRow) -> None:
+        """Log a run: that it is blocked or held, as a warning when that is new; and that the audience is well again.
+
+        It is new, too, when something was applied since the run that was blocked before: a person approved it.
+        """
         run, key = report.run, report.audience_key
-        if run.state is not RunState.HELD:
-            self._held.pop(key, None)
-            _log(report)
-        elif self._held.get(key) != run.reason:
-            self._held[key] = run.reason
-            log.warning("sync_held", audience=key, run_id=run.id, reason=run.reason)
+        if run.state is RunState.HELD:
+            if self._troubles.is_news(key, "held", run.reason):
+                log.warning("sync_held", audience=key, run_id=run.id, reason=run.reason)
+            return
+        log.info(
+            "sync_finished",
+            audience=key,
+            run_id=run.id,
+            kind=run.kind,
+            state=run.state,
+            entered=run.counts.entered,
+            exited=run.counts.exited,
+            updated=run.counts.updated,
+            members=report.members,
+            reason=run.reason,
+        )
+        if run.state is RunState.BLOCKED:
+            tell = log.warning if self._troubles.is_news(key, "blocked", str(before.applied_as_of)) else log.info
+            tell(
+                "run_blocked",
+                audience=key,
+                run_id=run.id,
+                reason=run.reason,
+                look=f"audience-sync plan {key}",
+                approve=f"audience-sync approve {run.id}",
+            )
+        elif (ended := self._troubles.end(key)) is not None:
+            trouble, seconds = ended
+            log.info("sync_recovered", audience=key, was=trouble.state, after_seconds=round(seconds))
+
+    def _log_failure(self, audience: Audience, error: Exception, due: datetime) -> None:
+        """Log a run that failed, as an error when that is new; one that ends because the daemon does has not failed."""
+        is_expected = isinstance(error, AudienceSyncError | sa.exc.OperationalError)
+        if self._stop.is_set() and is_expected:
+            log.info("sync_stopped", audience=audience.key, why=first_line(error))
+            return
+        sentence = first_line(error)
+        is_news = self._troubles.is_news(audience.key, "failed", sentence)
+        tell = log.error if is_news else log.info
+        trace = error if is_news and not is_expected else None
+        tell("sync_failed", audience=audience.key, error=sentence, due_at=iso(due), exc_info=trace)
 
     def _purge(self) -> None:
         erasure.purge(self._workspace.database, self._settings.retention, now_ms=self._workspace.seams.now_ms())
+
+
+def _to_sync(settings: Settings, known: Mapping[str, AudienceRow]) -> dict[str, Audience]:
+    """Return the audiences of a configuration that are neither disabled nor retired, by key; log the others."""
+    chosen = {}
+    for audience in settings.audiences:
+        row = known.get(audience.key)
+        if audience.enabled and (row is None or row.state != "retired"):
+            chosen[audience.key] = audience
+        else:
+            log.warning("audience_skipped", audience=audience.key, why="retired" if audience.enabled else "disabled")
+    return chosen
 
 
 def _later(row: AudienceRow | None, now: datetime) -> datetime | None:
@@ -312,22 +411,6 @@ def _later(row: AudienceRow | None, now: datetime) -> datetime | None:
     if row is None or row.next_due_at is None or _from_ms(row.next_due_at) <= now:
         return None
     return _from_ms(row.next_due_at)
-
-
-def _log(report: RunReport) -> None:
-    run = report.run
-    log.info(
-        "sync_finished",
-        audience=report.audience_key,
-        run_id=run.id,
-        kind=run.kind,
-        state=run.state,
-        entered=run.counts.entered,
-        exited=run.counts.exited,
-        updated=run.counts.updated,
-        members=report.members,
-        reason=run.reason,
-    )
 
 
 def _from_ms(ms: int) -> datetime:

@@ -88,6 +88,11 @@ class Pace:
             wait = backoff(self._outages, jitter=seams.jitter(), longest=self._longest, asked=asked)
             self._resume_at = now + wait.total_seconds()
 
+    def resumes_in(self) -> float:
+        """Return the seconds until the next request may go; 0 unless an outage holds all of them back."""
+        with self._lock:
+            return max(0.0, self._resume_at - self._workspace.seams.monotonic())
+
     def _end_outage(self, now: float) -> None:
         """Begin again: at half the limit after a second, at a tenth after nine, at the least after a minute or days."""
         slowed = self._per_second / (1 + now - self._outage_began_at)

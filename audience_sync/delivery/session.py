@@ -18,6 +18,7 @@ from audience_sync.delivery.batches import Batches
 from audience_sync.delivery.lanes import Batching
 from audience_sync.delivery.opening import Acquaintance, bind, declare_traits
 from audience_sync.delivery.pace import Pace
+from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settling import Settler
 from audience_sync.delivery.sharing import Sharing
 from audience_sync.delivery.shift import Shift
@@ -25,7 +26,7 @@ from audience_sync.delivery.worker import Worker
 from audience_sync.errors import DestinationAway, DestinationError, LeaseLost, MarkUnusable
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.schematic import Schematic
-from audience_sync.store import binding, highwater, waiting
+from audience_sync.store import highwater, waiting
 
 LOOK = 0.02  # seconds between two looks at the workers
 PAUSE = 0.2  # seconds between two tries to get shards, or to find something in them
@@ -47,8 +48,10 @@ class Delivery:
     key: SecretStr
     forwarded: bool = True  # forwarded events too, not only changes
     wait: timedelta | None = timedelta(seconds=60)  # give up after so long without progress; None: never
+    at_once: bool = False  # begin with every try: a person has acted, so waits of earlier tries do not count
     stop: threading.Event = field(default_factory=threading.Event)
     acquaintance: Acquaintance = field(default_factory=Acquaintance)
+    reachability: Reachability | None = None  # of a process that delivers again and again; None: of this delivery
     on_progress: Callable[[int], None] = _ignore  # events accepted so far
     warn: Callable[[str], None] = _ignore
 
@@ -71,7 +74,9 @@ def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
         BindingRefused: the database belongs to another environment.
         DatabaseOlder: the database was replaced by a backup.
     """
-    session = _Session(workspace, delivery)
+    reachability = delivery.reachability or Reachability(workspace)
+    reachability.begin()
+    session = _Session(workspace, delivery, reachability)
     failure: DestinationError | MarkUnusable | None = None
     try:
         session.run()
@@ -79,18 +84,17 @@ def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
             highwater.require_kept(workspace.database)  # what was settled last is known to it, too
     except (DestinationError, MarkUnusable) as error:
         failure = error
-    stopped = None if failure is None else str(failure)
     with workspace.database.read() as connection:
         report = DeliveryReport(session.events, *waiting.count(connection, forwarded=delivery.forwarded), failure)
-        is_noted = binding.delivery_stopped(connection) == stopped
-    if not is_noted:
-        with workspace.database.write() as connection:
-            binding.note_delivery(connection, stopped)
+    if failure is not None and not delivery.stop.is_set():
+        reachability.stopped(failure, again_in=delivery.settings.delivery.max_backoff.total_seconds())
+    elif report.open <= report.paused:
+        reachability.accepted()
     return report
 
 
 class _Session:
-    def __init__(self, workspace: Workspace, delivery: Delivery) -> None:
+    def __init__(self, workspace: Workspace, delivery: Delivery, reachability: Reachability) -> None:
         self._workspace = workspace
         self._delivery = delivery
         self._settings = delivery.settings
@@ -101,9 +105,11 @@ class _Session:
             workers=self._settings.delivery.concurrency,
             longest=self._settings.delivery.max_backoff,
         )
+        self._reachability = reachability
+        self._database_was_away = False
         self._last_progress = workspace.seams.monotonic()
-        # A person who says `deliver` wants every try now: waits of earlier tries do not hold for the first shift.
-        self._impatient = delivery.wait is not None
+        # A person who runs `deliver`, or reloads, wants every try now: earlier waits do not hold for the first shift.
+        self._impatient = delivery.wait is not None or delivery.at_once
         self._waited = 0  # how many rows waited when another process was last looked at
         self._looked_at = float("-inf")
         self.events = 0
@@ -130,10 +136,9 @@ class _Session:
                 known.environment = bind(self._workspace, self._settings, api)
             except DestinationAway as error:
                 tries += 1
-                if tries == 1 and self._delivery.wait is None:  # who waits for us is told in the end
-                    self._delivery.warn(f"{error}; trying again until it does")
                 longest = self._settings.delivery.max_backoff
                 wait = backoff(tries, jitter=self._workspace.seams.jitter(), longest=longest)
+                self._reachability.failed(str(error), again_in=wait.total_seconds())
                 if self._has_given_up() or self._delivery.stop.wait(wait.total_seconds()):
                     raise
         return known.environment
@@ -156,12 +161,15 @@ class _Session:
             lease = self._sharing.take()
             if lease is None:
                 return False
+            self._database_was_away = False
             with lease:
                 return self._shift(lease, api, batching)
         except LeaseLost:
             return False
         except sa.exc.OperationalError as error:
-            self._delivery.warn(f"the membership database is away: {first_line(error)}")
+            if not self._database_was_away:
+                self._delivery.warn(f"the membership database is away: {first_line(error)}")
+            self._database_was_away = True
             return False
 
     def _shift(self, lease: HeldLease, api: Schematic, batching: Batching) -> bool:
@@ -175,6 +183,7 @@ class _Session:
             lease=lease,
             settler=settler,
             pace=self._pace,
+            reachability=self._reachability,
             batching=batching,
             max_backoff=settings.delivery.max_backoff,
             timeout=settings.schematic.timeout,

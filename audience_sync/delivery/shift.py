@@ -9,6 +9,7 @@ from datetime import timedelta
 from audience_sync.core.events import Event
 from audience_sync.delivery.lanes import Batching
 from audience_sync.delivery.pace import Pace
+from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settling import Settler
 from audience_sync.errors import DestinationError, MarkUnusable
 from audience_sync.leasing import HeldLease, Workspace
@@ -26,6 +27,7 @@ class Shift:
     lease: HeldLease
     settler: Settler
     pace: Pace
+    reachability: Reachability
     batching: Batching
     max_backoff: timedelta
     timeout: timedelta  # of a request

@@ -149,6 +149,7 @@ class Worker(threading.Thread):
             case Accepted(status):
                 shift.took()
                 shift.settler.accept(attempt, status)
+                shift.reachability.accepted()
                 if attempt.id not in self._of_this_round:
                     shift.settler.flush()  # its rows may lie ahead: the round must not find them open
                 return []
@@ -193,7 +194,11 @@ class Worker(threading.Thread):
         self._due[attempt.id] = seams.monotonic() + wait.total_seconds()
         with shift.workspace.database.write() as connection:
             shift.lease.assert_held(connection)
-            return [attempts.postpone(connection, attempt, not_before=not_before, error=outcome.reason)]
+            postponed = attempts.postpone(connection, attempt, not_before=not_before, error=outcome.reason)
+            first_due = attempts.next_due(connection) or 0
+        again_in = max(shift.pace.resumes_in(), (first_due - seams.now_ms()) / 1000, 0.0)
+        shift.reachability.failed(outcome.reason, again_in=again_in)
+        return [postponed]
 
     def _rejected(self, attempt: Attempt, reason: str) -> list[Attempt]:
         """Find the event that is refused; of one that carries several audiences, the audience."""

@@ -1,4 +1,4 @@
-"""A batch of which some event is not valid JSON, cut into its events, so that the others can be taken.
+"""Cut a batch that is not valid JSON into its events, so that the valid ones can be taken.
 
 Only the structure is looked at: strings, brackets and commas. A body cannot be cut if its brackets or quotes do not
 match.

@@ -80,7 +80,7 @@ def read_csv(connection: DuckDBPyConnection, files: Sequence[CsvFile], folder: P
 
 
 class _Group(NamedTuple):
-    """What files have in common that DuckDB reads in one piece."""
+    """Properties that all files of one DuckDB read share."""
 
     columns: tuple[str, ...]
     separator: str
@@ -167,7 +167,7 @@ def folded(name: str) -> bytes:
 
 
 class _Lines(NamedTuple):
-    """What the lines of a file are like."""
+    """Properties of the lines of a file."""
 
     has_long_values: bool
     may_mix_ends: bool

@@ -27,14 +27,14 @@ _AFTER_QUOTE: Final = "text follows the closing quotation mark of a value"
 
 
 class Fault(NamedTuple):
-    """What is wrong in a line of a file; lines are counted as an editor does, from 1; None: it is not known."""
+    """A fault in a line of a file. Lines are counted from 1, as an editor does; None: the line is not known."""
 
     line: int | None
     what: str
 
 
 class Place(NamedTuple):
-    """Where a value stands."""
+    """The place of a value."""
 
     line: int | None
     column: str
@@ -75,7 +75,7 @@ def fault_in_csv(file: CsvFile) -> Fault | None:
 def fault_in_json(path: str, *, keys_once: bool = False) -> Fault | None:
     """Return the first row of a JSON file that cannot be read; None: each can. With `keys_once` no key may stand twice.
 
-    A file of more than 64 MB of which no line is an object is not looked into.
+    A file of more than 64 MB without any object is not searched.
     """
     try:
         for _ in _json_rows(path, keys_once=keys_once):

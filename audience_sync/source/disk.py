@@ -14,7 +14,7 @@ from audience_sync.errors import SourceError
 Fingerprint: TypeAlias = tuple[int, int, int] | None
 """Inode, size and time of the last change in nanoseconds; None: the file is gone."""
 UNPACKING = (EOFError, gzip.BadGzipFile, zlib.error)
-"""What is raised by a file that is not gzip to its end."""
+"""Exceptions raised for a file that is not gzip to its end."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _JSON_ENDINGS = (".json", ".ndjson", ".jsonl")

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.events import Event, Value, alike, dump, parse
+from audience_sync.store import outages
 
 _INSERT = sa.text(
     "INSERT INTO attempts (low, high, size, events, created_at, forwarded)"
@@ -85,6 +86,12 @@ def postpone(connection: Connection, attempt: Attempt, *, not_before: int, error
     return Attempt(attempt.id, attempt.events, attempt.tries + 1, not_before, error)
 
 
+def next_due(connection: Connection) -> int | None:
+    """Return when the first attempt may be tried, in milliseconds since 1970; 0 for at once, None without attempts."""
+    due: int | None = connection.execute(sa.text("SELECT min(not_before) FROM attempts")).scalar()
+    return due
+
+
 def remove(connection: Connection, attempts: Iterable[Attempt]) -> None:
     """Drop attempts whose outcome is settled."""
     ids = ", ".join(str(attempt.id) for attempt in attempts)
@@ -135,8 +142,9 @@ def tried(connection: Connection, *, low: int, high: int, forwarded: bool) -> di
         ),
         {"f": forwarded, "low": low, "high": high},
     )
+    earliest = outages.next_try(connection)
     return {
-        value: Tried(tries, not_before or None, error)
+        value: Tried(tries, max(not_before, earliest) or None, error)
         for text, tries, not_before, error in rows
         for event in parse(text)
         for value, _ in event.values()

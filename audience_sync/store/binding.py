@@ -93,19 +93,6 @@ def environment(connection: Connection) -> str:
     return get(connection, "environment") or ""
 
 
-def delivery_stopped(connection: Connection) -> str | None:
-    """Return why the last delivery stopped before its time, if it did."""
-    return get(connection, "delivery_stopped")
-
-
-def note_delivery(connection: Connection, stopped: str | None) -> None:
-    """Keep why a delivery stopped before its time, or that it did not."""
-    if stopped is not None:
-        put(connection, "delivery_stopped", stopped)
-    else:
-        connection.execute(sa.text("DELETE FROM settings WHERE name = 'delivery_stopped'"))
-
-
 def next_generation(connection: Connection, now_ms: int) -> int:
     """Issue a generation: greater than every one before, and about the time in milliseconds.
 

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.outcomes import backoff
 from audience_sync.core.shards import shard_of
-from audience_sync.store import attempts
+from audience_sync.store import attempts, outages
 from audience_sync.store.attempts import Tried
 from audience_sync.store.reports import Record, iso
 
@@ -74,6 +74,7 @@ def waiting_attempts(connection: Connection, *, max_backoff: timedelta) -> list[
             "SELECT id, forwarded, size, tries, created_at, not_before, error FROM attempts WHERE tries > 0 ORDER BY id"
         )
     )
+    earliest = outages.next_try(connection)
     return [
         {
             "id": attempt,
@@ -81,12 +82,25 @@ def waiting_attempts(connection: Connection, *, max_backoff: timedelta) -> list[
             "events": size,
             "tries": tries,
             "since": iso(created),
-            "next_try_at": iso(not_before or None),
+            "next_try_at": iso(max(not_before, earliest) or None),
             "error": error,
             "stuck": size == 1 and backoff(tries, jitter=0, longest=max_backoff) >= max_backoff,
         }
         for attempt, forwarded, size, tries, created, not_before, error in rows
     ]
+
+
+def destination(connection: Connection) -> Record:
+    """Return whether Schematic accepts events, and if not, since when, what it last answered and the next try."""
+    outage = outages.find(connection)
+    if outage is None:
+        return {"state": "reachable", "since": None, "last_answer": None, "next_try_at": None}
+    return {
+        "state": outage.kind.value,
+        "since": iso(outage.since),
+        "last_answer": outage.answer,
+        "next_try_at": iso(outage.next_try_at),
+    }
 
 
 def blocked_runs(connection: Connection) -> list[Record]:

@@ -55,6 +55,12 @@ def _row(row: Sequence[Any]) -> RunRow:
     return run._replace(kind=RunKind(run.kind), state=RunState(run.state))
 
 
+def last_started(connection: Connection) -> dict[int, int]:
+    """Return when the newest run of each audience started, by the audience's id, in milliseconds since 1970."""
+    rows = connection.execute(sa.text("SELECT audience_id, max(started_at) FROM runs GROUP BY audience_id"))
+    return dict(rows.all())
+
+
 class NewRun(NamedTuple):
     """What is known of a run when it starts."""
 

@@ -215,21 +215,33 @@ def test_deliveries_go_on_between_syncs(place: Place) -> None:
 
 
 @ON_ONE_DATABASE
-def test_a_refused_key_ends_the_daemon(place: Place) -> None:
-    """A key that Schematic refuses is exit code 6, and nothing is lost: with a good key a restart delivers it."""
+def test_a_refused_key_does_not_end_the_daemon(place: Place) -> None:
+    """A key that Schematic refuses is one error in the log, and nothing is lost: it is tried again until it is good."""
     place.sandbox.keys.revoke(place.key)
-    ended = place.command("run")
-
-    assert ended.code == 6
-    assert "refused the API key" in ended.err
-    assert place.key not in ended.err
-    assert place.held() == []
-    assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(300,)]
-
-    place.sandbox.keys.restore(place.key)
     with place.running("run") as daemon:
+        daemon.wait_for('"key_refused"')
+        refused = place.command("status", "--format", "json").records[0]["destination"]
+        assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(300,)]
+        place.sandbox.keys.restore(place.key)
         until(lambda: place.rows("SELECT 1 FROM outbox LIMIT 1") == [])
-        assert daemon.end(signal.SIGTERM, seconds=SOON).code == 0
+        accepted = place.command("status", "--format", "json").records[0]["destination"]
+        ended = daemon.end(signal.SIGTERM, seconds=SOON)
+    told = [line for line in daemon.logged if line["event"] in {"key_refused", "schematic_reachable"}]
+
+    assert ended.code == 0
+    assert [(line["event"], line["level"]) for line in told] == [
+        ("key_refused", "error"),
+        ("schematic_reachable", "info"),
+    ]
+    assert (told[0]["pending"], told[1]["was"]) == (300, "key_refused")
+    assert "refused the API key: HTTP 401" in told[0]["error"]
+    assert place.key not in ended.err
+    assert (refused["state"], refused["since"], refused["last_answer"]) == (
+        "key_refused",
+        told[0]["since"],
+        told[0]["error"],
+    )
+    assert accepted == {"state": "reachable", "since": None, "last_answer": None, "next_try_at": None}
     assert_settled(place, EVERYBODY)
 
 

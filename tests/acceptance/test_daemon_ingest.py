@@ -87,7 +87,7 @@ def test_events_are_taken_while_the_key_is_refused(place: Place) -> None:
     right, place.key = place.key, "sch_revoked"
     with place.running("run") as daemon:
         assert track(address_of(daemon), "m1") == 200
-        daemon.wait_for("delivery_stopped")
+        daemon.wait_for("key_refused")
         assert track(address_of(daemon), "m2") == 200
         assert daemon.end(signal.SIGTERM).code == 0
     place.key = right

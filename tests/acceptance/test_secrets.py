@@ -269,7 +269,7 @@ def test_the_daemon_shows_the_key_to_nobody(place: Place, given: str) -> None:
                 ]
                 until(lambda: place.rows("SELECT 1 FROM attempts WHERE error IS NOT NULL"))
                 server.status = 401
-                until(lambda: "delivery_stopped" in (place.folder / "run.txt").read_text())
+                until(lambda: "key_refused" in (place.folder / "run.txt").read_text())
                 process = Path(f"/proc/{daemon.pid}")
                 shown = b"".join((process / name).read_bytes() for name in ("cmdline", "comm", "status", "maps"))
             finally:

@@ -621,6 +621,7 @@ def test_the_service_is_what_the_daemon_promises(command: Callable[..., Result])
     for setting in (
         "Type=notify", "NotifyAccess=main", "WatchdogSec=60", "TimeoutStopSec=15", "Restart=on-failure",
         "RestartSec=10", "RestartPreventExitStatus=2", "KillMode=mixed", "DynamicUser=yes", "ProtectSystem=strict",
+        "ExecReload=/bin/kill -HUP $MAINPID",
         "StateDirectory=audience-sync", "Environment=TMPDIR=/var/cache/audience-sync",
         "LoadCredential=SCHEMATIC_API_KEY:/etc/audience-sync/schematic_api_key",
     ):  # fmt: skip
@@ -635,6 +636,7 @@ def test_the_one_off_sync_shares_user_database_key_and_walls_with_the_service(co
     own = {
         "Type",
         "ExecStart",
+        "ExecReload",
         "NotifyAccess",
         "Restart",
         "RestartSec",

@@ -57,7 +57,7 @@ def options_of(name: str) -> set[str]:
 
 @pytest.mark.parametrize("words", [pytest.param(words, id=" ".join(words) or "-") for words in invocations()])
 def test_the_readmes_commands_parse(words: list[str]) -> None:
-    """What stands in a shell example can be typed: the command exists, and takes these arguments and options."""
+    """Shell examples can be typed: the command exists, and takes these arguments and options."""
     assert words[0] in COMMANDS
     load(words[0]).make_context(words[0], words[1:]).close()
 

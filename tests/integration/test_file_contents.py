@@ -1,4 +1,4 @@
-"""What stands in files, and how it is told when it cannot be read: line by line, value by value."""
+"""Files are read line by line and value by value, and errors name both."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Write = Callable[[str, str | bytes], Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """What writes a file."""
+    """A function that writes a file."""
 
     def written(name: str, content: str | bytes) -> Path:
         path = tmp_path / name

@@ -63,7 +63,7 @@ ORDERED = {
 
 @pytest.fixture(scope="module")
 def converting() -> Callable[[DateOrder | None], Convert]:
-    """What opens a DuckDB with the functions, with a date order, and calls one of them on a text of a table."""
+    """Opens a DuckDB with the functions and a date order, and calls one of them on a text of a table."""
 
     def opened(order: DateOrder | None) -> Convert:
         connection = duckdb.connect()
@@ -106,7 +106,7 @@ def test_times_are_read_as_they_are_written(converting: Callable[[DateOrder | No
 def test_what_is_not_a_time_is_refused(
     converting: Callable[[DateOrder | None], Convert], order: DateOrder | None
 ) -> None:
-    """A text that is no time is an error in a column of times, and an event without a time otherwise."""
+    """A text that is not a time is an error in a column of times, and an event without a time otherwise."""
     convert = converting(order)
     for text in NOT_TIMES:
         assert convert("parse_time", text) == Doubted(Doubt.TIME, text), text

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from audience_sync.daemon.claims import Claims
 from audience_sync.daemon.syncing import AGAIN, Syncing
+from audience_sync.daemon.troubles import Troubles
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, leases, runs
 from audience_sync.sync import approve
@@ -36,18 +37,20 @@ class Daemon:
     def restart(self) -> None:
         """Begin anew with the configuration as it is, as a daemon that was stopped and started."""
         chain = self.chain
-        self.syncing = Syncing(chain.workspace, chain.settings)
+        troubles = Troubles(chain.clock.monotonic)
+        self.syncing = Syncing(chain.workspace, chain.settings, stop=threading.Event(), troubles=troubles)
         with chain.database.read() as connection:
             rows = {row.key: row for row in audiences.every(connection)}
         for one in chain.settings.audiences:
             if one.enabled:
                 first = self.syncing._first_due(one, rows.get(one.key), chain.clock())
-                self.syncing._schedule(one, first)
+                self.syncing._audiences[one.key] = one
+                self.syncing._schedule(one.key, first)
 
     def fire(self, key: str) -> None:
         """Fire the job of an audience, and keep what is logged."""
         with capture_logs() as logged:
-            self.syncing._run(self.chain.settings.audience(key))
+            self.syncing._run(key)
         self.logged += logged
 
     def due(self, key: str) -> timedelta:
@@ -214,7 +217,7 @@ def test_a_release_counts_once(daemon: Daemon, chain: Chain) -> None:
     daemon.syncing.follow_releases()
     assert daemon.due("quiet_spenders") == timedelta()
 
-    daemon.syncing._schedule(chain.settings.audience("quiet_spenders"), chain.clock() + HOUR)
+    daemon.syncing._schedule("quiet_spenders", chain.clock() + HOUR)
     daemon.syncing.follow_releases()
 
     assert daemon.due("quiet_spenders") == HOUR

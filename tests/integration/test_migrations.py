@@ -18,6 +18,8 @@ from audience_sync import db, tables
 from audience_sync.db import Database
 from audience_sync.errors import SchemaOutOfDate
 from audience_sync.migrating import migrate
+from audience_sync.store import outages
+from audience_sync.store.outages import Outage, OutageKind
 
 VIEWS = {
     "current_members", "membership_changes", "sync_runs", "open_deliveries", "sent_deliveries", "open_events",
@@ -51,16 +53,16 @@ def schema(database: Database) -> dict[str, object]:
     return described
 
 
-def run_alembic(database: Database, direction: str) -> None:
-    """Go down to nothing, or up to the head, as `migrate` does."""
+def run_alembic(database: Database, direction: str, to: str | None = None) -> None:
+    """Go down to nothing, or up to the head, as `migrate` does, or to a revision."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     with database.write() as connection:
         config.attributes["connection"] = connection
         if direction == "down":
-            command.downgrade(config, "base")
+            command.downgrade(config, to or "base")
         else:
-            command.upgrade(config, "head")
+            command.upgrade(config, to or "head")
 
 
 def stamp(database: Database, revision: str) -> None:
@@ -116,6 +118,31 @@ def test_migrating_twice_changes_nothing(empty: Database) -> None:
     assert migrate(empty) == (NEWEST, NEWEST)
     with empty.read() as connection:
         assert connection.exec_driver_sql("SELECT value FROM settings WHERE name = 'generation'").scalar() == "42"
+
+
+def test_the_outage_has_a_table(empty: Database) -> None:
+    """The note of the last delivery is dropped; everything else stays, up and down again."""
+    run_alembic(empty, "up", "0005")
+    with empty.write() as connection:
+        connection.exec_driver_sql("INSERT INTO settings (name, value) VALUES ('delivery_stopped', 'refused')")
+        connection.exec_driver_sql("INSERT INTO settings (name, value) VALUES ('identity', 'userId')")
+        connection.exec_driver_sql(
+            "INSERT INTO audiences (key, name, state, created_at) VALUES ('gold', 'Gold', 'active', 0)"
+        )
+    run_alembic(empty, "up", "0007")
+    outage = Outage(kind=OutageKind.KEY_REFUSED, began_at=1, since=2, answer="HTTP 401", next_try_at=3)
+    with empty.write() as connection:
+        assert outages.find(connection) is None
+        outages.keep(connection, outage)
+    with empty.read() as connection:
+        names = connection.exec_driver_sql("SELECT name FROM settings").scalars().all()
+        assert outages.find(connection) == outage
+    run_alembic(empty, "down", "0005")
+
+    with empty.read() as connection:
+        assert connection.exec_driver_sql("SELECT key FROM audiences").scalars().all() == ["gold"]
+    assert "identity" in names
+    assert "delivery_stopped" not in names
 
 
 def test_a_missing_schema_is_refused(empty: Database) -> None:

@@ -237,7 +237,7 @@ def test_commands_say_it(place: Place, certificates: dict[str, trustme.LeafCert]
     assert "Traceback" not in failed.err
     assert len(place.members()) == 20
     assert (checked.code, REMEDIES["expired"] in " ".join(checked.out.split())) == (1, True)
-    assert "the last delivery stopped" in status.err
+    assert "\nSchematic: delivery stopped since " in status.out
     tls.show("good")
     assert place.command("deliver").code == 0
     assert place.traits() == {f"u{n}": {AUDIENCE_KEY: True} for n in range(20)}

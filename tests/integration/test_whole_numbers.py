@@ -117,7 +117,7 @@ def test_a_whole_number_is_exact_or_refused(settings: Settings) -> None:
 
 
 def test_an_explanation_shows_every_digit(settings: Settings) -> None:
-    """What a person is shown is what the database has."""
+    """Commands show the value that the database has."""
     for name, value in {"first": str(E), "held": "15", "unique": "[]"}.items():
         shown = explain(settings, settings.audience(name), "u4", as_of=NOON, events=3).root
 

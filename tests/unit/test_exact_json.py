@@ -88,7 +88,7 @@ def test_what_is_not_json_is_not_read(text: str) -> None:
 
 
 def test_ordinary_values_are_orjsons() -> None:
-    """What has no long run of digits is read and written by orjson itself; so is a long text of digits."""
+    """JSON without a long run of digits is read and written by orjson itself; so is a long text of digits."""
     for text in ('{"a":[1,2.5,"é",null,true],"b":{}}', '{"id":"12345678901234567890123"}', '{"t":1700000000123}'):
         assert loads(text) == orjson.loads(text)
         assert dumps(loads(text)).decode() == text

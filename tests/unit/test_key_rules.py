@@ -104,7 +104,7 @@ def test_a_float_that_may_be_rounded_is_not_a_key(value: float) -> None:
 
 
 def test_the_list_of_placeholders_is_configurable() -> None:
-    """What is in the list is refused, and nothing else is."""
+    """Texts in the list are refused, and no others."""
     rules = KeyRules(("Anonymous", "0"))
 
     assert stringify("ANONYMOUS", rules) is Reason.PLACEHOLDER_KEY

@@ -1,0 +1,150 @@
+"""The delivering side of the daemon: a thread that delivers whenever something waits, through every outage."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from dataclasses import replace
+
+import sqlalchemy as sa
+import structlog
+from pydantic import SecretStr
+
+from audience_sync.config import Settings
+from audience_sync.daemon.syncing import Syncing
+from audience_sync.daemon.troubles import DATABASE, Troubles
+from audience_sync.database_error import first_line
+from audience_sync.delivery import Change, Delivery, Reachability, Recovery, deliver
+from audience_sync.errors import AudienceSyncError, BindingRefused
+from audience_sync.leasing import Workspace
+from audience_sync.store import erasure, outages, reports, waiting
+from audience_sync.store.outages import OutageKind
+
+TICK = 1.0  # seconds between two looks for something that waits
+GATHER = 30.0  # seconds that a delivery waits for syncs under way: their changes may share events
+GATHER_LOOK = 0.1  # seconds between two looks whether they are over
+
+log = structlog.get_logger()
+
+
+class Dispatcher(threading.Thread):
+    """Delivers whenever something waits. `failure` says why it ended, if nobody asked for it."""
+
+    def __init__(
+        self, workspace: Workspace, settings: Settings, key: SecretStr, *, syncing: Syncing, troubles: Troubles
+    ) -> None:
+        super().__init__(name="dispatcher", daemon=True)
+        self._workspace = workspace
+        self._syncing = syncing
+        self._troubles = troubles
+        self._reachability = Reachability(workspace, goes_on=True, report=self._report)
+        self._over = threading.Event()
+        self._was_reloaded = False
+        self._tries_at_once = False  # the next delivery does
+        self._delivery = self._make_delivery(settings, key)
+        self.failure: AudienceSyncError | None = None
+        self.stopped_on_request = False
+
+    def reload(self, settings: Settings, key: SecretStr) -> None:
+        """Go on with another configuration, and try at once; requests under way are answered and settled first."""
+        self._was_reloaded = self._tries_at_once = True
+        before, self._delivery = self._delivery, self._make_delivery(settings, key)
+        before.stop.set()
+
+    def stop(self) -> None:
+        """Start no more requests, and end once those under way are answered and settled."""
+        self._over.set()
+        self._delivery.stop.set()
+
+    def run(self) -> None:
+        """Work until stopped, or until the key turns out to belong to another environment."""
+        while not self._over.wait(TICK):
+            try:
+                self._round(self._delivery)
+            except sa.exc.SQLAlchemyError as error:
+                if self._troubles.is_news(DATABASE, "away"):
+                    log.error("database_away", error=first_line(error))
+            except AudienceSyncError as error:  # the key of another environment: a person must act
+                self.failure = error
+                break
+        else:
+            self.stopped_on_request = True
+        self._note_end()
+
+    def _make_delivery(self, settings: Settings, key: SecretStr) -> Delivery:
+        return Delivery(settings=settings, key=key, wait=None, reachability=self._reachability, warn=_warn)
+
+    def _round(self, delivery: Delivery) -> None:
+        with self._workspace.database.read() as connection:
+            is_idle = not waiting.any_deliverable(connection)
+        if (ended := self._troubles.end(DATABASE)) is not None:
+            log.info("database_back", after_seconds=round(ended[1]))
+        if is_idle:
+            return
+        self._gather(delivery)
+        pause = delivery.settings.delivery.max_backoff.total_seconds()
+        at_once, self._tries_at_once = self._tries_at_once, False
+        try:
+            report = deliver(self._workspace, replace(delivery, at_once=at_once))
+        except BindingRefused as error:
+            if not self._was_reloaded:
+                raise
+            self._reachability.stopped(error, again_in=pause)  # a mistake in a reload ends nothing else
+            delivery.stop.wait(pause)
+            return
+        if report.events:
+            log.info("delivered", events=report.events, open=report.open, dead=report.dead)
+        if report.open <= report.paused and not delivery.stop.is_set():
+            erasure.tidy(self._workspace.database)
+        if report.failure is not None:
+            delivery.stop.wait(pause)
+
+    def _gather(self, delivery: Delivery) -> None:
+        until = self._workspace.seams.monotonic() + GATHER
+        while self._syncing.behind() and self._workspace.seams.monotonic() < until:
+            if delivery.stop.wait(GATHER_LOOK):
+                return
+
+    def _report(self, change: Change) -> None:
+        """Log that Schematic has become unreachable, refuses the key, is wrong, or is back."""
+        pending = self._pending()
+        if isinstance(change, Recovery):
+            after = round(change.after.total_seconds())
+            log.info("schematic_reachable", was=change.outage.kind.value, after_seconds=after, pending=pending)
+            return
+        facts = {
+            "since": reports.iso(change.since),
+            "next_try_at": reports.iso(change.next_try_at),
+            "pending": pending,
+        }
+        match change.kind:
+            case OutageKind.UNREACHABLE:
+                log.warning("schematic_unreachable", last_answer=change.answer, **facts)
+            case OutageKind.KEY_REFUSED:
+                log.error("key_refused", error=change.answer, **facts, hint=KEY_HINT)
+            case OutageKind.STOPPED:
+                log.error("delivery_stopped", error=change.answer, **facts)
+
+    def _pending(self) -> int | None:
+        try:
+            with self._workspace.database.read() as connection:
+                rows, paused, _ = waiting.count(connection)
+        except sa.exc.SQLAlchemyError:
+            return None
+        return rows - paused
+
+    def _note_end(self) -> None:
+        """Have `status` promise no next try when there will be none."""
+        with suppress(sa.exc.SQLAlchemyError):
+            with self._workspace.database.read() as connection:
+                outage = outages.find(connection)
+            if outage is not None:
+                with self._workspace.database.write() as connection:
+                    outages.note_no_next_try(connection)
+
+
+KEY_HINT = "nothing was lost: correct schematic.api_key; a file is read again at a reload, anything else at a restart"
+
+
+def _warn(sentence: object) -> None:
+    log.warning("delivery_warning", warning=str(sentence))

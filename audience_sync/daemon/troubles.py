@@ -1,0 +1,45 @@
+"""Current troubles by subject, so that each is logged when it begins and when it ends, not at every check."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+DATABASE: Final = ""
+"""The subject of the membership database; the others are audiences, by key."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """The state of a subject such as `failed`, its reason, and when the trouble began (monotonic)."""
+
+    state: str
+    reason: str | None
+    since: float
+
+
+class Troubles:
+    """Remembers the trouble of each subject; safe to use from any thread."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._known: dict[str, Trouble] = {}
+
+    def is_news(self, subject: str, state: str, reason: str | None = None) -> bool:
+        """Note a trouble, and return whether it differs from what was known."""
+        with self._lock:
+            known = self._known.get(subject)
+            if known is not None and (known.state, known.reason) == (state, reason):
+                return False
+            since = self._monotonic() if known is None else known.since
+            self._known[subject] = Trouble(state, reason, since)
+            return True
+
+    def end(self, subject: str) -> tuple[Trouble, float] | None:
+        """Note that nothing is wrong; return what was, if anything, and for how many seconds."""
+        with self._lock:
+            known = self._known.pop(subject, None)
+        return None if known is None else (known, self._monotonic() - known.since)

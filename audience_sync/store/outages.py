@@ -1,0 +1,71 @@
+"""The outage under way: why Schematic takes no events, since when, and when it is tried again.
+
+There is one row for the whole database, or none while events are accepted. Every process that delivers writes it, and
+`status` reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+
+class OutageKind(StrEnum):
+    """Why no events are accepted."""
+
+    UNREACHABLE = "unreachable"  # no answer, or one that asks for another try
+    KEY_REFUSED = "key_refused"
+    STOPPED = "stopped"  # the destination is not Schematic, or refuses everything: a person has to act
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outage:
+    """Times are in milliseconds since 1970."""
+
+    kind: OutageKind
+    began_at: int  # nothing was accepted since
+    since: int  # it is of this kind since
+    answer: str  # the last one
+    next_try_at: int | None  # None: nothing tries by itself
+
+
+def find(connection: Connection) -> Outage | None:
+    """Return the outage under way, if there is one."""
+    row = connection.execute(sa.text("SELECT kind, began_at, since, answer, next_try_at FROM outage")).first()
+    if row is None:
+        return None
+    kind, began_at, since, answer, next_try_at = row
+    return Outage(kind=OutageKind(kind), began_at=began_at, since=since, answer=answer, next_try_at=next_try_at)
+
+
+def next_try(connection: Connection) -> int:
+    """Return before which time nothing is tried, because an outage is under way; 0 when nothing keeps it back."""
+    found: int | None = connection.execute(sa.text("SELECT next_try_at FROM outage")).scalar()
+    return found or 0
+
+
+def keep(connection: Connection, outage: Outage) -> None:
+    """Keep how an outage stands; without a time of the next try, the one that is known stays."""
+    connection.execute(
+        sa.text(
+            "INSERT INTO outage (id, kind, began_at, since, answer, next_try_at)"
+            " VALUES (1, :kind, :began_at, :since, :answer, :next_try_at)"
+            " ON CONFLICT (id) DO UPDATE SET kind = excluded.kind, began_at = excluded.began_at,"
+            " since = excluded.since, answer = excluded.answer,"
+            " next_try_at = coalesce(excluded.next_try_at, outage.next_try_at)"
+        ),
+        {**asdict(outage), "kind": outage.kind.value},
+    )
+
+
+def end(connection: Connection) -> None:
+    """Note that events are accepted."""
+    connection.execute(sa.text("DELETE FROM outage"))
+
+
+def note_no_next_try(connection: Connection) -> None:
+    """Note that nothing tries by itself any more: the daemon has ended."""
+    connection.execute(sa.text("UPDATE outage SET next_try_at = NULL"))

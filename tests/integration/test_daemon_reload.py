@@ -1,0 +1,173 @@
+"""Reloads of a daemon that delivers, in this process: mappings, an outage, and an API key that is rotated."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+
+from audience_sync import daemon, holders
+from audience_sync.config import load, resolve_api_key
+from audience_sync.daemon import dispatcher, service
+from audience_sync.db import Database
+from audience_sync.leasing import Workspace
+from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
+from audience_sync.sandbox import Settings as SandboxSettings
+from audience_sync.seams import Seams
+from tests.factories import Shop
+from tests.waiting import wait_until
+
+PEOPLE = [f"u{n}" for n in range(5)]
+MAPPINGS = """
+[[mappings]]
+name = "Identify"
+trigger = 'type = "identify"'
+action = "identifyUser"
+[mappings.fields]
+user_traits = { "@path" = "$.traits" }
+[[mappings]]
+name = "Joined"
+trigger = 'context.change = "entered"'
+action = "trackEvent"
+[mappings.fields]
+event_name = "Joined"
+user_keys = { userId = { "@path" = "$.userId" } }
+"""
+SILVER = '[[audiences]]\nname = "Silver"\nsql = "SELECT customer_id AS user_id FROM orders"\n'
+LONG = 60.0  # seconds; on a busy machine a start alone may take ten
+
+
+@dataclass(kw_only=True)
+class Served:
+    """A daemon whose configuration a test writes, the sandbox it delivers to, and its log."""
+
+    folder: Path
+    workspace: Workspace
+    shop: Shop
+    sandbox: Sandbox
+    logged: list[EventDict]
+    asked: threading.Event = field(default_factory=threading.Event)
+
+    def write(self, more: str = "", *, key: str = DEVELOPMENT_KEY, url: str | None = None) -> None:
+        """Write the configuration and the file of the API key."""
+        (self.folder / "key").write_text(key)
+        where = json.dumps(url or self.sandbox.url)
+        (self.folder / "config.toml").write_text(
+            f'[schematic]\napi_key_file = "key"\ncapture_url = {where}\napi_url = {where}\n'
+            '[delivery]\nmax_backoff = "1h"\n[schedule]\nevery = "1h"\n'
+            '[sources.shop]\nurl = "sqlite:///shop.db"\n'
+            f'[[audiences]]\nname = "Gold"\nsql = "SELECT customer_id AS user_id FROM orders"\n{more}'
+        )
+
+    def reload(self, more: str = "", **written: Any) -> None:
+        """Write the configuration, and have the daemon read it."""
+        self.write(more, **written)
+        self.asked.set()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run the daemon in a thread; it must end well."""
+        stop = threading.Event()
+        settings = load(self.folder / "config.toml", {})
+        key = resolve_api_key(settings.schematic, {})
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(daemon.run, self.workspace, settings, key, stop=stop, reload=self.asked)
+            try:
+                yield
+            finally:
+                stop.set()
+            ended.result(timeout=60)
+
+    def traits(self) -> dict[str, Any]:
+        """Return the traits that the sandbox knows of everybody."""
+        return dict(self.sandbox.ledger.all_traits("userId"))
+
+    def told(self, *events: str) -> list[tuple[str, str]]:
+        """Return event and level of the log lines so far that are about these events."""
+        return [(line["event"], line["log_level"]) for line in self.logged if line["event"] in events]
+
+
+@pytest.fixture
+def served(tmp_path: Path, database: Database, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """A shop of five customers, due every hour; the daemon looks often."""
+    monkeypatch.setattr(service, "TICK", 0.05)
+    monkeypatch.setattr(dispatcher, "TICK", 0.05)
+    shop.set_orders(PEOPLE)
+    with (
+        Sandbox(tmp_path / "sandbox.db") as sandbox,
+        closing(holders.enter(database)) as holder,
+        capture_logs() as logged,
+    ):
+        workspace = Workspace(database=database, holder=holder, seams=Seams(jitter=lambda: 0.0))
+        opened = Served(folder=tmp_path, workspace=workspace, shop=shop, sandbox=sandbox, logged=logged)
+        opened.write()
+        yield opened
+
+
+def test_mappings_count_for_what_is_sent_from_then_on(served: Served) -> None:
+    """A mapping that the file gains makes events of the changes of an audience that it gains, too."""
+    with served.running():
+        wait_until(lambda: len(served.traits()) == 5, seconds=LONG)
+        served.reload(SILVER + MAPPINGS)
+        wait_until(lambda: any(event.type == "track" for event in served.sandbox.ledger.events()), seconds=LONG)
+
+    assert [line["settings"] for line in served.logged if line["event"] == "reloaded"] == [("mappings",)]
+
+
+def test_a_reload_ends_the_wait_of_an_outage(served: Served) -> None:
+    """Schematic asks for an hour; whoever knows better reloads, and it is tried at once."""
+    served.sandbox.faults.set([FaultRule(status=503, headers={"Retry-After": "3600"})])
+    with served.running():
+        wait_until(lambda: served.told("schematic_unreachable"), seconds=LONG)
+        served.sandbox.faults.clear()
+        served.reload()
+        wait_until(lambda: len(served.traits()) == 5, seconds=LONG)
+
+    assert served.told("schematic_unreachable", "schematic_reachable") == [
+        ("schematic_unreachable", "warning"),
+        ("schematic_reachable", "info"),
+    ]
+
+
+def test_a_rotated_key_is_used_after_a_reload(served: Served) -> None:
+    """The key is refused; the new one is in its file, and the reload sends what has waited."""
+    served.write(key="sch_revoked")
+    with served.running():
+        wait_until(lambda: served.told("key_refused"), seconds=LONG)
+        served.reload()
+        wait_until(lambda: len(served.traits()) == 5, seconds=LONG)
+    reloaded = next(line for line in served.logged if line["event"] == "reloaded")
+
+    assert reloaded["settings"] == ("the API key",)
+    assert served.told("key_refused", "schematic_reachable") == [
+        ("key_refused", "error"),
+        ("schematic_reachable", "info"),
+    ]
+
+
+def test_the_key_of_another_environment_stops_deliveries_alone(served: Served, tmp_path: Path) -> None:
+    """A mistake in a reload sends nothing to the wrong environment and ends nothing; the next reload corrects it."""
+    production = SandboxSettings(environment_id="env_production", environment_type="production")
+    with Sandbox(tmp_path / "production.db", settings=production) as other, served.running():
+        wait_until(lambda: len(served.traits()) == 5, seconds=LONG)
+        served.reload(SILVER, url=other.url)
+        wait_until(lambda: served.told("delivery_stopped"), seconds=LONG)
+        received = other.ledger.stats()["events"]
+        served.reload(SILVER)
+        wait_until(lambda: all("silver" in traits for traits in served.traits().values()), seconds=LONG)
+    (stopped,) = (line for line in served.logged if line["event"] == "delivery_stopped")
+
+    assert received == {"processed": 0, "duplicate": 0, "failed": 0}
+    assert (stopped["log_level"], stopped["error"]) == (
+        "error",
+        "this database belongs to the Schematic environment 'env_sandbox', the API key to 'env_production'",
+    )

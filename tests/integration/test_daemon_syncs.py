@@ -1,0 +1,307 @@
+"""The scheduled syncs of the daemon, in this process and at a clock that stands: reloads, and what is logged of them.
+
+The scheduler is not started: a test runs the job that it would run.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from audience_sync.config import Settings, load
+from audience_sync.daemon.syncing import Syncing
+from audience_sync.daemon.troubles import Troubles
+from audience_sync.leasing import Workspace
+from audience_sync.sync import approve
+from tests.factories import NOON, FrozenClock, Shop
+
+HOUR = timedelta(hours=1)
+ALL = "SELECT customer_id AS user_id FROM orders"
+VIP = "SELECT customer_id AS user_id FROM orders WHERE company_id = 'vip'"
+BROKEN = "SELECT gone AS user_id FROM nowhere"
+PEOPLE = [(f"u{n}", "vip" if n < 10 else "acme") for n in range(200)]
+
+
+def audience(name: str, sql: str = ALL, schedule: str = 'every = "2h", jitter = "0s"') -> str:
+    """Return one audience of a configuration file."""
+    return f"[[audiences]]\nname = {json.dumps(name)}\nsql = {json.dumps(sql)}\nschedule = {{ {schedule} }}\n"
+
+
+@dataclass(kw_only=True)
+class Daemon:
+    """The syncing side of a daemon, whose jobs a test runs."""
+
+    folder: Path
+    workspace: Workspace
+    clock: FrozenClock
+    shop: Shop
+    syncing: Syncing = field(init=False)
+    reached: dict[str, Callable[[], None]] = field(default_factory=dict)  # what to do at a named point
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        """Begin without any audience."""
+        seams = replace(self.workspace.seams, reach=lambda point: self.reached.pop(point, _pass)())
+        self.workspace = replace(self.workspace, seams=seams)
+        self.syncing = Syncing(self.workspace, self.settings(), stop=self.stop, troubles=Troubles(self.clock.monotonic))
+
+    def settings(self, *audiences: str) -> Settings:
+        """Write a configuration with these audiences, and load it."""
+        path = self.folder / "config.toml"
+        path.write_text("\n".join(["[sources.shop]\nurl = 'sqlite:///shop.db'", *audiences]))
+        return load(path, {})
+
+    def reload(self, *audiences: str) -> None:
+        """Have the daemon go on with another configuration."""
+        self.syncing.reload(self.settings(*audiences))
+
+    def run(self, key: str, *, after: timedelta = timedelta(0)) -> None:
+        """Run the job of an audience, as the scheduler does when it is due."""
+        self.clock.advance(after)
+        self.syncing._scheduler.remove_job(key)
+        self.syncing._run(key)
+
+    def due(self) -> dict[str, datetime]:
+        """Return when each job comes; a job is never less than a second away."""
+        jobs = {job.id: job.trigger.run_date for job in self.syncing._scheduler.get_jobs()}
+        due = dict(self.syncing._due)
+        assert jobs.keys() == due.keys()
+        assert all(jobs[key] >= due[key] for key in due)
+        return due
+
+    def kept(self) -> dict[str, int | None]:
+        """Return when each audience is due as the database has it, in hours after noon."""
+        with self.workspace.database.read() as connection:
+            rows = connection.exec_driver_sql("SELECT key, next_due_at FROM audiences").all()
+        return {key: None if at is None else round((at / 1000 - NOON.timestamp()) / 3600) for key, at in rows}
+
+    def runs(self, key: str) -> list[tuple[str, int]]:
+        """Return state and rows of an audience's runs."""
+        with self.workspace.database.read() as connection:
+            rows = connection.exec_driver_sql(
+                f"SELECT r.state, r.read FROM runs r JOIN audiences a ON a.id = r.audience_id WHERE a.key = '{key}'"
+                " ORDER BY r.id"
+            )
+            return [(state, read) for state, read in rows]
+
+
+def _pass() -> None:
+    """Do nothing at a named point."""
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, workspace: Workspace, clock: FrozenClock, shop: Shop) -> Daemon:
+    """A daemon on a database of each kind, with 200 customers and no audience yet."""
+    shop.set_orders(PEOPLE)
+    return Daemon(folder=tmp_path, workspace=workspace, clock=clock, shop=shop)
+
+
+def told(logged: list[Any], *events: str) -> list[tuple[str, str]]:
+    """Return event and level of the lines that are about these events."""
+    return [(line["event"], line["log_level"]) for line in logged if line["event"] in events]
+
+
+# Reload
+
+
+def test_new_audiences_are_due_at_once_and_removed_ones_never(daemon: Daemon) -> None:
+    """A new audience is due now, a removed one is not synced again, and the others keep their time."""
+    daemon.reload(audience("Gold"), audience("Silver"))
+    daemon.run("gold")
+    daemon.run("silver")
+    assert daemon.due() == {"gold": NOON + 2 * HOUR, "silver": NOON + 2 * HOUR}
+
+    daemon.clock.advance(HOUR)
+    daemon.reload(audience("Gold"), audience("Bronze"))
+
+    assert daemon.due() == {"gold": NOON + 2 * HOUR, "bronze": NOON + HOUR}
+
+    daemon.reload(audience("Gold") + "enabled = false\n", audience("Silver"))
+
+    assert daemon.due() == {"silver": NOON + 2 * HOUR}
+
+
+def test_a_changed_definition_counts_from_the_next_run(daemon: Daemon) -> None:
+    """It does not run early for that, and runs with the new definition when it is due."""
+    daemon.reload(audience("Gold"))
+    daemon.run("gold")
+    daemon.reload(audience("Gold", ALL + " WHERE customer_id NOT LIKE '%5'"))
+
+    assert daemon.due() == {"gold": NOON + 2 * HOUR}
+    daemon.run("gold", after=2 * HOUR)
+    assert [rows for _, rows in daemon.runs("gold")] == [200, 180]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "hours"),
+    [
+        ('every = "5h", jitter = "0s"', 5),  # from the last sync
+        ('every = "30m", jitter = "0s"', 1),  # half an hour ago: now
+        ('cron = "0 17 * * *"', 5),
+        ('cron = "30 12 * * *"', 24.5),  # half an hour ago, it was not scheduled yet
+    ],
+)
+def test_a_changed_schedule_counts_at_once(daemon: Daemon, schedule: str, hours: float) -> None:
+    """An hour after its sync an audience gets another schedule: later, sooner, or by the clock."""
+    daemon.reload(audience("Gold"))
+    daemon.run("gold")
+    daemon.clock.advance(HOUR)
+    daemon.reload(audience("Gold", schedule=schedule))
+
+    assert daemon.due() == {"gold": NOON + hours * HOUR}
+    assert daemon.kept() == {"gold": round(hours)}
+
+
+def test_what_is_overdue_stays_due(daemon: Daemon) -> None:
+    """A longer schedule does not put off a sync that is about to start."""
+    daemon.reload(audience("Gold"))
+    daemon.run("gold")
+    daemon.clock.advance(3 * HOUR)
+    daemon.reload(audience("Gold", schedule='every = "24h"'))
+
+    assert daemon.due() == {"gold": NOON + 2 * HOUR}
+
+
+def test_a_sync_under_way_finishes_with_the_old_configuration(daemon: Daemon) -> None:
+    """It reads and applies the definition that it began with; when it is due next, the new schedule says."""
+    daemon.reload(audience("Gold"))
+    daemon.reached["sync.started"] = lambda: daemon.reload(audience("Gold", VIP, 'every = "6h", jitter = "0s"'))
+    daemon.run("gold")
+
+    assert daemon.runs("gold") == [("succeeded", 200)]
+    assert (daemon.due(), daemon.kept()) == ({"gold": NOON + 6 * HOUR}, {"gold": 6})
+
+    daemon.run("gold", after=6 * HOUR)
+    assert daemon.runs("gold")[1] == ("blocked", 10)
+
+
+def test_an_audience_that_is_removed_while_it_is_synced(daemon: Daemon) -> None:
+    """Its sync is finished and not scheduled again; back in the file, it goes on where it was."""
+    daemon.reload(audience("Gold"))
+    daemon.reached["sync.read"] = daemon.reload
+    daemon.run("gold")
+
+    assert daemon.runs("gold") == [("succeeded", 200)]
+    assert daemon.due() == {}
+
+    daemon.reload(audience("Gold"))
+    assert daemon.due() == {"gold": NOON + 2 * HOUR}
+
+
+def test_a_queued_job_of_a_removed_audience_does_nothing(daemon: Daemon) -> None:
+    """A job that waits for a free thread while its audience is removed does not sync it."""
+    daemon.reload(audience("Gold"))
+    daemon.reload()
+    daemon.syncing._run("gold")
+
+    assert daemon.runs("gold") == []
+    assert daemon.due() == {}
+
+
+# The log
+
+
+def test_a_blocked_run_is_a_warning_once(daemon: Daemon) -> None:
+    """It names the command that approves it; the next ones are information until something was applied in between."""
+    daemon.reload(audience("Gold"))
+    with capture_logs() as logged:
+        daemon.run("gold")
+        daemon.shop.set_orders(PEOPLE[:20])
+        daemon.run("gold", after=2 * HOUR)
+        daemon.run("gold", after=2 * HOUR)
+        approve(daemon.workspace, 3)
+        daemon.shop.set_orders(PEOPLE)
+        daemon.run("gold", after=2 * HOUR)
+        daemon.reload(audience("Gold") + "guard = { max_entry_percent = 10000 }\n")
+        daemon.run("gold", after=2 * HOUR)
+    (first, second) = (line for line in logged if line["event"] == "run_blocked")
+
+    assert told(logged, "run_blocked", "sync_recovered") == [
+        ("run_blocked", "warning"),
+        ("run_blocked", "info"),
+        ("sync_recovered", "info"),
+    ]
+    assert first == {
+        "event": "run_blocked",
+        "log_level": "warning",
+        "audience": "gold",
+        "run_id": 2,
+        "reason": "180 would leave, 90.0 % of the 200 members before; max_exit_percent allows 30 %",
+        "look": "audience-sync plan gold",
+        "approve": "audience-sync approve 2",
+    }
+    assert second["approve"] == "audience-sync approve 3"
+
+
+def test_a_run_that_is_blocked_after_an_approval_is_news(daemon: Daemon) -> None:
+    """Once somebody has approved a plan, the next run that is blocked is a warning again."""
+    daemon.reload(audience("Gold"))
+    with capture_logs() as logged:
+        daemon.run("gold")
+        for people in (PEOPLE[:120], PEOPLE[:10]):
+            daemon.shop.set_orders(people)
+            daemon.run("gold", after=2 * HOUR)
+            run_id = len(daemon.runs("gold"))
+            daemon.clock.advance(HOUR)
+            if people is not PEOPLE[:10]:
+                approve(daemon.workspace, run_id)
+
+    assert told(logged, "run_blocked") == [("run_blocked", "warning")] * 2
+
+
+def test_a_failure_is_an_error_once(daemon: Daemon) -> None:
+    """Another failure is another error; when it works again, that is said with how long it did not."""
+    daemon.reload(audience("Gold", BROKEN))
+    with capture_logs() as logged:
+        daemon.run("gold")
+        daemon.run("gold", after=2 * HOUR)
+        daemon.shop.execute("CREATE TABLE nowhere (other)")
+        daemon.run("gold", after=2 * HOUR)
+        daemon.shop.execute("ALTER TABLE nowhere ADD COLUMN gone")
+        daemon.run("gold", after=2 * HOUR)
+    failures = [line for line in logged if line["event"] == "sync_failed"]
+
+    assert [(line["log_level"], line["due_at"][11:16]) for line in failures] == [
+        ("error", "14:00"),
+        ("info", "16:00"),
+        ("error", "18:00"),
+    ]
+    assert "no such table: nowhere" in failures[0]["error"]
+    assert "no such column: gone" in failures[2]["error"]
+    (recovered,) = (line for line in logged if line["event"] == "sync_recovered")
+    assert recovered == {
+        "event": "sync_recovered",
+        "log_level": "info",
+        "audience": "gold",
+        "was": "failed",
+        "after_seconds": 6 * 3600,
+    }
+
+
+def test_a_requested_stop_is_not_an_error(daemon: Daemon) -> None:
+    """A sync that ends because the daemon ends has not failed, and stays due."""
+    daemon.reload(audience("Gold"))
+    daemon.reached["sync.started"] = daemon.stop.set
+    with capture_logs() as logged:
+        daemon.run("gold")
+
+    assert [(line["event"], line["log_level"]) for line in logged] == [("sync_stopped", "info")]
+    assert logged[0]["why"] == "stopped on request"
+    assert daemon.kept() == {"gold": None}
+
+
+def test_times_have_one_format(daemon: Daemon) -> None:
+    """The times in the log are written as everywhere else: ISO 8601, UTC, milliseconds."""
+    daemon.reload(audience("Gold", BROKEN))
+    with capture_logs() as logged:
+        daemon.run("gold")
+
+    assert logged[0]["due_at"] == (NOON + 2 * HOUR).strftime("%Y-%m-%dT%H:%M:%S.000Z")
