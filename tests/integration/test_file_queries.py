@@ -25,7 +25,7 @@ Ask = Callable[..., dict[str, object]]
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Ask:
-    """What writes a configuration with one definition, and returns who is in, with the value of a computed trait."""
+    """Writes a configuration with one definition and returns the members, with the value of a computed trait."""
 
     def asked(sources: str, definition: str, *, entries: str = "audiences", more: str = "") -> dict[str, object]:
         kind = "sql" if definition.startswith("SELECT") else "query"
@@ -99,7 +99,7 @@ def test_numbers_of_seconds_are_unix_times(tmp_path: Path, ask: Ask) -> None:
 
 
 def test_an_event_without_a_time_does_not_exist(tmp_path: Path, ask: Ask) -> None:
-    """What cannot be read as a time is no event, in one row or in all."""
+    """An event whose time cannot be read is left out, in one row or in all."""
     (tmp_path / "events.csv").write_text("user_id,event,timestamp\nu1,A,soon\nu2,A,\nu3,A,2026-11-20\n")
 
     assert ask(EVENTS.format("csv"), "event('A').count() >= 1") == {"u3": True}
@@ -208,7 +208,7 @@ def test_malformed_properties_fail_the_query(tmp_path: Path, ask: Ask) -> None:
 
 
 def test_explain_says_that_a_key_is_a_placeholder(tmp_path: Path) -> None:
-    """Of a user who is not taken the reason is told; keys that files write as numbers likewise."""
+    """Explain names the reason why a user is rejected, also for keys that files write as numbers."""
     (tmp_path / "m.csv").write_text("user_id\nNULL\n1.14739E+18\n007\n")
     settings = configured(
         tmp_path, '[sources.f]\npath = "m.csv"\n[[audiences]]\nname = "A"\nsql = "SELECT user_id FROM f"\n'

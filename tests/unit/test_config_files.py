@@ -1,4 +1,4 @@
-"""What the configuration says of files and of keys: what is right, and each mistake's path and sentence."""
+"""Settings of files and keys: valid ones, and the path and sentence of each mistake."""
 
 from __future__ import annotations
 
