@@ -27,6 +27,7 @@ _LEVELS: Final = {
     "error:": "error",
     "warning:": "warning",
     "blocked:": "warning",
+    "held:": "warning",
     "orphan:": "warning",
     "hint:": "warning",
 }

@@ -151,10 +151,12 @@ def exit_code(done: Sequence[RunRow], failures: Sequence[AudienceSyncError], del
     return 3 if delivery is not None and (delivery.open > delivery.paused or delivery.dead) else 0
 
 
-def released(database: Database, audience_id: int) -> None:
-    """Name the audiences that were held by one, and are due now."""
+def released(database: Database, run: RunRow) -> None:
+    """Name the audiences that were held until this run, and are due now."""
+    if run.state is not RunState.SUCCEEDED or run.partial:
+        return
     with database.read() as connection:
-        for waiting in runs.waiting_for(connection, audience_id):
+        for waiting in runs.waiting_for(connection, run.audience_id):
             key = audiences.by_id(connection, waiting).key
             console.print(f"{key} was held by it and is due now: the daemon syncs it, or `audience-sync sync {key}`")
 

@@ -127,8 +127,7 @@ def sync(
                 failures.append(error)
                 reporting.failed(audience.key, error)
         for report in reports:
-            if report.run.state is RunState.SUCCEEDED and not report.run.partial:
-                reporting.released(workspace.database, report.run.audience_id)
+            reporting.released(workspace.database, report.run)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_runs(workspace.database, reports, format=format)
         raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery))
@@ -215,7 +214,8 @@ def approve(
         approved = _patiently(partial(approve_run, workspace, run_id), wait, stop)
         if before.approved_at is not None and before.state is RunState.SUCCEEDED:
             console.print(f"run {run_id} was approved at {instant_text(iso(before.approved_at))}; nothing to do")
-        reporting.released(workspace.database, approved.audience_id)
+        else:
+            reporting.released(workspace.database, approved)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         reporting.show_run_ids(workspace.database, [approved.id], format=format)
         raise typer.Exit(reporting.exit_code([approved], [], delivery))

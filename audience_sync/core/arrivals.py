@@ -16,8 +16,8 @@ import orjson
 from audience_sync.core import exact_json
 from audience_sync.core.destination.mappings import SegmentEvent
 from audience_sync.core.exact_json import LongFraction, NumberTooLarge
+from audience_sync.core.keys import KeyRules, stringify
 from audience_sync.core.model import Json
-from audience_sync.core.rows import stringify
 from audience_sync.core.shards import shard_of
 
 TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
@@ -25,6 +25,7 @@ MOST_BYTES: Final = 32 * 1024
 """The most bytes of one event, as JSON (Segment's limit)."""
 
 MOST_NAME: Final = 200  # characters of an event's name that are kept next to it, for people to look at
+_ANY_TEXT = KeyRules(placeholders=())  # applications may call a user as they like
 
 _ESCAPES: Final = re.compile(  # of a JSON text: pairs of surrogates, halves, and others, so that none is cut in two
     rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
@@ -168,7 +169,7 @@ def _key(value: Json) -> str | None:
     """Return an id as text; one that is too long or unprintable for a key is known by its hash; None if it is none."""
     if value is None or value == "" or isinstance(value, dict | list | bool):
         return None
-    text = None if isinstance(value, LongFraction) else stringify(value)
+    text = None if isinstance(value, LongFraction) else stringify(value, _ANY_TEXT)
     if type(text) is str:  # else a Reason, which is a str as well
         return text
     return f"hash-{blake2b(exact_json.dumps(value), digest_size=16).hexdigest()}"

@@ -47,8 +47,9 @@ class Dispatcher(threading.Thread):
 
     def reload(self, settings: Settings, key: SecretStr) -> None:
         """Go on with another configuration, and try at once; requests under way are answered and settled first."""
-        self._was_reloaded = self._tries_at_once = True
+        self._was_reloaded = True
         before, self._delivery = self._delivery, self._make_delivery(settings, key)
+        self._tries_at_once = True  # only now: the delivery before must not take it
         before.stop.set()
 
     def stop(self) -> None:
@@ -83,7 +84,9 @@ class Dispatcher(threading.Thread):
             return
         self._gather(delivery)
         pause = delivery.settings.delivery.max_backoff.total_seconds()
-        at_once, self._tries_at_once = self._tries_at_once, False
+        at_once = self._tries_at_once and delivery is self._delivery
+        if at_once:
+            self._tries_at_once = False
         try:
             report = deliver(self._workspace, replace(delivery, at_once=at_once))
         except BindingRefused as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from audience_sync.config import Audience, Schedule, Settings
 from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.instants import to_ms
+from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.model import RunState
 from audience_sync.daemon.claims import Claims
 from audience_sync.daemon.schedule import next_due
@@ -95,29 +96,31 @@ class Syncing:
                 self._troubles.end(key)
                 with suppress(JobLookupError):  # it is under way
                     self._scheduler.remove_job(key)
+            changed: dict[str, datetime] = {}
             for key, audience in self._audiences.items():
                 if key not in self._due:
                     self._schedule(key, self._first_due(audience, known.get(key), now))
                 elif self._due[key] > now and before[key].schedule != audience.schedule:
                     row = known.get(key)
                     last = last_started.get(row.id) if row is not None else None
-                    due = self._due_anew(audience.schedule, last, now)
-                    self._keep(audience, due)
-                    self._schedule(key, due)
+                    changed[key] = self._due_anew(audience.schedule, last, now)
+                    self._schedule(key, changed[key])
+        for key, due in changed.items():  # without the lock: the database may be busy
+            self._keep(settings.audience(key), due)
 
     def _due_anew(self, schedule: Schedule, last_started: int | None, now: datetime) -> datetime:
         """Return when an audience that is not due yet is due by another schedule.
 
         `every` counts from the last sync, and `cron` from now: a time before the reload was not scheduled then.
         """
-        started_at = now if schedule.cron is not None or last_started is None else _from_ms(last_started)
+        started_at = now if schedule.cron is not None or last_started is None else from_ms(last_started)
         return max(now, next_due(schedule, started_at=started_at, jitter=self._workspace.seams.jitter()))
 
     def _first_due(self, audience: Audience, row: AudienceRow | None, now: datetime) -> datetime:
         """Return when an audience is due at a start: as the database says, or sooner if its schedule is shorter now."""
         if row is None or row.next_due_at is None:
             return now
-        kept = _from_ms(row.next_due_at)
+        kept = from_ms(row.next_due_at)
         if kept <= next_due(audience.schedule, started_at=now, jitter=1.0):
             return kept
         sooner = next_due(audience.schedule, started_at=now, jitter=self._workspace.seams.jitter())
@@ -223,25 +226,17 @@ class Syncing:
         started = self._now()
         family = settings.family(audience)
         with self._claims.claim({one.key for one in family}) as is_free:
-            due, comes_again = (
-                self._sync_round(settings, audience, family, started) if is_free else (started + AGAIN, True)
-            )
+            due = self._sync_round(settings, audience, family, started) if is_free else started + AGAIN
         with self._lock:
-            current = self._audiences.get(key)
-            if current is None:
-                return
-            if current.schedule != audience.schedule and not comes_again:  # a reload came meanwhile
-                due = next_due(current.schedule, started_at=started, jitter=self._workspace.seams.jitter())
-                self._keep(current, due)
-            self._schedule(key, due)
+            if key in self._audiences:
+                self._schedule(key, due)
 
     def _sync_round(
         self, settings: Settings, audience: Audience, family: Sequence[Audience], started: datetime
-    ) -> tuple[datetime, bool]:
-        """Sync what is due of a family, each after what it uses.
+    ) -> datetime:
+        """Sync what is due of a family, each after what it uses, and return when the audience is due next.
 
-        Return when the audience is due next, and whether that is because others work on it. One share of jitter is for
-        all: what has the same schedule stays together.
+        One share of jitter is for all: audiences with the same schedule stay together.
         """
         jitter = self._workspace.seams.jitter()
         try:
@@ -249,23 +244,23 @@ class Syncing:
                 rows = {row.key: row for row in audiences.every(connection)}
             later = {key: due for key, row in rows.items() if (due := _later(row, started)) is not None}
             if audience.key in later:  # another process was first, or another job
-                return later[audience.key], False
+                return later[audience.key]
             chosen = [one for one in family if one.key in self._due and one.key not in later]
             made = make_round(self._workspace, settings, chosen)
         except sa.exc.SQLAlchemyError:  # the sync of the audience meets it, too, and says so
             made = Round((audience,), frozenset([audience.key]), started)
-        outcomes: dict[str, tuple[datetime, bool]] = {}
+        dues: dict[str, datetime] = {}
         busy: set[str] = set()
         for one in made.audiences:
             due = next_due(one.schedule, started_at=started, jitter=jitter)
-            if self._stop.is_set() or uses_any(settings, one, busy) is not None:
-                outcomes[one.key] = started + AGAIN, True
+            was_reloaded = self._settings is not settings  # what is left of the round is evaluated as the file is now
+            if self._stop.is_set() or was_reloaded or uses_any(settings, one, busy) is not None:
+                dues[one.key], comes_again = started + AGAIN, True
             else:
                 job = Job(settings=settings, audience=one, at_least=made.as_of, stop=self._stop)
-                outcomes[one.key] = self._attempt(job, started, due, is_needed=one.key not in made.chosen)
-            if outcomes[one.key][1]:
-                busy.add(one.key)
-        return outcomes[audience.key]
+                dues[one.key], comes_again = self._attempt(job, started, due, is_needed=one.key not in made.chosen)
+            busy.update([one.key] if comes_again else [])
+        return dues.get(audience.key, started + AGAIN)
 
     def _attempt(self, job: Job, started: datetime, due: datetime, *, is_needed: bool) -> tuple[datetime, bool]:
         """Sync one audience of a round; return when it is due next, and whether that is because others work on it."""
@@ -285,7 +280,17 @@ class Syncing:
         except Exception as error:  # noqa: BLE001 - the wrapper of every job: one audience must not end the daemon
             self._log_failure(job.audience, error, due)
             self._keep(job.audience, due)
-        return due, comes_again
+        return (due, True) if comes_again else (self._by_schedule(job.audience, started, due), False)
+
+    def _by_schedule(self, audience: Audience, started: datetime, due: datetime) -> datetime:
+        """Return when an audience is due next by the schedule in force: a reload may have come during its sync."""
+        with self._lock:
+            current = self._audiences.get(audience.key)
+        if current is None or current.schedule == audience.schedule:
+            return due
+        due = next_due(current.schedule, started_at=started, jitter=self._workspace.seams.jitter())
+        self._keep(current, due)
+        return due
 
     def _sync(self, job: Job, due: datetime, *, is_needed: bool) -> datetime:
         """Sync an audience if it still wants it, or others need it, and return when it is due next.
@@ -349,7 +354,8 @@ class Syncing:
         """
         run, key = report.run, report.audience_key
         if run.state is RunState.HELD:
-            if self._troubles.is_news(key, "held", run.reason):
+            cause = re.sub(r"\d+", "", run.reason or "")  # the number of the run that blocks it changes with every try
+            if self._troubles.is_news(key, "held", f"{run.held_by} {cause}"):
                 log.warning("sync_held", audience=key, run_id=run.id, reason=run.reason)
             return
         log.info(
@@ -408,10 +414,6 @@ def _to_sync(settings: Settings, known: Mapping[str, AudienceRow]) -> dict[str, 
 
 def _later(row: AudienceRow | None, now: datetime) -> datetime | None:
     """Return when an audience is due, if another process was first; None if it is due now."""
-    if row is None or row.next_due_at is None or _from_ms(row.next_due_at) <= now:
+    if row is None or row.next_due_at is None or from_ms(row.next_due_at) <= now:
         return None
-    return _from_ms(row.next_due_at)
-
-
-def _from_ms(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms / 1000, UTC)
+    return from_ms(row.next_due_at)

@@ -56,8 +56,12 @@ class Reachability:
 
     def begin(self) -> None:
         """Take over what the database knows, from an earlier process or another one."""
-        with self._lock, self._workspace.database.read() as connection:
-            self._outage = outages.find(connection)
+        with self._lock:
+            with self._workspace.database.read() as connection:
+                found = outages.find(connection)
+            known, self._outage = self._outage, found
+            if known is not None and found is None:  # another process was accepted
+                self._end(known)
 
     def failed(self, answer: str, *, again_in: float) -> None:
         """Note a failure that is tried again in some seconds."""
@@ -93,9 +97,13 @@ class Reachability:
                 return
             with self._workspace.database.write() as connection:
                 outages.end(connection)
-            self._outage = self._reported = None
-            lasted = max(0, self._workspace.seams.now_ms() - outage.began_at)
-            self._report(Recovery(outage, timedelta(milliseconds=lasted)))
+            self._end(outage)
+
+    def _end(self, outage: Outage) -> None:
+        """Forget an outage that is over, so that the next one is reported, and report that it is over."""
+        self._outage = self._reported = self._first_failure = None
+        lasted = max(0, self._workspace.seams.now_ms() - outage.began_at)
+        self._report(Recovery(outage, timedelta(milliseconds=lasted)))
 
     def _keep(self, kind: OutageKind, answer: str, *, since: int, again_in: float) -> None:
         known = self._outage

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 from duckdb import ColumnExpression as Column
@@ -193,10 +194,12 @@ def _lines(path: str) -> _Lines:
 
 def _with_one_line_end(file: CsvFile, folder: Path) -> str:
     r"""Write a copy of a file in which every line ends with `\n`, and return its path."""
-    copy = folder / f"lines-{sum(1 for _ in folder.iterdir())}.csv"
-    with open_bytes(file.path) as lines, copy.open("wb") as target:
+    with (
+        open_bytes(file.path) as lines,
+        NamedTemporaryFile(dir=folder, prefix="lines-", suffix=".csv", delete=False) as target,
+    ):
         target.writelines(text for text, _ in pieces(lines, file.separator.encode()))
-    return str(copy)
+    return target.name
 
 
 def _ends_in_value(path: str, separator: str) -> bool:

@@ -68,7 +68,8 @@ def read_json(connection: DuckDBPyConnection, paths: Sequence[str], go_on: Calla
 
 def _keys(connection: DuckDBPyConnection, path: str, form: _Format) -> frozenset[str | None]:
     known = (path, fingerprint(path))
-    if known not in _known:
+    found = _known.get(known)
+    if found is None:
         parameters = {"path": glob.escape(path), "format": form}
         found = frozenset(key for (key,) in connection.execute(_KEYS, parameters).fetchall())
         if None in found:
@@ -76,7 +77,7 @@ def _keys(connection: DuckDBPyConnection, path: str, form: _Format) -> frozenset
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
         _known[known] = found
-    return _known[known]
+    return found
 
 
 def _rows(connection: DuckDBPyConnection, paths: list[str], columns: Iterable[str], form: _Format) -> DuckDBPyRelation:

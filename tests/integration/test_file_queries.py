@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def configured(folder: Path, text: str) -> Settings:
     return load(folder / "config.toml", {})
 
 
-def lines(*objects: dict[str, object]) -> str:
+def lines(*objects: Mapping[str, object]) -> str:
     """Return objects as lines of JSON."""
     return "".join(f"{json.dumps(one)}\n" for one in objects)
 
