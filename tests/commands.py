@@ -189,4 +189,6 @@ def _run(words: list[str], environment: dict[str, str], out: str, err: str, fold
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["audience-sync", *words]
+    # Processes that a shell starts in the background ignore the signal, and so do their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
 
-from tests import pg_selection
+import pytest
+import sqlalchemy as sa
+
+from audience_sync import db, tables
+from audience_sync.errors import AudienceSyncError
+from tests import pg_cluster, pg_selection
+from tests.factories import make_run
+from tests.pg_cluster import ReusedDatabase, Run, Server
+from tests.waiting import wait_until
 
 LEAKING = """
 import gc, socket, sqlite3
@@ -84,3 +95,63 @@ def test_without_a_server_its_tests_are_deselected(pytester: pytest.Pytester, mo
 
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
     refused.stderr.fnmatch_lines([f"ERROR: {pg_selection.MISSING}"])
+
+
+USER = """
+import sys
+from pathlib import Path
+from tests import pg_cluster
+
+print(pg_cluster.join(Path(sys.argv[1])).url, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow  # starts a server of its own
+def test_the_server_ends_with_the_last_process_of_a_run() -> None:
+    """Processes of a run share a server. It stops when the last of them has ended, though all were killed."""
+    folder = pg_cluster.new_folder()
+    command = [sys.executable, "-c", USER, str(folder)]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        url = first.stdout.readline().strip()
+        own = Run(folder)
+        assert own.server().url == url
+        first.kill()
+        first.wait()
+        with closing(db.connect(url)):  # it is still there for the other process
+            own.close()
+
+    wait_until(lambda: not folder.exists(), seconds=60)
+    with pytest.raises(AudienceSyncError):
+        db.connect(url)
+
+
+def test_a_reused_database_is_like_a_new_one(postgres_run: Server) -> None:
+    """After a reset the database has the schema, rows and sequences of a new one, whatever a test did to it."""
+    reused = ReusedDatabase(postgres_run)
+    try:
+        before = _contents(reused)
+        with closing(db.connect(reused.url)) as database, database.write() as connection:
+            first = make_run(connection).id
+        reused.reset()
+        assert _contents(reused) == before
+        with closing(db.connect(reused.url)) as database, database.write() as connection:
+            assert make_run(connection).id == first
+            connection.exec_driver_sql("ALTER TABLE runs DROP COLUMN reason CASCADE")
+            connection.exec_driver_sql("CREATE SCHEMA other CREATE TABLE left_over (n int)")
+        reused.reset()
+        assert _contents(reused) == before
+        with closing(db.connect(reused.url)) as database:
+            assert "other" not in sa.inspect(database.engine).get_schema_names()
+    finally:
+        reused.drop()
+
+
+def _contents(reused: ReusedDatabase) -> dict[str, list[tuple[object, ...]]]:
+    with closing(db.connect(reused.url)) as database, database.read() as connection:
+        return {
+            table.name: [tuple(row) for row in connection.execute(table.select())]
+            for table in tables.metadata.sorted_tables
+        }

@@ -1,6 +1,6 @@
 """SQLite, PostgreSQL and DuckDB say of made-up queries over made-up worlds what a plain reading of the language says.
 
-Hypothesis draws the cases, of eight queries each. `AUDIENCE_SYNC_QUERY_CASES` sets their number, by default 12, or 48
+Hypothesis draws the cases, of eight queries each. `AUDIENCE_SYNC_QUERY_CASES` sets their number, by default 8, or 48
 in slow runs; those are the same in every run. Disagreements that were found are kept in
 `tests/reference/regressions.py`.
 """
@@ -35,7 +35,7 @@ from tests.reference.spelling import write
 from tests.reference.worlds import Case, Definition
 
 ASKED = os.environ.get("AUDIENCE_SYNC_QUERY_CASES")
-CASES = amount("AUDIENCE_SYNC_QUERY_CASES", small=12, large=48)
+CASES = amount("AUDIENCE_SYNC_QUERY_CASES", small=8, large=48)
 SECONDS = 300 + CASES * 3  # a case takes one or two; finding the smallest form of a failure takes hundreds
 
 EXPLORING = settings(
