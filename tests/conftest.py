@@ -47,9 +47,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark acceptance tests on PostgreSQL as slow."""
+    """Mark acceptance tests on PostgreSQL as slow, and others that are slow there."""
     for item in items:
-        if ACCEPTANCE in item.path.parents and pg_selection.kind_of(item) == "postgres":
+        is_slow_there = ACCEPTANCE in item.path.parents or item.get_closest_marker("slow_on_postgres")
+        if is_slow_there and pg_selection.kind_of(item) == "postgres":
             item.add_marker("slow")
 
 

@@ -17,9 +17,12 @@ from audience_sync import db
 from audience_sync.config import Settings
 from audience_sync.core.model import RunState
 from audience_sync.db import Database
+from audience_sync.sync import committing, finishing
+from tests import interrupted
 from tests.factories import VALUES_SQL, Shop
 from tests.syncing import people, query, replayed
 
+pytestmark = pytest.mark.slow_on_postgres
 ROOT = Path(__file__).parents[2]
 KILLED = -signal.SIGKILL
 BEFORE = [(key, "c1") for key in people(range(300))]
@@ -59,7 +62,7 @@ class Twin:
 
 
 @pytest.fixture(scope="module")
-def perform() -> Iterator[Callable[[dict[str, str]], int]]:
+def perform_in_a_process() -> Iterator[Callable[[dict[str, str]], int]]:
     """Return a function that does a piece of work in a process of its own and returns how that ended."""
     command = [sys.executable, "-m", "tests.interrupted"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -73,6 +76,20 @@ def perform() -> Iterator[Callable[[dict[str, str]], int]]:
             return int(answers.readline())
 
         yield ask
+
+
+@pytest.fixture
+def perform(
+    perform_in_a_process: Callable[[dict[str, str]], int], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, str]], int]:
+    """Return a function that does a piece of work, in a process of its own if that is to be killed."""
+    for module in (committing, finishing):
+        monkeypatch.setattr(module, "CHANGES_A_COMMIT", interrupted.CHANGES_A_COMMIT)
+
+    def act(work: dict[str, str]) -> int:
+        return perform_in_a_process(work) if "kill" in work else interrupted.child(work)
+
+    return act
 
 
 @pytest.fixture
