@@ -113,7 +113,7 @@ class _Answer(HTTPResponse):
         if self.fp.raw.has_ended:  # type: ignore[attr-defined]  # it is a `_Reader`
             raise HTTPException("the answer breaks off within its headers")
         if self.headers.defects:
-            raise HTTPException("the answer has a line among its headers that is none")
+            raise HTTPException("malformed header line in the response")
 
 
 def _beginning(answer: HTTPResponse, at_most: int) -> bytes:

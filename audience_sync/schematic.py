@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 KEY_HEADER = "X-Schematic-Api-Key"
 MOST_TEXT = 64 * 1024  # bytes of an answer that are read
 LEADS_TO = "audience_sync.leads_to"  # the extension of a response that keeps its Location
-NOTHING_LOST = "nothing was lost: when that is right, `audience-sync deliver` goes on"
+NOTHING_LOST = "nothing was lost: fix it, then run `audience-sync deliver`"
 LONGEST_SPELLING = 16  # characters that one of the key may be written with
 
 
@@ -179,7 +179,7 @@ class Schematic:
 
     def _unanswered(self, url: str, error: Exception, *, in_time: bool) -> Answer:
         if (problem := lasting_problem(error)) is not None:
-            return Answer(0, {}, f"{url} {problem}", lasting=True)
+            return Answer(0, {}, f"{url}: {problem}", lasting=True)
         if not in_time:
             return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
         return Answer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))

@@ -10,15 +10,15 @@ from typing import Final
 
 from audience_sync.errors import ConfigError
 
-_CLOCK = "it must be renewed there, unless this machine's clock is wrong"
-_NAME = "shows a certificate for another host: check the address"
+_CLOCK = "renew it on the server, or correct this machine's clock"
+_NAME = "certificate for another host; check the address"
 _SIGNER = (
-    "shows a certificate that nobody signed whom this machine trusts: if a proxy of yours made it, let SSL_CERT_FILE"
-    " name the file of its authority"
+    "certificate signed by an unknown authority;"
+    " behind a TLS-inspecting proxy, set SSL_CERT_FILE to the proxy's CA bundle"
 )
 _CERTIFICATES: Final[Mapping[int, str]] = {  # by OpenSSL's X509_V_ERR_…
-    9: f"shows a certificate that is not valid yet: {_CLOCK}",
-    10: f"shows a certificate that has expired: {_CLOCK}",
+    9: f"certificate not valid yet; {_CLOCK}",
+    10: f"certificate expired; {_CLOCK}",
     18: _SIGNER,
     19: _SIGNER,
     20: _SIGNER,
@@ -63,8 +63,8 @@ def lasting_problem(error: BaseException) -> str | None:
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        usual = f"shows a certificate that does not hold ({cause.verify_message})"
+        usual = f"certificate not accepted ({cause.verify_message})"
         return _CERTIFICATES.get(cause.verify_code, usual)
     if cause is not None and cause.reason in _OTHER_PROTOCOLS:
-        return "does not speak TLS as it is spoken today: check the port, and whether it is http:// there"
+        return "no common TLS version; check the port and the scheme"
     return None

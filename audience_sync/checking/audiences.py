@@ -34,7 +34,7 @@ def look(settings: Settings, database: Database | None, *, now: datetime) -> Ite
     orphans = [row for key, row in known.items() if key not in keys]
     for audience in settings.audiences:
         if not audience.enabled:
-            yield ok(CHECK, audience.key, "is switched off in the file and was not looked at")
+            yield ok(CHECK, audience.key, "is disabled in the configuration and was not checked")
             continue
         yield _query(settings, audience, now=now, source_answers=audience.source in answering)
         yield from _kept(audience, known.get(audience.key))
@@ -60,8 +60,8 @@ def _query(settings: Settings, audience: Audience, *, now: datetime, source_answ
         return warning(
             CHECK,
             audience.key,
-            f"could not be looked at: its source {audience.source} does not answer",
-            remedy="set the source right first, then check again",
+            f"could not be checked: its source {audience.source} does not answer",
+            remedy="fix the source first, then check again",
         )
     try:
         columns = columns_of(settings, audience, as_of=now)
@@ -72,7 +72,7 @@ def _query(settings: Settings, audience: Audience, *, now: datetime, source_answ
             value_position(columns)
     except EXPECTED as raised:
         return error(CHECK, audience.key, raised)
-    return ok(CHECK, audience.key, f"its query is accepted and has the columns {', '.join(columns)}")
+    return ok(CHECK, audience.key, f"query accepted; its columns are {', '.join(columns)}")
 
 
 def _kept(audience: Audience, row: AudienceRow | None) -> Iterator[Finding]:

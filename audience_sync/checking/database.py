@@ -38,7 +38,7 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
         known = explain(raised, url.get_secret_value()) if isinstance(raised, sa.exc.SQLAlchemyError) else None
         yield error(CHECK, str(url), known or raised)
         return None
-    yield ok(CHECK, str(url), "has the schema of this program and can be written to")
+    yield ok(CHECK, str(url), "has the current schema and is writable")
     yield from _mark(database)
     return database
 

@@ -102,8 +102,8 @@ def _unencrypted(settings: Settings) -> Iterator[Finding]:
             yield warning(
                 CHECK,
                 url,
-                "is not encrypted: everybody on the way can read the API key",
-                remedy=f"begin schematic.{name} with https://",
+                "is not encrypted: anyone on the network path can read the API key",
+                remedy=f"use https:// in schematic.{name}",
             )
 
 
@@ -157,7 +157,7 @@ def _other_type(trait: str, kind: str, *, ours: TraitType) -> Finding:
     return warning(
         "trait",
         trait,
-        f"is known to Schematic as {kind}, not {ours}; it is sent all the same, but rules may not see its values",
+        f"is known to Schematic as {kind}, not {ours}; it is sent anyway, but rules may not match its values",
         remedy="change its type in Schematic, or give the audience another key",
     )
 

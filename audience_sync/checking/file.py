@@ -31,7 +31,7 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
         yield warning(
             CHECK,
             str(path),
-            "is still the example, whose shop exists nowhere",
+            "is still the example; its shop does not exist",
             remedy="set the url of [sources.shop] to your own database, and name and sql of [[audiences]] to who is in",
         )
     elif not settings.audiences:

@@ -27,7 +27,7 @@ def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
     events = [event for audience in audiences for event in _samples(audience, settings, environment)]
     for mapping in settings.mappings:
         if not mapping.enabled:
-            yield ok(CHECK, mapping.name, "is switched off in the file")
+            yield ok(CHECK, mapping.name, "is disabled in the configuration")
             continue
         found = [*_compared(mapping)]
         if settings.mapping_tables and events and (environment or not looks_at_the_environment(mapping)):
@@ -121,7 +121,7 @@ def _has(event: SegmentEvent, path: tuple[str, ...]) -> bool:
 def _carried(audience: Audience, settings: Settings, environment: str) -> Iterator[Finding]:
     found = settings.coverage(audience, environment=environment)
     for sentence in found.rejections:
-        remedy = "mend that field, or narrow the mapping's trigger so that it leaves audience changes alone"
+        remedy = "fix that field, or narrow the mapping's trigger so that it does not match audience changes"
         yield error("audience", audience.key, ConfigError(sentence, hint=remedy))
     for sentence in found.gaps:
         remedy = "map user_traits to $.traits, and user_keys to a key of each, where the trigger matches every change"

@@ -36,7 +36,7 @@ Wait = Annotated[
     typer.Option(
         parser=duration,
         metavar="DURATION",
-        help="Give up after so long without progress, or waiting for another process.",
+        help="Give up after this long without progress, or without the other process finishing.",
     ),
 ]
 
@@ -119,7 +119,7 @@ def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Work
 
 
 def _say_stopping() -> None:
-    console.print("stopping after the step under way; once more leaves at once, and loses nothing either")
+    console.print("stopping after the current step (press Ctrl-C again to quit now; nothing is lost)")
 
 
 def send(

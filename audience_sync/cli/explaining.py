@@ -50,7 +50,7 @@ def explain(
     ] = False,
     now: Now = None,
     events: Annotated[
-        int, typer.Option(min=0, max=MOST_SHOWN, metavar="N", help="Show so many events of each condition.")
+        int, typer.Option(min=0, max=MOST_SHOWN, metavar="N", help="Maximum number of events to show per condition.")
     ] = 5,
     format: FormatOption = Format.TABLE,
 ) -> None:
@@ -85,7 +85,7 @@ def preview(
     ],
     now: Now = None,
     limit: Annotated[
-        int, typer.Option("--limit", min=0, max=MOST_SHOWN, metavar="N", help="Show so many profiles.")
+        int, typer.Option("--limit", min=0, max=MOST_SHOWN, metavar="N", help="Maximum number of profiles to show.")
     ] = 10,
     format: FormatOption = Format.TABLE,
 ) -> None:
@@ -122,7 +122,7 @@ def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:
     """
     if audience is None:
         hint = f"audience-sync explain USER {user}; its SQL: audience-sync explain {user} --sql"
-        raise ConfigError("explain takes a user and an audience, and only one of them is named", hint=hint)
+        raise ConfigError("explain needs USER and AUDIENCE", hint=hint)
     try:
         return settings.audience(audience)
     except UnknownName:

@@ -106,7 +106,7 @@ def dead_discard(
     user: ProfileOption = None,
     *,
     events: EventsOption = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete dead values and events without sending them.
 
@@ -145,7 +145,7 @@ def resume(context: typer.Context, audience: AudienceArgument) -> None:
 def forget(
     context: typer.Context,
     user: Annotated[str, typer.Argument(metavar="USER", help="A profile key: the value of the identity.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Erase one user from the membership database.
 
@@ -244,6 +244,6 @@ def _which(database: Database, settings: Settings, word: str | None, *, user: st
         UnknownName: there is no such audience.
     """
     if word is not None and events:
-        raise typer.BadParameter("a forwarded event is of no audience; leave out AUDIENCE or --events")
+        raise typer.BadParameter("--events cannot be combined with AUDIENCE")
     with database.read() as connection:
         return dead.Which(chosen_audience(connection, settings, word), user, events)

@@ -248,7 +248,7 @@ def _explained(reason: Reason) -> str:
         Reason.NULL_KEY: "the identity is NULL",
         Reason.EMPTY_KEY: "the identity is empty",
         Reason.LONG_KEY: "the identity is longer than 255 characters",
-        Reason.UNUSABLE_TEXT: "the identity has control characters or is no valid text",
+        Reason.UNUSABLE_TEXT: "the identity has control characters or is not valid text",
         Reason.UNSUPPORTED_TYPE: "the identity is neither text, a whole number nor a UUID",
         Reason.PLACEHOLDER_KEY: "the identity is a placeholder for a missing value, such as NULL",
         Reason.DECIMAL_KEY: "the identity is a number that is not written as a whole number, such as 1.14739E+18",

@@ -34,7 +34,7 @@ SERVICE_CONFIG: Final = Path("/etc/audience-sync/config.toml")
 def user_name(text: str) -> str:
     """Return the name of a user, as it may stand in a unit."""
     if re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", text) is None:
-        raise typer.BadParameter(f"{text!r} is no name of a user")
+        raise typer.BadParameter(f"{text!r} is not a valid user name")
     return text
 
 
@@ -61,7 +61,7 @@ def init(context: typer.Context) -> None:
         fresh = False
     else:
         _write_example(path)
-        _say(f"wrote {path}, which only you can read")
+        _say(f"wrote {path}, readable only by you")
         fresh = True
     settings = load(path, os.environ)
     if (older := _older(settings)) is not None:
@@ -99,7 +99,7 @@ def migrate(context: typer.Context) -> None:
 def check(
     context: typer.Context,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Compare every membership with what the last sync wrote; reads all of them.")
+        bool, typer.Option("--deep", help="Compare every membership with what the last sync wrote (reads all of them).")
     ] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
@@ -128,9 +128,11 @@ def service(
     context: typer.Context,
     user: Annotated[
         str | None,
-        typer.Option(parser=user_name, metavar="NAME", help="Run as this user; by default as a dynamic one."),
+        typer.Option(parser=user_name, metavar="NAME", help="The user to run as; by default a dynamic user."),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="The unit of a one-off sync beside the service.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print the unit of a one-off sync that runs next to the service.")
+    ] = False,
 ) -> None:
     """Print the systemd unit, with the commands that install it.
 
@@ -173,7 +175,7 @@ def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
     program = f"{NAME} --config {shlex.quote(str(path))}" if named else NAME
     steps = [
         (f"edit {path}", "the url of your source, and the SQL of your first audience"),
-        ("export SCHEMATIC_API_KEY=…", "the secret key of your Schematic environment; it never stands in the file"),
+        ("export SCHEMATIC_API_KEY=…", "the secret key of your Schematic environment; never written to the file"),
         (f"{program} check", "reaches everything and says what is wrong"),
         (f"{program} plan", "shows what a sync would send"),
         (f"{program} sync", "sends it"),

@@ -78,7 +78,7 @@ def _next(row: AudienceRow, explanation: Explanation, record: Record, hold: Hold
     if row.state == "paused":
         return f"{audience.key} is paused; after `audience-sync resume {audience.key}` {would}"
     if not audience.enabled:
-        return f"{audience.key} is switched off in the file; were it on, {would}"
+        return f"{audience.key} is disabled in the configuration; were it on, {would}"
     if hold is not None:
         return f"{audience.key} is held: {hold.reason}; after that {would}"
     return would

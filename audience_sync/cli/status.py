@@ -50,7 +50,7 @@ SENTENCES = {
     OutageKind.KEY_REFUSED.value: "API key refused",
     OutageKind.STOPPED.value: "delivery stopped",
 }
-HoldersOption = Annotated[bool, typer.Option("--holders", help="Only who is at work, and on what.")]
+HoldersOption = Annotated[bool, typer.Option("--holders", help="Show active claims only.")]
 AUDIENCE_COLUMNS = (
     "key", "name", "computation", "state", "members", "trait", "last_success", "next_due", "definition_changed",
     "definition",

@@ -45,20 +45,20 @@ def instant(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is no ISO 8601 date or time, such as 2026-11-23 or 2026-11-23T14:00Z"
+            f"{text!r} is not an ISO 8601 date or time, such as 2026-11-23 or 2026-11-23T14:00Z"
         ) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="AUDIENCE", help="Keys or names; all by default.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="AUDIENCE", help="Keys or names of audiences; all by default.")
+]
 Now = Annotated[
     datetime | None,
-    typer.Option(
-        "--now", parser=instant, metavar="T", help="The instant that :now stands for; the present by default."
-    ),
+    typer.Option("--now", parser=instant, metavar="T", help="The instant for :now; by default the current time."),
 ]
-NoDeliver = Annotated[bool, typer.Option("--no-deliver", help="Leave the changes in the outbox.")]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+NoDeliver = Annotated[bool, typer.Option("--no-deliver", help="Keep the changes in the outbox; send nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -35,15 +35,16 @@ def moment(text: str) -> timedelta:
     try:
         return parse_duration(text)
     except ValueError:
-        raise typer.BadParameter(f'{text!r} is no duration such as "50ms" or "2s"') from None
+        raise typer.BadParameter(f'{text!r} is not a valid duration such as "50ms" or "2s"') from None
 
 
-FailRate = Annotated[float | None, typer.Option(min=0, max=1, help="Let this part of all event requests fail, 0 to 1.")]
+FailRate = Annotated[float | None, typer.Option(min=0, max=1, help="Fraction of event requests to fail (0–1).")]
 FailStatus = Annotated[
-    int | None, typer.Option(min=300, max=599, help="The status, 500 by default; without --fail-rate all fail.")
+    int | None,
+    typer.Option(min=300, max=599, help="Status of failing requests, by default 500; without --fail-rate all fail."),
 ]
 Delay = Annotated[
-    timedelta, typer.Option(parser=moment, metavar="DURATION", help="Answer event requests so much later.")
+    timedelta, typer.Option(parser=moment, metavar="DURATION", help="Delay before an event request is answered.")
 ]
 
 

@@ -54,7 +54,7 @@ def _table(raw: Raw, name: str) -> Raw:
 def _excluding(raw: Raw, location: Location, pair: tuple[str, str]) -> Iterator[Problem]:
     """Check that the table at `location`, whose last part names it in `raw`, has one of the pair at most."""
     if all(name in _table(raw, str(location[-1])) for name in pair):
-        yield Problem((*location, pair[1]), f"cannot stand beside `{pair[0]}`: keep one of them")
+        yield Problem((*location, pair[1]), f"cannot be combined with `{pair[0]}`; keep one of them")
 
 
 def _ingest(ingest: Raw) -> Iterator[Problem]:
@@ -79,7 +79,7 @@ def _ingest(ingest: Raw) -> Iterator[Problem]:
 def _definition(entry: Raw, location: Location) -> Iterator[Problem]:
     """Check that an audience says who is in, and says it once."""
     if "sql" in entry and "query" in entry:
-        yield Problem((*location, "query"), "cannot stand beside `sql`: keep one of them")
+        yield Problem((*location, "query"), "cannot be combined with `sql`; keep one of them")
     elif "sql" not in entry and "query" not in entry:
         yield Problem((*location, "sql"), "missing")
 

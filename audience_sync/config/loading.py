@@ -49,7 +49,7 @@ def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
         if path.exists():
             return path
     looked = " and ".join(str(path.absolute()) for path in paths)
-    raise ConfigError(f"there is no configuration file: looked at {looked}", hint="`audience-sync init` writes one")
+    raise ConfigError(f"no configuration file found: looked at {looked}", hint="`audience-sync init` writes one")
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -80,7 +80,7 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
-            f"there is no configuration file: looked at {path}", hint="`audience-sync init` writes one"
+            f"no configuration file found: looked at {path}", hint="`audience-sync init` writes one"
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

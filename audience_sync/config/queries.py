@@ -139,7 +139,9 @@ def _rooms(raw: Raw, entry: Raw, location: Location, *, tree: Query, keys: Mappi
     if events is None and any(isinstance(node, Stream) for node in walk(tree)):
         yield Problem(place, f"asks for events, and [sources.{name}.events] is missing")
     elif events is None and profiles is None:
-        yield Problem(place, f"needs [sources.{name}.events] or [sources.{name}.profiles]: it has nobody to look at")
+        yield Problem(
+            place, f"needs [sources.{name}.events] or [sources.{name}.profiles]: otherwise it has no users to evaluate"
+        )
     for trait in traits_of(tree):
         if profiles is None and not (len(trait.path) == 1 and trait.path[0] in keys):
             known = near(trait.path[0], keys)

@@ -80,6 +80,6 @@ class Shift:
         self.fail(
             DestinationError(
                 f"Schematic rejected {MOST_REJECTED} events in a row and accepted none: {reason}",
-                hint="nothing was given up; when the cause is mended, `audience-sync deliver` goes on",
+                hint="nothing was lost: fix the cause, then run `audience-sync deliver`",
             )
         )

@@ -172,7 +172,7 @@ class Worker(threading.Thread):
                 shift.fail(
                     DestinationError(
                         f"schematic.capture_url does not lead to Schematic: {reason}",
-                        hint="nothing was lost: mend it, and `audience-sync deliver` goes on",
+                        hint="nothing was lost: fix it, then run `audience-sync deliver`",
                     )
                 )
             case _:

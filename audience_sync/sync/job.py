@@ -48,7 +48,7 @@ class Job:
         if found.errors:
             raise ConfigError(
                 f"audience {self.audience.key!r} does not reach Schematic: {'; '.join(found.errors)}",
-                hint="mend [[mappings]]; `audience-sync check` says of every audience what becomes of it",
+                hint="fix [[mappings]]; `audience-sync check` shows what is wrong for every audience",
             )
 
     @property

@@ -43,7 +43,7 @@ FILES = {
         "  line 6: delivery.batch_size: must be at most 100\n"
         '  line 3: schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"\n'
         "  line 4: schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: crons disagree on their numbers\n"
-        "  line 4: schedule.cron: cannot stand beside `every`: keep one of them\n"
+        "  line 4: schedule.cron: cannot be combined with `every`; keep one of them\n"
         '  line 7, "Gold": audiences[0].sql: missing\n'
         '  line 7, "Gold": audiences[0].source: missing, and the file has no [sources.NAME]\n' + EXPLAINED,
     ),
@@ -111,7 +111,7 @@ def test_no_file(place: Place) -> None:
     assert place.command("sync") == Ended(
         2,
         "",
-        f"error: there is no configuration file: looked at {place.folder / 'config.toml'}\n"
+        f"error: no configuration file found: looked at {place.folder / 'config.toml'}\n"
         "hint: `audience-sync init` writes one\n",
     )
 
@@ -144,7 +144,7 @@ def test_no_key(place: Place) -> None:
             ["retract", "gold", "--yes"],
             "error: the database knows no audience 'gold'\nhint: `audience-sync audiences` lists them; a first sync ",
         ),
-        (["sync", "--now", "yesterday"], "'yesterday' is no ISO 8601 date or time"),
+        (["sync", "--now", "yesterday"], "'yesterday' is not an ISO 8601 date or time"),
         (["sync", "--wait", "long"], "must be a duration such as"),
         (["sync", "--limit", "0"], "--limit"),
         (["snyc"], "No such command 'snyc'."),

@@ -646,7 +646,7 @@ def test_an_interrupted_reading_ends_without_a_trace(place: Place) -> None:
     with place.running("sync") as syncing:
         until(place.held)
         syncing.process.send_signal(signal.SIGINT)
-        syncing.wait_for("stopping after the step under way; once more leaves at once")
+        syncing.wait_for("stopping after the current step (press Ctrl-C again to quit now; nothing is lost)")
         place.shop.execute("COMMIT")
         ended = syncing.end(seconds=SOON)
 
@@ -664,7 +664,7 @@ def test_a_second_interrupt_ends_at_once(place: Place) -> None:
     with place.running("sync") as syncing:
         until(place.held)
         syncing.process.send_signal(signal.SIGINT)
-        syncing.wait_for("stopping after the step under way; once more leaves at once")
+        syncing.wait_for("stopping after the current step (press Ctrl-C again to quit now; nothing is lost)")
         ended = syncing.end(signal.SIGINT, seconds=SOON)
     place.configure()
 

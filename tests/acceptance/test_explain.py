@@ -193,7 +193,7 @@ def test_the_sql_can_be_pasted(place: Place) -> None:
     ("words", "sentence", "remedy"),
     [
         (("explain", BIG, "u1"), "the user comes first", f"audience-sync explain u1 {BIG}"),
-        (("explain", BIG), "only one of them is named", f"audience-sync explain {BIG} --sql"),
+        (("explain", BIG), "explain needs USER and AUDIENCE", f"audience-sync explain {BIG} --sql"),
         (("explain", "u1", "big_spendrs"), "did you mean `big_spenders`", "audience-sync audiences"),
         (("explain", "", BIG), "no profile has such a key", ""),
         (("preview", "big_spendrs"), "did you mean `big_spenders`", "audience-sync audiences"),

@@ -200,7 +200,7 @@ def test_it_goes_on_counting_after_it_was_emptied(serve: Serve) -> None:
     ("options", "sentence"),
     [
         (["--database", "nowhere/sandbox.db"], "nowhere/sandbox.db cannot be the sandbox's ledger"),
-        (["--delay", "soon"], "is no duration"),
+        (["--delay", "soon"], "is not a valid duration"),
         (["--fail-rate", "2"], "--fail-rate"),
     ],
 )

@@ -238,7 +238,7 @@ def test_a_credential_is_as_secret(place: Place, given: str) -> None:
         refused = place.command("sync")
 
     assert (looked.code, refused.code) == (0, 6)
-    assert looked.out.count("is not encrypted: everybody on the way can read the API key") == 2
+    assert looked.out.count("is not encrypted: anyone on the network path can read the API key") == 2
     assert_kept_nowhere(place)
 
 

@@ -228,7 +228,7 @@ def assert_interruptible(place: Place) -> None:
         ended = syncing.end(signal.SIGINT, seconds=SOON)
 
     assert ended.code == 130
-    assert "stopping after the step under way" in ended.err
+    assert "stopping after the current step" in ended.err
     assert ended.err.endswith("interrupted\n")
     assert "Traceback" not in ended.err
     assert place.rows("SELECT state, reason FROM runs ORDER BY id DESC LIMIT 1") == [("failed", "stopped on request")]

@@ -26,14 +26,14 @@ from tests.sending import Sending, assert_agreed, open_sending
 
 NOW = datetime.now(UTC)
 YEAR = timedelta(days=365)
-RENEW = "it must be renewed there, unless this machine's clock is wrong"
-TRUST = "if a proxy of yours made it, let SSL_CERT_FILE name the file of its authority"
+RENEW = "renew it on the server, or correct this machine's clock"
+TRUST = "behind a TLS-inspecting proxy, set SSL_CERT_FILE to the proxy's CA bundle"
 REMEDIES = {
-    "expired": f"shows a certificate that has expired: {RENEW}",
-    "early": f"shows a certificate that is not valid yet: {RENEW}",
-    "other": "shows a certificate for another host: check the address",
-    "stranger": f"shows a certificate that nobody signed whom this machine trusts: {TRUST}",
-    "self-signed": f"shows a certificate that nobody signed whom this machine trusts: {TRUST}",
+    "expired": f"certificate expired; {RENEW}",
+    "early": f"certificate not valid yet; {RENEW}",
+    "other": "certificate for another host; check the address",
+    "stranger": f"certificate signed by an unknown authority; {TRUST}",
+    "self-signed": f"certificate signed by an unknown authority; {TRUST}",
 }
 NO_TLS = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 OLD_TLS = bytes.fromhex("15 0301 0002 02 46")  # the alert: protocol version
@@ -171,7 +171,7 @@ def test_other_protocol(sending: Sending, answer: bytes, setting: str) -> None:
 
     assert type(report.failure) is DestinationError
     assert f"{url}/" in str(report.failure)
-    assert "does not speak TLS as it is spoken today: check the port" in str(report.failure)
+    assert "no common TLS version; check the port and the scheme" in str(report.failure)
     assert (report.events, report.open, report.dead) == (0, 3, 0)
     assert sending.deliver().events == 3
     assert_agreed(sending)
@@ -232,8 +232,8 @@ def test_commands_say_it(place: Place, certificates: dict[str, trustme.LeafCert]
 
     said = " ".join(failed.err.split())
     assert failed.code == 1
-    assert f"error: {tls.url} is not known to be Schematic: {tls.url}/whoami {REMEDIES['expired']}" in said
-    assert "hint: nothing was lost: when that is right, `audience-sync deliver` goes on" in said
+    assert f"error: {tls.url} is not known to be Schematic: {tls.url}/whoami: {REMEDIES['expired']}" in said
+    assert "hint: nothing was lost: fix it, then run `audience-sync deliver`" in said
     assert "Traceback" not in failed.err
     assert len(place.members()) == 20
     assert (checked.code, REMEDIES["expired"] in " ".join(checked.out.split())) == (1, True)

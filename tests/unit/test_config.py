@@ -362,15 +362,15 @@ BAD = {
     "never": ('[schedule]\ncron = "0 0 30 2 *"', "schedule.cron: must name a time that comes: this one never does"),
     "every_and_cron": (
         '[schedule]\nevery = "2h"\ncron = "0 6 * * *"',
-        "schedule.cron: cannot stand beside `every`: keep one of them",
+        "schedule.cron: cannot be combined with `every`; keep one of them",
     ),
     "every_and_cron_of_an_audience": (
         SHOP + AUDIENCE + 'schedule = { every = "2h", cron = "0 6 * * *" }',
-        "audiences[0].schedule.cron: cannot stand beside `every`: keep one of them",
+        "audiences[0].schedule.cron: cannot be combined with `every`; keep one of them",
     ),
     "two_keys": (
         '[schematic]\napi_key = "${A}"\napi_key_file = "key"',
-        "schematic.api_key_file: cannot stand beside `api_key`: keep one of them",
+        "schematic.api_key_file: cannot be combined with `api_key`; keep one of them",
     ),
     "api_url": (
         '[schematic]\napi_url = "api.schematichq.com"',
@@ -507,7 +507,7 @@ def test_all_problems_are_reported_at_once(write: Write) -> None:
     assert problems(write(text)) == [
         "database.url: `DATABASE_URL` is set neither in the environment nor as a systemd credential",
         'schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"',
-        "schedule.cron: cannot stand beside `every`: keep one of them",
+        "schedule.cron: cannot be combined with `every`; keep one of them",
         'retention.changes: must be a duration such as "30s", "15m", "2h" or "400d"',
         "sources.shop.url: is not a database URL, as in `postgresql://user@host/database`",
         "audiences[1].enabled: must be true or false",
@@ -568,7 +568,7 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     """A directory, or nothing at all, in the place of the file is an error of the configuration."""
     assert message(tmp_path) == f"{tmp_path} cannot be read: Is a directory"
     absent = tmp_path / "absent.toml"
-    assert message(absent) == f"there is no configuration file: looked at {absent}"
+    assert message(absent) == f"no configuration file found: looked at {absent}"
 
 
 def test_configuration_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -582,7 +582,7 @@ def test_configuration_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytes
         find_config(None, {"AUDIENCE_SYNC_CONFIG": ""})
 
     assert str(caught.value) == (
-        f"there is no configuration file: looked at {tmp_path / 'config.toml'} and {tmp_path / 'system.toml'}"
+        f"no configuration file found: looked at {tmp_path / 'config.toml'} and {tmp_path / 'system.toml'}"
     )
     assert caught.value.hint == "`audience-sync init` writes one"
     system.touch()

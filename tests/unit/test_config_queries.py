@@ -44,7 +44,7 @@ def problems(folder: Path, text: str) -> list[str]:
 BAD = {
     "both": (
         SHOP + EVENTS + audience("A", COUNT + 'sql = "SELECT 1"'),
-        "audiences[0].query: cannot stand beside `sql`",
+        "audiences[0].query: cannot be combined with `sql`",
     ),
     "neither": (SHOP + audience("A", ""), "audiences[0].sql: missing"),
     "neither_of_trait": (SHOP + trait("A", ""), "traits[0].sql: missing"),
@@ -118,10 +118,10 @@ BAD = {
     ),
     "two_places": (
         SHOP + EVENTS + 'sql = "SELECT 1"',
-        "sources.shop.events.sql: cannot stand beside `table`: keep one of them",
+        "sources.shop.events.sql: cannot be combined with `table`; keep one of them",
     ),
     "no_place": (SHOP + "[sources.shop.events]", "sources.shop.events.table: missing: say where the events are"),
-    "path_beside_url": (SHOP + 'path = "a.csv"', "sources.shop.path: cannot stand beside `url`: keep one of them"),
+    "path_beside_url": (SHOP + 'path = "a.csv"', "sources.shop.path: cannot be combined with `url`; keep one of them"),
     "events_path_beside_url": (
         SHOP + '[sources.shop.events]\npath = "a.csv"',
         "sources.shop.events.path: needs a source without `url`",
