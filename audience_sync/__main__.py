@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 
 from audience_sync.errors import INTERRUPTED
@@ -19,6 +20,8 @@ def main() -> None:
     """
     os.umask(0o077)
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    if "run" in sys.argv[1:]:  # the service takes SIGHUP for a reload; one that comes during start-up waits
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         from audience_sync.cli import main as run  # noqa: PLC0415 - inside the try block
     except KeyboardInterrupt:

@@ -180,6 +180,23 @@ def test_hangups_at_the_start_and_at_the_end(place: Place) -> None:
     assert len(logged(daemon, "reloaded", "reload_refused")) == 1
 
 
+@ON_ONE_DATABASE
+def test_a_hangup_during_start_up_is_a_reload(place: Place) -> None:
+    """SIGHUP does not end the daemon while it is still being imported: it waits, and is a reload."""
+    with place.running("run") as daemon:
+        until(lambda: signal.SIGHUP in blocked(daemon.process))
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for('"reloaded"')
+        assert daemon.end(signal.SIGTERM, seconds=SOON).code == 0
+
+
+def blocked(process: Command) -> set[int]:
+    """Return the numbers of the signals that the first thread of a process blocks."""
+    text = Path(f"/proc/{process._process.pid}/status").read_text()
+    mask = int(re.search(r"^SigBlk:\t([0-9a-f]+)$", text, re.MULTILINE)[1], 16)  # type: ignore[index]
+    return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
+
+
 def open_when_read(path: Path) -> int:
     """Open a named pipe as soon as somebody reads it."""
     opened: list[int] = []
