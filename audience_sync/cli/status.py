@@ -199,7 +199,7 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
                 "members": row.members if row else 0,
                 "last_run": fact.last_run,
                 "last_success": fact.last_success,
-                "next_due": iso(row.next_due_at) if row else None,
+                "next_due": iso(row.next_due_at) if row and one and row.state != "retired" else None,
                 "definition_changed": changed,
                 "open": fact.open,
                 "dead": fact.dead,
