@@ -7,6 +7,7 @@ interpreter.
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -32,6 +33,7 @@ FORKS.set_forkserver_preload(
         "audience_sync.checking.looking",
         "audience_sync.daemon",
         "tests.commands",
+        "tests.interrupted",
         "httpcore",
         "httpx",
         "psycopg",
@@ -43,11 +45,24 @@ class Command:
     """A command in a process of its own; its output goes to two files."""
 
     def __init__(
-        self, words: Sequence[str], environment: Mapping[str, str], *, out: Path, err: Path, folder: Path | None = None
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        out: Path,
+        err: Path,
+        stdin: Path = Path(os.devnull),
+        folder: Path | None = None,
     ) -> None:
-        arguments = (list(words), dict(environment), str(out), str(err), str(folder or Path.cwd()))
-        self._process = FORKS.Process(target=_run, args=arguments)
+        streams = [str(path) for path in (stdin, out, err)]
+        arguments = (list(words), dict(environment), streams, str(folder or Path.cwd()))
+        self._process = FORKS.Process(target=self.target(), args=arguments)
         self._process.start()
+
+    @staticmethod
+    def target() -> Callable[[list[str], dict[str, str], Sequence[str], str], None]:
+        """Return the function that the process runs."""
+        return _run
 
     @property
     def pid(self) -> int | None:
@@ -131,6 +146,7 @@ def _as_a_process(words: Sequence[str], environment: Mapping[str, str], folder: 
         stack.callback(os.umask, os.umask(0o022))
         stack.callback(_put_environment, dict(os.environ))
         _put_environment(environment)
+        stack.callback(gc.set_threshold, *gc.get_threshold())
         stack.callback(setattr, tempfile, "tempdir", tempfile.tempdir)
         tempfile.tempdir = None
         stack.callback(setattr, sys, "argv", sys.argv)
@@ -178,13 +194,14 @@ def _put_environment(environment: Mapping[str, str]) -> None:
             os.environ[name] = value
 
 
-def _run(words: list[str], environment: dict[str, str], out: str, err: str, folder: str) -> None:
+def _run(words: list[str], environment: dict[str, str], streams: Sequence[str], folder: str) -> None:
     from audience_sync.__main__ import main  # noqa: PLC0415 - the process that forks has imported it
 
-    for number, path in enumerate((os.devnull, out, err)):
+    for number, path in enumerate(streams):
         opened = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_APPEND)
         os.dup2(opened, number)
         os.close(opened)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - multiprocessing had put another one there
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

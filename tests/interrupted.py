@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from contextlib import closing
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from audience_sync import db, holders
@@ -59,6 +60,14 @@ def child(work: dict[str, str]) -> int:
             return 1
         else:
             return 0
+
+
+def hold_lease(url: str, kind: str, answer: Connection) -> None:
+    """Hold the lease of audience 1 for an hour, and say so; a process is killed while it does."""
+    database = db.connect(url)
+    held = Workspace(database=database, holder=holders.enter(database), seams=Seams()).hold(kind, [1], seconds=3600)
+    answer.send("held" if held else "refused")
+    time.sleep(3600)
 
 
 def main() -> None:

@@ -133,7 +133,7 @@ def _run(words: list[str], environment: dict[str, str], out: Path, err: Path) ->
     seams.killer = lambda environ: reach  # noqa: ARG005 - one count of every point, however many ask for it
     sa.event.listen(sa.Engine, "before_cursor_execute", lambda *_: reach(STATEMENT))
     sa.event.listen(sa.Engine, "commit", partial(_committing, reach))
-    commands._run(words, environment, str(out), str(err), str(out.parent))
+    commands._run(words, environment, [os.devnull, str(out), str(err)], str(out.parent))
 
 
 def _committing(reach: Callable[[str], None], connection: sa.Connection) -> None:

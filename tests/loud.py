@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.commands import FORKS, Command, _run
+from tests.commands import Command, _run
 
 CRASH = "TESTS_CRASH"
 LOGGERS = (
@@ -24,12 +23,13 @@ LOGGERS = (
 class LoudCommand(Command):
     """A command that runs, and logs everything."""
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str], *, out: Path, err: Path) -> None:
-        self._process = FORKS.Process(target=_shout, args=(list(words), dict(environment), str(out), str(err)))
-        self._process.start()
+    @staticmethod
+    def target() -> Callable[[list[str], dict[str, str], Sequence[str], str], None]:
+        """Return the function that the process runs."""
+        return _shout
 
 
-def _shout(words: list[str], environment: dict[str, str], out: str, err: str) -> None:
+def _shout(words: list[str], environment: dict[str, str], streams: Sequence[str], folder: str) -> None:
     import psycopg  # noqa: F401, PLC0415 - it makes itself quiet when it is imported
 
     logging.basicConfig(level=1, stream=sys.stderr, format="%(levelname)s %(name)s %(pathname)s %(message)s %(args)s")
@@ -37,7 +37,7 @@ def _shout(words: list[str], environment: dict[str, str], out: str, err: str) ->
         logging.getLogger(name).setLevel(1)
     if environment.get(CRASH):
         _break_requests()
-    _run(words, environment, out, err, str(Path(out).parent))
+    _run(words, environment, streams, folder)
 
 
 def _break_requests() -> None:

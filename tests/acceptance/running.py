@@ -55,12 +55,15 @@ class Ended(NamedTuple):
 class Running:
     """A command that runs; what it says goes into files, so that it never waits for a reader."""
 
-    def __init__(self, folder: Path, words: tuple[str, ...], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, words: tuple[str, ...], environment: Mapping[str, str], *, stdin: Path = Path(os.devnull)
+    ) -> None:
         self._paths = [folder / f"{name}-{uuid4().hex}.txt" for name in ("out", "err")]
         out, err = self._paths
         out.touch()
         err.touch()
-        self.process = Command(["--config", str(folder / "config.toml"), *words], environment, out=out, err=err)
+        words = ("--config", str(folder / "config.toml"), *words)
+        self.process = Command(words, environment, out=out, err=err, stdin=stdin)
 
     @property
     def said(self) -> str:
@@ -135,12 +138,12 @@ class Place:
             return running.end()
 
     @contextmanager
-    def running(self, *words: str, kill: str | None = None) -> Iterator[Running]:
+    def running(self, *words: str, kill: str | None = None, stdin: Path = Path(os.devnull)) -> Iterator[Running]:
         """Start a command in a process of its own; it is ended with the block."""
         environment = self._environment()
         if kill is not None:
             environment[KILL_VARIABLE] = kill
-        with closing(Running(self.folder, words, environment)) as running:
+        with closing(Running(self.folder, words, environment, stdin=stdin)) as running:
             yield running
 
     def _environment(self) -> dict[str, str]:

@@ -9,8 +9,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +18,7 @@ import pytest
 from audience_sync.errors import INTERRUPTED
 from audience_sync.forwarding.taking import PIECE
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule
-from tests.acceptance.running import DEADLINE, KILLED, ON_ONE_DATABASE, Ended, Place, open_place, until
+from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Ended, Place, open_place, until
 from tests.commands import call
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text())
@@ -529,18 +527,13 @@ def test_a_file_without_events_to_send(place: Place, name: str) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_pipe_that_stays_open(place: Place, number: signal.Signals) -> None:
     """What comes through a pipe is delivered while it is open and silent, and whoever stops the command has it all."""
-    words = [sys.executable, "-m", "audience_sync", "--config", str(place.folder / "config.toml"), "forward", "-"]
-    environment = {**os.environ, "SCHEMATIC_API_KEY": place.key}
-    with subprocess.Popen(words, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdin is not None
-        assert process.stderr is not None
+    pipe = place.folder / "pipe"
+    os.mkfifo(pipe)
+    with place.running("forward", "-", stdin=pipe) as forwarding, pipe.open("wb", buffering=0) as sender:
         for count in (3, 6):
-            process.stdin.write(lines(tracks(count)))
-            process.stdin.flush()
+            sender.write(lines(tracks(count)))
             until(lambda count=count: place.received() == count)  # type: ignore[misc]
-        process.send_signal(number)
-        err = process.stderr.read().decode()
-        code = process.wait(DEADLINE)
+        code, _, err = forwarding.end(number)
     again = send(place, lines(tracks(6)))
 
     assert code == (KILLED if number is signal.SIGKILL else INTERRUPTED)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 
 import pytest
 import sqlalchemy as sa
@@ -22,7 +20,9 @@ from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
 from audience_sync.store import leases, seeking
 from audience_sync.store.leases import AUDIENCE, SHARDS, Lease
+from tests.commands import FORKS
 from tests.factories import FrozenClock
+from tests.interrupted import hold_lease
 from tests.waiting import somebody_waits, wait_until
 
 ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
@@ -31,18 +31,6 @@ ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=Tru
 NOW = 1_000_000  # milliseconds
 SECOND = 1000
 TEN = 10 * SECOND
-HOLD_UNTIL_KILLED = """
-import sys, time
-from audience_sync import db, holders
-from audience_sync.leasing import Workspace
-from audience_sync.seams import Seams
-
-database = db.connect(sys.argv[1])
-workspace = Workspace(database=database, holder=holders.enter(database), seams=Seams())
-held = workspace.hold("audience", [1], seconds=3600)
-print("held" if held else "refused", flush=True)
-time.sleep(3600)
-"""
 
 
 def take(database: Database, *numbers: int, holder: str, now_ms: int = NOW, dead: Iterable[str] = ()) -> Lease | None:
@@ -232,16 +220,20 @@ def test_a_takeover_waits_for_the_commit_under_way(database: Database) -> None:
 
 
 @contextmanager
-def another_process(database_url: str) -> Iterator[subprocess.Popen[str]]:
+def another_process(database_url: str) -> Iterator[BaseProcess]:
     """Start a process that holds the lease of audience 1 for an hour, and end it at last."""
-    command = [sys.executable, "-c", HOLD_UNTIL_KILLED, database_url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    ours, its = FORKS.Pipe()
+    with ours, its:
+        process = FORKS.Process(target=hold_lease, args=(database_url, AUDIENCE, its))
+        process.start()
         try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "held\n"
+            assert ours.poll(60)
+            assert ours.recv() == "held"
             yield process
         finally:
             process.kill()
+            process.join()
+            process.close()
 
 
 def test_a_dead_process_is_recognised_at_once(database: Database, database_url: str) -> None:
@@ -250,8 +242,8 @@ def test_a_dead_process_is_recognised_at_once(database: Database, database_url: 
         workspace = Workspace(database=database, holder=holder, seams=Seams())
         with another_process(database_url) as process:
             assert workspace.hold(AUDIENCE, [1], seconds=60) is None
-            process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            process.kill()
+            process.join(10)
             held = None
 
             def take_it() -> bool:  # Postgres needs a moment to see that the connection is gone
@@ -368,7 +360,7 @@ def test_what_the_dead_held_is_cleared_away(database: Database, database_url: st
             workspace.bury()
             assert len(in_force(database, 0)) == 1
             process.kill()
-            process.wait(10)
+            process.join(10)
 
             def is_cleared() -> bool:  # Postgres needs a moment to see that the connection is gone
                 workspace.bury()
