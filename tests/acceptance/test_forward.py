@@ -185,16 +185,16 @@ def test_a_table_is_a_summary(folder: Folder) -> None:
     assert ended.code == 0
     assert ended.out.splitlines() == [
         "what            which                            count",
-        "events          identify                         3",
-        "events          track                            1",
-        "events          page                             1",
-        "sent to nobody  Track Event: missing_field       1",
-        "sent to nobody  filtered_by_integrations_object  1",
-        "sent to nobody  no_matching_mapping              1",
-        "bodies          Identify User                    2",
-        "bodies          Track Event                      0",
-        "bad lines       not_json                         1",
-        "bad lines       unknown_type                     1",
+        "events          identify                             3",
+        "events          track                                1",
+        "events          page                                 1",
+        "sent to nobody  Track Event: missing_field           1",
+        "sent to nobody  filtered_by_integrations_object      1",
+        "sent to nobody  no_matching_mapping                  1",
+        "bodies          Identify User                        2",
+        "bodies          Track Event                          0",
+        "bad lines       not_json                             1",
+        "bad lines       unknown_type                         1",
     ]
     assert said(ended.err).splitlines() == [
         "bad line 5 is not valid JSON: …",
@@ -216,10 +216,10 @@ def test_an_event_that_one_of_two_mappings_cannot_send(folder: Folder) -> None:
     ended = folder.forward("-", "--dry-run", stdin=lines([ADA]))
 
     assert ended.out.splitlines()[1:] == [
-        "events        identify           1",
-        "sent in part  Named: wrong_type  1",
-        "bodies        Whole              1",
-        "bodies        Named              0",
+        "events        identify               1",
+        "sent in part  Named: wrong_type      1",
+        "bodies        Whole                  1",
+        "bodies        Named                  0",
     ]
 
 
