@@ -41,6 +41,9 @@ FORKS.set_forkserver_preload(
 )
 
 
+THREAD_GRACE = 10.0  # seconds in which a thread of a server ends once its client is gone
+
+
 class Command:
     """A command in a process of its own; its output goes to two files."""
 
@@ -124,8 +127,8 @@ def call(
             except SystemExit as done:
                 code = done.code
             for thread in set(threading.enumerate()) - before:
-                if not thread.daemon:  # the interpreter waits for them, too
-                    thread.join()
+                # The interpreter waits for threads that are not daemons. Those of a test's server end by themselves.
+                thread.join(THREAD_GRACE if thread.daemon else None)
         left = {thread for thread in set(threading.enumerate()) - before if thread.is_alive()}
         assert not left, f"{words} left threads: {left}"
         assert code is None or isinstance(code, int)

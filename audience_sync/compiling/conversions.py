@@ -92,8 +92,9 @@ def _day_or_month_first(order: DateOrder | None, year: str) -> str:
     return f"coalesce(try_strptime({plain}, [{formats}]), {_error(Doubt.DATE)})"
 
 
-def _error(doubt: Doubt) -> str:
-    return f"error('{MARK}{doubt} ' || to_json(t))"
+def _error(doubt: Doubt, kind: str = "TIMESTAMP") -> str:
+    """Return an expression that fails. `error()` would be volatile, which DuckDB refuses in the order of a window."""
+    return f"CAST('{MARK}{doubt} ' || to_json(t) AS {kind})"
 
 
 _IS_NUMBER: Final = f"length(t) <= {LONGEST_NUMBER} AND regexp_full_match(t, '{NUMBER_PATTERN}')"
@@ -102,8 +103,8 @@ _IS_EXACT: Final = (  # a double holds every whole number of 15 digits
     " OR coalesce(TRY_CAST(CAST(t AS DOUBLE) AS HUGEINT) = TRY_CAST(t AS HUGEINT), false)"
 )
 _NUMBER: Final = (
-    f"CASE WHEN t IS NULL THEN NULL WHEN NOT ({_IS_NUMBER}) THEN {_error(Doubt.NUMBER)}"
-    f" WHEN {_IS_EXACT} THEN CAST(t AS DOUBLE) ELSE {_error(Doubt.DIGITS)} END"
+    f"CASE WHEN t IS NULL THEN NULL WHEN NOT ({_IS_NUMBER}) THEN {_error(Doubt.NUMBER, 'DOUBLE')}"
+    f" WHEN {_IS_EXACT} THEN CAST(t AS DOUBLE) ELSE {_error(Doubt.DIGITS, 'DOUBLE')} END"
 )
 _MILLISECONDS: Final = (
     f"CASE WHEN abs(CAST(t AS DOUBLE)) >= {SECONDS_UP_TO} THEN CAST(t AS DOUBLE) ELSE CAST(t AS DOUBLE) * 1000 END"

@@ -329,7 +329,7 @@ def test_a_refused_key_is_exit_code_6(place: Place) -> None:
     assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(200,)]
     assert place.command("deliver").code == 6
     assert "refused the API key" in place.command("status", "--format", "json").records[0]["delivery_stopped"]
-    assert "the last delivery stopped: " in place.command("status").err
+    assert "Schematic: API key refused since " in place.command("status").out
 
     place.sandbox.keys.restore(place.key)
 
@@ -410,7 +410,7 @@ def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
 
     assert refused.code == 2
     assert (
-        f"error: {AUDIENCE_KEY}: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00 UTC,"
+        f"error: {AUDIENCE_KEY}: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00Z,"
         " a later instant\nhint: --force goes back in time all the same"
     ) in refused.err
     assert place.command("sync", "--now", "2026-02-01", "--force").code == 0
@@ -509,7 +509,7 @@ def test_a_plan_is_every_change_that_a_sync_makes(synced: Place) -> None:
     as_csv = synced.command("plan", "--now", "2099-01-01", "--samples", "all", "--format", "csv")
 
     assert [planned.code, as_csv.code] == [0, 0]
-    assert f"{AUDIENCE_KEY} (incremental, as of 2099-01-01 00:00:00 UTC, 200 members)" in planned.err
+    assert f"{AUDIENCE_KEY} (incremental, as of 2099-01-01 00:00:00Z, 200 members)" in planned.err
     assert "182 read, 2 would enter, 20 exit, 30 be updated; 150 unchanged, 0 rejected, 0 duplicates" in planned.err
     assert synced.everything() == before
     assert synced.received() == 200

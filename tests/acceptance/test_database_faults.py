@@ -217,6 +217,7 @@ def test_a_temporary_folder_that_is_full(place: Place, small_disk: SmallDisk, mo
     settings = load(place.folder / "config.toml", {})
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk.folder))
     monkeypatch.setattr(reading, "IN_MEMORY", 100)
+    place.always_forks = True  # a command in this process would write its output there
     small_disk.fill()
     full = pytest.raises(AudienceSyncError, match="No space left on device")
     with place.workspace() as workspace, full as failed:

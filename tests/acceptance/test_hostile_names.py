@@ -255,7 +255,7 @@ def test_sql_in_files_is_text(
     place = tmp_path / f"it's \"; DROP TABLE x; -- $1 :now.{ending}"
     plain = tmp_path / "plain.csv"
     with plain.open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, quoting=csv.QUOTE_ALL)
         writer.writerows([(COLUMN, EMAIL, COMPANY, "plan'\"); --"), *((one, one, one, one) for one in people)])
     if ending == "csv":
         plain.rename(place)

@@ -43,7 +43,7 @@ def files(folder: Path) -> dict[Path, int]:
 def test_nothing_that_is_made_can_be_opened_by_others(place: Place) -> None:
     """Configuration, database, what lies beside it, locks and temporary files are the owner's alone, killed or not."""
     new = place.folder / "new"
-    new.mkdir()
+    (new / "deep").mkdir(parents=True)
     database = f"sqlite:///{new / 'deep' / 'own.db'}"
     before = files(place.folder)
     assert place.command("--config", str(new / "other.toml"), "init").code == 0
@@ -77,8 +77,13 @@ def test_files_that_others_can_open_are_named_with_the_remedy(place: Place, comm
     for file in (database, beside):
         file.touch()
         file.chmod(0o640)
-    place.sandbox.keys.revoke(place.key)  # so that `run` ends by itself
-    ended = place.command(command)
+    if command == "run":
+        with place.running("run") as daemon:
+            daemon.wait_for("daemon_started")
+            ended = daemon.end(signal.SIGTERM)
+    else:
+        place.sandbox.keys.revoke(place.key)
+        ended = place.command(command)
     said = " ".join((ended.err if command != "check" else ended.out).split())
 
     for file, why, remedy in (

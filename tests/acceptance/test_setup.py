@@ -23,6 +23,7 @@ from audience_sync import db, migrating, tables
 from audience_sync.checking.file import example
 from audience_sync.checking.permissions import holds_secret
 from audience_sync.cli import main, setup
+from audience_sync.cli.context import MessageConsole
 from audience_sync.cli.unit import Unit, quoted
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Computation
@@ -581,7 +582,7 @@ def test_check_reads_well_on_a_pipe_and_on_a_terminal(
     configure(database_url, sql='SELECT 1 AS "bad\x1b[31m"')
 
     piped = command("check")
-    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(MessageConsole, "is_seen", True)
     shown = command("check")
 
     lines = piped.out.splitlines()

@@ -148,7 +148,7 @@ def test_a_reload_of_a_bad_file_and_of_a_good_one(place: Place) -> None:
     assert several["level"] == "error"
     assert several["problems"] == [
         f"{path} has 2 problems:",
-        '  audiences[1].schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"',
+        '  line 25, "Ring": audiences[1].schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"',
         "  audiences[1].sqll: unknown setting (did you mean `sql`?)",
     ]
     assert reloaded["added"] == ["ring"]

@@ -146,6 +146,7 @@ def sleeping(url: str) -> list[int]:
         )
 
 
+@pytest.mark.abandons_connection
 def test_a_server_that_does_not_answer_is_given_up(place: Place, deaf: int) -> None:
     """A server that takes the connection and says nothing is given up, as is one that cannot be reached."""
     settings = configured(place, f"postgresql+psycopg://reader@127.0.0.1:{deaf}/shop", ORDERS, timeout="2s")
@@ -181,6 +182,7 @@ def test_a_driver_that_waits_for_ever_is_left(place: Place, monkeypatch: pytest.
     assert closed.wait(15)
 
 
+@pytest.mark.abandons_connection
 def test_the_command_says_it_in_one_sentence(place: Place, deaf: int) -> None:
     """`sync` leaves with 1 and one sentence, and the next one, whose source answers, reads it whole."""
     configured(place, f"postgresql+psycopg://reader@127.0.0.1:{deaf}/shop", ORDERS, timeout="2s")

@@ -472,6 +472,7 @@ def test_ping_answers(source: str) -> None:
     ping(database(source), MINUTE)
 
 
+@pytest.mark.abandons_connection
 def test_a_server_that_never_answers_is_left() -> None:
     """`ping` ends with its time limit where a port is open and nobody speaks."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

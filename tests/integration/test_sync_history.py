@@ -22,8 +22,8 @@ def any_orders(random: Random) -> tuple[list[tuple[object, ...]], dict[str, str 
     for key in random.sample(sorted(companies), min(len(companies), 3)):
         company = random.choice(["c1", "c2"])
         rows.append((key, company))
-        if companies[key] is not None:  # the line without identifiers is the smallest of all
-            companies[key] = min(str(companies[key]), company)
+        known = companies[key]  # the row with more identifiers is used, then the smallest
+        companies[key] = company if known is None else min(known, company)
     rows += [(random.choice(NOBODY), None) for _ in range(random.randrange(2))]
     random.shuffle(rows)
     return rows, {key: company_identifiers(company) for key, company in companies.items()}

@@ -138,7 +138,7 @@ def test_rows_with_placeholders_are_rejected_and_companies_left_out(size: int) -
 
     assert found == [
         Rejection(Reason.PLACEHOLDER_KEY, "NULL", '["NULL","c2"]'),
-        Rejection(Reason.OMITTED_IDENTIFIER, "x1", '["x1","NULL"]'),
+        Rejection(Reason.OMITTED_IDENTIFIER, "x1", '["x1","NULL"]', "column company_id: placeholder_key"),
         Rejection(Reason.PLACEHOLDER_KEY, "\\N", r'["\\N","\\N"]'),
         Rejection(Reason.DECIMAL_KEY, "1.14739E+18", '["1.14739E+18","c3"]'),
         Rejection(Reason.OMITTED_IDENTIFIER, "x2", '["x2","1.5"]'),
