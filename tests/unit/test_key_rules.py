@@ -141,7 +141,7 @@ def test_rows_with_placeholders_are_rejected_and_companies_left_out(size: int) -
         Rejection(Reason.OMITTED_IDENTIFIER, "x1", '["x1","NULL"]', "column company_id: placeholder_key"),
         Rejection(Reason.PLACEHOLDER_KEY, "\\N", r'["\\N","\\N"]'),
         Rejection(Reason.DECIMAL_KEY, "1.14739E+18", '["1.14739E+18","c3"]'),
-        Rejection(Reason.OMITTED_IDENTIFIER, "x2", '["x2","1.5"]'),
+        Rejection(Reason.OMITTED_IDENTIFIER, "x2", '["x2","1.5"]', "column company_id: decimal_key"),
     ]
     taken = sorted(line for shard in lines for line in shard)
     company = '{"company":{"groupId":"c1"}}'
