@@ -98,6 +98,11 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
 
+def _threads() -> set[threading.Thread]:
+    """Return the threads of this process, without those in which the sandbox of a test answers other processes."""
+    return {thread for thread in threading.enumerate() if "(process_request_thread)" not in thread.name}
+
+
 class Finished(NamedTuple):
     """The exit code of a command and its output."""
 
@@ -116,7 +121,7 @@ def call(
     """
     from audience_sync.__main__ import main  # noqa: PLC0415 - the forked process imports this module first
 
-    before = set(threading.enumerate())
+    before = _threads()
     code: object = 0
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin)
@@ -126,10 +131,10 @@ def call(
                 main()
             except SystemExit as done:
                 code = done.code
-            for thread in set(threading.enumerate()) - before:
+            for thread in _threads() - before:
                 # The interpreter waits for threads that are not daemons. Those of a test's server end by themselves.
                 thread.join(THREAD_GRACE if thread.daemon else None)
-        left = {thread for thread in set(threading.enumerate()) - before if thread.is_alive()}
+        left = {thread for thread in _threads() - before if thread.is_alive()}
         assert not left, f"{words} left threads: {left}"
         assert code is None or isinstance(code, int)
         return Finished(code or 0, *(_text_of(stream) for stream in (out, err)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -609,6 +610,11 @@ def plain(url: str) -> str:
     return make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
 
 
+def as_written(value: object) -> object:
+    """Return a value as a text file has it: a text that JSON would write as a whole number is one."""
+    return int(value) if isinstance(value, str) and re.fullmatch("0|[1-9][0-9]*", value) else value
+
+
 @pytest.mark.timeout(3600 if EVERY_INSTANT else 240)
 @pytest.mark.parametrize("place", PLACES)
 def test_every_example_agrees(
@@ -627,6 +633,8 @@ def test_every_example_agrees(
     is_part = "all" not in request.node.callspec.params["data"]
     for shape, n, as_of in questions(examples, instants, place, is_part=is_part):
         expected = count(world, examples[n], as_of, shape)
+        if place == "files" and isinstance(expected, dict):
+            expected = {user: as_written(value) for user, value in expected.items()}
         try:
             found = answers(settings[shape], settings[shape].audience(key_of(examples[n], n)), as_of)
             different: object = difference(found, expected)
