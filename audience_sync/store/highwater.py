@@ -22,13 +22,13 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple, TextIO
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from audience_sync.core.instants import from_ms
 from audience_sync.db import Database, file_of, highwater_of
 from audience_sync.errors import DatabaseOlder, MarkUnusable
 
@@ -214,7 +214,7 @@ def _are_strangers(found: Mark, known: Mark) -> bool:
 
 
 def _time(mark: Mark) -> str:
-    return f"{datetime.fromtimestamp(mark.generation / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
+    return f"{from_ms(mark.generation):%Y-%m-%d %H:%M:%SZ}"
 
 
 def _raise(path: Path, found: Mark) -> None:
