@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -117,10 +117,20 @@ def _csv_rows(file: CsvFile) -> Iterator[tuple[int, list[str]]]:
         _Unreadable: the file is not CSV from a line on.
     """
     begin = 1
+    last = ""
+
+    def noted(lines: Iterable[str]) -> Iterator[str]:
+        nonlocal last
+        for last in lines:
+            yield last
+
     with open_bytes(file.path) as packed, io.TextIOWrapper(packed, "utf-8-sig", "surrogateescape", newline="") as lines:
-        rows = csv.reader(lines, delimiter=file.separator, strict=True, skipinitialspace=True)
+        rows = csv.reader(noted(lines), delimiter=file.separator, strict=True, skipinitialspace=True)
         try:
             for row in rows:
+                extra = len(row) - len(file.columns)
+                if extra > 0 and not any(row[-extra:]):  # to DuckDB, blanks are a value
+                    row[-extra:] = last.replace('"', "").rstrip("\r\n").split(file.separator)[-extra:]
                 if row and begin > 1:
                     yield begin, row
                 begin = rows.line_num + 1

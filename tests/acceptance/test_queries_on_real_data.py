@@ -633,7 +633,7 @@ def test_every_example_agrees(
     is_part = "all" not in request.node.callspec.params["data"]
     for shape, n, as_of in questions(examples, instants, place, is_part=is_part):
         expected = count(world, examples[n], as_of, shape)
-        if place == "files" and isinstance(expected, dict):
+        if place == "files" and ".mode(" not in examples[n].query:  # a mode is always a text
             expected = {user: as_written(value) for user, value in expected.items()}
         try:
             found = answers(settings[shape], settings[shape].audience(key_of(examples[n], n)), as_of)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from audience_sync.config import Source
@@ -127,6 +127,8 @@ def test_csv_is_read_as_it_is_written(write: Write, text: str, rows: list[tuple[
 TOKENS = ["a", "1", "x y", ",", ",", ",", '"', '"', '"b,"', '""', "\n", "\n", "\r\n", "\r", " ", "é", '"q\nr"', "\0"]
 
 
+@example(body=",, ", end="\n")
+@example(body=',, ""', end="\n")
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(body=st.lists(st.sampled_from(TOKENS), max_size=12).map("".join), end=st.sampled_from(["\n", "\r\n", "\r"]))
 def test_csv_agrees_with_another_reader(tmp_path: Path, body: str, end: str) -> None:
