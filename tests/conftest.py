@@ -49,6 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(run.close)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Start two workers for each processor: daemons, retries and sandboxes wait for much of their time."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark acceptance tests on PostgreSQL as slow, and others that are slow there."""

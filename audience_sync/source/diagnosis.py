@@ -121,8 +121,9 @@ def _csv_rows(file: CsvFile) -> Iterator[tuple[int, list[str]]]:
 
     def noted(lines: Iterable[str]) -> Iterator[str]:
         nonlocal last
-        for last in lines:
-            yield last
+        for line in lines:
+            last = line
+            yield line
 
     with open_bytes(file.path) as packed, io.TextIOWrapper(packed, "utf-8-sig", "surrogateescape", newline="") as lines:
         rows = csv.reader(noted(lines), delimiter=file.separator, strict=True, skipinitialspace=True)

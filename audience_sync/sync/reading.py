@@ -35,6 +35,7 @@ LINES_AT_ONCE = 20_000  # compared in one piece, as is a shard that has more
 SORTED_IN_VAIN = 8
 """So many shards of a run are sorted for their digest though they have changed: then most have, and comparing them with
 their members costs less than sorting them first."""
+NOBODY = digest([])
 
 
 @dataclass
@@ -155,6 +156,9 @@ def compare(
                 yield ShardChanges(shard, [], trusted.digests[shard], reading.hash), Counts(unchanged=reading.lines)
                 continue
             before = members.get(shard, [])
+            if not lines and not before and only is None:  # as are most shards of a small audience
+                yield ShardChanges(shard, [], NOBODY, reading.hash), Counts()
+                continue
             found = difference(before, lines)
             for line in found.left_out:
                 rejections.add(Rejection(Reason.DUPLICATE, from_line(line).profile_key, canonical(line.split("\t"))))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import suppress
+from functools import cached_property
 from hashlib import blake2b
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -66,13 +67,17 @@ class Spool:
 
     def reading(self, shard: int) -> Reading:
         """Return what was read of a shard; the same where the same lines came in the same order."""
-        found = self._hashes[shard].copy() if self._hashes else self._new_hash()
         lines = self.lines[shard]
+        if not self._hashes and not lines:
+            return self._nothing
+        found = self._hashes[shard].copy() if self._hashes else self._new_hash()
         found.update(_text(lines))
         return Reading(self._flushed[shard] + len(lines), found.digest())
 
     def take(self, shard: int) -> list[str]:
         """Return the lines of a shard, from memory and file."""
+        if not self._flushed[shard] and not self.lines[shard]:
+            return []
         number = self._file.fileno()
         parts = [os.pread(number, length, offset) for offset, length in self._places[shard]]
         text = b"".join([*parts, _text(self.lines[shard])]).decode()
@@ -94,6 +99,11 @@ class Spool:
         self._file.write(b"".join(texts))
         self._file.flush()
         self._waiting = 0
+
+    @cached_property
+    def _nothing(self) -> Reading:
+        """The reading of a shard without rows; the `wrapping` is known by the time it is asked for."""
+        return Reading(0, self._new_hash().digest())
 
     def _new_hash(self) -> blake2b:
         """Return a hash that begins with what is around each bare line: other keys of Schematic, other members."""
