@@ -20,20 +20,18 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from pydantic import SecretStr
 from sqlalchemy.engine import make_url
-from structlog.testing import capture_logs
 
-from audience_sync import daemon, db, holders
+from audience_sync import db
 from audience_sync.cli import delivering
 from audience_sync.cli.main import _run as run_command
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError, SourceError
-from audience_sync.leasing import Workspace
 from audience_sync.migrating import migrate
 from audience_sync.sandbox.wire import Answer, Request
 from audience_sync.seams import Seams
 from audience_sync.sync import Job, reading, sync
+from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import (
     ON_ONE_DATABASE,
     Customers,
@@ -50,8 +48,6 @@ from tests.sending import in_between
 EVERYBODY = customers(range(1500))
 MOST = customers(range(100, 1600))
 KIB = 1024
-# The library that tells systemd leaves its socket to the end of the process.
-IN_THIS_PROCESS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture
@@ -288,48 +284,21 @@ def test_a_lock_that_is_held_for_too_long(
     assert_settled(place, EVERYBODY)
 
 
-@contextmanager
-def daemon_here(place: Place, seams: Seams | None = None) -> Iterator[None]:
-    """Run the daemon in this process; it must end well when told to."""
-    settings = load(place.folder / "config.toml", {})
-    failures: list[BaseException] = []
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            with closing(db.connect(place.database_url)) as database, closing(holders.enter(database)) as holder:
-                workspace = Workspace(database=database, holder=holder, seams=seams or Seams())
-                daemon.run(workspace, settings, SecretStr(place.key), stop=stop)
-        except BaseException as error:  # noqa: BLE001 - asserted below
-            failures.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(60)
-    assert not thread.is_alive()
-    assert failures == []
-
-
 def often(place: Place, **wanted: Any) -> Settings:
     """Configure an audience that is due every second."""
     return place.configure(more='[schedule]\nevery = "1s"\njitter = "0s"', **wanted)
 
 
 @ON_ONE_DATABASE
-@IN_THIS_PROCESS
 def test_the_daemon_outlives_a_lock(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another program holds the file for longer than anybody waits, syncs fail; afterwards all goes on."""
     monkeypatch.setattr(db, "BUSY_TIMEOUT", 0.1)
     often(place)
-    with capture_logs() as logs, daemon_here(place):
+    with local_daemon(place) as daemon:
         until(lambda: place.received() >= len(EVERYBODY) and not place.rows("SELECT 1 FROM outbox"))
         place.shop.set_orders(MOST.items())
         with locked(place):
-            until(lambda: sum(entry["event"] == "sync_failed" for entry in logs) >= 2)
+            until(lambda: sum(line["event"] == "sync_failed" for line in daemon.logged) >= 2)
         until(lambda: place.traits().keys() == {*EVERYBODY, *MOST} and not place.rows("SELECT 1 FROM outbox"))
 
     assert place.command("sync").code == 0  # a run that the daemon's end has interrupted is finished
@@ -414,6 +383,7 @@ def restarting(server: Server, *points: str) -> Seams:
     return Seams(reach=reach)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["sync.read", "sync.decided", "deliver.posted"])
 def test_a_sync_during_which_postgres_restarts(
     on_postgres: Place,
@@ -443,14 +413,14 @@ def test_a_sync_during_which_postgres_restarts(
     assert_settled(on_postgres, MOST, before=EVERYBODY)
 
 
-@IN_THIS_PROCESS
+@pytest.mark.slow
 def test_the_daemon_outlives_restarts_of_postgres(on_postgres: Place, server: Server) -> None:
     """Restarted in the middle of a diff, of a plan and of a delivery: the daemon goes on, and all ends right."""
     place = on_postgres
     often(place)
     points = ["sync.read", "sync.staged", "deliver.posted", "deliver.settled"]
     before = server.restarts
-    with daemon_here(place, restarting(server, *points)):
+    with local_daemon(place, seams=restarting(server, *points)):
 
         def told(now: Customers) -> bool:
             with suppress(sa.exc.OperationalError):
@@ -466,6 +436,7 @@ def test_the_daemon_outlives_restarts_of_postgres(on_postgres: Place, server: Se
     assert_settled(place, MOST, before=EVERYBODY)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_a_source_that_is_restarted(place: Place, server: Server) -> None:
     """A Postgres that is restarted while its rows are read fails the run in a sentence; the next one reads it whole."""

@@ -18,8 +18,10 @@ import pytest
 from audience_sync.errors import INTERRUPTED
 from audience_sync.forwarding.taking import PIECE
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule
+from tests.acceptance import running
 from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Ended, Place, open_place, until
 from tests.commands import call
+from tests.haste import HastyCommand
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text())
 GROUPS = {text: [one for one in VECTORS if json.dumps(one["mappings"]) == text] for text in
@@ -525,8 +527,9 @@ def test_a_file_without_events_to_send(place: Place, name: str) -> None:
 
 @ON_ONE_DATABASE
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_pipe_that_stays_open(place: Place, number: signal.Signals) -> None:
+def test_a_pipe_that_stays_open(place: Place, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes through a pipe is delivered while it is open and silent, and whoever stops the command has it all."""
+    monkeypatch.setattr(running, "Command", HastyCommand)
     pipe = place.folder / "pipe"
     os.mkfifo(pipe)
     with place.running("forward", "-", stdin=pipe) as forwarding, pipe.open("wb", buffering=0) as sender:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from audience_sync.store import audiences, leases
+from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import ON_ONE_DATABASE, Ended, Place, open_place, until
 from tests.chains import EVERYBODY, SPEND, chain_text, set_spend
 
@@ -221,15 +221,14 @@ def test_the_daemon_holds_and_releases(counter: Counter) -> None:
     counter.configure(more=seldom)
     assert counter.command("sync").code == 0
     set_spend(counter.place.shop, SPEND[:-2])  # a truncated export: `spenders` loses half of its members
-    with counter.place.running("run") as daemon:
-        daemon.wait_for('"sync_held"')
+    with local_daemon(counter.place) as daemon:
+        daemon.wait_for("sync_held")
         (held,) = [line for line in daemon.logged if line["event"] == "sync_held"]
         assert (held["level"], held["audience"]) == ("warning", "quiet_spenders")
         assert held["reason"] == "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve 3`"
         assert counter.told("quiet_spenders") == {"u10", "u11", "u12"}
         assert counter.command("approve", "3").code in {0, 3}  # 3: the daemon is delivering it
         until(lambda: counter.told("quiet_spenders") == {"u10", "u11"})
-        assert daemon.end(signal.SIGTERM).code == 0
 
     assert counter.told("spenders") == {"u10", "u11"}
     assert [line for line in daemon.logged if line["event"] == "sync_held"] == [held]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import sqlalchemy as sa
 from audience_sync.config import load
 from audience_sync.errors import DatabaseOlder
 from audience_sync.store import binding, highwater, runs
+from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import (
     KILLED,
     ON_ONE_DATABASE,
@@ -316,12 +316,13 @@ def test_the_service_goes_on_when_the_mark_can_be_written(place: Place) -> None:
     place.shop.set_orders(AFTER.items())
     with place.database.write() as connection:
         connection.execute(sa.text("UPDATE audiences SET next_due_at = NULL"))
-    with place.running("run") as daemon:
-        daemon.wait_for("nothing is sent, because the high-water mark")
+    with local_daemon(place) as daemon:
+        daemon.wait_for("delivery_stopped")
         assert place.received() == received
         in_the_way.rmdir()
         until(lambda: place.rows("SELECT 1 FROM runs WHERE id = 2 AND sent = 20"))
-        assert daemon.end(signal.SIGTERM).code == 0
+    (stopped,) = [line for line in daemon.logged if line["event"] == "delivery_stopped"]
+    assert "nothing is sent, because the high-water mark" in stopped["error"]
     assert_settled(place, AFTER, before=BEFORE)
 
 

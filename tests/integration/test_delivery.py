@@ -109,9 +109,9 @@ def test_exits_carry_the_last_identifiers(tmp_path: Path, database: Database, sa
         }
 
 
-def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
-    """Twenty audiences over the same 5,000 users are 5,000 identifies."""
-    users = 5000 if database.is_sqlite else 1000  # Postgres, slower to set up, has only to do the same
+@pytest.mark.parametrize("users", [1000, pytest.param(5000, marks=pytest.mark.slow)])
+def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandbox: Sandbox, users: int) -> None:
+    """Twenty audiences over the same users are one identify for each of them."""
     names = {f"a{n}": members_of("acme") for n in range(20)}
     with open_sending(tmp_path, database, sandbox, audiences=names) as sending:
         sending.shop.set_orders([(f"u{n}", "acme") for n in range(users)])

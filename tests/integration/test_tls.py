@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import socket
 import ssl
 import threading
@@ -20,6 +19,7 @@ from audience_sync import db
 from audience_sync.errors import ConfigError, DestinationError
 from audience_sync.sandbox import Sandbox
 from audience_sync.trust import trusted_authorities
+from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import ON_ONE_DATABASE, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY
 from tests.sending import Sending, assert_agreed, open_sending
@@ -249,14 +249,12 @@ def test_daemon_goes_on_by_itself(place: Place, certificates: dict[str, trustme.
     tls = Tls(place.sandbox, certificates)
     tls.show("expired")
     place.configure(destination=tls.url)
-    with place.running("run") as daemon:
-        until(lambda: any(line["event"] == "delivery_stopped" for line in daemon.logged))
+    with local_daemon(place) as daemon:
+        daemon.wait_for("delivery_stopped")
         assert place.received() == 0
         tls.show("good")
         until(lambda: place.received() == 20)
-        ended = daemon.end(signal.SIGTERM)
 
     (stopped, *_) = (line for line in daemon.logged if line["event"] == "delivery_stopped")
-    assert ended.code == 0
     assert (stopped["level"], REMEDIES["expired"] in stopped["error"]) == ("error", True)
     assert place.traits() == {f"u{n}": {AUDIENCE_KEY: True} for n in range(20)}
