@@ -12,9 +12,8 @@ from pydantic import SecretStr
 
 from audience_sync.config import Settings
 from audience_sync.daemon.syncing import Syncing
-from audience_sync.daemon.troubles import DATABASE, Troubles
-from audience_sync.database_error import first_line
-from audience_sync.delivery import Change, Delivery, Reachability, Recovery, deliver
+from audience_sync.daemon.troubles import Troubles
+from audience_sync.delivery import Change, Delivery, Reachability, deliver
 from audience_sync.errors import AudienceSyncError, BindingRefused
 from audience_sync.leasing import Workspace
 from audience_sync.store import erasure, outages, reports, waiting
@@ -63,8 +62,7 @@ class Dispatcher(threading.Thread):
             try:
                 self._round(self._delivery)
             except sa.exc.SQLAlchemyError as error:
-                if self._troubles.is_news(DATABASE, "away"):
-                    log.error("database_away", error=first_line(error))
+                self._troubles.note_database_away(error)
             except AudienceSyncError as error:  # the key of another environment: a person must act
                 self.failure = error
                 break
@@ -78,8 +76,7 @@ class Dispatcher(threading.Thread):
     def _round(self, delivery: Delivery) -> None:
         with self._workspace.database.read() as connection:
             is_idle = not waiting.any_deliverable(connection)
-        if (ended := self._troubles.end(DATABASE)) is not None:
-            log.info("database_back", after_seconds=round(ended[1]))
+        self._troubles.note_database_back()
         if is_idle:
             return
         self._gather(delivery)
@@ -109,24 +106,23 @@ class Dispatcher(threading.Thread):
                 return
 
     def _report(self, change: Change) -> None:
-        """Log that Schematic has become unreachable, refuses the key, is wrong, or is back."""
-        pending = self._pending()
-        if isinstance(change, Recovery):
-            after = round(change.after.total_seconds())
-            log.info("schematic_reachable", was=change.outage.kind.value, after_seconds=after, pending=pending)
+        """Log that Schematic has become unreachable, refuses the key, is wrong, or is back; and what it was before."""
+        outage, before = change.outage, change.before
+        facts: dict[str, object] = {"pending": self._pending()}
+        if before is not None and change.after is not None:
+            facts |= {"was": before.kind.value, "after_seconds": round(change.after.total_seconds())}
+        if outage is None:
+            began_at = None if before is None else reports.iso(before.began_at)
+            log.info("schematic_reachable", **facts, nothing_accepted_since=began_at)
             return
-        facts = {
-            "since": reports.iso(change.since),
-            "next_try_at": reports.iso(change.next_try_at),
-            "pending": pending,
-        }
-        match change.kind:
+        facts |= {"since": reports.iso(outage.since), "next_try_at": reports.iso(outage.next_try_at)}
+        match outage.kind:
             case OutageKind.UNREACHABLE:
-                log.warning("schematic_unreachable", last_answer=change.answer, **facts)
+                log.warning("schematic_unreachable", last_answer=outage.answer, **facts)
             case OutageKind.KEY_REFUSED:
-                log.error("key_refused", error=change.answer, **facts, hint=KEY_HINT)
+                log.error("key_refused", error=outage.answer, **facts, hint=KEY_HINT)
             case OutageKind.STOPPED:
-                log.error("delivery_stopped", error=change.answer, **facts)
+                log.error("delivery_stopped", error=outage.answer, **facts)
 
     def _pending(self) -> int | None:
         try:

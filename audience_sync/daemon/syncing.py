@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.model import RunState
 from audience_sync.daemon.claims import Claims
 from audience_sync.daemon.schedule import next_due
-from audience_sync.daemon.troubles import DATABASE, Troubles
+from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import first_line
 from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
@@ -34,6 +33,7 @@ JUMP = timedelta(seconds=30)  # clocks that are set by so much less are correcte
 AGAIN = timedelta(seconds=5)  # when another process is at work on the audience
 PURGE_EVERY = timedelta(hours=24)
 FIRST_PURGE = timedelta(minutes=10)
+KEEP_WAIT = 5.0  # seconds that the main thread, which tells systemd that it is alive, waits for the database to write
 
 log = structlog.get_logger()
 
@@ -69,10 +69,17 @@ class Syncing:
         for left in known.values():
             recover(self._workspace, left)
         self._workspace.bury()
+        chosen = _to_sync(self._settings, known)
+        dues = {key: self._first_due(audience, known.get(key), now) for key, audience in chosen.items()}
+        try:
+            self._keep_all(dues, known)
+        except sa.exc.SQLAlchemyError as error:
+            self._troubles.note_database_away(error)
         with self._lock:
-            self._audiences = _to_sync(self._settings, known)
-            for audience in self._audiences.values():
-                self._schedule(audience.key, self._first_due(audience, known.get(audience.key), now))
+            self._audiences = chosen
+            for key, due in dues.items():
+                self._schedule(key, due)
+        _log_skipped(self._settings, chosen)
         self._scheduler.add_job(
             self._purge, "interval", seconds=PURGE_EVERY.total_seconds(), next_run_time=now + FIRST_PURGE, id="purge"
         )
@@ -83,30 +90,34 @@ class Syncing:
         """Go on with another configuration: at once for what is scheduled, with its next run for each definition.
 
         Syncs under way finish with the configuration that they began with.
+
+        Raises:
+            SQLAlchemyError: the database does not answer, or is busy. Nothing has changed.
         """
         now = self._now()
         with self._workspace.database.read() as connection:
             known = {row.key: row for row in audiences.every(connection)}
             last_started = runs.last_started(connection)
+        chosen = _to_sync(settings, known)
         with self._lock:
-            before, self._audiences = self._audiences, _to_sync(settings, known)
-            self._settings = settings
-            for key in self._due.keys() - self._audiences.keys():
+            dues: dict[str, datetime] = {}
+            for key, audience in chosen.items():
+                row = known.get(key)
+                if key not in self._due:
+                    dues[key] = self._first_due(audience, row, now)
+                elif self._due[key] > now and self._audiences[key].schedule != audience.schedule:
+                    last = last_started.get(row.id) if row is not None else None
+                    dues[key] = self._due_anew(audience.schedule, last, now)
+            self._keep_all(dues, known, wait=KEEP_WAIT)
+            for key in self._due.keys() - chosen.keys():
                 del self._due[key]
                 self._troubles.end(key)
                 with suppress(JobLookupError):  # it is under way
                     self._scheduler.remove_job(key)
-            changed: dict[str, datetime] = {}
-            for key, audience in self._audiences.items():
-                if key not in self._due:
-                    self._schedule(key, self._first_due(audience, known.get(key), now))
-                elif self._due[key] > now and before[key].schedule != audience.schedule:
-                    row = known.get(key)
-                    last = last_started.get(row.id) if row is not None else None
-                    changed[key] = self._due_anew(audience.schedule, last, now)
-                    self._schedule(key, changed[key])
-        for key, due in changed.items():  # without the lock: the database may be busy
-            self._keep(settings.audience(key), due)
+            self._settings, self._audiences = settings, chosen
+            for key, due in dues.items():
+                self._schedule(key, due)
+        _log_skipped(settings, chosen)
 
     def _due_anew(self, schedule: Schedule, last_started: int | None, now: datetime) -> datetime:
         """Return when an audience that is not due yet is due by another schedule.
@@ -123,9 +134,22 @@ class Syncing:
         kept = from_ms(row.next_due_at)
         if kept <= next_due(audience.schedule, started_at=now, jitter=1.0):
             return kept
-        sooner = next_due(audience.schedule, started_at=now, jitter=self._workspace.seams.jitter())
-        self._keep(audience, sooner)
-        return sooner
+        return next_due(audience.schedule, started_at=now, jitter=self._workspace.seams.jitter())
+
+    def _keep_all(
+        self, dues: Mapping[str, datetime], known: Mapping[str, AudienceRow], *, wait: float | None = None
+    ) -> None:
+        """Keep when audiences are due, in one transaction, where it has changed since the database was read.
+
+        Raises:
+            SQLAlchemyError: the database does not answer, or is busy for longer than `wait` seconds.
+        """
+        seen = {key: row.next_due_at for key, row in known.items() if row.next_due_at is not None}
+        changed = {key: to_ms(due) for key, due in dues.items() if seen.get(key, to_ms(due)) != to_ms(due)}
+        if changed:
+            with self._workspace.database.write(wait=wait) as connection:
+                for key, due_ms in changed.items():
+                    audiences.put_off(connection, key, due_ms, seen=seen[key])
 
     def follow_clock(self) -> None:
         """After a jump of the wall clock, have every audience due when it should be by the new time.
@@ -135,18 +159,21 @@ class Syncing:
         drift = self._clock_drift()
         if abs(drift - self._drift) < JUMP.total_seconds():
             return
-        log.warning("clock_jumped", seconds=round(drift - self._drift))
+        now = self._now()
         try:
             with self._workspace.database.read() as connection:
                 known = {row.key: row for row in audiences.every(connection)}
+            with self._lock:
+                waiting = {key: audience for key, audience in self._audiences.items() if key in self._due}
+                dues = {key: self._first_due(audience, known.get(key), now) for key, audience in waiting.items()}
+                self._keep_all(dues, known, wait=KEEP_WAIT)
+                for key, due in dues.items():
+                    self._schedule(key, due)
         except sa.exc.SQLAlchemyError as error:
-            self._log_database_away(error)
+            self._troubles.note_database_away(error)
             return  # and again at the next look
+        log.warning("clock_jumped", seconds=round(drift - self._drift))
         self._drift = drift
-        with self._lock:
-            for key, audience in self._audiences.items():
-                if key in self._due:
-                    self._schedule(key, self._first_due(audience, known.get(key), self._now()))
         self._scheduler.wakeup()
 
     def follow_releases(self) -> None:
@@ -170,8 +197,9 @@ class Syncing:
         return self._now().timestamp() - self._workspace.seams.monotonic()
 
     def next_at(self) -> datetime | None:
-        """Return when the next audience is due, or None if there is none."""
-        return min(list(self._due.values()), default=None)
+        """Return when the next audience is due, now if one is overdue or under way, or None if there is none."""
+        first = min(list(self._due.values()), default=None)
+        return None if first is None else max(first, self._now())
 
     def behind(self) -> bool:
         """Return whether an audience is being synced, or is due."""
@@ -266,8 +294,11 @@ class Syncing:
         """Sync one audience of a round; return when it is due next, and whether that is because others work on it."""
         key = job.audience.key
         comes_again = False
+        row: AudienceRow | None = None
         try:
-            due = self._sync(job, due, is_needed=is_needed)
+            with self._workspace.database.read() as connection:
+                row = audiences.find(connection, key)
+            due = self._sync(job, row, due, is_needed=is_needed)
             self._held_elsewhere.discard(key)
         except LeaseHeld:
             if key not in self._held_elsewhere:
@@ -279,7 +310,7 @@ class Syncing:
             due, comes_again = started + AGAIN, True
         except Exception as error:  # noqa: BLE001 - the wrapper of every job: one audience must not end the daemon
             self._log_failure(job.audience, error, due)
-            self._keep(job.audience, due)
+            self._keep(key, due, seen=None if row is None else row.next_due_at)
         return (due, True) if comes_again else (self._by_schedule(job.audience, started, due), False)
 
     def _by_schedule(self, audience: Audience, started: datetime, due: datetime) -> datetime:
@@ -288,22 +319,20 @@ class Syncing:
             current = self._audiences.get(audience.key)
         if current is None or current.schedule == audience.schedule:
             return due
-        due = next_due(current.schedule, started_at=started, jitter=self._workspace.seams.jitter())
-        self._keep(current, due)
+        kept, due = due, next_due(current.schedule, started_at=started, jitter=self._workspace.seams.jitter())
+        self._keep(audience.key, due, seen=to_ms(kept))
         return due
 
-    def _sync(self, job: Job, due: datetime, *, is_needed: bool) -> datetime:
+    def _sync(self, job: Job, found: AudienceRow | None, due: datetime, *, is_needed: bool) -> datetime:
         """Sync an audience if it still wants it, or others need it, and return when it is due next.
 
         That is kept before the lease is given back: another process that waits for the lease finds it.
         """
-        audience = job.audience
-        with self._workspace.database.read() as connection:
-            row = audiences.find(connection, audience.key)
-        if (known := _later(row, self._now())) is not None and not is_needed:
+        key = job.audience.key
+        if (known := _later(found, self._now())) is not None and not is_needed:
             return known
-        if row is not None and row.state != "active":
-            self._keep(audience, due)
+        if found is not None and found.state != "active":
+            self._keep(key, due, seen=found.next_due_at)
             return due
         with taking(self._workspace, job) as (lease, row):
             if (known := _later(row, self._now())) is not None and not is_needed:
@@ -313,18 +342,17 @@ class Syncing:
             except LeaseLost:
                 raise
             except Exception:
-                self._keep(audience, due, lease)
+                self._keep(key, due, seen=row.next_due_at, lease=lease)
                 raise
             self._log_run(report, row)
-            self._keep(audience, due, lease, held=row if report.run.state is RunState.HELD else None)
+            self._keep(key, due, seen=row.next_due_at, lease=lease)
         return due
 
-    def _keep(
-        self, audience: Audience, due: datetime, lease: HeldLease | None = None, *, held: AudienceRow | None = None
-    ) -> None:
+    def _keep(self, key: str, due: datetime, *, seen: int | None, lease: HeldLease | None = None) -> None:
         """Keep when an audience is due; a run that was stopped stays due, and so does one that could not say so.
 
-        One that is `held`, and was released since, is due as its release says.
+        `seen` is what the database had when the work began. If it has something else now, that stays: another process
+        has released the audience, or one that works on it knows better.
 
         Raises:
             LeaseLost: another process has taken the lease over.
@@ -335,17 +363,9 @@ class Syncing:
             with self._workspace.database.write() as connection:
                 if lease is not None:
                     lease.assert_held(connection)
-                row = audiences.find(connection, audience.key)
-                if held is not None:
-                    audiences.put_off(connection, held.id, to_ms(due), seen=held.next_due_at)
-                elif row is not None:
-                    audiences.set_next_due(connection, row.id, to_ms(due))
+                audiences.put_off(connection, key, to_ms(due), seen=seen)
         except sa.exc.SQLAlchemyError as error:
-            self._log_database_away(error)
-
-    def _log_database_away(self, error: sa.exc.SQLAlchemyError) -> None:
-        if self._troubles.is_news(DATABASE, "away"):
-            log.error("database_away", error=first_line(error))
+            self._troubles.note_database_away(error)
 
     def _log_run(self, report: RunReport, before: AudienceRow) -> None:
         """Log a run: that it is blocked or held, as a warning when that is new; and that the audience is well again.
@@ -354,8 +374,7 @@ class Syncing:
         """
         run, key = report.run, report.audience_key
         if run.state is RunState.HELD:
-            cause = re.sub(r"\d+", "", run.reason or "")  # the number of the run that blocks it changes with every try
-            if self._troubles.is_news(key, "held", f"{run.held_by} {cause}"):
+            if self._troubles.is_news(key, "held", f"{run.held_by} {report.obstacle}"):
                 log.warning("sync_held", audience=key, run_id=run.id, reason=run.reason)
             return
         log.info(
@@ -401,15 +420,15 @@ class Syncing:
 
 
 def _to_sync(settings: Settings, known: Mapping[str, AudienceRow]) -> dict[str, Audience]:
-    """Return the audiences of a configuration that are neither disabled nor retired, by key; log the others."""
-    chosen = {}
+    """Return the audiences of a configuration that are neither disabled nor retired, by key."""
+    retired = {row.key for row in known.values() if row.state == "retired"}
+    return {one.key: one for one in settings.audiences if one.enabled and one.key not in retired}
+
+
+def _log_skipped(settings: Settings, chosen: Mapping[str, Audience]) -> None:
     for audience in settings.audiences:
-        row = known.get(audience.key)
-        if audience.enabled and (row is None or row.state != "retired"):
-            chosen[audience.key] = audience
-        else:
+        if audience.key not in chosen:
             log.warning("audience_skipped", audience=audience.key, why="retired" if audience.enabled else "disabled")
-    return chosen
 
 
 def _later(row: AudienceRow | None, now: datetime) -> datetime | None:

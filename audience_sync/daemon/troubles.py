@@ -7,13 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
+from audience_sync.database_error import first_line
+
+log = structlog.get_logger()
+
 DATABASE: Final = ""
 """The subject of the membership database; the others are audiences, by key."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """The state of a subject such as `failed`, its reason, and when the trouble began (monotonic)."""
+    """The state of a subject such as `failed`, its reason, and since when it has this state (monotonic)."""
 
     state: str
     reason: str | None
@@ -34,9 +40,19 @@ class Troubles:
             known = self._known.get(subject)
             if known is not None and (known.state, known.reason) == (state, reason):
                 return False
-            since = self._monotonic() if known is None else known.since
+            since = known.since if known is not None and known.state == state else self._monotonic()
             self._known[subject] = Trouble(state, reason, since)
             return True
+
+    def note_database_away(self, error: Exception) -> None:
+        """Log that the membership database does not answer, unless that is known."""
+        if self.is_news(DATABASE, "away"):
+            log.error("database_away", error=first_line(error))
+
+    def note_database_back(self) -> None:
+        """Log that the membership database answers again, if it did not."""
+        if (ended := self.end(DATABASE)) is not None:
+            log.info("database_back", after_seconds=round(ended[1]))
 
     def end(self, subject: str) -> tuple[Trouble, float] | None:
         """Note that nothing is wrong; return what was, if anything, and for how many seconds."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audience_sync.delivery.opening import Acquaintance
-from audience_sync.delivery.reachability import Change, Reachability, Recovery
+from audience_sync.delivery.reachability import Change, Reachability
 from audience_sync.delivery.session import Delivery, DeliveryReport, deliver
 
-__all__ = ["Acquaintance", "Change", "Delivery", "DeliveryReport", "Reachability", "Recovery", "deliver"]
+__all__ = ["Acquaintance", "Change", "Delivery", "DeliveryReport", "Reachability", "deliver"]

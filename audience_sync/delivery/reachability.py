@@ -22,14 +22,15 @@ REPORT_AFTER = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
-class Recovery:
-    """Events are accepted again."""
+class Change:
+    """A change of state: an outage has begun, its reason is another one now, or events are accepted again."""
 
-    outage: Outage
-    after: timedelta  # that nothing was accepted
+    outage: Outage | None  # None: events are accepted
+    before: Outage | None = None  # None: events were accepted
+    after: timedelta | None = None  # how long the state was as before, if that was an outage
 
 
-Change: TypeAlias = Outage | Recovery
+State: TypeAlias = tuple[OutageKind, str | None]
 
 
 def _ignore(_: Change) -> None:
@@ -51,7 +52,7 @@ class Reachability:
         self._report = report
         self._lock = threading.Lock()
         self._outage: Outage | None = None  # as the database has it
-        self._reported: object = None  # what tells one state from another, of the last report
+        self._reported: State | None = None  # of the last report
         self._first_failure: tuple[int, float] | None = None  # since the last acceptance: wall clock (ms), monotonic
 
     def begin(self) -> None:
@@ -102,12 +103,15 @@ class Reachability:
     def _end(self, outage: Outage) -> None:
         """Forget an outage that is over, so that the next one is reported, and report that it is over."""
         self._outage = self._reported = self._first_failure = None
-        lasted = max(0, self._workspace.seams.now_ms() - outage.began_at)
-        self._report(Recovery(outage, timedelta(milliseconds=lasted)))
+        self._report(Change(None, outage, self._lasted(outage)))
+
+    def _lasted(self, outage: Outage) -> timedelta:
+        return timedelta(milliseconds=max(0, self._workspace.seams.now_ms() - outage.since))
 
     def _keep(self, kind: OutageKind, answer: str, *, since: int, again_in: float) -> None:
         known = self._outage
-        if known is not None and known.kind is kind:
+        is_same = known is not None and _state(known.kind, known.answer) == _state(kind, answer)
+        if known is not None and is_same:
             since = known.since
         next_try_at = self._workspace.seams.now_ms() + round(again_in * 1000) if self._goes_on else None
         began_at = since if known is None else known.began_at
@@ -115,7 +119,13 @@ class Reachability:
         with self._workspace.database.write() as connection:
             outages.keep(connection, outage)
         self._outage = outage
-        state = (kind, answer if kind is OutageKind.STOPPED else None)
+        state = _state(kind, answer)
         if state != self._reported:
             self._reported = state
-            self._report(outage)
+            before = None if is_same else known
+            self._report(Change(outage, before, None if before is None else self._lasted(before)))
+
+
+def _state(kind: OutageKind, answer: str) -> State:
+    """Return what distinguishes one state from another: its kind, and the reason why a person must act."""
+    return kind, answer if kind is OutageKind.STOPPED else None

@@ -137,14 +137,14 @@ def set_next_due(connection: Connection, audience_id: int, due_ms: int | None) -
     connection.execute(sa.text("UPDATE audiences SET next_due_at = :d WHERE id = :i"), {"d": due_ms, "i": audience_id})
 
 
-def put_off(connection: Connection, audience_id: int, due_ms: int, *, seen: int | None) -> None:
+def put_off(connection: Connection, key: str, due_ms: int, *, seen: int | None) -> None:
     """Keep when the daemon syncs an audience next, unless somebody has changed that since it was seen."""
     connection.execute(
         sa.text(
-            "UPDATE audiences SET next_due_at = :d WHERE id = :i"
+            "UPDATE audiences SET next_due_at = :d WHERE key = :k"
             " AND (next_due_at = :seen OR (next_due_at IS NULL AND :unknown))"
         ),
-        {"d": due_ms, "i": audience_id, "seen": seen, "unknown": seen is None},
+        {"d": due_ms, "k": key, "seen": seen, "unknown": seen is None},
     )
 
 

@@ -27,7 +27,7 @@ class Outage:
 
     kind: OutageKind
     began_at: int  # nothing was accepted since
-    since: int  # it is of this kind since
+    since: int  # it has this reason since
     answer: str  # the last one
     next_try_at: int | None  # None: nothing tries by itself
 

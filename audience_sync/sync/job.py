@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from audience_sync.config import Audience, Settings
+from audience_sync.core.hold import Obstacle
 from audience_sync.core.rows import Reason
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.store.runs import RunRow
@@ -86,3 +87,4 @@ class RunReport:
     audience_key: str
     members: int
     rejections: Counter[Reason]
+    obstacle: Obstacle | None = None  # why the run is held

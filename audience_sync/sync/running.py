@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from audience_sync.core.guard import is_guarded
+from audience_sync.core.hold import Hold
 from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import ConfigError, LeaseLost
@@ -63,9 +64,9 @@ def taking(workspace: Workspace, job: Job) -> Iterator[tuple[HeldLease, Audience
 def sync_under(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceRow) -> RunReport:
     """Sync an audience under a lease; see `sync`."""
     finish_dead_runs(workspace, lease, audience)
-    run = _start(workspace, lease, job, audience)
-    if run.state is RunState.HELD:
-        return RunReport(run, job.audience.key, audience.members, Counter())
+    run, hold = _start(workspace, lease, job, audience)
+    if hold is not None:
+        return RunReport(run, job.audience.key, audience.members, Counter(), hold.obstacle)
     workspace.seams.reach("sync.started")
     try:
         return _execute(workspace, lease, job, run)
@@ -105,7 +106,8 @@ def _require_active(audience: AudienceRow) -> None:
         raise ConfigError(f"audience {audience.key!r} is paused", hint=f"audience-sync resume {audience.key}")
 
 
-def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceRow) -> RunRow:
+def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceRow) -> tuple[RunRow, Hold | None]:
+    """Begin a run, or hold it and return why."""
     seams = workspace.seams
     now = seams.now_ms()
     with workspace.database.write() as connection:
@@ -137,10 +139,10 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
         hold = hold_of(connection, job.settings, job.audience, as_of=as_of)
         if hold is not None:  # nothing is evaluated, so no generation is issued
             held = new._replace(state=RunState.HELD, partial=False, reason=hold.reason, held_by=hold.audience_id)
-            return runs.hold(connection, held)
+            return runs.hold(connection, held), hold
         run = runs.start(connection, new._replace(generation=binding.next_generation(connection, now)))
         supersede(connection, run, RunState.HELD, now_ms=now)
-        return run
+        return run, None
 
 
 def _instant(job: Job, audience: AudienceRow, *, now_ms: int) -> int:

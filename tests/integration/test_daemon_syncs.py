@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from audience_sync.config import Settings, load
+from audience_sync.daemon import syncing
 from audience_sync.daemon.syncing import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.leasing import Workspace
+from audience_sync.store import audiences
 from audience_sync.sync import approve
 from tests.factories import NOON, FrozenClock, Shop
 
@@ -80,7 +84,11 @@ class Daemon:
     def kept(self) -> dict[str, int | None]:
         """Return when each audience is due as the database has it, in hours after noon."""
         with self.workspace.database.read() as connection:
-            rows = connection.exec_driver_sql("SELECT key, next_due_at FROM audiences").all()
+            return self.kept_by(connection)
+
+    def kept_by(self, connection: Connection) -> dict[str, int | None]:
+        """Return the same as a transaction sees it."""
+        rows = connection.exec_driver_sql("SELECT key, next_due_at FROM audiences").all()
         return {key: None if at is None else round((at / 1000 - NOON.timestamp()) / 3600) for key, at in rows}
 
     def runs(self, key: str) -> list[tuple[str, int]]:
@@ -102,6 +110,12 @@ def daemon(tmp_path: Path, workspace: Workspace, clock: FrozenClock, shop: Shop)
     """A daemon on a database of each kind, with 200 customers and no audience yet."""
     shop.set_orders(PEOPLE)
     return Daemon(folder=tmp_path, workspace=workspace, clock=clock, shop=shop)
+
+
+def release(daemon: Daemon) -> None:
+    """Have the one audience due now, as a process does that approves what it uses."""
+    with daemon.workspace.database.write() as connection:
+        audiences.set_next_due(connection, 1, daemon.workspace.seams.now_ms())
 
 
 def told(logged: list[Any], *events: str) -> list[tuple[str, str]]:
@@ -206,7 +220,100 @@ def test_a_queued_job_of_a_removed_audience_does_nothing(daemon: Daemon) -> None
     assert daemon.due() == {}
 
 
+# When an audience is due
+
+
+@pytest.mark.parametrize("sql", [ALL, BROKEN], ids=["succeeds", "fails"])
+@pytest.mark.parametrize("schedule", [2, 6], ids=["as it was", "reloaded"])
+def test_a_release_during_a_sync_is_kept(daemon: Daemon, sql: str, schedule: int) -> None:
+    """Whatever another process has written meanwhile stays: the audience is due then, and is synced then."""
+    daemon.reload(audience("Gold"))
+    daemon.run("gold")
+    daemon.reload(audience("Gold", sql))
+
+    def release_and_reload() -> None:
+        release(daemon)
+        daemon.reload(audience("Gold", sql, f'every = "{schedule}h", jitter = "0s"'))
+
+    daemon.reached["sync.started"] = release_and_reload
+    daemon.run("gold", after=3 * HOUR)
+
+    assert (daemon.due(), daemon.kept()) == ({"gold": NOON + (3 + schedule) * HOUR}, {"gold": 3})
+    daemon.syncing.follow_releases()
+    assert daemon.due() == {"gold": NOON + 3 * HOUR}
+
+
+def test_a_release_right_after_a_sync_is_kept(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload during the sync has changed its schedule: that is kept late, and not over a release."""
+    daemon.reload(audience("Gold"))
+    daemon.run("gold")
+    daemon.reached["sync.started"] = lambda: daemon.reload(audience("Gold", schedule='every = "6h", jitter = "0s"'))
+    keep = daemon.syncing._by_schedule
+
+    def release_before(*arguments: Any) -> datetime:
+        release(daemon)
+        return keep(*arguments)
+
+    monkeypatch.setattr(daemon.syncing, "_by_schedule", release_before)
+    daemon.run("gold", after=3 * HOUR)
+
+    assert (daemon.due(), daemon.kept()) == ({"gold": NOON + 9 * HOUR}, {"gold": 3})
+
+
+def test_a_busy_database_does_not_hold_up_the_main_thread(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload and a clock that was set write for a moment at most; where they cannot, they change nothing."""
+    monkeypatch.setattr(syncing, "KEEP_WAIT", 0.05)
+    monkeypatch.setattr(daemon.syncing._scheduler, "wakeup", _pass)
+    daemon.reload(audience("Gold"))
+    daemon.run("gold")
+    seldom = audience("Gold", schedule='every = "6h", jitter = "0s"')
+    with capture_logs() as logged:
+        with daemon.workspace.database.write() as connection:
+            connection.exec_driver_sql("UPDATE audiences SET name = 'busy'")
+            with pytest.raises(sa.exc.OperationalError):
+                daemon.reload(seldom, audience("Silver"))
+            daemon.clock.advance(-24 * HOUR)
+            daemon.syncing._drift += 24 * 3600  # the monotonic clock of the tests jumps, too
+            for _ in range(2):
+                daemon.syncing.follow_clock()
+            assert (daemon.due(), daemon.kept_by(connection)) == ({"gold": NOON + 2 * HOUR}, {"gold": 2})
+        daemon.syncing.follow_clock()
+        assert (daemon.due(), daemon.kept()) == ({"gold": NOON - 22 * HOUR}, {"gold": -22})
+        daemon.reload(seldom, audience("Silver"))
+
+    assert daemon.due() == {"gold": NOON + 6 * HOUR, "silver": NOON - 24 * HOUR}
+    assert told(logged, "database_away", "clock_jumped") == [("database_away", "error"), ("clock_jumped", "warning")]
+
+
+def test_the_next_sync_is_not_in_the_past(daemon: Daemon) -> None:
+    """An audience that is overdue, or that is being synced, is due now."""
+    assert daemon.syncing.next_at() is None
+    daemon.reload(audience("Gold"))
+    daemon.run("gold")
+    daemon.clock.advance(HOUR)
+    assert daemon.syncing.next_at() == NOON + 2 * HOUR
+    daemon.clock.advance(5 * HOUR)
+    assert daemon.syncing.next_at() == NOON + 6 * HOUR
+
+
 # The log
+
+
+def test_trouble_of_another_kind_begins_anew(daemon: Daemon) -> None:
+    """Blocked for two hours and then failing for two: when it is over, it has failed for two."""
+    daemon.reload(audience("Gold"))
+    with capture_logs() as logged:
+        daemon.run("gold")
+        daemon.shop.set_orders(PEOPLE[:20])
+        daemon.run("gold", after=2 * HOUR)
+        daemon.reload(audience("Gold", BROKEN))
+        daemon.run("gold", after=2 * HOUR)
+        daemon.shop.set_orders(PEOPLE)
+        daemon.reload(audience("Gold"))
+        daemon.run("gold", after=2 * HOUR)
+    (recovered,) = (line for line in logged if line["event"] == "sync_recovered")
+
+    assert (recovered["was"], recovered["after_seconds"]) == ("failed", 2 * 3600)
 
 
 def test_a_blocked_run_is_a_warning_once(daemon: Daemon) -> None:

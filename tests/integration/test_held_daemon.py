@@ -18,7 +18,7 @@ from audience_sync.daemon.troubles import Troubles
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, leases, runs
 from audience_sync.sync import approve
-from tests.chains import EVERYBODY, ON_SQLITE, SPEND, TOP, Chain, set_spend
+from tests.chains import EVERYBODY, ON_SQLITE, QUIET, SPEND, TOP, Chain, set_spend
 from tests.factories import FrozenClock, Shop
 
 HOURLY = '[schedule]\nevery = "1h"\njitter = "0s"'
@@ -194,10 +194,10 @@ def test_a_release_that_comes_while_an_audience_is_held_is_not_lost(
     chain.clock.advance(2 * HOUR)
     keep = daemon.syncing._keep
 
-    def approve_before(audience: Any, *arguments: Any, **more: Any) -> None:
-        if audience.key == "quiet_spenders":
+    def approve_before(key: str, *arguments: Any, **more: Any) -> None:
+        if key == "quiet_spenders":
             approve(chain.workspace, 3)
-        keep(audience, *arguments, **more)
+        keep(key, *arguments, **more)
 
     monkeypatch.setattr(daemon.syncing, "_keep", approve_before)
     daemon.fire("quiet_spenders")
@@ -205,6 +205,79 @@ def test_a_release_that_comes_while_an_audience_is_held_is_not_lost(
     assert chain.row("quiet_spenders").next_due_at == chain.workspace.seams.now_ms()
     daemon.syncing.follow_releases()
     assert daemon.due("quiet_spenders") == timedelta()
+
+
+def test_a_held_audience_is_a_warning_for_each_cause(daemon: Daemon, chain: Chain) -> None:
+    """The same cause is known at the next run; one in an audience whose key differs by a digit is not."""
+    used = [f"[[audiences]]\nname = 'top_{n}'\nquery = \"trait('spend') >= 500\"\n" for n in (1, 2)]
+    both = "[[audiences]]\nname = 'both'\nquery = \"trait('top_1') = true OR trait('top_2') = true\"\n"
+    chain.configure(more=HOURLY + "\n" + "".join([*used, both]))
+    daemon.restart()
+    daemon.fire("both")
+    for paused, resumed in (("top_1", None), (None, None), ("top_2", "top_1")):
+        for key, state in ((paused, "paused"), (resumed, "active")):
+            if key is not None:
+                chain.set_state(key, state)
+        chain.clock.advance(HOUR)
+        daemon.fire("both")
+
+    assert daemon.events("sync_held") == [
+        ("both", f"audience `{key}` is paused; resolve it with `audience-sync resume {key}`")
+        for key in ("top_1", "top_2")
+    ]
+
+
+def test_a_reload_in_the_middle_of_a_round(daemon: Daemon, chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a round is evaluated by the new file only, once what it uses was accepted by the new file too."""
+    attempt = daemon.syncing._attempt
+
+    def reload_behind(*arguments: Any, **more: Any) -> object:
+        monkeypatch.undo()
+        done = attempt(*arguments, **more)
+        chain.configure(more=HOURLY, spenders="trait('spend') >= 50", quiet=QUIET.replace("500", "150"))
+        daemon.syncing.reload(chain.settings)
+        return done
+
+    monkeypatch.setattr(daemon.syncing, "_attempt", reload_behind)
+    daemon.fire("quiet_spenders")
+
+    assert counted(chain) == {"spenders": 1, "quiet_spenders": 0}
+    assert chain.members("spenders") == {f"u{n}" for n in range(10, 14)}
+    assert (daemon.due("spenders"), daemon.due("quiet_spenders")) == (timedelta(), AGAIN)
+
+    daemon.fire("spenders")
+    assert counted(chain) == {"spenders": 1, "quiet_spenders": 0}
+    chain.clock.advance(AGAIN)
+    daemon.fire("quiet_spenders")
+
+    assert counted(chain) == {"spenders": 2, "quiet_spenders": 1}
+    assert chain.members("spenders") == {f"u{n}" for n in range(5, 14)}
+    assert chain.members("quiet_spenders") == {f"u{n}" for n in range(5, 11)}
+    assert daemon.events("sync_held") == []
+
+
+@ON_SQLITE
+def test_a_dependent_that_a_reload_removes_in_the_middle_of_a_round(
+    daemon: Daemon, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not evaluated, and no job of it is left."""
+    chain.configure(more=HOURLY, top=TOP)
+    daemon.restart()
+    attempt = daemon.syncing._attempt
+
+    def reload_behind(*arguments: Any, **more: Any) -> object:
+        monkeypatch.undo()
+        done = attempt(*arguments, **more)
+        chain.configure(more=HOURLY)
+        daemon.syncing.reload(chain.settings)
+        return done
+
+    monkeypatch.setattr(daemon.syncing, "_attempt", reload_behind)
+    daemon.fire("top")
+
+    assert chain.runs("top") == []
+    assert daemon.syncing._due.keys() == {"spenders", "quiet_spenders"}
+    assert daemon.syncing._scheduler.get_job("top") is None
 
 
 @ON_SQLITE

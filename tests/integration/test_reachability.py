@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from audience_sync.db import Database
-from audience_sync.delivery import Change, Reachability, Recovery
+from audience_sync.delivery import Change, Reachability
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
 from audience_sync.leasing import Workspace
 from audience_sync.sandbox import FaultRule, Sandbox
@@ -90,20 +90,20 @@ def test_an_outage_is_reported_once_and_its_end_once(followed: Followed) -> None
     process.failed("HTTP 502", again_in=8)
     reported = outage(OutageKind.UNREACHABLE, 0, "HTTP 502", 12)
 
-    assert (followed.reports, followed.kept()) == ([reported], reported)
+    assert (followed.reports, followed.kept()) == ([Change(reported)], reported)
 
     followed.pass_seconds(8)
     process.failed("no answer", again_in=900)
     followed.pass_seconds(900)
 
-    assert followed.reports == [reported]
+    assert followed.reports == [Change(reported)]
     assert followed.kept() == outage(OutageKind.UNREACHABLE, 0, "no answer", 912)
 
     process.accepted()
     process.accepted()
 
     assert followed.reports[1:] == [
-        Recovery(outage(OutageKind.UNREACHABLE, 0, "no answer", 912), timedelta(seconds=912))
+        Change(None, outage(OutageKind.UNREACHABLE, 0, "no answer", 912), timedelta(seconds=912))
     ]
     assert followed.kept() is None
 
@@ -112,7 +112,7 @@ def test_a_long_wait_is_an_outage_at_once(followed: Followed) -> None:
     """A server that asks for an hour's patience is reported with its first answer, not after the hour."""
     followed.process().failed("HTTP 429", again_in=3600)
 
-    assert followed.reports == [outage(OutageKind.UNREACHABLE, 0, "HTTP 429", 3600)]
+    assert followed.reports == [Change(outage(OutageKind.UNREACHABLE, 0, "HTTP 429", 3600))]
 
 
 @pytest.mark.parametrize(
@@ -133,28 +133,33 @@ def test_what_ends_a_delivery_is_an_outage_at_once(
         process.stopped(error, again_in=900)
         followed.pass_seconds(900)
 
-    assert followed.reports == [outage(kind, 0, str(error), 900)]
+    assert followed.reports == [Change(outage(kind, 0, str(error), 900))]
     assert followed.kept() == outage(kind, 0, str(error), 2700)
 
 
 def test_each_kind_of_outage_is_reported(followed: Followed) -> None:
-    """From unreachable to a refused key to a wrong destination and another one: each has its own beginning."""
+    """From unreachable to a refused key to a wrong destination and another one: each has its own beginning and end."""
     process = followed.process()
     process.failed("HTTP 503", again_in=60)
     followed.pass_seconds(60)
-    process.stopped(KeyRefused("HTTP 401"), again_in=60)
-    followed.pass_seconds(60)
-    process.stopped(DestinationError("HTTP 404"), again_in=60)
-    followed.pass_seconds(60)
-    process.stopped(DestinationError("certificate has expired"), again_in=60)
+    process.stopped(KeyRefused("HTTP 401"), again_in=70)
+    followed.pass_seconds(70)
+    process.stopped(DestinationError("HTTP 404"), again_in=80)
+    followed.pass_seconds(80)
+    process.stopped(DestinationError("certificate has expired"), again_in=90)
+    followed.pass_seconds(90)
     process.accepted()
+    unreachable = outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 60)
+    refused = outage(OutageKind.KEY_REFUSED, 60, "HTTP 401", 130)
+    wrong = outage(OutageKind.STOPPED, 130, "HTTP 404", 210)
+    expired = outage(OutageKind.STOPPED, 210, "certificate has expired", 300)
 
     assert followed.reports == [
-        outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 60),
-        outage(OutageKind.KEY_REFUSED, 60, "HTTP 401", 120),
-        outage(OutageKind.STOPPED, 120, "HTTP 404", 180),
-        outage(OutageKind.STOPPED, 120, "certificate has expired", 240),
-        Recovery(outage(OutageKind.STOPPED, 120, "certificate has expired", 240), timedelta(seconds=180)),
+        Change(unreachable),
+        Change(refused, unreachable, timedelta(seconds=60)),
+        Change(wrong, refused, timedelta(seconds=70)),
+        Change(expired, wrong, timedelta(seconds=80)),
+        Change(None, expired, timedelta(seconds=90)),
     ]
 
 
@@ -168,9 +173,9 @@ def test_a_restart_goes_on_with_the_outage(followed: Followed) -> None:
     restarted.accepted()
 
     assert followed.reports == [
-        outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 60),
-        outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 61),
-        Recovery(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 61), timedelta(seconds=61)),
+        Change(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 60)),
+        Change(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 61)),
+        Change(None, outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 61), timedelta(seconds=61)),
     ]
 
 
