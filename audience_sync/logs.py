@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TextIO, cast
@@ -33,7 +33,7 @@ def configure() -> None:
         _head,
     ]
     if sys.stderr.isatty():
-        render: list[Processor] = [_harmless, structlog.dev.ConsoleRenderer()]
+        render: list[Processor] = [_for_terminal, structlog.dev.ConsoleRenderer()]
     elif is_journal(sys.stderr):
         render = [_for_journal]
     else:
@@ -103,6 +103,16 @@ def _lines(error: BaseException) -> Iterator[str]:
         yield from _lines(cause)
 
 
-def _harmless(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Let nothing steer the terminal: sources and servers have their say in many a value."""
-    return {name: printable(said, lines=True) if isinstance(said, str) else said for name, said in event.items()}
+def _for_terminal(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Leave out empty values and join lists. Control characters of sources and servers must not reach the terminal."""
+    texts = {name: _joined(value) if isinstance(value, list | tuple) else value for name, value in event.items()}
+    return {
+        name: printable(value, lines=True) if isinstance(value, str) else value
+        for name, value in texts.items()
+        if value not in {None, ""}
+    }
+
+
+def _joined(values: Sequence[str]) -> str:
+    """Join names, or the lines of a text whose first one may introduce the others."""
+    return ", ".join(value.strip() for value in values).replace(":, ", ": ", 1)

@@ -20,7 +20,8 @@ from audience_sync.db import Database
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT: dict[str, Any] = PYPROJECT["project"]
 LOCK = (ROOT / ".ci" / "requirements.lock").read_text()
 
 
@@ -59,6 +60,16 @@ def test_the_version_is_that_of_the_package() -> None:
     """`--version` shows the version of the installed package, which the package itself defines."""
     assert __version__ == version("audience-sync")
     assert PROJECT["dynamic"] == ["version"]
+
+
+def test_the_layers_in_the_readme_are_those_that_are_checked() -> None:
+    """The README draws every layer with every module that import-linter knows, in their order."""
+    (drawn,) = re.findall(r"^```text\n(__main__ > .*?)```$", README, re.MULTILINE | re.DOTALL)
+    checked = PYPROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+
+    assert [set(layer.split(" | ")) for layer in " ".join(drawn.split()).split(" > ")] == [
+        {name.removeprefix("audience_sync.") for name in layer.split(" | ")} for layer in checked
+    ]
 
 
 def test_ci_runs_the_command_of_the_readme() -> None:

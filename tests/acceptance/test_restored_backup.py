@@ -318,6 +318,7 @@ def test_the_service_goes_on_when_the_mark_can_be_written(place: Place) -> None:
         connection.execute(sa.text("UPDATE audiences SET next_due_at = NULL"))
     with local_daemon(place) as daemon:
         daemon.wait_for("delivery_stopped")
+        until(lambda: place.members().keys() == AFTER.keys())
         assert place.received() == received
         in_the_way.rmdir()
         until(lambda: place.rows("SELECT 1 FROM runs WHERE id = 2 AND sent = 20"))

@@ -257,6 +257,24 @@ def test_nothing_is_sent_while_the_mark_cannot_be_written(sending: Sending) -> N
     assert len(sending.events()) == 30
 
 
+def test_a_sync_needs_to_read_the_mark_but_not_to_write_it(sending: Sending) -> None:
+    """A mark that cannot be written stops what is sent alone; of one that cannot be read nobody knows what it says."""
+    sending.sync(gold=MEMBERS)
+    written = mark_of(sending).read_text()
+    in_the_way = mark_of(sending).with_name(mark_of(sending).name + ".new")
+    in_the_way.mkdir()
+    assert sending.sync(gold=LATER)["gold"].state == "succeeded"
+    in_the_way.rmdir()
+    members = sending.rows("SELECT * FROM current_members ORDER BY profile_key")
+    mark_of(sending).write_text("{}")
+    with pytest.raises(MarkUnusable, match="it is not what audience-sync writes"):
+        sending.sync(gold=MEMBERS)
+
+    assert sending.rows("SELECT * FROM current_members ORDER BY profile_key") == members
+    mark_of(sending).write_text(written)
+    assert sending.sync(gold=MEMBERS)["gold"].state == "succeeded"
+
+
 def test_the_mark_of_the_last_settlement(sending: Sending) -> None:
     """When the mark fails behind the last answer, what was accepted is settled, and the delivery says so."""
     sending.sync(gold=MEMBERS)
