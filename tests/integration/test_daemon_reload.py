@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from structlog.typing import EventDict
 
 from audience_sync import daemon, holders
 from audience_sync.config import load, resolve_api_key
-from audience_sync.daemon import dispatcher, service
+from audience_sync.daemon import dispatcher, service, syncing
 from audience_sync.db import Database
 from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
@@ -171,3 +172,53 @@ def test_the_key_of_another_environment_stops_deliveries_alone(served: Served, t
         "error",
         "this database belongs to the Schematic environment 'env_sandbox', the API key to 'env_production'",
     )
+
+
+def test_an_outage_that_turns_into_another(served: Served) -> None:
+    """First Schematic is away, then it refuses the key, then all is well: each line says what was, and for how long."""
+    served.sandbox.faults.set([FaultRule(status=503, headers={"Retry-After": "3600"})])
+    with served.running():
+        wait_until(lambda: served.told("schematic_unreachable"), seconds=LONG)
+        served.sandbox.faults.clear()
+        served.reload(key="sch_revoked")
+        wait_until(lambda: served.told("key_refused"), seconds=LONG)
+        served.reload()
+        wait_until(lambda: served.told("schematic_reachable"), seconds=LONG)
+    names = ("schematic_unreachable", "key_refused", "schematic_reachable")
+    away, refused, back = (line for line in served.logged if line["event"] in names)
+    seconds = (datetime.fromisoformat(refused["since"]) - datetime.fromisoformat(away["since"])).total_seconds()
+
+    assert "was" not in away
+    assert (refused["was"], refused["after_seconds"]) == ("unreachable", round(seconds))
+    assert back == {
+        "event": "schematic_reachable",
+        "log_level": "info",
+        "pending": back["pending"],
+        "was": "key_refused",
+        "after_seconds": back["after_seconds"],
+        "nothing_accepted_since": away["since"],
+    }
+
+
+def test_a_reload_waits_for_a_busy_database(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The main thread does not wait with it: it tries again, and says so once."""
+    monkeypatch.setattr(syncing, "KEEP_WAIT", 0.01)
+    database = served.workspace.database
+    tries: list[None] = []
+    keep_all = syncing.Syncing._keep_all
+
+    def counted(*arguments: Any, **more: Any) -> None:
+        tries.append(None)
+        keep_all(*arguments, **more)
+
+    with served.running():
+        wait_until(lambda: served.told("sync_finished") and len(served.traits()) == 5, seconds=LONG)
+        monkeypatch.setattr(syncing.Syncing, "_keep_all", counted)
+        with database.write() as connection:
+            connection.exec_driver_sql("UPDATE audiences SET name = 'busy'")
+            served.reload("schedule = { every = '2h' }\n")
+            wait_until(lambda: len(tries) >= 3, seconds=LONG)
+            assert served.told("reload_delayed", "reloaded") == [("reload_delayed", "warning")]
+        wait_until(lambda: served.told("reloaded"), seconds=LONG)
+
+    assert served.told("reload_delayed", "reloaded") == [("reload_delayed", "warning"), ("reloaded", "info")]

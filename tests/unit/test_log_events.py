@@ -17,7 +17,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def logged(source: str) -> Iterator[tuple[str, str]]:
-    """Yield the events that a module logs, with their levels; one that is passed to `tell` has each level that `tell` may be.
+    """Yield the events that a module logs with their levels; an event of `tell` has each level that `tell` may be.
 
     Raises:
         AssertionError: an event has a name that is not written there.
