@@ -40,10 +40,7 @@ class LocalDaemon:
 
 @contextmanager
 def local_daemon(place: Place, *, seams: Seams | None = None, seconds: float = DEADLINE) -> Iterator[LocalDaemon]:
-    """Run the daemon of a place for a block, then stop it; it must end in order within some seconds.
-
-    Commands that a test runs meanwhile need a process of their own: `Place.always_forks` is set.
-    """
+    """Run the daemon of a place for a block, then stop it; it must end in order within some seconds."""
     running = LocalDaemon()
     stop = threading.Event()
     settings = load(place.folder / "config.toml", {})
@@ -60,7 +57,7 @@ def local_daemon(place: Place, *, seams: Seams | None = None, seconds: float = D
         for module in (dispatcher, service):
             stack.enter_context(mock.patch.object(module, "TICK", TICK))
         stack.enter_context(mock.patch.object(service, "_leave", _refuse_to_leave))
-        stack.enter_context(mock.patch.object(place, "always_forks", new=True))
+        stack.enter_context(mock.patch.object(place, "has_daemon", new=True))
         stack.enter_context(mock.patch.dict(os.environ, place.environment))
         stack.enter_context(_captured(running.logged))
         thread = threading.Thread(target=work, name="local daemon")

@@ -109,6 +109,7 @@ class Place:
     key: str = DEVELOPMENT_KEY
     environment: dict[str, str] = field(default_factory=dict)
     always_forks: bool = False  # commands that are not killed get a process of their own, too
+    has_daemon: bool = False  # in this process
 
     def configure(
         self,
@@ -133,7 +134,8 @@ class Place:
     def command(self, *words: str, kill: str | None = None) -> Ended:
         """Run a command to its end: in this process, or in one that is killed at a named point if asked for."""
         if kill is None and not self.always_forks:
-            return Ended(*call(["--config", str(self.folder / "config.toml"), *words], self._environment()))
+            line = ["--config", str(self.folder / "config.toml"), *words]
+            return Ended(*call(line, self._environment(), is_alone=not self.has_daemon))
         with self.running(*words, kill=kill) as running:
             return running.end()
 

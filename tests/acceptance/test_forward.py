@@ -19,6 +19,7 @@ from audience_sync.errors import INTERRUPTED
 from audience_sync.forwarding.taking import PIECE
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule
 from tests.acceptance import running
+from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Ended, Place, open_place, until
 from tests.commands import call
 from tests.haste import HastyCommand
@@ -549,10 +550,9 @@ def test_a_pipe_that_stays_open(place: Place, number: signal.Signals, monkeypatc
 def test_beside_the_daemon(place: Place) -> None:
     """While a daemon delivers, too, each event arrives once and in order, and the command waits for the last."""
     events = tracks(1000)
-    with place.running("run") as daemon:
+    with local_daemon(place) as daemon:
         daemon.wait_for("daemon_started")
         ended = send(place, lines(events))
-        daemon.end(signal.SIGTERM)
 
     assert ended.code == 0, ended.err
     assert told(place) == expected(events)
