@@ -178,6 +178,14 @@ def set_state(connection: Connection, run_id: int, state: RunState, *, reason: s
     )
 
 
+def set_whole(connection: Connection, run_id: int) -> RunRow:
+    """Make a limited run a whole one: its limit has left out nothing. Return it."""
+    connection.execute(
+        sa.text("UPDATE runs SET partial = :no, reason = NULL WHERE id = :i"), {"no": False, "i": run_id}
+    )
+    return get(connection, run_id)
+
+
 def approve(connection: Connection, run_id: int, *, generation: int, now_ms: int) -> None:
     """Let a blocked run apply its plan, under a generation of its own: what is sent now is newer than all before."""
     connection.execute(

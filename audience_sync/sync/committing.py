@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.guard import guard
-from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
+from audience_sync.core.model import Change, ChangeKind, Counts, RunKind, RunState
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import memberships, runs
 from audience_sync.store.memberships import ShardChanges
@@ -34,6 +34,7 @@ class Comparison:
     rejections: Rejections
     counts: Counts
     _rejections_stored: int = 0
+    _was_cut: bool = False  # by the limit
 
     def commit(self, spool: Spool) -> RunRow:
         """Commit an initial run as it is compared, so that a run that dies is work done."""
@@ -42,6 +43,7 @@ class Comparison:
             self.workspace.seams.reach("sync.committed")
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
+            self._note_whole(connection)
             supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
         return apply_plan(self.workspace, self.lease, self.run, check_stop=self.job.check_stop)
 
@@ -50,12 +52,13 @@ class Comparison:
         for chunk in self._chunks(spool):
             self._put(chunk, lambda connection, run, shards: memberships.stage(connection, run.id, shards))
             self.workspace.seams.reach("sync.staged")
-        limits = self.job.audience.guard
-        if self.job.partial:  # a part says nothing of the size of the whole
-            limits = replace(limits, min_initial_members=0)
-        refusals = guard(self.counts, kind=self.run.kind, members_before=self.run.members_before, limits=limits)
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
+            self._note_whole(connection)
+            limits = self.job.audience.guard
+            if self.run.partial:  # a part says nothing of the size of the whole
+                limits = replace(limits, min_initial_members=0)
+            refusals = guard(self.counts, kind=self.run.kind, members_before=self.run.members_before, limits=limits)
             supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
             state = RunState.BLOCKED if refusals else RunState.APPLYING
             runs.set_state(connection, self.run.id, state, reason="; ".join(refusals) or self.run.reason)
@@ -64,6 +67,11 @@ class Comparison:
         if refusals:
             return run
         return apply_plan(self.workspace, self.lease, run, check_stop=self.job.check_stop)
+
+    def _note_whole(self, connection: Connection) -> None:
+        """Make a run with a limit a whole one if the limit has left out no change."""
+        if self.run.partial and self.job.only is None and not self._was_cut:
+            self.run = runs.set_whole(connection, self.run.id)
 
     def _chunks(self, spool: Spool) -> Iterator[list[ShardChanges]]:
         """Compare all shards; yield those that differ from what is known, in groups of about one commit."""
@@ -80,7 +88,7 @@ class Comparison:
         )
         waiting: list[ShardChanges] = []
         changes = 0
-        for shard, counts in _limited(compared, self.job.limit):
+        for shard, counts in self._limited(compared):
             self.job.on_shard(shard.shard)
             self.counts += counts
             if shard.size or shard.digest != known.digests.get(shard.shard) or _is_news(shard, known):
@@ -101,31 +109,34 @@ class Comparison:
         self._rejections_stored += len(samples)
         samples.clear()
 
+    def _limited(self, compared: Iterator[tuple[ShardChanges, Counts]]) -> Iterator[tuple[ShardChanges, Counts]]:
+        """Pass on the first changes, as many as the limit allows; a shard that loses some is compared again later."""
+        limit = self.job.limit
+        for shard, counts in compared:
+            if limit is None:
+                yield shard, counts
+                continue
+            if shard.size <= limit:
+                limit -= shard.size
+                yield shard, counts
+            else:
+                self._was_cut = True
+                kept, limit = shard.every()[:limit], 0
+                yield ShardChanges(shard.shard, kept, None), _cut(counts, kept)
+
 
 def _is_news(shard: ShardChanges, known: Trusted) -> bool:
     """Return whether the members of a shard came in another order than before."""
     return shard.reading != known.readings.get(shard.shard, b"")
 
 
-def _limited(
-    compared: Iterator[tuple[ShardChanges, Counts]], limit: int | None
-) -> Iterator[tuple[ShardChanges, Counts]]:
-    """Pass on the first `limit` changes; a shard that loses some is left to be compared again."""
-    for shard, counts in compared:
-        if limit is None:
-            yield shard, counts
-            continue
-        if shard.size <= limit:
-            limit -= shard.size
-            yield shard, counts
-        else:
-            kept, limit = shard.every()[:limit], 0
-            kinds = Counter(change.kind for change in kept)
-            cut = Counts(
-                entered=kinds[ChangeKind.ENTERED],
-                exited=kinds[ChangeKind.EXITED],
-                updated=kinds[ChangeKind.UPDATED],
-                unchanged=counts.unchanged,
-                duplicates=counts.duplicates,
-            )
-            yield ShardChanges(shard.shard, kept, None), cut
+def _cut(counts: Counts, kept: Sequence[Change]) -> Counts:
+    """Return the counts of a shard of which only some changes are kept."""
+    kinds = Counter(change.kind for change in kept)
+    return Counts(
+        entered=kinds[ChangeKind.ENTERED],
+        exited=kinds[ChangeKind.EXITED],
+        updated=kinds[ChangeKind.UPDATED],
+        unchanged=counts.unchanged,
+        duplicates=counts.duplicates,
+    )

@@ -204,6 +204,30 @@ def test_a_least_size_is_not_of_a_part(syncing: Syncing) -> None:
     assert syncing.sync(people(range(20)), limit=5).run.state is RunState.SUCCEEDED
 
 
+def test_a_limit_that_cuts_nothing_is_a_whole_run(syncing: Syncing) -> None:
+    """All changes fit into the limit, so the audience is complete with the run, as without a limit."""
+    syncing.sync(people(range(150)), limit=149)
+    assert not syncing.audience().completed
+    first = syncing.sync(limit=1).run
+    later = syncing.sync(people(range(149)), limit=1).run
+
+    assert [(run.kind, run.partial, run.reason) for run in (first, later)] == [
+        (RunKind.INITIAL, False, None),
+        (RunKind.INCREMENTAL, False, None),
+    ]
+    assert syncing.audience().applied_as_of == later.as_of
+
+
+def test_a_limit_that_cuts_nothing_is_guarded_as_a_whole_run(syncing: Syncing) -> None:
+    """A least size is that of everybody, and a plan within the limit can be blocked and approved as a whole."""
+    syncing.configure(guard={"min_initial_members": 10})
+    blocked = syncing.sync(people(range(9)), limit=9).run
+
+    assert (blocked.state, blocked.partial) == (RunState.BLOCKED, False)
+    syncing.approve(blocked)
+    assert syncing.audience().completed
+
+
 def test_a_first_run_that_goes_on_does_not_empty_the_audience(syncing: Syncing) -> None:
     """A first run that died half-way, or a try with `--limit`, left members: an empty result keeps them."""
     syncing.sync(people(range(300)), limit=200)

@@ -240,6 +240,8 @@ def test_an_audience_that_is_taken_out_of_the_file_holds_its_dependents(chain: C
 
 def test_a_limited_sync_accepts_nothing_for_others(chain: Chain) -> None:
     """Limited on purpose, what is used was not compared as a whole: the dependent is held, and synced by the next."""
+    set_spend(chain.shop, [*SPEND, 300, 400])
+
     done = chain.sync("spenders", "quiet_spenders", limit=1)
 
     assert states(done) == {"spenders": "succeeded", "quiet_spenders": "held"}
@@ -248,6 +250,14 @@ def test_a_limited_sync_accepts_nothing_for_others(chain: Chain) -> None:
     )
     assert chain.held() == {}  # a sync brings it along as a whole
     assert states(chain.sync("quiet_spenders")) == GOOD
+
+
+@ON_SQLITE
+def test_a_limit_that_cuts_nothing_holds_nobody(chain: Chain) -> None:
+    """What is used was compared as a whole, so the dependent may be evaluated."""
+    set_spend(chain.shop, [*SPEND, 300, 400])
+
+    assert states(chain.sync("spenders", "quiet_spenders", limit=2)) == GOOD
 
 
 @ON_SQLITE
