@@ -62,6 +62,9 @@ OptionalAudience = Annotated[
     str | None,
     typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait; all by default."),
 ]
+RunOption = Annotated[
+    int | None, typer.Option("--run", min=1, max=stored_runs.MAX_ID, metavar="N", help="Only those of this run.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -177,7 +180,7 @@ def changes(
     context: typer.Context,
     audience: OptionalAudience = None,
     *,
-    run: Annotated[int | None, typer.Option("--run", metavar="N", help="Only those of this run.")] = None,
+    run: RunOption = None,
     kind: Annotated[ChangeKind | None, typer.Option("--kind", help="Only changes of this kind.")] = None,
     since: Annotated[
         datetime | None,
@@ -210,7 +213,7 @@ def changes(
 def rejections(
     context: typer.Context,
     audience: OptionalAudience = None,
-    run: Annotated[int | None, typer.Option("--run", metavar="N", help="Only those of this run.")] = None,
+    run: RunOption = None,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:

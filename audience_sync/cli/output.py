@@ -147,7 +147,7 @@ def print_records(
         console.print("nothing to show")
     more = sum(1 for _ in islice(coming, COUNT_AT_MOST)) if limit else 0
     if more:
-        about = f"more than {more - 1:,}" if more == COUNT_AT_MOST else f"{more:,}"
+        about = f"at least {more:,}" if more == COUNT_AT_MOST else f"{more:,}"
         console.print(f"… {about} more; --limit 0 shows all")
 
 

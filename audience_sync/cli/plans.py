@@ -175,7 +175,7 @@ class PlanSheet:
         if audience.query is not None:
             console.print(f"  {escape(audience.definition)}", highlight=False)
         if plan.definition_changed:
-            console.print("  its definition was edited since its last sync")
+            console.print("  its definition, or something that it uses, was edited since its last sync")
         for reason, count in sorted(plan.rejections.counts.items()):
             console.print(f"  {count:,} rows: {_explained(reason)}")
         for (key, sentence), count in self._samples.rejected.items():
@@ -197,7 +197,7 @@ class PlanSheet:
         if events:
             console.print(
                 f"requests and time are minimums: full batches of {delivery.batch_size:,} events at"
-                f" {delivery.max_requests_per_second:g} requests a second; in the total, changes of one profile share"
+                f" {delivery.max_requests_per_second:,g} requests a second; in the total, changes of one profile share"
                 " an event where the mappings allow it"
             )
             console.print(

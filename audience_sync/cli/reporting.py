@@ -61,7 +61,7 @@ def consequences(key: str, changes: int, new_users: int, settings: Settings) -> 
     )
     return (
         f"up to {events:,} events in {requests:,} requests, at least {timedelta(seconds=seconds)} at"
-        f" {settings.delivery.max_requests_per_second:g} requests a second; each moves the user's last_seen_at and may"
+        f" {settings.delivery.max_requests_per_second:,g} requests a second; each moves the user's last_seen_at and may"
         f" fire a webhook; up to {new_users:,} users may be new to Schematic and are created there"
     )
 
@@ -124,7 +124,9 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
             open_rows, dead = outbox.count_of_run(connection, run_id)
             sheet.add(_run_record(run, audience.key, audience.members, open_rows, dead))
             if run.definition_changed:
-                console.print(f"note: the definition of {audience.key} was edited since its last sync")
+                console.print(
+                    f"note: {audience.key}: its definition, or something that it uses, was edited before this run"
+                )
             if run.state is RunState.HELD:
                 console.print(f"[yellow]held:[/] {audience.key}: {run.reason}")
             if run.state is RunState.BLOCKED:

@@ -98,8 +98,8 @@ def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOpt
 
     Those of the configuration and of the database; `audience-sync status --help` explains the states.
 
-    `definition` is the query in canonical form, or `sql`. `definition_changed`: the definition in the file is another
-    than that of the last completed sync.
+    `definition` is the query in canonical form, or `sql`. `definition_changed`: the definition in the file, or
+    something that it uses, was edited since the last completed sync.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database, database.read() as connection:

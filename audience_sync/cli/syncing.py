@@ -12,6 +12,7 @@ from functools import partial
 from typing import Annotated, TypeVar
 
 import typer
+from rich.markup import escape
 
 from audience_sync import app as engine
 from audience_sync.cli import reporting
@@ -21,6 +22,7 @@ from audience_sync.cli.output import Format, FormatOption
 from audience_sync.cli.plan_samples import sample_count
 from audience_sync.cli.plans import PlanSheet
 from audience_sync.cli.progress import Progress
+from audience_sync.cli.status import known_audience
 from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import Computation, RunState
 from audience_sync.core.printable import instant_text
@@ -28,7 +30,8 @@ from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, U
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, restored, runs
 from audience_sync.store.reports import iso
-from audience_sync.sync import Job, Plan, Round, RunReport, make_round, recover, uses_any
+from audience_sync.store.runs import RunRow
+from audience_sync.sync import Job, Plan, Round, RunReport, make_round, newest_blocked, recover, uses_any
 from audience_sync.sync import approve as approve_run
 from audience_sync.sync import plan as make_plan
 from audience_sync.sync import retract as retract_audience
@@ -195,7 +198,13 @@ def plan(
 
 def approve(
     context: typer.Context,
-    run_id: Annotated[int, typer.Argument(metavar="RUN", help="The id of a blocked run.")],
+    which: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|AUDIENCE", help="The id of a blocked run; or an audience, whose newest blocked run is meant."
+        ),
+    ],
+    yes: Yes = False,
     no_deliver: NoDeliver = False,
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
@@ -203,21 +212,24 @@ def approve(
     """Apply the plan of a blocked run, and send it.
 
     Exactly the plan that the guard refused is applied. Refused if a later run has changed the audience since.
-    `audience-sync runs --state blocked` lists the blocked runs.
+    Each run that is blocked replaces the blocked run before it. With AUDIENCE the newest one is shown, and applied once
+    you confirm it. `audience-sync runs --state blocked` lists the blocked runs.
     Audiences that it held are due at once: the daemon syncs them, or `audience-sync sync` does.
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
     with working(settings) as (workspace, stop):
-        with workspace.database.read() as connection:
-            before = runs.get(connection, run_id)
-        approved = _patiently(partial(approve_run, workspace, run_id), wait, stop)
-        if before.approved_at is not None and before.state is RunState.SUCCEEDED:
-            console.print(f"run {run_id} was approved at {instant_text(iso(before.approved_at))}; nothing to do")
+        before = _run_to_approve(workspace, settings, which, yes=yes)
+        is_applied = before.approved_at is not None and before.state is RunState.SUCCEEDED
+        approved = _patiently(partial(approve_run, workspace, before.id), wait, stop)
+        if is_applied:
+            at = instant_text(iso(before.approved_at))
+            console.print(f"run {before.id} was approved at {at}; its changes are applied")
         else:
             reporting.released(workspace.database, approved)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
-        reporting.show_run_ids(workspace.database, [approved.id], format=format)
+        if not is_applied or format is not Format.TABLE:
+            reporting.show_run_ids(workspace.database, [approved.id], format=format)
         raise typer.Exit(reporting.exit_code([approved], [], delivery))
 
 
@@ -252,6 +264,24 @@ def retract(
         if any(one.key == audience.key and one.enabled for one in settings.audiences):
             reporting.note(f"{audience.key} is still in {settings.path}; it is skipped from now on")
         raise typer.Exit(reporting.exit_code([retracted], [], delivery))
+
+
+def _run_to_approve(workspace: Workspace, settings: Settings, which: str, *, yes: bool) -> RunRow:
+    """Return the run of a number, or the newest blocked run of an audience after showing why it is blocked.
+
+    Raises:
+        UnknownName: there is no such run or audience.
+        ApprovalRefused: no run of the audience is blocked.
+        ConfigError: nobody can be asked.
+    """
+    with workspace.database.read() as connection:
+        if which.isdecimal():
+            return runs.get(connection, int(which))
+        audience = known_audience(connection, settings, which)
+        run = newest_blocked(connection, audience)
+    console.print(f"run {run.id} of {audience.key}, as of {instant_text(iso(run.as_of))}: {escape(run.reason or '')}")
+    reporting.confirm(f"Apply the plan of run {run.id}?", yes=yes)
+    return run
 
 
 def _steps(

@@ -135,7 +135,7 @@ def _sentence(key: str, used: Used, found: Obstacle) -> tuple[str, str]:
         Obstacle.DISABLED: ("is disabled", f"set `enabled = true`, {then}"),
         Obstacle.RETIRED: ("is retired for good", f"take it out of the query, {then}"),
         Obstacle.PAUSED: ("is paused", f"resolve it with `audience-sync resume {used.key}`"),
-        Obstacle.BLOCKED: (f"is blocked (run {run})", f"resolve it with `audience-sync approve {run}`"),
+        Obstacle.BLOCKED: (f"is blocked (run {run})", f"resolve it with `audience-sync approve {used.key}`"),
         Obstacle.FAILED: (f"failed (run {run})", sync),
         Obstacle.NEW: ("was never synced", sync),
         Obstacle.EDITED: ("was not synced with its current definition", sync),

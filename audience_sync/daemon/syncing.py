@@ -397,7 +397,7 @@ class Syncing:
                 run_id=run.id,
                 reason=run.reason,
                 look=f"audience-sync plan {key}",
-                approve=f"audience-sync approve {run.id}",
+                approve=f"audience-sync approve {key}",
             )
         elif (ended := self._troubles.end(key)) is not None:
             trouble, seconds = ended

@@ -47,6 +47,7 @@ _FIELDS = (
     " send_updates, partial, reason, approved_at, held_by"
 )
 _FIRST_COUNT, _COUNTS = 11, 7
+MAX_ID = 2**63 - 1  # of a run; databases refuse larger numbers
 
 
 def _row(row: Sequence[Any]) -> RunRow:
@@ -95,7 +96,9 @@ def get(connection: Connection, run_id: int) -> RunRow:
     Raises:
         UnknownName: there is none of that id.
     """
-    row = connection.execute(sa.text(f"SELECT {_FIELDS} FROM runs WHERE id = :i"), {"i": run_id}).one_or_none()
+    row = None
+    if run_id <= MAX_ID:
+        row = connection.execute(sa.text(f"SELECT {_FIELDS} FROM runs WHERE id = :i"), {"i": run_id}).one_or_none()
     if row is None:
         raise UnknownName(f"there is no run {run_id}", hint="`audience-sync runs` lists them")
     return _row(row)

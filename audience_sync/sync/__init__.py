@@ -1,8 +1,8 @@
-"""One sync of one audience: read, compare shard by shard, ask the guard, commit. Delivery is another room's work."""
+"""Sync one audience: read, compare shard by shard, ask the guard, commit. `delivery` sends the changes."""
 
 from __future__ import annotations
 
-from audience_sync.sync.approving import approve
+from audience_sync.sync.approving import approve, newest_blocked
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.planning import Plan, plan
 from audience_sync.sync.prerequisites import hold_of, standing_hold
@@ -18,6 +18,7 @@ __all__ = [
     "approve",
     "hold_of",
     "make_round",
+    "newest_blocked",
     "plan",
     "recover",
     "retract",

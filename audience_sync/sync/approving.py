@@ -1,11 +1,16 @@
-"""A person's yes to a plan that a guard refused."""
+"""Approve the plan of a blocked run."""
 
 from __future__ import annotations
+
+from typing import assert_never
+
+from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import RunState
 from audience_sync.errors import ApprovalRefused
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, runs
+from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import RunRow
 from audience_sync.sync.finishing import apply_plan, finish_dead_runs, holding
 
@@ -28,11 +33,13 @@ def approve(workspace: Workspace, run_id: int) -> RunRow:
                 return run  # its plan is applied; what may be left is to deliver it
             if run.state is not RunState.BLOCKED:
                 raise ApprovalRefused(
-                    f"run {run_id} is {run.state}, not blocked" + (f": {run.reason}" if run.reason else ""),
-                    hint="`audience-sync runs` shows which run is blocked now",
+                    f"run {run_id} cannot be approved: {_why_not(run)}", hint=_blocked_now(connection, audience)
                 )
             if (later := runs.applied_after(connection, run)) is not None:
-                raise ApprovalRefused(f"run {later} has changed the audience since run {run_id} was planned")
+                raise ApprovalRefused(
+                    f"run {run_id} cannot be approved: run {later} has changed {audience.key} since",
+                    hint=f"`audience-sync sync {audience.key}` makes a new plan",
+                )
             if audience.state == "retired":
                 raise ApprovalRefused(f"audience {audience.key!r} is retired")
             now = workspace.seams.now_ms()
@@ -40,3 +47,41 @@ def approve(workspace: Workspace, run_id: int) -> RunRow:
             run = runs.get(connection, run_id)
         workspace.seams.reach("approve.decided")
         return apply_plan(workspace, lease, run)
+
+
+def newest_blocked(connection: Connection, audience: AudienceRow) -> RunRow:
+    """Return the blocked run of an audience: a newer one always replaces an older one.
+
+    Raises:
+        ApprovalRefused: no run of the audience is blocked.
+    """
+    blocked = runs.in_state(connection, audience.id, RunState.BLOCKED)
+    if not blocked:
+        raise ApprovalRefused(
+            f"no run of {audience.key} is blocked", hint=f"`audience-sync runs {audience.key}` lists its runs"
+        )
+    return blocked[-1]
+
+
+def _why_not(run: RunRow) -> str:
+    """Return why a run that is not blocked cannot be approved."""
+    match run.state:
+        case RunState.SUCCEEDED:
+            return "no guard stopped it, and its changes are applied"
+        case RunState.SUPERSEDED:  # the reason ends with the run that replaced it
+            return "it was " + (run.reason or "superseded by a newer run").rpartition("; ")[2]
+        case RunState.HELD | RunState.FAILED:
+            return f"it {'is held' if run.state is RunState.HELD else 'failed'}: {run.reason}"
+        case RunState.RUNNING | RunState.APPLYING | RunState.BLOCKED:
+            return f"it is {run.state}"
+        case _:
+            assert_never(run.state)
+
+
+def _blocked_now(connection: Connection, audience: AudienceRow) -> str:
+    """Return which run of an audience can be approved instead."""
+    blocked = runs.in_state(connection, audience.id, RunState.BLOCKED)
+    if not blocked:
+        return f"no run of {audience.key} is blocked now"
+    number = blocked[-1].id
+    return f"run {number} is blocked now: `audience-sync plan {audience.key}`, then `audience-sync approve {number}`"

@@ -131,7 +131,7 @@ def _is_news(shard: ShardChanges, known: Trusted) -> bool:
 
 
 def _cut(counts: Counts, kept: Sequence[Change]) -> Counts:
-    """Return the counts of a shard of which only some changes are kept."""
+    """Return the counts of a shard when only some of its changes are kept."""
     kinds = Counter(change.kind for change in kept)
     return Counts(
         entered=kinds[ChangeKind.ENTERED],

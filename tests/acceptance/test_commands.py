@@ -128,8 +128,9 @@ def test_a_stale_approval_is_refused(synced: Place) -> None:
     ended = synced.command("approve", "2")
 
     assert ended.code == 2
-    assert "error: run 2 is superseded, not blocked: 100 would leave" in ended.err
-    assert "superseded by run 3\nhint: `audience-sync runs` shows which run is blocked now" in ended.err
+    assert (
+        f"error: run 2 cannot be approved: it was superseded by run 3\nhint: no run of {AUDIENCE_KEY} is blocked now\n"
+    ) in ended.err
     assert unchanged(synced, EVERYBODY, received=200)
 
 
@@ -593,10 +594,10 @@ def test_a_plan_of_a_first_sync_changes_nothing(place: Place) -> None:
 def test_an_edited_definition_is_noticed(synced: Place) -> None:
     """A definition that was edited between two runs is named by the plan and by the sync, once."""
     synced.configure(sql=f"{ORDERS_SQL} AND customer_id <> 'u7'")
-    sentence = "definition was edited since its last sync"
+    sentence = "its definition, or something that it uses, was edited"
 
     assert sentence in synced.command("plan").err
-    assert f"note: the definition of {AUDIENCE_KEY} was edited since its last sync" in synced.command("sync").err
+    assert f"note: {AUDIENCE_KEY}: {sentence} before this run\n" in synced.command("sync").err
     assert "was edited" not in synced.command("sync").err
     assert_settled(synced, {u: c for u, c in EVERYBODY.items() if u != "u7"}, before=EVERYBODY)
 

@@ -87,7 +87,7 @@ def test_an_edited_definition_that_a_guard_blocks_reaches_nobody_through_others(
     assert f"quiet_spenders: a sync would be held: {would}\n" in planned.err
 
     synced = counter.command("sync", "--format", "json")
-    reason = "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve 3`"
+    reason = "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`"
     assert (synced.code, counter.states(synced)) == (4, {"spenders": "blocked", "quiet_spenders": "held"})
     assert synced.records[1]["reason"] == reason
     assert f"held: quiet_spenders: {reason}\n" in synced.err
@@ -225,7 +225,9 @@ def test_the_daemon_holds_and_releases(counter: Counter) -> None:
         daemon.wait_for("sync_held")
         (held,) = [line for line in daemon.logged if line["event"] == "sync_held"]
         assert (held["level"], held["audience"]) == ("warning", "quiet_spenders")
-        assert held["reason"] == "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve 3`"
+        assert (
+            held["reason"] == "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`"
+        )
         assert counter.told("quiet_spenders") == {"u10", "u11", "u12"}
         assert counter.command("approve", "3").code in {0, 3}  # 3: the daemon is delivering it
         until(lambda: counter.told("quiet_spenders") == {"u10", "u11"})

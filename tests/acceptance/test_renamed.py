@@ -90,16 +90,21 @@ def test_after_the_first_sync_there_is_nothing_to_decide(synced: Place) -> None:
 
 
 def test_a_second_approve_says_when_the_first_was(synced: Place) -> None:
-    """Two people approve the same run: the second learns when it was done, and nothing happens twice."""
+    """Two people approve the same run: the second learns when it was done, and nothing happens or is printed twice."""
     synced.shop.set_orders(customers(range(50)).items())
+    synced.configure(sql="SELECT customer_id AS user_id, company_id FROM orders WHERE 1 = 1")
     assert synced.command("sync").code == 4
     first = synced.command("approve", "2")
     received = synced.received()
     second = synced.command("approve", "2")
+    again = synced.command("approve", "2", "--format", "json")
 
     assert (first.code, second.code) == (0, 0)
     assert "was approved at" not in first.err
+    assert "note: " in first.err
     assert re.search(
-        r"^run 2 was approved at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; nothing to do$", second.err, re.MULTILINE
+        r"^run 2 was approved at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; its changes are applied$", second.err, re.MULTILINE
     )
+    assert (second.out, "note: " in second.err) == ("", False)
+    assert [(one["id"], one["state"]) for one in again.records] == [(2, "succeeded")]
     assert synced.received() == received

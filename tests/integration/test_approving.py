@@ -7,7 +7,7 @@ import pytest
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import ApprovalRefused, SourceError, UnknownName
 from audience_sync.sync import approve
-from tests.factories import company_identifiers
+from tests.factories import AUDIENCE_KEY, company_identifiers
 from tests.syncing import Syncing, people, replayed
 
 HUNDRED = people(range(100))
@@ -95,9 +95,27 @@ def test_what_was_never_blocked_is_refused(syncing: Syncing) -> None:
     """A yes to a run that needed none is refused, with where to look."""
     run = syncing.sync(HUNDRED).run
 
-    with pytest.raises(ApprovalRefused, match="run 1 is succeeded, not blocked") as caught:
+    with pytest.raises(ApprovalRefused) as caught:
         syncing.approve(run)
-    assert "audience-sync runs" in str(caught.value.hint)
+    assert str(caught.value) == "run 1 cannot be approved: no guard stopped it, and its changes are applied"
+    assert caught.value.hint == f"no run of {AUDIENCE_KEY} is blocked now"
+
+
+def test_a_failed_run_is_refused_with_its_reason(syncing: Syncing) -> None:
+    """A run that failed has no plan; the reason says why, and the hint names the run that has one."""
+    syncing.sync(HUNDRED)
+    syncing.sync([])
+    syncing.shop.execute("DROP TABLE orders")
+    with pytest.raises(SourceError):
+        syncing.sync()
+
+    with pytest.raises(
+        ApprovalRefused, match=r"^run 3 cannot be approved: it failed: .*no such table: orders"
+    ) as caught:
+        syncing.approve(syncing.run(3))
+    assert caught.value.hint == (
+        f"run 2 is blocked now: `audience-sync plan {AUDIENCE_KEY}`, then `audience-sync approve 2`"
+    )
 
 
 def test_a_newer_plan_takes_the_place_of_an_older(syncing: Syncing) -> None:
@@ -107,8 +125,12 @@ def test_a_newer_plan_takes_the_place_of_an_older(syncing: Syncing) -> None:
     newer = syncing.sync(["u1"]).run
 
     assert (newer.state, syncing.run(older.id).state) == (RunState.BLOCKED, RunState.SUPERSEDED)
-    with pytest.raises(ApprovalRefused, match="superseded by run 3"):
+    with pytest.raises(ApprovalRefused) as caught:
         syncing.approve(older)
+    assert str(caught.value) == "run 2 cannot be approved: it was superseded by run 3"
+    assert caught.value.hint == (
+        f"run 3 is blocked now: `audience-sync plan {AUDIENCE_KEY}`, then `audience-sync approve 3`"
+    )
     assert {row[0] for row in syncing.query("SELECT run_id FROM staged")} == {newer.id}
     syncing.approve(newer)
     assert set(syncing.members()) == {"u1"}

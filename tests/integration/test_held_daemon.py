@@ -23,7 +23,7 @@ from tests.factories import FrozenClock, Shop
 
 HOURLY = '[schedule]\nevery = "1h"\njitter = "0s"'
 HOUR = timedelta(hours=1)
-REASON = "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve 3`"
+REASON = "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`"
 
 
 class Daemon:

@@ -63,7 +63,7 @@ def test_a_guard_that_blocks_what_is_used_holds_the_dependent(chain: Chain) -> N
     assert states(chain.sync("quiet_spenders")) == HELD
     run = held_run(chain)
 
-    assert run.reason == "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve 3`"
+    assert run.reason == "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`"
     assert chain.members("quiet_spenders") == QUIET_ONES
 
 
@@ -95,7 +95,7 @@ def test_approving_releases_the_dependent(chain: Chain) -> None:
         (
             4,
             "superseded",
-            "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve 3`; superseded by run 6",
+            "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`; superseded by run 6",
         ),
         (6, "succeeded", None),
     ]
@@ -124,7 +124,7 @@ def test_as_long_as_it_is_held_there_is_one_run(chain: Chain) -> None:
     assert again == first._replace(
         as_of=chain.workspace.seams.now_ms(),
         kind=RunKind.RESYNC,
-        reason="audience `spenders` is blocked (run 5); resolve it with `audience-sync approve 5`",
+        reason="audience `spenders` is blocked (run 5); resolve it with `audience-sync approve spenders`",
     )
     assert (first.id, first.kind, first.generation) == (4, RunKind.INCREMENTAL, 0)
 
@@ -318,7 +318,7 @@ def test_a_chain_is_held_by_its_root(chain: Chain) -> None:
 
     assert states(chain.sync("top")) == {"spenders": "blocked", "quiet_spenders": "held", "top": "held"}
     blocked = chain.runs("spenders")[-1][0]
-    resolve = f"is blocked (run {blocked}); resolve it with `audience-sync approve {blocked}`"
+    resolve = f"is blocked (run {blocked}); resolve it with `audience-sync approve spenders`"
     assert chain.held() == {
         "quiet_spenders": f"audience `spenders` {resolve}",
         "top": f"audience `spenders` (used by `quiet_spenders`) {resolve}",

@@ -62,12 +62,12 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
     "blocked": (
         {"decided": BLOCKED},
         Obstacle.BLOCKED,
-        "is blocked (run 12); resolve it with `audience-sync approve 12`",
+        "is blocked (run 12); resolve it with `audience-sync approve spenders`",
     ),
     "blocked, and edited in that run": (
         {"decided": BLOCKED, "is_current": False},
         Obstacle.BLOCKED,
-        "is blocked (run 12); resolve it with `audience-sync approve 12`",
+        "is blocked (run 12); resolve it with `audience-sync approve spenders`",
     ),
     "blocked with another definition than that of the file": (
         {"decided": BLOCKED._replace(is_current=False)},

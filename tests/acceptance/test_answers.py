@@ -1,0 +1,68 @@
+"""Commands answer what was asked: the sentences, numbers and remedies that they print are true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.running import ON_ONE_DATABASE, Place, customers, open_place
+from tests.factories import AUDIENCE_KEY
+
+HUNDRED = customers(range(100))
+TEN = customers(range(10))
+BLOCKED = "90 would leave, 90.0 % of the 100 members before; max_exit_percent allows 30 %"
+
+pytestmark = ON_ONE_DATABASE
+
+
+@pytest.fixture
+def place(tmp_path: Path, database_url: str) -> Iterator[Place]:
+    """Yield a shop of a hundred customers, not yet synced."""
+    with open_place(tmp_path, database_url) as opened:
+        opened.configure()
+        opened.shop.set_orders(HUNDRED.items())
+        yield opened
+
+
+def test_an_audience_is_approved_by_its_key(place: Place) -> None:
+    """The command of a warning works though another run has been blocked since: its plan is shown before it applies."""
+    assert place.command("sync").code == 0
+    place.shop.set_orders(customers(range(20)).items())
+    assert place.command("sync").code == 4
+    place.shop.set_orders(TEN.items())
+    assert place.command("sync").code == 4
+
+    unasked = place.command("approve", AUDIENCE_KEY)
+    assert unasked.code == 2
+    assert f"run 3 of {AUDIENCE_KEY}, as of " in unasked.err
+    assert f"Z: {BLOCKED}\nerror: this cannot be taken back, and there is no terminal to ask on\n" in unasked.err
+    assert len(place.members()) == 100
+
+    approved = place.command("approve", AUDIENCE_KEY, "--yes", "--format", "json")
+    assert [(one["id"], one["state"]) for one in approved.records] == [(3, "succeeded")]
+    assert set(place.members()) == set(TEN)
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence", "hint"),
+    [
+        (AUDIENCE_KEY, f"no run of {AUDIENCE_KEY} is blocked", f"`audience-sync runs {AUDIENCE_KEY}` lists its runs"),
+        ("99", "there is no run 99", "`audience-sync runs` lists them"),
+        ("9" * 30, f"there is no run {'9' * 30}", "`audience-sync runs` lists them"),
+        (
+            "1",
+            "run 1 cannot be approved: no guard stopped it, and its changes are applied",
+            f"no run of {AUDIENCE_KEY} is blocked now",
+        ),
+    ],
+)
+def test_what_cannot_be_approved(place: Place, word: str, sentence: str, hint: str) -> None:
+    """A sentence says why, and the hint says what to do next."""
+    assert place.command("sync").code == 0
+
+    ended = place.command("approve", word)
+
+    assert ended.code == 2
+    assert f"error: {sentence}\nhint: {hint}\n" in ended.err
