@@ -1,4 +1,4 @@
-"""Sending what waits: deliver and run, and what every command shares that delivers."""
+"""The commands deliver and run, and the delivery at the end of other commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from audience_sync.config import Settings, parse_duration, resolve_api_key
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
 from audience_sync.leasing import Workspace
 from audience_sync.signals import stoppable
-from audience_sync.store import erasure
+from audience_sync.store import erasure, waiting
 
 
 def duration(text: str | timedelta) -> timedelta:
@@ -58,7 +58,11 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
     settings = settings_of(context)
     key = resolve_api_key(settings.schematic, os.environ)
     with working(settings) as (workspace, stop):
+        with workspace.database.read() as connection:
+            is_idle = not waiting.any_deliverable(connection)
         delivery = send(workspace, settings, key, wait=wait, stop=stop, forwarded=True)
+        if is_idle:
+            console.print("the API key was not used; `audience-sync check` checks it")
         raise typer.Exit(reporting.exit_code([], [], delivery))
 
 
@@ -96,13 +100,13 @@ def _is_on_terminal() -> bool:
 
 @contextmanager
 def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Workspace, threading.Event]]:
-    """Open the membership database for a command that works on it, and end the command in order when a signal comes.
+    """Open the membership database for a command that works on it; a signal ends the command after its current step.
 
-    With `any_age` also one that comes from a backup.
+    `any_age` allows a database that comes from a backup.
 
     Raises:
         DatabaseOlder: it is older than what was sent from it.
-        KeyboardInterrupt: one came.
+        KeyboardInterrupt: a signal came.
     """
     with stoppable(_say_stopping) as stop:
         try:
@@ -131,7 +135,7 @@ def send(
     stop: threading.Event,
     forwarded: bool = False,
 ) -> DeliveryReport | None:
-    """Deliver changes, and forwarded events if asked for, with progress; not at all without a key."""
+    """Deliver changes, and `forwarded` events too, with progress. Without a key nothing is delivered."""
     if key is None:
         return None
     with Progress("delivery") as progress:

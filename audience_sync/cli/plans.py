@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from rich.markup import escape
 
 from audience_sync.cli.context import console
+from audience_sync.cli.new_users import NewUsers
 from audience_sync.cli.output import Format, Sheet
 from audience_sync.cli.plan_samples import PlanSamples
 from audience_sync.cli.table import Record, TableView
@@ -75,6 +76,7 @@ class PlanSheet:
             self._waiting = outbox.count(connection)[0]
         self._destination = settings.destination(environment)
         self._profiles = ProfileCounter() if len(planned) > 1 else None
+        self._new_users = NewUsers(database)
         self._samples = PlanSamples(self._destination, ids, most=samples, format=format, now=now)
         self._sheet = None if samples and format is Format.CSV else Sheet(COLUMNS, format=format, shown=SHOWN)
         self._planned: list[_Planned] = []
@@ -84,40 +86,48 @@ class PlanSheet:
         """Add the changes of a shard of an audience."""
         if self._profiles is not None:
             self._profiles.add(_profiles_sent(audience, shard))
+        self._new_users.add(shard)
         self._samples.take(audience, shard)
 
     def show(self, audience: Audience, plan: Plan) -> None:
         """Add the plan of an audience, and explain it on stderr."""
+        self._explain(audience, plan)
+        known = {
+            "record": "audience",
+            "audience": plan.audience_key,
+            "computation": plan.computation.value,
+            "kind": plan.kind.value,
+            "as_of": iso(plan.as_of),
+            "members": plan.members_before,
+            "definition_changed": plan.definition_changed,
+        }
+        if plan.held is not None:  # nothing was read, so nothing is counted
+            self._add({**known, "state": HELD, "reason": plan.held})
+            return
         found = _Planned(plan, _changes_sent(audience, plan.counts), self._events(audience, plan.counts))
         self._planned.append(found)
-        self._explain(audience, plan)
         self._add(
             {
-                "record": "audience",
-                "audience": plan.audience_key,
-                "computation": plan.computation.value,
-                "kind": plan.kind.value,
-                "state": HELD if plan.held is not None else BLOCKED if plan.refusals else READY,
-                "as_of": iso(plan.as_of),
-                "members": plan.members_before,
+                **known,
+                "state": BLOCKED if plan.refusals else READY,
                 **_changes(plan.counts),
                 "profiles": found.profiles,
                 **self._forecast(found.events),
-                "new_users": plan.new_users,
-                "definition_changed": plan.definition_changed,
-                "reason": plan.held or "; ".join(plan.refusals) or None,
+                "new_users": self._new_users.close_audience(),
+                "reason": "; ".join(plan.refusals) or None,
             }
         )
 
     def fail(self, audience: Audience, error: AudienceSyncError) -> None:
         """Add an audience that cannot be planned."""
+        self._new_users.close_audience()  # of what was compared before it failed
         known = {"record": "audience", "audience": audience.key, "computation": audience.computation.value}
         self._add({**known, "state": FAILED, "reason": str(error)})
 
     def close(self) -> None:
         """Print the total, and in a table the whole summary."""
         profiles, events = self._profiles_and_events()
-        new_users = sum(one.plan.new_users for one in self._planned)
+        new_users = self._new_users.total()
         counts = sum((one.plan.counts for one in self._planned), Counts())
         total = {"record": "total", "profiles": profiles, **self._forecast(events), "new_users": new_users}
         self._add({**total, **_changes(counts)})
@@ -200,10 +210,8 @@ class PlanSheet:
                 f" {delivery.max_requests_per_second:,g} requests a second; in the total, changes of one profile share"
                 " an event where the mappings allow it"
             )
-            console.print(
-                f"each event moves the user's last_seen_at and may fire a webhook; up to {new_users:,} users may be new"
-                " to Schematic and are created there"
-            )
+            created = f"; up to {new_users:,} users may be new to Schematic and are created there" if new_users else ""
+            console.print(f"each event moves the user's last_seen_at and may fire a webhook{created}")
         if self._waiting:
             console.print(f"{self._waiting:,} changes of earlier runs wait, and go with the next delivery")
 

@@ -1,4 +1,4 @@
-"""What the syncing commands say: before a first sync, of runs and deliveries, and with which exit code."""
+"""Print the outcome of runs and deliveries, and choose the exit code."""
 
 from __future__ import annotations
 
@@ -49,20 +49,16 @@ def exposed(settings: Settings) -> None:
 
 def first_sync(key: str, members: int, settings: Settings) -> None:
     """Say what a first sync is about to do to Schematic, before its first commit."""
-    console.print(f"first sync of {key}: {consequences(key, members, members, settings)}")
-
-
-def consequences(key: str, changes: int, new_users: int, settings: Settings) -> str:
-    """Say what so many changes of an audience do to Schematic."""
     events, requests, seconds = forecast(
-        changes * settings.coverage(settings.audience(key), environment="").events,
+        members * settings.coverage(settings.audience(key), environment="").events,
         batch_size=settings.delivery.batch_size,
         per_second=settings.delivery.max_requests_per_second,
     )
-    return (
-        f"up to {events:,} events in {requests:,} requests, at least {timedelta(seconds=seconds)} at"
-        f" {settings.delivery.max_requests_per_second:,g} requests a second; each moves the user's last_seen_at and may"
-        f" fire a webhook; up to {new_users:,} users may be new to Schematic and are created there"
+    rate = settings.delivery.max_requests_per_second
+    console.print(
+        f"first sync of {key}: up to {events:,} events in {requests:,} requests, at least {timedelta(seconds=seconds)}"
+        f" at {rate:,g} requests a second; each moves the user's last_seen_at and may fire a webhook; users that"
+        " Schematic does not know are created there"
     )
 
 
@@ -103,23 +99,32 @@ def confirm(question: str, *, yes: bool) -> None:
     typer.confirm("\n".join(line.plain for line in lines), abort=True, err=True)
 
 
-def show_runs(database: Database, reports: Sequence[RunReport], *, format: Format) -> None:
-    """Print one line for each run, and why rows were rejected or a run is blocked."""
-    show_run_ids(database, [report.run.id for report in reports], format=format)
+def show_runs(database: Database, reports: Sequence[RunReport], *, format: Format) -> int:
+    """Print one line for each run, and why rows were rejected or a run is blocked.
+
+    Return how many of their changes Schematic has accepted.
+    """
+    sent = show_run_ids(database, [report.run.id for report in reports], format=format)
     for report in reports:
         if report.rejections:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.rejections.items()))
             console.print(
                 f"{report.audience_key}: {reasons} (`audience-sync rejections --run {report.run.id}` shows which)"
             )
+    return sent
 
 
-def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) -> None:
-    """Print one line for each run, as the database has it now."""
+def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) -> int:
+    """Print one line for each run, as the database has it now.
+
+    Return how many of their changes Schematic has accepted.
+    """
+    sent = 0
     sheet = Sheet(RUN_COLUMNS, format=format, shown=REPORT_SHOWN)
     with database.read() as connection:
         for run_id in run_ids:
             run = runs.get(connection, run_id)
+            sent += run.sent
             audience = audiences.by_id(connection, run.audience_id)
             open_rows, dead = outbox.count_of_run(connection, run_id)
             sheet.add(_run_record(run, audience.key, audience.members, open_rows, dead))
@@ -135,12 +140,22 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
                     f"hint: look at it with `audience-sync plan {audience.key}`, then `audience-sync approve {run.id}`"
                 )
     sheet.close()
+    return sent
 
 
-def exit_code(done: Sequence[RunRow], failures: Sequence[AudienceSyncError], delivery: DeliveryReport | None) -> int:
-    """Say how the delivery ended and return the exit code of the whole command."""
+def exit_code(
+    done: Sequence[RunRow],
+    failures: Sequence[AudienceSyncError],
+    delivery: DeliveryReport | None,
+    *,
+    sent: int | None = None,
+) -> int:
+    """Say how the delivery ended and return the exit code of the whole command.
+
+    `sent` is how many changes of its runs Schematic has accepted; None for a command without runs.
+    """
     if delivery is not None:
-        _say_delivery(delivery)
+        _say_delivery(delivery, sent)
         if isinstance(delivery.failure, KeyRefused):
             return KeyRefused.exit_code
         if delivery.failure is not None and not isinstance(delivery.failure, DestinationAway):
@@ -190,11 +205,20 @@ def renames(database: Database, settings: Settings, chosen: Sequence[Audience]) 
             console.print(f"[bold]hint:[/] {escape(remedy)}")
 
 
-def _say_delivery(delivery: DeliveryReport) -> None:
-    console.print(f"{delivery.events:,} events accepted by Schematic")
+def _say_delivery(delivery: DeliveryReport, sent: int | None) -> None:
+    """Say what was sent: everything that was waiting, also changes of other runs."""
+    waiting = delivery.open - delivery.paused
+    if not (delivery.events or waiting or sent or delivery.failure):
+        console.print("nothing was waiting to be sent")
+    elif sent is None or sent == delivery.events:
+        console.print(f"{delivery.events:,} events accepted by Schematic")
+    else:
+        console.print(
+            f"{delivery.events:,} events accepted by Schematic, of all that was waiting; of these runs, {sent:,}"
+            " changes are accepted"
+        )
     if delivery.failure is not None:
         complain(delivery.failure)
-    waiting = delivery.open - delivery.paused
     if waiting or delivery.dead:
         console.print(
             f"[yellow]{waiting:,} deliveries are open, {delivery.dead:,} dead[/]"

@@ -43,6 +43,7 @@ STATUS_COLUMNS = (
 )  # fmt: skip
 ATTEMPTS_SHOWN = TableView(("of", "events", "tries", "next_try_at", "error"), optional=("of",))
 BLOCKED_SHOWN = TableView(("id", "audience", "started_at", "reason"), optional=("started_at",))
+SYNCED = frozenset({"active", "new", "held"})  # states of audiences that are synced
 HELD_SHOWN = TableView(("audience", "reason"))
 STOPPED = frozenset({OutageKind.KEY_REFUSED.value, OutageKind.STOPPED.value})
 SENTENCES = {
@@ -72,11 +73,12 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
 
     As json this is one object for the whole database; as csv, its audiences. An audience is `active`, `paused`,
     `retired`, `disabled` (enabled = false), `orphan` (in the database but not in the file), `new` (never synced) or
-    `held` (something that its query uses was not accepted; the list `held` says what to do). The members of a computed
-    trait are the profiles that have a value. `syncing`: who syncs it at this moment.
+    `held` (something that its query uses was not accepted; the list `held` says what to do). The list `failed` has the
+    audiences whose last run failed, and why. The members of a computed trait are the profiles that have a value.
+    `syncing`: who syncs it at this moment.
 
-    With `--holders`: who does the `sync` of which audience, who the `delivery` of how many of all 128 `units` of
-    shards, and who waits for its part (`seeking`); `until` is when that is over unless it is prolonged.
+    With `--holders`: who does the `sync` of an audience, who the `delivery` of some of the 128 `units` of shards, and
+    who waits for its part (`seeking`); `until` is when that is over unless it is prolonged.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -152,6 +154,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
         attempts = inspection.waiting_attempts(connection, max_backoff=settings.delivery.max_backoff)
         open_rows, paused, dead = outbox.count(connection)
         destination = inspection.destination(connection)
+        synced = {one["key"] for one in found if one["state"] in SYNCED}
         return {
             "database": display_url(database.engine.url),
             "identity": binding.get(connection, "identity"),
@@ -169,6 +172,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
             "delivery_stopped": destination["last_answer"] if destination["state"] in STOPPED else None,
             "attempts": attempts,
             "blocked": inspection.blocked_runs(connection),
+            "failed": [run for run in inspection.failed_runs(connection) if run["audience"] in synced],
             "held": [{"audience": one["key"], "reason": one["held"]} for one in found if one["held"] is not None],
             "leases": working,
         }
@@ -250,6 +254,7 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
         ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
         (f"at work, of {UNITS} units of shards in all", whole["leases"], at_work.SHOWN),
         ("blocked", whole["blocked"], BLOCKED_SHOWN),
+        ("failed", whole["failed"], BLOCKED_SHOWN),
         ("held", whole["held"], HELD_SHOWN),
     ):
         if records:

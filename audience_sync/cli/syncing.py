@@ -132,8 +132,8 @@ def sync(
         for report in reports:
             reporting.released(workspace.database, report.run)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
-        reporting.show_runs(workspace.database, reports, format=format)
-        raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery))
+        sent = reporting.show_runs(workspace.database, reports, format=format)
+        raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery, sent=sent))
 
 
 def plan(
@@ -228,9 +228,9 @@ def approve(
         else:
             reporting.released(workspace.database, approved)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
-        if not is_applied or format is not Format.TABLE:
-            reporting.show_run_ids(workspace.database, [approved.id], format=format)
-        raise typer.Exit(reporting.exit_code([approved], [], delivery))
+        shown = [] if is_applied and format is Format.TABLE else [approved.id]
+        sent = reporting.show_run_ids(workspace.database, shown, format=format)
+        raise typer.Exit(reporting.exit_code([approved], [], delivery, sent=None if is_applied else sent))
 
 
 def retract(
@@ -251,19 +251,19 @@ def retract(
     key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
     with engine.opened(settings) as database, database.read() as connection:
         audience = audiences.by_key(connection, name)
-    whom = (
+    values = (
         f"false to the {audience.members:,} members of {audience.key}"
         if audience.computation is Computation.AUDIENCE
         else f"null to the {audience.members:,} profiles that have {audience.key}"
     )
-    reporting.confirm(f"Send {whom}, and never use this key again?", yes=yes)
+    reporting.confirm(f"Send {values}, and never use this key again?", yes=yes)
     with working(settings) as (workspace, stop):
         retracted = _patiently(partial(retract_audience, workspace, audience.key), wait, stop)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
-        reporting.show_run_ids(workspace.database, [retracted.id], format=format)
+        sent = reporting.show_run_ids(workspace.database, [retracted.id], format=format)
         if any(one.key == audience.key and one.enabled for one in settings.audiences):
             reporting.note(f"{audience.key} is still in {settings.path}; it is skipped from now on")
-        raise typer.Exit(reporting.exit_code([retracted], [], delivery))
+        raise typer.Exit(reporting.exit_code([retracted], [], delivery, sent=sent))
 
 
 def _run_to_approve(workspace: Workspace, settings: Settings, which: str, *, yes: bool) -> RunRow:

@@ -42,6 +42,7 @@ class Decided(NamedTuple):
     state: RunState
     is_current: bool  # of the definition in the file
     is_partial: bool
+    reason: str | None = None  # why it is blocked or failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +137,14 @@ def _sentence(key: str, used: Used, found: Obstacle) -> tuple[str, str]:
         Obstacle.RETIRED: ("is retired for good", f"take it out of the query, {then}"),
         Obstacle.PAUSED: ("is paused", f"resolve it with `audience-sync resume {used.key}`"),
         Obstacle.BLOCKED: (f"is blocked (run {run})", f"resolve it with `audience-sync approve {used.key}`"),
-        Obstacle.FAILED: (f"failed (run {run})", sync),
+        Obstacle.FAILED: (f"failed (run {run}){_why(decided)}", f"fix that, then run `audience-sync sync {used.key}`"),
         Obstacle.NEW: ("was never synced", sync),
         Obstacle.EDITED: ("was not synced with its current definition", sync),
         Obstacle.BEHIND: ("was not synced as of the same instant", sync),
     }[found]
+
+
+def _why(decided: Decided | None) -> str:
+    """Return the first line of the reason of a run, behind a colon."""
+    reason = None if decided is None else decided.reason
+    return f": {reason.splitlines()[0]}" if reason else ""

@@ -114,6 +114,18 @@ def blocked_runs(connection: Connection) -> list[Record]:
     return [{**row, "started_at": iso(row["started_at"])} for row in rows]
 
 
+def failed_runs(connection: Connection) -> list[Record]:
+    """Return the newest run of each audience whose newest run has failed; a run that is under way does not count."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT r.id, a.key AS audience, r.reason, r.started_at FROM runs r"
+            " JOIN audiences a ON a.id = r.audience_id WHERE r.state = 'failed' AND r.id IN"
+            " (SELECT max(id) FROM runs WHERE state NOT IN ('running', 'applying') GROUP BY audience_id) ORDER BY r.id"
+        )
+    ).mappings()
+    return [{**row, "started_at": iso(row["started_at"])} for row in rows]
+
+
 def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
     """Return for every audience whether a profile is in it, since when, and what is still to be sent of it.
 

@@ -1,4 +1,4 @@
-"""What a sync would do now: read and compared like a run, and nothing stored."""
+"""Plan a sync: read and compare like a run, and store nothing."""
 
 from __future__ import annotations
 
@@ -13,14 +13,11 @@ from audience_sync.core.hold import NOT_SYNCED, Hold, Used, hold, would_block, w
 from audience_sync.core.instants import to_ms
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, binding, memberships, runs
+from audience_sync.store import audiences, binding, runs
 from audience_sync.store.memberships import ShardChanges
 from audience_sync.sync.job import Job
 from audience_sync.sync.prerequisites import used_by
 from audience_sync.sync.reading import Rejections, Trusted, compare, open_spool, read, trusted
-
-LOOKED_UP = 10_000  # profiles that enter and are looked up in other audiences; beyond that, those of one shard in 16
-ONE_SHARD_OF = 16
 
 
 @dataclass(frozen=True)
@@ -33,35 +30,11 @@ class Plan:
     as_of: datetime
     members_before: int
     counts: Counts
-    new_users: int  # profiles that enter and are in no other audience: Schematic may have to create them
     definition_changed: bool
     refusals: list[str]  # of the guard
     blocked_run: int | None  # a run whose plan waits for an approval
     rejections: Rejections
     held: str | None = None  # why a sync would not evaluate it; then nothing is counted
-
-
-class _NewUsers:
-    """Counts profiles that enter and are in no other audience; estimates large numbers from part of the shards."""
-
-    def __init__(self, workspace: Workspace, audience_id: int | None) -> None:
-        self._workspace = workspace
-        self._audience_id = audience_id
-        self._entered = self._looked_up = self._new = 0
-
-    def add(self, shard: ShardChanges) -> None:
-        """Count the profiles of one shard."""
-        entered = shard.entered()
-        self._entered += len(entered)
-        if entered and (self._looked_up < LOOKED_UP or shard.shard % ONE_SHARD_OF == 0):
-            with self._workspace.database.read() as connection:
-                known = memberships.known_profiles(connection, shard.shard, entered, except_audience=self._audience_id)
-            self._looked_up += len(entered)
-            self._new += len(entered) - len(known)
-
-    def count(self) -> int:
-        """Return the number, or an estimate."""
-        return round(self._entered * self._new / self._looked_up) if self._looked_up else 0
 
 
 def plan(
@@ -99,7 +72,6 @@ def plan(
         as_of=as_of,
         members_before=audience.members if audience else 0,
         counts=Counts(),
-        new_users=0,
         definition_changed=audience is not None
         and audience.definition_hash not in (None, job.audience.definition_hash),
         refusals=[],
@@ -114,7 +86,6 @@ def plan(
         rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=job.on_page)
         counts = Counts(read=rows, rejected=rejections.rows)
         audience_id = audience.id if audience else None
-        new_users = _NewUsers(workspace, audience_id)
         compared = compare(
             workspace.database,
             audience_id,
@@ -126,10 +97,9 @@ def plan(
         for shard, found in compared:
             job.on_shard(shard.shard)
             counts += found
-            new_users.add(shard)
             on_found(shard)
     refusals = guard(counts, kind=made.kind, members_before=made.members_before, limits=job.audience.guard)
-    return replace(made, counts=counts, new_users=new_users.count(), refusals=refusals)
+    return replace(made, counts=counts, refusals=refusals)
 
 
 def _planned_hold(connection: Connection, job: Job, planned: Mapping[str, Plan | None]) -> Hold | None:

@@ -1,4 +1,4 @@
-"""What an audience's query uses, as the file and the database have it, and whether that holds the audience."""
+"""Find what an audience's query uses, in the file and in the database, and whether that holds the audience."""
 
 from __future__ import annotations
 
@@ -92,7 +92,8 @@ def _used(connection: Connection, audience: Audience, row: AudienceRow | None, *
     run = None if row is None else runs.newest_decided(connection, row.id)
     decided = None
     if run is not None:
-        decided = Decided(run.id, run.state, run.definition_hash == audience.definition_hash, run.partial)
+        is_current = run.definition_hash == audience.definition_hash
+        decided = Decided(run.id, run.state, is_current, run.partial, run.reason)
     return Used(
         key=audience.key,
         computation=audience.computation,

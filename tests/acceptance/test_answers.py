@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +67,47 @@ def test_what_cannot_be_approved(place: Place, word: str, sentence: str, hint: s
 
     assert ended.code == 2
     assert f"error: {sentence}\nhint: {hint}\n" in ended.err
+
+
+def test_status_says_why_an_audience_failed(place: Place) -> None:
+    """The reason of the last run that failed stands in `status` until a run of the audience succeeds."""
+    place.configure(sql="SELECT customer_id FROM orders")
+    failed = place.command("sync")
+    table, (whole,) = place.command("status"), place.command("status", "--format", "json").records
+    place.configure()
+    assert place.command("sync").code == 0
+
+    (run,) = whole["failed"]
+    assert f"error: {AUDIENCE_KEY}: {run['reason']}\n" in failed.err
+    assert (run["id"], run["audience"]) == (1, AUDIENCE_KEY)
+    assert re.search(
+        rf"^failed:\nid  audience .*\n 1  {AUDIENCE_KEY}  .*Z  {re.escape(run['reason'])}$", table.out, re.MULTILINE
+    )
+    assert place.command("status", "--format", "json").records[0]["failed"] == []
+
+
+def test_nothing_to_deliver(place: Place) -> None:
+    """Where nothing waits, nothing is said of Schematic, and a wrong key is not reported as good."""
+    assert place.command("sync").code == 0
+    place.key = "sch_dev_wrong"
+    ended = place.command("deliver")
+    unchanged = place.command("sync")
+
+    assert (ended.code, unchanged.code) == (0, 0)
+    assert ended.err.splitlines()[1:] == [
+        "the API key was not used; `audience-sync check` checks it",
+        "nothing was waiting to be sent",
+    ]
+    assert unchanged.err.splitlines()[1:] == ["nothing was waiting to be sent"]
+
+
+def test_a_sync_tells_its_changes_from_others(place: Place) -> None:
+    """A sync sends all that waits; what it says of its own runs does not contain the changes of others."""
+    assert place.command("sync", "--no-deliver").code == 0
+    place.shop.set_orders(customers(range(95)).items())
+    place.configure(name="Later", sql="SELECT customer_id AS user_id, company_id FROM orders WHERE customer_id < 'u2'")
+    later = place.command("sync", "--format", "json")
+
+    assert [(one["audience"], one["entered"], one["sent"]) for one in later.records] == [("later", 12, 12)]
+    said = "100 events accepted by Schematic, of all that was waiting; of these runs, 12 changes are accepted"
+    assert later.err.splitlines()[-1] == said

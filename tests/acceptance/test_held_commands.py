@@ -83,6 +83,7 @@ def test_an_edited_definition_that_a_guard_blocks_reaches_nobody_through_others(
         "spenders": ("blocked", "10 would enter, 250.0 % of the 4 members before; max_entry_percent allows 200 %"),
         "quiet_spenders": ("held", would),
     }
+    assert [planned.records[1][column] for column in ("members", "enter", "requests", "time")] == [3, None, None, None]
     assert "spenders comes first: it is used by quiet_spenders\n" in planned.err
     assert f"quiet_spenders: a sync would be held: {would}\n" in planned.err
 
@@ -152,7 +153,8 @@ def test_what_is_used_fails(counter: Counter) -> None:
 
     assert (synced.code, counter.states(synced)) == (2, {"quiet_spenders": "held"})
     assert counter.held() == {
-        "quiet_spenders": "audience `spenders` failed (run 1); resolve it with `audience-sync sync spenders`"
+        "quiet_spenders": "audience `spenders` failed (run 1): [sources.shop.profiles] has no column 'nowhere',"
+        " which `user_keys or company_keys` names; fix that, then run `audience-sync sync spenders`"
     }
     planned = counter.command("plan", "quiet_spenders", "--format", "json")
     assert planned.code == 2

@@ -163,7 +163,10 @@ def test_a_failed_run_holds_the_dependent_until_the_next_one(chain: Chain) -> No
     done = chain.sync("quiet_spenders")
     assert "has no column 'nowhere'" in str(done["spenders"])
     assert states(done)["quiet_spenders"] == "held"
-    reason = "audience `spenders` failed (run 3); resolve it with `audience-sync sync spenders`"
+    reason = (
+        "audience `spenders` failed (run 3): [sources.shop.profiles] has no column 'nowhere',"
+        " which `user_keys or company_keys` names; fix that, then run `audience-sync sync spenders`"
+    )
     assert chain.held() == {"quiet_spenders": reason}
     chain.configure()
     assert states(chain.sync("quiet_spenders")) == GOOD

@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import tables
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
 from audience_sync.core.rows import Reason, Rejection
-from audience_sync.core.shards import digest, shard_of, to_line
+from audience_sync.core.shards import digest, to_line
 from audience_sync.db import Database
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences, bulk, memberships, runs
@@ -208,15 +208,3 @@ def test_newcomers_are_members_like_others(database: Database) -> None:
 
     assert found[0] == found[1]
     assert found[0][-1] == ["9"]
-
-
-def test_known_profiles_are_those_of_other_audiences(database: Database) -> None:
-    """A profile counts as new only where no other audience has it."""
-    with database.write() as connection:
-        for number, key in enumerate(("a", "b"), 1):
-            run = make_run(connection, audience=f"audience_{number}")
-            memberships.apply(connection, run, [ShardChanges(shard_of(key), [make_change(key)], None)])
-
-        assert memberships.known_profiles(connection, shard_of("a"), ["a", "b"], except_audience=2) == {"a"}
-        assert memberships.known_profiles(connection, shard_of("a"), ["a", "b"], except_audience=1) == set()
-        assert memberships.known_profiles(connection, shard_of("b"), ["b"], except_audience=None) == {"b"}

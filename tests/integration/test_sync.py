@@ -265,12 +265,7 @@ def test_a_plan_is_what_a_sync_does(syncing: Syncing) -> None:
         make_change("u2", ChangeKind.EXITED, company="c1"),
         make_change("u4"),
     ]
-    assert (planned.kind, planned.new_users, planned.counts.changed, planned.refusals) == (
-        RunKind.INCREMENTAL,
-        1,
-        3,
-        [],
-    )
+    assert (planned.kind, planned.counts.changed, planned.refusals) == (RunKind.INCREMENTAL, 3, [])
     assert syncing.sync().run.counts == planned.counts
 
 

@@ -24,7 +24,7 @@ GOOD = Used(
     accepted_as_of=NOON,
 )
 BLOCKED = Decided(12, RunState.BLOCKED, is_current=True, is_partial=False)
-FAILED = Decided(12, RunState.FAILED, is_current=True, is_partial=False)
+FAILED = Decided(12, RunState.FAILED, is_current=True, is_partial=False, reason="source shop: gone\nLINE 1")
 IN_PART = Decided(12, RunState.SUCCEEDED, is_current=True, is_partial=True)
 SYNC = "resolve it with `audience-sync sync spenders`"
 
@@ -53,11 +53,20 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
         f"was synced only in part (run 12); {SYNC}",
     ),
     "edited": ({"is_current": False}, Obstacle.EDITED, f"was not synced with its current definition; {SYNC}"),
-    "failed": ({"decided": FAILED}, Obstacle.FAILED, f"failed (run 12); {SYNC}"),
+    "failed": (
+        {"decided": FAILED},
+        Obstacle.FAILED,
+        "failed (run 12): source shop: gone; fix that, then run `audience-sync sync spenders`",
+    ),
+    "failed without a reason": (
+        {"decided": FAILED._replace(reason=None)},
+        Obstacle.FAILED,
+        "failed (run 12); fix that, then run `audience-sync sync spenders`",
+    ),
     "failed before it ever succeeded": (
         {"decided": FAILED, "completed": False},
         Obstacle.FAILED,
-        f"failed (run 12); {SYNC}",
+        "failed (run 12): source shop: gone; fix that, then run `audience-sync sync spenders`",
     ),
     "blocked": (
         {"decided": BLOCKED},

@@ -1,0 +1,57 @@
+"""The number of users that a plan would create in Schematic: each once, and none that Schematic has."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from audience_sync.cli.new_users import NewUsers
+from audience_sync.core.shards import shard_of
+from audience_sync.db import Database
+from audience_sync.store import memberships
+from audience_sync.store.memberships import ShardChanges
+from tests.factories import make_change, make_run
+from tests.syncing import people
+
+
+def enter(new_users: NewUsers, profiles: Iterable[str]) -> int:
+    """Have users enter an audience, and return how many of them may be new."""
+    lines = defaultdict(list)
+    for key in profiles:
+        lines[shard_of(key)].append(key)
+    for shard, found in sorted(lines.items()):
+        new_users.add(ShardChanges(shard, [], None, newcomers=found))
+    return new_users.close_audience()
+
+
+def test_a_user_of_several_audiences_counts_once(database: Database) -> None:
+    """The total has distinct users, whichever audience they enter first."""
+    new_users = NewUsers(database)
+
+    assert [enter(new_users, people(span)) for span in (range(100), range(50, 150), range(0))] == [100, 100, 0]
+    assert new_users.total() == 150
+
+
+def test_only_what_was_delivered_is_known(database: Database) -> None:
+    """A member of an audience is known to Schematic once nothing of the membership waits: not before, and not dead."""
+    with database.write() as connection:
+        run = make_run(connection)
+        for key in ("sent", "waiting", "dead"):
+            memberships.apply(connection, run, [ShardChanges(shard_of(key), [make_change(key)], None)])
+        connection.execute(sa.text("DELETE FROM outbox WHERE profile_key = 'sent'"))
+        connection.execute(sa.text("UPDATE outbox SET dead_reason = 'no' WHERE profile_key = 'dead'"))
+    new_users = NewUsers(database)
+
+    assert enter(new_users, ["sent", "waiting", "dead", "unknown"]) == new_users.total() == 3
+
+
+def test_large_numbers_are_estimates(database: Database) -> None:
+    """Beyond ten thousand users of an audience only one shard in 16 is looked at; users are still counted once."""
+    new_users = NewUsers(database)
+
+    first, second = (enter(new_users, people(span)) for span in (range(30_000), range(15_000, 45_000)))
+
+    assert (first, second) == (30_000, 30_000)
+    assert abs(new_users.total() - 45_000) < 1_500
