@@ -1,4 +1,4 @@
-"""The mappings: does each audience reach Schematic through them, and would Segment answer the same?"""
+"""Check whether each audience reaches Schematic through the mappings, and where Segment would answer otherwise."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from audience_sync.core.destination.coverage import AT, PEOPLE, looks_at_the_env
 from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent
 from audience_sync.core.destination.presets import DEFAULTS
-from audience_sync.core.destination.triggers.expressions import Exists, Has, OneOf, conditions
+from audience_sync.core.destination.triggers.expressions import Comparison, Exists, Has, OneOf, conditions
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError
 from audience_sync.store import binding
 
 CHECK: Final = "mapping"
 KEYS: Final = ("user_keys", "company_keys")
+OF_APPLICATIONS: Final = frozenset({"track", "page", "screen", "group", "alias"})  # an audience change is an identify
 
 
 def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
@@ -30,8 +31,9 @@ def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
             yield ok(CHECK, mapping.name, "is disabled in the configuration")
             continue
         found = [*_compared(mapping)]
+        takes_others = settings.ingest.listen is not None
         if settings.mapping_tables and events and (environment or not looks_at_the_environment(mapping)):
-            found += _used(mapping, events, takes_others=settings.ingest.listen is not None)
+            found += _used(mapping, events, takes_others=takes_others)
         yield from found or [ok(CHECK, mapping.name, f"makes {mapping.action} of events with {mapping.trigger}")]
     for audience in audiences:
         yield from _carried(audience, settings, environment)
@@ -76,10 +78,13 @@ def _compared(mapping: Mapping) -> Iterator[Finding]:
 def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -> Iterator[Finding]:
     """Yield that a mapping matches no audience change, or looks for keys that no change has.
 
-    Nothing is said of a mapping that may be for the events of an application, which may have anything: they are taken
-    with [ingest] (`takes_others`), and a trigger that asks for nothing that changes alone have matches them.
+    A mapping for the events of an application is not checked: these events may have anything. Its trigger names their
+    type, or there is [ingest] (`takes_others`) and the trigger asks for nothing that only changes have.
     """
     matched = [event for event in events if mapping.matches(event)]
+    if not matched and _names_other_events(mapping):
+        yield ok(CHECK, mapping.name, f"makes {mapping.action} of forwarded events alone, with {mapping.trigger}")
+        return
     if takes_others and (not matched or any(mapping.matches(_of_an_application(event)) for event in matched)):
         return
     if not matched:
@@ -101,6 +106,17 @@ def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -
                     f"{field} reads $.{'.'.join(path)}, which no audience change has",
                     remedy=f"name the key in the audience's {field}, and read it at $.context.{field}",
                 )
+
+
+def _names_other_events(mapping: Mapping) -> bool:
+    """Return whether a trigger names a type of events that no audience change has, as for `audience-sync forward`."""
+    for one in conditions(mapping.expression):
+        match one:
+            case Comparison(("type",), "=", str(value)) if value in OF_APPLICATIONS:
+                return True
+            case OneOf(("type",), values, False) if OF_APPLICATIONS.intersection(map(str, values)):
+                return True
+    return False
 
 
 def _of_an_application(event: SegmentEvent) -> SegmentEvent:

@@ -105,8 +105,9 @@ def check(
 ) -> None:
     """Check the configuration, databases, audiences and Schematic.
 
-    Reports every problem it finds, changes nothing and sends no event. Exit codes: 0 no errors (there may be
-    warnings), 1 something does not work, 2 the configuration is wrong, 6 Schematic refuses the API key.
+    Reports every problem it finds, changes nothing and sends no event. Does not read the values of columns: `plan`
+    does. Exit codes: 0 no errors (there may be warnings), 1 something does not work, 2 the configuration is wrong, 6
+    Schematic refuses the API key.
     """
     from audience_sync.checking.looking import check as check_everything  # noqa: PLC0415 - what it needs is large
 
@@ -203,7 +204,10 @@ def _show(finding: Finding) -> None:
     """Print a finding: a mark on a terminal, a word where another program may read it."""
     mark, style = MARKS[finding.state] if out.is_seen else (f"{finding.state:<8}", "")
     indent = " " * (len(mark) + 1)
-    lines = f"{finding.check} {finding.subject}: {finding.message}".splitlines()
+    place = finding.subject.removeprefix("sqlite:///")
+    is_named = place.startswith("/") and place in finding.message  # no path is shown twice
+    subject = finding.check if is_named else f"{finding.check} {finding.subject}"
+    lines = f"{subject}: {finding.message}".splitlines()
     if finding.remedy:
         lines.append(f"hint: {finding.remedy}")
     for number, line in enumerate(lines):

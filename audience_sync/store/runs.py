@@ -147,6 +147,17 @@ def waiting_for(connection: Connection, audience_id: int) -> list[int]:
     return list(rows.scalars())
 
 
+def wait_for(connection: Connection, audience_id: int, *, keys: Sequence[str]) -> None:
+    """Have held audiences of some keys wait for this one, if they wait for one that the database did not know."""
+    connection.execute(
+        sa.text(
+            "UPDATE runs SET held_by = :a WHERE state = 'held' AND held_by IS NULL AND audience_id IN"
+            f" (SELECT id FROM audiences WHERE key IN ({bulk.each(connection, 'keys')}))"
+        ),
+        {"a": audience_id, "keys": bulk.texts(connection, keys)},
+    )
+
+
 def release(connection: Connection, audience_id: int, *, now_ms: int) -> None:
     """Make the audiences that are held by one due at once; their next run decides whether they are held again."""
     for waiting in waiting_for(connection, audience_id):

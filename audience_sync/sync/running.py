@@ -24,6 +24,7 @@ from audience_sync.sync.finishing import LEASE_SECONDS, fail, finish_dead_runs, 
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.prerequisites import hold_of
 from audience_sync.sync.reading import Rejections, open_spool, read
+from audience_sync.sync.round import uses_any
 
 
 def sync(workspace: Workspace, job: Job) -> RunReport:
@@ -96,6 +97,9 @@ def _register(workspace: Workspace, job: Job) -> AudienceRow:
             now_ms=workspace.seams.now_ms(),
             computation=job.audience.computation,
         )
+        users = [one.key for one in job.settings.audiences if uses_any(job.settings, one, {job.audience.key})]
+        if users:
+            runs.wait_for(connection, audience.id, keys=users)
     _require_active(audience)
     return audience
 

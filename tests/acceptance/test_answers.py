@@ -87,7 +87,7 @@ def test_status_says_why_an_audience_failed(place: Place) -> None:
 
 
 def test_nothing_to_deliver(place: Place) -> None:
-    """Where nothing waits, nothing is said of Schematic, and a wrong key is not reported as good."""
+    """A delivery of nothing says so, and does not report a wrong key as good."""
     assert place.command("sync").code == 0
     place.key = "sch_dev_wrong"
     ended = place.command("deliver")
@@ -111,3 +111,18 @@ def test_a_sync_tells_its_changes_from_others(place: Place) -> None:
     assert [(one["audience"], one["entered"], one["sent"]) for one in later.records] == [("later", 12, 12)]
     said = "100 events accepted by Schematic, of all that was waiting; of these runs, 12 changes are accepted"
     assert later.err.splitlines()[-1] == said
+
+
+def test_check_shows_a_path_once(place: Place) -> None:
+    """A sentence that names the file does not follow the same path; json keeps the subject."""
+    missing, config = place.folder / "missing.db", place.folder / "config.toml"
+    place.configure(url=f"sqlite:///{missing}")
+    table = place.command("check").out.splitlines()
+    (found,) = [one for one in place.command("check", "--format", "json").records if one["check"] == "database"]
+    config.write_text("x = = 1")
+
+    assert f"error    database: there is no membership database at {missing}" in table
+    assert (found["subject"], found["message"]) == (
+        f"sqlite:///{missing}", f"there is no membership database at {missing}",
+    )  # fmt: skip
+    assert place.command("check").out.startswith(f"error    configuration: {config}, line 1, column 5: ")

@@ -179,6 +179,19 @@ def test_a_mapping_that_ingest_uses_is_well(tmp_path: Path, text: str) -> None:
     assert {one.state for one in findings(tmp_path, INGEST + ours + text)} == {State.OK}
 
 
+@pytest.mark.parametrize("wanted", ['type = "track" and event = "Order Completed"', 'type in ["page", "screen"]'])
+def test_a_mapping_for_forward_alone_is_well(tmp_path: Path, wanted: str) -> None:
+    """A trigger that names a type which no audience change has is not called useless, and the finding says so."""
+    text = TRACK.replace("Ours", "Orders").replace('type = "identify"', wanted) + BY_USER
+    ours = trigger('context.personas.computation_class in ["audience", "trait"]')
+    found = findings(tmp_path, ours + text)
+
+    assert {one.state for one in found} == {State.OK}
+    assert [one.message for one in found if one.subject == "Orders"] == [
+        f"makes trackEvent of forwarded events alone, with {wanted}"
+    ]
+
+
 def test_a_mapping_for_changes_alone_is_checked_with_ingest_too(tmp_path: Path) -> None:
     """A trigger that only changes can match is not for an application: a key that no change has is a mistake."""
     text = trigger('context.personas.computation_class = "audience"').replace(

@@ -19,6 +19,7 @@ from tests.factories import NOON, FrozenClock, Shop
 QUIET_ONES = {"u10", "u11", "u12"}
 GOOD = {"spenders": "succeeded", "quiet_spenders": "succeeded"}
 HELD = {"spenders": "blocked", "quiet_spenders": "held"}
+BLOCKED_SPENDERS = "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`"
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_guard_that_blocks_what_is_used_holds_the_dependent(chain: Chain) -> N
     assert states(chain.sync("quiet_spenders")) == HELD
     run = held_run(chain)
 
-    assert run.reason == "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`"
+    assert run.reason == BLOCKED_SPENDERS
     assert chain.members("quiet_spenders") == QUIET_ONES
 
 
@@ -95,7 +96,7 @@ def test_approving_releases_the_dependent(chain: Chain) -> None:
         (
             4,
             "superseded",
-            "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`; superseded by run 6",
+            f"{BLOCKED_SPENDERS}; superseded by run 6",
         ),
         (6, "succeeded", None),
     ]
@@ -127,6 +128,70 @@ def test_as_long_as_it_is_held_there_is_one_run(chain: Chain) -> None:
         reason="audience `spenders` is blocked (run 5); resolve it with `audience-sync approve spenders`",
     )
     assert (first.id, first.kind, first.generation) == (4, RunKind.INCREMENTAL, 0)
+
+
+def test_what_the_database_did_not_know_releases_its_dependents(
+    workspace: Workspace, clock: FrozenClock, shop: Shop, tmp_path: Path
+) -> None:
+    """An audience that was disabled before its first sync releases all that wait for it with its first success."""
+    chain = Chain(workspace, clock, shop, tmp_path)
+    chain.configure(top=TOP, settings={"spenders": "enabled = false"})
+    assert states(chain.sync("top")) == {"quiet_spenders": "held", "top": "held"}
+
+    chain.configure(top=TOP)
+    assert states(chain.sync("spenders")) == {"spenders": "succeeded"}
+
+    assert chain.row("quiet_spenders").next_due_at == chain.row("top").next_due_at == chain.workspace.seams.now_ms()
+
+
+@ON_SQLITE
+def test_only_an_audience_that_is_used_releases(chain: Chain) -> None:
+    """The first success of another audience leaves those waiting that do not use it."""
+    others = [
+        '[[audiences]]\nname = "other"\nquery = "trait(\'spend\') > 1"',
+        '[[audiences]]\nname = "off"\nquery = "trait(\'spend\') > 2"\nenabled = false',
+    ]
+    chain.configure(more="\n".join(others), quiet="trait('off') = true")
+    assert states(chain.sync("quiet_spenders")) == {"quiet_spenders": "held"}
+
+    assert states(chain.sync("other")) == {"other": "succeeded"}
+
+    assert chain.row("quiet_spenders").next_due_at is None
+
+
+@ON_SQLITE
+def test_each_of_two_that_hold_an_audience_releases_it(chain: Chain) -> None:
+    """One fails and the other is blocked: the first one is named, and each releases the dependent in turn."""
+    both = {
+        "quiet": "trait('spend') = 100",
+        "more": _BIG,
+        "top": "trait('quiet_spenders') = true AND trait('big') = true",
+    }
+    chain.configure(**{**both, "quiet": QUIET})
+    assert set(states(chain.sync("top")).values()) == {"succeeded"}
+    strict = {"quiet_spenders": "guard = { max_exit_percent = 10 }"}
+
+    chain.configure(**{**both, "more": _BIG.replace("'spend'", "'wealth'")}, settings=strict)
+    done = states(chain.sync("top"))
+    assert (done["quiet_spenders"], done["top"]) == ("blocked", "held")
+    assert "has no column `wealth`" in done["big"]
+    failed = chain.runs("big")[-1][0]
+    assert chain.held()["top"].startswith(f"audience `big` failed (run {failed}): the query of big, column 1: ")
+    chain.configure(**both, settings=strict)
+    done = states(chain.sync("big"))
+    assert done == {"big": "succeeded"}
+    blocked = chain.runs("quiet_spenders")[-1][0]
+    assert states(chain.sync("top"))["top"] == "held"
+    assert chain.held()["top"] == (
+        f"audience `quiet_spenders` is blocked (run {blocked}); resolve it with `audience-sync approve quiet_spenders`"
+    )
+    approve(chain.workspace, blocked)
+
+    assert chain.row("top").next_due_at == chain.workspace.seams.now_ms()
+    assert states(chain.sync("top"))["top"] == "succeeded"
+
+
+_BIG = '[[audiences]]\nname = "big"\nquery = "trait(\'spend\') >= 300"'
 
 
 @ON_SQLITE
