@@ -20,18 +20,18 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 Unanswered = (OSError, HTTPException)
-"""What `Connection.post` raises when there is no answer: `TimeoutError` when there was none in time."""
+"""The exceptions that `Connection.post` raises without an answer; `TimeoutError` if it did not come in time."""
 
 
 def is_proxied(url: str) -> bool:
-    """Return whether requests to a url go through a proxy, as HTTPS_PROXY and its like say: nothing for us."""
+    """Return whether requests to a URL go through a proxy, as HTTPS_PROXY and the like say; httpx sends these."""
     parts = urlsplit(url)
     proxies = getproxies()
     return bool(proxies.get(parts.scheme) or proxies.get("all")) and not proxy_bypass(parts.hostname or "")
 
 
 class Response(NamedTuple):
-    """An answer: its headers by their names in lower case, and the beginning of its body."""
+    """An answer: its headers by name in lower case, and the beginning of its body."""
 
     status: int
     headers: dict[str, str]
@@ -39,7 +39,7 @@ class Response(NamedTuple):
 
 
 class Connection:
-    """Posts to one server; opened when it is needed, and again when the server has closed it."""
+    """Posts to one server; opened for the first request, and again after the server has closed it."""
 
     def __init__(self, url: str, *, headers: Mapping[str, str], tls: ssl.SSLContext, timeout: float) -> None:
         parts = urlsplit(url)
@@ -55,22 +55,22 @@ class Connection:
         self._http.response_class = _Answer
 
     def post(self, body: bytes, *, at_most: int) -> Response:
-        """Post a body and return the answer, with at most so many bytes of its text.
+        """Post a body and return the answer, with `at_most` bytes of its text.
 
         Raises:
-            TimeoutError: there is no whole answer within the timeout.
-            OSError, HTTPException: the connection cannot be opened, breaks, or what answers does not speak HTTP.
+            TimeoutError: the whole answer did not come within the timeout.
+            OSError, HTTPException: the connection cannot be opened, breaks, or the answer is not valid HTTP.
         """
         deadline = time.monotonic() + self._timeout
         try:
             self._open(deadline)
             unsent = self._send(body)
             answer = self._http.getresponse()
-            if unsent is not None and 200 <= answer.status < 300:  # nobody can have taken what was not sent
+            if unsent is not None and 200 <= answer.status < 300:  # the server cannot have read the rest
                 raise unsent  # noqa: TRY301 - it ends the connection like any other
             text = _beginning(answer, at_most)
             headers = {name.lower(): value for name, value in answer.getheaders()}
-            if unsent is not None or not answer.isclosed():  # there is more, which nobody wants to wait for
+            if unsent is not None or not answer.isclosed():  # the rest of the answer is not read
                 self.close()
         except BaseException:
             self.close()
@@ -83,7 +83,7 @@ class Connection:
             self._http.close()
 
     def _send(self, body: bytes) -> ConnectionError | None:
-        """Send a request, or return why the other side stopped reading it: it may have answered before, as with 413."""
+        """Send a request; return the error if the server stopped reading it. It may have answered, as with 413."""
         try:
             self._http.request("POST", self._path, body, self._headers)
         except ConnectionError as error:
@@ -103,15 +103,15 @@ class Connection:
 
 
 class _Answer(HTTPResponse):
-    """The answer that counts, behind all that come before it, as 103 does; whole to the end of its headers."""
+    """The final answer, after interim ones such as 103, with complete headers."""
 
     def begin(self) -> None:
         super().begin()
         while 100 <= self.status < 200 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
-            self.headers = self.msg = None  # type: ignore[assignment]  # it reads on while there are none
+            self.headers = self.msg = None  # type: ignore[assignment]  # `begin` returns at once if it has headers
             super().begin()
         if self.fp.raw.has_ended:  # type: ignore[attr-defined]  # it is a `_Reader`
-            raise HTTPException("the answer breaks off within its headers")
+            raise HTTPException("the response ends within its headers")
         if self.headers.defects:
             raise HTTPException("malformed header line in the response")
 
@@ -126,31 +126,31 @@ def _beginning(answer: HTTPResponse, at_most: int) -> bytes:
 
 
 class _Timed:
-    """A socket as `http.client` uses one, whose every step must be over at one deadline."""
+    """A socket for `http.client` with one deadline for every step."""
 
     def __init__(self, inner: socket.socket) -> None:
         self._inner = inner
         self.deadline = 0.0  # on the monotonic clock
 
     def has_ended(self) -> bool:
-        """Return whether the other side has closed it, or says something that nobody has asked for."""
+        """Return whether the server has closed it, or has sent something without a request."""
         poll = select.poll()
         poll.register(self._inner, select.POLLIN)
         return bool(poll.poll(0))
 
     def sendall(self, data: bytes) -> None:
-        self.hurry()
+        self.apply_deadline()
         self._inner.sendall(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        # `http.client` closes the socket before it reads the last answer of a connection: what the standard library
-        # makes of a socket keeps it open until it is closed itself.
+        # `http.client` closes the socket before it reads the last answer of a connection. The file that `makefile`
+        # returns keeps the socket open until the file is closed.
         return io.BufferedReader(_Reader(self, self._inner.makefile("rb", buffering=0)))
 
     def close(self) -> None:
         self._inner.close()
 
-    def hurry(self) -> None:
+    def apply_deadline(self) -> None:
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
@@ -167,7 +167,7 @@ class _Reader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._timed.hurry()
+        self._timed.apply_deadline()
         count = self._raw.readinto(buffer)
         self.has_ended = count == 0
         return count

@@ -1,4 +1,4 @@
-"""Who is at work on a membership database: who syncs which audience, who delivers how many units of shards."""
+"""List active claims: the processes that sync an audience or deliver units of shards."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ SHOWN: Final = TableView(COLUMNS, optional=("until",), under=("holder",))
 
 
 def at_work(connection: Connection, keys: Mapping[int, str], *, seams: Seams) -> list[Record]:
-    """Return who holds what, and until when unless it is prolonged; `keys` are those of the audiences, by id.
+    """Return each claim with its holder and when it ends unless it is prolonged; `keys` has the audiences' keys by id.
 
-    `work` is `sync` of an `audience`, `delivery` of so many `units` of shards, or `seeking`: it waits for its part.
+    `work` is `sync` of an `audience`, `delivery` of a number of `units` of shards, or `seeking`, a process that waits
+    for units.
     """
     now = leases.clock_ms(connection, seams.steady_ms())
     ahead = seams.now_ms() - now  # of the wall clock people go by

@@ -1,4 +1,4 @@
-"""The commands that ask the source and store nothing: explain and preview."""
+"""The commands explain and preview, which read the source and store nothing."""
 
 from __future__ import annotations
 
@@ -57,21 +57,22 @@ def explain(
     """Explain why a user is or is not in an audience.
 
     Shows each condition with its value, whether it holds, and the events behind it. Reads the source, as of now or
-    --now, and compares with the membership database. The exit code is 0 in or
-    out. As json or csv, `kind` says what a line is: `condition` (`node` is its place in the query, 1.2 the second part
-    of the whole; `text`, `holds`, `value`), of a computed trait `value`, `event` (of the condition at `node`: `at`,
-    `properties`), `verdict` (`holds`: in or not, or has a value) and `membership` (`holds`: what the database has, null
-    if it knows nothing; `at`: since when).
+    --now, and compares with the membership database. The exit code is 0 for members and for others.
+
+    As json or csv, each line has a `kind`. `condition`: its place in the query is `node` (1.2 is the second part of the
+    whole), with `text`, `holds` and `value`. `value`: of a computed trait. `event`: of the condition at `node`, with
+    `at` and `properties`. `verdict`: `holds` is whether the user is a member or has a value. `membership`: `holds` is
+    what the database has, null if it has nothing, and `at` since when.
     """
     settings = settings_of(context)
     if sql:
         if audience is not None:
-            raise ConfigError("--sql is of an audience, and a user was named, too", hint=f"explain {audience} --sql")
+            raise ConfigError("--sql takes AUDIENCE without USER", hint=f"audience-sync explain {audience} --sql")
         _show_sql(settings, settings.audience(user), as_of=_instant(now), format=format)
         return
     chosen = _chosen(settings, user, audience)
-    if isinstance(stringify(user, KeyRules(())), Reason):  # of a placeholder it is told that it is one
-        raise ConfigError("no profile has such a key: it is empty, too long, or has characters that no key has")
+    if isinstance(stringify(user, KeyRules(())), Reason):  # a placeholder has an answer of its own
+        raise ConfigError("not a valid profile key: it is empty, too long, or has characters that keys cannot have")
     as_of = _instant(now)
     explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))
     standing = standing_of(settings, explanation, sync="the next sync" if now is None else "a sync as of then")
@@ -91,8 +92,9 @@ def preview(
 ) -> None:
     """Count the members of an audience, show a sample, store nothing.
 
-    Needs no membership database and no API key. The sample is the first profiles by shard and key, as `members` lists
-    them: picked by a hash, and the same every time. As json this is one object that has the sample; as csv the sample.
+    Needs no membership database and no API key. The sample is the first profiles by shard and key, in the order of
+    `members`: a hash picks them, and they are the same every time. As json this is one object with the sample; as csv,
+    the sample.
     """
     settings = settings_of(context)
     chosen, as_of, clock = settings.audience(audience), _instant(now), seams().monotonic
@@ -108,17 +110,17 @@ def preview(
 
 
 def _instant(now: datetime | None) -> datetime:
-    """Return the instant that is meant; like that of a run it has whole milliseconds."""
+    """Return the instant, in whole milliseconds as that of a run."""
     at = now or seams().clock().astimezone(UTC)
     return at.replace(microsecond=at.microsecond // 1000 * 1000)
 
 
 def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:
-    """Return the audience that is meant.
+    """Return the named audience.
 
     Raises:
-        ConfigError: it is missing, or stands where the user belongs.
-        UnknownName: there is none of this key or name.
+        ConfigError: it is missing, or is in the place of the user.
+        UnknownName: no audience has this key or name.
     """
     if audience is None:
         hint = f"audience-sync explain USER {user}; its SQL: audience-sync explain {user} --sql"
@@ -128,18 +130,18 @@ def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:
     except UnknownName:
         if any(user in (one.key, one.name) for one in settings.audiences):
             raise ConfigError(
-                f"`{user}` is an audience, and `{audience}` is none: the user comes first",
+                f"`{user}` is an audience and `{audience}` is not: USER comes before AUDIENCE",
                 hint=f"audience-sync explain {audience} {user}",
             ) from None
         raise
 
 
 def _verdict(settings: Settings, explanation: Explanation) -> str:
-    """Return whether somebody is in, in a sentence, and if they are nobody the query looks at, why."""
+    """Return a sentence: whether the user is a member, and if the query does not read the user, why."""
     audience, user, found = explanation.audience, explanation.user, explanation.found
     is_trait = audience.computation is Computation.TRAIT
     reasons = [reason for reason in dict.fromkeys(found.reasons) if reason is not Reason.DUPLICATE]
-    because = f" (a row of theirs was not taken as it is: {', '.join(reasons)})" if reasons else ""
+    because = f" (one of their rows was rejected or changed: {', '.join(reasons)})" if reasons else ""
     if found.member is not None:
         has = f"has the value {found.member.value}" if is_trait else f"is in {audience.key}"
         return f"{user} {has}{because}"
@@ -147,14 +149,14 @@ def _verdict(settings: Settings, explanation: Explanation) -> str:
     if explanation.root is not None or because:
         return f"{user} {has}{because}"
     if audience.query is None:
-        return f"{user} {has}: the SQL returns no row of theirs"
+        return f"{user} {has}: the SQL returns no row for them"
     source = settings.sources[audience.source]
     if source.profiles is None:
-        return f"{user} {has}: there is no event of theirs so far, and without profiles a query sees nobody else"
+        return f"{user} {has}: they have no events, and without profiles a query reads only users with events"
     but = "though they have events, " if explanation.has_events else ""
     return (
         f"{user} {has}: {but}no row of [sources.{source.name}.profiles] has `{source.profiles.user}` = {user!r}, and a"
-        " query looks at nobody else"
+        " query reads only users with such a row"
     )
 
 
@@ -169,7 +171,7 @@ def _show_sql(settings: Settings, audience: Audience, *, as_of: datetime, format
 
 
 def _interruptible(work: Callable[[], T]) -> T:
-    """Do some work that only reads, in a thread, so that Ctrl-C need not wait for a query to end."""
+    """Do work that only reads in a thread, so that Ctrl-C does not wait for the query."""
     done: list[T] = []
     failed: list[BaseException] = []
 

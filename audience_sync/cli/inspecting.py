@@ -142,8 +142,8 @@ def _profile(database: Database, user: str, *, limit: int) -> dict[str, Any]:
     with database.read() as connection:
         if not any(erasure.traces(connection, user).values()):
             raise UnknownName(
-                f"the database knows nothing of a user {user!r}",
-                hint="the key is compared as it is: mind upper and lower case, and spaces",
+                f"the database has nothing about user {user!r}",
+                hint="the key must match exactly, including case and spaces",
             )
         at_most = limit + 1 if limit else None
         return {

@@ -1,4 +1,4 @@
-"""The commands that intervene without a sync: dead rows, pause and resume, forget. None of them talks to Schematic."""
+"""The commands dead, pause, resume and forget, which change the membership database and send nothing."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ DEAD_SHOWN = TableView(
     tuple([column for column in dead.COLUMNS if column != "state"]),
     optional=("value", "since", "type", "name", "run_id", "message_id", "generation"),
 )
-PATIENCE = 10.0  # seconds in which others may finish what they are doing
-LOOK = 0.2  # seconds between two tries
+CLAIM_TIMEOUT = 10.0  # seconds to wait for syncs and deliveries of others
+CLAIM_INTERVAL = 0.2  # seconds between two tries
 
 ProfileOption = Annotated[
     str | None, typer.Option("--profile", metavar="USER", help="Only rows of this user; all by default.")
@@ -88,16 +88,16 @@ def dead_retry(
     """Send dead values and events again.
 
     A value is sent as it is now, with the current identifiers. Forwarded events are sent as they arrived, after those
-    already waiting; what Schematic has accepted of an event is not sent again.
+    already waiting; the bodies of an event that Schematic has accepted are not sent again.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
         which = _which(database, settings, audience, user=user, events=events)
         with database.write() as connection:
             retried = sum(dead.retry(connection, which, now_ms=seams().now_ms()).values())
-    typer.echo(f"dead rows that are open again: {retried:,}")
+    typer.echo(f"dead rows reopened: {retried:,}")
     if retried:
-        console.print("`audience-sync deliver` sends them now, the service by itself")
+        console.print("`audience-sync deliver` sends them now; the service sends them without it")
 
 
 def dead_discard(
@@ -110,8 +110,8 @@ def dead_discard(
 ) -> None:
     """Delete dead values and events without sending them.
 
-    Schematic keeps the value it has, even if the membership database has another. A discarded event is gone, except
-    for what Schematic already accepted of it.
+    Schematic keeps the value it has, even if the membership database has another. A discarded event is deleted;
+    Schematic keeps the bodies that it has accepted.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -130,11 +130,11 @@ def dead_discard(
 def pause(context: typer.Context, audience: AudienceArgument) -> None:
     """Stop the syncs and deliveries of an audience.
 
-    Pending values of it are held back; other audiences continue.
+    Its pending values are held back; other audiences continue.
     """
     key = _set_state(context, audience, "paused")
     typer.echo(f"{key} is paused")
-    console.print(f"`audience-sync resume {key}` lets it go on")
+    console.print(f"`audience-sync resume {key}` continues it")
 
 
 def resume(context: typer.Context, audience: AudienceArgument) -> None:
@@ -158,10 +158,10 @@ def forget(
             found = erasure.traces(connection, user)
         if not any(found.values()):
             raise UnknownName(
-                f"the database knows nothing of a user {user!r}",
-                hint="the key is compared as it is: mind upper and lower case, and spaces",
+                f"the database has nothing about user {user!r}",
+                hint="the key must match exactly, including case and spaces",
             )
-        console.print(f"found of this user: {_listed(found)}")
+        console.print(f"found for this user: {_listed(found)}")
         confirm("Erase all of it?", yes=yes)
         with _alone_with(workspace, user), workspace.database.write() as connection:
             if not highwater.is_behind(connection):  # who is erased here is still in an older backup
@@ -169,8 +169,10 @@ def forget(
             erased = erasure.forget(connection, user)
         erasure.compact(workspace.database)
     out.print(Text(f"erased: {_listed(erased)}"))
-    console.print("what Schematic holds of this user must be deleted in Schematic")
-    console.print("a user who is still in the source comes back at the next sync, and so does one with the next event")
+    console.print("delete this user in Schematic, too")
+    console.print(
+        "a user who is still in the source comes back at the next sync; a forwarded event brings the user back, too"
+    )
 
 
 def _listed(found: dict[str, int]) -> str:
@@ -179,16 +181,16 @@ def _listed(found: dict[str, int]) -> str:
 
 @contextmanager
 def _alone_with(workspace: Workspace, user: str) -> Iterator[None]:
-    """Keep syncs and deliveries away from a user; see `erasure.forget`.
+    """Hold all leases under which a sync or delivery could write about a user; see `erasure.forget`.
 
     Raises:
-        LeaseHeld: one of them goes on for longer than we wait.
+        LeaseHeld: another process keeps one for longer than `CLAIM_TIMEOUT`.
     """
     with workspace.database.read() as connection:
         ids = [row.id for row in audiences.every(connection)]
     with ExitStack() as stack:
         for kind, numbers in ((leases.AUDIENCE, ids), (leases.SHARDS, [unit_of(shard_of(user))])):
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + CLAIM_TIMEOUT
             missing = set(numbers)
             while missing:
                 lease = workspace.hold(kind, missing, seconds=LEASE_SECONDS)
@@ -197,20 +199,20 @@ def _alone_with(workspace: Workspace, user: str) -> Iterator[None]:
                     missing.difference_update(lease.lease.numbers)
                 elif time.monotonic() > deadline:
                     raise LeaseHeld(
-                        "a sync or a delivery that may hold this user is under way, and nothing was erased",
-                        hint="`audience-sync status` shows which; wait for it, or stop the service for a moment",
+                        "a sync or delivery that may use this user's data is running; nothing was erased",
+                        hint="`audience-sync status` shows which; wait for it, or stop the service, then try again",
                     )
                 else:
-                    time.sleep(LOOK)
+                    time.sleep(CLAIM_INTERVAL)
         yield
 
 
 def _set_state(context: typer.Context, word: str, state: str) -> str:
-    """Make an audience active or paused and return its key; one that was never synced is registered first.
+    """Make an audience active or paused and return its key. An audience that was never synced is registered first.
 
     Raises:
         UnknownName: there is no such audience.
-        ConfigError: it is retired.
+        ConfigError: the audience is retired.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database, database.write() as connection:
@@ -227,9 +229,7 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
         else:
             row = known_audience(connection, settings, word)
         if row.state == "retired":
-            raise ConfigError(
-                f"audience {row.key!r} is retired for ever", hint="give the audience another name or key to start anew"
-            )
+            raise ConfigError(f"audience {row.key!r} is retired", hint="use another name or key to start again")
         audiences.set_state(connection, row.id, state)
         if state == "active":
             runs.release(connection, row.id, now_ms=seams().now_ms())
@@ -237,10 +237,10 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
 
 
 def _which(database: Database, settings: Settings, word: str | None, *, user: str | None, events: bool) -> dead.Which:
-    """Return which dead rows a command means.
+    """Return which dead rows a command selects.
 
     Raises:
-        typer.BadParameter: forwarded events of an audience: there are none.
+        typer.BadParameter: forwarded events of an audience, which do not exist.
         UnknownName: there is no such audience.
     """
     if word is not None and events:

@@ -1,4 +1,4 @@
-"""How the whole thing stands: the commands status and audiences, and which audience a word of a command means."""
+"""The commands status and audiences, and the lookup of the audience that a command names."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
 def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOption = Format.TABLE) -> None:
     """List audiences and computed traits, with their state.
 
-    Those of the configuration and of the database; `audience-sync status --help` explains the states.
+    Lists those of the configuration and of the database. `audience-sync status --help` explains the states.
 
     `definition` is the query in canonical form, or `sql`. `definition_changed`: the definition in the file, or
     something that it uses, was edited since the last completed sync.
@@ -112,10 +112,10 @@ def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOpt
 
 
 def known_audience(connection: Connection, settings: Settings, word: str) -> AudienceRow:
-    """Return the audience of the database that has this key or, where no key is so, this name.
+    """Return the audience of the database with this key or, if no audience has it, with this name.
 
     Raises:
-        UnknownName: there is none, or it is in the file but was never synced.
+        UnknownName: no audience has it, or the audience was never synced.
     """
     by_key = known.find(connection, word)
     if by_key is not None:
@@ -130,17 +130,17 @@ def known_audience(connection: Connection, settings: Settings, word: str) -> Aud
     row = known.find(connection, configured.key)
     if row is None:
         raise UnknownName(
-            f"audience {configured.key!r} was never synced, so nothing is known of it yet",
-            hint=f"audience-sync sync {configured.key}",
+            f"audience {configured.key!r} was never synced",
+            hint=f"`audience-sync sync {configured.key}` syncs it",
         )
     return row
 
 
 def chosen_audience(connection: Connection, settings: Settings, word: str | None) -> int | None:
-    """Return the id of the audience that an option names, or None where it names none.
+    """Return the id of the audience that an option names, or None without an option.
 
     Raises:
-        UnknownName: there is no such audience.
+        UnknownName: no audience has this key or name.
     """
     return None if word is None else known_audience(connection, settings, word).id
 
@@ -183,7 +183,7 @@ def _stuck(attempts: Iterable[Record], *, of: str) -> int:
 
 
 def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any]]:
-    """Return what is known of every audience of the file and of the database, by key."""
+    """Return a record of every audience of the file and of the database, by key."""
     configured = {one.key: one for one in settings.audiences}
     rows = {row.key: row for row in known.every(connection)}
     facts = inspection.facts(connection)
@@ -252,7 +252,7 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
     _print_destination(whole["destination"])
     for title, records, shown in (
         ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
-        (f"at work, of {UNITS} units of shards in all", whole["leases"], at_work.SHOWN),
+        (f"at work ({UNITS} units of shards in total)", whole["leases"], at_work.SHOWN),
         ("blocked", whole["blocked"], BLOCKED_SHOWN),
         ("failed", whole["failed"], BLOCKED_SHOWN),
         ("held", whole["held"], HELD_SHOWN),
@@ -270,7 +270,7 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
 
 
 def _print_waiting(sent: Record, events: Record | None) -> None:
-    """Print how changes stand that are to be sent, and forwarded events where there ever were any."""
+    """Print how many changes are pending, and how many forwarded events if there ever were any."""
     out.print(
         f"\ndeliveries: {sent['open'] - sent['paused']:,} waiting{_oldest(sent)}, {sent['paused']:,} held back by a"
         f" pause, {sent['dead']:,} dead, {sent['stuck']:,} stuck"
@@ -284,7 +284,7 @@ def _print_waiting(sent: Record, events: Record | None) -> None:
 
 
 def _print_destination(destination: Record) -> None:
-    """Print since when Schematic accepts nothing, and when it is tried again."""
+    """Print since when Schematic has accepted nothing, and the time of the next try."""
     if destination["state"] in SENTENCES:
         next_try = destination["next_try_at"]
         again = instant_text(next_try) if next_try else "with the daemon or `audience-sync deliver`"

@@ -1,4 +1,4 @@
-"""The commands that need neither configuration nor network: a local Schematic, and a demonstration with a shop."""
+"""The commands sandbox and demo, which need no configuration and no network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from audience_sync.config import parse_duration
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Ledger, Sandbox
 from audience_sync.signals import stoppable
 
-LOOK = 0.1  # seconds between two looks at what the sandbox has received
+POLL_INTERVAL = 0.1  # seconds between two reads of the sandbox's ledger
 
 _REQUESTS: Final = "SELECT id, at, path, status, events, fault FROM requests WHERE id > ? ORDER BY id"
 _EVENTS: Final = """
@@ -56,11 +56,11 @@ def register(app: typer.Typer) -> None:
 
 def sandbox(
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 takes any free port.")] = 8480,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8480,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; the default is of this machine only.")
+        str, typer.Option(help="Address to listen on; the default accepts connections from this machine only.")
     ] = "127.0.0.1",
-    database: Annotated[Path, typer.Option(help="The SQLite file that keeps what is received.")] = Path("sandbox.db"),
+    database: Annotated[Path, typer.Option(help="SQLite file that stores everything received.")] = Path("sandbox.db"),
     keys: Annotated[
         list[str] | None,
         typer.Option("--key", help="An API key to accept; may be repeated.", show_default=DEVELOPMENT_KEY),
@@ -72,23 +72,23 @@ def sandbox(
 ) -> None:
     """Run a local Schematic until Ctrl-C.
 
-    It accepts events, applies Schematic's limits, and fails as often as asked. It needs no configuration. What it
-    receives is kept in --database.
+    Accepts events, applies Schematic's limits, and fails on request. Needs no configuration. Everything received is
+    stored in --database.
     """
     accepted = keys or [DEVELOPMENT_KEY]
     with stoppable(_nothing) as stop, Sandbox(database, port=port, host=host, api_keys=accepted) as server:
         seen, totals = _Seen(*server.ledger.read(_LAST)[0]), Counter[str]()
         server.faults.set(_rules(fail_rate, fail_status, delay.total_seconds()))
         _announce(server.url, accepted, database)
-        while not stop.wait(LOOK):
+        while not stop.wait(POLL_INTERVAL):
             seen = _show_new(server.ledger, seen, totals, quiet=quiet)
         _show_new(server.ledger, seen, totals, quiet=quiet)
-    console.print(Text(f"{_summary(totals)}; {database} keeps it"))
+    console.print(Text(f"{_summary(totals)}; stored in {database}"))
 
 
 def demo(
     folder: Annotated[
-        Path | None, typer.Option(help="Where to put it; ./audience-sync-demo, or the next free name, by default.")
+        Path | None, typer.Option(help="Folder to create; by default ./audience-sync-demo, or the next free name.")
     ] = None,
 ) -> None:
     """Sync a small example shop into a local Schematic.
@@ -106,18 +106,18 @@ def demo(
 
 
 def _nothing() -> None:
-    """Say nothing of a signal: the end comes at once."""
+    """Print nothing about a signal: the command ends at once."""
 
 
 class _Seen(NamedTuple):
-    """The newest request and event of the sandbox's ledger that were looked at."""
+    """The newest request and event of the sandbox's ledger that were read."""
 
     request: int
     event: int
 
 
 def _rules(rate: float | None, status: int | None, delay: float) -> list[FaultRule]:
-    """Return the faults that were asked for; the delay, in seconds, holds for all requests."""
+    """Return the requested faults; the delay, in seconds, applies to all requests."""
     if rate is None:
         rate = 0.0 if status is None else 1.0
     failing = FaultRule(rate=rate, status=status or 500, delay=delay)
@@ -125,7 +125,9 @@ def _rules(rate: float | None, status: int | None, delay: float) -> list[FaultRu
 
 
 def _announce(url: str, keys: list[str], database: Path) -> None:
-    out.print(Text(f"A local Schematic serves at {url} and keeps what it receives in {database}; Ctrl-C ends it."))
+    out.print(
+        Text(f"A local Schematic serves at {url} and stores everything it receives in {database}; Ctrl-C stops it.")
+    )
     typer.echo(f"API key: {', '.join(keys)}")
     typer.echo("\nIn the configuration:\n\n[schematic]")
     typer.echo(f'api_key = "${{SCHEMATIC_API_KEY}}"  # export SCHEMATIC_API_KEY={keys[0]}')
@@ -133,7 +135,7 @@ def _announce(url: str, keys: list[str], database: Path) -> None:
 
 
 def _show_new(ledger: Ledger, seen: _Seen, totals: Counter[str], *, quiet: bool) -> _Seen:
-    """Print and count the requests since `seen`; a ledger that was emptied meanwhile counts from its start again."""
+    """Print and count the requests since `seen`; a ledger that was emptied since then is read from its start."""
     last = _Seen(*ledger.read(_LAST)[0])
     if last.request < seen.request:
         seen = _Seen(0, 0)

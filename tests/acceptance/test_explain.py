@@ -152,7 +152,7 @@ def test_somebody_unknown_is_told_why(place: Place) -> None:
     assert (ghost.code, nobody.code, buyer.code) == (0, 0, 0)
     assert "ghost is not in big_spenders: though they have events, no row of [sources.shop.profiles] has" in ghost.out
     assert "holds" not in ghost.out
-    assert "nobody is not in buyers: the SQL returns no row of theirs" in nobody.out
+    assert "nobody is not in buyers: the SQL returns no row for them" in nobody.out
     assert "u1 is in buyers\n" in buyer.out
 
 
@@ -192,10 +192,10 @@ def test_the_sql_can_be_pasted(place: Place) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence", "remedy"),
     [
-        (("explain", BIG, "u1"), "the user comes first", f"audience-sync explain u1 {BIG}"),
+        (("explain", BIG, "u1"), "USER comes before AUDIENCE", f"audience-sync explain u1 {BIG}"),
         (("explain", BIG), "explain needs USER and AUDIENCE", f"audience-sync explain {BIG} --sql"),
         (("explain", "u1", "big_spendrs"), "did you mean `big_spenders`", "audience-sync audiences"),
-        (("explain", "", BIG), "no profile has such a key", ""),
+        (("explain", "", BIG), "not a valid profile key", ""),
         (("preview", "big_spendrs"), "did you mean `big_spenders`", "audience-sync audiences"),
     ],
     ids=["swapped", "no user", "misspelt", "empty", "misspelt in preview"],

@@ -537,7 +537,7 @@ def test_a_forgotten_user_comes_back_with_the_next_sync(desk: Desk) -> None:
 def test_forget_waits_for_nobody_who_works_on_the_user(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync or a delivery under way could write the user again: then nothing is erased, with exit code 5."""
     desk.sync("u1")
-    monkeypatch.setattr(operating, "PATIENCE", 0.0)
+    monkeypatch.setattr(operating, "CLAIM_TIMEOUT", 0.0)
     with desk.workspace.database.read() as connection:
         audience = audiences.by_key(connection, AUDIENCE_KEY)
     future = Workspace(

@@ -105,7 +105,7 @@ def test_it_ends_at_once_and_says_what_it_received(serve: Serve, number: signal.
 
     assert code == 0
     assert running.complained.splitlines()[-1] == (
-        "received 2 requests (2 answered 200); events: 2 processed, 1 duplicates, 0 failed; sandbox.db keeps it"
+        "received 2 requests (2 answered 200); events: 2 processed, 1 duplicates, 0 failed; stored in sandbox.db"
     )
 
 

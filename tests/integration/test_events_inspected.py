@@ -349,7 +349,7 @@ def test_a_retry_sends_what_is_missing_in_the_old_order(sending: Sending, comman
     sending.deliver()
 
     assert first == [("m1", "twice"), ("m2", "done"), ("m3", "twice")]
-    assert retried.out == "dead rows that are open again: 2\n"
+    assert retried.out == "dead rows reopened: 2\n"
     assert positions == [3, 4, 6, 7]
     assert [message for message, _ in heard(sending)[3:]] == ["m4", "m1", "m3", "m5"]
     assert {name for _, name in heard(sending)[4:6]} == {"again"}
@@ -365,7 +365,7 @@ def test_a_retry_does_not_disturb_what_is_under_way(sending: Sending, command: C
         sending.deliver_until(lambda: bool(sending.rows("SELECT 1 FROM events WHERE dead_reason IS NOT NULL")))
 
     assert sending.attempts() == 1
-    assert command("dead", "retry").out == "dead rows that are open again: 1\n"
+    assert command("dead", "retry").out == "dead rows reopened: 1\n"
     sending.deliver()
 
     assert sorted(heard(sending)) == [("m1", "again"), ("m1", "twice"), ("m2", "done")]
