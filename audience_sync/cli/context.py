@@ -1,4 +1,4 @@
-"""What every command shares: its configuration, and the consoles on which it talks to people."""
+"""Share the configuration and the consoles among commands."""
 
 from __future__ import annotations
 

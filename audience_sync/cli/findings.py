@@ -25,7 +25,7 @@ _LEFT_IN: Final = (Reason.DUPLICATE, Reason.OMITTED_IDENTIFIER)
 
 
 def show(audience: Audience, found: Preview, *, as_of: datetime, seconds: float, format: Format) -> None:
-    """Print a preview that took so many seconds."""
+    """Print a preview and the seconds that it took."""
     match format:
         case Format.JSON:
             typer.echo(json_line(_whole(audience, found, as_of=as_of, seconds=seconds)), nl=False)

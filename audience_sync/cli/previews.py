@@ -1,4 +1,4 @@
-"""What a dry run of forward shows, and how bad lines are named."""
+"""Print a dry run of forward, and name bad lines."""
 
 from __future__ import annotations
 

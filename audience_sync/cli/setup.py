@@ -227,8 +227,8 @@ def _conclude(found: list[Finding]) -> None:
 
 def _own_command() -> tuple[str, ...]:
     """Return how this program is started, as an absolute path."""
-    beside = Path(sys.executable).with_name(NAME)
-    return (str(beside),) if beside.is_file() else (sys.executable, "-m", "audience_sync")
+    script = Path(sys.executable).with_name(NAME)
+    return (str(script),) if script.is_file() else (sys.executable, "-m", "audience_sync")
 
 
 def _say(sentence: str) -> None:

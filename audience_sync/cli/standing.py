@@ -19,7 +19,7 @@ from audience_sync.sync import standing_hold
 
 @dataclass(frozen=True)
 class Standing:
-    """What the database has of a user in an audience, and in a sentence what a sync would make of it.
+    """The state of a user in an audience in the database, and a sentence that says what a sync would change.
 
     `is_member` is None where nothing is known.
     """

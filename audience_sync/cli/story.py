@@ -38,7 +38,7 @@ PEOPLE_SHOWN: Final = TableView(("change", "customer", "reason"))
 BELIEFS_SHOWN: Final = TableView(("trait", "Schematic", "membership"))
 
 _SQLITE3: Final = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(*c.execute(sys.argv[2])); c.commit()"
-"""What stands in for the program sqlite3 where it is not installed."""
+"""A replacement for the program sqlite3 if it is not installed."""
 
 Members: TypeAlias = dict[str, dict[str, str | None]]
 """Of each audience the members with their identifiers."""
@@ -135,7 +135,7 @@ def _members(workspace: Workspace) -> Members:
 
 
 def _explain(database: Path, settings: Settings, before: Members, after: Members, *, now: datetime) -> str:
-    """Show some people for whom something changed, and why; return one who had lapsed and came back."""
+    """Show some people with changes, and the reasons; return one who had lapsed and came back."""
     changes: dict[tuple[str, ChangeKind], list[str]] = {}
     for key in after:
         was, present = before[key], after[key]
@@ -229,7 +229,7 @@ def _suggest(place: Path, *, port: str, person: str, lapsed: str) -> None:
     ]
     _title("6. Go on")
     out.print("shop.db is the source, audience_sync.db has the memberships, sandbox.db what")
-    out.print("Schematic received; config.toml and the sandbox's key lie beside them.\n")
+    out.print("Schematic received; config.toml and the sandbox's key are in the same folder.\n")
     for why, command in steps:
         out.print(f"  {why}")
         lines = wrap_command(command, out.line_width, indent=4)

@@ -1,7 +1,7 @@
-"""The systemd units: the service, and a one-off sync beside it, as one text each with its recipe.
+"""The systemd units: the service, and a one-off sync next to it, as one text each with its recipe.
 
-Both run as the same user with the same state directory and key, so they share one membership database. What is closed
-to them is all that a program without need of it can do without; the network, and the files of state and cache, stay.
+Both run as the same user with the same state directory and key, so they share one membership database. The units close
+everything that the program does not need; the network, and the files of state and cache, stay open.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HIDDEN: Final = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa
 
 @dataclass(frozen=True)
 class Unit:
-    """What differs from one machine to another: the command, the configuration, and the user (None: a dynamic one)."""
+    """The parts that differ between machines: the command, the configuration, and the user (None: a dynamic one)."""
 
     command: tuple[str, ...]
     config: Path

@@ -63,7 +63,7 @@ def last_started(connection: Connection) -> dict[int, int]:
 
 
 class NewRun(NamedTuple):
-    """What is known of a run when it starts."""
+    """The facts of a run when it starts."""
 
     audience_id: int
     kind: RunKind

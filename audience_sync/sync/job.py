@@ -1,4 +1,4 @@
-"""What is to be synced and how, and what came of it."""
+"""The input of a sync and its report."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Job:
     at_least: datetime | None = None  # in place of that moment; later if the audience was synced as of a later instant
     resync: bool = False
     force: bool = False  # accept an as_of before the last applied one
-    limit: int | None = None  # apply at most so many changes
+    limit: int | None = None  # the maximum number of changes to apply
     only: str | None = None  # apply only the changes of this profile
     on_progress: Callable[[str, int], None] = _ignore  # "reading" and rows, "comparing" and shards
     on_first: Callable[[int], None] = _ignore_first  # before the first commit of a first sync: rows found

@@ -21,13 +21,13 @@ from audience_sync.core.shards import SHARDS, from_line
 from audience_sync.sync.reading import Rejections, open_spool, read
 
 VALUES_KEPT = 100_000
-"""So many values are looked at closely: those of the first shards, which a hash makes a fair sample of all."""
+"""The maximum number of values to analyse: those of the first shards, which are a random sample."""
 FREQUENT = 5  # texts that are named
 
 
 @dataclass
 class Values:
-    """What the values of a computed trait are like."""
+    """Statistics of the values of a computed trait."""
 
     numbers: int = 0
     least: float | None = None
@@ -56,7 +56,7 @@ class Values:
 
     @property
     def frequent(self) -> Mapping[str, int]:
-        """Return the most frequent values that are no numbers, as JSON text, and how often each is there."""
+        """Return the most frequent values other than numbers, as JSON text, and how often each is there."""
         ranked = sorted(self._others.items(), key=lambda pair: (-pair[1], pair[0]))
         return dict(ranked[:FREQUENT])
 
@@ -68,7 +68,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a definition finds: `size` profiles in `read` rows, the first of them by shard and key, and their values."""
+    """The result of a definition: `size` profiles in `read` rows, the first by shard and key, and their values."""
 
     read: int
     size: int
@@ -81,7 +81,7 @@ class Preview:
 def preview(
     settings: Settings, audience: Audience, *, as_of: datetime, sample: int, on_page: Callable[[int], None]
 ) -> Preview:
-    """Read a definition to its end and return what it finds, with so many profiles as a sample.
+    """Read a definition to its end and return what it finds, with a sample of profiles.
 
     The sample is the same as long as the audience is: the first by shard and key, as `members` lists them.
 

@@ -33,8 +33,8 @@ from audience_sync.sync.spool import IN_MEMORY, VALUES_IN_MEMORY, Reading, Spool
 SAMPLES = 100  # rejected rows kept for each reason and run
 LINES_AT_ONCE = 20_000  # compared in one piece, as is a shard that has more
 SORTED_IN_VAIN = 8
-"""So many shards of a run are sorted for their digest though they have changed: then most have, and comparing them with
-their members costs less than sorting them first."""
+"""The number of changed shards that a run sorts for their digest. After that most shards have probably changed, and
+comparing them with their members costs less than sorting them first."""
 NOBODY = digest([])
 
 
@@ -72,7 +72,7 @@ def read(
     rejections: Rejections,
     on_page: Callable[[int], None],
 ) -> int:
-    """Read a definition to its end into a spool and return how many rows there were; `on_page` is told each time.
+    """Read a definition to its end into a spool and return how many rows there were; `on_page` gets it page by page.
 
     Raises:
         ConfigError: the definition can be seen to be wrong without running it.
@@ -113,14 +113,14 @@ def _value_column(settings: Settings, audience: Audience, definition: Definition
 
 
 class Trusted(NamedTuple):
-    """What is known of the shards of an audience without looking at its members; nothing where nothing is trusted."""
+    """The digests and readings of the shards of an audience; none if they are not trusted."""
 
     digests: Mapping[int, Digest] = {}
     readings: Mapping[int, bytes] = {}
 
 
 class _Read(NamedTuple):
-    """What was read of a shard; its lines are None where they are known to be those of its members."""
+    """The lines read for a shard; None if they are known to be those of its members."""
 
     shard: int
     reading: Reading
@@ -222,7 +222,7 @@ def _with_hash(changes: ShardChanges, read: _Read, found: Difference) -> ShardCh
 
 
 def _counted(changes: Sequence[Change], *, members: int, duplicates: int) -> Counts:
-    """Return the counts of a shard in which so many have a line now."""
+    """Return the counts of a shard; `members` have a line now."""
     kinds = Counter(change.kind for change in changes)
     entered, updated = kinds[ChangeKind.ENTERED], kinds[ChangeKind.UPDATED]
     return Counts(

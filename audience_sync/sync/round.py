@@ -15,7 +15,7 @@ from audience_sync.sync.prerequisites import is_synced_first
 
 @dataclass(frozen=True)
 class Round:
-    """What is synced, in this order, and the instant of all of it."""
+    """The audiences to sync, in this order, and the instant of all of them."""
 
     audiences: tuple[Audience, ...]
     chosen: frozenset[str]  # keys; the others are synced first because these use them

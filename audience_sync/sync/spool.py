@@ -26,7 +26,7 @@ _RULES = b"2"
 
 
 class Reading(NamedTuple):
-    """What was read of a shard: how many lines, and a 128-bit hash of them in the order in which they came."""
+    """The number of lines read for a shard, and a 128-bit hash of them in the order of reading."""
 
     lines: int
     hash: bytes
@@ -62,7 +62,7 @@ class Spool:
             except OSError as error:
                 raise AudienceSyncError(
                     f"cannot keep the rows of the source in {tempfile.gettempdir()}: {error.strerror}",
-                    hint="nothing was changed: make room there, or set TMPDIR to a folder with more",
+                    hint="nothing was changed: free space there, or set TMPDIR to a folder with more",
                 ) from None
 
     def reading(self, shard: int) -> Reading:
