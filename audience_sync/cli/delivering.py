@@ -61,9 +61,10 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
         with workspace.database.read() as connection:
             is_idle = not waiting.any_deliverable(connection)
         delivery = send(workspace, settings, key, wait=wait, stop=stop, forwarded=True)
+        code = reporting.exit_code([], [], delivery)
         if is_idle:
             console.print("the API key was not used; `audience-sync check` checks it")
-        raise typer.Exit(reporting.exit_code([], [], delivery))
+        raise typer.Exit(code)
 
 
 def run(context: typer.Context) -> None:

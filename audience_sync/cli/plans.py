@@ -168,7 +168,7 @@ class PlanSheet:
     def _explain(self, audience: Audience, plan: Plan) -> None:
         """Print on stderr how a plan came about, and what needs attention."""
         if plan.held is not None:
-            console.print(f"[bold]{plan.audience_key}[/]: [yellow]a sync would be held:[/] {plan.held}")
+            console.print(f"[bold]{plan.audience_key}[/]: [yellow]a sync would be held:[/] {escape(plan.held)}")
             return
         c = plan.counts
         if plan.computation is Computation.AUDIENCE:
@@ -192,7 +192,7 @@ class PlanSheet:
             if key == plan.audience_key:
                 console.print(f"  [yellow]{count:,} of the samples would be dead:[/] {escape(sentence)}")
         for refusal in plan.refusals:
-            console.print(f"  [yellow]a guard would block it:[/] {refusal}")
+            console.print(f"  [yellow]a guard would block it:[/] {escape(refusal)}")
         if plan.refusals and plan.blocked_run is None:
             console.print("  a sync would store this plan as a blocked run; `audience-sync approve RUN` applies it")
         if plan.blocked_run is not None:

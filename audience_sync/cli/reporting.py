@@ -133,7 +133,7 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
                     f"note: {audience.key}: its definition, or something that it uses, was edited before this run"
                 )
             if run.state is RunState.HELD:
-                console.print(f"[yellow]held:[/] {audience.key}: {run.reason}")
+                console.print(f"[yellow]held:[/] {audience.key}: {escape(run.reason or '')}")
             if run.state is RunState.BLOCKED:
                 console.print(f"[yellow]blocked:[/] {audience.key}: {escape(run.reason or '')}")
                 console.print(

@@ -95,8 +95,8 @@ def test_nothing_to_deliver(place: Place) -> None:
 
     assert (ended.code, unchanged.code) == (0, 0)
     assert ended.err.splitlines()[1:] == [
-        "the API key was not used; `audience-sync check` checks it",
         "nothing was waiting to be sent",
+        "the API key was not used; `audience-sync check` checks it",
     ]
     assert unchanged.err.splitlines()[1:] == ["nothing was waiting to be sent"]
 

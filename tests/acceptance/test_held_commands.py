@@ -156,6 +156,7 @@ def test_what_is_used_fails(counter: Counter) -> None:
         "quiet_spenders": "audience `spenders` failed (run 1): [sources.shop.profiles] has no column 'nowhere',"
         " which `user_keys or company_keys` names; fix that, then run `audience-sync sync spenders`"
     }
+    assert f"held: quiet_spenders: {counter.held()['quiet_spenders']}\n" in synced.err
     planned = counter.command("plan", "quiet_spenders", "--format", "json")
     assert planned.code == 2
     assert counter.planned(planned)["quiet_spenders"] == (
