@@ -379,7 +379,7 @@ def test_a_first_sync_says_what_it_will_do(place: Place) -> None:
 
     assert ended.code == 0
     assert (
-        f"first sync of {AUDIENCE_KEY}: up to 200 events in 2 requests, at least 0:00:01 at 2000 requests a second;"
+        f"first sync of {AUDIENCE_KEY}: up to 200 events in 2 requests, at least 0:00:01 at 2,000 requests a second;"
         " each moves the user's last_seen_at and may fire a webhook; users that Schematic does not know"
     ) in ended.err
     assert "200 events accepted by Schematic" in ended.err
