@@ -67,17 +67,20 @@ def test_a_resync_of_an_audience_never_synced_is_its_first_sync(syncing: Syncing
 
 
 def test_a_limited_first_run_is_gone_on_with(syncing: Syncing) -> None:
-    """A try with a few members leaves the audience incomplete, and full runs complete it to the right state."""
+    """A run that its limit cuts leaves the audience incomplete, and the first one that is not cut completes it."""
     first = syncing.sync([(key, "c1") for key in people(range(500))], limit=10).run
     assert (first.state, first.counts.entered, first.reason) == (RunState.SUCCEEDED, 10, "at most 10 changes")
     assert len(syncing.members()) == len(syncing.outbox()) == 10
     assert not syncing.audience().completed
 
-    second = syncing.sync(limit=1000).run
-    assert (second.kind, second.counts.entered) == (RunKind.INITIAL, 490)
-    third = syncing.sync().run
+    second = syncing.sync(limit=489).run
+    assert (second.kind, second.counts.entered) == (RunKind.INITIAL, 489)
+    assert not syncing.audience().completed
+    third = syncing.sync(limit=1000).run
+    fourth = syncing.sync().run
 
-    assert (third.kind, third.counts) == (RunKind.INITIAL, Counts(read=500, unchanged=500))
+    assert (third.kind, third.counts) == (RunKind.INITIAL, Counts(read=500, entered=1, unchanged=499))
+    assert (fourth.kind, fourth.counts) == (RunKind.INCREMENTAL, Counts(read=500, unchanged=500))
     assert syncing.audience().completed
     assert replayed(syncing.database) == syncing.members()
     assert len(syncing.outbox()) == 500
