@@ -118,21 +118,21 @@ def _keys(entries: Entries) -> Iterator[Problem]:
         if not isinstance(key, str) or not key:
             continue
         first = owners.setdefault(key, location)
-        if first != location:
+        if first != location and ("key" in entry or name != entries[first].get("name")):
             both = f"{entries[first].get('name')!r} ({spell(first)}) and {name!r}"
             yield Problem(place, f"{both} have the same key `{key}`: give one of them another `key`")
 
 
 def _names(entries: Entries) -> Iterator[Problem]:
-    """Check that no two with keys of their own have the same name: commands take names too."""
+    """Check that no two have the same name: commands take names too."""
     owners: dict[str, Location] = {}
     for location, entry in entries.items():
         name = entry.get("name")
         if not isinstance(name, str) or not name.strip():
             continue
         first = owners.setdefault(name, location)
-        if first != location and entry.get("key") != entries[first].get("key"):
-            yield Problem((*location, "name"), f"is the name of {spell(first)} too")
+        if first != location:
+            yield Problem((*location, "name"), f"is the name of {spell(first)} too: rename one of them")
 
 
 def _list(names: Mapping[str, object]) -> str:

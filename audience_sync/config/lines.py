@@ -12,8 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from typing import Any, Final
 
-from audience_sync.config.problems import Location
-from audience_sync.core.printable import printable
+from audience_sync.config.problems import FilePlace, Location
 
 _KEY: Final = r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[A-Za-z0-9_-]+)"""
 _PATH: Final = rf"{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*"
@@ -61,17 +60,11 @@ def lines_of(text: str) -> dict[Location, int]:
     return found
 
 
-def place_of(location: Location, *, lines: Mapping[Location, int], raw: Mapping[str, Any]) -> str:
-    """Return where a problem is, for people: ``line 84, "Big Spenders": ``; nothing when the file has no such place.
-
-    A setting that is missing has the line of the table that it is missing in.
-    """
+def place_of(location: Location, *, lines: Mapping[Location, int], raw: Mapping[str, Any]) -> FilePlace:
+    """Return where a problem is. A setting that is missing has the line of the table that it is missing in."""
     prefixes = (location[:end] for end in range(len(location), 0, -1))
-    line = next((lines[prefix] for prefix in prefixes if prefix in lines), None)
-    name = _name(location, raw)
-    found = [f"line {line}"] if line is not None else []
-    found += [f'"{printable(name)}"'] if name else []
-    return f"{', '.join(found)}: " if found else ""
+    line = next((lines[prefix] for prefix in prefixes if prefix in lines), 0)
+    return FilePlace(line, _name(location, raw))
 
 
 def _name(location: Location, raw: Mapping[str, Any]) -> str | None:

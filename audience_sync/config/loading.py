@@ -35,6 +35,9 @@ DEFAULT_EVERY = timedelta(hours=2)
 DEFAULT_TIMEZONE = "UTC"
 DEFAULT_COLUMN = "user_id"
 DEFAULT_COMPANY_KEY = "groupId"
+_QUOTE = 'put straight quotation marks around text, as in name = "VIP"; write true and false in lower case'
+_MORE_WORDS = "Expected newline or end of document after a statement"  # in the parser's words
+_BARE = re.compile(r"[^\"'=]+=\s*[^\s\"'\[{]")  # a setting with a value that is not in quotation marks
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
@@ -69,9 +72,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
         errors = error.errors(include_url=False, include_input=False)
         problems = translate(errors, Document) + problems
     if problems or document is None:  # raised here, not above: pydantic's error would carry the values along
-        lines = lines_of(text)
-        place = partial(place_of, lines=lines, raw=raw)
-        raise refuse(path, problems, list(Document.model_fields), place=place)
+        raise refuse(path, problems, place=partial(place_of, lines=lines_of(text), raw=raw))
     return _settle(document, path)
 
 
@@ -93,18 +94,18 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(
-            _syntax_sentence(path, str(error), text), hint="correct the line: it is not valid TOML"
-        ) from None
+        raise _syntax_error(path, str(error), text) from None
 
 
-def _syntax_sentence(path: Path, message: str, text: str) -> str:
-    """Return ``FILE, line L, column C: sentence`` for what the parser says."""
+def _syntax_error(path: Path, message: str, text: str) -> ConfigError:
+    """Return ``FILE, line L, column C: sentence`` for what the parser says, with what to do about it."""
     sentence, _, place = message.rpartition(" (at ")
-    numbers = re.findall(r"\d+", place)
     lines = text.rstrip("\n").split("\n")
+    numbers = [int(number) for number in re.findall(r"\d+", place)]
     line, column = numbers if len(numbers) == 2 else (len(lines), len(lines[-1]) + 1)  # "at end of document"
-    return f"{path}, line {line}, column {column}: {sentence[:1].lower()}{sentence[1:]}"
+    is_bare = sentence == "Invalid value" or (sentence == _MORE_WORDS and _BARE.match(lines[line - 1]) is not None)
+    hint = _QUOTE if is_bare else "correct the line: it is not valid TOML"
+    return ConfigError(f"{path}, line {line}, column {column}: {sentence[:1].lower()}{sentence[1:]}", hint=hint)
 
 
 def _settle(document: Document, path: Path) -> Settings:

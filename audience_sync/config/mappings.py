@@ -32,7 +32,9 @@ def check_mappings(raw: abc.Mapping[str, Any]) -> Iterator[Problem]:
         if not isinstance(entry, dict):
             continue
         if isinstance(name := entry.get("name"), str) and owners.setdefault(name, index) != index:
-            yield Problem(("mappings", index, "name"), f"is the name of mappings[{owners[name]}] too")
+            yield Problem(
+                ("mappings", index, "name"), f"is the name of mappings[{owners[name]}] too: rename one of them"
+            )
         yield from _trigger(entry, index)
         yield from _fields(entry, index)
 

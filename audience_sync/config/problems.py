@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from audience_sync.core.printable import printable
 from audience_sync.errors import ConfigError
 
 Location: TypeAlias = tuple[str | int, ...]
@@ -38,6 +39,18 @@ SENTENCES = {
     "less_than_equal": "must be at most {le:g}",
 }
 """pydantic's name of an error, and ours."""
+
+
+class FilePlace(NamedTuple):
+    """Where in the file a problem is; as text ``line 84, "Big Spenders": ``."""
+
+    line: int  # from 1; 0: the file has no such place
+    name: str | None  # of the audience, computed trait or mapping
+
+    def __str__(self) -> str:
+        parts = [f"line {self.line}"] if self.line else []
+        parts += [f'"{printable(self.name)}"'] if self.name else []
+        return f"{', '.join(parts)}: " if parts else ""
 
 
 class Problem(NamedTuple):
@@ -73,23 +86,12 @@ def translate(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[Pr
     return [_problem(error, model) for error in errors]
 
 
-def refuse(
-    path: Path, problems: Sequence[Problem], order: Sequence[str], *, place: Callable[[Location], str]
-) -> ConfigError:
-    """Return the error that lists every problem of the file, in the `order` of its tables.
-
-    Each begins with its `place` for people, such as ``line 84, "Big Spenders": ``.
-    """
-
-    def rank(problem: Problem) -> tuple[int, int]:
-        table, *rest = problem.location
-        index = rest[0] if rest and isinstance(rest[0], int) else 0
-        return (order.index(str(table)) if table in order else len(order), index)
-
-    lines = [f"  {place(problem.location)}{problem}" for problem in sorted(dict.fromkeys(problems), key=rank)]
-    count = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
+def refuse(path: Path, problems: Iterable[Problem], *, place: Callable[[Location], FilePlace]) -> ConfigError:
+    """Return the error that lists every problem of the file, each with its place, from the top to the bottom."""
+    found = sorted(((place(one.location), one) for one in dict.fromkeys(problems)), key=lambda both: both[0].line)
+    count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
     return ConfigError(
-        "\n".join([f"{path} has {count}:", *lines]),
+        "\n".join([f"{path} has {count}:", *(f"  {at}{problem}" for at, problem in found)]),
         hint="`audience-sync init` writes a file that explains every setting",
     )
 

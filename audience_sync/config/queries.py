@@ -85,7 +85,9 @@ def digest_of(parts: object) -> str:
 def check_queries(raw: Raw) -> Iterator[Problem]:
     """Yield what is wrong with the queries of the file: what cannot be read, what is not there, and circles."""
     entries = entries_of(raw)
-    places = {key: location for location, entry in entries.items() if (key := _key(entry)) is not None}
+    keys = [(key, location) for location, entry in entries.items() if (key := _key(entry)) is not None]
+    places = dict(keys)
+    twice = {key for key, location in keys if places[key] != location}  # a problem of its own: which is meant, is open
     graph: dict[str, frozenset[str]] = {}
     for location, entry in entries.items():
         if not isinstance(text := entry.get("query"), str) or not text.strip():
@@ -95,8 +97,8 @@ def check_queries(raw: Raw) -> Iterator[Problem]:
         except QueryError as error:
             yield Problem((*location, "query"), str(error))
             continue
-        asked = asked_by_key(tree) & places.keys()
-        if (key := _key(entry)) is not None:
+        asked = asked_by_key(tree) & (places.keys() - twice)
+        if (key := _key(entry)) is not None and key not in twice:
             graph[key] = asked
         if location[0] == "traits":
             yield from _type(entry, location, read_scalar(text))

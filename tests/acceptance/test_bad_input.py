@@ -28,7 +28,8 @@ EXPLAINED = "hint: `audience-sync init` writes a file that explains every settin
 FILES = {
     "no_toml": Bad(
         "identity = userId\n",
-        "error: FILE, line 1, column 12: invalid value\nhint: correct the line: it is not valid TOML\n",
+        "error: FILE, line 1, column 12: invalid value\n"
+        'hint: put straight quotation marks around text, as in name = "VIP"; write true and false in lower case\n',
     ),
     "unknown_setting": Bad(
         SOURCE + AUDIENCE + "enabeld = true\n",
@@ -40,10 +41,10 @@ FILES = {
         "[[audiences]]\nname = 'Gold'\n",
         "error: FILE has 7 problems:\n"
         "  line 1: identity: must be text in quotes\n"
-        "  line 6: delivery.batch_size: must be at most 100\n"
         '  line 3: schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"\n'
         "  line 4: schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: crons disagree on their numbers\n"
         "  line 4: schedule.cron: cannot be combined with `every`; keep one of them\n"
+        "  line 6: delivery.batch_size: must be at most 100\n"
         '  line 7, "Gold": audiences[0].sql: missing\n'
         '  line 7, "Gold": audiences[0].source: missing, and the file has no [sources.NAME]\n' + EXPLAINED,
     ),

@@ -420,7 +420,14 @@ BAD = {
             "give one of them another `key`"
         ),
     ),
-    "same_name": (SHOP + AUDIENCE + AUDIENCE + 'key = "b"', "audiences[1].name: is the name of audiences[0] too"),
+    "same_name": (
+        SHOP + AUDIENCE + AUDIENCE,
+        "audiences[1].name: is the name of audiences[0] too: rename one of them",
+    ),
+    "same_name_other_key": (
+        SHOP + AUDIENCE + AUDIENCE + 'key = "b"',
+        "audiences[1].name: is the name of audiences[0] too: rename one of them",
+    ),
     "database_in_memory": (
         '[database]\nurl = "sqlite:///:memory:"',
         "database.url: must name a file, as in `sqlite:///audience_sync.db`: memberships outlive the process",
@@ -481,7 +488,7 @@ def test_problem_has_its_path_and_sentence(write: Write, text: str, expected: st
 
 
 def test_all_problems_are_reported_at_once(write: Write) -> None:
-    """Nobody corrects a file mistake by mistake: all kinds of check run whatever the others found."""
+    """All kinds of check run whatever the others find, and problems follow the file from top to bottom."""
     text = """
     idenity = "userId"
     [retention]
@@ -505,16 +512,16 @@ def test_all_problems_are_reported_at_once(write: Write) -> None:
     """
 
     assert problems(write(text)) == [
+        "idenity: unknown setting (did you mean `identity`?)",
+        'retention.changes: must be a duration such as "30s", "15m", "2h" or "400d"',
         "database.url: `DATABASE_URL` is set neither in the environment nor as a systemd credential",
         'schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"',
         "schedule.cron: cannot be combined with `every`; keep one of them",
-        'retention.changes: must be a duration such as "30s", "15m", "2h" or "400d"',
         "sources.shop.url: is not a database URL, as in `postgresql://user@host/database`",
-        "audiences[1].enabled: must be true or false",
         "audiences[1].sql: missing",
         "audiences[1].source: missing: it is one of `shop`, `crm`",
         "audiences[1].key: 'VIP' (audiences[0]) and 'vip' have the same key `vip`: give one of them another `key`",
-        "idenity: unknown setting (did you mean `identity`?)",
+        "audiences[1].enabled: must be true or false",
     ]
 
 
@@ -540,18 +547,33 @@ def test_checks_survive_any_shape(write: Write) -> None:
 # The file itself
 
 
+QUOTE = 'put straight quotation marks around text, as in name = "VIP"; write true and false in lower case'
+SYNTAX = "correct the line: it is not valid TOML"
+MORE = "expected newline or end of document after a statement"
+
+
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("text", "expected", "hint"),
     [
-        ('identity = "a"\nidentity == "b"', "line 2, column 11: invalid value"),
-        ('identity = "a"\n[database', "line 2, column 10: expected ']' at the end of a table declaration"),
+        ('identity = "a"\n[database', "line 2, column 10: expected ']' at the end of a table declaration", SYNTAX),
+        ('identity = "a"\nidentity = "b"', "line 2, column 15: cannot overwrite a value", SYNTAX),
+        ('identity = "a" b', f"line 1, column 16: {MORE}", SYNTAX),
+        ("[[audiences]]\nname = VIP", "line 2, column 8: invalid value", QUOTE),
+        ("name = “VIP”", "line 1, column 8: invalid value", QUOTE),
+        ("[schedule]\nevery = 2h", f"line 2, column 10: {MORE}", QUOTE),
+        ("[ingest]\nallow_remote = True", "line 2, column 16: invalid value", QUOTE),
+        ("[keys]\nplaceholders = [NULL]", "line 2, column 17: invalid value", QUOTE),
     ],
 )
-def test_syntax_error_names_line_and_column(write: Write, text: str, expected: str) -> None:
-    """A file that is no TOML says where it stops being TOML."""
+def test_syntax_error_names_line_column_and_remedy(write: Write, text: str, expected: str, hint: str) -> None:
+    """A file that is not valid TOML names the line and column of the mistake; text needs quotation marks."""
     path = write(text)
 
-    assert message(path) == f"{path}, {expected}"
+    with pytest.raises(ConfigError) as caught:
+        load(path, {})
+
+    assert str(caught.value) == f"{path}, {expected}"
+    assert caught.value.hint == hint
 
 
 def test_file_that_is_not_text(write: Write) -> None:

@@ -77,13 +77,13 @@ def test_every_problem_has_its_line_and_its_name(tmp_path: Path) -> None:
     """All tables: a wrong value has its own line, what is missing the line of its table, entries their name."""
     assert problems(tmp_path, FILE) == [
         "line 5: database.url: must begin with `sqlite:///` or `postgresql://`",
-        'line 10: sources."old shop".events.user: must be text in quotes',
         'line 9: sources."old shop".url: missing',
         'line 9: sources."old shop".events.table: missing: say where the events are with `table`, `sql` or `path`',
-        'line 19, "Gold": audiences[0].user_keys.email: must be text in quotes',
+        'line 10: sources."old shop".events.user: must be text in quotes',
         'line 12, "Gold": audiences[0].source: missing: it is one of `shop`, `old shop`',
-        f'line 26, "Big "Spenders"": audiences[1].schedule.every: {NO_DURATION}',
+        'line 19, "Gold": audiences[0].user_keys.email: must be text in quotes',
         'line 22, "Big "Spenders"": audiences[1].sql: missing',
+        f'line 26, "Big "Spenders"": audiences[1].schedule.every: {NO_DURATION}',
         "line 28: audiences[2].name: missing",
         'line 36, "Spend": traits[0].type: must be one of `boolean`, `number`, `string`, `date`, `url`, `currency`',
         'line 40, "Track": mappings[0].trigger: character 7: expected a value after `=`, found the end',

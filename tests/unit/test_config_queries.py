@@ -102,7 +102,7 @@ BAD = {
     ),
     "key_of_both": (
         SHOP + EVENTS + audience("A", COUNT) + trait("A", "query = \"event('A').count()\""),
-        "traits[0].key: 'A' (audiences[0]) and 'A' have the same key `a`: give one of them another `key`",
+        "traits[0].name: is the name of audiences[0] too: rename one of them",
     ),
     "type": (
         SHOP + EVENTS + trait("A", 'query = "event(\'A\').count()"\ntype = "int"'),
@@ -138,6 +138,17 @@ BAD = {
 def test_problem_of_a_query_has_its_path(tmp_path: Path, text: str, expected: str) -> None:
     """Every mistake is named with its path, and with the place in the query where there is one."""
     assert any(line.startswith(expected) for line in problems(tmp_path, text)), problems(tmp_path, text)
+
+
+def test_a_copied_audience_is_one_problem(tmp_path: Path) -> None:
+    """A copy that still has the name of the audience that it uses does not use itself, whichever comes first."""
+    original, copy = audience("A", COUNT), audience("A", "query = \"trait('a') = true\"")
+    user = audience("B", "query = \"trait('a') = true\"")
+
+    for text in (original + copy + user, copy + original + user):
+        assert problems(tmp_path, SHOP + EVENTS + text) == [
+            "audiences[1].name: is the name of audiences[0] too: rename one of them"
+        ]
 
 
 def test_a_query_takes_its_keys_from_the_profiles(tmp_path: Path) -> None:
