@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -121,6 +122,12 @@ def _look_at(path: str, separator: str | None, _: Fingerprint) -> CsvFile:
     names = tuple(name.strip() for name in next(csv.reader([record], delimiter=chosen, skipinitialspace=True)))
     if not any(names):
         raise SourceError(f"The file {path} is empty.", hint="its first line must name the columns")
+    if len(names) == 1 and (likely := _counted(record).most_common(1)[0])[1]:
+        raise SourceError(
+            f"The file {path} has a single column {names[0]!r}: its first line has {likely[0]!r}, but not the separator"
+            f" {chosen!r}.",
+            hint=f"set separator = {json.dumps(likely[0])} of the source, or put the name in quotation marks",
+        )
     twice = [name for name, times in Counter(folded(name) for name in names if name).items() if times > 1]
     if twice:
         named = [name for name in names if folded(name) == twice[0]]
@@ -151,15 +158,19 @@ def _first_record(path: str) -> str:
 
 def _separator(path: str, record: str) -> str:
     """Return what separates the names of the first line."""
-    bare = re.sub(r'"(?:[^"]|"")*"', "", record)
-    found = Counter({separator: bare.count(separator) for separator in SEPARATORS}).most_common(2)
-    (first, times), (second, as_often) = found
+    (first, times), (second, as_often) = _counted(record).most_common(2)
     if times and times == as_often:
         raise SourceError(
             f"The file {path} may be separated by {first!r} or {second!r}: its first line has as many of both.",
             hint='set `separator`, as in separator = ";", of the source',
         )
     return first if times else SEPARATORS[0]
+
+
+def _counted(record: str) -> Counter[str]:
+    """Return how often the first line has each separator outside quotation marks."""
+    bare = re.sub(r'"(?:[^"]|"")*"', "", record)
+    return Counter({separator: bare.count(separator) for separator in SEPARATORS})
 
 
 def folded(name: str) -> bytes:

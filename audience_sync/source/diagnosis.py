@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -73,7 +73,9 @@ def fault_in_csv(file: CsvFile) -> Fault | None:
 
 
 def fault_in_json(path: str, *, keys_once: bool = False) -> Fault | None:
-    """Return the first row of a JSON file that cannot be read; None: each can. With `keys_once` no key may stand twice.
+    """Return the first row of a JSON file that cannot be read; None: each can.
+
+    With `keys_once` no key of a row may stand twice; DuckDB requires that of the keys that a query uses.
 
     A file of more than 64 MB without any object is not searched.
     """
@@ -160,19 +162,19 @@ def _json_rows(path: str, *, keys_once: bool = False) -> Iterator[tuple[int | No
                     if number > 1:
                         what = _NOT_UTF_8 if "UTF-8" in str(error) else f"it is not JSON: {error.msg}"
                         raise _Unreadable(number, what) from None
-                    yield from _of_whole_file(path)
+                    yield from _of_whole_file(path, json.JSONDecoder(object_pairs_hook=_Pairs if keys_once else None))
                     return
+                if keys_once:
+                    row = json.loads(text, object_pairs_hook=_Pairs)
                 if number == 1 and isinstance(row, list):
                     yield from ((None, _object(one, None)) for one in row)
                     continue
-                if keys_once:
-                    json.loads(text, object_pairs_hook=partial(_once, number))
                 yield number, _object(row, number)
     except UNPACKING:
         raise _Unreadable(number + 1, _NOT_WHOLE) from None
 
 
-def _of_whole_file(path: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
+def _of_whole_file(path: str, decoder: json.JSONDecoder) -> Iterator[tuple[int | None, dict[str, Any]]]:
     """Yield the rows of a JSON file in which they take several lines."""
     with open_bytes(path) as file:
         content = file.read(_LARGEST_WHOLE + 1)
@@ -183,7 +185,7 @@ def _of_whole_file(path: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
         start = 0
         while start < len(text.rstrip()):
             start = len(text) - len(text[start:].lstrip())
-            row, start = json.JSONDecoder().raw_decode(text, start)
+            row, start = decoder.raw_decode(text, start)
             yield from ((None, _object(one, None)) for one in (row if isinstance(row, list) else [row]))
     except UnicodeDecodeError as error:
         raise _Unreadable(content.count(b"\n", 0, error.start) + 1, _NOT_UTF_8) from None
@@ -194,16 +196,18 @@ def _of_whole_file(path: str) -> Iterator[tuple[int | None, dict[str, Any]]]:
 def _object(row: object, line: int | None) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise _Unreadable(line, "it is not an object of JSON")
+    if isinstance(row, _Pairs) and row.twice is not None:
+        raise _Unreadable(line, f"the key {row.twice!r} stands twice in one object")
     return row
 
 
-def _once(line: int, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _Unreadable(line, f"the key {twice!r} stands twice in one object")
-    return row
+class _Pairs(dict[str, Any]):
+    """An object of JSON, with a key that stands in it twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        times = Counter(name for name, _ in pairs)
+        self.twice = next((name for name, count in times.items() if count > 1), None)
 
 
 def _holds(value: object, text: str) -> bool:

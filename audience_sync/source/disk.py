@@ -60,6 +60,18 @@ def require_utf_8(path: str) -> None:
             raise SourceError(f"The file {path} is UTF-16.", hint="save it as UTF-8")
 
 
+def require_whole(path: str) -> None:
+    """Refuse a packed file that is cut off or damaged: DuckDB does not compare the checksum.
+
+    Raises:
+        SourceError: it is.
+    """
+    if is_packed(path):
+        with unpacking(path), open_bytes(path) as file:
+            while file.read(1 << 20):
+                pass
+
+
 @contextmanager
 def unpacking(path: str) -> Iterator[None]:
     """Say which file it is that cannot be unpacked.

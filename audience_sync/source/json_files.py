@@ -25,7 +25,15 @@ from duckdb import ColumnExpression as Column
 from audience_sync.errors import SourceError
 from audience_sync.source.csv_files import folded
 from audience_sync.source.diagnosis import Fault, fault_in_json, refusal
-from audience_sync.source.disk import BYTE_ORDER_MARK, Fingerprint, fingerprint, open_bytes, require_utf_8, unpacking
+from audience_sync.source.disk import (
+    BYTE_ORDER_MARK,
+    Fingerprint,
+    fingerprint,
+    open_bytes,
+    require_utf_8,
+    require_whole,
+    unpacking,
+)
 
 _Format: TypeAlias = Literal["newline_delimited", "array", "unstructured"]  # DuckDB's words
 _LINES: Final = "newline_delimited"
@@ -70,6 +78,7 @@ def _keys(connection: DuckDBPyConnection, path: str, form: _Format) -> frozenset
     known = (path, fingerprint(path))
     found = _known.get(known)
     if found is None:
+        require_whole(path)
         parameters = {"path": glob.escape(path), "format": form}
         found = frozenset(key for (key,) in connection.execute(_KEYS, parameters).fetchall())
         if None in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -181,6 +182,26 @@ def test_separators_are_told_by_the_first_line(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "separator", "other"),
+    [("f.csv", ",", ";"), ("f.csv", ";", "\t"), ("f.csv", "~", "|"), ("f.tsv", None, ",")],
+)
+def test_another_separator_than_the_first_line_has(write: Write, name: str, separator: str | None, other: str) -> None:
+    """A wrong `separator` makes one column of all: it is named, instead of a column that the query does not find."""
+    path = write(name, f"id{other}spend\n1{other}2\n")
+    column = f"id{other}spend"
+
+    sentence, hint = refused(files(path, separator=separator), "SELECT id FROM f")
+
+    assert sentence == (
+        f"The file {path} has a single column {column!r}: its first line has {other!r}, but not the separator"
+        f" {separator or chr(9)!r}."
+    )
+    assert hint == f"set separator = {json.dumps(other)} of the source, or put the name in quotation marks"
+    assert read(files(path, separator=other), "SELECT id FROM f") == [("1",)]
+    assert read(files(write(name, f'"{column}"\n1\n'), separator=separator)) == [("1",)]
+
+
+@pytest.mark.parametrize(
     ("header", "named"), [("a,b,a", "'a'"), ("a,A,b", "'a' and 'A'"), ('a," a"', "'a'"), ("a;b;B", "'b' and 'B'")]
 )
 def test_columns_of_one_name_are_refused(write: Write, header: str, named: str) -> None:
@@ -243,6 +264,9 @@ def test_a_key_that_comes_late_is_a_column(write: Write) -> None:
         ('{"a": 1}\nnull\n', 2, "it is not an object of JSON"),
         ('{"a": 1}\n[{"a": 2}]\n', 2, "it is not an object of JSON"),
         ('{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', 2, "the key 'a' stands twice in one object"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}\n{"a": 2, "a": 3}\n', 2, "the key 'a' stands twice in one object"),
+        ('[{"a": 1}, {"a": 2, "a": 3}]', None, "the key 'a' stands twice in one object"),
+        ('[\n {"a": 1},\n {"a": 2, "a": 3}\n]', None, "the key 'a' stands twice in one object"),
         ('{"a": 1}\n{"a": 2},\n', 2, "it is not JSON: unexpected content after document"),
         ('[\n {"a": 1},\n {"a": }\n]\n', 3, "it is not JSON: Expecting value"),
         ('[{"a": 1}, 5]', None, "it is not an object of JSON"),
@@ -257,6 +281,17 @@ def test_a_malformed_row_of_json_is_told_by_its_line(
 
     where = f"The file {path}" if line is None else f"The file {path}, line {line}"
     assert refused(path, "SELECT a FROM f") == (f"{where}: {what}.", CORRECT)
+
+
+def test_a_key_that_stands_twice_is_refused_where_it_is_used(write: Write) -> None:
+    """A query that does not use the key reads the row; within an object in a row, the first of the two counts."""
+    path = write("m.ndjson", '{"a": 1, "b": 2, "b": 3, "c": {"d": 4, "d": 5}}\n')
+
+    assert read(path, "SELECT a, c->>'$.d' FROM f") == [("1", "4")]
+    assert refused(path, "SELECT b FROM f") == (
+        f"The file {path}, line 1: the key 'b' stands twice in one object.",
+        CORRECT,
+    )
 
 
 @pytest.mark.parametrize(

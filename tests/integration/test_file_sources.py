@@ -387,6 +387,9 @@ def test_nothing_but_the_files_can_be_read(tmp_path: Path) -> None:
         ("utf-16.csv", "The file {place} is UTF-16."),
         ("utf-16.ndjson", "The file {place} is UTF-16."),
         ("cut.csv.gz", "The file {place} is not a whole gzip file."),
+        ("cut.ndjson.gz", "The file {place} is not a whole gzip file."),
+        ("damaged.csv.gz", "The file {place} is not a whole gzip file."),
+        ("damaged.ndjson.gz", "The file {place} is not a whole gzip file."),
         ("plain.csv.gz", "The file {place} is not a whole gzip file."),
         ("plain.ndjson.gz", "The file {place} is not a whole gzip file."),
         ("csv.parquet", "Cannot read the file source {place}: Invalid Input Error: "),
@@ -403,6 +406,11 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, sentence:
     write(tmp_path / "latin.csv", "user_id,name\nu1,Zoë\n", "latin-1")
     rows = "".join(f"u{i * 7919 % 1_000_003}\n" for i in range(200_000)).encode()
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"user_id\n" + rows)[:50_000])
+    objects = b'{"user_id": "u1"}\n' * 1000
+    (tmp_path / "cut.ndjson.gz").write_bytes(gzip.compress(objects)[:-4])
+    for damaged, content in (("damaged.csv.gz", b"user_id\nu1\n"), ("damaged.ndjson.gz", objects)):
+        packed = gzip.compress(content)
+        (tmp_path / damaged).write_bytes(packed[:-8] + bytes(4) + packed[-4:])  # another checksum
     write(tmp_path / "plain.csv.gz", "user_id\nu1\n")
     write(tmp_path / "plain.ndjson.gz", '{"user_id": "u1"}\n')
     write(tmp_path / "utf-16.csv", "user_id\nu1\n", "utf-16")
