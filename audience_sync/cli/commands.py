@@ -86,4 +86,11 @@ def load(name: str) -> TyperCommand | TyperGroup:
     app = typer.Typer(rich_markup_mode=None)
     import_module(f"audience_sync.cli.{COMMANDS[name].module}").register(app)
     found: TyperCommand | TyperGroup = typer.main.get_group(app).commands[name]  # type: ignore[assignment]
+    for command in [found, *getattr(found, "commands", {}).values()]:
+        for argument in (one for one in command.params if one.param_type_name == "argument"):
+            argument.display_type_rich = _no_type
     return found
+
+
+def _no_type(**_: object) -> None:
+    """Show no Python type next to the name of an argument in help."""

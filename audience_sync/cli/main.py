@@ -5,11 +5,12 @@ Commands are imported when they run, and so is what a failure needs: `--version`
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -20,6 +21,8 @@ from audience_sync.errors import INTERRUPTED, AudienceSyncError
 
 TRACEBACK_VARIABLE = "AUDIENCE_SYNC_TRACEBACK"
 NAME = "audience-sync"
+USAGE: Final = 2  # the exit code of an unknown command or option, or of a wrong value
+_USAGE_ERROR: Final[Any] = typer.BadParameter.__mro__[1]  # the base of all usage errors, which Typer does not export
 
 
 def build() -> typer.Typer:
@@ -55,15 +58,19 @@ def main() -> None:
 
 
 def _run() -> int:
+    done: object
     try:
-        typer.main.get_command(build()).main(prog_name=NAME)
-    except SystemExit as done:  # raised by Typer: the end of every command, a usage error (2), an interrupt
-        if done.code == INTERRUPTED:
-            _say_interrupted()
-        return done.code if isinstance(done.code, int) else int(done.code is not None)
+        done = typer.main.get_command(build()).main(prog_name=NAME, standalone_mode=False)
+    except SystemExit as ended:  # raised by Typer when a pipe has no reader
+        done = ended.code
     except KeyboardInterrupt:
-        _say_interrupted()
-        return INTERRUPTED
+        done = INTERRUPTED
+    except _USAGE_ERROR as error:
+        _say_usage(error)
+        return USAGE
+    except typer.Abort:
+        typer.echo("Aborted!", err=True)
+        return 1
     except AudienceSyncError as error:
         _complain(error)
         return error.exit_code
@@ -74,7 +81,23 @@ def _run() -> int:
 
             traceback.print_exc()
         return 1
-    return 0
+    if done == INTERRUPTED:
+        typer.echo("interrupted", err=True)
+    return done if isinstance(done, int) else int(done is not None)
+
+
+def _say_usage(error: Any) -> None:
+    """Print what Typer says of a usage error, wrapped on a terminal."""
+    if not sys.stderr.isatty():
+        error.show()
+        return
+    from rich.text import Text  # noqa: PLC0415
+
+    from audience_sync.cli.context import console  # noqa: PLC0415
+
+    said = io.StringIO()
+    error.show(said)
+    console.print(Text(said.getvalue().rstrip("\n")))
 
 
 def _sentence_of(error: Exception) -> AudienceSyncError:
@@ -91,10 +114,6 @@ def _complain(error: AudienceSyncError) -> None:
     from audience_sync.cli import reporting  # noqa: PLC0415
 
     reporting.complain(error)
-
-
-def _say_interrupted() -> None:
-    typer.echo("interrupted", err=True)
 
 
 def _show_version(wanted: bool) -> None:

@@ -63,8 +63,8 @@ def first_sync(key: str, members: int, settings: Settings) -> None:
 
 
 def failed(key: str, error: AudienceSyncError) -> None:
-    """Say why one of several audiences was not synced."""
-    complain(error, subject=f"{key}: ")
+    """Say why one of several audiences was not synced, naming it once."""
+    complain(error, subject="" if repr(key) in str(error) else f"{key}: ")
 
 
 def complain(error: AudienceSyncError, *, subject: str = "") -> None:

@@ -38,10 +38,17 @@ def moment(text: str) -> timedelta:
         raise typer.BadParameter(f'{text!r} is not a valid duration such as "50ms" or "2s"') from None
 
 
-FailRate = Annotated[float | None, typer.Option(min=0, max=1, help="Fraction of event requests to fail (0–1).")]
+FailRate = Annotated[
+    float | None, typer.Option(min=0, max=1, metavar="RATE", help="Fraction of event requests to fail (0–1).")
+]
 FailStatus = Annotated[
     int | None,
-    typer.Option(min=300, max=599, help="Status of failing requests, by default 500; without --fail-rate all fail."),
+    typer.Option(
+        min=300,
+        max=599,
+        metavar="STATUS",
+        help="Status of failing requests, by default 500; without --fail-rate all fail.",
+    ),
 ]
 Delay = Annotated[
     timedelta, typer.Option(parser=moment, metavar="DURATION", help="Delay before an event request is answered.")
@@ -56,14 +63,23 @@ def register(app: typer.Typer) -> None:
 
 def sandbox(
     *,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8480,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="Port to listen on; 0 picks a free one.")
+    ] = 8480,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; the default accepts connections from this machine only.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Address to listen on; the default accepts connections from this machine only."
+        ),
     ] = "127.0.0.1",
-    database: Annotated[Path, typer.Option(help="SQLite file that stores everything received.")] = Path("sandbox.db"),
+    database: Annotated[Path, typer.Option(metavar="FILE", help="SQLite file that stores everything received.")] = Path(
+        "sandbox.db"
+    ),
     keys: Annotated[
         list[str] | None,
-        typer.Option("--key", help="An API key to accept; may be repeated.", show_default=DEVELOPMENT_KEY),
+        typer.Option(
+            "--key", metavar="KEY", help="An API key to accept; may be repeated.", show_default=DEVELOPMENT_KEY
+        ),
     ] = None,
     fail_rate: FailRate = None,
     fail_status: FailStatus = None,
@@ -88,7 +104,10 @@ def sandbox(
 
 def demo(
     folder: Annotated[
-        Path | None, typer.Option(help="Folder to create; by default ./audience-sync-demo, or the next free name.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder to create; by default ./audience-sync-demo, or the next free name."
+        ),
     ] = None,
 ) -> None:
     """Sync a small example shop into a local Schematic.

@@ -411,7 +411,7 @@ def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
 
     assert refused.code == 2
     assert (
-        f"error: {AUDIENCE_KEY}: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00Z,"
+        f"error: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00Z,"
         " a later instant\nhint: --force goes back in time all the same"
     ) in refused.err
     assert place.command("sync", "--now", "2026-02-01", "--force").code == 0
@@ -632,7 +632,7 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
 
     assert [skipped.code, named.code] == [0, 2]
     assert f"skipped: {AUDIENCE_KEY} is retired" in skipped.err
-    assert f"error: {AUDIENCE_KEY}: the key '{AUDIENCE_KEY}' is retired and is never used again" in named.err
+    assert f"error: the key '{AUDIENCE_KEY}' is retired and is never used again" in named.err
     assert synced.command("retract", "nobody", "--yes").code == 2
     assert synced.received() == 400
 

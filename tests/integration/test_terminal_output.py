@@ -23,6 +23,7 @@ from rich.cells import cell_len
 
 from audience_sync import db
 from audience_sync.cli import main, plans, reporting
+from audience_sync.cli.commands import COMMANDS as TABLE
 from audience_sync.cli.output import Format, print_records
 from audience_sync.cli.table import lay_out
 from audience_sync.db import Database
@@ -73,7 +74,7 @@ def show(
     """Return a function that runs a command on a terminal of some width, or with its output in pipes."""
     monkeypatch.setenv("TERM", "dumb")
 
-    def run(command: str, names: Names = LONG, *, width: int | None = 80) -> Said:
+    def run(command: str, names: Names = LONG, *, width: int | None = 80, code: int = 0) -> Said:
         words = [word.format(**vars(names)) for word in command.split()]
         monkeypatch.setenv("COLUMNS", str(width or 40))
         monkeypatch.setattr(sys, "argv", ["audience-sync", "--config", str(filled(names) / "config.toml"), *words])
@@ -82,7 +83,7 @@ def show(
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
-        assert left.value.code == 0
+        assert left.value.code == code
         return Said(*capsys.readouterr())
 
     return run
@@ -279,6 +280,27 @@ def test_help_fits(show: Callable[..., Said], width: int) -> None:
 
         assert [line for line in said.out.splitlines() if len(line) > width] == []
         assert width < 80 or cut_words(said.out, show(command, width=200).out, names="") == set()
+
+
+def test_a_usage_error_fits(show: Callable[..., Said]) -> None:
+    """An unknown option or a wrong value is told in lines that fit the terminal; in a pipe it is one line."""
+    wrong = "Error: Invalid value for '--now': 'noon' is not an ISO 8601 date or time, such as 2026-11-23 or"
+    usage = ["Usage: audience-sync plan [OPTIONS] [AUDIENCE]...", "Try 'audience-sync plan --help' for help.", ""]
+
+    assert show("plan --now noon", width=60, code=2).err.splitlines() == [
+        *usage,
+        "Error: Invalid value for '--now': 'noon' is not an ISO 8601",
+        "date or time, such as 2026-11-23 or 2026-11-23T14:00Z",
+    ]
+    assert show("plan --now noon", width=None, code=2).err.splitlines()[-1] == f"{wrong} 2026-11-23T14:00Z"
+
+
+@pytest.mark.parametrize("command", [*(f"{name} --help" for name in TABLE), "dead list --help"])
+def test_help_shows_no_python_types(show: Callable[..., Said], command: str) -> None:
+    """A value is named by a word for people, such as FILE; only choices are in angle brackets."""
+    shown = re.findall(r"<[^>]*>", show(command, width=120).out)
+
+    assert [one for one in shown if "|" not in one] == []
 
 
 def test_columns_are_named_once(show: Callable[..., Said]) -> None:
