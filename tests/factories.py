@@ -15,8 +15,8 @@ from audience_sync.core.destination.parcels import Destination, make_parcel
 from audience_sync.core.destination.presets import presets
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Event, OpenChange
+from audience_sync.core.keys import canonical
 from audience_sync.core.model import Change, ChangeKind, Computation, Member, RunKind, RunState
-from audience_sync.core.rows import canonical
 from audience_sync.core.shards import shard_of
 from audience_sync.store import audiences, binding, runs
 from audience_sync.store.runs import NewRun, RunRow

@@ -9,8 +9,8 @@ from typing import Final
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.computing import columns_of
 from audience_sync.config import Audience, Settings, Source
+from audience_sync.core.keys import key_columns, value_position
 from audience_sync.core.model import EXIT_VALUES, Computation
-from audience_sync.core.rows import key_columns, value_position
 from audience_sync.db import Database
 from audience_sync.source import ping
 from audience_sync.store import audiences

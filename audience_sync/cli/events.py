@@ -13,6 +13,7 @@ from audience_sync.cli.context import settings_of
 from audience_sync.cli.output import Format, FormatOption, LimitOption, harmless, print_records
 from audience_sync.cli.syncing import instant
 from audience_sync.cli.table import TableView
+from audience_sync.core.instants import to_ms
 from audience_sync.db import Database
 from audience_sync.store import event_reports
 from audience_sync.store.event_reports import EVENT_COLUMNS, REASON_COLUMNS, UNSENT_COLUMNS, EventState
@@ -79,7 +80,7 @@ def with_payload(event: Record) -> dict[str, Any]:
 
 
 def _print_reasons(database: Database, since: datetime | None, *, limit: int, format: Format) -> None:
-    since_ms = None if since is None else int(since.timestamp() * 1000)
+    since_ms = None if since is None else to_ms(since)
     if format is Format.TABLE:
         found = event_reports.reasons(database, since_ms=since_ms)
         print_records(found, REASON_COLUMNS, format=format, limit=limit, shown=REASONS_SHOWN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, TypeVar
 
 import typer
@@ -19,8 +19,9 @@ from audience_sync.computing.explaining import Explanation
 from audience_sync.computing.explaining import explain as explain_user
 from audience_sync.computing.spelling import written_sql
 from audience_sync.config import Audience, Settings
+from audience_sync.core.instants import from_ms, to_ms
+from audience_sync.core.keys import KeyRules, Reason, stringify
 from audience_sync.core.model import Computation
-from audience_sync.core.rows import KeyRules, Reason, stringify
 from audience_sync.errors import ConfigError, UnknownName
 from audience_sync.sync.previewing import preview as preview_audience
 
@@ -111,8 +112,7 @@ def preview(
 
 def _instant(now: datetime | None) -> datetime:
     """Return the instant, in whole milliseconds as that of a run."""
-    at = now or seams().clock().astimezone(UTC)
-    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+    return from_ms(to_ms(now or seams().clock()))
 
 
 def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:

@@ -14,6 +14,7 @@ from audience_sync.cli.output import Format, FormatOption, HiddenColumns, LimitO
 from audience_sync.cli.status import chosen_audience, known_audience
 from audience_sync.cli.syncing import instant
 from audience_sync.cli.table import TableView
+from audience_sync.core.instants import to_ms
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.db import Database
 from audience_sync.errors import UnknownName
@@ -100,10 +101,7 @@ def members(
     with engine.opened(settings) as database:
         with database.read() as connection:
             row = known_audience(connection, settings, audience)
-        if as_of is None:
-            found = reports.members(database, row)
-        else:
-            found = history.members_as_of(database, row, int(as_of.timestamp() * 1000))
+        found = reports.members(database, row) if as_of is None else history.members_as_of(database, row, to_ms(as_of))
         print_records(found, reports.MEMBER_COLUMNS, format=format, limit=limit, shown=MEMBERS_SHOWN)
 
 
@@ -199,7 +197,7 @@ def changes(
             chosen = chosen_audience(connection, settings, audience)
             if run is not None:
                 stored_runs.get(connection, run)
-        since_ms = None if since is None else int(since.timestamp() * 1000)
+        since_ms = None if since is None else to_ms(since)
         found = reports.changes(database, audience_id=chosen, run_id=run, kind=kind, since_ms=since_ms)
         print_records(
             found,

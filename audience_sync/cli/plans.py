@@ -23,8 +23,9 @@ from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.destination.volume import joined, volume
 from audience_sync.core.events import OpenChange
 from audience_sync.core.forecast import ProfileCounter, forecast
+from audience_sync.core.keys import Reason
 from audience_sync.core.model import ChangeKind, Computation, Counts
-from audience_sync.core.rows import Reason
+from audience_sync.core.printable import instant_text
 from audience_sync.db import Database
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store import audiences, binding, outbox
@@ -178,7 +179,7 @@ class PlanSheet:
             before = f"{plan.members_before:,} have a value"
             would = f"{c.entered:,} would get a value, {c.exited:,} lose it, {c.updated:,} be updated"
         console.print(
-            f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {plan.as_of:%Y-%m-%d %H:%M:%SZ}, {before}):"
+            f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {instant_text(iso(plan.as_of))}, {before}):"
             f" {c.read:,} read, {would}; {c.unchanged:,} unchanged, {c.rejected:,} rejected,"
             f" {c.duplicates:,} duplicates",
         )

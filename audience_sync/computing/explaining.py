@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -22,12 +22,11 @@ from audience_sync.computing.preparing import compiler_of, explained, identifier
 from audience_sync.config import Audience, Settings
 from audience_sync.core import exact_json
 from audience_sync.core.destination.timestamps import iso
+from audience_sync.core.instants import from_ms
 from audience_sync.core.model import Computation
 from audience_sync.core.query.looking import looked_at
 from audience_sync.core.query.tree import Context, Literal, Primary, Property, Reduction, Scalar, Trait
 from audience_sync.source import open_rows
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -170,9 +169,9 @@ def _instant(value: object) -> str:
     match value:
         case int() | float():
             with suppress(OverflowError):
-                return iso(_EPOCH + timedelta(milliseconds=value))
+                return iso(from_ms(value))
         case datetime():
-            return iso(value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC))
+            return iso(value.replace(tzinfo=UTC) if value.tzinfo is None else value)
         case _:
             pass
     return str(value)

@@ -10,17 +10,10 @@ from audience_sync.compiling.rendering import DIALECTS, dialect_of, render
 from audience_sync.compiling.statements import Compiler, Select
 from audience_sync.computing.definitions import reader_of_values
 from audience_sync.config import Audience, Settings
+from audience_sync.core.keys import Reason, Rejection, ValueColumn, key_columns, value_position
 from audience_sync.core.model import Computation, Member
 from audience_sync.core.parameters import Statement
-from audience_sync.core.rows import (
-    Reason,
-    Rejection,
-    ValueColumn,
-    distinct,
-    key_columns,
-    shard_rows,
-    value_position,
-)
+from audience_sync.core.rows import distinct, shard_rows
 from audience_sync.core.shards import SHARDS, from_line, shard_of
 from audience_sync.source import Rows, backend, columns, open_rows
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import orjson
 
-from audience_sync.core.rows import canonical
+from audience_sync.core.keys import canonical
 
 
 class OpenChange(NamedTuple):

@@ -14,6 +14,6 @@ def to_ms(moment: datetime) -> int:
     return (moment - _EPOCH) // _MILLISECOND
 
 
-def from_ms(milliseconds: int) -> datetime:
+def from_ms(milliseconds: float) -> datetime:
     """Return the instant of some milliseconds, in UTC."""
     return _EPOCH + milliseconds * _MILLISECOND

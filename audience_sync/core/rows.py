@@ -26,34 +26,11 @@ from audience_sync.core.keys import (
     ValueColumn,
     canonical,
     excerpt,
-    key_columns,
     storable,
     stringify,
-    value_position,
 )
 from audience_sync.core.shards import SHARDS, from_line
 from audience_sync.core.unreadable import Unreadable
-
-__all__ = [
-    "MAX_KEY_LENGTH",
-    "VALUE",
-    "KeyColumns",
-    "KeyRules",
-    "Reason",
-    "RefusedValue",
-    "Rejection",
-    "Row",
-    "ValueColumn",
-    "Wrapping",
-    "canonical",
-    "distinct",
-    "key_columns",
-    "shard_rows",
-    "stringify",
-    "value_position",
-    "wrapped",
-    "wrapping",
-]
 
 COMPANIES_KNOWN = 50_000  # distinct values of a single further identifier whose JSON is kept while reading
 _MASK = SHARDS - 1  # `shards.shard_of`, without the call

@@ -10,13 +10,14 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from audience_sync.core import exact_json
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Json
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox import entities
@@ -76,7 +77,7 @@ class Ledger:
     def accept(self, events: Sequence[Event], *, path: str, fault: str | None = None) -> None:
         """Record a request on `path` answered with 200 and process its events, all in one transaction."""
         now = self._clock()
-        at, horizon = text_of(now), text_of(now - MEMORY)
+        at, horizon = iso(now), iso(now - MEMORY)
         with self.writing() as connection:
             request_id = _insert_request(connection, (at, path, 200, len(events), fault))
             for event in events:
@@ -91,12 +92,12 @@ class Ledger:
     def record(self, path: str, status: int | None, *, events: int = 0, fault: str | None = None) -> None:
         """Record a request that took no events; `status` is None when it got no answer."""
         with self.writing() as connection:
-            _insert_request(connection, (text_of(self._clock()), path, status, events, fault))
+            _insert_request(connection, (iso(self._clock()), path, status, events, fault))
 
     def define(self, definition: Definition) -> int:
         """Return the id of the trait's definition, made if there is none."""
         with self.writing() as connection:
-            return entities.define(connection, definition, text_of(self._clock()))
+            return entities.define(connection, definition, iso(self._clock()))
 
     def reset(self) -> None:
         """Forget everything."""
@@ -176,11 +177,6 @@ class Ledger:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
-
-
-def text_of(instant: datetime) -> str:
-    """Return an aware UTC instant as the ledger writes it."""
-    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _insert_request(connection: sqlite3.Connection, row: tuple[str, str, int | None, int, str | None]) -> int:

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.config import Retention
 from audience_sync.core.events import parse
-from audience_sync.core.rows import MAX_KEY_LENGTH
+from audience_sync.core.keys import MAX_KEY_LENGTH
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.store import attempts, audiences, binding, events, memberships

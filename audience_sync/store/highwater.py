@@ -28,7 +28,9 @@ from typing import Final, NamedTuple, TextIO
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.instants import from_ms
+from audience_sync.core.printable import instant_text
 from audience_sync.db import Database, file_of, highwater_of
 from audience_sync.errors import DatabaseOlder, MarkUnusable
 
@@ -214,7 +216,7 @@ def _are_strangers(found: Mark, known: Mark) -> bool:
 
 
 def _time(mark: Mark) -> str:
-    return f"{from_ms(mark.generation):%Y-%m-%d %H:%M:%SZ}"
+    return instant_text(iso(from_ms(mark.generation)))
 
 
 def _raise(path: Path, found: Mark) -> None:

@@ -7,12 +7,13 @@ each page in a short transaction: however slowly somebody reads, no writer and n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.destination import timestamps
+from audience_sync.core.instants import from_ms
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.store.audiences import AudienceRow
@@ -33,10 +34,7 @@ Record: TypeAlias = dict[str, Any]
 
 def iso(milliseconds: int | None) -> str | None:
     """Return an instant as the views show it: ISO 8601 in UTC, with milliseconds."""
-    if milliseconds is None:
-        return None
-    moment = datetime.fromtimestamp(milliseconds // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+    return None if milliseconds is None else timestamps.iso(from_ms(milliseconds))
 
 
 def members(database: Database, audience: AudienceRow) -> Iterator[Record]:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from audience_sync.config import Audience, Settings
 from audience_sync.core.hold import Obstacle
-from audience_sync.core.rows import Reason
+from audience_sync.core.keys import Reason
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.store.runs import RunRow
 

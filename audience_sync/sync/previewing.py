@@ -15,8 +15,9 @@ from statistics import median
 import orjson
 
 from audience_sync.config import Audience, Settings
+from audience_sync.core.keys import Reason
 from audience_sync.core.model import Member
-from audience_sync.core.rows import Reason, distinct
+from audience_sync.core.rows import distinct
 from audience_sync.core.shards import SHARDS, from_line
 from audience_sync.sync.reading import Rejections, open_spool, read
 

@@ -13,17 +13,9 @@ from sqlalchemy.engine import Connection
 from audience_sync.computing import Definition, open_definition, reader_of_values
 from audience_sync.config import Audience, Settings
 from audience_sync.core.diff import Difference, diff, difference, staying
+from audience_sync.core.keys import Reason, Rejection, ValueColumn, canonical, key_columns, value_position
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, OnMissing
-from audience_sync.core.rows import (
-    Reason,
-    Rejection,
-    ValueColumn,
-    canonical,
-    key_columns,
-    shard_rows,
-    value_position,
-    wrapping,
-)
+from audience_sync.core.rows import shard_rows, wrapping
 from audience_sync.core.shards import SHARDS, Digest, digest, from_line, shard_of
 from audience_sync.db import Database
 from audience_sync.store import memberships

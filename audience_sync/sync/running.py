@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.guard import is_guarded
 from audience_sync.core.hold import Hold
 from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.model import Counts, RunKind, RunState
+from audience_sync.core.printable import instant_text
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import audiences, binding, leases, runs
@@ -120,9 +122,9 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
         _require_active(audience)
         as_of = _instant(job, audience, now_ms=now)
         if audience.applied_as_of is not None and as_of < audience.applied_as_of and not job.force:
-            applied = from_ms(audience.applied_as_of)
+            applied = instant_text(iso(from_ms(audience.applied_as_of)))
             raise ConfigError(
-                f"audience {audience.key!r} was already synced as of {applied:%Y-%m-%d %H:%M:%SZ}, a later instant",
+                f"audience {audience.key!r} was already synced as of {applied}, a later instant",
                 hint="--force goes back in time all the same",
             )
         kind = RunKind.RESYNC if job.resync else RunKind.INCREMENTAL

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from audience_sync import tables
 from audience_sync.config import load
+from audience_sync.core.keys import Reason
 from audience_sync.core.model import Counts
-from audience_sync.core.rows import Reason
 from audience_sync.core.shards import digest, shard_of
 from audience_sync.store import reports
 from audience_sync.sync import reading, spool

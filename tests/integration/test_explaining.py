@@ -19,9 +19,9 @@ from audience_sync.computing.clauses import Clause, Fact, asked_for
 from audience_sync.computing.explaining import Explanation, explain
 from audience_sync.computing.spelling import written_sql
 from audience_sync.config import Settings, load
+from audience_sync.core.keys import Reason, stringify
 from audience_sync.core.model import Computation
 from audience_sync.core.query.printing import to_text
-from audience_sync.core.rows import Reason, stringify
 from audience_sync.sync.previewing import preview
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)

@@ -12,9 +12,8 @@ import pytest
 from audience_sync.computing import open_definition, reader_of_values
 from audience_sync.computing.finding import find
 from audience_sync.config import Settings, load
-from audience_sync.core.keys import RefusedValue
+from audience_sync.core.keys import Reason, RefusedValue
 from audience_sync.core.model import Computation
-from audience_sync.core.rows import Reason
 from audience_sync.errors import SourceError
 
 AS_OF = datetime(2026, 11, 21, 8, tzinfo=UTC)

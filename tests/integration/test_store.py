@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
+from audience_sync.core.keys import Reason, Rejection
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
-from audience_sync.core.rows import Reason, Rejection
 from audience_sync.core.shards import digest, to_line
 from audience_sync.db import Database
 from audience_sync.errors import UnknownName

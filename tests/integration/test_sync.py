@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.keys import Reason
 from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
-from audience_sync.core.rows import Reason
 from audience_sync.core.shards import shard_of
 from audience_sync.store import audiences, memberships
 from audience_sync.sync import reading

@@ -12,8 +12,8 @@ from alembic import command
 from alembic.config import Config
 
 from audience_sync import db
+from audience_sync.core.keys import Reason
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
-from audience_sync.core.rows import Reason
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.sandbox import FaultRule, Sandbox

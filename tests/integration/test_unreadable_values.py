@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from audience_sync.computing.finding import find
+from audience_sync.core.keys import Reason
 from audience_sync.core.model import Counts, Member
 from audience_sync.core.parameters import Statement
-from audience_sync.core.rows import Reason
 from audience_sync.core.unreadable import Unreadable
 from audience_sync.errors import SourceError
 from audience_sync.source import opening, other, postgres

@@ -14,8 +14,8 @@ from audience_sync.core.destination.mappings import Mapping, make_mapping
 from audience_sync.core.destination.parcels import NOBODY, NOT_MAPPED, Parcel, make_parcel, resolve_parcel
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.events import OpenChange
+from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json, TraitType
-from audience_sync.core.rows import canonical
 from tests.factories import company_identifiers, make_destination, make_event, make_open
 
 AT = "2026-03-31T12:00:00.000Z"

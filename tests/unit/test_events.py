@@ -15,7 +15,7 @@ from audience_sync.core.events import (
     parse,
     traits,
 )
-from audience_sync.core.rows import canonical
+from audience_sync.core.keys import canonical
 from tests.factories import NOON, make_event, make_open
 
 NAMES = ("name", "company_name")  # what the presets take as such, and not as the trait of an audience

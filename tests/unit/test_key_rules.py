@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.keys import PLACEHOLDERS, KeyRules, Reason, stringify
-from audience_sync.core.rows import Rejection, key_columns, shard_rows
+from audience_sync.core.keys import PLACEHOLDERS, KeyRules, Reason, Rejection, key_columns, stringify
+from audience_sync.core.rows import shard_rows
 from audience_sync.core.shards import SHARDS
 
 DATABASE = KeyRules()

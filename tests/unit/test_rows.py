@@ -12,20 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audience_sync.core.keys import KeyColumns, Reason, Rejection, Row, canonical, key_columns, stringify
 from audience_sync.core.model import Member
-from audience_sync.core.rows import (
-    KeyColumns,
-    Reason,
-    Rejection,
-    Row,
-    canonical,
-    distinct,
-    key_columns,
-    shard_rows,
-    stringify,
-    wrapped,
-    wrapping,
-)
+from audience_sync.core.rows import distinct, shard_rows, wrapped, wrapping
 from audience_sync.core.shards import SHARDS, from_line, shard_of, to_line
 from audience_sync.core.unreadable import unreadable
 from audience_sync.errors import SourceError

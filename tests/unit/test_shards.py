@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audience_sync.core.keys import canonical
 from audience_sync.core.model import Member
-from audience_sync.core.rows import canonical
 from audience_sync.core.shards import SHARDS, UNITS, digest, from_line, shard_of, shards_of_units, to_line, unit_of
 from tests.factories import make_member
 

@@ -13,8 +13,8 @@ from audience_sync.core.destination.mappings import Mapping, make_mapping
 from audience_sync.core.destination.parcels import make_parcel, make_parcels, resolve_parcel
 from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.events import OpenChange
+from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json
-from audience_sync.core.rows import canonical
 from audience_sync.errors import MappingError
 from tests.factories import make_destination, make_open
 from tests.profile import amount

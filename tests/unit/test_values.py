@@ -11,17 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audience_sync.core.keys import KeyColumns, Reason, RefusedValue, Rejection, Row, ValueColumn, value_position
 from audience_sync.core.model import Member, TraitType
-from audience_sync.core.rows import (
-    KeyColumns,
-    Reason,
-    RefusedValue,
-    Rejection,
-    Row,
-    ValueColumn,
-    shard_rows,
-    value_position,
-)
+from audience_sync.core.rows import shard_rows
 from audience_sync.core.shards import SHARDS, from_line
 from audience_sync.core.unreadable import unreadable
 from audience_sync.core.values import MAX_VALUE_LENGTH, value_reader

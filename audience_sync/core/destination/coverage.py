@@ -13,8 +13,8 @@ from audience_sync.core.destination.mappings import Mapping
 from audience_sync.core.destination.parcels import NOT_MAPPED, Destination, Parcel, make_parcel
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.events import OpenChange
+from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation, TraitType
-from audience_sync.core.rows import canonical
 
 PEOPLE = ("sample", "example")
 AT = "2026-01-01T00:00:00.000Z"

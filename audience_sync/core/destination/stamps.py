@@ -17,8 +17,8 @@ import orjson
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent
 from audience_sync.core.destination.templates import AT, TRAITS, Template, make_template, mark
 from audience_sync.core.events import Carried, Event, OpenChange, key_ends
+from audience_sync.core.keys import canonical
 from audience_sync.core.model import ChangeKind
-from audience_sync.core.rows import canonical
 
 Names: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 """The names of the user keys and of the company keys that a profile has beside the identity."""
