@@ -48,10 +48,16 @@ def explain(error: sa.exc.SQLAlchemyError, url: URL) -> AudienceSyncError | None
     remedy = _remedy(error, url)
     if remedy is None and not isinstance(error, _AWAY):
         return None
-    where = url.render_as_string(hide_password=True)
     return AudienceSyncError(
-        f"the membership database {where} failed: {first_line(error)}", hint=remedy or NOTHING_LOST
+        f"the membership database {shown(url)} failed: {first_line(error)}", hint=remedy or NOTHING_LOST
     )
+
+
+def shown(url: URL) -> str:
+    """Return a database URL as people may see it: no password, and of its query, which may hold one, only the host."""
+    places = {name: value for name, value in url.query.items() if name in {"host", "port"}}
+    text = url.set(query=places).render_as_string(hide_password=True).replace("%2F", "/")
+    return text if url.password else text.replace(":***@", "@", 1)  # an empty password is none
 
 
 def first_line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 
-from audience_sync.database_error import explain, first_line
+from audience_sync.database_error import explain, first_line, shown
 from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
 from audience_sync.extras import EXTRAS, install_command, missing
 from audience_sync.folders import require_folder
@@ -105,8 +105,8 @@ def highwater_of(path: Path) -> Path:
 
 
 def display_url(url: str | URL) -> str:
-    """Return a database URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)
+    """Return a database URL without what it keeps secret."""
+    return shown(make_url(url))
 
 
 def connect(url: str | URL, *, create: bool = False, reach: Callable[[str], None] = pass_by) -> Database:

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from audience_sync.config.references import expand
+from audience_sync.database_error import shown
 
 DATABASE_DRIVERS = ("sqlite", "sqlite+pysqlite", "postgresql+psycopg")
 FILE_DIALECTS = ("sqlite", "duckdb")
@@ -29,7 +30,7 @@ _USER_INFO = re.compile(r"[^:/?#]+://([^/?#]*)@")
 
 @dataclass(frozen=True, repr=False)
 class SecretUrl:
-    """A database URL that shows neither its password nor its query, where drivers take tokens."""
+    """A database URL that shows neither its password nor, of its query, more than the host."""
 
     _url: URL
 
@@ -38,7 +39,7 @@ class SecretUrl:
         return self._url
 
     def __str__(self) -> str:
-        return self._url.set(query={}).render_as_string(hide_password=True)
+        return shown(self._url)
 
     def __repr__(self) -> str:
         return f"SecretUrl('{self}')"

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy.engine import URL
 
 from audience_sync.config import load
+from audience_sync.db import display_url
 from audience_sync.errors import ConfigError
 
 
@@ -75,3 +76,24 @@ def test_two_slashes_before_a_file_are_refused(tmp_path: Path, dialect: str) -> 
         load(path, {})
 
     assert f"needs three slashes before the file, as in `{dialect}:///shop.db`" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "seen"),
+    [
+        ("postgres://me@db/x", "postgresql+psycopg://me@db/x"),
+        ("postgres://me:@db/x", "postgresql+psycopg://me@db/x"),
+        ("postgres://me:secret@db:5433/x?sslmode=require", "postgresql+psycopg://me:***@db:5433/x"),
+        ("postgres:///x?host=/run/postgresql&password=secret", "postgresql+psycopg:///x?host=/run/postgresql"),
+        ("postgres://me@/x?host=db&port=5433&passfile=secret", "postgresql+psycopg://me@/x?host=db&port=5433"),
+    ],
+)
+def test_a_url_is_shown_with_its_host_and_without_secrets(tmp_path: Path, url: str, seen: str) -> None:
+    """`***` stands for a password that is there; a host stays, in the query as well, and nothing else of the query."""
+    path = tmp_path / "config.toml"
+    path.write_text(f'[database]\nurl = "{url.replace("secret", "${SECRET}")}"\n')
+    settings = load(path, {"SECRET": "s3cret"})
+
+    opened = settings.database.url.get_secret_value()
+    assert opened.render_as_string(hide_password=False).count("s3cret") == url.count("secret")
+    assert str(settings.database.url) == display_url(opened) == seen
