@@ -20,8 +20,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from audience_sync.compiling.dialect import LAST_MILLISECOND, LONGEST_NUMBER, NUMBER_PATTERN, SECONDS_UP_TO
+from audience_sync.compiling.dialect import LAST_MILLISECOND, NUMBER_PATTERN, SECONDS_UP_TO
 from audience_sync.core.model import ColumnType, DateOrder
+from audience_sync.core.query.words import LONGEST_NUMBER
 
 PARSERS: Final = {ColumnType.NUMBER: "parse_number", ColumnType.TIME: "parse_time"}
 """The function that converts a column of a type."""

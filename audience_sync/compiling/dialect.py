@@ -15,12 +15,12 @@ from typing import Any, Protocol, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
+from audience_sync.core.query.words import NUMBER
+
 Expression: TypeAlias = sa.ColumnElement[Any]
 Truth: TypeAlias = sa.ColumnElement[bool]
 
-NUMBER_PATTERN = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?$"
-"""A text that is written as a number; `core.query.words.number_of_text` is the same in Python."""
-LONGEST_NUMBER = 40  # characters
+NUMBER_PATTERN = f"^{NUMBER}$"
 LAST_MILLISECOND = 253_402_300_799_000
 """The end of the year 9999, since 1970; numbers beyond it are no time, and so are those as far before."""
 

@@ -15,7 +15,6 @@ from sqlalchemy.types import UserDefinedType
 
 from audience_sync.compiling.dialect import (
     LAST_MILLISECOND,
-    LONGEST_NUMBER,
     MOMENT_PATTERN,
     NUMBER_PATTERN,
     SECONDS_UP_TO,
@@ -27,6 +26,7 @@ from audience_sync.compiling.dialect import (
     fixed,
 )
 from audience_sync.compiling.values import MomentValue, NumberValue, TextValue, TruthValue
+from audience_sync.core.query.words import LONGEST_NUMBER
 
 _WRITTEN = "%Y-%m-%dT%H:%M:%S.%gZ"
 _NUMBERS = (

@@ -14,7 +14,6 @@ from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.dialect import (
     LAST_MILLISECOND,
-    LONGEST_NUMBER,
     MOMENT_PATTERN,
     NUMBER_PATTERN,
     SECONDS_UP_TO,
@@ -26,6 +25,7 @@ from audience_sync.compiling.dialect import (
     fixed,
 )
 from audience_sync.compiling.values import MomentValue, NumberValue, TextValue, TruthValue
+from audience_sync.core.query.words import LONGEST_NUMBER
 
 _JSONB = postgresql.JSONB
 _INSTANT = sa.DateTime(timezone=True)

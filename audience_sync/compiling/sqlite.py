@@ -13,7 +13,6 @@ from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiling.dialect import (
     LAST_MILLISECOND,
-    LONGEST_NUMBER,
     SECONDS_UP_TO,
     Dialect,
     Expression,
@@ -23,6 +22,7 @@ from audience_sync.compiling.dialect import (
     fixed,
 )
 from audience_sync.compiling.values import TextValue
+from audience_sync.core.query.words import LONGEST_NUMBER
 
 _UNIX_EPOCH = 2440587.5  # as a Julian day
 _DAY = 86_400_000  # milliseconds

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from audience_sync.compiling.dialect import LONGEST_NUMBER, NUMBER_PATTERN, Expression, Timeline, Value, fixed
+from audience_sync.compiling.dialect import Expression, Timeline, Value, fixed
 from audience_sync.compiling.duckdb import Duckdb
 from audience_sync.compiling.values import TextValue
 
@@ -42,8 +42,6 @@ class _FileText(TextValue):
     def json(self) -> Expression:
         """Return it as JSON: digits stay as they are written."""
         text = self.expression
-        is_number = sa.and_(
-            sa.func.length(text) <= fixed(LONGEST_NUMBER), sa.func.regexp_matches(text, fixed(NUMBER_PATTERN))
-        )
+        is_number = self.dialect.number_of_text(text).is_not(None)
         is_literal = sa.or_(is_number, text.in_([fixed("true"), fixed("false")]))
         return sa.case((is_literal, self.dialect.document(text).json()), else_=super().json())

@@ -13,11 +13,13 @@ from datetime import UTC, date, datetime
 from audience_sync.core.query.tree import EACH, Path
 from audience_sync.core.query.vocabulary import Duration, Unit
 
-LONGEST_NUMBER = 40  # characters
+NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?"
+"""The pattern of a text that is written as a number, as JSON writes it, in Python and in SQL."""
+LONGEST_NUMBER = 40  # characters of such a text
 EXACT = 2**53  # up to here a double holds every whole number
 LONGEST_DURATION = 1000 * 366 * 86_400  # seconds
 
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,2})?")
+_NUMBER = re.compile(NUMBER)
 _MOMENT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
     r"(?P<time>[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?)?"
