@@ -31,8 +31,9 @@ def let_shrink(database: Database) -> bool:
         cursor.execute("VACUUM")
     except sqlite3.Error as error:
         raise AudienceSyncError(
-            f"cannot rewrite {display_url(database.engine.url)} as a file that gives space back: {error}",
-            hint="nothing was lost, and it works as it is; migrate again when it is alone and there is room",
+            f"cannot rewrite {display_url(database.engine.url)} so that it gives unused space back: {error}",
+            hint="nothing was lost and the database works; run `audience-sync migrate` again when no other process uses"
+            " it and the disk has space",
         ) from None
     else:
         return True

@@ -41,7 +41,7 @@ def trusted_authorities() -> ssl.SSLContext:
     except OSError as error:  # ssl.SSLError is one, too
         raise ConfigError(
             f"the certificates of {name}, {os.environ.get(name, 'a Python package')}, cannot be read: {error}",
-            hint=f"let {name} name a file of certificates in PEM, or unset it",
+            hint=f"let {name} name a PEM file of certificates, or unset it",
         ) from None
 
 

@@ -28,8 +28,8 @@ def resolve_api_key(schematic: Schematic, environ: Mapping[str, str]) -> SecretS
     # It goes into a header: what cannot stand there would come back inside the client's error.
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"{origin} holds something that is not a Schematic API key",
-            hint="it must hold the key alone: no quotes, no name, no second line",
+            f"{origin} does not hold a valid Schematic API key",
+            hint="it must contain only the key: no quotes, no name, no second line",
         )
     return SecretStr(key)
 
@@ -43,7 +43,9 @@ def _in_file(path: Path) -> str:
             hint="schematic.api_key_file names a file that holds the key and that this user may read",
         ) from None
     if not key:
-        raise ConfigError(f"the file {path} of the Schematic API key is empty", hint="put the key there, alone")
+        raise ConfigError(
+            f"the file {path} of the Schematic API key is empty", hint="write the key to this file, and nothing else"
+        )
     return key
 
 

@@ -62,7 +62,7 @@ def _ingest(ingest: Raw) -> Iterator[Problem]:
     if "listen" not in ingest:
         return
     if ingest.get("write_keys", []) == []:
-        sentence = 'missing: with `listen` there must be one, as in `["${SEGMENT_WRITE_KEY}"]`'
+        sentence = 'missing: `listen` needs at least one key, as in `["${SEGMENT_WRITE_KEY}"]`'
         yield Problem(("ingest", "write_keys"), sentence)
     try:
         address = read_address(ingest["listen"])
@@ -71,7 +71,7 @@ def _ingest(ingest: Raw) -> Iterator[Problem]:
     if not address.is_loopback and ingest.get("allow_remote", False) is False:
         yield Problem(
             ("ingest", "listen"),
-            "is an address that other machines reach: listen on `127.0.0.1` behind a proxy that speaks TLS, or set "
+            "is reachable from other machines: listen on `127.0.0.1` behind a proxy with TLS, or set "
             "`allow_remote = true`",
         )
 
@@ -91,7 +91,7 @@ def _source(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
         if not sources:
             yield Problem(place, "missing, and the file has no [sources.NAME]")
         elif len(sources) > 1:
-            yield Problem(place, f"missing: it is one of {_list(sources)}")
+            yield Problem(place, f"missing: choose one of {_list(sources)}")
     elif isinstance(name := entry["source"], str) and name.strip() and name not in sources:
         yield Problem(place, f"there is no [sources.{name}]{near(name, sources)}")
 
@@ -112,9 +112,9 @@ def _keys(entries: Entries) -> Iterator[Problem]:
         if "key" not in entry and isinstance(name, str) and name.strip():
             key = audience_key(name)
             if not key:
-                yield Problem(place, f"missing: the name {name!r} has no letter and no digit to make a key of")
+                yield Problem(place, f"missing: the name {name!r} has no letters or digits to make a key from")
             elif len(key) > LONGEST_KEY:
-                yield Problem(place, f"missing: the key made of the name is longer than {LONGEST_KEY} characters")
+                yield Problem(place, f"missing: the key made from the name is longer than {LONGEST_KEY} characters")
         if not isinstance(key, str) or not key:
             continue
         first = owners.setdefault(key, location)

@@ -26,7 +26,7 @@ def check_mappings(raw: abc.Mapping[str, Any]) -> Iterator[Problem]:
     if not isinstance(entries, list):
         return
     if len(entries) > MOST_MAPPINGS:
-        yield Problem(("mappings",), f"are {len(entries)}: Segment and we take at most {MOST_MAPPINGS}")
+        yield Problem(("mappings",), f"the limit is {MOST_MAPPINGS}, as in Segment, and there are {len(entries)}")
     owners: dict[str, int] = {}
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):

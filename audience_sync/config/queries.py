@@ -139,7 +139,7 @@ def _rooms(raw: Raw, entry: Raw, location: Location, *, tree: Query, keys: Mappi
     events, profiles = _room(raw, entry, "events"), _room(raw, entry, "profiles")
     place = (*location, "query")
     if events is None and any(isinstance(node, Stream) for node in walk(tree)):
-        yield Problem(place, f"asks for events, and [sources.{name}.events] is missing")
+        yield Problem(place, f"uses events, but [sources.{name}.events] is missing")
     elif events is None and profiles is None:
         yield Problem(
             place, f"needs [sources.{name}.events] or [sources.{name}.profiles]: otherwise it has no users to evaluate"
@@ -149,7 +149,7 @@ def _rooms(raw: Raw, entry: Raw, location: Location, *, tree: Query, keys: Mappi
             known = near(trait.path[0], keys)
             yield Problem(
                 place,
-                f"asks for trait('{'.'.join(trait.path)}'): no audience and no computed trait has this key{known},"
+                f"uses trait('{'.'.join(trait.path)}'), but no audience or computed trait has this key{known},"
                 f" and [sources.{name}.profiles] is missing",
             )
 
@@ -170,8 +170,8 @@ def _neighbours(raw: Raw, entries: Entries, location: Location, *, asked: Mappin
         if name is not None and theirs is not None and theirs != name:
             yield Problem(
                 (*location, "query"),
-                f"asks for trait('{key}'), and {spell(other)} reads the source `{theirs}`, not `{name}`:"
-                " what uses one another must have the same source",
+                f"uses trait('{key}'), and {spell(other)} reads the source `{theirs}`, not `{name}`:"
+                " audiences that use each other need the same source",
             )
 
 
@@ -200,7 +200,7 @@ def _circle(graph: Mapping[str, frozenset[str]], places: Mapping[str, Location])
 
     circle = find_cycle(graph)
     if circle is not None:
-        yield Problem((*places[circle[0]], "query"), f"asks for itself: {' → '.join(circle)}")
+        yield Problem((*places[circle[0]], "query"), f"uses itself: {' → '.join(circle)}")
 
 
 def foundations(document: Document) -> dict[str, str]:

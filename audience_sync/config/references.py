@@ -48,4 +48,4 @@ def expand(text: str, environ: Mapping[str, str], *, encode: Callable[[re.Match[
 def unset_sentence(names: Sequence[str]) -> str:
     """Return the sentence that says that `names` refer to nothing."""
     listed = " and ".join(f"`{name}`" for name in names)
-    return f"{listed} {'is' if len(names) == 1 else 'are'} set neither in the environment nor as a systemd credential"
+    return f"{listed} {'is' if len(names) == 1 else 'are'} not set in the environment or as a systemd credential"

@@ -135,7 +135,7 @@ def _source(source: Mapping[str, Any], location: Location) -> Iterator[Problem]:
     if not has_files:
         for setting in ("separator", "date_order", "types"):
             if setting in source:
-                yield Problem((*location, setting), "is for files, and this source has no `path`")
+                yield Problem((*location, setting), "applies to files, but this source has no `path`")
     for room, entry in rooms.items():
         given = [place for place in PLACES if place in entry]
         if len(given) > 1:

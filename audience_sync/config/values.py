@@ -73,7 +73,7 @@ def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
     if "\0" in value:  # Postgres has no room for it
-        raise ValueError("must not have a NUL character")
+        raise ValueError("must not contain a NUL character")
     return value
 
 
@@ -92,13 +92,15 @@ def _cron(value: str) -> str:
     # APScheduler counts weekdays from Monday, cron from Sunday: a number would be a day off for somebody. It also
     # ignores what follows a name, as in "sun#1".
     if len(fields) == 5 and _WEEKDAYS.fullmatch(fields[4]) is None:
-        raise ValueError("must name weekdays, as in `mon-fri` or `sat,sun`: crons disagree on their numbers")
+        raise ValueError(
+            "must name weekdays, as in `mon-fri` or `sat,sun`: cron implementations number them differently"
+        )
     try:
         trigger = CronTrigger.from_crontab(value, timezone=UTC)
     except ValueError as error:
         raise ValueError(f"must be a crontab of five fields such as `0 */2 * * *`: {error}") from None
     if trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC)) is None:
-        raise ValueError("must name a time that comes: this one never does")
+        raise ValueError("must match some date: this one never does")
     return value
 
 

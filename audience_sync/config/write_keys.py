@@ -30,7 +30,7 @@ def _resolve(name: str, environ: Mapping[str, str]) -> SecretStr:
     # It is the user name of Basic authentication, which ends at the first colon.
     if not key.isascii() or not key.isprintable() or " " in key or ":" in key:
         raise ConfigError(
-            f"`{name}` holds something that no library can send as its write key",
-            hint="it must hold the key alone: letters and digits, no quotes, no blanks, no colon, no second line",
+            f"`{name}` is not a valid write key",
+            hint="it must contain only the key: letters and digits, no quotes, no blanks, no colon, no second line",
         )
     return SecretStr(key)

@@ -133,7 +133,7 @@ def _look_at(path: str, separator: str | None, _: Fingerprint) -> CsvFile:
         named = [name for name in names if folded(name) == twice[0]]
         raise SourceError(
             f"The file {path} has more than one column {' and '.join(dict.fromkeys(map(repr, named)))}.",
-            hint="give every column of its first line another name",
+            hint="give every column in the first line a different name",
         )
     lines = _lines(path)
     is_open = lines.has_long_values and _ends_in_value(path, chosen)
@@ -161,7 +161,7 @@ def _separator(path: str, record: str) -> str:
     (first, times), (second, as_often) = _counted(record).most_common(2)
     if times and times == as_often:
         raise SourceError(
-            f"The file {path} may be separated by {first!r} or {second!r}: its first line has as many of both.",
+            f"The file {path} may be separated by {first!r} or {second!r}: its first line has the same number of both.",
             hint='set `separator`, as in separator = ";", of the source',
         )
     return first if times else SEPARATORS[0]

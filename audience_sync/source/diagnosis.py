@@ -21,8 +21,8 @@ from audience_sync.source.disk import BYTE_ORDER_MARK, UNPACKING, open_bytes
 
 _LARGEST_WHOLE: Final = 64 << 20  # bytes of a JSON file that is looked into as a whole
 _NOT_UTF_8: Final = "it is not UTF-8"
-_NOT_WHOLE: Final = "from here on it is not a gzip file"
-_OPEN_QUOTE: Final = "a quotation mark opens a value, and none closes it"
+_NOT_WHOLE: Final = "it is not valid gzip from here on"
+_OPEN_QUOTE: Final = "a quotation mark opens a value and is never closed"
 _AFTER_QUOTE: Final = "text follows the closing quotation mark of a value"
 
 
@@ -51,7 +51,7 @@ class _Unreadable(Exception):
 def refusal(path: str, fault: Fault) -> SourceError:
     """Return the error that says what is wrong with a file."""
     where = f"The file {path}" if fault.line is None else f"The file {path}, line {fault.line}"
-    return SourceError(f"{where}: {fault.what}.", hint="correct the file; nothing of it was taken")
+    return SourceError(f"{where}: {fault.what}.", hint="correct the file; nothing was changed")
 
 
 def fault_in_csv(file: CsvFile) -> Fault | None:
@@ -147,7 +147,7 @@ def _json_rows(path: str, *, keys_once: bool = False) -> Iterator[tuple[int | No
     """Yield the rows of a JSON file with the lines they stand in, where each has one of its own.
 
     Raises:
-        _Unreadable: a row is not an object of JSON.
+        _Unreadable: a row is not a JSON object.
     """
     number = 0
     try:
@@ -195,14 +195,14 @@ def _of_whole_file(path: str, decoder: json.JSONDecoder) -> Iterator[tuple[int |
 
 def _object(row: object, line: int | None) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise _Unreadable(line, "it is not an object of JSON")
+        raise _Unreadable(line, "it is not a JSON object")
     if isinstance(row, _Pairs) and row.twice is not None:
-        raise _Unreadable(line, f"the key {row.twice!r} stands twice in one object")
+        raise _Unreadable(line, f"the key {row.twice!r} occurs twice in one object")
     return row
 
 
 class _Pairs(dict[str, Any]):
-    """An object of JSON, with a key that stands in it twice."""
+    """A JSON object, with a key that occurs in it twice."""
 
     def __init__(self, pairs: list[tuple[str, Any]]) -> None:
         super().__init__(pairs)

@@ -82,5 +82,5 @@ def unpacking(path: str) -> Iterator[None]:
     try:
         yield
     except UNPACKING:
-        hint = "write a file under another name first, and rename it when it is whole"
-        raise SourceError(f"The file {path} is not a whole gzip file.", hint=hint) from None
+        hint = "write the file under another name first, and rename it when it is complete"
+        raise SourceError(f"The file {path} is not a complete gzip file.", hint=hint) from None

@@ -168,7 +168,7 @@ def _readable(row: tuple[Any, ...], checked: Sequence[int]) -> tuple[Any, ...]:
 def _unreadable(value: object) -> Unreadable:
     if isinstance(value, date):  # the driver's word for an infinite one
         return unreadable("infinity" if value.year > 1 else "-infinity", "an infinite time: cast it to text")
-    return unreadable(str(value), "a time or interval that Python does not have: cast it to text")
+    return unreadable(str(value), "a time or interval that Python cannot represent: cast it to text")
 
 
 def _name(name: str) -> str:

@@ -45,7 +45,7 @@ def remedy_of(error: Exception, source: Source, texts: Collection[str]) -> str |
         case duckdb.ConversionException():
             return "convert text with parse_number(…) and parse_time(…), or declare it in `types` of the source"
         case duckdb.IOException():
-            return "check that the file is there and whole"
+            return "check that the file exists and is complete"
         case _:
             return None
 
@@ -87,7 +87,7 @@ def _told(where: str, found: Doubted, source: Source) -> SourceError:
     settings = f"[sources.{source.name}]"
     match found.doubt:
         case Doubt.ORDER:
-            what = "is a date, and nothing says whether the day or the month comes first"
+            what = "is a date in which the day or the month may come first"
             hint = f'set date_order = "dmy" or date_order = "mdy" in {settings}'
         case Doubt.DATE:
             first = _FIRST[source.date_order] if source.date_order else "day"
@@ -97,11 +97,11 @@ def _told(where: str, found: Doubted, source: Source) -> SourceError:
             what = "is not a time: it must be ISO 8601, a date, or a unix time"
             hint = "correct the file, or convert the column in the SQL instead of in `types`"
         case Doubt.NUMBER:
-            what = "is not a number as JSON writes it, such as 12.5"
+            what = "is not a JSON number, such as 12.5"
             hint = "correct the file, or convert the column in the SQL instead of in `types`"
         case Doubt.DIGITS:
-            what = "has more digits than a number holds exactly"
-            hint = "leave the column a text"
+            what = "has too many digits for an exact number"
+            hint = "leave the column as text"
     return SourceError(f'{where}"{text}" {what}.', hint=hint)
 
 

@@ -130,7 +130,7 @@ class FileSession(DuckdbSession):
             if fingerprint(path) != before:
                 raise SourceError(
                     f"The file {path} was changed while it was read.",
-                    hint="write a file under another name first, and rename it when it is whole",
+                    hint="write the file under another name first, and rename it when it is complete",
                 )
 
 
@@ -174,7 +174,7 @@ def _find(path: str) -> list[str]:
     """Return the files that a path or glob names, in order."""
     if "://" in path:
         raise SourceError(
-            f"The path {path} is not on this machine, and only files that are can be read.",
+            f"The path {path} is not on this machine; only local files can be read.",
             hint='copy the files here, or set url = "duckdb://" and read them in the SQL of each audience',
         )
     if Path(path).is_dir():
@@ -190,4 +190,4 @@ def _unreadable(error: OSError) -> SourceError:
     """Say which file cannot be opened, or unpacked."""
     reason = error.strerror or str(error)
     where = f"The file {error.filename}" if error.filename else "A file of the source"
-    return SourceError(f"{where} cannot be read: {reason}.", hint="check that the file is there and whole")
+    return SourceError(f"{where} cannot be read: {reason}.", hint="check that the file exists and is complete")

@@ -73,7 +73,8 @@ def _parquet(connection: DuckDBPyConnection, paths: Sequence[str]) -> DuckDBPyRe
         twice = [one for one, times in Counter(map(folded, _top(nodes))).items() if times > 1]
         if twice:
             raise SourceError(
-                f"The file {path} has more than one column {twice[0].decode()!r}.", hint="give each a name of its own"
+                f"The file {path} has more than one column {twice[0].decode()!r}.",
+                hint="give each column a different name",
             )
     return connection.read_parquet(names, union_by_name=len(names) > 1)
 

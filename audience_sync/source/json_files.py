@@ -66,7 +66,7 @@ def read_json(connection: DuckDBPyConnection, paths: Sequence[str], go_on: Calla
                 alike[folded(key)].append(key)
     columns = {min(keys): keys for keys in alike.values()}
     if not columns:
-        raise SourceError(f"There is nothing in the file {paths[0]}.", hint="its rows are what names the columns")
+        raise SourceError(f"There are no rows in the file {paths[0]}.", hint="the keys of its rows are the columns")
     groups = groupby(sorted(paths, key=formats.__getitem__), key=formats.__getitem__)
     first, *others = (_rows(connection, list(group), columns, form) for form, group in groups)
     for rows in others:
@@ -82,7 +82,7 @@ def _keys(connection: DuckDBPyConnection, path: str, form: _Format) -> frozenset
         parameters = {"path": glob.escape(path), "format": form}
         found = frozenset(key for (key,) in connection.execute(_KEYS, parameters).fetchall())
         if None in found:
-            raise refusal(path, fault_in_json(path) or Fault(None, "a row is not an object of JSON"))
+            raise refusal(path, fault_in_json(path) or Fault(None, "a row is not a JSON object"))
         if len(_known) >= _MOST_KNOWN:
             _known.clear()
         _known[known] = found
@@ -98,7 +98,7 @@ def _column(name: str, keys: Sequence[str]) -> Expression:
     if len(keys) == 1:
         return Column(name)
     complaint = ConstantExpression(
-        f"the keys {' and '.join(sorted(keys))} differ in case alone, and SQL takes them for one column"
+        f"the keys {' and '.join(sorted(keys))} differ only in case, and SQL treats them as one column"
     )
     beginning = FunctionExpression("left", Column(name), ConstantExpression(0))  # of the row: a constant fails unused
     said = CaseExpression(Column(name).isnull(), complaint).otherwise(

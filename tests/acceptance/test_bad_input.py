@@ -42,7 +42,8 @@ FILES = {
         "error: FILE has 7 problems:\n"
         "  line 1: identity: must be text in quotes\n"
         '  line 3: schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"\n'
-        "  line 4: schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: crons disagree on their numbers\n"
+        "  line 4: schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: cron implementations number"
+        " them differently\n"
         "  line 4: schedule.cron: cannot be combined with `every`; keep one of them\n"
         "  line 6: delivery.batch_size: must be at most 100\n"
         '  line 7, "Gold": audiences[0].sql: missing\n'
@@ -73,7 +74,7 @@ FILES = {
     "unset_variable": Bad(
         "[sources.shop]\nurl = 'postgresql://reader:${SHOP_PASSWORD}@localhost/shop'\n" + AUDIENCE,
         "error: FILE has 1 problem:\n"
-        "  line 2: sources.shop.url: `SHOP_PASSWORD` is set neither in the environment nor as a systemd credential\n"
+        "  line 2: sources.shop.url: `SHOP_PASSWORD` is not set in the environment or as a systemd credential\n"
         + EXPLAINED,
     ),
     "no_membership_database": Bad(
@@ -125,7 +126,7 @@ def test_no_key(place: Place) -> None:
     assert place.command("sync") == Ended(
         2,
         "",
-        "error: there is no Schematic API key: `SCHEMATIC_API_KEY` is set neither in the environment nor as a systemd"
+        "error: there is no Schematic API key: `SCHEMATIC_API_KEY` is not set in the environment or as a systemd"
         " credential\n"
         "hint: export SCHEMATIC_API_KEY, or give the service LoadCredential=SCHEMATIC_API_KEY:/path/of/the/key\n",
     )

@@ -57,7 +57,7 @@ def test_key_that_is_missing(tmp_path: Path) -> None:
     (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', {})
 
     assert (found.state, found.exit_code) == (State.ERROR, 2)
-    assert "`SEGMENT_WRITE_KEY` is set neither in the environment nor as a systemd credential" in found.message
+    assert "`SEGMENT_WRITE_KEY` is not set in the environment or as a systemd credential" in found.message
     assert "LoadCredential=SEGMENT_WRITE_KEY:" in (found.remedy or "")
 
 

@@ -23,7 +23,7 @@ from audience_sync.source.csv_files import look_at, read_csv
 from audience_sync.source.diagnosis import fault_in_csv
 
 AS_OF = datetime(2026, 11, 12, tzinfo=UTC)
-CORRECT = "correct the file; nothing of it was taken"
+CORRECT = "correct the file; nothing was changed"
 
 Write = Callable[[str, str | bytes], Path]
 
@@ -79,10 +79,10 @@ def refused(source: Source | Path, sql: str = "FROM f") -> tuple[str, str | None
         ("a\n1\n2,x\n", 3, "the row has 2 fields separated by ',', and the first line 1"),
         ("a,b\r\n1,x\n2\r\n", 3, "the row has 1 field separated by ',', and the first line 2"),
         ("a,b\r1,x\r2\r", 3, "the row has 1 field separated by ',', and the first line 2"),
-        ('a,b\n1,"x\n3,z\n', 2, "a quotation mark opens a value, and none closes it"),
-        ('a,b\n0,"w\nw"\n1,"x\n3,z\n4,z\n', 4, "a quotation mark opens a value, and none closes it"),
-        ('a,b\n1,"x""\n', 2, "a quotation mark opens a value, and none closes it"),
-        ('a,b\r\n1,"x\r\n3,z\r\n', 2, "a quotation mark opens a value, and none closes it"),
+        ('a,b\n1,"x\n3,z\n', 2, "a quotation mark opens a value and is never closed"),
+        ('a,b\n0,"w\nw"\n1,"x\n3,z\n4,z\n', 4, "a quotation mark opens a value and is never closed"),
+        ('a,b\n1,"x""\n', 2, "a quotation mark opens a value and is never closed"),
+        ('a,b\r\n1,"x\r\n3,z\r\n', 2, "a quotation mark opens a value and is never closed"),
         ('a,b\n1,"x" y\n', 2, "text follows the closing quotation mark of a value"),
         ('a,b\n1,"x\n2,y\n3,"z"\n', 2, "text follows the closing quotation mark of a value"),
         (b"a,b\n1,x\n2,\xff\n", 3, "it is not UTF-8"),
@@ -174,7 +174,7 @@ def test_separators_are_told_by_the_first_line(write: Write) -> None:
     assert read(write("m.csv", '"x,y";b;c,d\n1;2;3,4\n'), 'SELECT "x,y", "c,d" FROM f') == [("1", "3,4")]
     path = write("n.csv", "a,b;c\n1,2;3\n")
     assert refused(path) == (
-        f"The file {path} may be separated by ',' or ';': its first line has as many of both.",
+        f"The file {path} may be separated by ',' or ';': its first line has the same number of both.",
         'set `separator`, as in separator = ";", of the source',
     )
     assert read(files(path, separator=";")) == [("1,2", "3")]
@@ -210,7 +210,7 @@ def test_columns_of_one_name_are_refused(write: Write, header: str, named: str) 
 
     assert refused(path) == (
         f"The file {path} has more than one column {named}.",
-        "give every column of its first line another name",
+        "give every column in the first line a different name",
     )
 
 
@@ -223,7 +223,10 @@ def test_columns_of_one_name_are_refused_in_parquet(write: Write, tmp_path: Path
     assert read(path) == [(1, 2, {"column_x": 1})]
     write("m.parquet", path.read_bytes().replace(b"column_y", b"column_x"))
 
-    assert refused(path) == (f"The file {path} has more than one column 'column_x'.", "give each a name of its own")
+    assert refused(path) == (
+        f"The file {path} has more than one column 'column_x'.",
+        "give each column a different name",
+    )
 
 
 def test_long_lines_are_read(write: Write) -> None:
@@ -260,17 +263,17 @@ def test_a_key_that_comes_late_is_a_column(write: Write) -> None:
         ('{"a": 1}\n\n{"a": 2, "b', 3, "it is not JSON: unexpected end of data"),
         ('{"a": 1}\n{"a": "\\ud83d"}\n', 2, "it is not JSON: no low surrogate in string"),
         (b'{"a": 1}\n{"a": "\xff"}\n', 2, "it is not UTF-8"),
-        ('{"a": 1}\n5\n', 2, "it is not an object of JSON"),
-        ('{"a": 1}\nnull\n', 2, "it is not an object of JSON"),
-        ('{"a": 1}\n[{"a": 2}]\n', 2, "it is not an object of JSON"),
-        ('{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', 2, "the key 'a' stands twice in one object"),
-        ('{"a": 1, "b": {"c": 1, "c": 2}}\n{"a": 2, "a": 3}\n', 2, "the key 'a' stands twice in one object"),
-        ('[{"a": 1}, {"a": 2, "a": 3}]', None, "the key 'a' stands twice in one object"),
-        ('[\n {"a": 1},\n {"a": 2, "a": 3}\n]', None, "the key 'a' stands twice in one object"),
+        ('{"a": 1}\n5\n', 2, "it is not a JSON object"),
+        ('{"a": 1}\nnull\n', 2, "it is not a JSON object"),
+        ('{"a": 1}\n[{"a": 2}]\n', 2, "it is not a JSON object"),
+        ('{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', 2, "the key 'a' occurs twice in one object"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}\n{"a": 2, "a": 3}\n', 2, "the key 'a' occurs twice in one object"),
+        ('[{"a": 1}, {"a": 2, "a": 3}]', None, "the key 'a' occurs twice in one object"),
+        ('[\n {"a": 1},\n {"a": 2, "a": 3}\n]', None, "the key 'a' occurs twice in one object"),
         ('{"a": 1}\n{"a": 2},\n', 2, "it is not JSON: unexpected content after document"),
         ('[\n {"a": 1},\n {"a": }\n]\n', 3, "it is not JSON: Expecting value"),
-        ('[{"a": 1}, 5]', None, "it is not an object of JSON"),
-        ("[1, 2]\n", None, "it is not an object of JSON"),
+        ('[{"a": 1}, 5]', None, "it is not a JSON object"),
+        ("[1, 2]\n", None, "it is not a JSON object"),
     ],
 )
 def test_a_malformed_row_of_json_is_told_by_its_line(
@@ -289,7 +292,7 @@ def test_a_key_that_stands_twice_is_refused_where_it_is_used(write: Write) -> No
 
     assert read(path, "SELECT a, c->>'$.d' FROM f") == [("1", "4")]
     assert refused(path, "SELECT b FROM f") == (
-        f"The file {path}, line 1: the key 'b' stands twice in one object.",
+        f"The file {path}, line 1: the key 'b' occurs twice in one object.",
         CORRECT,
     )
 
@@ -317,7 +320,7 @@ def test_keys_that_differ_in_case_alone_are_refused_where_they_are_used(write: W
     assert sorted(read(path, "SELECT x FROM f")) == [("3",), ("4",)]
     assert read(path, "SELECT count(*) FROM f") == [(2,)]
     for sql in ("SELECT url FROM f", "SELECT x FROM f WHERE \"URL\" = '1'"):
-        assert "the keys Url and url differ in case alone, and SQL takes them for one column" in refused(path, sql)[0]
+        assert "the keys Url and url differ only in case, and SQL treats them as one column" in refused(path, sql)[0]
 
 
 TIME = {"seen": ColumnType.TIME}
@@ -331,12 +334,12 @@ def test_a_date_of_which_day_and_month_are_not_known_is_told_by_its_place(write:
     json_text = "".join(f'{{"user_id": {user}, "seen": "{seen}"}}\n' for user, seen in rows)
     path = write(name, csv_text if name == "m.csv" else json_text)
     line = 3 if name == "m.csv" else 2
-    told = f'The file {path}, line {line}, column seen: "11/05/2026" is a date, and nothing says whether the day or the'
+    told = f'The file {path}, line {line}, column seen: "11/05/2026" is a date in which the day or the'
     recent = "SELECT user_id FROM f WHERE {} >= :now - INTERVAL 30 DAY ORDER BY 1"
 
     for source, sql in ((files(path, types=TIME), "seen"), (files(path), "parse_time(seen)")):
         assert refused(source, recent.format(sql)) == (
-            f"{told} month comes first.",
+            f"{told} month may come first.",
             'set date_order = "dmy" or date_order = "mdy" in [sources.f]',
         )
     american = files(path, types=TIME, date_order=DateOrder.MDY)
@@ -350,8 +353,8 @@ def test_a_date_of_which_day_and_month_are_not_known_is_told_by_its_place(write:
     [
         ("time", "soon", "is not a time: it must be ISO 8601, a date, or a unix time", "correct the file, or convert"),
         ("time", "2026-02-30", "is not a time: it must be ISO 8601, a date, or a unix time", "correct the file, or co"),
-        ("number", "1,5", "is not a number as JSON writes it, such as 12.5", "correct the file, or convert the column"),
-        ("number", "9007199254740993", "has more digits than a number holds exactly", "leave the column a text"),
+        ("number", "1,5", "is not a JSON number, such as 12.5", "correct the file, or convert the column"),
+        ("number", "9007199254740993", "has too many digits for an exact number", "leave the column as text"),
     ],
 )
 def test_a_value_that_is_not_of_its_type_is_told_by_its_place(
@@ -423,5 +426,5 @@ def test_a_file_that_cannot_be_opened_is_told(write: Write, monkeypatch: pytest.
     monkeypatch.setattr("audience_sync.source.disk.open_bytes", forbidden)
     assert refused(path) == (
         f"The file {path} cannot be read: Permission denied.",
-        "check that the file is there and whole",
+        "check that the file exists and is complete",
     )

@@ -188,7 +188,7 @@ def test_rows_of_another_length_lose_no_other_row(tmp_path: Path, row: str) -> N
         assert str(error) == (
             f"The file {path}, line {line}: the row has {fields} separated by ',', and the first line 2."
         )
-        assert error.hint == "correct the file; nothing of it was taken"
+        assert error.hint == "correct the file; nothing was changed"
 
 
 def test_ndjson_keeps_what_is_nested(tmp_path: Path) -> None:
@@ -380,18 +380,18 @@ def test_nothing_but_the_files_can_be_read(tmp_path: Path) -> None:
         ("folder.csv", "The path {place} is a folder."),
         ("empty.csv", "The file {place} is empty."),
         ("blank.csv", "The file {place} is empty."),
-        ("empty.ndjson", "There is nothing in the file {place}."),
-        ("scalars.ndjson", "The file {place}, line 1: it is not an object of JSON."),
+        ("empty.ndjson", "There are no rows in the file {place}."),
+        ("scalars.ndjson", "The file {place}, line 1: it is not a JSON object."),
         ("cut.ndjson", "The file {place}, line 2: it is not JSON: unexpected end of data."),
         ("latin.csv", "The file {place}, line 2: it is not UTF-8."),
         ("utf-16.csv", "The file {place} is UTF-16."),
         ("utf-16.ndjson", "The file {place} is UTF-16."),
-        ("cut.csv.gz", "The file {place} is not a whole gzip file."),
-        ("cut.ndjson.gz", "The file {place} is not a whole gzip file."),
-        ("damaged.csv.gz", "The file {place} is not a whole gzip file."),
-        ("damaged.ndjson.gz", "The file {place} is not a whole gzip file."),
-        ("plain.csv.gz", "The file {place} is not a whole gzip file."),
-        ("plain.ndjson.gz", "The file {place} is not a whole gzip file."),
+        ("cut.csv.gz", "The file {place} is not a complete gzip file."),
+        ("cut.ndjson.gz", "The file {place} is not a complete gzip file."),
+        ("damaged.csv.gz", "The file {place} is not a complete gzip file."),
+        ("damaged.ndjson.gz", "The file {place} is not a complete gzip file."),
+        ("plain.csv.gz", "The file {place} is not a complete gzip file."),
+        ("plain.ndjson.gz", "The file {place} is not a complete gzip file."),
         ("csv.parquet", "Cannot read the file source {place}: Invalid Input Error: "),
     ],
 )

@@ -44,7 +44,7 @@ class Odd(NamedTuple):
 AFTER = "timestamp too large (after year 10K): cast it to text"
 BEFORE = "date too small (before year 1): cast it to text"
 INFINITE = "an infinite time: cast it to text"
-NO_PYTHON = "a time or interval that Python does not have: cast it to text"
+NO_PYTHON = "a time or interval that Python cannot represent: cast it to text"
 ODD = {
     "postgresql": [
         Odd("timestamptz '20000-01-01 00:00Z'", "timestamptz '2026-01-01 00:00Z'", "20000-01-01 00:00:00+00", AFTER),

@@ -303,7 +303,7 @@ BAD = {
     "empty_sql": (SHOP + '[[audiences]]\nname = "A"\nsql = " \\n"', "audiences[0].sql: must not be empty"),
     "nul_in_a_name": (
         '[[mappings]]\nname = "a\\u0000"\naction = "trackEvent"',
-        "mappings[0].name: must not have a NUL character",
+        "mappings[0].name: must not contain a NUL character",
     ),
     "empty_identity": ('identity = ""', "identity: must not be empty"),
     "not_a_number": ('[delivery]\nconcurrency = "8"', "delivery.concurrency: must be a whole number"),
@@ -357,9 +357,9 @@ BAD = {
     ),
     "numbered_weekday": (
         '[schedule]\ncron = "0 6 * * 1-5"',
-        "schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: crons disagree on their numbers",
+        "schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: cron implementations number them differently",
     ),
-    "never": ('[schedule]\ncron = "0 0 30 2 *"', "schedule.cron: must name a time that comes: this one never does"),
+    "never": ('[schedule]\ncron = "0 0 30 2 *"', "schedule.cron: must match some date: this one never does"),
     "every_and_cron": (
         '[schedule]\nevery = "2h"\ncron = "0 6 * * *"',
         "schedule.cron: cannot be combined with `every`; keep one of them",
@@ -379,7 +379,7 @@ BAD = {
     "no_source": (AUDIENCE, "audiences[0].source: missing, and the file has no [sources.NAME]"),
     "which_source": (
         SHOP + SHOP.replace("shop", "crm") + AUDIENCE,
-        "audiences[0].source: missing: it is one of `shop`, `crm`",
+        "audiences[0].source: missing: choose one of `shop`, `crm`",
     ),
     "unknown_source": (
         SHOP + AUDIENCE + 'source = "shp"',
@@ -407,11 +407,11 @@ BAD = {
     ),
     "keyless_name": (
         SHOP + '[[audiences]]\nname = "🔥"\nsql = "SELECT 1"',
-        "audiences[0].key: missing: the name '🔥' has no letter and no digit to make a key of",
+        "audiences[0].key: missing: the name '🔥' has no letters or digits to make a key from",
     ),
     "long_name": (
         SHOP + f'[[audiences]]\nname = "{"n" * 256}"\nsql = "SELECT 1"',
-        "audiences[0].key: missing: the key made of the name is longer than 255 characters",
+        "audiences[0].key: missing: the key made from the name is longer than 255 characters",
     ),
     "same_key": (
         SHOP + AUDIENCE + AUDIENCE.replace("Big Spenders", "big-spenders"),
@@ -446,13 +446,13 @@ BAD = {
     ),
     "listen_without_key": (
         '[ingest]\nlisten = "127.0.0.1:8080"',
-        'ingest.write_keys: missing: with `listen` there must be one, as in `["${SEGMENT_WRITE_KEY}"]`',
+        'ingest.write_keys: missing: `listen` needs at least one key, as in `["${SEGMENT_WRITE_KEY}"]`',
     ),
     "listen_to_others": (
         '[ingest]\nlisten = "0.0.0.0:8080"\nwrite_keys = ["${KEY}"]',
         (
-            "ingest.listen: is an address that other machines reach: listen on `127.0.0.1` behind a proxy that speaks "
-            "TLS, or set `allow_remote = true`"
+            "ingest.listen: is reachable from other machines: listen on `127.0.0.1` behind a proxy with TLS, "
+            "or set `allow_remote = true`"
         ),
     ),
     "write_keys": (
@@ -469,10 +469,7 @@ BAD = {
     "write_key_number": ("[ingest]\nwrite_keys = [5]", "ingest.write_keys[0]: must be text in quotes"),
     "unset_variable": (
         '[sources.shop]\nurl = "postgresql+psycopg://${SHOP_USER}:${SHOP_PASSWORD}@db/shop"',
-        (
-            "sources.shop.url: `SHOP_USER` and `SHOP_PASSWORD` are set neither in the environment nor as a systemd "
-            "credential"
-        ),
+        ("sources.shop.url: `SHOP_USER` and `SHOP_PASSWORD` are not set in the environment or as a systemd credential"),
     ),
     "broken_reference": (
         '[sources.shop]\nurl = "sqlite:///${SHOP-DB}"',
@@ -514,12 +511,12 @@ def test_all_problems_are_reported_at_once(write: Write) -> None:
     assert problems(write(text)) == [
         "idenity: unknown setting (did you mean `identity`?)",
         'retention.changes: must be a duration such as "30s", "15m", "2h" or "400d"',
-        "database.url: `DATABASE_URL` is set neither in the environment nor as a systemd credential",
+        "database.url: `DATABASE_URL` is not set in the environment or as a systemd credential",
         'schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"',
         "schedule.cron: cannot be combined with `every`; keep one of them",
         "sources.shop.url: is not a database URL, as in `postgresql://user@host/database`",
         "audiences[1].sql: missing",
-        "audiences[1].source: missing: it is one of `shop`, `crm`",
+        "audiences[1].source: missing: choose one of `shop`, `crm`",
         "audiences[1].key: 'VIP' (audiences[0]) and 'vip' have the same key `vip`: give one of them another `key`",
         "audiences[1].enabled: must be true or false",
     ]
@@ -764,7 +761,7 @@ def test_api_key_that_is_not_there(environ: Mapping[str, str]) -> None:
         resolve_api_key(Schematic(api_key="${KEY}"), environ)
 
     assert str(caught.value) == (
-        "there is no Schematic API key: `KEY` is set neither in the environment nor as a systemd credential"
+        "there is no Schematic API key: `KEY` is not set in the environment or as a systemd credential"
     )
     assert caught.value.hint == "export KEY, or give the service LoadCredential=KEY:/path/of/the/key"
 
@@ -821,10 +818,10 @@ def test_write_keys_are_looked_up_when_they_are_needed(write: Write, tmp_path: P
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, "there is no write key: `KEY` is set neither in the environment nor as a systemd credential"),
-        ({"KEY": "hunter2:"}, "`KEY` holds something that no library can send as its write key"),
-        ({"KEY": "hunter2 hunter2"}, "`KEY` holds something that no library can send as its write key"),
-        ({"KEY": "hünter2"}, "`KEY` holds something that no library can send as its write key"),
+        ({}, "there is no write key: `KEY` is not set in the environment or as a systemd credential"),
+        ({"KEY": "hunter2:"}, "`KEY` is not a valid write key"),
+        ({"KEY": "hunter2 hunter2"}, "`KEY` is not a valid write key"),
+        ({"KEY": "hünter2"}, "`KEY` is not a valid write key"),
     ],
 )
 def test_write_key_that_cannot_be_used(environ: Mapping[str, str], expected: str) -> None:
@@ -850,6 +847,6 @@ def test_api_key_file(write: Write, tmp_path: Path) -> None:
     assert refusal() == f"the file {key_file} of the Schematic API key is empty"
     for nonsense in (b"KEY=hunter2 x", b"hunter2\nhunter2", b"hunter2\xff"):
         key_file.write_bytes(nonsense)
-        assert refusal() == f"the file {key_file} holds something that is not a Schematic API key"
+        assert refusal() == f"the file {key_file} does not hold a valid Schematic API key"
     key_file.write_text("hunter2\n")
     assert resolve_api_key(schematic, {}).get_secret_value() == "hunter2"

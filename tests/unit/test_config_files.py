@@ -46,9 +46,15 @@ def test_files_are_described_by_their_source(tmp_path: Path) -> None:
         ),
         ('path = "m.csv"\ndate_order = "ymd"', "sources.s.date_order: must be one of `dmy`, `mdy`"),
         ('path = "m.csv"\ntypes = { a = "integer" }', "sources.s.types.a: must be one of `number`, `time`"),
-        ('url = "sqlite:///s.db"\nseparator = ";"', "sources.s.separator: is for files, and this source has no `path`"),
-        ('url = "sqlite:///s.db"\ndate_order = "dmy"', "sources.s.date_order: is for files, and this source has no"),
-        ('url = "sqlite:///s.db"\ntypes = { a = "time" }', "sources.s.types: is for files, and this source has no"),
+        (
+            'url = "sqlite:///s.db"\nseparator = ";"',
+            "sources.s.separator: applies to files, but this source has no `path`",
+        ),
+        (
+            'url = "sqlite:///s.db"\ndate_order = "dmy"',
+            "sources.s.date_order: applies to files, but this source has no",
+        ),
+        ('url = "sqlite:///s.db"\ntypes = { a = "time" }', "sources.s.types: applies to files, but this source has no"),
     ],
 )
 def test_mistakes_about_files_are_told(tmp_path: Path, source: str, problem: str) -> None:

@@ -83,7 +83,7 @@ def test_what_is_left_out(tmp_path: Path) -> None:
         (ONE + ONE, "mappings[1].name: is the name of mappings[0] too"),
         (
             "".join(ONE.replace("One", str(n)) for n in range(MOST_MAPPINGS + 1)),
-            "mappings: are 51: Segment and we take at most 50",
+            "mappings: the limit is 50, as in Segment, and there are 51",
         ),
         (
             "[mappings]\nname = 'x'\n",

@@ -54,7 +54,7 @@ BAD = {
     ),
     "no_events": (
         SHOP + audience("A", COUNT),
-        "audiences[0].query: asks for events, and [sources.shop.events] is missing",
+        "audiences[0].query: uses events, but [sources.shop.events] is missing",
     ),
     "no_rooms": (
         SHOP + audience("Vip", 'sql = "SELECT 1"') + audience("A", "query = \"trait('vip') = true\""),
@@ -62,11 +62,11 @@ BAD = {
     ),
     "unknown_trait": (
         SHOP + EVENTS + audience("Vip", COUNT) + audience("A", "query = \"trait('vipp') = true\""),
-        "audiences[1].query: asks for trait('vipp'): no audience and no computed trait has this key (did you mean",
+        "audiences[1].query: uses trait('vipp'), but no audience or computed trait has this key (did you mean",
     ),
     "self": (
         SHOP + EVENTS + audience("A", "query = \"trait('a') = true\""),
-        "audiences[0].query: asks for itself: a → a",
+        "audiences[0].query: uses itself: a → a",
     ),
     "circle": (
         SHOP
@@ -74,7 +74,7 @@ BAD = {
         + audience("A", "query = \"trait('b') = true\"")
         + audience("B", "query = \"NOT trait('c') > 1\"")
         + trait("C", "query = \"event('x').where(trait('a') = true).count()\""),
-        "audiences[0].query: asks for itself: a → b → c → a",
+        "audiences[0].query: uses itself: a → b → c → a",
     ),
     "other_source": (
         SHOP
@@ -82,7 +82,7 @@ BAD = {
         + '[sources.crm]\nurl = "sqlite:///crm.db"\n'
         + audience("Vip", 'source = "crm"\nsql = "SELECT 1"')
         + audience("A", 'source = "shop"\nquery = "trait(\'vip\') = true"'),
-        "audiences[1].query: asks for trait('vip'), and audiences[0] reads the source `crm`, not `shop`",
+        "audiences[1].query: uses trait('vip'), and audiences[0] reads the source `crm`, not `shop`",
     ),
     "identity_elsewhere": (
         SHOP + EVENTS + PROFILES + audience("A", COUNT + 'user_keys = { userId = "user_id" }'),

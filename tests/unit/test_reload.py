@@ -137,7 +137,10 @@ def test_a_key_from_a_file_is_read_again(file: File, tmp_path: Path) -> None:
             [
                 "config.toml has 2 problems:",
                 '  delivery.max_backoff: must be a duration such as "30s", "15m", "2h" or "400d"',
-                "  schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: crons disagree on their numbers",
+                (
+                    "  schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: "
+                    "cron implementations number them differently"
+                ),
             ],
         ),
         (
