@@ -51,7 +51,9 @@ def _settable(settings: Settings) -> list[str]:
     keys = [audience.key for audience in settings.audiences if audience.enabled]
     traits: Json = dict.fromkeys(keys, True)
     event = {"type": "identify", "userId": "sample", "timestamp": AT, "traits": traits}
-    bodies = [body["body"] for _, body in judge(event, settings.mappings).bodies if body["type"] == "identify"]
+    bodies = [
+        made.body["body"] for _, made in judge(event, settings.mappings).bodies if made.body["type"] == "identify"
+    ]
     sent = [body.get("traits") for body in bodies if isinstance(body, dict)]
     return [key for key in keys if any(isinstance(one, dict) and key in one for one in sent)]
 

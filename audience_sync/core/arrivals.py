@@ -152,8 +152,9 @@ def refuse(place: int, found: Json | NotAnEvent, why: NotAnEvent) -> RefusedEven
 def arrive(event: SegmentEvent, text: bytes) -> Arrival:
     """Return an event with its keys; `text` is its JSON, from which an event without a messageId gets one."""
     message_id = _key(event.get("messageId")) or f"made-{blake2b(text, digest_size=16).hexdigest()}"
-    ids = map(_key, map(event.get, ("userId", "anonymousId", "groupId")))
-    profile_key = next(filter(None, ids), message_id)
+    profile_key = (
+        _key(event.get("userId")) or _key(event.get("anonymousId")) or _key(event.get("groupId")) or message_id
+    )
     name = event.get("event") or event.get("name")
     return Arrival(
         shard_of(profile_key),

@@ -126,6 +126,11 @@ def with_key(body: str, *, api_key: str) -> str:
     return _start(api_key).decode() + body[1:]
 
 
+def with_idempotency_key(body: str, key: str) -> str:
+    """Return the JSON text of one event with its idempotency key at the end; `%s` leaves it open."""
+    return f'{body[:-1]},"idempotency_key":"{key}"}}'
+
+
 def alike(events: Iterable[Event]) -> Iterator[tuple[Event, list[Event]]]:
     """Yield neighbours that differ in nothing but whom they are about, each group behind its first event."""
     for _, group in groupby(events, key=_WHAT):

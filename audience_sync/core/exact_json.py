@@ -1,8 +1,8 @@
 """JSON that keeps every digit of its numbers: orjson alone turns whole numbers beyond 64 bits into floats.
 
 A whole number is an int however long it is. A fraction that a float would round is a `LongFraction`, a float that
-remembers how it was written. A number beyond the range of a float is refused with its place. Texts without a long run
-of digits, which are nearly all, are read and written by orjson as fast as ever.
+remembers how it was written. A number beyond the range of a float is refused with its place. Texts without a number of
+16 or more digits, which are nearly all, are read and written by orjson as fast as ever.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import orjson
 
 from audience_sync.core.model import Json
 
-_LONG_RUN: Final = b"0" * 16  # digits and points: a float holds 15 digits of whatever number
-_RUNS: Final = bytes(ord("0") if chr(code) in "0123456789." else ord(" ") for code in range(256))
+_LONG_NUMBER: Final = b" " + b"0" * 16  # digits and points: a float holds 15 digits of any number
+_SHAPE: Final = bytes.maketrans(  # of JSON: digits and points are 0, and what stands in front of a number is a space
+    bytes(range(256)), bytes(b"0 x"[0 if c in b"0123456789." else 1 if c in b"-:,[ \t\r\n" else 2] for c in range(256))
+)
 _LONGEST: Final = 309  # digits of the whole numbers that a float can stand for
 
 
@@ -53,7 +55,7 @@ def loads(text: str | bytes) -> Json:
         if "infinity" in error.msg and (place := _place_of_infinity(raw)) is not None:
             raise NumberTooLarge(place) from None
         raise
-    if _LONG_RUN not in raw.translate(_RUNS):
+    if not _has_long_number(raw):
         return found
     try:
         orjson.dumps(found)  # stops at fewer levels than Python's own parser
@@ -77,6 +79,15 @@ def dumps(value: object, *, option: int | None = None) -> bytes:
         except RecursionError:
             parts = value
         return orjson.dumps(parts, _as_written, option)
+
+
+def _has_long_number(raw: bytes) -> bool:
+    """Return whether JSON text has a number that may have more digits than a float; some texts in quotes look so too.
+
+    The digits of an id in quotes stand behind the quote or a letter, and do not count.
+    """
+    shape = raw.translate(_SHAPE)
+    return _LONG_NUMBER in shape or shape.startswith(_LONG_NUMBER[1:])
 
 
 def _fraction(text: str) -> float:

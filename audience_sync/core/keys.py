@@ -124,7 +124,7 @@ class KeyRules:
 
     def objection(self, text: str) -> Reason | None:
         """Return why a text is not a key; None: it is one."""
-        if text.strip().casefold() in self._folded:
+        if self._folded and text.strip().casefold() in self._folded:
             return Reason.PLACEHOLDER_KEY
         if self.of_text_files and (found := _OTHER_TYPES.fullmatch(text)):
             return Reason.DECIMAL_KEY if found["decimal"] else Reason.UNSUPPORTED_TYPE

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from audience_sync.core import exact_json
 from audience_sync.core.destination.actions import Rejection
 from audience_sync.core.destination.mappings import Mapping, judge
 from audience_sync.core.events import with_key
@@ -49,9 +48,7 @@ def preview(read: Read, mappings: Sequence[Mapping], *, api_key: str) -> Preview
     """Return what the mappings make of an event; `api_key` is what the bodies have in the place of the key."""
     event = read.event
     verdict = judge(event, mappings)
-    bodies = [
-        (mapping.name, with_key(exact_json.dumps(body).decode(), api_key=api_key)) for mapping, body in verdict.bodies
-    ]
+    bodies = [(mapping.name, with_key(made.text.decode(), api_key=api_key)) for mapping, made in verdict.bodies]
     answered = {mapping.name for mapping, _ in (*verdict.bodies, *verdict.rejections)}
     matched = [mapping.name for mapping in mappings if mapping.name in answered]
     message_id = event.get("messageId")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audience_sync.core import exact_json
 from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import NO_MATCHING_MAPPING, judge, make_mapping
 from audience_sync.core.destination.presets import presets
@@ -48,7 +49,7 @@ def test_vectors(vector: dict[str, Any]) -> None:
 
     verdict = judge(vector["event"], mappings)
 
-    assert [{"api_key": API_KEY, **body} for _, body in verdict.bodies] == vector["sent"]
+    assert [{"api_key": API_KEY, **made.body} for _, made in verdict.bodies] == vector["sent"]
     assert vector == before
 
 
@@ -79,7 +80,8 @@ def test_any_event_has_a_verdict(event: dict[str, Any]) -> None:
 
     assert event == before
     assert bool(verdict.kept_away) != bool(verdict.bodies or verdict.rejections)
-    for _, body in verdict.bodies:
+    for _, (body, text) in verdict.bodies:
+        assert exact_json.loads(text) == body
         assert json.loads(json.dumps(body)) == body
         assert body["type"] == event["type"]
 

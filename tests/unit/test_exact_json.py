@@ -63,6 +63,28 @@ def test_any_number_keeps_its_value(number: Decimal | int) -> None:
         assert again == Decimal(number)
 
 
+@pytest.mark.parametrize("blank", ["", " ", "\n", "\t", "\r\n  "])
+@pytest.mark.parametrize("number", ["1234567890123456789012", "-0.12345678901234567890"])
+@pytest.mark.parametrize("form", ['{"a":_#_}', '{"a":1,"b":_#}', "[_#_,_#]", "[[],_#]", '["x",_#]', "_#_", "[1,\\n#]"])
+def test_a_long_number_is_found_wherever_it_is(form: str, number: str, blank: str) -> None:
+    """Behind a bracket, comma or colon, whatever blanks are between, a number keeps its digits."""
+    text = form.replace("\\n", "\n").replace("_", blank).replace("#", number)
+
+    written = dumps(loads(text)).decode()
+
+    assert written == "".join(text.split())
+
+
+def test_long_ids_in_quotes_are_read_by_orjson(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id of digits is a text: an event that has one is read as fast as any other."""
+    monkeypatch.setattr(json, "loads", None)
+    ids = ("1234567890123456789", "00000000000000000000000000009999", "3f2504e01234567890123456", "4000.1234.5678.9010")
+
+    for one in ids:
+        text = f'{{"userId":"{one}","list":["{one}"],"timestamp":1764441000123}}'
+        assert loads(text) == {"userId": one, "list": [one], "timestamp": 1764441000123}
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [

@@ -9,10 +9,12 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audience_sync.core import exact_json
 from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.forwarding import ForwardedParcel, make_forwarded
-from audience_sync.core.destination.mappings import Mapping, make_mapping
+from audience_sync.core.destination.mappings import Mapping, judge, make_mapping
 from audience_sync.core.destination.parcels import Destination
+from audience_sync.core.destination.presets import presets
 from audience_sync.core.events import Event, Forwarded, dump, parse
 
 FIELDS: dict[str, Any] = {
@@ -73,6 +75,18 @@ def test_mappings_that_are_alike_have_keys_of_their_own() -> None:
     first, second = made([event(0)], TRACK, twin).events
 
     assert first.idempotency_key != second.idempotency_key
+
+
+@given(
+    st.dictionaries(st.text(max_size=4), st.one_of(st.text(max_size=9), st.integers(-(2**63), 2**64 - 1), st.floats()))
+)
+def test_the_key_is_the_last_member_of_a_body(traits: dict[str, Any]) -> None:
+    """A posted body is the JSON of what its mapping makes, followed by the idempotency key."""
+    waiting = event(0, "identify", traits=traits)
+    (found,) = made([waiting], *presets()).events
+    ((_, body),) = judge(exact_json.loads(waiting.payload), presets()).bodies  # type: ignore[arg-type]
+
+    assert found.body.encode() == exact_json.dumps({**body.body, "idempotency_key": found.idempotency_key})
 
 
 def test_keys_do_not_depend_on_what_goes_beside() -> None:

@@ -5,7 +5,6 @@ Events are facts: each is judged for itself, none is joined with others, and the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from audience_sync.core import exact_json
 from audience_sync.core.destination.actions import Rejection, RejectionReason
 from audience_sync.core.destination.mappings import SegmentEvent, Verdict, judge
 from audience_sync.core.destination.parcels import Destination
-from audience_sync.core.events import Event, Forwarded, Origin, forwarded_key
+from audience_sync.core.events import Event, Forwarded, Origin, forwarded_key, with_idempotency_key
 
 
 class Unsent(NamedTuple):
@@ -61,17 +60,16 @@ def _event(forwarded: Forwarded) -> SegmentEvent:
 
 def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Event]:
     """Return the bodies of a forwarded event as events, each under a key of its own, but those accepted before."""
-    shared = len(verdict.bodies) + len(verdict.rejections) > 1
-    origin = Origin(forwarded.position, forwarded.message_id, shared)
-    alike: Counter[str] = Counter()
+    shard, profile_key, position, message_id, *_ = forwarded
+    origin = Origin(position, message_id, len(verdict.bodies) + len(verdict.rejections) > 1)
+    digests: list[str] = []
     events = []
-    for mapping, body in verdict.bodies:
-        alike[mapping.digest] += 1
-        key = forwarded_key(environment, forwarded.message_id, mapping.digest, alike[mapping.digest])
+    for mapping, made in verdict.bodies:
+        digests.append(mapping.digest)
+        key = forwarded_key(environment, message_id, mapping.digest, digests.count(mapping.digest))
         if key not in forwarded.accepted:
-            text = exact_json.dumps({**body, "idempotency_key": key}).decode()
-            names = (mapping.name,)
-            events.append(Event(forwarded.shard, forwarded.profile_key, key, text, None, (), names, origin))
+            text = with_idempotency_key(made.text.decode(), key)
+            events.append(Event(shard, profile_key, key, text, None, (), (mapping.name,), origin))
     return events
 
 

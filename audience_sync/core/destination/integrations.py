@@ -24,7 +24,7 @@ class Reason(StrEnum):
 
 def kept_away(integrations: Json, options: Json = None) -> Reason | None:
     """Return why an event with these `integrations`, or `options`, is kept away; None if it is not."""
-    if integrations is None and options is None:
+    if not integrations and not options:  # most events have none, or an empty object
         return None
     providers = options.get("providers") if isinstance(options, dict) else None
     named = next((place for place in (integrations, providers, options) if isinstance(place, dict)), {})

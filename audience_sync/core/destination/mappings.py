@@ -55,10 +55,17 @@ class Mapping:
         return self.named_traits is not None and self.named_traits.isdisjoint(traits)
 
 
+class Made(NamedTuple):
+    """A body that a mapping makes of an event, and its JSON text."""
+
+    body: Body
+    text: bytes
+
+
 class Verdict(NamedTuple):
     """What becomes of one event: the bodies to be sent, and why there are no others."""
 
-    bodies: list[tuple[Mapping, Body]]
+    bodies: list[tuple[Mapping, Made]]
     rejections: list[tuple[Mapping, Rejection]]
     kept_away: str | None  # by the event's integrations object, or because no trigger matches
 
@@ -90,22 +97,20 @@ def make_mapping(
     )
 
 
-def apply(mapping: Mapping, event: SegmentEvent) -> Body | Rejection | None:
+def apply(mapping: Mapping, event: SegmentEvent) -> Made | Rejection | None:
     """Return the body a mapping makes of an event, why it cannot, or None if its trigger does not match.
 
-    A body can be written as JSON; one that nests too deep, or has text that is no Unicode, is a rejection.
+    A body that nests too deep for JSON, or has text that is not valid Unicode, is a rejection.
     """
     if not mapping.matches(event):
         return None
     try:
         body = make_body(mapping.action, mapping.resolve(event))
-        if isinstance(body, dict):
-            exact_json.dumps(body)
+        return Made(body, exact_json.dumps(body)) if isinstance(body, dict) else body
     except MappingError as error:
         return Rejection(RejectionReason.UNRESOLVABLE, "", str(error))
     except orjson.JSONEncodeError as error:
         return Rejection(RejectionReason.UNENCODABLE, "", f"the body cannot be written as JSON: {error}")
-    return body
 
 
 def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
@@ -113,14 +118,14 @@ def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
     reason = kept_away(event.get("integrations"), event.get("options"))
     if reason is not None:
         return Verdict([], [], reason)
-    bodies: list[tuple[Mapping, Body]] = []
+    bodies: list[tuple[Mapping, Made]] = []
     rejections: list[tuple[Mapping, Rejection]] = []
     for mapping in mappings:
         outcome = apply(mapping, event) if mapping.enabled else None
-        if isinstance(outcome, Rejection):
-            rejections.append((mapping, outcome))
-        elif outcome is not None:
+        if isinstance(outcome, Made):
             bodies.append((mapping, outcome))
+        elif outcome is not None:
+            rejections.append((mapping, outcome))
     return Verdict(bodies, rejections, None if bodies or rejections else NO_MATCHING_MAPPING)
 
 

@@ -20,7 +20,7 @@ from audience_sync.core import exact_json
 from audience_sync.core.destination.actions import Rejection, RejectionReason
 from audience_sync.core.destination.changes import change_event, newest
 from audience_sync.core.destination.directives.compiling import reads
-from audience_sync.core.destination.mappings import Body, SegmentEvent, apply
+from audience_sync.core.destination.mappings import Body, Made, SegmentEvent, apply
 from audience_sync.core.destination.mappings import Mapping as DestinationMapping
 from audience_sync.core.destination.stamps import Stamps
 from audience_sync.core.destination.triggers.expressions import fields
@@ -125,12 +125,12 @@ def resolve_parcel(
             groups = apart = apart or [([c], destination.event([c], identifiers, at=at)) for c in changes]
         for group, event in groups:
             outcome = apply(mapping, event)
-            if outcome is not None and not isinstance(outcome, Rejection) and _is_about_nobody(outcome):
+            if isinstance(outcome, Made) and _is_about_nobody(outcome.body):
                 outcome = Rejection(RejectionReason.EMPTY_USER_KEYS, "user_keys", NOBODY)
             if isinstance(outcome, Rejection):
                 reasons.update(dict.fromkeys(group, f"mapping {mapping.name!r}: {outcome.sentence}"))
             elif outcome is not None:
-                _join(drafts, mapping, outcome, group)
+                _join(drafts, mapping, outcome.body, group)
                 all_sent = all_sent or groups is whole
     if not all_sent:
         sent = {change for draft in drafts for change in draft.changes}

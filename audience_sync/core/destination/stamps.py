@@ -16,7 +16,7 @@ import orjson
 
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent
 from audience_sync.core.destination.templates import AT, TRAITS, Template, make_template, mark
-from audience_sync.core.events import Carried, Event, OpenChange, key_ends
+from audience_sync.core.events import Carried, Event, OpenChange, key_ends, with_idempotency_key
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import ChangeKind
 
@@ -64,7 +64,7 @@ def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment
         text += _escaped(piece)
     facts = [(template.mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
     return Stamp(
-        text[:-1] + ',"idempotency_key":"%s"}',
+        with_idempotency_key(text, "%s"),
         itemgetter(*order, -1),
         key_ends(environment, facts),
         tuple(Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value) for c in changes),

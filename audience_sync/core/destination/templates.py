@@ -14,7 +14,7 @@ from audience_sync.core import exact_json
 from audience_sync.core.destination.actions import Rejection
 from audience_sync.core.destination.directives.compiling import reads
 from audience_sync.core.destination.directives.shape import directive_of
-from audience_sync.core.destination.mappings import Body, Mapping, SegmentEvent, apply, is_shared
+from audience_sync.core.destination.mappings import Made, Mapping, SegmentEvent, apply, is_shared
 from audience_sync.core.destination.triggers.expressions import fields
 from audience_sync.core.model import Json
 
@@ -49,7 +49,7 @@ def make_template(mappings: Iterable[Mapping], sample: SegmentEvent, *, keys: in
 
     The sample has the time `AT`, the traits `TRAITS` and `keys` marks.
     """
-    made: list[tuple[Mapping, Body]] = []
+    made: list[tuple[Mapping, Made]] = []
     named: frozenset[str] = frozenset()
     for mapping in mappings:
         paths = fields(mapping.expression)
@@ -65,12 +65,11 @@ def make_template(mappings: Iterable[Mapping], sample: SegmentEvent, *, keys: in
         return None
     ((mapping, body),) = made
     marks = [TRAITS, AT, *map(mark, range(keys))]
-    return Template(mapping, named | (mapping.named_traits or frozenset()), *_cut(body, marks))
+    return Template(mapping, named | (mapping.named_traits or frozenset()), *_cut(body.text.decode(), marks))
 
 
-def _cut(body: Body, marks: Sequence[Json]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _cut(text: str, marks: Sequence[Json]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return the text of a body cut at every mark, and which mark stood at each cut."""
-    text = exact_json.dumps(body).decode()
     found: list[tuple[int, int, str]] = []
     for slot, one in enumerate(marks):
         spelled = exact_json.dumps(one).decode()
