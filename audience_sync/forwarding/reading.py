@@ -1,7 +1,7 @@
 """A file of Segment events, read line by line: NDJSON, as it is or compressed with gzip.
 
 A line that is not an event is a value, not an error: it is named by its number, and reading goes on. However long the
-file or a line of it is, no more than one event is held.
+file or a line of it is, only the lines of one read (`_AT_ONCE` bytes) are held.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,8 +23,8 @@ from audience_sync.errors import SourceError
 
 STDIN: Final = "-"
 
-_SKIPPED: Final = 128 * 1024  # bytes of a line that is far too long, at once
-_MOST_KEPT: Final = MOST_BYTES + 8  # of a line: room for what is not of its event, a line ending and a mark in front
+_AT_ONCE: Final = 64 * 1024  # bytes
+_TOO_LONG: Final = MOST_BYTES + 8  # bytes of a line: up to 7 need not belong to its event, such as a byte order mark
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -69,18 +70,45 @@ def name_of(file: str) -> str:
 
 
 def read_events(stream: io.BufferedIOBase, *, name: str) -> Iterator[Read | BadLine]:
-    """Yield what stands in the lines of a file, in their order; blank lines are passed over, and counted as lines.
+    """Yield what the lines of a file contain, in their order; blank lines are skipped, but counted.
 
     Raises:
         SourceError: the file cannot be read to its end; it says how far it could.
     """
-    for number, line in _lines(stream, name=name):
-        text = line and (line.removeprefix(_BOM) if number == 1 else line).strip()
-        if text is None or len(text) > MOST_BYTES:
-            yield BadLine(number, *TOO_LONG)
-        elif text:
-            found = read_event(text)
-            yield BadLine(number, *found) if isinstance(found, NotAnEvent) else Read(number, *found)
+    return chain.from_iterable(read_pages(stream, name=name))
+
+
+def read_pages(stream: io.BufferedIOBase, *, name: str) -> Iterator[Iterator[Read | BadLine]]:
+    """Yield what `read_events` does, each time what could be read without waiting; it must be consumed before the next.
+
+    Raises:
+        SourceError: as `read_events`.
+    """
+    number = 0
+    rest = b""
+    while True:
+        try:
+            piece = stream.read1(_AT_ONCE)
+        except (OSError, EOFError, zlib.error) as error:
+            raise SourceError(_broken(name, number, error)) from error
+        lines = (rest + piece).split(b"\n")
+        rest = lines.pop()[:_TOO_LONG] if piece else b""  # more of a line is not needed to refuse it
+        # Lines are parsed one at a time as they are asked for: the memory of one event serves for the next.
+        yield (found for at, line in enumerate(lines, number + 1) if (found := _read_line(at, line)))
+        if not piece:
+            return
+        number += len(lines)
+
+
+def _read_line(number: int, line: bytes) -> Read | BadLine | None:
+    """Return what a line contains; None if it is blank."""
+    text = (line.removeprefix(_BOM) if number == 1 else line).strip()
+    if len(line) >= _TOO_LONG or len(text) > MOST_BYTES:
+        return BadLine(number, *TOO_LONG)
+    if not text:
+        return None
+    found = read_event(text)
+    return BadLine(number, *found) if isinstance(found, NotAnEvent) else Read(number, *found)
 
 
 def _opened(file: str) -> io.BufferedReader:
@@ -94,24 +122,6 @@ def _opened(file: str) -> io.BufferedReader:
         return os.fdopen(sys.stdin.fileno(), "rb", closefd=False) if file == STDIN else Path(file).open("rb")
     except OSError as error:
         raise SourceError(_refused(name_of(file), error)) from error
-
-
-def _lines(stream: io.BufferedIOBase, *, name: str) -> Iterator[tuple[int, bytes | None]]:
-    """Yield lines with their numbers; None for one that is far too long."""
-    number = 0
-    while True:
-        try:
-            line: bytes | None = stream.readline(_MOST_KEPT)
-            if line and len(line) == _MOST_KEPT and not line.endswith(b"\n"):
-                line = None
-                while (rest := stream.readline(_SKIPPED)) and not rest.endswith(b"\n"):
-                    pass
-        except (OSError, EOFError, zlib.error) as error:
-            raise SourceError(_broken(name, number, error)) from error
-        if line == b"":
-            return
-        number += 1
-        yield number, line
 
 
 def _refused(name: str, error: OSError) -> str:

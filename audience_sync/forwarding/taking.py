@@ -17,7 +17,7 @@ from typing import Final
 
 from audience_sync.core.arrivals import Arrival, arrive
 from audience_sync.errors import SourceError
-from audience_sync.forwarding.reading import BadLine, name_of, open_events, read_events
+from audience_sync.forwarding.reading import BadLine, name_of, open_events, read_pages
 from audience_sync.leasing import Workspace
 from audience_sync.store import events
 
@@ -73,14 +73,20 @@ class _Piece:
         """Return whether it is to be taken before more is added."""
         return len(self) >= PIECE or self.text >= PIECE_TEXT
 
-    def add(self, line: int, entry: Arrival | BadLine) -> None:
-        """Add what stands in a line."""
-        self.line = line
-        if isinstance(entry, BadLine):
-            self.bad.append(entry)
-        else:
-            self.arrivals.append(entry)
-            self.text += len(entry.payload)
+    def fill(self, lines: Sequence[tuple[int, Arrival | BadLine]]) -> int:
+        """Add the first of some numbered lines until the piece is full; return how many."""
+        count = 0
+        for line, entry in lines[: PIECE - len(self)]:
+            if self.text >= PIECE_TEXT:
+                break
+            self.line = line
+            count += 1
+            if isinstance(entry, BadLine):
+                self.bad.append(entry)
+            else:
+                self.arrivals.append(entry)
+                self.text += len(entry.payload)
+        return count
 
 
 def forward(workspace: Workspace, forwarding: Forwarding) -> Tally:
@@ -177,12 +183,17 @@ class _Reader:
 
     def _read(self) -> None:
         with open_events(self._file) as stream:
-            for found in read_events(stream, name=name_of(self._file)):
-                entry = found if isinstance(found, BadLine) else arrive(found.event, found.text)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._is_closed or not self._piece.is_full())
-                    if self._is_closed:
-                        return
-                    self._piece.add(found.line, entry)
-                    if self._piece.is_full():
-                        self._changed.notify_all()
+            for page in read_pages(stream, name=name_of(self._file)):
+                lines = [(one.line, one if isinstance(one, BadLine) else arrive(one.event, one.text)) for one in page]
+                while lines and not self._is_closed:
+                    lines = self._hand_over(lines)
+                if self._is_closed:
+                    return
+
+    def _hand_over(self, lines: Sequence[tuple[int, Arrival | BadLine]]) -> Sequence[tuple[int, Arrival | BadLine]]:
+        """Add lines to the piece once it is not full, and return those that are left."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or not self._piece.is_full())
+            count = self._piece.fill(lines)
+            self._changed.notify_all()
+            return lines[count:]

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from audience_sync.core.arrivals import MOST_BYTES, TYPES
 from audience_sync.core.destination.fields import Action
@@ -118,6 +120,38 @@ def test_what_follows_a_long_line_is_read() -> None:
 
     assert found == [BadLine(1, "too_long", TOO_LONG), BadLine(2, "too_long", TOO_LONG),  # type: ignore[arg-type]
                      read_as(3, {"type": "page"}), BadLine(4, "too_long", TOO_LONG)]  # type: ignore[arg-type]  # fmt: skip
+
+
+class Trickle(io.BytesIO):
+    """A file of which a read returns a few bytes."""
+
+    def __init__(self, content: bytes, most: int) -> None:
+        super().__init__(content)
+        self._most = most
+
+    def read1(self, _size: int | None = -1, /) -> bytes:
+        """Return a few bytes, or none at the end."""
+        return super().read1(self._most)
+
+
+LINES = [
+    b'{"type":"page"}',
+    b"nope",
+    b"",
+    b" \r",
+    b'{"type":"track"}\r',
+    event_of(MOST_BYTES),
+    event_of(70_000),
+    b" " * 33_000,
+]
+
+
+@given(st.lists(st.sampled_from(LINES), max_size=6), st.booleans(), st.sampled_from([997, 16_384, MOST_BYTES + 8]))
+def test_lines_do_not_depend_on_how_they_arrive(lines: list[bytes], ends: bool, most: int) -> None:
+    """Whatever a pipe returns at once, the lines and their numbers are the same."""
+    content = b"\n".join(lines) + b"\n" * ends
+
+    assert list(read_events(Trickle(content, most), name="pipe")) == read(content)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"\n \r\n\t\n\n", b"\xef\xbb\xbf\n"])
