@@ -115,6 +115,11 @@ def forwarded_key(environment: str, message_id: str, mapping: str, nth: int) -> 
     return blake2b(orjson.dumps([environment, message_id, mapping, nth]), digest_size=16).hexdigest()
 
 
+def with_idempotency_key(body: str, key: str) -> str:
+    """Return the JSON text of one event with its idempotency key at the end."""
+    return f'{body[:-1]},"idempotency_key":"{key}"}}'
+
+
 def batch_body(events: Iterable[Event], *, api_key: str) -> bytes:
     """Return the body of ``POST /batch``: the events, each with the API key."""
     start = _start(api_key)
@@ -124,11 +129,6 @@ def batch_body(events: Iterable[Event], *, api_key: str) -> bytes:
 def with_key(body: str, *, api_key: str) -> str:
     """Return the JSON text of one event as it is posted, with the API key in front."""
     return _start(api_key).decode() + body[1:]
-
-
-def with_idempotency_key(body: str, key: str) -> str:
-    """Return the JSON text of one event with its idempotency key at the end; `%s` leaves it open."""
-    return f'{body[:-1]},"idempotency_key":"{key}"}}'
 
 
 def alike(events: Iterable[Event]) -> Iterator[tuple[Event, list[Event]]]:
