@@ -22,12 +22,13 @@ _ABSENT: Final = (None, "")
 
 
 class Receipt(NamedTuple):
-    """What is known of a request: when it came (aware), when it was sent by its sender's clock, and how ids are made.
+    """What is known of a request: when it was received (aware, and as text), when it was sent, and how ids are made.
 
     The events of a historical one (`/v1/import`) happened when they say.
     """
 
     received_at: datetime
+    received: str
     sent_at: Json
     historical: bool
     new_id: Callable[[], str]
@@ -48,12 +49,12 @@ def fill(event: SegmentEvent, receipt: Receipt) -> dict[str, Json]:
     filled = dict(event)
     if filled.get("messageId") in _ABSENT:
         filled["messageId"] = receipt.new_id()
-    filled["receivedAt"] = iso(receipt.received_at)
+    filled["receivedAt"] = receipt.received
     if filled.get("sentAt") in _ABSENT and receipt.sent_at not in _ABSENT:
         filled["sentAt"] = receipt.sent_at
     given = next((filled[name] for name in ("timestamp", "originalTimestamp") if filled.get(name) not in _ABSENT), None)
     if given is None:
-        filled["timestamp"] = filled["receivedAt"]
+        filled["timestamp"] = receipt.received
         return filled
     corrected = None if receipt.historical else _corrected(given, filled.get("sentAt"), receipt.received_at)
     filled["timestamp"] = given if corrected is None else corrected

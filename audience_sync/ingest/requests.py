@@ -27,6 +27,7 @@ from audience_sync.core.arrivals import (
     read_json,
     refuse,
 )
+from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Json
 from audience_sync.ingest.filling import Receipt, fill, share
 from audience_sync.ingest.keys import UNKNOWN, knows_body
@@ -93,7 +94,7 @@ def read(
         return UNKNOWN
     if not isinstance(document, dict):
         return invalid("the body is JSON, but not an object")
-    receipt = Receipt(now, document.get("sentAt"), endpoint.historical, new_id)
+    receipt = Receipt(now, iso(now), document.get("sentAt"), endpoint.historical, new_id)
     if endpoint.type is not None:
         one = _arrival({**document, "type": endpoint.type}, {}, receipt)
         return invalid(f"the event {one.sentence}") if isinstance(one, NotAnEvent) else EventsRead([one], [])
