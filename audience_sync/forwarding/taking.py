@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 from audience_sync.core.arrivals import Arrival, arrive
 from audience_sync.errors import SourceError
@@ -27,6 +27,10 @@ PAUSE: Final = 60.0  # seconds without deliveries after one that left something 
 PIECE: Final = 5_000  # lines that are taken in one transaction
 PIECE_TEXT: Final = 8 * 1024 * 1024  # or so many characters of events
 PATIENCE: Final = 0.5  # seconds that a line waits for others of its piece
+
+
+Line: TypeAlias = tuple[int, Arrival | BadLine]
+"""The number of a line, and what it contains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +77,7 @@ class _Piece:
         """Return whether it is to be taken before more is added."""
         return len(self) >= PIECE or self.text >= PIECE_TEXT
 
-    def fill(self, lines: Sequence[tuple[int, Arrival | BadLine]]) -> int:
+    def fill(self, lines: Sequence[Line]) -> int:
         """Add the first of some numbered lines until the piece is full; return how many."""
         count = 0
         for line, entry in lines[: PIECE - len(self)]:
@@ -184,13 +188,15 @@ class _Reader:
     def _read(self) -> None:
         with open_events(self._file) as stream:
             for page in read_pages(stream, name=name_of(self._file)):
-                lines = [(one.line, one if isinstance(one, BadLine) else arrive(one.event, one.text)) for one in page]
+                lines: Sequence[Line] = [
+                    (one.line, one if isinstance(one, BadLine) else arrive(one.event, one.text)) for one in page
+                ]
                 while lines and not self._is_closed:
                     lines = self._hand_over(lines)
                 if self._is_closed:
                     return
 
-    def _hand_over(self, lines: Sequence[tuple[int, Arrival | BadLine]]) -> Sequence[tuple[int, Arrival | BadLine]]:
+    def _hand_over(self, lines: Sequence[Line]) -> Sequence[Line]:
         """Add lines to the piece once it is not full, and return those that are left."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or not self._piece.is_full())

@@ -156,7 +156,8 @@ def main() -> None:
 def show(what: str, events: int, done: Done) -> None:
     """Print how a forwarding went."""
     print(
-        f"{what}: {events:,} events in {done.seconds:.1f} s ({done.cpu / events * 1e6:.1f} µs CPU each), {events / done.seconds:,.0f}/s,"
+        f"{what}: {events:,} events in {done.seconds:.1f} s, {events / done.seconds:,.0f}/s,"
+        f" {done.cpu / events * 1e6:.1f} µs of CPU each,"
         f" peak {done.megabytes:.0f} MB, database {done.database:.0f} MB",
         flush=True,
     )
