@@ -6,7 +6,7 @@ from typing import Final
 
 from audience_sync.core.forecast import ProfileCounter
 from audience_sync.db import Database
-from audience_sync.store import memberships
+from audience_sync.store import audiences, memberships
 from audience_sync.store.memberships import ShardChanges
 
 LOOKED_UP: Final = 10_000  # users of each audience; beyond that, only those of one shard in 16
@@ -21,6 +21,8 @@ class NewUsers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        with database.read() as connection:
+            self._audience_ids = [audience.id for audience in audiences.every(connection) if audience.members]
         self._found: set[str] = set()  # in all shards, as long as every user was looked up
         self._sampled = ProfileCounter()  # in one shard of 16
         self._is_complete = True
@@ -30,13 +32,15 @@ class NewUsers:
     def add(self, shard: ShardChanges) -> None:
         """Count the users of a shard who enter the present audience."""
         entered = shard.entered()
+        if not entered:
+            return
         self._entered += len(entered)
         is_sampled = shard.shard % ONE_SHARD_OF == 0
         if not is_sampled and self._looked_up >= LOOKED_UP:
-            self._is_complete = self._is_complete and not entered
+            self._is_complete = False
             return
         with self._database.read() as connection:
-            new = set(entered) - memberships.delivered_profiles(connection, shard.shard, entered)
+            new = set(entered) - memberships.delivered_profiles(connection, self._audience_ids, shard.shard, entered)
         self._looked_up += len(entered)
         self._new += len(new)
         if self._is_complete:

@@ -89,14 +89,16 @@ def _kept(connection: Connection, audience_id: int) -> list[tuple[int, int, byte
     return [(shard, members, bytes(hashes)) for shard, members, hashes in rows]
 
 
-def delivered_profiles(connection: Connection, shard: int, profile_keys: Collection[str]) -> set[str]:
-    """Return which of these profiles of one shard have a membership of which nothing waits to be sent."""
-    with_members = [str(audience.id) for audience in audiences.every(connection) if audience.members]
-    if not with_members or not profile_keys:
+def delivered_profiles(
+    connection: Connection, audience_ids: Collection[int], shard: int, profile_keys: Collection[str]
+) -> set[str]:
+    """Return which of these profiles of a shard are in one of some audiences, with nothing of that left to send."""
+    if not audience_ids or not profile_keys:
         return set()
+    listed = ", ".join(map(str, audience_ids))
     rows = connection.execute(
         sa.text(
-            f"SELECT profile_key FROM memberships m WHERE audience_id IN ({', '.join(with_members)}) AND shard = :s"
+            f"SELECT profile_key FROM memberships m WHERE audience_id IN ({listed}) AND shard = :s"
             f" AND profile_key IN ({bulk.each(connection, 'keys')}) AND NOT EXISTS (SELECT 1 FROM outbox o"
             " WHERE o.shard = m.shard AND o.profile_key = m.profile_key AND o.audience_id = m.audience_id)"
         ),
