@@ -63,9 +63,7 @@ OptionalAudience = Annotated[
     str | None,
     typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait; all by default."),
 ]
-RunOption = Annotated[
-    int | None, typer.Option("--run", min=1, max=stored_runs.MAX_ID, metavar="N", help="Only those of this run.")
-]
+RunOption = Annotated[int | None, typer.Option("--run", min=1, metavar="N", help="Only those of this run.")]
 
 
 def register(app: typer.Typer) -> None:

@@ -191,7 +191,7 @@ def test_wait_is_over_with_one_event_left(sending: Sending) -> None:
     """One event that fails for ever does not keep a delivery from ending after its wait."""
     sending.sync(gold=["u1"], silver=["u2"])
     sending.sandbox.faults.set([FaultRule(status=500, user_key="u1")])
-    report = sending.with_settings(delivery={"batch_size": 1}).deliver(wait=0.5)
+    report = sending.with_settings(delivery={"batch_size": 1}).deliver(wait=2)
 
     assert (report.events, report.open, report.dead, report.failure) == (1, 1, 0, None)
     assert sending.tried()
