@@ -201,6 +201,10 @@ class Place:
         """Return the leases that somebody holds."""
         return self.rows("SELECT kind, number, holder FROM leases WHERE holder <> ''")
 
+    def started(self) -> list[tuple[Any, ...]]:
+        """Return the runs that have begun."""
+        return self.rows("SELECT id FROM runs")
+
 
 @contextmanager
 def open_place(folder: Path, database_url: str) -> Iterator[Place]:

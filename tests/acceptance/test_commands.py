@@ -643,7 +643,7 @@ def test_an_interrupted_reading_ends_without_a_trace(place: Place) -> None:
     """Ctrl-C while a source is read ends with exit code 130 as soon as the source answers, and changes nothing."""
     place.shop.execute("BEGIN EXCLUSIVE")
     with place.running("sync") as syncing:
-        until(place.held)
+        until(place.started)
         syncing.process.send_signal(signal.SIGINT)
         syncing.wait_for("stopping after the current step (press Ctrl-C again to quit now; nothing is lost)")
         place.shop.execute("COMMIT")
@@ -661,7 +661,7 @@ def test_a_second_interrupt_ends_at_once(place: Place) -> None:
     """Ctrl-C twice ends a command at once, however far the first one has come; the next one takes over."""
     place.configure(sql=ENDLESS_SQL)
     with place.running("sync") as syncing:
-        until(place.held)
+        until(place.started)
         syncing.process.send_signal(signal.SIGINT)
         syncing.wait_for("stopping after the current step (press Ctrl-C again to quit now; nothing is lost)")
         ended = syncing.end(signal.SIGINT, seconds=SOON)

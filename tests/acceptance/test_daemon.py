@@ -285,7 +285,7 @@ def test_sigterm_in_a_source_that_hangs(place: Place) -> None:
     """SIGTERM while a source does not answer ends as soon, in order; the next daemon syncs again."""
     place.shop.execute("BEGIN EXCLUSIVE")
     with place.running("run") as daemon:
-        until(place.held)
+        until(place.started)
         ended = daemon.end(signal.SIGTERM, seconds=SOON)
     place.shop.execute("COMMIT")
 
