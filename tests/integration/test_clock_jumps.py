@@ -29,6 +29,8 @@ from audience_sync.store import binding, leases
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow_on_postgres
+
 HOUR = timedelta(hours=1)
 JUMPS = pytest.mark.parametrize("jump", [HOUR, -HOUR], ids=["forward", "back"])
 PEOPLE = [f"u{n}" for n in range(300)]

@@ -27,6 +27,8 @@ from audience_sync.seams import Seams
 from tests.factories import Shop
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow_on_postgres
+
 PEOPLE = [f"u{n}" for n in range(5)]
 MAPPINGS = """
 [[mappings]]

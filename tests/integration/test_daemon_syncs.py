@@ -27,6 +27,8 @@ from audience_sync.store import audiences
 from audience_sync.sync import approve
 from tests.factories import NOON, FrozenClock, Shop
 
+pytestmark = pytest.mark.slow_on_postgres
+
 HOUR = timedelta(hours=1)
 ALL = "SELECT customer_id AS user_id FROM orders"
 VIP = "SELECT customer_id AS user_id FROM orders WHERE company_id = 'vip'"

@@ -18,6 +18,8 @@ from audience_sync.store import outbox
 from audience_sync.sync import Job, plan, sync
 from tests.sending import Sending, in_between, open_sending, run_deliver
 
+pytestmark = pytest.mark.slow_on_postgres
+
 PEOPLE = [f"u{n}" for n in range(1, 121)]
 
 IDENTIFY = """

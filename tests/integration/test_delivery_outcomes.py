@@ -28,6 +28,8 @@ from audience_sync.store import attempts
 from audience_sync.store import closing as closing_rows
 from tests.sending import Sending, assert_agreed, in_between, open_sending, speaking
 
+pytestmark = pytest.mark.slow_on_postgres
+
 EVERYBODY = [f"u{n}" for n in range(1, 251)]
 REASON = "events[3].body.traits: not with me"
 REFUSED: Json = {"error": REASON}

@@ -24,6 +24,8 @@ from audience_sync.store import dead, erasure, event_reports, reports
 from audience_sync.store.dead import Which
 from tests.sending import Sending, in_between, open_sending
 
+pytestmark = pytest.mark.slow_on_postgres
+
 TIMESTAMP = "2026-11-23T12:00:00.000Z"
 DAY_MS = 24 * 60 * 60 * 1000
 

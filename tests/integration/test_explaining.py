@@ -24,6 +24,8 @@ from audience_sync.core.model import Computation
 from audience_sync.core.query.printing import to_text
 from audience_sync.sync.previewing import preview
 
+pytestmark = pytest.mark.slow_on_postgres
+
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 EVENTS = [
     (7, "Order Completed", "2026-03-30T10:00:00Z", {"revenue": 300, "sku": "b", "items": ["x", "y"]}),

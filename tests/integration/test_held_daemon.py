@@ -21,6 +21,8 @@ from audience_sync.sync import approve
 from tests.chains import EVERYBODY, ON_SQLITE, QUIET, SPEND, TOP, Chain, set_spend
 from tests.factories import FrozenClock, Shop
 
+pytestmark = pytest.mark.slow_on_postgres
+
 HOURLY = '[schedule]\nevery = "1h"\njitter = "0s"'
 HOUR = timedelta(hours=1)
 REASON = "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`"

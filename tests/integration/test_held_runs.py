@@ -16,6 +16,8 @@ from audience_sync.sync import Job, approve, retract, sync
 from tests.chains import EVERYBODY, ON_SQLITE, QUIET, SPEND, SPENDERS, TOP, Chain, set_spend, states
 from tests.factories import NOON, FrozenClock, Shop
 
+pytestmark = pytest.mark.slow_on_postgres
+
 QUIET_ONES = {"u10", "u11", "u12"}
 GOOD = {"spenders": "succeeded", "quiet_spenders": "succeeded"}
 HELD = {"spenders": "blocked", "quiet_spenders": "held"}

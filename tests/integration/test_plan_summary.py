@@ -23,6 +23,8 @@ from audience_sync.store import memberships
 from audience_sync.sync import Job, plan
 from tests.sending import Sending, open_sending
 
+pytestmark = pytest.mark.slow_on_postgres
+
 PEOPLE = [f"u{n}" for n in range(230)]
 CHANGES = ("enter", "exit", "update")
 

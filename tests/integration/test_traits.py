@@ -24,6 +24,8 @@ from tests.factories import AUDIENCE_KEY, VALUES_SQL, company_identifiers, make_
 from tests.sending import Sending, open_sending
 from tests.syncing import Syncing, adds_up, people, replayed
 
+pytestmark = pytest.mark.slow_on_postgres
+
 TRAIT = {"entries": "traits", "sql": VALUES_SQL, "company_keys": {}}
 LONG = "x" * 1025
 
