@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -49,14 +49,20 @@ def track(address: str, message_id: str) -> int:
 
 def test_what_is_taken_is_delivered_and_the_end_is_quick(place: Place) -> None:
     """An event that is answered 200 reaches Schematic; open connections and half a request do not hold up the end."""
-    with ExitStack() as senders, local_daemon(place, seconds=SOON) as daemon:
+    with place.running("run") as daemon:
         host, _, port = (address := address_of(daemon)).rpartition(":")
         assert track(address, "m1") == 200
         until(lambda: place.received() == 1)
-        half, _ = (senders.enter_context(socket.create_connection((host, int(port)))) for _ in range(2))
-        half.sendall(head(length=100) + b"{")
+        with (
+            closing(socket.create_connection((host, int(port)))) as half,
+            closing(socket.create_connection((host, int(port)))),
+        ):
+            half.sendall(head(length=100) + b"{")
+            ended = daemon.end(signal.SIGTERM, seconds=SOON)
 
-    assert KEY not in repr(daemon.logged)
+    assert ended.code == 0
+    assert KEY not in ended.out + ended.err
+    assert "work_left_behind" not in ended.err
 
 
 @pytest.mark.parametrize(("point", "kept"), [("ingest.taken", 0), ("ingest.committed", 1)])
