@@ -31,9 +31,8 @@ def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
             yield ok(CHECK, mapping.name, "is disabled in the configuration")
             continue
         found = [*_compared(mapping)]
-        takes_others = settings.ingest.listen is not None
         if settings.mapping_tables and events and (environment or not looks_at_the_environment(mapping)):
-            found += _used(mapping, events, takes_others=takes_others)
+            found += _used(mapping, events, takes_others=settings.ingest.listen is not None)
         yield from found or [ok(CHECK, mapping.name, f"makes {mapping.action} of events with {mapping.trigger}")]
     for audience in audiences:
         yield from _carried(audience, settings, environment)

@@ -17,7 +17,6 @@ from audience_sync.cli.table import TableView
 from audience_sync.core.instants import to_ms
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.db import Database
-from audience_sync.errors import UnknownName
 from audience_sync.store import erasure, event_reports, history, inspection, reports
 from audience_sync.store import runs as stored_runs
 
@@ -136,11 +135,7 @@ def profile(
 
 def _profile(database: Database, user: str, *, limit: int) -> dict[str, Any]:
     with database.read() as connection:
-        if not any(erasure.traces(connection, user).values()):
-            raise UnknownName(
-                f"the database has nothing about user {user!r}",
-                hint="the key must match exactly, including case and spaces",
-            )
+        erasure.known_traces(connection, user)
         at_most = limit + 1 if limit else None
         return {
             "profile_key": user,

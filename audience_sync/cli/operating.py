@@ -20,7 +20,7 @@ from audience_sync.cli.table import TableView
 from audience_sync.config import Settings
 from audience_sync.core.shards import shard_of, unit_of
 from audience_sync.db import Database
-from audience_sync.errors import ConfigError, LeaseHeld, UnknownName
+from audience_sync.errors import ConfigError, LeaseHeld
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, dead, erasure, highwater, leases, runs
 from audience_sync.store.audiences import AudienceRow
@@ -155,12 +155,7 @@ def forget(
     settings = settings_of(context)
     with engine.working(settings, seams(), any_age=True) as workspace:
         with workspace.database.read() as connection:
-            found = erasure.traces(connection, user)
-        if not any(found.values()):
-            raise UnknownName(
-                f"the database has nothing about user {user!r}",
-                hint="the key must match exactly, including case and spaces",
-            )
+            found = erasure.known_traces(connection, user)
         console.print(f"found for this user: {_listed(found)}")
         confirm("Erase all of it?", yes=yes)
         with _alone_with(workspace, user), workspace.database.write() as connection:

@@ -270,7 +270,7 @@ def _run_to_approve(workspace: Workspace, settings: Settings, which: str, *, yes
     """Return the run of a number, or the newest blocked run of an audience after showing why it is blocked.
 
     Raises:
-        UnknownName: there is no such run or audience.
+        UnknownName: no run has this number, or no audience this key or name.
         ApprovalRefused: no run of the audience is blocked.
         ConfigError: nobody can be asked.
     """

@@ -16,6 +16,7 @@ from audience_sync.core.events import parse
 from audience_sync.core.keys import MAX_KEY_LENGTH
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
+from audience_sync.errors import UnknownName
 from audience_sync.store import attempts, audiences, binding, events, memberships
 from audience_sync.store.history import HISTORY_FROM
 
@@ -81,6 +82,21 @@ def traces(connection: Connection, profile_key: str) -> dict[str, int]:
         sa.text("SELECT events FROM attempts WHERE :s BETWEEN low AND high"), {"s": shard_of(profile_key)}
     )
     found["attempts"] = sum(event.profile_key == profile_key for (events,) in rows for event in parse(events))
+    return found
+
+
+def known_traces(connection: Connection, profile_key: str) -> dict[str, int]:
+    """Return what `traces` does, for a person that the database knows.
+
+    Raises:
+        UnknownName: it has nothing about the person.
+    """
+    found = traces(connection, profile_key)
+    if not any(found.values()):
+        raise UnknownName(
+            f"the database has nothing about user {profile_key!r}",
+            hint="the key must match exactly, including case and spaces",
+        )
     return found
 
 

@@ -55,12 +55,15 @@ def newest_blocked(connection: Connection, audience: AudienceRow) -> RunRow:
     Raises:
         ApprovalRefused: no run of the audience is blocked.
     """
-    blocked = runs.in_state(connection, audience.id, RunState.BLOCKED)
-    if not blocked:
+    if (blocked := _blocked(connection, audience)) is None:
         raise ApprovalRefused(
             f"no run of {audience.key} is blocked", hint=f"`audience-sync runs {audience.key}` lists its runs"
         )
-    return blocked[-1]
+    return blocked
+
+
+def _blocked(connection: Connection, audience: AudienceRow) -> RunRow | None:
+    return next(reversed(runs.in_state(connection, audience.id, RunState.BLOCKED)), None)
 
 
 def _why_not(run: RunRow) -> str:
@@ -80,8 +83,7 @@ def _why_not(run: RunRow) -> str:
 
 def _blocked_now(connection: Connection, audience: AudienceRow) -> str:
     """Return which run of an audience can be approved instead."""
-    blocked = runs.in_state(connection, audience.id, RunState.BLOCKED)
-    if not blocked:
+    if (blocked := _blocked(connection, audience)) is None:
         return f"no run of {audience.key} is blocked now"
-    number = blocked[-1].id
+    number = blocked.id
     return f"run {number} is blocked now: `audience-sync plan {audience.key}`, then `audience-sync approve {number}`"
