@@ -53,6 +53,12 @@ def explain(error: sa.exc.SQLAlchemyError, url: URL) -> AudienceSyncError | None
     )
 
 
+def is_away(error: sa.exc.SQLAlchemyError) -> bool:
+    """Return whether the database cannot do its work now, or refuses it: everything that is not a bug of ours."""
+    is_lost = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+    return is_lost or isinstance(error, _AWAY) or _template(error) is not None
+
+
 def shown(url: URL) -> str:
     """Return a database URL as people may see it: no password, and of its query, which may hold one, only the host."""
     places = {name: value for name, value in url.query.items() if name in {"host", "port"}}
@@ -67,15 +73,20 @@ def first_line(error: BaseException) -> str:
 
 
 def _remedy(error: sa.exc.SQLAlchemyError, url: URL) -> str | None:
-    origin = getattr(error, "orig", None)
-    if url.get_backend_name() == "sqlite":
-        file = Path(url.database or "")
-        primary = "_".join(str(getattr(origin, "sqlite_errorname", "")).split("_")[:2])  # SQLITE_READONLY_DBMOVED
-        remedy = _SQLITE.get(primary)
-        return remedy and remedy.format(file=file, folder=file.parent)
-    remedy = _POSTGRES.get(getattr(origin, "sqlstate", None) or "")
+    template = _template(error)
+    if template is None:
+        return None
+    file = Path(url.database or "")
     role = f'"{url.username}"' if url.username else "the role"
-    return remedy and remedy.format(role=role, schema=_schema(str(origin)))
+    schema = _schema(first_line(error))
+    return template.format(file=file, folder=file.parent, role=role, schema=schema)
+
+
+def _template(error: sa.exc.SQLAlchemyError) -> str | None:
+    """Return the remedy for what a driver says, with names to be filled in."""
+    origin = getattr(error, "orig", None)
+    primary = "_".join(str(getattr(origin, "sqlite_errorname", "")).split("_")[:2])  # SQLITE_READONLY_DBMOVED
+    return _SQLITE.get(primary) or _POSTGRES.get(getattr(origin, "sqlstate", None) or "")
 
 
 def _schema(said: str) -> str:

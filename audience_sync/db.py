@@ -217,7 +217,7 @@ def _prepare_new_file(path: Path) -> None:
 
 
 def migrations() -> Path:
-    """Return the folder of the migrations: inside the package in a wheel, beside it in a checkout."""
+    """Return the folder of the migrations: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).parent
     inside = package / "migrations"
     return inside if inside.is_dir() else package.parent / "migrations"

@@ -21,7 +21,8 @@
         DestinationAway              exit 1   Schematic cannot be reached now
       ApprovalRefused                exit 2   the plan cannot be approved any more
 
-The CLI prints ``error:`` with the message and ``hint:`` with the hint, and exits with the exit code of design.md §5.
+The CLI prints ``error:`` with the message and ``hint:`` with the hint, and exits with the exit code, which the README
+lists.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Who holds leases, and whether a holder has died: known at once, without waiting for its lease to run out.
 
 A holder keeps something that the operating system or Postgres takes away when its process dies: a lock on a small file
-beside a SQLite database, or an advisory lock on a connection of its own. Whoever can take that lock knows that the
+next to a SQLite database, or an advisory lock on a connection of its own. Whoever can take that lock knows that the
 holder is gone.
 """
 

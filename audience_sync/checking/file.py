@@ -14,7 +14,7 @@ CHECK: Final = "configuration"
 
 
 def example() -> Path:
-    """Return the example that `init` copies: inside the package where it was installed, else beside it."""
+    """Return the example that `init` copies: inside the package where it was installed, else next to it."""
     package = Path(__file__).parent.parent
     inside = package / "config.example.toml"
     return inside if inside.is_file() else package.parent / inside.name

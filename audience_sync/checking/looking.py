@@ -30,7 +30,7 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
     yield from file.look(settings, environ)
     opened = yield from database.look(settings)
     with closing(opened) if opened is not None else nullcontext() as usable:
-        yield from permissions.look(settings)  # while the files are there that SQLite keeps beside an open database
+        yield from permissions.look(settings)  # while the files are there that SQLite keeps next to an open database
         yield from audiences.look(settings, usable, now=seams.clock())
         yield from mappings.look(settings, usable)
         yield from ingest.look(settings, environ)

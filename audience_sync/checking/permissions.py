@@ -17,7 +17,7 @@ from audience_sync.config import Settings
 
 _OTHERS: Final = stat.S_IRWXO
 _NOT_THE_OWNER: Final = stat.S_IRWXG | stat.S_IRWXO
-_BESIDE: Final = ("", "-wal", "-shm", "-journal")  # what SQLite writes beside a database is of its content
+_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")  # SQLite writes parts of a database's content next to it
 
 _PASSWORD = re.compile(r"""://[^:/?#@\s"']*:(?!\$\{\w+\}@)[^@\s"']+@""")
 _TOKEN = re.compile(
@@ -32,7 +32,7 @@ def look(settings: Settings) -> Iterator[Finding]:
     yield from _key_file(settings.schematic.api_key_file)
     url = settings.database.url.get_secret_value()
     if url.get_backend_name() == "sqlite":
-        for ending in _BESIDE:
+        for ending in _SUFFIXES:
             yield from _memberships(Path(f"{url.database}{ending}"))
 
 

@@ -13,7 +13,6 @@ from audience_sync.cli.output import Format, harmless, json_line, print_facts, p
 from audience_sync.cli.table import Record, TableView
 from audience_sync.config import Audience
 from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.keys import Reason
 from audience_sync.core.model import Computation
 from audience_sync.core.printable import instant_text
 from audience_sync.sync.previewing import Preview, Values
@@ -21,7 +20,6 @@ from audience_sync.sync.previewing import Preview, Values
 SAMPLE_COLUMNS: Final = ("profile_key", "value", "identifiers")
 TRAIT_SHOWN: Final = TableView(SAMPLE_COLUMNS, optional=("identifiers",))
 MEMBER_SHOWN: Final = TableView(("profile_key", "identifiers"), optional=("identifiers",))
-_LEFT_IN: Final = (Reason.DUPLICATE, Reason.OMITTED_IDENTIFIER)
 
 
 def show(audience: Audience, found: Preview, *, as_of: datetime, seconds: float, format: Format) -> None:
@@ -56,7 +54,7 @@ def _facts(audience: Audience, found: Preview, *, as_of: datetime, seconds: floa
 
 def _reasons(found: Preview, *, rejected: bool) -> str:
     """Return how many rows are rejected and why, or what else there is to know of them."""
-    reasons = {one: n for one, n in sorted(found.reasons.items()) if (one not in _LEFT_IN) == rejected}
+    reasons = {one: n for one, n in sorted(found.reasons.items()) if one.keeps_member != rejected}
     listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
     return f"{found.rejected:,} rows: {listed}" if rejected and listed else listed
 

@@ -153,7 +153,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
         attempts = inspection.waiting_attempts(connection, max_backoff=settings.delivery.max_backoff)
         open_rows, paused, dead = outbox.count(connection)
-        destination = inspection.destination(connection)
+        destination = inspection.destination(connection, now_ms=seams().now_ms())
         synced = {one["key"] for one in found if one["state"] in SYNCED}
         return {
             "database": display_url(database.engine.url),
@@ -193,7 +193,7 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
         fact = inspection.AudienceFacts() if row is None else facts[row.id]
         state = _state(row, one)
         hold = standing_hold(connection, settings, one) if one is not None and state in {"active", "new"} else None
-        changed = row is not None and one is not None and row.definition_hash not in (None, one.definition_hash)
+        changed = row is not None and one is not None and row.is_edited(one.definition_hash)
         found.append(
             {
                 "key": key,
@@ -203,7 +203,7 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
                 "members": row.members if row else 0,
                 "last_run": fact.last_run,
                 "last_success": fact.last_success,
-                "next_due": iso(row.next_due_at) if row and one and row.state != "retired" else None,
+                "next_due": iso(row.next_due_at) if row and state in SYNCED else None,
                 "definition_changed": changed,
                 "open": fact.open,
                 "dead": fact.dead,

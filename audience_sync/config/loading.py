@@ -95,6 +95,8 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(path, str(error), text) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: the file is nested too deeply", hint="remove the superfluous brackets") from None
 
 
 def _syntax_error(path: Path, message: str, text: str) -> ConfigError:

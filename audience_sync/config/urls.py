@@ -54,7 +54,7 @@ class Place:
 
     @property
     def state_folder(self) -> Path:
-        """Return where the membership database lies: systemd's first state directory, else beside the file."""
+        """Return where the membership database lies: systemd's first state directory, else next to the file."""
         first = self.environ.get("STATE_DIRECTORY", "").split(":")[0]
         return Path(first) if first else self.folder
 

@@ -71,6 +71,11 @@ class Reason(StrEnum):
     UNFIT_VALUE = "unfit_value"  # not a number that can be sent exactly, not JSON, or not of the declared type
     UNREADABLE_VALUE = "unreadable_value"  # the driver cannot represent a value that the definition uses
 
+    @property
+    def keeps_member(self) -> bool:
+        """Return whether the profile of the row is a member all the same."""
+        return self in {Reason.DUPLICATE, Reason.OMITTED_IDENTIFIER}
+
 
 class Rejection(NamedTuple):
     """One row that was not taken as it is."""

@@ -7,6 +7,7 @@ else a text. A declared type decides where it can: a trait of texts keeps `10115
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Final
 
 from audience_sync.core.keys import RefusedValue, canonical
@@ -41,7 +42,7 @@ def _typed(text: str, trait_type: TraitType | None) -> object:
         return _BOOLEANS[text]
     if trait_type is TraitType.BOOLEAN:
         return text
+    if _WHOLE.fullmatch(text):
+        return Decimal(text)  # of any length
     number = number_of_text(text)
-    if number is None:
-        return text
-    return int(text) if _WHOLE.fullmatch(text) else number
+    return text if number is None else number

@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from dataclasses import replace
+from typing import assert_never
 
 import sqlalchemy as sa
 import structlog
 from pydantic import SecretStr
 
 from audience_sync.config import Settings
+from audience_sync.daemon.crashes import log_crash
 from audience_sync.daemon.syncing import Syncing
 from audience_sync.daemon.troubles import Troubles
-from audience_sync.delivery import Change, Delivery, Reachability, deliver
+from audience_sync.database_error import is_away
+from audience_sync.delivery import Delivery, OutageChange, Reachability, deliver
 from audience_sync.errors import AudienceSyncError, BindingRefused
 from audience_sync.leasing import Workspace
 from audience_sync.store import erasure, outages, reports, waiting
@@ -27,7 +30,7 @@ log = structlog.get_logger()
 
 
 class Dispatcher(threading.Thread):
-    """Delivers whenever something waits. `failure` says why it ended, if nobody asked for it."""
+    """Delivers whenever something waits. `failure` says why it ended, unless `stop` was called."""
 
     def __init__(
         self, workspace: Workspace, settings: Settings, key: SecretStr, *, syncing: Syncing, troubles: Troubles
@@ -42,7 +45,6 @@ class Dispatcher(threading.Thread):
         self._tries_at_once = False  # the next delivery does
         self._delivery = self._make_delivery(settings, key)
         self.failure: AudienceSyncError | None = None
-        self.stopped_on_request = False
 
     def reload(self, settings: Settings, key: SecretStr) -> None:
         """Go on with another configuration, and try at once; requests under way are answered and settled first."""
@@ -58,17 +60,23 @@ class Dispatcher(threading.Thread):
 
     def run(self) -> None:
         """Work until stopped, or until the key turns out to belong to another environment."""
-        while not self._over.wait(TICK):
-            try:
-                self._round(self._delivery)
-            except sa.exc.SQLAlchemyError as error:
-                self._troubles.note_database_away(error)
-            except AudienceSyncError as error:  # the key of another environment: a person must act
-                self.failure = error
-                break
-        else:
-            self.stopped_on_request = True
+        try:
+            while not self._over.wait(TICK):
+                self._try_round()
+        except AudienceSyncError as error:  # the key of another environment: a person must act
+            self.failure = error
+        except Exception as error:  # noqa: BLE001 - the wrapper of the thread: the daemon must not go on without it
+            log_crash(self, error)
+            self.failure = AudienceSyncError("delivering has crashed; `thread_crashed` in the log says where")
         self._note_end()
+
+    def _try_round(self) -> None:
+        try:
+            self._round(self._delivery)
+        except sa.exc.SQLAlchemyError as error:
+            if not is_away(error):
+                raise
+            self._troubles.note_database_away(error)
 
     def _make_delivery(self, settings: Settings, key: SecretStr) -> Delivery:
         return Delivery(settings=settings, key=key, wait=None, reachability=self._reachability, warn=_warn)
@@ -105,7 +113,7 @@ class Dispatcher(threading.Thread):
             if delivery.stop.wait(GATHER_LOOK):
                 return
 
-    def _report(self, change: Change) -> None:
+    def _report(self, change: OutageChange) -> None:
         """Log that Schematic has become unreachable, refuses the key, is wrong, or is back; and what it was before."""
         outage, before = change.outage, change.before
         facts: dict[str, object] = {"pending": self._pending()}
@@ -123,6 +131,8 @@ class Dispatcher(threading.Thread):
                 log.error("key_refused", error=outage.answer, **facts, hint=KEY_HINT)
             case OutageKind.STOPPED:
                 log.error("delivery_stopped", error=outage.answer, **facts)
+            case _:
+                assert_never(outage.kind)
 
     def _pending(self) -> int | None:
         try:

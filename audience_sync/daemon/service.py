@@ -9,6 +9,7 @@ leases back. What is then unsettled goes again, under the same keys.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from contextlib import ExitStack
 from datetime import datetime
@@ -20,12 +21,13 @@ from pydantic import SecretStr
 
 from audience_sync.config import Settings
 from audience_sync.core.destination.timestamps import iso
+from audience_sync.daemon.crashes import crashes_logged
 from audience_sync.daemon.dispatcher import Dispatcher
 from audience_sync.daemon.notifier import Notifier
 from audience_sync.daemon.reload import Reload, read_again
 from audience_sync.daemon.syncing import Syncing
 from audience_sync.daemon.troubles import Troubles
-from audience_sync.database_error import first_line
+from audience_sync.database_error import first_line, is_away
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.ingest.opening import open_server
 from audience_sync.leasing import Workspace
@@ -64,6 +66,7 @@ def run(
     dispatcher = Dispatcher(workspace, settings, key, syncing=syncing, troubles=troubles)
     crashed = None
     with ExitStack() as ending:
+        ending.enter_context(crashes_logged())
         notifier = ending.enter_context(Notifier(workspace.seams.monotonic))
         ingest = _open_ingest(workspace, settings, ending)
         syncing.start()
@@ -85,15 +88,15 @@ def run(
                     notifier.status(_status(workspace, reloader.settings, syncing))
                     told_at = workspace.seams.monotonic()
         finally:
-            log.info("daemon_stopping", requested=stop.is_set())
+            was_requested = stop.is_set()
+            log.info("daemon_stopping", requested=was_requested)
             stop.set()
             notifier.stopping()
             if not _end(workspace, syncing, dispatcher, ingest):
-                _leave(dispatcher.failure or crashed)
+                failure = sys.exception() or dispatcher.failure or crashed
+                _leave(failure or (None if was_requested else AudienceSyncError("the daemon ended by itself")))
     if dispatcher.failure is not None:
         raise dispatcher.failure
-    if not dispatcher.stopped_on_request:
-        raise AudienceSyncError("the delivering thread died; its traceback is above")
     if crashed is not None:
         raise crashed
 
@@ -118,9 +121,12 @@ class _Reloader:
             found = read_again(self.settings, self._key, os.environ)
             self._syncing.reload(found.settings)
         except ConfigError as error:
+            self._is_delayed = False
             log.error("reload_refused", problems=str(error).splitlines(), hint=error.hint)
             return True
         except sa.exc.SQLAlchemyError as error:
+            if not is_away(error):
+                raise
             if not self._is_delayed:
                 log.warning("reload_delayed", why=f"the membership database is away: {first_line(error)}")
             self._is_delayed = True
@@ -159,7 +165,7 @@ def _crash(ingest: Server | None) -> AudienceSyncError | None:
     """Return why the daemon must end, if events are no longer taken although they should be."""
     if ingest is None or ingest.is_alive():
         return None
-    return AudienceSyncError("a thread that takes events died; its traceback is above")
+    return AudienceSyncError("taking events has crashed; `thread_crashed` in the log says where")
 
 
 def _end(workspace: Workspace, syncing: Syncing, dispatcher: Dispatcher, ingest: Server | None) -> bool:
@@ -181,12 +187,15 @@ def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else iso(moment)
 
 
-def _leave(failure: AudienceSyncError | None) -> None:
+def _leave(failure: BaseException | None) -> None:
     """End the process although a source or Schematic has not answered yet; the next start knows that its work died."""
     log.info("work_left_behind", why="a source or Schematic does not answer; nothing is lost")
-    if failure is not None:
-        log.error("daemon_failed", error=str(failure))
-    os._exit(0 if failure is None else failure.exit_code)
+    if failure is None:
+        os._exit(0)
+    is_foreseen = isinstance(failure, AudienceSyncError)
+    what = str(failure) if is_foreseen else type(failure).__name__
+    log.error("daemon_failed", error=what, exc_info=None if is_foreseen else failure)
+    os._exit(failure.exit_code if isinstance(failure, AudienceSyncError) else 1)
 
 
 def _status(workspace: Workspace, settings: Settings, syncing: Syncing) -> str:

@@ -253,11 +253,15 @@ class Syncing:
             return
         started = self._now()
         family = settings.family(audience)
-        with self._claims.claim({one.key for one in family}) as is_free:
-            due = self._sync_round(settings, audience, family, started) if is_free else started + AGAIN
-        with self._lock:
-            if key in self._audiences:
-                self._schedule(key, due)
+        due = started + AGAIN
+        try:
+            with self._claims.claim({one.key for one in family}) as is_free:
+                if is_free:
+                    due = self._sync_round(settings, audience, family, started)
+        finally:
+            with self._lock:
+                if key in self._audiences:
+                    self._schedule(key, due)
 
     def _sync_round(
         self, settings: Settings, audience: Audience, family: Sequence[Audience], started: datetime

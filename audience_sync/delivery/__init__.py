@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audience_sync.delivery.opening import Acquaintance
-from audience_sync.delivery.reachability import Change, Reachability
+from audience_sync.delivery.reachability import OutageChange, Reachability
 from audience_sync.delivery.session import Delivery, DeliveryReport, deliver
 
-__all__ = ["Acquaintance", "Change", "Delivery", "DeliveryReport", "Reachability", "deliver"]
+__all__ = ["Acquaintance", "Delivery", "DeliveryReport", "OutageChange", "Reachability", "deliver"]

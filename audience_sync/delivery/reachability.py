@@ -22,7 +22,7 @@ REPORT_AFTER = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
-class Change:
+class OutageChange:
     """A change of state: an outage has begun, its reason is another one now, or events are accepted again."""
 
     outage: Outage | None  # None: events are accepted
@@ -33,7 +33,7 @@ class Change:
 State: TypeAlias = tuple[OutageKind, str | None]
 
 
-def _ignore(_: Change) -> None:
+def _ignore(_: OutageChange) -> None:
     """Report nothing."""
 
 
@@ -45,7 +45,7 @@ class Reachability:
     """
 
     def __init__(
-        self, workspace: Workspace, *, goes_on: bool = False, report: Callable[[Change], None] = _ignore
+        self, workspace: Workspace, *, goes_on: bool = False, report: Callable[[OutageChange], None] = _ignore
     ) -> None:
         self._workspace = workspace
         self._goes_on = goes_on
@@ -103,7 +103,7 @@ class Reachability:
     def _end(self, outage: Outage) -> None:
         """Forget an outage that is over, so that the next one is reported, and report that it is over."""
         self._outage = self._reported = self._first_failure = None
-        self._report(Change(None, outage, self._lasted(outage)))
+        self._report(OutageChange(None, outage, self._lasted(outage)))
 
     def _lasted(self, outage: Outage) -> timedelta:
         return timedelta(milliseconds=max(0, self._workspace.seams.now_ms() - outage.since))
@@ -123,7 +123,7 @@ class Reachability:
         if state != self._reported:
             self._reported = state
             before = None if is_same else known
-            self._report(Change(outage, before, None if before is None else self._lasted(before)))
+            self._report(OutageChange(outage, before, None if before is None else self._lasted(before)))
 
 
 def _state(kind: OutageKind, answer: str) -> State:

@@ -73,7 +73,7 @@ class Shift:
             if len(self._rejected) < MOST_REJECTED:
                 return
             now = self.workspace.seams.now_ms()
-            # Word for word again: events of the same rows may be waiting beside them. Sorted, as others lock rows.
+            # Word for word again: events of the same rows may be waiting next to them. Sorted, as others lock rows.
             for rejected in sorted(self._rejected.values()):
                 waiting.mark_dead(connection, rejected, None)
                 attempts.add(connection, [rejected], now_ms=now)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ from audience_sync.source.csv_files import LONGEST_LINE, CsvFile
 from audience_sync.source.disk import BYTE_ORDER_MARK, UNPACKING, open_bytes
 
 _LARGEST_WHOLE: Final = 64 << 20  # bytes of a JSON file that is looked into as a whole
+_NO_BLANK: Final = re.compile(r"\S")
 _NOT_UTF_8: Final = "it is not UTF-8"
 _NOT_WHOLE: Final = "it is not valid gzip from here on"
 _OPEN_QUOTE: Final = "a quotation mark opens a value and is never closed"
@@ -182,15 +184,23 @@ def _of_whole_file(path: str, decoder: json.JSONDecoder) -> Iterator[tuple[int |
         return
     try:
         text = content.decode("utf-8-sig")
-        start = 0
-        while start < len(text.rstrip()):
-            start = len(text) - len(text[start:].lstrip())
+        start, end = _after_blanks(text, 0), len(text)
+        while start < end:
             row, start = decoder.raw_decode(text, start)
+            start = _after_blanks(text, start)
             yield from ((None, _object(one, None)) for one in (row if isinstance(row, list) else [row]))
     except UnicodeDecodeError as error:
         raise _Unreadable(content.count(b"\n", 0, error.start) + 1, _NOT_UTF_8) from None
     except json.JSONDecodeError as error:
         raise _Unreadable(error.lineno, f"it is not JSON: {error.msg}") from None
+    except RecursionError:
+        raise _Unreadable(None, "an object is nested too deeply") from None
+
+
+def _after_blanks(text: str, start: int) -> int:
+    """Return where the next object begins, or the end of the text."""
+    found = _NO_BLANK.search(text, start)
+    return len(text) if found is None else found.start()
 
 
 def _object(row: object, line: int | None) -> dict[str, Any]:

@@ -28,6 +28,10 @@ class AudienceRow(NamedTuple):
     created_at: int
     computation: Computation
 
+    def is_edited(self, definition_hash: str) -> bool:
+        """Return whether the definition in the file is not the one that was accepted."""
+        return self.definition_hash not in (None, definition_hash)
+
 
 _COLUMNS = ", ".join(AudienceRow._fields)
 

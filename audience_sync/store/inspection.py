@@ -90,8 +90,11 @@ def waiting_attempts(connection: Connection, *, max_backoff: timedelta) -> list[
     ]
 
 
-def destination(connection: Connection) -> Record:
-    """Return whether Schematic accepts events, and if not, since when, what it last answered and the next try."""
+def destination(connection: Connection, *, now_ms: int) -> Record:
+    """Return whether Schematic accepts events, and if not, since when, what it last answered and the next try.
+
+    A time that has passed is none: whoever was to try then has been killed.
+    """
     outage = outages.find(connection)
     if outage is None:
         return {"state": "reachable", "since": None, "last_answer": None, "next_try_at": None}
@@ -99,7 +102,7 @@ def destination(connection: Connection) -> Record:
         "state": outage.kind.value,
         "since": iso(outage.since),
         "last_answer": outage.answer,
-        "next_try_at": iso(outage.next_try_at),
+        "next_try_at": iso(outage.next_try_at if (outage.next_try_at or 0) > now_ms else None),
     }
 
 

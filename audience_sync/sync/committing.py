@@ -91,7 +91,7 @@ class Comparison:
         for shard, counts in self._limited(compared):
             self.job.on_shard(shard.shard)
             self.counts += counts
-            if shard.size or shard.digest != known.digests.get(shard.shard) or _is_news(shard, known):
+            if shard.size or shard.digest != known.digests.get(shard.shard) or _has_new_reading(shard, known):
                 waiting.append(shard)
                 changes += shard.size
             if changes >= CHANGES_A_COMMIT:
@@ -125,7 +125,7 @@ class Comparison:
                 yield ShardChanges(shard.shard, kept, None), _cut(counts, kept)
 
 
-def _is_news(shard: ShardChanges, known: Trusted) -> bool:
+def _has_new_reading(shard: ShardChanges, known: Trusted) -> bool:
     """Return whether the members of a shard came in another order than before."""
     return shard.reading != known.readings.get(shard.shard, b"")
 

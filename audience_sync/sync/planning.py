@@ -72,8 +72,7 @@ def plan(
         as_of=as_of,
         members_before=audience.members if audience else 0,
         counts=Counts(),
-        definition_changed=audience is not None
-        and audience.definition_hash not in (None, job.audience.definition_hash),
+        definition_changed=audience is not None and audience.is_edited(job.audience.definition_hash),
         refusals=[],
         blocked_run=waiting[-1].id if waiting else None,
         rejections=Rejections(),

@@ -46,8 +46,7 @@ class Rejections:
     @property
     def rows(self) -> int:
         """Return how many rows were not taken at all."""
-        left_in = self.counts[Reason.DUPLICATE] + self.counts[Reason.OMITTED_IDENTIFIER]
-        return self.counts.total() - left_in
+        return sum(count for reason, count in self.counts.items() if not reason.keeps_member)
 
 
 def open_spool(audience: Audience) -> Spool:

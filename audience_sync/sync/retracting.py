@@ -50,4 +50,5 @@ def _start(workspace: Workspace, lease: HeldLease, audience_id: int) -> RunRow:
         for state in (RunState.BLOCKED, RunState.HELD):
             supersede(connection, run, state, now_ms=now)
         audiences.set_state(connection, audience_id, "retired")
+        runs.release(connection, audience_id, now_ms=now)
         return run

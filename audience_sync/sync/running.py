@@ -136,7 +136,7 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
             started_at=now,
             generation=0,
             definition_hash=job.audience.definition_hash,
-            definition_changed=audience.definition_hash not in (None, job.audience.definition_hash),
+            definition_changed=audience.is_edited(job.audience.definition_hash),
             members_before=audience.members,
             send_updates=job.audience.send_updates,
             partial=job.partial is not None,

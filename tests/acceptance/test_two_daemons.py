@@ -24,6 +24,8 @@ ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=Tru
 EVERYBODY = customers(range(900))
 SLOWLY = FaultRule(delay=0.3)  # seconds
 RATE = 30  # requests a second, of both together
+INTERVAL = 6  # seconds between two syncs of an audience
+LATEST = 5  # seconds; on a busy machine a run begins so much after it was due, and the next one is due as planned
 
 
 @pytest.fixture
@@ -104,7 +106,7 @@ def test_each_audience_is_synced_once_an_interval(place: Place, daemons: ExitSta
     place.shop.set_orders(customers(range(20)).items())
     sql = json.dumps("SELECT customer_id AS user_id FROM orders")
     rings = "\n".join(f"[[audiences]]\nname = 'Ring {n}'\nsql = {sql}" for n in range(4))
-    place.configure(more=f'[schedule]\nevery = "2s"\njitter = "0s"\n{rings}')
+    place.configure(more=f'[schedule]\nevery = "{INTERVAL}s"\njitter = "0s"\n{rings}')
     both = [daemons.enter_context(place.running("run")) for _ in range(2)]
 
     def started() -> dict[str, list[int]]:
@@ -116,11 +118,12 @@ def test_each_audience_is_synced_once_an_interval(place: Place, daemons: ExitSta
             found.setdefault(key, []).append(at)
         return found
 
-    until(lambda: len(started()) == 5 and min(map(len, started().values())) >= 4)
+    until(lambda: len(started()) == 5 and min(map(len, started().values())) >= 3)
     stop(*both)
     finished = [{line["run_id"] for line in one.logged if line["event"] == "sync_finished"} for one in both]
 
-    assert [gap for runs in started().values() for early, late in pairwise(runs) if (gap := late - early) < 1000] == []
+    gaps = [late - early for runs in started().values() for early, late in pairwise(runs)]
+    assert min(gaps) > (INTERVAL - LATEST) * 1000
     assert finished[0].isdisjoint(finished[1])
     errors = [line.get("error") for one in both for line in one.logged if line["level"] == "error"]
     assert set(errors) <= {"stopped on request"}

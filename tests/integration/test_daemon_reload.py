@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
@@ -20,10 +22,12 @@ from audience_sync import daemon, holders
 from audience_sync.config import load, resolve_api_key
 from audience_sync.daemon import dispatcher, service, syncing
 from audience_sync.db import Database
+from audience_sync.errors import AudienceSyncError
 from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
 from audience_sync.sandbox import Settings as SandboxSettings
 from audience_sync.seams import Seams
+from audience_sync.store import waiting
 from tests.factories import Shop
 from tests.waiting import wait_until
 
@@ -224,3 +228,46 @@ def test_a_reload_waits_for_a_busy_database(served: Served, monkeypatch: pytest.
         wait_until(lambda: served.told("reloaded"), seconds=LONG)
 
     assert served.told("reload_delayed", "reloaded") == [("reload_delayed", "warning"), ("reloaded", "info")]
+
+
+class Bug(Exception):
+    """Something that nobody foresaw."""
+
+
+@pytest.mark.parametrize(
+    "bug", [Bug(), sa.exc.IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))], ids=["any", "database"]
+)
+def test_a_crash_of_delivering_ends_the_daemon(served: Served, bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not go on without delivering, and does not call a bug an outage of the database."""
+
+    def crash(_: object) -> bool:
+        raise bug
+
+    monkeypatch.setattr(waiting, "any_deliverable", crash)
+    with pytest.raises(AudienceSyncError, match="delivering has crashed"), served.running():
+        wait_until(lambda: served.told("daemon_stopping"), seconds=LONG)
+    (crashed,) = (line for line in served.logged if line["event"] == "thread_crashed")
+
+    assert (crashed["log_level"], crashed["thread"], crashed["exc_info"]) == ("error", "dispatcher", bug)
+    assert served.told("database_away") == []
+
+
+@pytest.mark.parametrize("is_requested", [True, False])
+def test_only_a_requested_end_is_a_success(served: Served, monkeypatch: pytest.MonkeyPatch, is_requested: bool) -> None:
+    """Though a source still does not answer, a daemon that has crashed exits with 1, so that systemd restarts it."""
+
+    def crash(_: object) -> bool:
+        raise Bug
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    end = service._end
+    monkeypatch.setattr(service, "_end", lambda *parts: end(*parts) and False)
+    monkeypatch.setattr(os, "_exit", leave)
+    if not is_requested:
+        monkeypatch.setattr(waiting, "any_deliverable", crash)
+    with pytest.raises(SystemExit) as left, served.running():
+        wait_until(lambda: served.told("daemon_started" if is_requested else "work_left_behind"), seconds=LONG)
+
+    assert left.value.code == (0 if is_requested else 1)

@@ -303,7 +303,9 @@ def test_an_audience_that_is_taken_out_of_the_file_holds_its_dependents(chain: C
     assert held_run(chain).reason == (
         "audience `spenders` is not in the configuration; put it back, or run `audience-sync retract spenders`"
     )
+    chain.clock.advance(timedelta(minutes=1))
     retract(chain.workspace, "spenders")
+    assert chain.row("quiet_spenders").next_due_at == chain.workspace.seams.now_ms()
     assert chain.held() == {}
     assert "has no column `spenders`" in str(chain.sync("quiet_spenders")["quiet_spenders"])
 

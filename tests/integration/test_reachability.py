@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from audience_sync.db import Database
-from audience_sync.delivery import Change, Reachability
+from audience_sync.delivery import OutageChange, Reachability
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
 from audience_sync.leasing import Workspace
 from audience_sync.sandbox import FaultRule, Sandbox
@@ -19,6 +19,7 @@ from audience_sync.sandbox.wire import Answer, Request
 from audience_sync.seams import Seams
 from audience_sync.store import inspection, outages
 from audience_sync.store.outages import Outage, OutageKind
+from audience_sync.store.reports import iso
 from tests.factories import NOON, FrozenClock
 from tests.sending import Sending, open_sending
 from tests.waiting import wait_until
@@ -33,7 +34,7 @@ class Followed:
 
     workspace: Workspace
     clock: FrozenClock = field(default_factory=FrozenClock)
-    reports: list[Change] = field(default_factory=list)
+    reports: list[OutageChange] = field(default_factory=list)
 
     def process(self, *, goes_on: bool = True) -> Reachability:
         """Return what a process knows that has just begun to deliver."""
@@ -90,20 +91,20 @@ def test_an_outage_is_reported_once_and_its_end_once(followed: Followed) -> None
     process.failed("HTTP 502", again_in=8)
     reported = outage(OutageKind.UNREACHABLE, 0, "HTTP 502", 12)
 
-    assert (followed.reports, followed.kept()) == ([Change(reported)], reported)
+    assert (followed.reports, followed.kept()) == ([OutageChange(reported)], reported)
 
     followed.pass_seconds(8)
     process.failed("no answer", again_in=900)
     followed.pass_seconds(900)
 
-    assert followed.reports == [Change(reported)]
+    assert followed.reports == [OutageChange(reported)]
     assert followed.kept() == outage(OutageKind.UNREACHABLE, 0, "no answer", 912)
 
     process.accepted()
     process.accepted()
 
     assert followed.reports[1:] == [
-        Change(None, outage(OutageKind.UNREACHABLE, 0, "no answer", 912), timedelta(seconds=912))
+        OutageChange(None, outage(OutageKind.UNREACHABLE, 0, "no answer", 912), timedelta(seconds=912))
     ]
     assert followed.kept() is None
 
@@ -112,7 +113,7 @@ def test_a_long_wait_is_an_outage_at_once(followed: Followed) -> None:
     """A server that asks for an hour's patience is reported with its first answer, not after the hour."""
     followed.process().failed("HTTP 429", again_in=3600)
 
-    assert followed.reports == [Change(outage(OutageKind.UNREACHABLE, 0, "HTTP 429", 3600))]
+    assert followed.reports == [OutageChange(outage(OutageKind.UNREACHABLE, 0, "HTTP 429", 3600))]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +134,7 @@ def test_what_ends_a_delivery_is_an_outage_at_once(
         process.stopped(error, again_in=900)
         followed.pass_seconds(900)
 
-    assert followed.reports == [Change(outage(kind, 0, str(error), 900))]
+    assert followed.reports == [OutageChange(outage(kind, 0, str(error), 900))]
     assert followed.kept() == outage(kind, 0, str(error), 2700)
 
 
@@ -155,11 +156,11 @@ def test_each_kind_of_outage_is_reported(followed: Followed) -> None:
     expired = outage(OutageKind.STOPPED, 210, "certificate has expired", 300)
 
     assert followed.reports == [
-        Change(unreachable),
-        Change(refused, unreachable, timedelta(seconds=60)),
-        Change(wrong, refused, timedelta(seconds=70)),
-        Change(expired, wrong, timedelta(seconds=80)),
-        Change(None, expired, timedelta(seconds=90)),
+        OutageChange(unreachable),
+        OutageChange(refused, unreachable, timedelta(seconds=60)),
+        OutageChange(wrong, refused, timedelta(seconds=70)),
+        OutageChange(expired, wrong, timedelta(seconds=80)),
+        OutageChange(None, expired, timedelta(seconds=90)),
     ]
 
 
@@ -173,9 +174,9 @@ def test_a_restart_goes_on_with_the_outage(followed: Followed) -> None:
     restarted.accepted()
 
     assert followed.reports == [
-        Change(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 60)),
-        Change(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 61)),
-        Change(None, outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 61), timedelta(seconds=61)),
+        OutageChange(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 60)),
+        OutageChange(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 61)),
+        OutageChange(None, outage(OutageKind.UNREACHABLE, 0, "HTTP 503", 61), timedelta(seconds=61)),
     ]
 
 
@@ -210,7 +211,7 @@ def sending(tmp_path: Path, database: Database) -> Iterator[Sending]:
 def destination(sending: Sending) -> dict[str, object]:
     """Return what `status` shows of Schematic."""
     with sending.workspace.database.read() as connection:
-        return inspection.destination(connection)
+        return inspection.destination(connection, now_ms=sending.workspace.seams.now_ms())
 
 
 def test_the_next_try_is_when_it_is_promised(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,3 +281,14 @@ def test_nothing_left_to_send_is_no_outage(sending: Sending) -> None:
     sending.deliver()
 
     assert destination(sending) == REACHABLE
+
+
+def test_a_time_that_has_passed_is_no_next_try(sending: Sending) -> None:
+    """A daemon that was killed has left its next try behind: nothing tries then."""
+    now = sending.workspace.seams.now_ms()
+    for at, shown in ((now + 60_000, iso(now + 60_000)), (now, None)):
+        with sending.workspace.database.write() as connection:
+            kept = Outage(kind=OutageKind.UNREACHABLE, began_at=now, since=now, answer="HTTP 503", next_try_at=at)
+            outages.keep(connection, kept)
+
+        assert destination(sending)["next_try_at"] == shown

@@ -583,6 +583,13 @@ def test_file_that_is_not_text(write: Write) -> None:
     assert load(path, {}).identity == "a"
 
 
+def test_file_that_is_nested_too_deeply(write: Write) -> None:
+    """A parser that gives up is an error of the configuration, which a reload survives."""
+    path = write("a = " + "[" * 3000)
+
+    assert message(path) == f"{path}: the file is nested too deeply"
+
+
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     """A directory, or nothing at all, in the place of the file is an error of the configuration."""
     assert message(tmp_path) == f"{tmp_path} cannot be read: Is a directory"

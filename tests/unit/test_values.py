@@ -15,6 +15,7 @@ from audience_sync.core.keys import KeyColumns, Reason, RefusedValue, Rejection,
 from audience_sync.core.model import Member, TraitType
 from audience_sync.core.rows import shard_rows
 from audience_sync.core.shards import SHARDS, from_line
+from audience_sync.core.textvalues import text_value_reader
 from audience_sync.core.unreadable import unreadable
 from audience_sync.core.values import MAX_VALUE_LENGTH, value_reader
 from audience_sync.errors import SourceError
@@ -182,6 +183,14 @@ def test_a_whole_number_keeps_every_digit_or_is_refused(number: int, kind: str) 
     read = of_json if kind == "json" else of_python
 
     assert read(given_as) == str(number) or isinstance(read(given_as), RefusedValue)
+
+
+def test_a_text_of_digits_is_a_whole_number_whatever_its_length() -> None:
+    """In a text file, a value does not become a text because its number is long: it is exact or refused."""
+    read = text_value_reader(of_python, values_are_json=False, trait_type=None)
+
+    assert [read(text) for text in ("0", "-17", str(2**64 - 1), "007")] == ["0", "-17", str(2**64 - 1), '"007"']
+    assert [read("9" * length) for length in (20, 21, 40, 41, 5000)] == [unfit(TOO_LARGE)] * 5
 
 
 @given(st.floats(2.0**50, 2.0**60))
