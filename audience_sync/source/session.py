@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import chain, repeat
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from audience_sync.core.parameters import Statement
@@ -102,12 +103,15 @@ class Deadline:
         woken.set()
 
     def _watch(self, woken: threading.Event, ended: threading.Event) -> None:
-        """Try one way to stop the query after the other, until it has ended."""
+        """Try one way to stop the query after the other, until it has ended; the last one again and again.
+
+        An interrupt that comes just before the query begins has no effect.
+        """
         in_time = woken.wait(max(self._left, 0))
         if ended.is_set():
             return
         self.expired = not in_time
-        for interrupt in self._interrupts:
+        for interrupt in chain(self._interrupts, repeat(self._interrupts[-1])):
             interrupt()
             if ended.wait(GRACE):
                 return

@@ -1,0 +1,30 @@
+"""How a query is stopped."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+
+from audience_sync.source import session
+from audience_sync.source.session import Deadline
+
+SOON = 15.0  # seconds
+
+
+def test_an_interrupt_that_comes_too_early_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database forgets an interrupt that comes just before the query begins: the query must not hang."""
+    monkeypatch.setattr(session, "GRACE", 0.01)
+    third, calls = threading.Event(), list[None]()
+
+    def interrupt() -> None:
+        calls.append(None)
+        if len(calls) == 3:
+            third.set()
+
+    deadline = Deadline(timedelta(0), [interrupt])
+    with deadline.running():
+        assert third.wait(SOON)
+
+    assert deadline.expired
