@@ -6,7 +6,8 @@ convert it with the functions made here:
 - `parse_number(text)`: a number as JSON writes it, else an error;
 - `parse_time(text)`: an instant in UTC, from what `try_parse_time` reads or a unix time, else an error;
 - `try_parse_time(text)`: an instant in UTC, from a date or timestamp, else NULL;
-- `try_parse_event_time(text)`: the same, or a unix time.
+- `try_parse_event_time(text)`: the same, or a unix time. The digits of a date of this century or the last, such as
+  20260511 or 20260511100000, are that date.
 
 A date that begins with its day or month is read as `date_order` says, and without that setting it is an error in all
 functions of time. NULL stays NULL. An error's message is `MARK`, the `Doubt` and the text as a JSON string; `doubted`
@@ -31,6 +32,7 @@ MARK: Final = "audience-sync: "
 _CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?"
 _ZONE = " ?(Z|UTC|[-+](0[0-9]|1[0-4])(:?[0-5][0-9])?)"
 _YEAR_FIRST = f"[0-9]{{4}}[-/][0-9]{{1,2}}[-/][0-9]{{1,2}}([T ]{_CLOCK}({_ZONE})?)?"
+_DIGITS_OF_A_DATE = "(19|20)[0-9]{2}(0[1-9]|1[0-2])([0-2][0-9]|3[01])(([01][0-9]|2[0-3])([0-5][0-9]){2})?"
 _LONG_YEAR = "[0-9]{1,2}[-./][0-9]{1,2}[-./][0-9]{4}([T ,].*)?"
 _SHORT_YEAR = "[0-9]{1,2}/[0-9]{1,2}/[0-9]{2}([T ,].*)?"
 _PARTS = r"^([0-9]+)[-./]([0-9]+)[-./]([0-9]+)[T ,]*(.*)$"
@@ -59,7 +61,7 @@ def conversions(order: DateOrder | None) -> Iterator[str]:
     """Yield the statements that make the functions in a DuckDB whose time zone is UTC."""
     for head, body in (
         ("try_parse_time(t)", _time(order)),
-        ("try_parse_event_time(t)", f"CASE WHEN {_IS_NUMBER} THEN {_UNIX} ELSE try_parse_time(t) END"),
+        ("try_parse_event_time(t)", _EVENT_TIME),
         ("parse_time(t)", f"CASE WHEN t IS NOT NULL THEN coalesce(try_parse_event_time(t), {_error(Doubt.TIME)}) END"),
         ("parse_number(t)", _NUMBER),
     ):
@@ -99,6 +101,8 @@ def _error(doubt: Doubt, kind: str = "TIMESTAMP") -> str:
 
 
 _IS_NUMBER: Final = f"length(t) <= {LONGEST_NUMBER} AND regexp_full_match(t, '{NUMBER_PATTERN}')"
+_IS_CALENDAR: Final = f"regexp_full_match(t, '{_DIGITS_OF_A_DATE}')"  # as seconds they would be in August 1970
+_CALENDAR: Final = "try_strptime(t, ['%Y%m%d', '%Y%m%d%H%M%S'])"
 _IS_EXACT: Final = (  # a double holds every whole number of 15 digits
     "NOT regexp_full_match(t, '-?[0-9]{16,}')"
     " OR coalesce(TRY_CAST(CAST(t AS DOUBLE) AS HUGEINT) = TRY_CAST(t AS HUGEINT), false)"
@@ -113,4 +117,7 @@ _MILLISECONDS: Final = (
 _UNIX: Final = (
     f"CASE WHEN abs({_MILLISECONDS}) <= {LAST_MILLISECOND}"
     f" THEN make_timestamp(CAST(({_MILLISECONDS}) * 1000 AS BIGINT)) END"
+)
+_EVENT_TIME: Final = (
+    f"CASE WHEN {_IS_CALENDAR} THEN {_CALENDAR} WHEN {_IS_NUMBER} THEN {_UNIX} ELSE try_parse_time(t) END"
 )

@@ -23,6 +23,7 @@ from audience_sync.source.disk import BYTE_ORDER_MARK, UNPACKING, open_bytes
 _LARGEST_WHOLE: Final = 64 << 20  # bytes of a JSON file that is looked into as a whole
 _NO_BLANK: Final = re.compile(r"\S")
 _NOT_UTF_8: Final = "it is not UTF-8"
+_HALF_CHARACTER: Final = "it has half a character: a lone surrogate such as \\ud83d"
 _NOT_WHOLE: Final = "it is not valid gzip from here on"
 _OPEN_QUOTE: Final = "a quotation mark opens a value and is never closed"
 _AFTER_QUOTE: Final = "text follows the closing quotation mark of a value"
@@ -186,8 +187,10 @@ def _of_whole_file(path: str, decoder: json.JSONDecoder) -> Iterator[tuple[int |
         text = content.decode("utf-8-sig")
         start, end = _after_blanks(text, 0), len(text)
         while start < end:
-            row, start = decoder.raw_decode(text, start)
-            start = _after_blanks(text, start)
+            row, behind = decoder.raw_decode(text, start)
+            if not _is_unicode(json.dumps(row, ensure_ascii=False)):
+                raise _Unreadable(text.count("\n", 0, start) + 1, _HALF_CHARACTER)
+            start = _after_blanks(text, behind)
             yield from ((None, _object(one, None)) for one in (row if isinstance(row, list) else [row]))
     except UnicodeDecodeError as error:
         raise _Unreadable(content.count(b"\n", 0, error.start) + 1, _NOT_UTF_8) from None

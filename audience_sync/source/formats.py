@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from duckdb import ColumnExpression, DuckDBPyConnection, DuckDBPyRelation, Expression, FunctionExpression
+from duckdb.sqltypes import DuckDBPyType
 
 from audience_sync.compiling.conversions import PARSERS
 from audience_sync.config import Source
@@ -17,6 +18,7 @@ from audience_sync.source.csv_files import CsvFile, folded, look_at, read_csv
 from audience_sync.source.diagnosis import Fault, fault_in_csv, refusal
 from audience_sync.source.disk import is_json, is_parquet
 from audience_sync.source.json_files import read_json
+from audience_sync.source.parquet_types import holds_all
 
 
 def make_view(
@@ -66,8 +68,12 @@ def _column(name: str, types: Mapping[bytes, ColumnType]) -> Expression:
 
 
 def _parquet(connection: DuckDBPyConnection, paths: Sequence[str]) -> DuckDBPyRelation:
-    """Read Parquet, unless two columns of a file have one name: DuckDB would give the second another."""
+    """Read Parquet, unless two columns of a file have one name, or the files have numbers that one type cannot hold.
+
+    DuckDB would give the second column another name, and round the numbers.
+    """
     names = [glob.escape(path) for path in paths]
+    kinds: dict[bytes, dict[str, DuckDBPyType]] = {}
     for path, name in zip(paths, names, strict=True):
         nodes = connection.execute("SELECT name, num_children FROM parquet_schema($1)", [name]).fetchall()
         twice = [one for one, times in Counter(map(folded, _top(nodes))).items() if times > 1]
@@ -75,6 +81,17 @@ def _parquet(connection: DuckDBPyConnection, paths: Sequence[str]) -> DuckDBPyRe
             raise SourceError(
                 f"The file {path} has more than one column {twice[0].decode()!r}.",
                 hint="give each column a different name",
+            )
+        if len(names) > 1:
+            relation = connection.read_parquet(name)
+            for column, kind in zip(relation.columns, relation.types, strict=True):
+                kinds.setdefault(folded(column), {}).setdefault(str(kind), kind)
+    for folded_name, found in kinds.items():
+        if not holds_all(found.values()):
+            raise SourceError(
+                f"The files of {paths[0]} and others have the column {folded_name.decode()!r} with the types"
+                f" {', '.join(sorted(found))}, and no type holds all of these numbers exactly.",
+                hint="write the column with the same type to each file",
             )
     return connection.read_parquet(names, union_by_name=len(names) > 1)
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import NoSuchModuleError
 
 from audience_sync.config import Source
 from audience_sync.core.parameters import place_in
-from audience_sync.errors import AudienceSyncError, SourceError
+from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError, SourceError
 from audience_sync.extras import DIALECTS, EXTRAS, install_command, missing
 from audience_sync.signals import interrupting
 from audience_sync.source.explain import explained, overdue, place_of
@@ -100,7 +100,7 @@ def _connected_soon(source: Source, place: str, limit: timedelta) -> Session:
 
 
 def _stopped() -> AudienceSyncError:
-    return AudienceSyncError("stopped on request")
+    return AudienceSyncError(STOPPED_ON_REQUEST)
 
 
 def _connected(source: Source, place: str, limit: timedelta) -> Session:

@@ -262,6 +262,8 @@ def test_a_key_that_comes_late_is_a_column(write: Write) -> None:
     [
         ('{"a": 1}\n\n{"a": 2, "b', 3, "it is not JSON: unexpected end of data"),
         ('{"a": 1}\n{"a": "\\ud83d"}\n', 2, "it is not JSON: no low surrogate in string"),
+        ('{"a": "\\ud83d"}\n{"a": 1}\n', 1, "it has half a character: a lone surrogate such as \\ud83d"),
+        ('{\n"a": 1}\n{"b":\n"\\udc00"}', 3, "it has half a character: a lone surrogate such as \\ud83d"),
         (b'{"a": 1}\n{"a": "\xff"}\n', 2, "it is not UTF-8"),
         ('{"a": 1}\n5\n', 2, "it is not a JSON object"),
         ('{"a": 1}\nnull\n', 2, "it is not a JSON object"),

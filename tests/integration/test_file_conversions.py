@@ -27,6 +27,8 @@ TIMES = {
     "2026-11-20 10:00:00-05": (11, 20, 15, 0, 0, 0),
     "2026-11-20 10:00:00 UTC": (11, 20, 10, 0, 0, 0),
     "2026-11-20 23:59:59": (11, 20, 23, 59, 59, 0),
+    "20261120": (11, 20, 0, 0, 0, 0),
+    "20261120100001": (11, 20, 10, 0, 1, 0),
     "1793181600": (10, 28, 10, 0, 0, 0),
     "1793181600.25": (10, 28, 10, 0, 0, 250_000),
     "1793181600123": (10, 28, 10, 0, 0, 123_000),
@@ -36,6 +38,8 @@ NOT_TIMES = [
     "x",
     "2026-02-30",
     "2026-13-01",
+    "20260230",
+    "20260230100000",
     "2026-11-20 24:00:00",
     "2026-11-20 10",
     "2026-11-20 10:00:00 Europe/Berlin",
@@ -99,7 +103,7 @@ def test_times_are_read_as_they_are_written(converting: Callable[[DateOrder | No
 
         assert convert("parse_time", text) == expected, text
         assert convert("try_parse_event_time", text) == expected, text
-        assert convert("try_parse_time", text) == (None if text.startswith("179") else expected), text
+        assert convert("try_parse_time", text) == (None if text.startswith(("179", "202611")) else expected), text
 
 
 @pytest.mark.parametrize("order", [None, *DateOrder])

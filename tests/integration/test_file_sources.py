@@ -249,6 +249,41 @@ def test_json_lists_are_read(tmp_path: Path, indent: int | None) -> None:
     assert sorted(read(path, "SELECT user_id, t->>'a' FROM shop")) == [("u1", "1"), ("u2", None)]
 
 
+@pytest.mark.parametrize(
+    ("kinds", "common"),
+    [
+        (("decimal(38,0)", "decimal(10,2)"), None),
+        (("decimal(10,2)", "bigint", "decimal(38,0)"), None),
+        (("bigint", "double"), None),
+        (("integer", "float"), None),
+        (("decimal(10,2)", "double"), None),
+        (("hugeint", "decimal(10,2)"), None),
+        (("integer", "double"), "double"),
+        (("float", "double"), "double"),
+        (("bigint", "decimal(10,2)"), "decimal(21,2)"),
+        (("decimal(18,3)", "decimal(10,6)"), "decimal(21,6)"),
+        (("bigint", "ubigint"), "hugeint"),
+        (("decimal(38,0)", "decimal(10,2)", "varchar"), "varchar"),
+        (("date", "timestamp"), "timestamp"),
+    ],
+)
+def test_parquet_files_of_different_types(tmp_path: Path, kinds: tuple[str, ...], common: str | None) -> None:
+    """No number of a file is rounded because another file has another type: then the files are refused."""
+    with duckdb.connect() as writer:
+        for number, kind in enumerate(kinds):
+            value = "date '2026-01-01'" if kind in {"date", "timestamp"} else "1"
+            writer.sql(f"SELECT {value}::{kind} AS id").write_parquet(str(tmp_path / f"m{number}.parquet"))
+    place = tmp_path / "m*.parquet"
+    if common is not None:
+        assert types(place) == {"id": common}
+        return
+
+    refused = refusal(place)
+    assert "have the column 'id' with the types" in str(refused)
+    assert "and no type holds all of these numbers exactly" in str(refused)
+    assert refused.hint == "write the column with the same type to each file"
+
+
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     """Parquet says itself of what type its columns are."""
     with duckdb.connect() as writer:
