@@ -33,6 +33,10 @@ INTERRUPTED: Final = 130
 """The exit code of a command that Ctrl-C ended, as shells have it: 128 and the number of SIGINT."""
 
 
+STOPPED_ON_REQUEST: Final = "stopped on request"
+"""The message of a sync that a signal ended, and the reason that its run keeps."""
+
+
 class AudienceSyncError(Exception):
     """The command failed."""
 

@@ -35,7 +35,14 @@ def read_again(old: Settings, key: SecretStr, environ: Mapping[str, str]) -> Rel
     Raises:
         ConfigError: it cannot be used; the old one stays in force.
     """
+    if not old.path.is_file():  # a pipe has been read to its end, and could be waited for for ever
+        raise ConfigError(f"{old.path} is not a file", hint="put the file back; a pipe can be read only at a start")
     new = load(old.path, environ)
+    if old.audiences and not new.audiences:
+        raise ConfigError(
+            f"{old.path} has no audiences and no computed traits any more",
+            hint="restart the daemon if that is what you want",
+        )
     new_key = resolve_api_key(new.schematic, environ)
     if new.identity != old.identity:
         raise ConfigError(

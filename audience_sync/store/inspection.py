@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.outcomes import backoff
 from audience_sync.core.shards import shard_of
-from audience_sync.store import attempts, outages
+from audience_sync.store import attempts, outages, runs
 from audience_sync.store.attempts import Tried
 from audience_sync.store.reports import Record, iso
 
@@ -34,8 +34,9 @@ def facts(connection: Connection) -> dict[int, AudienceFacts]:
     newest = connection.execute(
         sa.text(
             "SELECT audience_id, id, kind, state, started_at FROM runs"
-            " WHERE id IN (SELECT max(id) FROM runs GROUP BY audience_id)"
-        )
+            f" WHERE id IN (SELECT max(id) FROM runs WHERE {runs.NOT_STOPPED} GROUP BY audience_id)"
+        ),
+        runs.STOPPED,
     )
     last = {
         audience: {"id": run, "kind": kind, "state": state, "started_at": iso(started)}
@@ -123,8 +124,10 @@ def failed_runs(connection: Connection) -> list[Record]:
         sa.text(
             "SELECT r.id, a.key AS audience, r.reason, r.started_at FROM runs r"
             " JOIN audiences a ON a.id = r.audience_id WHERE r.state = 'failed' AND r.id IN"
-            " (SELECT max(id) FROM runs WHERE state NOT IN ('running', 'applying') GROUP BY audience_id) ORDER BY r.id"
-        )
+            f" (SELECT max(id) FROM runs WHERE state NOT IN ('running', 'applying') AND {runs.NOT_STOPPED}"
+            " GROUP BY audience_id) ORDER BY r.id"
+        ),
+        runs.STOPPED,
     ).mappings()
     return [{**row, "started_at": iso(row["started_at"])} for row in rows]
 

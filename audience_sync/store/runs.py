@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import tables
 from audience_sync.core.keys import Rejection
 from audience_sync.core.model import Counts, RunKind, RunState
-from audience_sync.errors import UnknownName
+from audience_sync.errors import STOPPED_ON_REQUEST, UnknownName
 from audience_sync.store import audiences, bulk
 
 
@@ -47,6 +47,9 @@ _FIELDS = (
     " send_updates, partial, reason, approved_at, held_by"
 )
 _FIRST_COUNT, _COUNTS = 11, 7
+STOPPED: Final = {"stopped": STOPPED_ON_REQUEST}
+NOT_STOPPED: Final = "(state <> 'failed' OR reason IS NULL OR reason <> :stopped)"
+"""Of runs that say something of their audience: one that ended on request, with the daemon, says nothing."""
 MAX_ID = 2**63 - 1  # of a run; databases refuse larger numbers
 
 
@@ -131,7 +134,19 @@ def newest_decided(connection: Connection, audience_id: int) -> RunRow | None:
     row = connection.execute(
         sa.text(
             f"SELECT {_FIELDS} FROM runs WHERE audience_id = :a AND state IN ('blocked', 'failed', 'succeeded')"
-            " ORDER BY id DESC LIMIT 1"
+            f" AND {NOT_STOPPED} ORDER BY id DESC LIMIT 1"
+        ),
+        {"a": audience_id, **STOPPED},
+    ).one_or_none()
+    return None if row is None else _row(row)
+
+
+def newest_approved(connection: Connection, audience_id: int) -> RunRow | None:
+    """Return the run of an audience that was approved last."""
+    row = connection.execute(
+        sa.text(
+            f"SELECT {_FIELDS} FROM runs WHERE audience_id = :a AND approved_at IS NOT NULL"
+            " ORDER BY approved_at DESC, id DESC LIMIT 1"
         ),
         {"a": audience_id},
     ).one_or_none()

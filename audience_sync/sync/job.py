@@ -11,7 +11,7 @@ from datetime import datetime
 from audience_sync.config import Audience, Settings
 from audience_sync.core.hold import Obstacle
 from audience_sync.core.keys import Reason
-from audience_sync.errors import AudienceSyncError, ConfigError
+from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError, ConfigError
 from audience_sync.store.runs import RunRow
 
 
@@ -59,6 +59,12 @@ class Job:
             return f"only {self.only}"
         return None if self.limit is None else f"at most {self.limit} changes"
 
+    def at_most(self, members: int) -> int:
+        """Return how many changes a first sync applies when it finds so many members."""
+        if self.only is not None:
+            return 1
+        return members if self.limit is None else min(members, self.limit)
+
     def on_page(self, rows: int) -> None:
         """Between two pages of the source: stop if asked to, or show how many rows were read."""
         self.check_stop()
@@ -76,7 +82,7 @@ class Job:
             AudienceSyncError: somebody asked.
         """
         if self.stop.is_set():
-            raise AudienceSyncError("stopped on request")
+            raise AudienceSyncError(STOPPED_ON_REQUEST)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from audience_sync.daemon import syncing
 from audience_sync.daemon.syncing import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences
+from audience_sync.store import audiences, inspection
 from audience_sync.sync import approve
 from tests.factories import NOON, FrozenClock, Shop
 
@@ -405,6 +405,36 @@ def test_a_requested_stop_is_not_an_error(daemon: Daemon) -> None:
     assert [(line["event"], line["log_level"]) for line in logged] == [("sync_stopped", "info")]
     assert logged[0]["why"] == "stopped on request"
     assert daemon.kept() == {"gold": None}
+
+
+def test_a_requested_stop_hides_nothing(daemon: Daemon) -> None:
+    """`status` has what the last run said that was not stopped: a failure stays one."""
+    daemon.reload(audience("Gold", BROKEN))
+    daemon.run("gold")
+    with daemon.workspace.database.read() as connection:
+        failed = inspection.failed_runs(connection)
+    daemon.reload(audience("Gold"))
+    daemon.reached["sync.started"] = daemon.stop.set
+    daemon.run("gold")
+
+    assert daemon.runs("gold")[-1][0] == "failed"
+    with daemon.workspace.database.read() as connection:
+        assert inspection.failed_runs(connection) == failed
+        (facts,) = inspection.facts(connection).values()
+    assert (facts.last_run or {})["id"] == failed[0]["id"]
+
+
+def test_a_renamed_audience_is_a_warning(daemon: Daemon) -> None:
+    """The daemon says what `check` says: the trait begins anew under another key."""
+    daemon.reload(audience("Gold"))
+    daemon.run("gold")
+    with capture_logs() as logged:
+        daemon.reload(audience("Gold Customers"))
+    (renamed,) = (line for line in logged if line["event"] == "audience_renamed")
+
+    assert (renamed["log_level"], renamed["audience"]) == ("warning", "gold_customers")
+    assert str(renamed["why"]).startswith("was synced as gold before: a sync sends the new trait gold_customers")
+    assert 'set key = "gold"' in str(renamed["hint"])
 
 
 def test_times_have_one_format(daemon: Daemon) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
@@ -55,6 +56,25 @@ def test_nothing_changed(file: File) -> None:
     found = file.again()
 
     assert found == Reload(settings=file.old, key=KEY, added=(), removed=(), changed=(), other=(), needs_restart=())
+
+
+def test_a_file_that_lost_all_audiences_is_refused(file: File) -> None:
+    """An editor that empties a file before it writes it does not take every audience out of the schedule."""
+    file.path.write_text("")
+
+    with pytest.raises(ConfigError, match="has no audiences and no computed traits any more"):
+        file.again()
+
+
+def test_a_pipe_is_not_waited_for(file: File) -> None:
+    """`--config <(decrypt config.toml)` is a pipe, which a reload would wait for for ever."""
+    file.path.unlink()
+    os.mkfifo(file.path)
+
+    with pytest.raises(ConfigError, match="is not a file") as refused:
+        file.again()
+
+    assert refused.value.hint == "put the file back; a pipe can be read only at a start"
 
 
 def test_audiences_are_named_by_key(file: File) -> None:
