@@ -30,7 +30,7 @@ RUNS_SHOWN = TableView(
         "id", "audience", "kind", "state", "as_of", "read", "entered", "exited", "updated", "rejected", "sent",
         "reason",
     ),
-    optional=("as_of", "entered", "exited", "updated", "sent", "rejected", "read", "kind"),
+    optional=("updated", "as_of", "sent", "rejected", "read", "kind"),
 )  # fmt: skip
 CHANGES_SHOWN = TableView(
     ("as_of", "audience", "computation", "profile_key", "kind", "value", "identifiers", "run_id"),

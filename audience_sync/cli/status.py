@@ -261,7 +261,7 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
             typer.echo(f"\n{title}:")
             print_table(records, shown, hidden=hidden)
     for run in whole["blocked"]:
-        look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['id']}"
+        look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['audience']}"
         console.print(f"hint: `{look}` to look, then `{approve}`")
     if whole["deliveries"]["dead"] or whole["events"]["dead"]:
         hint = "hint: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again"

@@ -322,7 +322,7 @@ def _sync_one(workspace: Workspace, job: Job, wait: timedelta) -> RunReport:
         job = replace(
             job,
             on_progress=progress.show,
-            on_first=lambda members: reporting.first_sync(key, members, job.settings),
+            on_first=lambda found: reporting.first_sync(key, job.at_most(found), job.settings),
         )
         return _patiently(partial(sync_audience, workspace, job), wait, job.stop)
 

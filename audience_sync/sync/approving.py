@@ -6,7 +6,10 @@ from typing import assert_never
 
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.destination.timestamps import iso
+from audience_sync.core.instants import from_ms
 from audience_sync.core.model import RunState
+from audience_sync.core.printable import instant_text
 from audience_sync.errors import ApprovalRefused
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, runs
@@ -57,9 +60,17 @@ def newest_blocked(connection: Connection, audience: AudienceRow) -> RunRow:
     """
     if (blocked := _blocked(connection, audience)) is None:
         raise ApprovalRefused(
-            f"no run of {audience.key} is blocked", hint=f"`audience-sync runs {audience.key}` lists its runs"
+            f"no run of {audience.key} is blocked{_last_approval(connection, audience)}",
+            hint=f"`audience-sync runs {audience.key}` lists its runs",
         )
     return blocked
+
+
+def _last_approval(connection: Connection, audience: AudienceRow) -> str:
+    """Return when a run of an audience was approved last, behind a colon."""
+    if (run := runs.newest_approved(connection, audience.id)) is None:
+        return ""
+    return f": run {run.id} was approved at {instant_text(iso(from_ms(run.approved_at or 0)))}"
 
 
 def _blocked(connection: Connection, audience: AudienceRow) -> RunRow | None:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy.engine import Connection
+
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.guard import is_guarded
 from audience_sync.core.hold import Hold
@@ -24,7 +26,7 @@ from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.sync.committing import Comparison
 from audience_sync.sync.finishing import LEASE_SECONDS, fail, finish_dead_runs, holding, supersede
 from audience_sync.sync.job import Job, RunReport
-from audience_sync.sync.prerequisites import hold_of
+from audience_sync.sync.prerequisites import hold_of, used_by
 from audience_sync.sync.reading import Rejections, open_spool, read
 from audience_sync.sync.round import uses_any
 
@@ -121,12 +123,8 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
         audience = audiences.by_id(connection, audience.id)  # as dead runs, or others before us, left it
         _require_active(audience)
         as_of = _instant(job, audience, now_ms=now)
-        if audience.applied_as_of is not None and as_of < audience.applied_as_of and not job.force:
-            applied = instant_text(iso(from_ms(audience.applied_as_of)))
-            raise ConfigError(
-                f"audience {audience.key!r} was already synced as of {applied}, a later instant",
-                hint="--force goes back in time all the same",
-            )
+        if not job.force:
+            _require_no_later(connection, job, audience, as_of=as_of)
         kind = RunKind.RESYNC if job.resync else RunKind.INCREMENTAL
         new = NewRun(
             audience_id=audience.id,
@@ -149,6 +147,24 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
         run = runs.start(connection, new._replace(generation=binding.next_generation(connection, now)))
         supersede(connection, run, RunState.HELD, now_ms=now)
         return run, None
+
+
+def _require_no_later(connection: Connection, job: Job, audience: AudienceRow, *, as_of: int) -> None:
+    """Refuse an instant for which an audience, or what it uses, can no longer be accepted.
+
+    Raises:
+        ConfigError: one of them was synced as of a later instant.
+    """
+    found = [(f"audience {audience.key!r}", audience.applied_as_of)]
+    if job.as_of is not None:
+        used = used_by(connection, job.settings, job.audience)
+        found += [(f"`{one.key}`, which `{audience.key}` uses,", one.accepted_as_of) for one in used if one.in_file]
+    for subject, applied in found:
+        if applied is not None and as_of < applied:
+            raise ConfigError(
+                f"{subject} was already synced as of {instant_text(iso(from_ms(applied)))}, a later instant",
+                hint="--force goes back in time all the same",
+            )
 
 
 def _instant(job: Job, audience: AudienceRow, *, now_ms: int) -> int:

@@ -390,6 +390,14 @@ def test_a_first_sync_says_what_it_will_do(place: Place) -> None:
 
 
 @ON_ONE_DATABASE
+def test_a_limited_first_sync_announces_its_limit(place: Place) -> None:
+    """Who tries five users first is not told of all."""
+    ended = place.command("sync", "--limit", "5", "--no-deliver")
+
+    assert f"first sync of {AUDIENCE_KEY}: up to 5 events in" in ended.err
+
+
+@ON_ONE_DATABASE
 def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
     """`--now` stands for `:now` and is kept as the run's as_of; one before the last needs --force."""
     march = {f"m{n}": "acme" for n in range(5)}

@@ -82,7 +82,7 @@ class SmallDisk:
 
     def make_room(self) -> None:
         """Take back what `fill` did."""
-        (self.folder / "filler").unlink()
+        (self.folder / "filler").unlink(missing_ok=True)  # there may have been no space for it
 
     def close(self) -> None:
         """Unmount it."""

@@ -6,7 +6,9 @@ import pytest
 
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import ApprovalRefused, SourceError, UnknownName
+from audience_sync.store import audiences
 from audience_sync.sync import approve
+from audience_sync.sync.approving import newest_blocked
 from tests.factories import AUDIENCE_KEY, company_identifiers
 from tests.syncing import Syncing, people, replayed
 
@@ -89,6 +91,20 @@ def test_a_second_yes_changes_nothing(syncing: Syncing) -> None:
 
     assert syncing.approve(run) == run
     assert syncing.outbox() == outbox
+
+
+def test_who_asks_for_the_blocked_run_of_an_audience_learns_of_the_approval(syncing: Syncing) -> None:
+    """Approved by the audience's name twice, the second one says when the plan was applied."""
+    syncing.sync(HUNDRED)
+    run = syncing.approve(syncing.sync([]).run)
+    with syncing.workspace.database.read() as connection:
+        audience = audiences.by_key(connection, AUDIENCE_KEY)
+        with pytest.raises(ApprovalRefused) as caught:
+            newest_blocked(connection, audience)
+
+    assert str(caught.value) == (
+        f"no run of {AUDIENCE_KEY} is blocked: run {run.id} was approved at 2026-03-31 12:03:00Z"
+    )
 
 
 def test_what_was_never_blocked_is_refused(syncing: Syncing) -> None:

@@ -504,3 +504,16 @@ def test_a_query_without_dependencies_is_never_held(chain: Chain) -> None:
 
     assert states(chain.sync("spenders")) == {"spenders": "succeeded"}
     assert SPENDERS in chain.settings.audience("spenders").query  # type: ignore[operator]  # it has one
+
+
+@ON_SQLITE
+def test_an_instant_before_that_of_what_is_used_is_refused(chain: Chain) -> None:
+    """What is used cannot be accepted for an earlier instant any more, so a dependent is not evaluated for it."""
+    chain.sync("spenders")
+    chain.configure(more='[[audiences]]\nname = "new"\nquery = "trait(\'spenders\') = true"')
+    earlier = chain.workspace.seams.clock() - timedelta(days=1)
+
+    refused = chain.sync("new", as_of=earlier)["new"]
+    assert "`spenders`, which `new` uses, was already synced as of " in str(refused)
+    assert chain.members("new") == set()
+    assert states(chain.sync("new", as_of=earlier, force=True)) == {"new": "succeeded"}

@@ -229,10 +229,11 @@ def test_a_query_that_takes_too_long_is_stopped(source: str) -> None:
 
 def test_time_spent_on_the_rows_does_not_count(sqlite_source: str) -> None:
     """The limit is for the database: a slow reader of the rows is not punished."""
-    with open_rows(database(sqlite_source, SHORT), ENDLESS["sqlite"], as_of=AS_OF) as rows:
+    limit = timedelta(seconds=1.5)  # a page alone may take a second on a busy machine
+    with open_rows(database(sqlite_source, limit), ENDLESS["sqlite"], as_of=AS_OF) as rows:
         pages = rows.pages()
         next(pages)
-        threading.Event().wait(2 * SHORT.total_seconds())  # the slow reader
+        threading.Event().wait(limit.total_seconds())  # the slow reader
 
         assert len(next(pages)) == PAGE
 

@@ -157,24 +157,24 @@ def test_runs_at_80_columns(show: Callable[..., Said]) -> None:
     assert (
         show("runs").out
         == f"""\
-  id  audience                                  state       as_of
-1205  {LONG.retired}  superseded  2026-11-29 14:05:09Z
-1204  {LONG.audience}  blocked     2026-11-29 14:05:09Z
+  id  audience                                  state       entered   exited
+1205  {LONG.retired}  superseded  6895779  3104221
+1204  {LONG.audience}  blocked     6895779  3104221
     reason: 3,104,221 would leave, 31.0 % of the 10,000,000 members before;
       max_exit_percent allows 30 %; 9,876,543 would be updated, 98.8 % of the
       10,000,000 members before; max_update_percent allows 50 %
-1203  {LONG.trait}  failed      2026-11-29 14:05:09Z
+1203  {LONG.trait}  failed      6895779  3104221
     reason: source shop: (1146) POST https://c.schematichq.com/batch: 503
       Service Unavailable, upstream connect error or disconnect/reset before
       headers; the last of 12 tries took 30.0 s; 1,234,567 events wait behind it
       and are sent when Schematic answers
-1202  {LONG.paused}  succeeded   2026-11-29 14:05:09Z
-1201  {LONG.audience}  succeeded   2026-11-29 14:05:09Z
+1202  {LONG.paused}  succeeded   6895779  3104221
+1201  {LONG.audience}  succeeded   6895779  3104221
 """
     )
     assert show("runs").err == (
-        "columns hidden at this width: kind, read, entered, exited, updated, rejected,\n"
-        "sent; use `--format json`, or widen the terminal\n"
+        "columns hidden at this width: kind, as_of, read, updated, rejected, sent; use\n"
+        "`--format json`, or widen the terminal\n"
     )
 
 
@@ -333,6 +333,6 @@ def test_a_real_terminal(filled: Callable[[Names], Path]) -> None:
 
     header, *lines = printed.decode().splitlines()
     assert code == 0
-    assert header == "\x1b[1m  id  audience                                  state       as_of\x1b[0m"
+    assert header == "\x1b[1m  id  audience                                  state       entered   exited\x1b[0m"
     assert max(map(len, lines)) == 80
     assert "hidden" in COLOR.sub("", lines[-2])
