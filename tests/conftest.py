@@ -21,7 +21,7 @@ from audience_sync.db import Database
 from audience_sync.leasing import Workspace
 from audience_sync.migrating import migrate
 from audience_sync.seams import Seams
-from tests import leaks, pg_cluster, pg_selection, profile
+from tests import bytecode, leaks, pg_cluster, pg_selection, profile
 from tests.factories import FrozenClock, Shop, config_text
 from tests.pg_cluster import ReusedDatabase, Server
 from tests.syncing import Syncing
@@ -34,10 +34,12 @@ _POSTGRES_URL = os.environ.get(pg_selection.URL_VARIABLE)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the amount of generated data and the folder for temporary files; make a folder for PostgreSQL."""
-    profile.load(large=os.environ.get("CI") == "true" or config.getoption("-m") != "not slow")
+    profile.load(large=config.getoption("-m") != "not slow")
     config.pluginmanager.register(leaks)
     config.pluginmanager.register(pg_selection)
     if hasattr(config, "workerinput"):
+        worker, workers = int(config.workerinput["workerid"][2:]), config.workerinput["workercount"]
+        bytecode.share(config, Path(os.environ[RUN_VARIABLE]) / "bytecode", part=worker, parts=workers)
         return
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(pg_cluster.temporary_root()))
     run = pg_cluster.Run(pg_cluster.new_folder())
@@ -56,10 +58,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark acceptance tests on PostgreSQL as slow, and others that are slow there."""
+    """Mark as slow acceptance tests on PostgreSQL, others that are slow there, and those with much generated data."""
     for item in items:
-        is_slow_there = ACCEPTANCE in item.path.parents or item.get_closest_marker("slow_on_postgres")
-        if is_slow_there and pg_selection.kind_of(item) == "postgres":
+        goes_slowly = ACCEPTANCE in item.path.parents or item.get_closest_marker("slow_on_postgres") is not None
+        is_slow_there = goes_slowly and pg_selection.kind_of(item) == "postgres"
+        if is_slow_there or (profile.is_large() and profile.is_generated(item)):
             item.add_marker("slow")
 
 

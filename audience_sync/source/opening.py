@@ -52,6 +52,8 @@ def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
         def reach(what: str, sql: str | None = None) -> Iterator[None]:
             try:
                 with deadline.running():
+                    if deadline.stopped:  # before the query has begun, when an interrupt has no effect
+                        raise _stopped()
                     yield
             except session.errors as error:
                 if not deadline.is_over:

@@ -146,6 +146,7 @@ def check_runs_and_history(sending: Sending, purchases: list[Purchase]) -> None:
         assert set(rows_as_of(purchases, month)) == replayed == {member["profile_key"] for member in recalled}
 
 
+@pytest.mark.slow
 def test_every_month_agrees(sending: Sending, purchases: list[Purchase]) -> None:
     """After each month members, traits and brute force agree, and exactly the transitions were sent."""
     now, ever, transitions = set[str](), set[str](), 0

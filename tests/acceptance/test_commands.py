@@ -82,6 +82,7 @@ def unchanged(place: Place, members: Customers, *, received: int) -> bool:
 # A source that says something very different, or breaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rest", "said"),
     [
@@ -287,6 +288,7 @@ def test_an_audience_that_somebody_syncs_is_exit_code_5(synced: Place) -> None:
     assert states(synced) == ["succeeded"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["sync"], ["approve", "2"], ["retract", AUDIENCE_KEY, "--yes"]], ids=lambda w: w[0])
 def test_a_command_waits_for_its_turn(synced: Place, words: list[str]) -> None:
     """A command goes on by itself as soon as the other process has finished with the audience."""
@@ -682,6 +684,7 @@ def test_a_second_interrupt_ends_at_once(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 @pytest.mark.parametrize("words", [["sync"], ["approve", "2"], ["deliver"]], ids=lambda words: words[0])
 def test_an_interrupted_delivery_ends_without_a_trace(synced: Place, words: list[str]) -> None:

@@ -152,6 +152,7 @@ def test_a_restart_neither_repeats_nor_skips(place: Place) -> None:
     assert HOUR <= due(place)["ring_3"] - runs(place)["ring_3"][1].started_at < 1.5 * HOUR
 
 
+@pytest.mark.slow
 def test_the_first_syncs_share_their_events(place: Place) -> None:
     """Ten audiences over the same users, all new: each user is told once, of all ten."""
     hourly(place, more=rings())
@@ -210,6 +211,7 @@ def test_deliveries_go_on_between_syncs(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_a_refused_key_does_not_end_the_daemon(place: Place) -> None:
     """A key that Schematic refuses is one error in the log, and nothing is lost: it is tried again until it is good."""
@@ -328,6 +330,7 @@ def test_a_sync_beside_the_daemon_waits_its_turn(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_the_daemon_waits_for_others_too(place: Place) -> None:
     """An audience that somebody else works on is looked at again a few seconds later, not given up."""

@@ -120,6 +120,7 @@ def used(folder: Path) -> int:
     return (there.f_blocks - there.f_bfree) * there.f_frsize // KIB
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_fails_a_first_sync(cramped: Place, small_disk: SmallDisk) -> None:
     """A first sync that finds no room says so in one sentence; with room the next one goes on and ends right."""
     cramped.database.close()
@@ -135,6 +136,7 @@ def test_a_disk_that_is_full_fails_a_first_sync(cramped: Place, small_disk: Smal
     assert_settled(cramped, EVERYBODY)
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_fails_a_later_sync(cramped: Place, small_disk: SmallDisk) -> None:
     """A later sync that finds no room for its plan changes nothing at all."""
     assert cramped.command("sync").code == 0
@@ -152,6 +154,7 @@ def test_a_disk_that_is_full_fails_a_later_sync(cramped: Place, small_disk: Smal
     assert_settled(cramped, MOST, before=EVERYBODY)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_answers_are_settled(cramped: Place, small_disk: SmallDisk) -> None:
     """What Schematic accepted is settled once there is room, or sent again under the keys that it had."""
     assert cramped.command("sync", "--no-deliver").code == 0
@@ -176,6 +179,7 @@ def test_a_disk_that_fills_up_while_answers_are_settled(cramped: Place, small_di
     assert len({event.idempotency_key for event in cramped.sandbox.ledger.events()}) == len(EVERYBODY)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 @pytest.mark.parametrize("pages", [5, 25, 60])
 def test_a_file_that_may_not_grow(place: Place, pages: int) -> None:
@@ -268,6 +272,7 @@ def test_a_sync_waits_for_a_lock(place: Place) -> None:
     assert_settled(place, EVERYBODY)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_a_lock_that_is_held_for_too_long(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -289,6 +294,7 @@ def often(place: Place, **wanted: Any) -> Settings:
     return place.configure(more='[schedule]\nevery = "1s"\njitter = "0s"', **wanted)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_the_daemon_outlives_a_lock(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another program holds the file for longer than anybody waits, syncs fail; afterwards all goes on."""

@@ -162,6 +162,7 @@ def test_every_suggested_command_works_as_printed(tmp_path: Path) -> None:
         assert ledger.traits_of("userId", person) == {shop.ORDERED: True, shop.SPENDERS: True, shop.LAPSED: False}
 
 
+@pytest.mark.slow
 def test_the_commands_suit_the_machine(tmp_path: Path) -> None:
     """Where no program is on the PATH, the commands do without; where AUDIENCE_SYNC_CONFIG is set, they ignore it."""
     (tmp_path / "taken").mkdir()
@@ -175,6 +176,7 @@ def test_the_commands_suit_the_machine(tmp_path: Path) -> None:
     assert [run(command, tmp_path / "taken").count("big_spenders") for command in in_sql] == [1, 0]
 
 
+@pytest.mark.slow
 def test_a_second_demonstration_takes_the_next_free_name(told: Told) -> None:
     """Nothing is written over: the next demonstration lies beside the first."""
     second = run_demo(told.folder)
@@ -213,6 +215,7 @@ def members(settings: Settings, database: Path, at: datetime) -> dict[str, dict[
         return {one.key: dict(connection.execute(one.sql or "", now)) for one in settings.audiences}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("days", range(0, 371, 53))
 def test_the_shop_is_believable_on_any_day(tmp_path: Path, days: int) -> None:
     """Whenever it is run: no guard stops the second sync, every kind of change is there, and the shop grows."""

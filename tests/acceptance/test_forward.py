@@ -396,6 +396,7 @@ def test_a_file_is_sent_once_and_in_order(place: Place) -> None:
 POINTS = ["forward.taken", "deliver.marked:2", "deliver.posted:3", "forward.taken", "deliver.settled"]
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on_with(place: Place) -> None:
     """Killed anywhere, the same command again goes on: every event arrives exactly once, in the order of its user."""
     events = tracks(2000)
@@ -440,6 +441,7 @@ def test_events_without_a_messageid(place: Place) -> None:
     assert place.received() == 2
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_a_file_that_breaks_off_is_sent_as_far_as_it_goes(place: Place) -> None:
     """What comes before the break arrives, the failure is told with its line, and the whole file then adds the rest."""

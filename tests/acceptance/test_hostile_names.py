@@ -199,6 +199,7 @@ def test_sql_in_names_keys_and_values_is_text_to_every_command(
         assert shop.execute("SELECT count(*) FROM orders").fetchone() == (len(people) + 1,)
 
 
+@pytest.mark.slow
 def test_sql_in_forwarded_events_is_text(
     database: Database, database_url: str, tmp_path: Path, sandbox: Sandbox, command: Callable[..., Said]
 ) -> None:
@@ -240,6 +241,7 @@ def test_sql_in_forwarded_events_is_text(
     assert names == {f"E {one}" for one in (*HOSTILE, BYSTANDER) if one not in (HOSTILE[1], HOSTILE[5])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_sql_in_files_is_text(

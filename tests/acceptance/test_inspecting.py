@@ -197,7 +197,7 @@ def test_status_says_what_waits_and_why(desk: Desk) -> None:
     }
     assert [(a["error"], a["events"], a["tries"]) for a in whole["attempts"]] == [("503 from Schematic", 2, 1)]
     assert "503 from Schematic" in table.out
-    assert f"audience-sync approve {blocked.id}" in table.err
+    assert f"audience-sync approve {AUDIENCE_KEY}" in table.err
     assert "blocked" in table.out
 
 
@@ -297,6 +297,7 @@ def test_a_list_says_what_it_leaves_out(desk: Desk) -> None:
     assert "more" not in whole.err
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_error(desk: Desk, tmp_path: Path) -> None:
     """`| head` ends a long list without a word."""
     desk.sync(*[f"u{n}" for n in range(3000)])

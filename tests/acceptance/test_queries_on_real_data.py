@@ -615,6 +615,7 @@ def as_written(value: object) -> object:
     return int(value) if isinstance(value, str) and re.fullmatch("0|[1-9][0-9]*", value) else value
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(3600 if EVERY_INSTANT else 240)
 @pytest.mark.parametrize("place", PLACES)
 def test_every_example_agrees(

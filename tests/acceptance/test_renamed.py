@@ -62,6 +62,7 @@ def test_check_says_the_same(synced: Place) -> None:
     assert (found.message, found.remedy) == (SENTENCE, REMEDY)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wanted",
     [

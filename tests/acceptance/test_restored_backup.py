@@ -172,6 +172,7 @@ def test_a_running_service_notices_a_restore_under_it(place: Place, backup: Path
 # The remedies
 
 
+@pytest.mark.slow
 def test_the_newer_file_put_back(place: Place, backup: Path) -> None:
     """With the newer file back in its place all goes on as if nothing had happened."""
     newest = back_up(place, "newest.db")
@@ -198,6 +199,7 @@ def came_back_while_forgotten(place: Place) -> Path:
     return backup
 
 
+@pytest.mark.slow
 def test_an_older_database_is_accepted(place: Place) -> None:
     """After `sync --resync --force` Schematic agrees, also where the diff alone could not see that it did not."""
     backup = came_back_while_forgotten(place)
@@ -216,6 +218,7 @@ def test_an_older_database_is_accepted(place: Place) -> None:
     assert place.command("check").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["resync.committed:2", "deliver.posted"])
 def test_an_acceptance_that_was_killed_is_finished(place: Place, point: str) -> None:
     """Killed anywhere behind the decision, it is finished by whatever sync comes next, without being asked again."""
@@ -229,6 +232,7 @@ def test_an_acceptance_that_was_killed_is_finished(place: Place, point: str) -> 
     assert place.rows("SELECT * FROM outbox") == place.rows("SELECT * FROM attempts") == []
 
 
+@pytest.mark.slow
 def test_acceptance_is_for_all_audiences_of_the_file(place: Place) -> None:
     """One audience is named: the others are sent again too, from what is remembered; an orphan is not touched."""
     other = '[[audiences]]\nname = "Other"\nsource = "shop"\nsql = "' + ORDERS_SQL + '"'
@@ -248,6 +252,7 @@ def test_acceptance_is_for_all_audiences_of_the_file(place: Place) -> None:
     assert [traits["u0"][key] for key in (AUDIENCE_KEY, "other", "orphan")] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_force_without_need_accepts_nothing(place: Place) -> None:
     """On a database that is as new as can be, `sync --resync --force` is a resync."""
     ended = place.command("sync", "--resync", "--force", "--format", "json")
@@ -289,6 +294,7 @@ def test_a_database_that_only_forwards(place: Place) -> None:
 # A mark that cannot be written
 
 
+@pytest.mark.slow
 def test_a_mark_that_cannot_be_written(place: Place) -> None:
     """`check` and `sync` say so in one sentence, and nothing is sent; later `deliver` goes on where they stopped."""
     received = place.received()
@@ -308,6 +314,7 @@ def test_a_mark_that_cannot_be_written(place: Place) -> None:
     assert_settled(place, AFTER, before=BEFORE)
 
 
+@pytest.mark.slow
 def test_the_service_goes_on_when_the_mark_can_be_written(place: Place) -> None:
     """The daemon starts, syncs and sends nothing until then; it does not have to be started again."""
     received = place.received()
@@ -345,6 +352,7 @@ def test_a_crash_before_the_mark_is_written_is_no_restore(place: Place) -> None:
     assert place.command("deliver").code == 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_no_restore(place: Place) -> None:
     """A run that was killed leaves a database and a mark that belong together."""
     place.shop.set_orders(AFTER.items())
@@ -354,6 +362,7 @@ def test_a_killed_run_is_no_restore(place: Place) -> None:
     assert_settled(place, AFTER, before=BEFORE)
 
 
+@pytest.mark.slow
 def test_a_copy_elsewhere_works(place: Place, backup: Path) -> None:
     """An old copy in another place has no mark beside it, gets one of its own, and is believed."""
     copy = place.folder / "elsewhere" / "copy.db"
@@ -373,6 +382,7 @@ def test_a_copy_elsewhere_works(place: Place, backup: Path) -> None:
     assert "high-water mark" not in again.err + again.out
 
 
+@pytest.mark.slow
 def test_another_database_in_its_place_works(place: Place, backup: Path, sqlite_template: Path) -> None:
     """The mark of one database says nothing of another one: of one made anew, or of one that came from elsewhere."""
     del backup

@@ -595,6 +595,7 @@ def test_check_reads_well_on_a_pipe_and_on_a_terminal(
     assert "\x1b[31mbad" not in shown.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [(), ("--once",), ("--user", "daemon"), ("--once", "--user", "daemon")])
 def test_systemd_accepts_the_units_and_finds_them_hardened(
     words: tuple[str, ...], command: Callable[..., Result], tmp_path: Path

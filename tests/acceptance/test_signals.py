@@ -224,6 +224,7 @@ def test_a_hangup_ends_a_command_at_once(place: Place) -> None:
     assert ended.code == -signal.SIGHUP
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_a_terminal_that_closes_ends_the_daemon_in_order(place: Place) -> None:
     """`run` in a terminal window is over when the window is: leases are given back, and the exit code is 0."""

@@ -98,6 +98,7 @@ def sync_refused(place: Place, settings: Settings) -> str:
 # By a timeout
 
 
+@pytest.mark.slow
 def test_a_query_that_hangs_is_stopped(place: Place, source_url: str, dialect: str) -> None:
     """statement_timeout ends a query that never returns a row; the run has failed and changed nothing."""
     said = sync_refused(place, configured(place, source_url, HANGING[dialect], timeout=SHORT))

@@ -12,6 +12,8 @@ from audience_sync.sync.approving import newest_blocked
 from tests.factories import AUDIENCE_KEY, company_identifiers
 from tests.syncing import Syncing, people, replayed
 
+pytestmark = pytest.mark.slow_on_postgres
+
 HUNDRED = people(range(100))
 
 

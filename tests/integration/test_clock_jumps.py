@@ -79,6 +79,7 @@ def at_clock(sending: Sending, clock: JumpingClock) -> Sending:
 # Delivery
 
 
+@pytest.mark.slow
 @JUMPS
 def test_a_jump_in_the_middle_of_a_delivery(sending: Sending, jumping: JumpingClock, jump: timedelta) -> None:
     """Requests go on at their rate, though moments were reserved by the clock of before."""
@@ -92,6 +93,7 @@ def test_a_jump_in_the_middle_of_a_delivery(sending: Sending, jumping: JumpingCl
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 @JUMPS
 def test_a_jump_while_a_batch_waits_for_its_next_try(sending: Sending, jumping: JumpingClock, jump: timedelta) -> None:
     """What failed is tried again after its wait, whatever the clock says meanwhile."""
@@ -134,6 +136,7 @@ def test_an_hour_that_was_reserved_in_error_is_given_up(database: Database, per_
 # Syncs
 
 
+@pytest.mark.slow
 @JUMPS
 def test_syncs_around_a_jump(sending: Sending, jumping: JumpingClock, jump: timedelta) -> None:
     """A sync after a jump is no sync of the past: it is applied, under a later generation, and history goes on."""
@@ -184,6 +187,7 @@ def test_nobody_steals_a_lease_after_a_jump(sending: Sending, jumping: JumpingCl
         taken.close()
 
 
+@pytest.mark.slow
 @JUMPS
 def test_two_that_deliver_around_a_jump(sending: Sending, jumping: JumpingClock, jump: timedelta) -> None:
     """Nothing is sent twice, because the second process does not take the first one's shards for free."""

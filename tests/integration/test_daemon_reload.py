@@ -185,9 +185,10 @@ def test_an_outage_that_turns_into_another(served: Served) -> None:
     served.sandbox.faults.set([FaultRule(status=503, headers={"Retry-After": "3600"})])
     with served.running():
         wait_until(lambda: served.told("schematic_unreachable"), seconds=LONG)
-        served.sandbox.faults.clear()
-        served.reload(key="sch_revoked")
+        served.sandbox.faults.set([FaultRule(status=401)])  # also for a request that is under way
+        served.reload()
         wait_until(lambda: served.told("key_refused"), seconds=LONG)
+        served.sandbox.faults.clear()
         served.reload()
         wait_until(lambda: served.told("schematic_reachable"), seconds=LONG)
     names = ("schematic_unreachable", "key_refused", "schematic_reachable")

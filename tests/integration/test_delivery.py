@@ -25,6 +25,8 @@ from audience_sync.sandbox.wire import Request
 from tests.sending import Sending, assert_agreed, in_between, members_of, open_sending
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow_on_postgres
+
 EVERYBODY = [f"u{n}" for n in range(1, 251)]
 
 
@@ -109,7 +111,7 @@ def test_exits_carry_the_last_identifiers(tmp_path: Path, database: Database, sa
         }
 
 
-@pytest.mark.parametrize("users", [1000, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("users", [150, *(pytest.param(users, marks=pytest.mark.slow) for users in (1000, 5000))])
 def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandbox: Sandbox, users: int) -> None:
     """Twenty audiences over the same users are one identify for each of them."""
     names = {f"a{n}": members_of("acme") for n in range(20)}
@@ -126,6 +128,7 @@ def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandb
         assert_agreed(sending)
 
 
+@pytest.mark.slow
 def test_scattered_changes_fill_batches(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
     """10,000 changes scattered over all shards are at most 110 requests with eight workers."""
     users = [f"customer-{n * 7919}" for n in range(10_000)]
@@ -181,6 +184,7 @@ def test_progress_is_told(sending: Sending) -> None:
     assert told[-1] <= 250
 
 
+@pytest.mark.slow
 def test_stop_is_obeyed(sending: Sending) -> None:
     """Asked to stop in the middle, delivery ends soon, and what is left goes later without a repetition."""
     sending.sync(gold=EVERYBODY)
@@ -329,6 +333,7 @@ def test_refused_declaration_warns(sending: Sending, rule: FaultRule, says: str)
     assert len(warnings) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "kind", "says"),
     [

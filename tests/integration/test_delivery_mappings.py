@@ -73,7 +73,7 @@ def settled(sending: Sending) -> bool:
     return sending.rows("SELECT 1 FROM outbox") == [] and sending.attempts() == 0
 
 
-@pytest.mark.parametrize("batch_size", [100, 3, 2, 1])
+@pytest.mark.parametrize("batch_size", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 2, 1))])
 def test_each_mapping_arrives_once(sending: Sending, batch_size: int) -> None:
     """Two changes of one person are an identify by each key, and a track event for each audience, under own keys."""
     sending = sending.with_mappings(ALL).with_settings(delivery={"batch_size": batch_size})
@@ -94,6 +94,7 @@ def test_each_mapping_arrives_once(sending: Sending, batch_size: int) -> None:
     assert sending.rows("SELECT entered, sent FROM runs ORDER BY id") == [(120, 120), (20, 20)]
 
 
+@pytest.mark.slow
 def test_through_faults(sending: Sending) -> None:
     """Errors, dropped answers and halved batches repeat events under their keys, and lose none."""
     sending = sending.with_mappings(ALL)
@@ -109,6 +110,7 @@ def test_through_faults(sending: Sending) -> None:
     assert settled(sending)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["deliver.marked", "deliver.posted", "deliver.settled"])
 @pytest.mark.parametrize("batch_size", [2, 10])
 def test_killed(sending: Sending, point: str, batch_size: int) -> None:
@@ -182,6 +184,7 @@ def test_a_refused_audience_is_taken_out_of_its_event(sending: Sending) -> None:
     assert [event.body["traits"] for event in processed(sending)] == [{"gold": True}, {"gold": True}]
 
 
+@pytest.mark.slow
 def test_a_part_that_is_refused_late_is_not_lost(sending: Sending) -> None:
     """What dies of one mapping's event when that of the other was accepted already is dead, not done."""
     sending = sending.with_mappings(IDENTIFY + BY_EMAIL)
@@ -202,6 +205,7 @@ def test_a_part_that_is_refused_late_is_not_lost(sending: Sending) -> None:
     assert sending.rows("SELECT sent FROM runs ORDER BY id") == [(1,), (0,)]
 
 
+@pytest.mark.slow
 def test_twenty_refusals_lose_no_event(sending: Sending) -> None:
     """When everything was refused and nothing is given up, every event of everybody goes again, each once."""
     sending = sending.with_mappings(IDENTIFY + BY_EMAIL)
@@ -231,6 +235,7 @@ def test_a_value_of_many_events_is_one_open_delivery(sending: Sending) -> None:
     assert sending.rows("SELECT profile_key, state FROM open_deliveries") == [("u1", "retrying")]
 
 
+@pytest.mark.slow
 def test_a_resync_tracks_no_entry_again(sending: Sending) -> None:
     """A mapping that asks for entries is silent when everything is only sent again."""
     narrowed = TRACK.replace('type = "identify"', 'context.change = "entered"')

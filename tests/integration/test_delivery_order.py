@@ -21,6 +21,8 @@ from tests.factories import make_event
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow_on_postgres
+
 EVERYBODY = [f"u{n}" for n in range(400)]
 
 
@@ -47,6 +49,7 @@ def test_three_changes_arrive_as_three(sending: Sending) -> None:
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["hold", "hold_before"])
 def test_newer_value_stands(sending: Sending, place: str) -> None:
     """What changes while the answer is awaited, before or after it was applied, is told afterwards and stands."""
@@ -108,6 +111,7 @@ def test_lost_answer_goes_again_before_anything_newer(sending: Sending) -> None:
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 def test_killed_delivery_goes_on(sending: Sending) -> None:
     """Killed wherever it hurts, with changes in between, delivery ends right: same keys again, nothing out of order."""
     turns = [EVERYBODY[:-20], EVERYBODY[20:], EVERYBODY[10:-10]]

@@ -120,6 +120,7 @@ def test_goes_again(sqlite_sending: Sending, rule: FaultRule) -> None:
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 def test_throttled_workers_all_pause(sending: Sending) -> None:
     """After a 429 no worker asks again before the time it was told."""
     sending.sync(gold=EVERYBODY)
@@ -153,6 +154,7 @@ def test_outage_slows_all(sending: Sending) -> None:
     assert 8 <= len(requests(sending)) <= 80  # without it there would be 160 in the first second
 
 
+@pytest.mark.slow
 def test_gives_up_in_time(sending: Sending) -> None:
     """With the server gone in the middle, delivery ends after its wait and everything stays."""
     sending.sync(gold=EVERYBODY)
@@ -167,6 +169,7 @@ def test_gives_up_in_time(sending: Sending) -> None:
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positions", [[0], [99], [17, 18, 80]], ids=["first", "last", "several"])
 def test_bad_batch_is_halved_until_the_event_waits_alone(sending: Sending, positions: list[int]) -> None:
     """Wherever events stand that make their batch fail for ever, they end up alone, and wait; all others go."""
@@ -189,6 +192,7 @@ def test_bad_batch_is_halved_until_the_event_waits_alone(sending: Sending, posit
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 def test_wait_is_over_with_one_event_left(sending: Sending) -> None:
     """One event that fails for ever does not keep a delivery from ending after its wait."""
     sending.sync(gold=["u1"], silver=["u2"])
@@ -325,6 +329,7 @@ def test_wrong_capture_url(sqlite_sending: Sending) -> None:
     assert (report.open, report.dead, sending.attempts()) == (1, 0, 1)
 
 
+@pytest.mark.slow
 def test_everything_rejected_stops(sending: Sending) -> None:
     """Twenty events rejected in a row with nothing accepted are no bad events: delivery stops, and none is dead."""
     sending.sync(gold=EVERYBODY)
@@ -358,6 +363,7 @@ def test_smaller_batches_as_told(tmp_path: Path, database: Database) -> None:
         assert_agreed(sending)
 
 
+@pytest.mark.slow
 def test_smaller_batches_by_halves(sending: Sending) -> None:
     """A 413 without a number halves the batch until it passes."""
 
@@ -373,6 +379,7 @@ def test_smaller_batches_by_halves(sending: Sending) -> None:
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 def test_event_too_large_is_dead(sending: Sending) -> None:
     """A single event that is still too large is dead, with that reason."""
     sending.sync(gold=["u1", "u2"])

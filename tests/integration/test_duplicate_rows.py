@@ -19,6 +19,8 @@ from audience_sync.sync.previewing import preview
 from tests.factories import NOON, company_identifiers
 from tests.syncing import Syncing, people
 
+pytestmark = pytest.mark.slow_on_postgres
+
 ROWS = [("u1", None), ("u1", "c2"), ("u1", "c1"), ("u1", "")]
 
 

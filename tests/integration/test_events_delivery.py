@@ -20,6 +20,8 @@ from audience_sync.store import waiting
 from tests.sending import Sending, in_between, open_sending, run_deliver
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow_on_postgres
+
 TIMESTAMP = "2026-11-23T12:00:00.000Z"
 DAY_MS = 24 * 60 * 60 * 1000
 
@@ -109,7 +111,7 @@ def refusing(message_ids: Iterable[str], status: int) -> Any:
     return look
 
 
-@pytest.mark.parametrize("batch_size", [100, 7, 1])
+@pytest.mark.parametrize("batch_size", [7, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 1))])
 def test_each_event_arrives_once_in_the_order_of_its_user(sending: Sending, batch_size: int) -> None:
     """A few users with many events each, through errors and dropped answers: nothing twice, nothing overtaken."""
     sending = sending.with_settings(delivery={"batch_size": batch_size})
@@ -200,6 +202,7 @@ def test_a_dead_event_holds_nothing_back(sending: Sending, batch_size: int) -> N
     assert "HTTP 400: not this one" in reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [100, 2, 1])
 def test_every_mapping_gets_its_own(sending: Sending, batch_size: int) -> None:
     """One event that three mappings want is three bodies, two of them alike; all arrive once, also in small batches."""
@@ -288,6 +291,7 @@ def test_a_sync_does_not_wait_for_events_that_fail(sending: Sending) -> None:
         assert (report.events, report.open) == (1, 0)
 
 
+@pytest.mark.slow
 def test_one_senders_mistakes_do_not_stop_everybody(sending: Sending) -> None:
     """Refused events of one user are dead, however many; of twenty users, it is not the events."""
     sending.forward([*(track(f"bad{n}", "x") for n in range(25)), track("good", "x")])
@@ -373,6 +377,7 @@ def test_long_events_are_read_a_few_at_a_time(sending: Sending) -> None:
     assert told(sending) == expected(events)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_delivery_waits_as_long_as_another_one_gets_on(sending: Sending) -> None:
     """Beside a daemon that has the shards, patience counts from the last event that it sent, not from the start."""
@@ -391,6 +396,7 @@ def test_a_delivery_waits_as_long_as_another_one_gets_on(sending: Sending) -> No
         assert theirs.result().events == 100
 
 
+@pytest.mark.slow
 def test_changes_and_events_go_side_by_side(sending: Sending) -> None:
     """A sync sends changes alone; a delivery sends both, in turns."""
     people = [f"u{n}" for n in range(50)]
@@ -409,6 +415,7 @@ def test_changes_and_events_go_side_by_side(sending: Sending) -> None:
     assert sending.traits() == {user: {"gold": user in people[:25]} for user in people}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["deliver.marked", "deliver.posted", "deliver.settled"])
 def test_killed_and_gone_on_with(sending: Sending, point: str) -> None:
     """A delivery that dies anywhere is gone on with: each body once, in order."""

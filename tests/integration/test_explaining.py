@@ -143,6 +143,7 @@ def clauses(clause: Clause | None) -> list[Clause]:
     return [] if clause is None else [clause, *(below for one in clause.operands for below in clauses(one))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_explanation_never_contradicts_the_definition(settings: Settings, every: int) -> None:
     """Whoever is in, or has a value, is said to be, with a tree that holds; the same for whoever is not."""
@@ -187,6 +188,7 @@ def test_conditions_have_values_and_events(settings: Settings) -> None:
     assert found.found.member.identifiers == '{"company":{"groupId":"acme"}}'
 
 
+@pytest.mark.slow
 def test_where_nothing_is_looked_at_everything_is_shown(settings: Settings) -> None:
     """A count shows the whole event; a funnel what is asked of the event by its own conditions and its children's."""
     counted = facts(why(settings, "7", "in_session"))["event('Viewed').expires_after(2 days).count()"]

@@ -104,8 +104,13 @@ def unwritable(sending: Sending) -> Iterator[None]:
 @pytest.mark.parametrize(
     "point",
     [
-        "sync.started", "sync.read", "sync.staged", "sync.decided", "apply.committed", "deliver.marked",
-        "deliver.posted",
+        "sync.started",
+        *(
+            pytest.param(point, marks=pytest.mark.slow)
+            for point in (
+                "sync.read", "sync.staged", "sync.decided", "apply.committed", "deliver.marked", "deliver.posted",
+            )
+        ),
     ],
 )  # fmt: skip
 def test_a_backup_taken_within_a_run(sending: Sending, point: str) -> None:
@@ -139,6 +144,7 @@ def test_a_backup_of_an_initial_run(sending: Sending) -> None:
     assert is_refused(sending, taken[0])
 
 
+@pytest.mark.slow
 def test_a_backup_taken_after_everything(sending: Sending) -> None:
     """A backup since which nothing has happened is as good as the database, whatever is looked at meanwhile."""
     sending.sync(gold=MEMBERS)
@@ -185,6 +191,7 @@ def test_a_database_of_before_began_at(sending: Sending) -> None:
 # Between a commit and the mark
 
 
+@pytest.mark.slow
 def test_a_death_behind_every_commit_of_a_sync(sending: Sending) -> None:
     """A process that dies between a commit and the mark leaves a database that is believed, and an older one is not."""
     sending.sync(gold=MEMBERS)

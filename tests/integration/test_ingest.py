@@ -41,6 +41,8 @@ from tests.ingesting import (
 )
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow_on_postgres
+
 IMPATIENT = DEFAULT._replace(wait=0.2)
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what does not depend on the database."""
@@ -161,6 +163,7 @@ def test_segments_own_client_is_served(workspace: Workspace, database: Database)
     assert all(to_utc(event["timestamp"]) for event in found)
 
 
+@pytest.mark.slow
 def test_many_senders_at_once(workspace: Workspace, database: Database) -> None:
     """Requests that come together are committed together; each has its own answer, and none of its events is lost."""
     with serving(workspace) as server:

@@ -96,6 +96,7 @@ def test_every_table_is_clustered_on_sqlite(sqlite_template: Path) -> None:
     assert tables - {"sqlite_schema", "alembic_version"} == {"settings", "audiences", "runs", "attempts"}
 
 
+@pytest.mark.slow
 def test_down_and_up_again(empty: Database) -> None:
     """Going back leaves nothing behind, and going up again makes the same schema."""
     migrate(empty)

@@ -47,6 +47,7 @@ def test_only_what_was_delivered_is_known(database: Database) -> None:
     assert enter(new_users, ["sent", "waiting", "dead", "unknown"]) == new_users.total() == 3
 
 
+@pytest.mark.slow
 def test_large_numbers_are_estimates(database: Database) -> None:
     """Beyond ten thousand users of an audience only one shard in 16 is looked at; users are still counted once."""
     new_users = NewUsers(database)

@@ -35,7 +35,7 @@ from tests.reference.spelling import write
 from tests.reference.worlds import Case, Definition
 
 ASKED = os.environ.get("AUDIENCE_SYNC_QUERY_CASES")
-CASES = amount("AUDIENCE_SYNC_QUERY_CASES", small=8, large=48)
+CASES = amount("AUDIENCE_SYNC_QUERY_CASES", small=4, large=48)
 SECONDS = 300 + CASES * 3  # a case takes one or two; finding the smallest form of a failure takes hundreds
 
 EXPLORING = settings(
@@ -86,6 +86,7 @@ def databases(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) ->
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 @EXPLORING
 @given(case=cases(plain=False, profiles=True))
@@ -94,6 +95,7 @@ def test_json_and_profiles(databases: Databases, case: Case) -> None:
     agree(databases, case)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 @EXPLORING
 @given(case=cases(plain=False, profiles=False))
@@ -110,6 +112,7 @@ def test_columns_and_profiles(databases: Databases, case: Case) -> None:
     agree(databases, case)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS)
 @EXPLORING
 @given(case=cases(plain=True, profiles=False))
@@ -118,6 +121,7 @@ def test_columns_without_profiles(databases: Databases, case: Case) -> None:
     agree(databases, case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(REGRESSIONS))
 def test_what_once_disagreed(databases: Databases, name: str) -> None:
     """A disagreement that was found once does not come back."""

@@ -24,6 +24,8 @@ from tests.factories import NOON, FrozenClock
 from tests.sending import Sending, open_sending
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow_on_postgres
+
 NOON_MS = int(NOON.timestamp() * 1000)
 REACHABLE = {"state": "reachable", "since": None, "last_answer": None, "next_try_at": None}
 

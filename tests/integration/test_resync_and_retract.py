@@ -13,6 +13,8 @@ from audience_sync.sync import retract
 from tests.factories import company_identifiers
 from tests.syncing import Syncing, people, replayed
 
+pytestmark = pytest.mark.slow_on_postgres
+
 
 def test_a_resync_says_everything_again(syncing: Syncing) -> None:
     """Every member and every remembered exit goes under a new generation, so that Schematic does not drop it."""

@@ -30,6 +30,8 @@ from audience_sync.sandbox.wire import Request
 from audience_sync.schematic import MOST_TEXT, Schematic
 from tests.sending import Sending, assert_agreed, assert_in_order, in_between, open_sending, speaking
 
+pytestmark = pytest.mark.slow_on_postgres
+
 EVERYBODY = [f"u{n}" for n in range(120)]
 MEGABYTE = 1024 * 1024
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -86,6 +88,7 @@ def post_to(url: str, *, timeout: float = 30) -> Answer:
 # --- answers that are lost --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_third_of_errors(sending: Sending) -> None:
     """Through lost and late answers all arrives, in the order of each profile, an event always under its key."""
     bodies: dict[str, set[bytes]] = defaultdict(set)
@@ -121,6 +124,7 @@ def test_a_third_of_errors(sending: Sending) -> None:
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(
     ("asked", "least", "most"),
@@ -304,6 +308,7 @@ def listening() -> Iterator[tuple[str, list[bytes]]]:
             thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "path"),
     [(301, "/batch"), (302, "/batch"), (303, "/batch"), (307, "/batch"), (308, "/batch"), (307, "/whoami")],

@@ -66,6 +66,7 @@ def pragma(database: Database, name: str) -> int:
         return int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one())
 
 
+@pytest.mark.slow
 @ON_SQLITE
 def test_a_file_shrinks_to_its_memberships(sending: Sending) -> None:
     """After a first sync, its delivery and the end of retention the file is as large as the memberships, or so."""
@@ -120,6 +121,7 @@ def test_tidying_disturbs_nobody(sending: Sending, monkeypatch: pytest.MonkeyPat
     assert pragma(database, "busy_timeout") == db.BUSY_TIMEOUT * 1000
 
 
+@pytest.mark.slow
 @ON_SQLITE
 def test_a_later_sync_needs_no_more_room_than_there_is(sending: Sending) -> None:
     """What one sync and its delivery leave free the next ones use: beside history, which ends, the file stays."""

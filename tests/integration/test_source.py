@@ -138,6 +138,7 @@ def dialect_of(url: str) -> str:
     return make_url(url).get_backend_name()
 
 
+@pytest.mark.slow
 def test_rows_come_as_plain_tuples(source: str) -> None:
     """A query with a CTE, comments, quotes, percent signs and a semicolon is run as it was written."""
     sql = """

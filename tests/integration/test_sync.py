@@ -17,6 +17,8 @@ from audience_sync.sync import reading
 from tests.factories import AUDIENCE_KEY, company_identifiers, make_change
 from tests.syncing import Syncing, adds_up, people, replayed
 
+pytestmark = pytest.mark.slow_on_postgres
+
 
 def test_a_first_sync(syncing: Syncing) -> None:
     """Everybody enters, with their company, and is to be told so."""
@@ -278,6 +280,7 @@ def test_a_plan_before_the_first_sync(syncing: Syncing) -> None:
     assert syncing.query("SELECT * FROM audiences") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_memory", [7, 5000])
 def test_a_spool_on_disk_gives_what_memory_gives(
     syncing: Syncing, monkeypatch: pytest.MonkeyPatch, in_memory: int

@@ -116,6 +116,7 @@ def undisturbed(
         yield Twin(perform, url, shop=shop, config=make_settings(guard=ALL_LIMITS_OFF).path), opened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["sync.started:1", "sync.read:1", "sync.committed:3", "sync.committed:6"])
 def test_death_in_a_first_sync(twin: Twin, undisturbed: tuple[Twin, Database], database: Database, point: str) -> None:
     """What was committed stays, the next run goes on with it, and is still a first one."""
@@ -135,6 +136,7 @@ def test_death_in_a_first_sync(twin: Twin, undisturbed: tuple[Twin, Database], d
 LATER = ["sync.started:1", "sync.read:1", "sync.staged:3", "sync.decided:1", "apply.committed:2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", LATER)
 def test_death_in_a_later_sync(twin: Twin, undisturbed: tuple[Twin, Database], database: Database, point: str) -> None:
     """Before the decision nothing has changed; after it the plan is finished, whatever the source says by then."""
@@ -154,6 +156,7 @@ def test_death_in_a_later_sync(twin: Twin, undisturbed: tuple[Twin, Database], d
     assert states == ["succeeded", "succeeded" if decided else "failed", "succeeded"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["resync.committed:40"])
 def test_death_in_a_resync(twin: Twin, undisturbed: tuple[Twin, Database], database: Database, point: str) -> None:
     """A resync goes on where it was: everything is sent again, under the generation of that resync."""
@@ -175,6 +178,7 @@ def test_death_in_a_resync(twin: Twin, undisturbed: tuple[Twin, Database], datab
     assert query(database, "SELECT DISTINCT generation FROM outbox") == [(run.generation,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("point", "again"), [("approve.decided:1", "approve"), ("apply.committed:2", "sync")])
 def test_death_in_an_approval(
     twin: Twin, undisturbed: tuple[Twin, Database], database: Database, point: str, again: str, tmp_path: Path
@@ -196,6 +200,7 @@ def test_death_in_an_approval(
     assert query(database, "SELECT count(*) FROM outbox WHERE run_id <> 2 AND value = 'false'") == [(0,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["retract.decided:1", "retract.committed:3"])
 def test_death_in_a_retraction(twin: Twin, undisturbed: tuple[Twin, Database], database: Database, point: str) -> None:
     """The key is retired before the first false is sent, and the same retraction is gone on with."""
@@ -220,6 +225,7 @@ VALUES_AFTER = [(key, f"text {key}") for key in people(range(40))] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [*LATER, "resync.committed:40", "retract.committed:3"])
 def test_death_in_the_life_of_a_computed_trait(
     twin: Twin,
@@ -245,6 +251,7 @@ def test_death_in_the_life_of_a_computed_trait(
     assert "false" not in told
 
 
+@pytest.mark.slow
 def test_death_in_the_first_sync_of_a_computed_trait(
     twin: Twin, undisturbed: tuple[Twin, Database], database: Database, make_settings: Callable[..., Settings]
 ) -> None:

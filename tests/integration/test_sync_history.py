@@ -10,6 +10,8 @@ from audience_sync.core.model import Counts, RunState
 from tests.factories import company_identifiers
 from tests.syncing import Syncing, adds_up, replayed
 
+pytestmark = pytest.mark.slow_on_postgres
+
 RUNS = 30
 PEOPLE = [f"u{number}" for number in range(60)]
 NOBODY = ("", "   ", "x" * 300)
@@ -29,7 +31,7 @@ def any_orders(random: Random) -> tuple[list[tuple[object, ...]], dict[str, str 
     return rows, {key: company_identifiers(company) for key, company in companies.items()}
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_history_is_consistent(syncing: Syncing, seed: int) -> None:
     """After each of thirty runs the memberships are the source's, the history leads to them, and all counts add up."""
     random = Random(seed)

@@ -13,6 +13,8 @@ from audience_sync.store import leases
 from tests.factories import AUDIENCE_KEY, company_identifiers
 from tests.syncing import Syncing
 
+pytestmark = pytest.mark.slow_on_postgres
+
 
 @pytest.mark.parametrize("statement", ["DROP TABLE orders", "ALTER TABLE orders DROP COLUMN company_id"])
 def test_a_broken_source_changes_nothing(syncing: Syncing, statement: str) -> None:

@@ -26,6 +26,8 @@ from tests.factories import FrozenClock
 from tests.sending import open_sending
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow_on_postgres
+
 MAPPING = """
 [[mappings]]
 name = "Track"
@@ -91,6 +93,7 @@ def kept(workspace: Workspace) -> int:
         return int(connection.exec_driver_sql("SELECT count(*) FROM events").scalar_one())
 
 
+@pytest.mark.slow
 def test_windows_keep_the_database_small(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
     """However long the file is, no more than a window waits in the database; all arrives once, in order."""
     events = tracks(405)

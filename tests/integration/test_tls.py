@@ -162,6 +162,7 @@ def test_certificate_that_does_not_hold(sending: Sending, tls: Tls, wrong: str, 
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [NO_TLS, OLD_TLS], ids=["plain HTTP", "old TLS"])
 @pytest.mark.parametrize("setting", ["capture_url", "api_url"])
 def test_other_protocol(sending: Sending, answer: bytes, setting: str) -> None:

@@ -116,6 +116,7 @@ def test_a_whole_number_is_exact_or_refused(settings: Settings) -> None:
     assert found(settings, "rounded") == ({"u4": "15"}, 3)
 
 
+@pytest.mark.slow
 def test_an_explanation_shows_every_digit(settings: Settings) -> None:
     """Commands show the value that the database has."""
     for name, value in {"first": str(E), "held": "15", "unique": "[]"}.items():

@@ -263,6 +263,7 @@ def test_gzip_with_rubbish_behind(tmp_path: Path) -> None:
         read_file(tmp_path / "odd")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file() -> None:
     """One event is held at a time, and of a line without end only a piece, compressed or not."""
 

@@ -353,6 +353,7 @@ def test_body_that_cannot_be_read(content: bytes, encoding: str | None, status: 
         assert expected in refusal.message
 
 
+@pytest.mark.slow
 def test_bomb_costs_no_more_than_the_limit() -> None:
     """A gigabyte packed into a megabyte is refused when the limit is reached, and never unpacked."""
     packed = gzip.compress(bytes(200_000_000), 9)[:400_000]

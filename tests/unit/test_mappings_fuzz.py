@@ -17,7 +17,7 @@ from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
 from tests.profile import amount
 
-CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=1000, large=3000)
+CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=300, large=3000)
 SECONDS = 20  # far more than any single mapping may need on a busy machine
 
 WORDS = [
@@ -170,6 +170,7 @@ def attempt(function: Callable[[Any], Any], argument: Any) -> tuple[Any, str]:
         return None, str(error)
 
 
+@pytest.mark.generated
 def test_any_mapping_meets_any_event() -> None:
     """There is JSON or a MappingError of one line, neither side is touched, and what is refused was a problem."""
     rng = random.Random(20260331)
@@ -233,6 +234,7 @@ BOMBS: dict[str, Json] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_what_would_grow_without_end(name: str) -> None:
     """A value that is too large or too deep for a directive is an error, and found out soon."""

@@ -73,7 +73,7 @@ def marked(node: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-@settings(max_examples=amount(small=15, large=30))
+@settings(max_examples=amount(small=10, large=30))
 @given(query=audiences())
 def test_nothing_of_an_audience_is_in_the_text_of_its_sql(name: str, query: Condition) -> None:
     """Names of events and properties, texts and numbers are bound, however they are written."""
@@ -87,7 +87,7 @@ def test_nothing_of_an_audience_is_in_the_text_of_its_sql(name: str, query: Cond
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-@settings(max_examples=amount(small=15, large=30))
+@settings(max_examples=amount(small=10, large=30))
 @given(query=computed_traits())
 def test_nothing_of_a_computed_trait_is_in_the_text_of_its_sql(name: str, query: Scalar) -> None:
     """The same holds for values, and for the events that decide."""

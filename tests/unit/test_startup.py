@@ -46,6 +46,7 @@ def test_version_and_help_import_no_large_library(words: tuple[str, ...]) -> Non
     assert imported_by(*words)[1] & HEAVY == set()
 
 
+@pytest.mark.slow
 def test_check_imports_only_the_drivers_it_needs(tmp_path: Path) -> None:
     """`check` of a SQLite source imports neither DuckDB, PostgreSQL, Alembic, a web server nor a scheduler."""
     (tmp_path / "config.toml").write_text(

@@ -136,7 +136,7 @@ def changes(draw: st.DrawFn) -> list[OpenChange]:
     ]
 
 
-@settings(max_examples=amount(small=100, large=400))
+@settings(max_examples=amount(small=40, large=400))
 @given(mappings(), changes(), st.sampled_from(["userId", "email", "id"]))
 def test_the_quick_way_ends_where_resolving_ends(
     made: tuple[Mapping, ...], asked: list[OpenChange], identity: str
