@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+import pytest
 import sqlalchemy as sa
 
 from audience_sync.cli.new_users import NewUsers
