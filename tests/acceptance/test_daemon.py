@@ -198,6 +198,7 @@ def test_one_broken_audience_does_not_stop_the_others(place: Place) -> None:
 # Deliveries
 
 
+@pytest.mark.slow
 def test_deliveries_go_on_between_syncs(place: Place) -> None:
     """What Schematic refused for a while is delivered without another sync, and nobody had to do anything."""
     place.sandbox.faults.set([FaultRule(status=404, times=1), FaultRule(status=503, times=4)])

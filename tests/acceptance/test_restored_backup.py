@@ -435,6 +435,7 @@ def test_what_is_rolled_back_does_not_raise_the_mark(place: Place) -> None:
     assert mark_of(place).read_text() == before
 
 
+@pytest.mark.slow
 def test_of_many_writers_the_highest_mark_stays(place: Place) -> None:
     """Processes that issue generations at one moment do not lower the mark for each other."""
     with ThreadPoolExecutor(8) as pool:

@@ -253,6 +253,7 @@ def runs_of(sending: Sending) -> int:
     return int(count)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("scheduler_clock")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # systemd's socket is left to the end
 def test_the_daemon_goes_on_after_a_jump_back(sending: Sending, jumping: JumpingClock) -> None:

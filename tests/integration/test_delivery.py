@@ -111,6 +111,7 @@ def test_exits_carry_the_last_identifiers(tmp_path: Path, database: Database, sa
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("users", [150, *(pytest.param(users, marks=pytest.mark.slow) for users in (1000, 5000))])
 def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandbox: Sandbox, users: int) -> None:
     """Twenty audiences over the same users are one identify for each of them."""
@@ -202,6 +203,7 @@ def test_stop_is_obeyed(sending: Sending) -> None:
 # --- the rate ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rate_is_kept(sending: Sending) -> None:
     """Thirty requests at fifty a second take about 0.6 s, however many workers there are."""
     sending.sync(gold=EVERYBODY[:30])
@@ -301,6 +303,7 @@ def test_traits_are_declared_once(sending: Sending) -> None:
     ) == [("user", '["gold"]', "boolean", "gold")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "says"),
     [

@@ -206,6 +206,7 @@ def test_wait_is_over_with_one_event_left(sending: Sending) -> None:
 # --- servers that do not answer as they should ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pieces",
     [
@@ -276,6 +277,7 @@ def test_key_revoked_half_way(sending: Sending, status: int) -> None:
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "says"),
     [

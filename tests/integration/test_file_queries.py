@@ -60,6 +60,7 @@ def lines(*objects: Mapping[str, object]) -> str:
 EVENTS = '[sources.f]\n[sources.f.events]\npath = "events.{}"\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "ndjson"])
 @pytest.mark.parametrize(
     ("written", "instant"),

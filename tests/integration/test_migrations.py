@@ -71,6 +71,7 @@ def stamp(database: Database, revision: str) -> None:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
 
 
+@pytest.mark.slow
 def test_migrations_make_the_tables_of_the_program(empty: Database) -> None:
     """No column, key or constraint is in the one and not in the other."""
     before, after = migrate(empty)

@@ -178,6 +178,7 @@ def test_a_file_that_others_use_is_not_rewritten(tmp_path: Path, monkeypatch: py
         db.verify(database)
 
 
+@pytest.mark.slow
 @ON_POSTGRES
 def test_postgres_gives_empty_tables_back(sending: Sending) -> None:
     """Vacuum, which Postgres does by itself, takes what a delivery has left behind; only indexes keep their size."""

@@ -220,6 +220,7 @@ def test_probe_runs_nothing(source: str) -> None:
     assert columns[-1] == "i"
 
 
+@pytest.mark.slow
 def test_a_query_that_takes_too_long_is_stopped(source: str) -> None:
     """The time limit ends a query that is stuck, before its first row or while rows are fetched."""
     for sql in (STUCK[dialect_of(source)], ENDLESS[dialect_of(source)]):

@@ -31,6 +31,7 @@ def any_orders(random: Random) -> tuple[list[tuple[object, ...]], dict[str, str 
     return rows, {key: company_identifiers(company) for key, company in companies.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_history_is_consistent(syncing: Syncing, seed: int) -> None:
     """After each of thirty runs the memberships are the source's, the history leads to them, and all counts add up."""

@@ -142,6 +142,7 @@ def greeting(said: bytes | None) -> Iterator[str]:
 # --- what does not pass by itself -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["capture_url", "api_url"])
 @pytest.mark.parametrize("wrong", REMEDIES)
 def test_certificate_that_does_not_hold(sending: Sending, tls: Tls, wrong: str, setting: str) -> None:
@@ -194,6 +195,7 @@ def test_authorities_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Mon
 # --- what may ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [b"", BROKEN_TLS, None], ids=["hung up", "alert", "silent"])
 def test_handshake_that_fails(sending: Sending, answer: bytes | None) -> None:
     """A handshake that is broken off, or never answered, is a failed try like any other, within the timeout."""

@@ -105,6 +105,7 @@ def found(settings: Settings, name: str) -> tuple[dict[str, Any], int]:
     return {member.profile_key: member.value for member in seen.sample}, seen.rejected
 
 
+@pytest.mark.slow
 def test_a_whole_number_is_exact_or_refused(settings: Settings) -> None:
     """No reducer rounds: what is computed as a double is refused from 2^53 on, other values keep their digits."""
     for name, (query, expected) in TRAITS.items():
