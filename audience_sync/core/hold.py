@@ -147,4 +147,4 @@ def _sentence(key: str, used: Used, found: Obstacle) -> tuple[str, str]:
 def _why(decided: Decided | None) -> str:
     """Return the first line of the reason of a run, behind a colon."""
     reason = None if decided is None else decided.reason
-    return f": {reason.splitlines()[0]}" if reason else ""
+    return f": {reason.splitlines()[0].removesuffix('.')}" if reason else ""
