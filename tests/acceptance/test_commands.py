@@ -186,6 +186,7 @@ def test_a_source_without_its_table_changes_nothing(synced: Place) -> None:
     assert unchanged(synced, EVERYBODY, received=200)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_a_source_whose_server_ends_the_connection_changes_nothing(place: Place, postgres_url: str) -> None:
     """A Postgres source terminated in the middle of the query is a failed run with exit code 1."""
@@ -460,6 +461,7 @@ def test_a_resync_sends_every_value_again(synced: Place) -> None:
     assert_settled(synced, now, before=EVERYBODY)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_a_few_first(place: Place) -> None:
     """--only sends one user, --limit the next few, and the sync after them all the rest, as a first one still."""

@@ -166,6 +166,7 @@ def test_the_first_syncs_share_their_events(place: Place) -> None:
     assert place.received() == len(EVERYBODY)
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_a_paused_audience_is_not_synced(place: Place) -> None:
     """A paused audience is passed over while others go on; resumed, it is synced again by the same daemon."""
@@ -265,6 +266,7 @@ def test_the_key_of_another_environment_ends_the_daemon(place: Place) -> None:
 # The end
 
 
+@pytest.mark.slow
 def test_sigterm_in_a_slow_delivery(place: Place) -> None:
     """SIGTERM while Schematic does not answer: exit code 0 within ten seconds, no lease held, and nothing lost."""
     place.sandbox.faults.set([FaultRule(hold=True)])

@@ -47,6 +47,7 @@ def track(address: str, message_id: str) -> int:
     ).status_code
 
 
+@pytest.mark.slow
 def test_what_is_taken_is_delivered_and_the_end_is_quick(place: Place) -> None:
     """An event that is answered 200 reaches Schematic; open connections and half a request do not hold up the end."""
     with place.running("run") as daemon:

@@ -68,6 +68,7 @@ def counter(tmp_path: Path, database_url: str) -> Iterator[Counter]:
         yield found
 
 
+@pytest.mark.slow
 def test_an_edited_definition_that_a_guard_blocks_reaches_nobody_through_others(counter: Counter) -> None:
     """While `spenders` is blocked, `quiet_spenders` is held: plan, sync and status agree, and approving releases it."""
     first = counter.command("sync", "--format", "json")
@@ -217,6 +218,7 @@ def test_a_name_is_not_taken_for_the_key_of_another(counter: Counter) -> None:
     assert counter.place.rows("SELECT key, computation, state FROM audiences") == [("wealth", "trait", "paused")]
 
 
+@pytest.mark.slow
 @ON_ONE_DATABASE
 def test_the_daemon_holds_and_releases(counter: Counter) -> None:
     """A blocked audience holds its dependent; approved by a command, the dependent is synced at once, and told."""

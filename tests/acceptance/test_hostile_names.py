@@ -147,6 +147,7 @@ def members(database: Database, audience: str) -> dict[str, tuple[str | None, An
     return {row.profile_key: (row.value, json.loads(row.identifiers or "{}")) for row in found}
 
 
+@pytest.mark.slow
 def test_sql_in_names_keys_and_values_is_text_to_every_command(
     database: Database, database_url: str, tmp_path: Path, sandbox: Sandbox, command: Callable[..., Said]
 ) -> None:

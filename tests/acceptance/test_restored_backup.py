@@ -160,6 +160,7 @@ def test_a_backup_still_knows_who_was_forgotten(place: Place) -> None:
     assert place.command("deliver").code == 2
 
 
+@pytest.mark.slow
 def test_a_running_service_notices_a_restore_under_it(place: Place, backup: Path) -> None:
     """A database that is restored while a process has it open issues no generation either."""
     with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(file_of(place))) as target:
@@ -263,6 +264,7 @@ def test_force_without_need_accepts_nothing(place: Place) -> None:
     assert place.rows("SELECT count(*) FROM runs") == [(2,)]
 
 
+@pytest.mark.slow
 def test_a_database_that_only_forwards(place: Place) -> None:
     """Without audiences, too, a backup is refused and accepted; its events wait for a person."""
     url, destination = json.dumps(f"sqlite:///{place.folder / 'events.db'}"), json.dumps(place.sandbox.url)
@@ -337,6 +339,7 @@ def test_the_service_goes_on_when_the_mark_can_be_written(place: Place) -> None:
 # No false alarm
 
 
+@pytest.mark.slow
 def test_a_crash_before_the_mark_is_written_is_no_restore(place: Place) -> None:
     """A mark that is behind the database, for its writer died, is raised by the next command and alarms nobody."""
     older = mark_of(place).read_text()
@@ -398,6 +401,7 @@ def test_another_database_in_its_place_works(place: Place, backup: Path, sqlite_
     assert json.loads(mark_of(place).read_text())["began_at"] != json.loads(kept)["began_at"]
 
 
+@pytest.mark.slow
 def test_a_backup_of_an_unused_database_is_older_too(place: Place, sqlite_template: Path) -> None:
     """A database without any run, where one had synced, has forgotten everything."""
     restore(place, sqlite_template)

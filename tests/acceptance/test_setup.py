@@ -555,6 +555,7 @@ def test_check_deep_finds_damage(
     assert "check again" in errors[1]["remedy"]
 
 
+@pytest.mark.slow
 def test_the_remedies_of_check_deep_repair_the_damage(
     command: Callable[..., Result], configure: Callable[..., Settings], workspace: Workspace, database_url: str
 ) -> None:

@@ -131,6 +131,7 @@ def test_an_orphaned_trait_is_named_with_what_a_retraction_sends(place: Place) -
     assert "sends null to all" in said
 
 
+@pytest.mark.slow
 def test_a_resync_and_a_retry_carry_values(place: Place) -> None:
     """After a resync Schematic has every value again, and what was dead goes with the value of now."""
     assert place.command("sync", "--no-deliver").code == 0

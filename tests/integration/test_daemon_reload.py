@@ -161,6 +161,7 @@ def test_a_rotated_key_is_used_after_a_reload(served: Served) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_key_of_another_environment_stops_deliveries_alone(served: Served, tmp_path: Path) -> None:
     """A mistake in a reload sends nothing to the wrong environment and ends nothing; the next reload corrects it."""
     production = SandboxSettings(environment_id="env_production", environment_type="production")

@@ -403,6 +403,7 @@ def kept_text(sending: Sending) -> str:
     return "".join(str(sending.rows(f"SELECT t::text FROM {table} t")) for (table,) in tables)
 
 
+@pytest.mark.slow
 def test_key_is_kept_nowhere(sending: Sending, capfd: pytest.CaptureFixture[str]) -> None:
     """The key is in no row, report, warning or repr, even when Schematic says it back in every answer."""
     told: list[str] = []

@@ -154,6 +154,7 @@ def test_lost_lease(sending: Sending) -> None:
     assert_agreed(sending)
 
 
+@pytest.mark.slow
 def test_lost_lease_of_others_work(sending: Sending) -> None:
     """What another holder settled meanwhile is told once more in its present state: ours may have landed later."""
     sending.sync(gold=["u1"])

@@ -92,7 +92,11 @@ def held_then_refused(sending: Sending, status: int) -> Iterator[Future[Delivery
 @pytest.mark.parametrize(
     "rule",
     [
-        *(FaultRule(status=status, times=3) for status in (408, 423, 425, 429, 500, 502, 503, 504, 507, 520)),
+        *(FaultRule(status=status, times=3) for status in (408, 429, 500)),
+        *(
+            pytest.param(FaultRule(status=status, times=3), marks=pytest.mark.slow)
+            for status in (423, 425, 502, 503, 504, 507, 520)
+        ),
         FaultRule(status=503, body="<html>maintenance</html>", times=3),
         FaultRule(status=429, headers={"Retry-After": "0"}, times=3),
         FaultRule(refuse=True, times=3),
@@ -252,6 +256,7 @@ def test_answer_of_any_2xx_is_accepted(sqlite_sending: Sending) -> None:
 # --- stop -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [401, 403])
 def test_key_revoked_half_way(sending: Sending, status: int) -> None:
     """A key that is refused in the middle stops everything and loses nothing; delivery goes on when it is back."""

@@ -411,6 +411,7 @@ def test_purge_forgets_message_ids_after_seven_whole_days(sending: Sending, monk
     assert known == 2
 
 
+@pytest.mark.slow
 def test_purge_keeps_dead_events_and_what_their_retry_needs(sending: Sending) -> None:
     """Counts go with the deliveries; a dead event stays, and which of its bodies were accepted is still known."""
     sending = sending.with_settings(delivery={"batch_size": 1})
