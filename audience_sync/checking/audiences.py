@@ -15,7 +15,7 @@ from audience_sync.db import Database
 from audience_sync.source import ping
 from audience_sync.store import audiences
 from audience_sync.store.audiences import AudienceRow
-from audience_sync.store.renames import rename_warning, renamed_from
+from audience_sync.store.renames import rename_warnings
 from audience_sync.sync import standing_hold
 
 CHECK: Final = "audience"
@@ -38,8 +38,7 @@ def look(settings: Settings, database: Database | None, *, now: datetime) -> Ite
             continue
         yield _query(settings, audience, now=now, source_answers=audience.source in answering)
         yield from _kept(audience, known.get(audience.key))
-        if (before := renamed_from(audience, list(known.values()), keys=keys)) is not None:
-            sentence, remedy = rename_warning(audience, before)
+        for _, sentence, remedy in rename_warnings(settings, [audience], list(known.values())):
             yield warning(CHECK, audience.key, sentence, remedy=remedy)
         yield from _held(settings, audience, database)
     for row in orphans:

@@ -22,7 +22,7 @@ from audience_sync.db import Database, display_url
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused
 from audience_sync.store import audiences, outbox, runs
-from audience_sync.store.renames import rename_warning, renamed_from
+from audience_sync.store.renames import rename_warnings
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import RunReport
 
@@ -197,12 +197,9 @@ def renames(database: Database, settings: Settings, chosen: Sequence[Audience]) 
     """Warn of audiences that were synced under another key before, which a sync would send to everybody anew."""
     with database.read() as connection:
         known = audiences.every(connection)
-    keys = {audience.key for audience in settings.audiences}
-    for audience in chosen:
-        if (before := renamed_from(audience, known, keys=keys)) is not None:
-            sentence, remedy = rename_warning(audience, before)
-            warn(f"{audience.key} {sentence}")
-            console.print(f"[bold]hint:[/] {escape(remedy)}")
+    for audience, sentence, remedy in rename_warnings(settings, chosen, known):
+        warn(f"{audience.key} {sentence}")
+        console.print(f"[bold]hint:[/] {escape(remedy)}")
 
 
 def _say_delivery(delivery: DeliveryReport, sent: int | None) -> None:

@@ -25,7 +25,7 @@ from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import audiences, erasure, runs
 from audience_sync.store.audiences import AudienceRow
-from audience_sync.store.renames import rename_warning, renamed_from
+from audience_sync.store.renames import rename_warnings
 from audience_sync.sync import Job, Round, RunReport, make_round, recover, sync_under, taking, uses_any
 
 SYNCS_AT_ONCE = 2
@@ -81,7 +81,7 @@ class Syncing:
             for key, due in dues.items():
                 self._schedule(key, due)
         _log_skipped(self._settings, chosen)
-        _log_renamed(chosen, known)
+        _log_renamed(self._settings, chosen, known)
         self._scheduler.add_job(
             self._purge, "interval", seconds=PURGE_EVERY.total_seconds(), next_run_time=now + FIRST_PURGE, id="purge"
         )
@@ -120,7 +120,7 @@ class Syncing:
             for key, due in dues.items():
                 self._schedule(key, due)
         _log_skipped(settings, chosen)
-        _log_renamed(chosen, known)
+        _log_renamed(settings, chosen, known)
 
     def _due_anew(self, schedule: Schedule, last_started: int | None, now: datetime) -> datetime:
         """Return when an audience that is not due yet is due by another schedule.
@@ -438,12 +438,10 @@ def _log_skipped(settings: Settings, chosen: Mapping[str, Audience]) -> None:
             log.warning("audience_skipped", audience=audience.key, why="retired" if audience.enabled else "disabled")
 
 
-def _log_renamed(chosen: Mapping[str, Audience], known: Mapping[str, AudienceRow]) -> None:
+def _log_renamed(settings: Settings, chosen: Mapping[str, Audience], known: Mapping[str, AudienceRow]) -> None:
     """Warn of audiences that begin anew because they were renamed."""
-    for key, audience in chosen.items():
-        if (before := renamed_from(audience, list(known.values()), keys=chosen)) is not None:
-            sentence, hint = rename_warning(audience, before)
-            log.warning("audience_renamed", audience=key, why=sentence, hint=hint)
+    for audience, sentence, hint in rename_warnings(settings, chosen.values(), list(known.values())):
+        log.warning("audience_renamed", audience=audience.key, why=sentence, hint=hint)
 
 
 def _later(row: AudienceRow | None, now: datetime) -> datetime | None:

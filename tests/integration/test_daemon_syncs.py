@@ -437,6 +437,16 @@ def test_a_renamed_audience_is_a_warning(daemon: Daemon) -> None:
     assert 'set key = "gold"' in str(renamed["hint"])
 
 
+def test_a_disabled_audience_of_the_same_name_was_not_renamed(daemon: Daemon) -> None:
+    """An audience that is still in the file has not become another one."""
+    daemon.reload(audience("Gold"))
+    daemon.run("gold")
+    with capture_logs() as logged:
+        daemon.reload(audience("Gold") + "enabled = false\n", audience("Gold Too"))
+
+    assert told(logged, "audience_renamed", "audience_skipped") == [("audience_skipped", "warning")]
+
+
 def test_times_have_one_format(daemon: Daemon) -> None:
     """The times in the log are written as everywhere else: ISO 8601, UTC, milliseconds."""
     daemon.reload(audience("Gold", BROKEN))
