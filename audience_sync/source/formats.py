@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from duckdb import ColumnExpression, DuckDBPyConnection, DuckDBPyRelation, Expression, FunctionExpression
-from duckdb.sqltypes import DuckDBPyType
 
 from audience_sync.compiling.conversions import PARSERS
 from audience_sync.config import Source
@@ -73,37 +72,39 @@ def _parquet(connection: DuckDBPyConnection, paths: Sequence[str]) -> DuckDBPyRe
     DuckDB would give the second column another name, and round the numbers.
     """
     names = [glob.escape(path) for path in paths]
-    kinds: dict[bytes, dict[str, DuckDBPyType]] = {}
+    kinds: dict[bytes, set[str]] = {}
     for path, name in zip(paths, names, strict=True):
-        nodes = connection.execute("SELECT name, num_children FROM parquet_schema($1)", [name]).fetchall()
-        twice = [one for one, times in Counter(map(folded, _top(nodes))).items() if times > 1]
+        nodes = connection.execute("SELECT name, num_children, duckdb_type FROM parquet_schema($1)", [name]).fetchall()
+        columns = [(folded(column), kind) for column, kind in _top(nodes)]
+        twice = [one for one, times in Counter(column for column, _ in columns).items() if times > 1]
         if twice:
             raise SourceError(
                 f"The file {path} has more than one column {twice[0].decode()!r}.",
                 hint="give each column a different name",
             )
-        if len(names) > 1:
-            relation = connection.read_parquet(name)
-            for column, kind in zip(relation.columns, relation.types, strict=True):
-                kinds.setdefault(folded(column), {}).setdefault(str(kind), kind)
-    for folded_name, found in kinds.items():
-        if not holds_all(found.values()):
+        for column, kind in columns:
+            kinds.setdefault(column, set()).add(kind)
+    for column, found in kinds.items():
+        if len(found) > 1 and not holds_all(found):
             raise SourceError(
-                f"The files of {paths[0]} and others have the column {folded_name.decode()!r} with the types"
+                f"The files of {paths[0]} and others have the column {column.decode()!r} with the types"
                 f" {', '.join(sorted(found))}, and no type holds all of these numbers exactly.",
                 hint="write the column with the same type to each file",
             )
     return connection.read_parquet(names, union_by_name=len(names) > 1)
 
 
-def _top(nodes: Sequence[tuple[str, int | None]]) -> list[str]:
-    """Return the columns of a schema, which is given as a tree: every node before its children, the root first."""
-    names = []
+def _top(nodes: Sequence[tuple[str, int | None, str]]) -> list[tuple[str, str]]:
+    """Return the columns of a schema, which is given as a tree, and their types.
+
+    Every node comes before its children, the root first.
+    """
+    found = []
     inside = 0  # nodes to come that lie in a column
-    for name, children in nodes[1:]:
+    for name, children, kind in nodes[1:]:
         if inside == 0:
-            names.append(name)
+            found.append((name, kind))
             inside = children or 0
         else:
             inside += (children or 0) - 1
-    return names
+    return found
