@@ -88,13 +88,11 @@ def run(
                     notifier.status(_status(workspace, reloader.settings, syncing))
                     told_at = workspace.seams.monotonic()
         finally:
-            was_requested = stop.is_set()
-            log.info("daemon_stopping", requested=was_requested)
+            log.info("daemon_stopping", requested=stop.is_set())
             stop.set()
             notifier.stopping()
             if not _end(workspace, syncing, dispatcher, ingest):
-                failure = sys.exception() or dispatcher.failure or crashed
-                _leave(failure or (None if was_requested else AudienceSyncError("the daemon ended by itself")))
+                _leave(sys.exception() or dispatcher.failure or crashed)
     if dispatcher.failure is not None:
         raise dispatcher.failure
     if crashed is not None:
@@ -192,10 +190,12 @@ def _leave(failure: BaseException | None) -> None:
     log.info("work_left_behind", why="a source or Schematic does not answer; nothing is lost")
     if failure is None:
         os._exit(0)
-    is_foreseen = isinstance(failure, AudienceSyncError)
-    what = str(failure) if is_foreseen else type(failure).__name__
-    log.error("daemon_failed", error=what, exc_info=None if is_foreseen else failure)
-    os._exit(failure.exit_code if isinstance(failure, AudienceSyncError) else 1)
+    if isinstance(failure, AudienceSyncError):
+        what, trace, code = str(failure), None, failure.exit_code
+    else:
+        what, trace, code = type(failure).__name__, failure, 1
+    log.error("daemon_failed", error=what, exc_info=trace)
+    os._exit(code)
 
 
 def _status(workspace: Workspace, settings: Settings, syncing: Syncing) -> str:

@@ -6,14 +6,13 @@ from typing import assert_never
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.instants import from_ms
 from audience_sync.core.model import RunState
 from audience_sync.core.printable import instant_text
 from audience_sync.errors import ApprovalRefused
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, runs
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.reports import iso
 from audience_sync.store.runs import RunRow
 from audience_sync.sync.finishing import apply_plan, finish_dead_runs, holding
 
@@ -70,7 +69,7 @@ def _last_approval(connection: Connection, audience: AudienceRow) -> str:
     """Return when a run of an audience was approved last, behind a colon."""
     if (run := runs.newest_approved(connection, audience.id)) is None:
         return ""
-    return f": run {run.id} was approved at {instant_text(iso(from_ms(run.approved_at or 0)))}"
+    return f": run {run.id} was approved at {instant_text(iso(run.approved_at))}"
 
 
 def _blocked(connection: Connection, audience: AudienceRow) -> RunRow | None:

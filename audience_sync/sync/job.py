@@ -60,7 +60,7 @@ class Job:
         return None if self.limit is None else f"at most {self.limit} changes"
 
     def at_most(self, members: int) -> int:
-        """Return how many changes a first sync applies when it finds so many members."""
+        """Return the number of changes that a first sync applies, given the number of members that it finds."""
         if self.only is not None:
             return 1
         return members if self.limit is None else min(members, self.limit)

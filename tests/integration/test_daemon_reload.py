@@ -236,16 +236,21 @@ class Bug(Exception):
     """Something that nobody foresaw."""
 
 
-@pytest.mark.parametrize(
-    "bug", [Bug(), sa.exc.IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))], ids=["any", "database"]
-)
-def test_a_crash_of_delivering_ends_the_daemon(served: Served, bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not go on without delivering, and does not call a bug an outage of the database."""
+def break_deliveries(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
+    """Have every delivery end with a bug."""
 
     def crash(_: object) -> bool:
         raise bug
 
     monkeypatch.setattr(waiting, "any_deliverable", crash)
+
+
+@pytest.mark.parametrize(
+    "bug", [Bug(), sa.exc.IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed"))], ids=["any", "database"]
+)
+def test_a_crash_of_delivering_ends_the_daemon(served: Served, bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not go on without delivering, and does not call a bug an outage of the database."""
+    break_deliveries(monkeypatch, bug)
     with pytest.raises(AudienceSyncError, match="delivering has crashed"), served.running():
         wait_until(lambda: served.told("daemon_stopping"), seconds=LONG)
     (crashed,) = (line for line in served.logged if line["event"] == "thread_crashed")
@@ -258,9 +263,6 @@ def test_a_crash_of_delivering_ends_the_daemon(served: Served, bug: Exception, m
 def test_only_a_requested_end_is_a_success(served: Served, monkeypatch: pytest.MonkeyPatch, is_requested: bool) -> None:
     """Though a source still does not answer, a daemon that has crashed exits with 1, so that systemd restarts it."""
 
-    def crash(_: object) -> bool:
-        raise Bug
-
     def leave(code: int) -> None:
         raise SystemExit(code)
 
@@ -268,7 +270,7 @@ def test_only_a_requested_end_is_a_success(served: Served, monkeypatch: pytest.M
     monkeypatch.setattr(service, "_end", lambda *parts: end(*parts) and False)
     monkeypatch.setattr(os, "_exit", leave)
     if not is_requested:
-        monkeypatch.setattr(waiting, "any_deliverable", crash)
+        break_deliveries(monkeypatch, Bug())
     with pytest.raises(SystemExit) as left, served.running():
         wait_until(lambda: served.told("daemon_started" if is_requested else "work_left_behind"), seconds=LONG)
 
