@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.db import Database
 from audience_sync.holders import Holder
 from audience_sync.seams import Seams
-from audience_sync.store import binding, highwater, leases
+from audience_sync.store import batches, binding, leases
 from audience_sync.store.leases import Lease
 
 
@@ -33,13 +33,8 @@ class Workspace:
         numbers: Iterable[int],
         *,
         seconds: float,
-        renewed: float | None = None,
-        choose: Callable[[Set[int]], Iterable[int]] = frozenset,
     ) -> HeldLease | None:
-        """Take those of the wanted leases that are free, or what `choose` chooses of them; None when that is nothing.
-
-        They are renewed every third of `seconds`, or every `renewed` seconds.
-        """
+        """Take those of the wanted leases that are free; None when that is nothing."""
         self.holder.stay()
         with self.database.read() as connection:
             owners = leases.holders(connection, kind)
@@ -55,19 +50,19 @@ class Workspace:
                 now_ms=now,
                 expires_at=now + int(seconds * 1000),
                 dead=dead,
-                choose=choose,
             )
         if lease is None:
             return None
-        return HeldLease(self, lease, seconds=seconds, renewed=renewed or seconds / 3, taken_at=taken_at)
+        return HeldLease(self, lease, seconds=seconds, taken_at=taken_at)
 
     def bury(self) -> None:
         """Clear away what dead processes held, so that nobody takes them for being at work."""
         with self.database.read() as connection:
-            dead = self.dead(leases.holders(connection, leases.AUDIENCE, leases.SHARDS))
+            dead = self.dead({*leases.holders(connection, leases.AUDIENCE), *batches.holders(connection)})
         if dead:
             with self.database.write() as connection:
                 leases.vacate(connection, dead)
+                batches.vacate(connection, dead)
 
     def dead(self, holders: Iterable[str]) -> set[str]:
         """Return which holders are known to have died; nobody comes to life again."""
@@ -81,11 +76,10 @@ class Workspace:
 class HeldLease:
     """A lease with the thread that renews it; a context manager that gives it back."""
 
-    def __init__(self, workspace: Workspace, lease: Lease, *, seconds: float, renewed: float, taken_at: float) -> None:
+    def __init__(self, workspace: Workspace, lease: Lease, *, seconds: float, taken_at: float) -> None:
         self.lease = lease
         self._workspace = workspace
         self._seconds = seconds
-        self._renewed = renewed
         self._until = taken_at + seconds  # on the monotonic clock: the wall clock may jump
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"lease-{lease.kind}", daemon=True)
@@ -95,19 +89,6 @@ class HeldLease:
         """Refuse to commit if another holder took over (`store.leases`), and advance the mark (`store.highwater`)."""
         leases.assert_held(connection, self.lease)
         binding.advance(connection, self._workspace.seams.now_ms())
-
-    @contextmanager
-    def claiming(self) -> Iterator[Connection]:
-        """Open a transaction that decides what to send. After the block it may be sent.
-
-        Raises:
-            LeaseLost: somebody else has taken over.
-            MarkUnusable: it is committed, but the mark cannot be raised to it, so it must not be sent now.
-        """
-        with self._workspace.database.write() as connection:
-            self.assert_held(connection)
-            yield connection
-        highwater.require_kept(self._workspace.database)
 
     def left(self) -> float:
         """Return for how many seconds the lease lasts, unless it is renewed before."""
@@ -122,7 +103,7 @@ class HeldLease:
 
     def _renew(self) -> None:
         seams = self._workspace.seams
-        while not self._over.wait(self._renewed):
+        while not self._over.wait(self._seconds / 3):
             now = seams.monotonic()
             try:
                 self._workspace.holder.stay()

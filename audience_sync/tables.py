@@ -161,20 +161,55 @@ outbox = _clustered(
     _column("kind", sa.Text, server_default="resent"),  # entered, exited, updated; resent: nothing happened
 )
 
-attempts = sa.Table(
-    "attempts",
+sa.Index(
+    "outbox_exits",
+    *outbox.primary_key.columns,
+    sqlite_where=sa.text("value IN ('false', 'null') AND dead_reason IS NULL"),
+    postgresql_where=sa.text("value IN ('false', 'null') AND dead_reason IS NULL"),
+)
+
+sent_identifiers = _clustered(
+    "sent_identifiers",  # user keys besides the identity; two profiles that share one are one user in Schematic
+    _column("shard", sa.SmallInteger, primary_key=True),
+    _column("profile_key", KEY, primary_key=True),
+    _column("name", KEY, primary_key=True),
+    _column("value", KEY, primary_key=True),
+)
+sa.Index("sent_identifiers_shared", sent_identifiers.c.name, sent_identifiers.c.value)
+
+batches = sa.Table(
+    "batches",
     metadata,
     _column("id", ID, primary_key=True),
-    _column("low", sa.SmallInteger),  # the shards of its events, inclusive
-    _column("high", sa.SmallInteger),
-    _column("size", sa.Integer),  # events
-    _column("events", sa.Text),  # JSON, without the API key
+    _column("destination", sa.Text, server_default="schematic"),
+    _column("channel", sa.Text, server_default="capture"),
+    _column("forwarded", sa.Boolean),  # its events are of `events`, not of `outbox`
+    _column("status", sa.Text, server_default="open"),
+    _column("holder", sa.Text, server_default=""),
+    _column("claim", sa.BigInteger, server_default="0"),  # grows with every change of hands
+    _column("claim_until", MS, server_default="0"),  # of the clock of leases
+    _column("origin", sa.BigInteger, nullable=True),  # the batch that it was cut from, or is the first part of
+    _column("part", sa.Integer, server_default="0"),  # the place of its first event in that batch
     _column("created_at", MS),
     _column("tries", sa.Integer, server_default="0"),
     _column("not_before", MS, server_default="0"),
     _column("error", sa.Text, nullable=True),  # what the last try met
-    _column("forwarded", sa.Boolean, server_default=sa.false()),  # its events are rows of `events`, not of `outbox`
+    _column("accepted_at", MS, nullable=True),
+    _column("http_status", sa.SmallInteger, nullable=True),
+    _column("low", sa.SmallInteger),  # the shards of its events, inclusive
+    _column("high", sa.SmallInteger),
+    _column("exits", sa.Boolean, server_default=sa.false()),  # it has some
+    _column("size", sa.Integer),  # events
+    _column("keys", sa.Text),  # JSON, of the profiles
+    _column("events", sa.Text),  # JSON: word for word but the API key while open, then who was told what
+    _one_of("status", "open", "accepted", "applied"),
+    sa.CheckConstraint("(status = 'open') = (accepted_at IS NULL)", name="accepted_batches_have_an_instant"),
+    sqlite_autoincrement=True,  # no batch gets the id of one that is gone
 )
+_open = sa.text("status = 'open'")
+sa.Index("batches_open", batches.c.id, sqlite_where=_open, postgresql_where=_open)
+_cut = sa.text("origin IS NOT NULL")
+sa.Index("batches_cut", batches.c.origin, sqlite_where=_cut, postgresql_where=_cut)
 
 events = _clustered(
     "events",
@@ -187,7 +222,7 @@ events = _clustered(
     _column("payload", sa.Text),  # the event as it came, JSON
     _column("received_at", MS),
     _column("dead_reason", sa.Text, nullable=True),  # set: not tried again without a person
-    _column("partly_sent", sa.Boolean, server_default=sa.false()),  # `deliveries` may know some of its bodies
+    _column("accepted", sa.Text, nullable=True),  # JSON: the idempotency keys of its bodies that Schematic has
 )
 for _name, _state in (("events_waiting", "NULL"), ("events_dead", "NOT NULL")):
     _where = sa.text(f"dead_reason IS {_state}")
@@ -210,7 +245,7 @@ event_counts = _clustered(
 )
 
 deliveries = _clustered(
-    "deliveries",
+    "deliveries",  # of versions before 0.7, until their retention is over
     _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("idempotency_key", sa.Text, primary_key=True),
@@ -230,12 +265,6 @@ leases = _clustered(
     _column("term", sa.BigInteger),
     _column("expires_at", MS),
     _one_of("kind", "audience", "shards"),
-)
-
-seekers = _clustered(
-    "seekers",  # processes that want units of shards and have none
-    _column("holder", sa.Text, primary_key=True),
-    _column("expires_at", MS),
 )
 
 outage = _clustered(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.destination.mappings import Mapping as DestinationMapping
@@ -18,7 +19,8 @@ from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Change, ChangeKind, Computation, Member, RunKind, RunState
 from audience_sync.core.shards import shard_of
-from audience_sync.store import audiences, binding, runs
+from audience_sync.store import audiences, batches, binding, outbox, runs
+from audience_sync.store.batches import Batch
 from audience_sync.store.runs import NewRun, RunRow
 
 NOON = datetime(2026, 3, 31, 12, 0, tzinfo=UTC)
@@ -153,6 +155,24 @@ def make_event(*changes: OpenChange, sent_at: datetime = NOON, environment: str 
     """Return the event that the presets make of these changes of a profile named by `userId`."""
     (event,) = make_parcel(changes or (make_open(),), make_destination(environment=environment), at=iso(sent_at)).events
     return event
+
+
+def open_changes(connection: Connection, profile_key: str) -> list[OpenChange]:
+    """Return what waits in the outbox of one profile."""
+    rows, _ = outbox.page(connection, after=(-1, ""), limit=10_000)
+    return [row for row in rows if row.profile_key == profile_key]
+
+
+def take_batch(connection: Connection, *events: Event, now_ms: int, holder: str = "me") -> Batch:
+    """Take what some events carry out of the outbox, as one batch that is claimed for ten minutes, and return it."""
+    for event in events:
+        for carried in event.carried:
+            connection.execute(
+                sa.text("DELETE FROM outbox WHERE profile_key = :k AND audience_id = :a AND generation = :g"),
+                {"k": event.profile_key, "a": carried.audience_id, "g": carried.generation},
+            )
+    (batch,) = batches.add(connection, [events], holder=holder, claim_until=now_ms + 600_000, now_ms=now_ms)
+    return batch
 
 
 def make_destination(

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import db, tables
 from audience_sync.core.shards import shard_of
 from audience_sync.seams import Seams
-from audience_sync.store import attempts, leases
+from audience_sync.store import batches, leases
 from tests.factories import make_event, make_open
 
 AT: Final = 1_795_961_109_123  # 2026-11-29 14:05:09.123Z
@@ -213,10 +213,7 @@ def _events(connection: Connection, names: Names) -> None:
 
 def _work(connection: Connection, names: Names, *, now_ms: int) -> None:
     change = make_open(names.person, trait=names.audience, generation=AT, run_id=1204)
-    attempt = attempts.add(connection, [make_event(change)], now_ms=AT)
-    attempts.postpone(connection, attempt, not_before=AT + MINUTE, error=OUTAGE)
-    for kind, number in ((leases.AUDIENCE, 1), (leases.SHARDS, 7)):
-        leases.acquire(
-            connection, kind, [number], holder="worker-1.eu-central-1.compute.internal:4177:9c21", now_ms=now_ms,
-            expires_at=now_ms + 600_000, dead=set(),
-        )  # fmt: skip
+    holder, until = "worker-1.eu-central-1.compute.internal:4177:9c21", now_ms + 600_000
+    (batch,) = batches.add(connection, [[make_event(change)]], holder=holder, claim_until=until, now_ms=AT)
+    batches.postpone(connection, batch, not_before=AT + MINUTE, error=OUTAGE)
+    leases.acquire(connection, leases.AUDIENCE, [1], holder=holder, now_ms=now_ms, expires_at=until, dead=set())

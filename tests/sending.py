@@ -137,11 +137,11 @@ class Sending:
 
     def tried(self) -> bool:
         """Return whether anything was tried in vain and waits to be tried again."""
-        return bool(self.rows("SELECT 1 FROM attempts WHERE tries > 0"))
+        return bool(self.rows("SELECT 1 FROM batches WHERE status = 'open' AND tries > 0"))
 
     def attempts(self) -> int:
         """Return how many batches have no settled answer."""
-        ((count,),) = self.rows("SELECT count(*) FROM attempts")
+        ((count,),) = self.rows("SELECT count(*) FROM batches WHERE status = 'open'")
         return int(count)
 
 
@@ -154,7 +154,7 @@ def assert_agreed(sending: Sending) -> None:
 
 def assert_in_order(sending: Sending) -> None:
     """Assert that no event of a profile was received behind a newer one, repetitions included."""
-    runs = dict(sending.rows("SELECT idempotency_key, run_ids FROM deliveries"))
+    runs = dict(sending.rows("SELECT idempotency_key, run_ids FROM sent_deliveries"))
     newest: dict[str, int] = {}
     for event in sending.events():
         run = max(orjson.loads(runs[event.idempotency_key]))
@@ -178,6 +178,7 @@ def open_sending(
     audiences: Sequence[str] | Mapping[str, str] = ("gold",),
     source_url: str = "sqlite:///shop.db",
     company_keys: Mapping[str, str] | None = None,
+    user_keys: Mapping[str, str] | None = None,
     traits: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Iterator[Sending]:
     """Write a configuration of these audiences, whose guards allow everything, and become a holder on the database.
@@ -188,7 +189,10 @@ def open_sending(
     path = folder / "config.toml"
     definitions = audiences if isinstance(audiences, Mapping) else {name: members_of(name) for name in audiences}
     more = [line for name, wanted in (traits or {}).items() for line in _trait(name, wanted)]
-    path.write_text(_configuration(database, sandbox, source_url, definitions, company_keys or {}) + "\n".join(more))
+    path.write_text(
+        _configuration(database, sandbox, source_url, definitions, company_keys or {}, user_keys or {})
+        + "\n".join(more)
+    )
     settings = load(path, {})
     quick = {"max_backoff": SOON, "max_requests_per_second": 2000.0, "batch_size": 100}
     settings = settings.model_copy(update={"delivery": settings.delivery.model_copy(update=quick)})
@@ -208,6 +212,7 @@ def _configuration(
     source_url: str,
     definitions: Mapping[str, str],
     company_keys: Mapping[str, str],
+    user_keys: Mapping[str, str],
 ) -> str:
     url = database.engine.url.render_as_string(hide_password=False)
     lines = [
@@ -228,6 +233,7 @@ def _configuration(
     for name, sql in definitions.items():
         lines += ["[[audiences]]", f"name = {json.dumps(name)}", f"sql = {json.dumps(sql)}"]
         lines += [f"company_keys.{key} = {json.dumps(column)}" for key, column in company_keys.items()]
+        lines += [f"user_keys.{key} = {json.dumps(column)}" for key, column in user_keys.items()]
     return "\n".join([*lines, ""])
 
 

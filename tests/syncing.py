@@ -74,7 +74,7 @@ class Syncing:
     def outbox(self) -> dict[str, OpenChange]:
         """Return the open rows of the outbox by profile."""
         with self.database.read() as connection:
-            rows, more = outbox.page(connection, after=(-1, ""), high=1023, limit=1_000_000)
+            rows, more = outbox.page(connection, after=(-1, ""), limit=1_000_000)
         assert not more
         return {row.profile_key: row for row in rows}
 

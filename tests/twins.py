@@ -56,8 +56,9 @@ def _administer(url: sa.URL, statement: str) -> None:
 
 def leftovers(place: Place) -> dict[str, Rows]:
     """Return what is not done, by table: rows that wait or are dead, and what runs have staged. Nothing in the end."""
-    tables = ("outbox", "attempts", "events", "staged", "staged_shards")
+    tables = ("outbox", "events", "staged", "staged_shards")
     found = {table: place.rows(f"SELECT * FROM {table}") for table in tables}
+    found["batches"] = place.rows("SELECT id, events FROM batches WHERE status = 'open'")
     found["runs"] = place.rows("SELECT id, state FROM runs WHERE state IN ('running', 'applying', 'blocked')")
     return {table: rows for table, rows in found.items() if rows}
 
@@ -102,7 +103,7 @@ def settled(place: Place) -> dict[str, Rows]:
     """Return what was written down of deliveries: how many values were sent, and every event that was accepted."""
     return {
         "sent": _sorted(place, "SELECT audience, sum(sent) FROM sync_runs GROUP BY 1"),
-        "deliveries": _sorted(place, "SELECT profile_key, traits, mapping, message_id, status FROM deliveries"),
+        "deliveries": _sorted(place, "SELECT profile_key, traits, mapping, message_id, status FROM sent_deliveries"),
     }
 
 

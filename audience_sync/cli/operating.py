@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -18,11 +19,11 @@ from audience_sync.cli.reporting import confirm
 from audience_sync.cli.status import chosen_audience, known_audience
 from audience_sync.cli.table import TableView
 from audience_sync.config import Settings
-from audience_sync.core.shards import shard_of, unit_of
 from audience_sync.db import Database
+from audience_sync.delivery.claims import MARGIN
 from audience_sync.errors import ConfigError, LeaseHeld
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, binding, dead, erasure, highwater, leases, runs
+from audience_sync.store import audiences, batches, binding, dead, erasure, highwater, leases, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.finishing import LEASE_SECONDS
 
@@ -158,10 +159,14 @@ def forget(
             found = erasure.known_traces(connection, user)
         console.print(f"found for this user: {_listed(found)}")
         confirm("Erase all of it?", yes=yes)
-        with _alone_with(workspace, user), workspace.database.write() as connection:
-            if not highwater.is_behind(connection):  # who is erased here is still in an older backup
-                binding.advance(connection, workspace.seams.now_ms())
-            erased = erasure.forget(connection, user)
+        with _without_syncs(workspace):
+            _seize_batches(workspace, user, timeout=settings.schematic.timeout)
+            with workspace.database.write() as connection:
+                if not highwater.is_behind(connection):  # who is erased here is still in an older backup
+                    binding.advance(connection, workspace.seams.now_ms())
+                erased = erasure.forget(connection, user)
+                batches.release(connection, workspace.holder.name)
+            workspace.seams.reach("forget.erased")
         erasure.compact(workspace.database)
     out.print(Text(f"erased: {_listed(erased)}"))
     console.print("delete this user in Schematic, too")
@@ -174,31 +179,45 @@ def _listed(found: dict[str, int]) -> str:
     return ", ".join(f"{table} {count:,}" for table, count in found.items() if count) or "nothing"
 
 
+def _seize_batches(workspace: Workspace, user: str, *, timeout: timedelta) -> None:
+    """Take the claims of open batches that name a user, and wait until no request under an older claim is under way."""
+    workspace.bury()  # nobody waits for the dead
+    with workspace.database.write() as connection:
+        now = workspace.now_ms(connection)
+        lasts = 2 * (timeout + MARGIN)
+        until = now + int(lasts.total_seconds() * 1000)
+        ends = batches.seize(connection, user, holder=workspace.holder.name, now_ms=now, claim_until=until)
+    workspace.seams.reach("forget.seized")
+    if ends > now:
+        console.print(
+            f"waiting {(ends - now) // 1000 + 1} seconds for a delivery that may be sending this user's events"
+        )
+        time.sleep((ends - now) / 1000)
+
+
 @contextmanager
-def _alone_with(workspace: Workspace, user: str) -> Iterator[None]:
-    """Hold all leases under which a sync or delivery could write about a user; see `erasure.forget`.
+def _without_syncs(workspace: Workspace) -> Iterator[None]:
+    """Hold the leases of all audiences; see `erasure.forget`.
 
     Raises:
         LeaseHeld: another process keeps one for longer than `CLAIM_TIMEOUT`.
     """
     with workspace.database.read() as connection:
-        ids = [row.id for row in audiences.every(connection)]
+        missing = {row.id for row in audiences.every(connection)}
     with ExitStack() as stack:
-        for kind, numbers in ((leases.AUDIENCE, ids), (leases.SHARDS, [unit_of(shard_of(user))])):
-            deadline = time.monotonic() + CLAIM_TIMEOUT
-            missing = set(numbers)
-            while missing:
-                lease = workspace.hold(kind, missing, seconds=LEASE_SECONDS)
-                if lease is not None:
-                    stack.enter_context(lease)
-                    missing.difference_update(lease.lease.numbers)
-                elif time.monotonic() > deadline:
-                    raise LeaseHeld(
-                        "a sync or delivery that may use this user's data is running; nothing was erased",
-                        hint="`audience-sync status` shows which; wait for it, or stop the service, then try again",
-                    )
-                else:
-                    time.sleep(CLAIM_INTERVAL)
+        deadline = time.monotonic() + CLAIM_TIMEOUT
+        while missing:
+            lease = workspace.hold(leases.AUDIENCE, missing, seconds=LEASE_SECONDS)
+            if lease is not None:
+                stack.enter_context(lease)
+                missing.difference_update(lease.lease.numbers)
+            elif time.monotonic() > deadline:
+                raise LeaseHeld(
+                    "a sync that may use this user's data is running; nothing was erased",
+                    hint="`audience-sync status` shows which; wait for it, or stop the service, then try again",
+                )
+            else:
+                time.sleep(CLAIM_INTERVAL)
         yield
 
 

@@ -24,7 +24,6 @@ from audience_sync.cli.output import (
 from audience_sync.cli.table import TableView
 from audience_sync.config import Audience, Settings
 from audience_sync.core.printable import instant_text
-from audience_sync.core.shards import UNITS
 from audience_sync.db import Database, display_url
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
@@ -77,8 +76,8 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
     audiences whose last run failed, and why. The members of a computed trait are the profiles that have a value.
     `syncing`: who syncs it at this moment.
 
-    With `--holders`: who does the `sync` of an audience, who the `delivery` of some of the 128 `units` of shards, and
-    who waits for its part (`seeking`); `until` is when that is over unless it is prolonged.
+    With `--holders`: who does the `sync` of which audience, and who the `delivery` of how many open `batches`; `until`
+    is when that is over unless it is prolonged.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -151,7 +150,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
         working = at_work.at_work(connection, keys, seams=seams())
         syncing = {record["audience"]: record["holder"] for record in working}
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
-        attempts = inspection.waiting_attempts(connection, max_backoff=settings.delivery.max_backoff)
+        waiting = inspection.waiting_batches(connection, max_backoff=settings.delivery.max_backoff)
         open_rows, paused, dead = outbox.count(connection)
         destination = inspection.destination(connection, now_ms=seams().now_ms())
         synced = {one["key"] for one in found if one["state"] in SYNCED}
@@ -164,13 +163,13 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
                 "open": open_rows,
                 "paused": paused,
                 "dead": dead,
-                "stuck": _stuck(attempts, of="changes"),
+                "stuck": _stuck(waiting, of="changes"),
                 "oldest": inspection.oldest_open(connection),
             },
-            "events": {**event_reports.summary(connection), "stuck": _stuck(attempts, of="events")},
+            "events": {**event_reports.summary(connection), "stuck": _stuck(waiting, of="events")},
             "destination": destination,
             "delivery_stopped": destination["last_answer"] if destination["state"] in STOPPED else None,
-            "attempts": attempts,
+            "attempts": waiting,
             "blocked": inspection.blocked_runs(connection),
             "failed": [run for run in inspection.failed_runs(connection) if run["audience"] in synced],
             "held": [{"audience": one["key"], "reason": one["held"]} for one in found if one["held"] is not None],
@@ -252,7 +251,7 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
     _print_destination(whole["destination"])
     for title, records, shown in (
         ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
-        (f"at work ({UNITS} units of shards in total)", whole["leases"], at_work.SHOWN),
+        ("at work", whole["leases"], at_work.SHOWN),
         ("blocked", whole["blocked"], BLOCKED_SHOWN),
         ("failed", whole["failed"], BLOCKED_SHOWN),
         ("held", whole["held"], HELD_SHOWN),

@@ -7,11 +7,11 @@ The wire form is that of Schematic's own clients: ``{api_key, type, body, idempo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -29,18 +29,19 @@ class OpenChange(NamedTuple):
     generation: int
     run_id: int
     computation: str  # as in Computation
+    kind: str  # of the change that was not sent yet; resent: nothing happened
     identifiers: str | None  # canonical JSON, as in Member
-    kind: str  # of the change that was not told yet; resent: nothing happened
 
 
 class Carried(NamedTuple):
-    """A change that an event carries: that audience's row of the outbox, if it still has that generation."""
+    """A change that an event carries: what its row of the outbox said when the event was made of it."""
 
     audience_id: int
     generation: int
     run_id: int
     trait: str
     value: str
+    kind: str
     shared: bool = False  # others carry it, too, or a mapping rejected it: accepting this event may not be all
 
 
@@ -54,18 +55,15 @@ class Forwarded(NamedTuple):
     type: str
     payload: str  # JSON
     accepted: frozenset[str] = frozenset()  # idempotency keys of its bodies that Schematic has
+    name: str | None = None
+    received_at: int = 0
 
 
 class Origin(NamedTuple):
     """The forwarded event that an event was made of, unless it was changes."""
 
-    position: int
-    message_id: str
+    row: Forwarded
     shared: bool  # others were made of it, too, or a mapping could not: accepting this one may not be all
-
-
-Value: TypeAlias = tuple[str, int, int]
-"""What an event has of one row: profile key, the audience's id and generation, or 0 and the position in `events`."""
 
 
 class Event(NamedTuple):
@@ -80,15 +78,8 @@ class Event(NamedTuple):
     mappings: tuple[str, ...] = ()  # the names of those that made it
     origin: Origin | None = None
 
-    def values(self) -> list[tuple[Value, bool]]:
-        """Return what it has of which rows, and whether it shares that with others."""
-        if self.origin is not None:
-            return [((self.profile_key, 0, self.origin.position), self.origin.shared)]
-        return [((self.profile_key, c.audience_id, c.generation), c.shared) for c in self.carried]
 
-
-_CARRIED: Final = 4  # where it stands in the row that an attempt keeps
-_WHAT: Final = itemgetter(slice(Event._fields.index("carried"), None))  # what an event may share with others
+_ALIKE: Final = itemgetter(slice(Event._fields.index("carried"), Event._fields.index("origin")))
 
 
 def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[str, int, str, int]]) -> str:
@@ -131,26 +122,39 @@ def with_key(body: str, *, api_key: str) -> str:
     return _start(api_key).decode() + body[1:]
 
 
-def alike(events: Iterable[Event]) -> Iterator[tuple[Event, list[Event]]]:
-    """Yield neighbours that differ in nothing but whom they are about, each group behind its first event."""
-    for _, group in groupby(events, key=_WHAT):
-        neighbours = list(group)
-        yield neighbours[0], neighbours
-
-
 def dump(events: Iterable[Event]) -> str:
-    """Return events as the JSON text in which an attempt keeps them; views read it too."""
-    rows: list[tuple[object, ...]] = []
-    for first, group in alike(events):
-        carried = [[*c] for c in first.carried]
-        mappings, origin = first.mappings, first.origin and [*first.origin]
-        rows += [(*event[:_CARRIED], carried, mappings, event.identifiers, origin) for event in group]
-    return orjson.dumps(rows).decode()
+    """Return events as the JSON text that an open batch has: groups that carry the same; views read it too."""
+    groups = []
+    for (carried, mappings), group in groupby(events, key=_ALIKE):
+        people = [(e[1], e[2], e[3], e[4], e.origin and _kept(e.origin), e[0]) for e in group]
+        groups.append(([[*c] for c in carried], mappings, people))
+    return orjson.dumps(groups).decode()
 
 
 def parse(text: str) -> list[Event]:
     """Return the events of `dump`."""
-    return [_kept(row) for row in orjson.loads(text)]
+    found = []
+    for carried, mappings, people in orjson.loads(text):
+        changes = tuple(Carried(*c) for c in carried)
+        for profile_key, key, body, identifiers, origin, shard in people:
+            made_of = None if origin is None else _origin(shard, profile_key, origin)
+            found.append(Event(shard, profile_key, key, body, identifiers, changes, tuple(mappings), made_of))
+    return found
+
+
+def summary(events: Iterable[Event]) -> str:
+    """Return what is kept of accepted events, as JSON: who was told what, for which runs, and under which key."""
+    groups = []
+    for (carried, mappings), group in groupby(events, key=_ALIKE):
+        run_ids = sorted({change.run_id for change in carried})
+        people = [(e.profile_key, e.idempotency_key, e.origin and e.origin.row.message_id) for e in group]
+        groups.append((traits(carried), f"[{', '.join(map(str, run_ids))}]", ", ".join(mappings), people))
+    return orjson.dumps(groups).decode()
+
+
+def quoted(profile_key: str) -> str:
+    """Return a profile key as it stands in the JSON texts of batches."""
+    return orjson.dumps(profile_key).decode()
 
 
 def traits(carried: Iterable[Carried]) -> str:
@@ -162,16 +166,24 @@ def _start(api_key: str) -> bytes:
     return b'{"api_key":' + orjson.dumps(api_key) + b","
 
 
-def _kept(row: list[Any]) -> Event:
-    shard, profile_key, key, body, carried, *more = row
-    mappings, identifiers, *origin = more or ((), _identifiers_in(body))  # the first schema kept neither
-    made_of = Origin(*origin[0]) if origin and origin[0] else None  # the second schema kept none
-    changes = tuple(Carried(*c) for c in carried)
-    return Event(shard, profile_key, key, body, identifiers, changes, tuple(mappings), made_of)
+def _kept(origin: Origin) -> list[object]:
+    row = origin.row
+    accepted = sorted(row.accepted)
+    return [
+        row.position,
+        row.message_id,
+        row.type,
+        row.payload,
+        accepted,
+        row.name,
+        row.received_at,
+        origin.shared,
+    ]
 
 
-def _identifiers_in(body: str) -> str:
-    """Return the identifiers of an event of the first schema, whose body had all of them, the identity too."""
-    sent = orjson.loads(body)["body"]
-    found = {"user": sent["keys"], "company": sent.get("company", {}).get("keys")}
-    return canonical({kind: keys for kind, keys in found.items() if keys})
+def _origin(shard: int, profile_key: str, kept: list[Any]) -> Origin:
+    position, message_id, kind, payload, accepted, name, received_at, shared = kept
+    row = Forwarded(
+        shard, profile_key, position, message_id, kind, payload, frozenset(accepted), name=name, received_at=received_at
+    )
+    return Origin(row, shared)

@@ -141,6 +141,14 @@ def backoff(tries: int, *, jitter: float, longest: timedelta, asked: timedelta |
     return max(wait, min(asked or timedelta(0), LONGEST_ASKED))
 
 
+def tries_until_stuck(longest: timedelta) -> int:
+    """Return after how many failed tries the wait for the next one is the longest there is."""
+    tries = 1
+    while backoff(tries, jitter=0, longest=longest) < longest:
+        tries += 1
+    return tries
+
+
 def is_html(answer: Answer) -> bool:
     """Return whether an answer is a page for people."""
     return "html" in answer.headers.get("content-type", "") or answer.text.lstrip()[:1] == "<"

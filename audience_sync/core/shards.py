@@ -1,4 +1,4 @@
-"""One hash, three uses: the shard of a profile key is the unit of comparison, of order, and of work sharing.
+"""One hash, two uses: the shard of a profile key is the unit of comparison, and the place of its rows.
 
 Within a shard a member is one line of text, `key`, `key⇥identifiers` or `key⇥identifiers⇥value`: keys hold no control
 character (`rows.py` rejects those) and JSON never writes one raw, so lines compare, sort, spool and hash as they are.
@@ -14,8 +14,6 @@ from zlib import crc32
 from audience_sync.core.model import Member
 
 SHARDS = 1024
-UNITS = 128
-"""Shards are leased in units of `SHARDS // UNITS` neighbours: enough for two processes with 64 workers each."""
 
 
 class Digest(NamedTuple):
@@ -28,24 +26,6 @@ class Digest(NamedTuple):
 def shard_of(profile_key: str) -> int:
     """Return the fixed shard of a profile, 0 to 1023: ``crc32(key) & 1023`` of its UTF-8 bytes."""
     return crc32(profile_key.encode()) & (SHARDS - 1)
-
-
-def unit_of(shard: int) -> int:
-    """Return the lease unit that a shard belongs to, 0 to 127."""
-    return shard * UNITS // SHARDS
-
-
-def shards_of_units(units: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the shards of some units as inclusive ranges `(low, high)`, neighbours joined, in order."""
-    width = SHARDS // UNITS
-    ranges: list[tuple[int, int]] = []
-    for unit in sorted(units):
-        low, high = unit * width, unit * width + width - 1
-        if ranges and ranges[-1][1] == low - 1:
-            ranges[-1] = (ranges[-1][0], high)
-        else:
-            ranges.append((low, high))
-    return ranges
 
 
 def to_line(member: Member) -> str:

@@ -93,6 +93,11 @@ class Pace:
         with self._lock:
             return max(0.0, self._resume_at - self._workspace.seams.monotonic())
 
+    def is_out(self) -> bool:
+        """Return whether an outage is under way, its probe included."""
+        with self._lock:
+            return self._outages > 0
+
     def _end_outage(self, now: float) -> None:
         """Begin again: at half the limit after a second, at a tenth after nine, at the least after a minute or days."""
         slowed = self._per_second / (1 + now - self._outage_began_at)

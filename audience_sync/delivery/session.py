@@ -1,10 +1,10 @@
-"""A delivery: shifts, one after the other, until nothing waits or nothing more can be done."""
+"""A delivery: take rows into batches and post them, until nothing waits or nothing more can be done."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -12,28 +12,33 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from audience_sync.config import Settings
-from audience_sync.core.outcomes import backoff
+from audience_sync.core.outcomes import backoff, tries_until_stuck
 from audience_sync.database_error import first_line
-from audience_sync.delivery.batches import Batches
-from audience_sync.delivery.lanes import Batching
+from audience_sync.delivery.claims import Claims
+from audience_sync.delivery.group import WorkerGroup
 from audience_sync.delivery.opening import Acquaintance, bind, declare_traits
 from audience_sync.delivery.pace import Pace
+from audience_sync.delivery.pool import Pool
 from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settling import Settler
-from audience_sync.delivery.sharing import Sharing
-from audience_sync.delivery.shift import Shift
+from audience_sync.delivery.taker import Batching, Taker
 from audience_sync.delivery.worker import Worker
-from audience_sync.errors import DestinationAway, DestinationError, LeaseLost, MarkUnusable
-from audience_sync.leasing import HeldLease, Workspace
+from audience_sync.errors import DestinationAway, DestinationError, MarkUnusable
+from audience_sync.leasing import Workspace
 from audience_sync.schematic import Schematic
 from audience_sync.store import highwater, waiting
+from audience_sync.store.batches import Batch
 
 LOOK = 0.02  # seconds between two looks at the workers
-PAUSE = 0.2  # seconds between two tries to get shards, or to find something in them
-LOOK_AT_OTHERS = 1.0  # seconds between two looks at what others have left: counting is work
+IDLE = 0.1  # seconds between two looks for rows where there were none
+LONGEST_IDLE = 2.0  # seconds, after many fruitless looks: what waits is held back, and looking is work
+DATABASE_RETRY = 0.2  # seconds, when the database is away
+LOOK_AT_OTHERS = 1.0  # seconds between two looks for batches of the dead, and at what others have left
 DECLARE_EVERY = 1.0  # seconds between two looks for audiences that are new to Schematic
 DRAIN = 5.0  # seconds that answers under way are waited for when all stops
 SETTLE = 1.5  # seconds for the last commit then
+BATCHES_OPEN = 20  # a process whose open batches have so many times `batch_size` events takes no new ones
+TEXT_OPEN = 8 * 1024 * 1024  # or so many characters: forwarded events may be long
 
 
 def _ignore(_: object) -> None:
@@ -98,35 +103,71 @@ class _Session:
         self._workspace = workspace
         self._delivery = delivery
         self._settings = delivery.settings
-        self._sharing = Sharing(workspace, forwarded=delivery.forwarded, timeout=delivery.settings.schematic.timeout)
-        self._pace = Pace(  # from shift to shift: an outage does not end with one
-            workspace,
-            per_second=self._settings.delivery.max_requests_per_second,
-            workers=self._settings.delivery.concurrency,
-            longest=self._settings.delivery.max_backoff,
-        )
         self._reachability = reachability
+        self._pool = Pool(workspace.seams)
         self._database_was_away = False
         self._last_progress = workspace.seams.monotonic()
-        # A person who runs `deliver`, or reloads, wants every try now: earlier waits do not hold for the first shift.
-        self._impatient = delivery.wait is not None or delivery.at_once
-        self._waited = 0  # how many rows waited when another process was last looked at
-        self._looked_at = float("-inf")
+        self._waited = 0  # how many rows waited when other processes were last looked at
+        self._looks_at = self._counts_at = self._declares_at = self._takes_at = float("-inf")  # not before
+        self._fruitless = 0  # looks for rows
         self.events = 0
 
     def run(self) -> None:
         if self._delivery.stop.is_set() or not self._deliverable():
             return
-        with closing(self._sharing), closing(self._schematic()) as api:
+        settings = self._settings
+        with closing(self._schematic()) as api:
             batching = Batching(
-                destination=self._settings.destination(self._environment(api)),
-                batch_size=self._settings.delivery.batch_size,
+                destination=settings.destination(self._environment(api)),
+                batch_size=settings.delivery.batch_size,
+                stuck_tries=tries_until_stuck(settings.delivery.max_backoff),
             )
             self._last_progress = self._workspace.seams.monotonic()
-            while not self._delivery.stop.is_set() and not self._is_over():
-                if not self._try_shift(api, batching):
-                    self._notice_others()
-                    self._delivery.stop.wait(PAUSE)
+            forwarded, timeout = self._delivery.forwarded, settings.schematic.timeout
+            claims = Claims(self._workspace, self._pool, timeout=timeout, forwarded=forwarded)
+            group = self._group(claims, batching)
+            workers = [Worker(group, self._schematic()) for _ in range(settings.delivery.concurrency)]
+            try:
+                for worker in workers:
+                    worker.start()
+                self._watch(group, Taker(self._workspace, claims, batching, forwarded=forwarded), api)
+            finally:
+                self._end(group, workers)
+        if (crash := group.crash or group.settler.crash) is not None:
+            raise crash
+        if group.failure is not None:
+            raise group.failure
+
+    def _group(self, claims: Claims, batching: Batching) -> WorkerGroup:
+        delivery = self._settings.delivery
+        pace = Pace(
+            self._workspace,
+            per_second=delivery.max_requests_per_second,
+            workers=delivery.concurrency,
+            longest=delivery.max_backoff,
+        )
+        return WorkerGroup(
+            workspace=self._workspace,
+            pool=self._pool,
+            claims=claims,
+            settler=Settler(self._workspace, warn=self._delivery.warn),
+            pace=pace,
+            reachability=self._reachability,
+            batching=batching,
+            max_backoff=delivery.max_backoff,
+            timeout=self._settings.schematic.timeout,
+        )
+
+    def _end(self, group: WorkerGroup, workers: list[Worker]) -> None:
+        """Wait for answers under way, settle them, and give up the claims of everything else."""
+        group.stop.set()
+        deadline = self._workspace.seams.monotonic() + DRAIN
+        for worker in workers:
+            if worker.is_alive():
+                worker.join(max(0.0, deadline - self._workspace.seams.monotonic()))
+        group.settler.close(SETTLE)
+        group.claims.close(but=self._pool.posting())
+        self.events = group.settler.events
 
     def _environment(self, api: Schematic) -> str:
         """Ask whose key this is, once in a process, and again and again while Schematic is away."""
@@ -143,97 +184,97 @@ class _Session:
                     raise
         return known.environment
 
-    def _notice_others(self) -> None:
-        """Take it for progress when another process, which has the shards, sends what waits."""
-        now = self._workspace.seams.monotonic()
-        if self._delivery.wait is None or now < self._looked_at + LOOK_AT_OTHERS:
-            return
-        self._looked_at = now
-        with suppress(sa.exc.OperationalError), self._workspace.database.read() as connection:
-            waits, _, _ = waiting.count(connection, forwarded=self._delivery.forwarded)
-            if waits < self._waited:
-                self._last_progress = now
-            self._waited = waits
-
-    def _try_shift(self, api: Schematic, batching: Batching) -> bool:
-        """Work on our part of the shards; False when others have them, nothing is in them, or the database is away."""
-        try:
-            lease = self._sharing.take()
-            if lease is None:
-                return False
-            self._database_was_away = False
-            with lease:
-                return self._shift(lease, api, batching)
-        except LeaseLost:
-            return False
-        except sa.exc.OperationalError as error:
-            if not self._database_was_away:
-                self._delivery.warn(f"the membership database is away: {first_line(error)}")
-            self._database_was_away = True
-            return False
-
-    def _shift(self, lease: HeldLease, api: Schematic, batching: Batching) -> bool:
-        """Put workers to work on the leased shards until something ends that; return whether anything came of it."""
-        settings, workspace = self._settings, self._workspace
-        parts = self._sharing.parts(lease, settings.delivery.concurrency, impatient=self._impatient)
-        self._impatient = False
-        settler = Settler(workspace, lease, warn=self._delivery.warn)
-        shift = Shift(
-            workspace=workspace,
-            lease=lease,
-            settler=settler,
-            pace=self._pace,
-            reachability=self._reachability,
-            batching=batching,
-            max_backoff=settings.delivery.max_backoff,
-            timeout=settings.schematic.timeout,
-        )
-        workers = [
-            Worker(
-                shift,
-                self._schematic(),
-                Batches(workspace, lease, ranges, batching, forwarded=self._delivery.forwarded),
-                left,
-            )
-            for ranges, left in parts
-        ]
-        try:
-            self._declare(api)
-            for worker in workers:
-                worker.start()
-            self._watch(shift, api, workers)
-        finally:
-            shift.stop.set()
-            deadline = workspace.seams.monotonic() + DRAIN
-            for worker in workers:
-                if worker.is_alive():
-                    worker.join(max(0.0, deadline - workspace.seams.monotonic()))
-            settler.close(SETTLE)
-            self.events += settler.events
-        if (crash := shift.crash or settler.crash) is not None:
-            raise crash
-        if shift.failure is not None:
-            raise shift.failure
-        return shift.moves > 0
-
-    def _watch(self, shift: Shift, api: Schematic, workers: list[Worker]) -> None:
-        """Wait until the workers find no more, or something ends the shift."""
-        seams, settler = self._workspace.seams, shift.settler
-        before, moves, declared_at = self.events, 0, seams.monotonic()
-        while not (shift.is_over() or self._has_given_up() or self._delivery.stop.wait(LOOK)):
-            self._delivery.on_progress(before + settler.events)
-            if shift.moves != moves:
-                moves = shift.moves
+    def _watch(self, group: WorkerGroup, taker: Taker, api: Schematic) -> None:
+        """Keep the workers supplied until nothing is left, or something ends that."""
+        seams, settler = self._workspace.seams, group.settler
+        moves = 0
+        while not (group.stop.is_set() or settler.is_over() or self._has_given_up() or self._delivery.stop.is_set()):
+            self._delivery.on_progress(settler.events)
+            if group.moves + settler.commits != moves:
+                moves = group.moves + settler.commits
                 self._last_progress = seams.monotonic()
-            if all(worker.idle for worker in workers) and settler.flush(LOOK):
-                return
-            if not self._sharing.is_fair(shift.lease):
-                return
-            if seams.monotonic() > declared_at + DECLARE_EVERY:
-                self._declare(api)
-                declared_at = seams.monotonic()
+                self._takes_at, self._fruitless = float("-inf"), 0  # who was held back may be free
+            try:
+                if seams.monotonic() > self._declares_at + DECLARE_EVERY:
+                    self._declare(api)
+                took = self._supply(group, taker)
+                self._database_was_away = False
+                if not took and self._is_done(group):
+                    return
+            except sa.exc.OperationalError as error:
+                if not self._database_was_away:
+                    self._delivery.warn(f"the membership database is away: {first_line(error)}")
+                self._database_was_away = True
+                self._delivery.stop.wait(DATABASE_RETRY)
+                continue
+            if not took:
+                self._delivery.stop.wait(LOOK)
+
+    def _supply(self, group: WorkerGroup, taker: Taker) -> bool:
+        """Claim what others have left, and take rows where the workers will soon have nothing; say if that was so."""
+        now = self._workspace.seams.monotonic()
+        most = self._free(group)
+        if now >= self._looks_at and most > 0:
+            left = group.claims.take_over()
+            self._looks_at = now + (LOOK_AT_OTHERS if not left else 0.0)
+            self._pool_add(group, left, now, is_new=False)
+            most = self._free(group)
+        if most == 0 or now < self._takes_at or group.pace.is_out():
+            return False
+        taken = taker.take(most)
+        group.nothing_to_take = not taken.progress
+        if not taken.progress:
+            pause = min(LONGEST_IDLE, IDLE * float(2 ** min(self._fruitless, 10)))
+            self._takes_at = self._workspace.seams.monotonic() + pause
+            self._fruitless += 1
+            return False
+        self._fruitless = 0
+        group.moves += not taken.batches  # progress, too
+        self._pool_add(group, taken.batches, now, is_new=True)
+        return True
+
+    def _pool_add(self, group: WorkerGroup, found: Sequence[Batch], now: float, *, is_new: bool) -> None:
+        """Have batches posted. Those that another process left wait for their next try, unless a person acts."""
+        until = now + group.claims.seconds
+        impatient = self._delivery.wait is not None or self._delivery.at_once
+        if is_new or impatient:
+            self._pool.add(found, until=until)
+            return
+        wall, longest = self._workspace.seams.now_ms(), group.max_backoff.total_seconds()
+        for batch in found:  # a clock that was ahead must not put them off for long
+            self._pool.add([batch], until=until, due=now + min((batch.not_before - wall) / 1000, longest))
+
+    def _free(self, group: WorkerGroup) -> int:
+        """Return how many batches may be taken: none while the workers have half of those that may be open."""
+        size = group.batching.batch_size
+        most = max(BATCHES_OPEN, 2 * self._settings.delivery.concurrency)
+        load = self._pool.load()
+        free = most - -(-(load.events + group.settler.unsettled) // size)
+        return max(0, free) if load.text < TEXT_OPEN and load.ready <= most * size // 2 else 0
+
+    def _is_done(self, group: WorkerGroup) -> bool:
+        """Return whether nothing waits, here or elsewhere, that may be sent."""
+        if not group.nothing_to_take or self._pool.load().events or not group.settler.flush(LOOK):
+            return False
+        if not self._deliverable():
+            return True
+        self._notice_others()
+        return self._delivery.stop.wait(IDLE)
+
+    def _notice_others(self) -> None:
+        """Take it for progress when another process sends what waits."""
+        now = self._workspace.seams.monotonic()
+        if self._delivery.wait is None or now < self._counts_at:
+            return
+        self._counts_at = now + LOOK_AT_OTHERS  # counting is work
+        with self._workspace.database.read() as connection:
+            waits, _, _ = waiting.count(connection, forwarded=self._delivery.forwarded)
+        if waits < self._waited:
+            self._last_progress = now
+        self._waited = waits
 
     def _declare(self, api: Schematic) -> None:
+        self._declares_at = self._workspace.seams.monotonic()
         declare_traits(
             self._workspace,
             self._settings,
@@ -249,12 +290,6 @@ class _Session:
     def _deliverable(self) -> bool:
         with self._workspace.database.read() as connection:
             return waiting.any_deliverable(connection, forwarded=self._delivery.forwarded)
-
-    def _is_over(self) -> bool:
-        try:
-            return self._has_given_up() or not self._deliverable()
-        except sa.exc.OperationalError:
-            return False
 
     def _has_given_up(self) -> bool:
         wait = self._delivery.wait

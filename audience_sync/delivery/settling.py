@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import sqlalchemy as sa
 
 from audience_sync.database_error import first_line
-from audience_sync.errors import LeaseLost, MarkUnusable
-from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import attempts, binding, outbox, waiting
-from audience_sync.store.attempts import Attempt
+from audience_sync.errors import MarkUnusable
+from audience_sync.leasing import Workspace
+from audience_sync.store import batches, binding
+from audience_sync.store.batches import Batch
 
 COMMIT_EVERY = 0.02  # seconds; what came meanwhile is one commit
 RETRY_AFTER = 0.5  # seconds, when the database is away
@@ -21,27 +21,33 @@ RETRY_AFTER = 0.5  # seconds, when the database is away
 class Settler:
     """Takes accepted batches from the workers and commits them."""
 
-    def __init__(self, workspace: Workspace, lease: HeldLease, *, warn: Callable[[str], None]) -> None:
+    def __init__(self, workspace: Workspace, *, warn: Callable[[str], None]) -> None:
         self._workspace = workspace
-        self._lease = lease
         self._warn = warn
         self._warned = False
         self._changed = threading.Condition()
-        self._waiting: list[tuple[Attempt, int]] = []
+        self._waiting: list[tuple[Batch, int]] = []
+        self._unsettled = 0
         self._committing = False
         self._closed = False
         self._over = False  # the thread has ended
         self.events = 0  # accepted and committed
-        self.lease_lost = False
+        self.commits = 0
         self.crash: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
         self._thread.start()
 
-    def accept(self, attempt: Attempt, status: int) -> None:
+    def accept(self, batch: Batch, status: int) -> None:
         """Hand over a batch that Schematic accepted."""
         with self._changed:
-            self._waiting.append((attempt, status))
+            self._waiting.append((batch, status))
+            self._unsettled += len(batch.events)
             self._changed.notify_all()
+
+    @property
+    def unsettled(self) -> int:
+        """Return how many events are handed over and not committed."""
+        return self._unsettled
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait, at most `timeout` seconds, until everything handed over is committed; False if it is not."""
@@ -50,8 +56,8 @@ class Settler:
             return self._is_idle()
 
     def is_over(self) -> bool:
-        """Return whether nothing more can be settled: the lease is lost, or the thread has crashed."""
-        return self.lease_lost or self._over
+        """Return whether nothing more can be settled: the thread has crashed."""
+        return self._over
 
     def close(self, timeout: float) -> None:
         """Commit what is left, for at most `timeout` seconds, and end the thread."""
@@ -83,33 +89,37 @@ class Settler:
                     return
             time.sleep(COMMIT_EVERY)
             with self._changed:
-                batches, self._waiting = self._waiting, []
+                accepted, self._waiting = self._waiting, []
                 self._committing = True
-            done = self._commit(batches)
+            done = self._commit(accepted)
             with self._changed:
                 self._committing = False
-                if not done:
-                    self._waiting = batches + self._waiting
+                if done:
+                    self._unsettled -= sum(len(batch.events) for batch, _ in accepted)
+                else:
+                    self._waiting = accepted + self._waiting
                 self._changed.notify_all()
-                if self._closed and not done and not self.lease_lost:
-                    return  # the attempts are still there: the same events go again, under the same keys
+                if self._closed and not done:
+                    return  # the batches are still open: the same events go again, under the same keys
 
-    def _commit(self, batches: Sequence[tuple[Attempt, int]]) -> bool:
-        """Settle batches in one commit, or open them again if our lease is lost; False if that did not succeed."""
+    def _commit(self, accepted: Sequence[tuple[Batch, int]]) -> bool:
+        """Settle batches in one commit, and send again what was posted without a claim; False if that failed."""
         try:
-            if self.lease_lost:
-                self.reopen([attempt for attempt, _ in batches])
-            else:
-                self._settle(batches)
-        except LeaseLost:
-            self.lease_lost = True
-            return False
+            now_ms = self._workspace.seams.now_ms()
+            with self._workspace.database.write() as connection:
+                lost = batches.settle(connection, accepted, now_ms=now_ms)
+                if lost:
+                    batches.reopen(connection, lost, now_ms=now_ms)
+                else:
+                    binding.advance(connection, now_ms)
         except (sa.exc.SQLAlchemyError, MarkUnusable) as error:
             self._say_once(first_line(error))
             time.sleep(RETRY_AFTER)
             return False
         self._warned = False
-        self.events += sum(len(attempt.events) for attempt, _ in batches)
+        self.commits += 1
+        gone = {batch.id for batch in lost}
+        self.events += sum(len(batch.events) for batch, _ in accepted if batch.id not in gone)
         self._workspace.seams.reach("deliver.settled")
         return True
 
@@ -118,24 +128,7 @@ class Settler:
             self._warn(f"the membership database does not take what Schematic accepted, trying again: {problem}")
             self._warned = True
 
-    def _settle(self, batches: Sequence[tuple[Attempt, int]]) -> None:
-        now = self._workspace.seams.now_ms()
+    def reopen(self, posted: Sequence[Batch]) -> None:
+        """Have the current values sent again: these batches were posted without a claim; see `store.batches`."""
         with self._workspace.database.write() as connection:
-            self._lease.assert_held(connection)
-            unsettled = attempts.carried_by_others(connection, [attempt for attempt, _ in batches])
-            for status in {status for _, status in batches}:
-                accepted = [attempt.events for attempt, its in batches if its == status]
-                waiting.settle(connection, accepted, now_ms=now, status=status, unsettled=unsettled)
-            attempts.remove(connection, [attempt for attempt, _ in batches])
-
-    def reopen(self, posted: Sequence[Attempt]) -> None:
-        """Have the current values sent again: our lease was over, so these events may have overtaken newer ones.
-
-        Forwarded events have no other value: whoever has the lease now sends them again, under the same keys.
-        """
-        changes = (event for attempt in posted for event in attempt.events if event.origin is None)
-        events = sorted(changes)  # by shard and profile
-        with self._workspace.database.write() as connection:
-            generation = binding.next_generation(connection, self._workspace.seams.now_ms())
-            for event in events:
-                outbox.reopen(connection, event, generation=generation)
+            batches.reopen(connection, posted, now_ms=self._workspace.seams.now_ms())

@@ -1,17 +1,17 @@
-"""One worker: some shards, one connection, one batch under way at a time, and what each answer leads to."""
+"""One worker: one connection, one batch under way at a time, and what each answer leads to."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from typing import assert_never
+from collections.abc import Sequence
+from typing import Final, assert_never
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.destination.parcels import resolve_parcel
 from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.events import Event, batch_body
+from audience_sync.core.events import Event, OpenChange, batch_body
 from audience_sync.core.outcomes import (
     Accepted,
     Later,
@@ -23,214 +23,221 @@ from audience_sync.core.outcomes import (
     backoff,
     classify,
 )
-from audience_sync.delivery.batches import Batches, halves, is_behind, smaller
-from audience_sync.delivery.shift import Shift
+from audience_sync.delivery.cuts import halves, smaller
+from audience_sync.delivery.group import WorkerGroup
+from audience_sync.delivery.pool import Held
 from audience_sync.errors import DestinationError, KeyRefused, LeaseLost, MarkUnusable
 from audience_sync.schematic import Schematic
-from audience_sync.store import attempts, outbox
-from audience_sync.store.attempts import Attempt
+from audience_sync.store import audiences, batches, binding, highwater, outbox
 
-IDLE = 0.1  # seconds between two looks where nothing is to be sent
-LONGEST_IDLE = 2.0  # seconds, after many looks in vain: what waits is held back, and looking is work
-BATCHES_WAITING = 20  # a worker whose waiting events would fill so many batches takes no new ones
-TEXT_WAITING = 8 * 1024 * 1024  # or so many characters: forwarded events may be long
-TRIES_BEFORE_HALVING = 3
+IDLE: Final = 0.1  # seconds between two looks for a batch that is due
+DATABASE_RETRY: Final = 0.5  # seconds, when the database is away
+TRIES_BEFORE_HALVING: Final = 3
+NO_ANSWER: Final = frozenset({0, 429, 503})  # statuses that say nothing of the events
 
 
 class Worker(threading.Thread):
-    """Delivers what waits in some shards until its shift is over."""
+    """Posts the batches of a group until it is stopped."""
 
-    def __init__(self, shift: Shift, schematic: Schematic, batches: Batches, left_over: Sequence[Attempt]) -> None:
+    def __init__(self, group: WorkerGroup, schematic: Schematic) -> None:
         super().__init__(name="deliverer", daemon=True)
-        self._shift = shift
+        self._group = group
         self._schematic = schematic
-        self._batches = batches
-        self._waiting = list(left_over)
-        self._due = self._due_of(left_over)  # by attempt: when its next try is due, on the monotonic clock
-        self._of_this_round: set[int] = set()  # attempts whose rows lie behind where the round is
-        self._first_failure: dict[int, int] = {}  # by attempt: how many batches had been accepted by then
-        self._looks_in_vain = 0
-        self.idle = False  # a whole round found nothing, and no attempt waits
 
     def run(self) -> None:
         """Work; whatever ends it unexpectedly is handed to the thread that waits."""
         try:
-            while not self._shift.stop.is_set():
-                self._step()
-        except LeaseLost:
-            self._shift.settler.lease_lost = True
+            while not self._group.stop.is_set():
+                held = self._group.pool.next(IDLE)
+                if held is not None:
+                    self._serve(held)
         except MarkUnusable as error:
-            self._shift.fail(error)
-        except sa.exc.OperationalError:
-            # The database is away. A commit may have happened without our knowing: the next shift reads what is so.
-            self._shift.over.set()
+            self._group.fail(error)
         except BaseException as error:  # noqa: BLE001 - handed over, and raised there
-            self._shift.crash = error
-            self._shift.stop.set()
+            self._group.crash = error
+            self._group.stop.set()
         finally:
             self._schematic.close()
 
-    def _due_of(self, left_over: Sequence[Attempt]) -> dict[int, float]:
-        """Return when attempts of before are due: a clock that was ahead must not put them off for long."""
-        seams, longest = self._shift.workspace.seams, self._shift.max_backoff.total_seconds()
-        now_ms, now = seams.now_ms(), seams.monotonic()
-        return {one.id: now + min((one.not_before - now_ms) / 1000, longest) for one in left_over}
+    def _serve(self, held: Held) -> None:
+        """Post a batch if its turn has come, and settle the answer; it goes again where the database is away."""
+        try:
+            if not self._may_post(held):
+                return
+            self._post(held)
+        except sa.exc.OperationalError:
+            self._again(held, after=DATABASE_RETRY)
 
-    def _step(self) -> None:
-        now = self._shift.workspace.seams.monotonic()
-        ready = (one for one in self._waiting if self._due.get(one.id, now) <= now)
-        due = next((one for one in ready if not is_behind(one, self._waiting)), None)
-        if due is not None:
-            self._post(due)
-        elif self._is_full() or not self._take():
-            self._rest()
-
-    def _is_full(self) -> bool:
-        waiting = sum(len(attempt.events) for attempt in self._waiting)
-        if waiting >= BATCHES_WAITING * self._batches.batching.batch_size:
-            return True
-        return sum(len(event.body) for attempt in self._waiting for event in attempt.events) >= TEXT_WAITING
-
-    def _take(self) -> bool:
-        """Mark new batches, or write down of which rows nothing is sent; False at the end of a round."""
-        fresh = self._batches.next(self._waiting)
-        if fresh is None:
+    def _may_post(self, held: Held) -> bool:
+        group, seams = self._group, self._group.workspace.seams
+        if held.batch.origin is not None:
+            with group.workspace.database.read() as connection:
+                if batches.is_behind(connection, held.batch):
+                    self._again(held, after=IDLE)
+                    return False
+        if not group.pace.wait(group.stop):
+            self._again(held, after=0.0)
             return False
-        self._looks_in_vain = 0
-        self._shift.moves += not fresh  # progress, too
-        self._waiting.extend(fresh)
-        self._of_this_round.update(attempt.id for attempt in fresh)
-        self.idle = False
+        if held.until - seams.monotonic() <= group.timeout.total_seconds():
+            self._again(held, after=IDLE)  # an answer might come when somebody else has the batch
+            return False
         return True
 
-    def _rest(self) -> None:
-        """Between two rounds: let what was sent be settled, so that it is not found again."""
-        if not self._shift.settler.flush():
-            self._shift.stop.wait(IDLE)  # nothing is settled any more: the shift is about to end
-            return
-        if not self._batches.found_this_round or self._is_full():
-            self.idle = not self._waiting
-            self._shift.stop.wait(self._pause())
-            self._looks_in_vain += 1
-        self._batches.begin_round()
-        self._of_this_round.clear()
+    def _again(self, held: Held, *, after: float) -> None:
+        self._group.pool.put_back(held, held.batch, due=self._group.workspace.seams.monotonic() + after)
 
-    def _pause(self) -> float:
-        """Return the seconds until the next look: longer after each one in vain, but not beyond the next try."""
-        now = self._shift.workspace.seams.monotonic()
-        due = min((self._due.get(attempt.id, now) - now for attempt in self._waiting), default=0.0)
-        return max(IDLE, min(due, LONGEST_IDLE, IDLE * float(2 ** min(self._looks_in_vain, 10))))
-
-    def _post(self, attempt: Attempt) -> None:
-        shift = self._shift
-        if not shift.pace.wait(shift.stop):
-            return
-        if shift.lease.left() <= shift.timeout.total_seconds():
-            shift.stop.wait(IDLE)  # an answer might come when somebody else is at work on these profiles
-            return
+    def _post(self, held: Held) -> None:
+        group, batch = self._group, held.batch
         key = self._schematic.key.get_secret_value()
-        answer = self._schematic.post_batch(batch_body(attempt.events, api_key=key))
-        shift.workspace.seams.reach("deliver.posted")
-        self._waiting.remove(attempt)
+        answer = self._schematic.post_batch(batch_body(batch.events, api_key=key))
+        group.workspace.seams.reach("deliver.posted")
         try:
-            self._waiting.extend(self._settle(attempt, classify(answer, now=shift.workspace.seams.clock())))
+            self._settle(held, classify(answer, now=group.workspace.seams.clock()))
         except LeaseLost:
-            shift.settler.reopen([attempt])  # whatever the answer was: it may have overtaken somebody's newer events
-            raise
-        if attempt.id not in {waiting.id for waiting in self._waiting}:
-            self._first_failure.pop(attempt.id, None)  # SQLite may give its number to another one
-            self._of_this_round.discard(attempt.id)
-            self._due.pop(attempt.id, None)
+            group.pool.remove(held)
+            group.settler.reopen([batch])  # whatever the answer was: it may have overtaken somebody's newer events
 
-    def _settle(self, attempt: Attempt, outcome: Outcome) -> list[Attempt]:
-        """Do what an outcome asks for and return the attempts that come of it."""
-        shift = self._shift
+    def _settle(self, held: Held, outcome: Outcome) -> None:
+        """Do what an outcome asks for."""
+        group, batch = self._group, held.batch
         match outcome:
             case Accepted(status):
-                shift.took()
-                shift.settler.accept(attempt, status)
-                shift.reachability.accepted()
-                if attempt.id not in self._of_this_round:
-                    shift.settler.flush()  # its rows may lie ahead: the round must not find them open
-                return []
+                group.record_accepted()
+                group.settler.accept(batch, status)
+                group.pool.remove(held)
+                group.reachability.accepted()
             case Later():
-                return self._later(attempt, outcome)
+                self._later(held, outcome)
             case TooLarge(max_size):
-                if max_size is not None and max_size < len(attempt.events):
-                    return self._cut(attempt, max_size)
-                return self._rejected(attempt, "too large")
+                if max_size is not None and max_size < len(batch.events):
+                    self._cut(held, smaller(batch.events, max_size))
+                else:
+                    self._rejected(held, "too large")
             case Rejected(reason):
-                return self._rejected(attempt, reason)
+                self._rejected(held, reason)
             case RefusedKey(reason):
-                shift.fail(
+                group.fail(
                     KeyRefused(
                         f"Schematic refused the API key: {reason}",
                         hint="nothing was lost: when schematic.api_key is right again, `audience-sync deliver` goes on",
                     )
                 )
+                self._again(held, after=0.0)
             case WrongDestination(reason):
-                shift.fail(
+                group.fail(
                     DestinationError(
                         f"schematic.capture_url does not lead to Schematic: {reason}",
                         hint="nothing was lost: fix it, then run `audience-sync deliver`",
                     )
                 )
+                self._again(held, after=0.0)
             case _:
                 assert_never(outcome)
-        return [attempt]
 
-    def _later(self, attempt: Attempt, outcome: Later) -> list[Attempt]:
+    def _later(self, held: Held, outcome: Later) -> None:
         """Wait, or cut a batch in two that fails while others pass."""
-        shift = self._shift
-        accepted_then = self._first_failure.setdefault(attempt.id, shift.accepted)
-        shift.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
-        if attempt.tries >= TRIES_BEFORE_HALVING and shift.accepted > accepted_then and len(attempt.events) > 1:
-            parts = self._put(attempt, lambda _: halves(attempt.events))
-            self._first_failure.update(dict.fromkeys((part.id for part in parts), accepted_then))
-            return parts
-        seams = shift.workspace.seams
-        wait = backoff(attempt.tries + 1, jitter=seams.jitter(), longest=shift.max_backoff, asked=outcome.retry_after)
-        not_before = seams.now_ms() + int(wait.total_seconds() * 1000)  # for who comes next; for us:
-        self._due[attempt.id] = seams.monotonic() + wait.total_seconds()
-        with shift.workspace.database.write() as connection:
-            shift.lease.assert_held(connection)
-            postponed = attempts.postpone(connection, attempt, not_before=not_before, error=outcome.reason)
-            first_due = attempts.next_due(connection) or 0
-        again_in = max(shift.pace.resumes_in(), (first_due - seams.now_ms()) / 1000, 0.0)
-        shift.reachability.failed(outcome.reason, again_in=again_in)
-        return [postponed]
+        group, batch, seams = self._group, held.batch, self._group.workspace.seams
+        if held.accepted_before is None:
+            held.accepted_before = group.accepted
+        group.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
+        if batch.tries >= TRIES_BEFORE_HALVING and len(batch.events) > 1 and self._is_to_blame(held, outcome):
+            self._cut(held, halves(batch.events))
+            return
+        wait = backoff(batch.tries + 1, jitter=seams.jitter(), longest=group.max_backoff, asked=outcome.retry_after)
+        due = seams.monotonic() + wait.total_seconds()
+        not_before = seams.now_ms() + int(wait.total_seconds() * 1000)  # for the next holder
+        with group.workspace.database.write() as connection:
+            postponed = batches.postpone(connection, batch, not_before=not_before, error=outcome.reason)
+            binding.advance(connection, seams.now_ms())
+        group.pool.put_back(held, postponed, due=due)
+        group.reachability.failed(outcome.reason, again_in=max(group.pace.resumes_in(), group.pool.next_due()))
 
-    def _rejected(self, attempt: Attempt, reason: str) -> list[Attempt]:
+    def _is_to_blame(self, held: Held, outcome: Later) -> bool:
+        """Return whether others pass since the batch fails, or nothing else may be sent that could tell."""
+        if self._group.accepted > (held.accepted_before or 0):
+            return True
+        is_answered = outcome.status not in NO_ANSWER
+        return is_answered and self._group.nothing_to_take and self._group.pool.is_alone(held)
+
+    def _rejected(self, held: Held, reason: str) -> None:
         """Find the event that is refused; of one that carries several audiences, the audience."""
-        if len(attempt.events) > 1:
-            return self._put(attempt, lambda _: halves(attempt.events))
-        (event,) = attempt.events
+        batch = held.batch
+        if len(batch.events) > 1:
+            self._cut(held, halves(batch.events))
+            return
+        (event,) = batch.events
         if len(event.carried) > 1:
-            return self._put(attempt, lambda connection: [[part] for part in self._apart(connection, event)])
-        self._shift.bury(attempt, reason)
-        return []
+            self._split(held, event, reason)
+            return
+        self._group.refuse(batch, reason)
+        self._group.pool.remove(held)
+
+    def _split(self, held: Held, event: Event, reason: str) -> None:
+        """Put one event for each change in the place of a merged one: one refused trait must not hold the others."""
+        made: list[batches.Batch] = []
+        with self._group.workspace.database.write() as connection:
+            parts = self._apart(connection, event)
+            if not parts:  # each has a newer value, or no mapping makes an event of it any more
+                batches.refuse(connection, held.batch, reason)
+            else:
+                left = {(c.audience_id, c.generation) for part in parts for c in part.carried}
+                gone = [c for c in event.carried if (c.audience_id, c.generation) not in left]
+                outbox.put_back_dead(connection, event._replace(carried=tuple(gone)), reason)
+                made = self._put(connection, held, [[part] for part in parts])
+            binding.advance(connection, self._group.workspace.seams.now_ms())
+        self._replace(held, made)
 
     def _apart(self, connection: Connection, event: Event) -> list[Event]:
-        """Return one event for each change of a merged event: one refused trait must not hold the others.
-
-        Changes that were replaced meanwhile are left out, and come again with their newer values.
-        """
-        shared = {(c.audience_id, c.generation): c.shared for c in event.carried}
-        destination = self._batches.batching.destination
+        """Return the events of each change that has no newer value."""
+        group = self._group
+        destination = group.batching.destination
         mappings = [mapping for mapping in destination.enabled if mapping.name in event.mappings]
-        at = iso(self._shift.workspace.seams.clock())
-        return [
-            part._replace(carried=tuple(c._replace(shared=shared[c.audience_id, c.generation]) for c in part.carried))
-            for change in outbox.of_profile(connection, shard=event.shard, profile_key=event.profile_key)
-            if (change.audience_id, change.generation) in shared
-            for part in resolve_parcel([change], mappings, destination, identifiers=event.identifiers, at=at).events
-        ]
+        at = iso(group.workspace.seams.clock())
+        newer = outbox.newer(connection, event)
+        computations = audiences.computations(connection)
+        found = []
+        for c in event.carried:
+            if c.audience_id in newer:
+                continue
+            change = OpenChange(
+                event.shard,
+                event.profile_key,
+                c.audience_id,
+                c.trait,
+                c.value,
+                c.generation,
+                c.run_id,
+                computations[c.audience_id],
+                c.kind,
+                event.identifiers,
+            )
+            for part in resolve_parcel([change], mappings, destination, identifiers=event.identifiers, at=at).events:
+                shared = c.shared or any(one.shared for one in part.carried)
+                found.append(part._replace(carried=tuple(one._replace(shared=shared) for one in part.carried)))
+        return found
 
-    def _cut(self, attempt: Attempt, size: int) -> list[Attempt]:
-        return self._put(attempt, lambda _: smaller(attempt.events, size))
+    def _cut(self, held: Held, parts: Sequence[Sequence[Event]]) -> None:
+        """Put several batches in the place of one, in one commit."""
+        with self._group.workspace.database.write() as connection:
+            made = self._put(connection, held, parts)
+            binding.advance(connection, self._group.workspace.seams.now_ms())
+        self._replace(held, made)
 
-    def _put(self, attempt: Attempt, parts: Callable[[Connection], Sequence[Sequence[Event]]]) -> list[Attempt]:
-        """Put several attempts in the place of one, in one commit."""
-        workspace = self._shift.workspace
-        with self._shift.lease.claiming() as connection:
-            return attempts.split(connection, attempt, parts(connection), now_ms=workspace.seams.now_ms())
+    def _put(self, connection: Connection, held: Held, parts: Sequence[Sequence[Event]]) -> list[batches.Batch]:
+        workspace = self._group.workspace
+        return batches.cut(
+            connection,
+            held.batch,
+            parts,
+            holder=workspace.holder.name,
+            claim_until=self._group.claims.end(connection),
+            now_ms=workspace.seams.now_ms(),
+        )
+
+    def _replace(self, held: Held, made: Sequence[batches.Batch]) -> None:
+        """Have parts posted in the place of a batch."""
+        group = self._group
+        group.pool.remove(held)
+        highwater.require_kept(group.workspace.database)
+        group.workspace.seams.reach("deliver.cut")
+        group.pool.add(made, until=held.until, accepted_before=held.accepted_before)

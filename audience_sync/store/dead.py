@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.model import MEMBER_VALUE
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
-from audience_sync.store import audiences, binding, event_reports, events, reports
+from audience_sync.store import audiences, binding, event_reports, events, identifiers, reports
 from audience_sync.store.event_reports import EventState
 from audience_sync.store.reports import PAGE, Record, iso
 
@@ -107,6 +107,7 @@ def _retry_changes(connection: Connection, which: Which, *, generation: int) -> 
         " AND m.profile_key = outbox.profile_key"
     )
     conditions, parameters = _conditions("outbox", which)
+    is_careful = identifiers.lock(connection)
     _lock(connection, "outbox", conditions, parameters)
     result = connection.execute(
         sa.text(
@@ -119,14 +120,15 @@ def _retry_changes(connection: Connection, which: Which, *, generation: int) -> 
         ),
         {**parameters, "g": generation},
     )
+    if is_careful:
+        identifiers.resend_sharers(connection, generation=generation)
     return result.rowcount
 
 
 def _retry_events(connection: Connection, which: Which) -> int:
     """Open dead events again behind all others, in the order they had.
 
-    Under the old positions some of their bodies may still be under way. What becomes of those is written to rows that
-    are no more; the events look for them in `deliveries`.
+    Some of their bodies may be in an open batch. What becomes of those is kept in the row of the same messageId.
     """
     conditions, parameters = _conditions("events", which)
     binding.locked(connection, events.POSITION)  # before the rows, as whoever takes events has it
@@ -139,11 +141,8 @@ def _retry_events(connection: Connection, which: Which) -> int:
     start = binding.count_on(connection, events.POSITION, least=0, step=last - first + 1)
     reserved = [*conditions, "position BETWEEN :first AND :last"]  # one may have died since we looked
     result = connection.execute(
-        sa.text(
-            "UPDATE events SET dead_reason = NULL, partly_sent = :yes, position = position + :shift"
-            f"{reports.where(reserved)}"
-        ),
-        {**parameters, "yes": True, "first": first, "last": last, "shift": start - first},
+        sa.text(f"UPDATE events SET dead_reason = NULL, position = position + :shift{reports.where(reserved)}"),
+        {**parameters, "first": first, "last": last, "shift": start - first},
     )
     return result.rowcount
 

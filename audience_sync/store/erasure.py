@@ -12,12 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.config import Retention
-from audience_sync.core.events import parse
 from audience_sync.core.keys import MAX_KEY_LENGTH
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.errors import UnknownName
-from audience_sync.store import attempts, audiences, binding, events, memberships
+from audience_sync.store import audiences, batches, binding, events, memberships
 from audience_sync.store.history import HISTORY_FROM
 
 ROWS_A_COMMIT = 20_000  # about so many old rows are deleted at once
@@ -28,22 +27,18 @@ SPARE_SHARE = 10  # a tenth of the file may stay free: the next changes need it 
 SMALL_LOG = 4 * 1024 * 1024  # bytes; SQLite begins a write-ahead log anew by itself at about as many
 PATIENCE = 1_000  # milliseconds for writers, and for readers of the write-ahead log, to leave
 
-# The rows of one person in each table but `attempts`. The messageIds of `message_ids` and `event_counts` name nobody.
+# The rows of one person in each table but `batches`. The messageIds of `message_ids` and `event_counts` name nobody.
 _PLACES = {
     "memberships": "audience_id IN (SELECT id FROM audiences) AND shard = :s AND profile_key = :k",
     "staged": "run_id IN (SELECT run_id FROM staged_shards) AND shard = :s AND profile_key = :k",
     "changes": "run_id IN (SELECT id FROM runs) AND shard = :s AND profile_key = :k",
     "outbox": "shard = :s AND profile_key = :k",
+    "sent_identifiers": "shard = :s AND profile_key = :k",
     "events": "shard = :s AND profile_key = :k",
     "deliveries": "shard = :s AND profile_key = :k",
     "rejections": "profile_key = :cut",  # they keep no more of a key than this
 }
 
-# A retry of an event of which some bodies were accepted looks for those in `deliveries`, however old they are.
-_DELIVERIES = (
-    "accepted_at < :limit"
-    " AND (message_id IS NULL OR message_id NOT IN (SELECT message_id FROM events WHERE partly_sent{of_shard}))"
-)
 _OLD = {  # what finds and counts groups of old rows, and what deletes one of these
     "changes": (
         (
@@ -52,9 +47,13 @@ _OLD = {  # what finds and counts groups of old rows, and what deletes one of th
         ),
         "DELETE FROM changes WHERE run_id = :run_id AND shard = :shard",
     ),
+    "batches": (
+        "SELECT id, size AS n FROM batches WHERE status <> 'open' AND accepted_at < :limit",
+        "DELETE FROM batches WHERE id = :id",
+    ),
     "deliveries": (
-        f"SELECT shard, count(*) AS n FROM deliveries WHERE {_DELIVERIES.format(of_shard='')} GROUP BY shard",
-        f"DELETE FROM deliveries WHERE shard = :shard AND {_DELIVERIES.format(of_shard=' AND events.shard = :shard')}",
+        "SELECT shard, count(*) AS n FROM deliveries WHERE accepted_at < :limit GROUP BY shard",
+        "DELETE FROM deliveries WHERE shard = :shard AND accepted_at < :limit",
     ),
     "rejections": (
         (
@@ -71,18 +70,14 @@ _OLD = {  # what finds and counts groups of old rows, and what deletes one of th
 
 
 def traces(connection: Connection, profile_key: str) -> dict[str, int]:
-    """Return how many rows of each table tell of a person; of `attempts`, how many events."""
+    """Return how many rows of each table tell of a person; of `batches`, how many events."""
     found = {
         table: int(
             connection.execute(sa.text(f"SELECT count(*) FROM {table} WHERE {where}"), _of(profile_key)).scalar_one()
         )
         for table, where in _PLACES.items()
     }
-    rows = connection.execute(
-        sa.text("SELECT events FROM attempts WHERE :s BETWEEN low AND high"), {"s": shard_of(profile_key)}
-    )
-    found["attempts"] = sum(event.profile_key == profile_key for (events,) in rows for event in parse(events))
-    return found
+    return {**found, "batches": batches.traces(connection, profile_key)}
 
 
 def known_traces(connection: Connection, profile_key: str) -> dict[str, int]:
@@ -103,8 +98,8 @@ def known_traces(connection: Connection, profile_key: str) -> dict[str, int]:
 def forget(connection: Connection, profile_key: str) -> dict[str, int]:
     """Erase a person from every table, and return what `traces` had found.
 
-    The caller holds the leases of all audiences and of the profile's shard: a sync that compared the shard before would
-    commit a digest of it with the person, and a delivery would record what it is sending.
+    The caller holds the leases of all audiences: a sync that compared the shard before would commit a digest of it with
+    the person. It has also seized the person's open batches (`batches.seize`), and none of them is under way.
     """
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA secure_delete = ON")  # overwritten, not only unlinked
@@ -121,7 +116,7 @@ def forget(connection: Connection, profile_key: str) -> dict[str, int]:
         connection.execute(sa.text(f"DELETE FROM {table} WHERE {where}"), _of(profile_key))
     # A plan that waits was compared with the person in it: without a digest the next sync compares the shard again.
     connection.execute(sa.text("UPDATE staged_shards SET members = NULL, digest = NULL WHERE shard = :s"), {"s": shard})
-    attempts.forget(connection, profile_key, shard=shard)
+    batches.forget(connection, profile_key)
     _forget_reasons(connection, profile_key)
     return found
 
@@ -154,6 +149,7 @@ def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str,
     with database.write() as connection:  # first: nobody may take a history with holes for the whole
         if limits["changes"] > int(binding.get(connection, HISTORY_FROM) or 0):
             binding.put(connection, HISTORY_FROM, str(limits["changes"]))
+    limits["batches"] = limits["deliveries"]
     limits["event_counts"] = limits["deliveries"] // events.DAY_MS
     purged = {table: _purge(database, *statements, limits[table]) for table, statements in _OLD.items()}
     purged["message_ids"] = _purge_message_ids(database, before=now_ms // events.DAY_MS - events.KNOWN_DAYS)

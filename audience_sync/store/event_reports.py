@@ -5,17 +5,15 @@ The fields are those of the views `open_events` and `unsent_events`. Lists are r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.events import Value
-from audience_sync.core.shards import SHARDS, shard_of
+from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
-from audience_sync.store import attempts, binding, events, reports
-from audience_sync.store.attempts import Tried
+from audience_sync.store import binding, events, outages, reports
 from audience_sync.store.reports import PAGE, Record, iso
 
 EVENT_COLUMNS = (
@@ -42,8 +40,7 @@ def open_events(
     def page(connection: Connection, last: Record | None) -> list[Record]:
         return _page(connection, profile_key=profile_key, state=state, last=last, limit=PAGE)
 
-    found = reports.pages(database, page)
-    return (record for record in found if state in (None, record["state"]))
+    return reports.pages(database, page)
 
 
 def of_profile(connection: Connection, profile_key: str, *, at_most: int | None) -> list[Record]:
@@ -83,7 +80,11 @@ def reasons(database: Database, *, since_ms: int | None = None) -> list[Record]:
 def summary(connection: Connection) -> Record:
     """Return how many events wait and since when, how many are dead, and how many sent nothing, by reason."""
     rows = connection.execute(
-        sa.text("SELECT dead_reason IS NOT NULL, count(*), min(received_at) FROM events GROUP BY 1")
+        sa.text(
+            "SELECT is_dead, CAST(sum(n) AS BIGINT), min(oldest) FROM ("
+            " SELECT dead_reason IS NOT NULL AS is_dead, count(*) AS n, min(received_at) AS oldest FROM events"
+            " GROUP BY 1 UNION ALL SELECT 0 = 1, count(*), min(received_at) FROM batched_events) o GROUP BY 1"
+        )
     )
     counts = {bool(dead): (n, oldest) for dead, n, oldest in rows}
     waiting, oldest = counts.get(False, (0, None))
@@ -120,35 +121,55 @@ def _page(
         conditions = ["shard = :shard", "profile_key = :key", *reports.only({"position > :position": last})]
     else:
         conditions = reports.only({"(shard, profile_key, position) > (:shard, :key, :position)": last})
-    last_shard = SHARDS - 1 if profile_key is None else shard
-    tried = attempts.tried(connection, low=shard, high=last_shard, forwarded=True)
+    columns = "shard, profile_key, message_id, type, name, received_at, position, payload"
+    halves = [
+        (
+            f"SELECT {columns}, dead_reason, 0 AS tries, CAST(NULL AS BIGINT) AS not_before,"
+            f" CAST(NULL AS TEXT) AS error FROM events{reports.where(conditions, _in(state))}"
+        ),
+        (
+            f"SELECT {columns}, NULL, tries, not_before, error FROM batched_events"
+            f"{reports.where(conditions, _in_batches(state))}"
+        ),
+    ]
     rows = connection.execute(
         sa.text(
-            "SELECT profile_key, message_id, type, name, received_at, dead_reason, position, payload FROM events"
-            f"{reports.where(conditions, _in(state, tried))} ORDER BY shard, profile_key, position"
-            f"{'' if limit is None else ' LIMIT :n'}"
+            f"{' UNION ALL '.join(halves)} ORDER BY shard, profile_key, position{'' if limit is None else ' LIMIT :n'}"
         ),
         {"shard": shard, "key": key, "position": last and last["position"], "n": limit},
     )
-    return [_record(row, tried.get((row.profile_key, 0, row.position), Tried())) for row in rows]
+    earliest = outages.next_try(connection)
+    return [_record(row, earliest) for row in rows]
 
 
-def _in(state: EventState | None, tried: Iterable[Value]) -> list[str]:
-    """Return the conditions of a state; what waits may also have been tried."""
-    if state is None:
-        return []
-    if state is EventState.DEAD:
-        return ["dead_reason IS NOT NULL"]
-    if state is EventState.WAITING:
-        return ["dead_reason IS NULL"]
-    return [
-        "dead_reason IS NULL",
-        f"position IN ({', '.join([str(position) for *_, position in tried]) or 'NULL'})",
-    ]  # few of many
+def _in(state: EventState | None) -> list[str]:
+    """Return the conditions of a state on rows of `events`."""
+    match state:
+        case None:
+            return []
+        case EventState.DEAD:
+            return ["dead_reason IS NOT NULL"]
+        case EventState.WAITING:
+            return ["dead_reason IS NULL"]
+        case EventState.RETRYING:
+            return ["0 = 1"]
 
 
-def _record(row: sa.Row[tuple[object, ...]], tried: Tried) -> Record:
-    state = EventState.RETRYING if tried.tries else EventState.WAITING
+def _in_batches(state: EventState | None) -> list[str]:
+    """Return the conditions of a state on events in open batches."""
+    match state:
+        case None:
+            return []
+        case EventState.DEAD:
+            return ["0 = 1"]
+        case EventState.WAITING:
+            return ["tries = 0"]
+        case EventState.RETRYING:
+            return ["tries > 0"]
+
+
+def _record(row: sa.Row[tuple[object, ...]], earliest: int) -> Record:
+    state = EventState.RETRYING if row.tries else EventState.WAITING
     return {
         "profile_key": row.profile_key,
         "message_id": row.message_id,
@@ -156,9 +177,9 @@ def _record(row: sa.Row[tuple[object, ...]], tried: Tried) -> Record:
         "name": row.name,
         "state": (EventState.DEAD if row.dead_reason is not None else state).value,
         "since": iso(row.received_at),
-        "tries": tried.tries,
-        "next_try_at": iso(tried.next_try),
-        "reason": row.dead_reason or tried.error,
+        "tries": row.tries,
+        "next_try_at": iso(max(row.not_before or 0, earliest) or None) if row.tries else None,
+        "reason": row.dead_reason or row.error,
         "position": row.position,
         "payload": row.payload,
     }

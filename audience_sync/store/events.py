@@ -1,22 +1,23 @@
 """Forwarded Segment events that wait for Schematic: first in, first out for each profile, none replaced or merged.
 
-A row leaves when everything that was made of it is accepted, or when nothing is to be sent of it, which is counted. Its
-messageId stays known for seven days, so that the same event again is not taken.
+A row leaves when a batch takes it, or when nothing is to be sent of it, which is counted. An event that Schematic
+refuses comes back as dead, with the keys of those of its bodies that were accepted. Its messageId stays known for seven
+days, so that the same event again is not taken.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from itertools import groupby
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
 from audience_sync.core.arrivals import Arrival, RefusedEvent
 from audience_sync.core.destination.forwarding import Unsent
-from audience_sync.core.events import Event, Forwarded, Value
+from audience_sync.core.events import Event, Forwarded
 from audience_sync.store import binding, bulk
 
 KNOWN_DAYS = 7
@@ -25,6 +26,7 @@ POSITION = "event_position"
 MOST_TEXT = 4 * 1024 * 1024  # characters of events that are read at once
 
 _KEY = ("shard", "profile_key", "position")
+_OF_MESSAGE = "shard = :s AND profile_key = :k AND message_id = :m"
 
 
 def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) -> int:
@@ -40,7 +42,7 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
     fresh = _first_seen(connection, list(first_of), day=now_ms // DAY_MS)
     taken = [arrival for arrival in reversed(first_of.values()) if arrival.message_id in fresh]
     rows = sorted(  # as they lie in the table: neighbours share pages
-        (a.shard, a.profile_key, at, a.message_id, a.type, a.name, a.payload, now_ms, None, False)
+        (a.shard, a.profile_key, at, a.message_id, a.type, a.name, a.payload, now_ms, None, None)
         for at, a in enumerate(taken, position)
     )
     bulk.insert(connection, tables.events, rows)
@@ -49,90 +51,111 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
 
 
 def page(
-    connection: Connection, *, after: tuple[int, str], high: int, limit: int, held_back: Set[str] = frozenset()
-) -> tuple[list[Forwarded], bool]:
-    """Return at most `limit` waiting events behind a shard and profile, up to shard `high`, and if there are more.
+    connection: Connection, *, after: tuple[int, str], limit: int, held: Set[str] = frozenset()
+) -> tuple[list[Forwarded], tuple[int, str] | None]:
+    """Lock and return waiting events behind a shard and profile, and the last place looked at if there are more.
 
-    Fewer come where they are long: about `MOST_TEXT` characters. Of the last profile some may be missing, later than
-    those returned. Dead ones, and those of profiles that are `held_back`, are left out.
+    At most `limit` rows are looked at, fewer where they are long: about `MOST_TEXT` characters. Of the last profile
+    some may be missing, later than those returned. Dead ones, and those of `held` profiles, are left out: however many
+    wait behind one that is under way, one page passes them.
     """
-    rows = connection.execute(
-        # The inner query is answered by the index of what waits: no payload is read of what is dead or held back.
+    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE OF e"
+    places = connection.execute(  # answered by the index of what waits: no payload is read
         sa.text(
-            "SELECT e.shard, e.profile_key, e.position, e.message_id, e.type, e.payload, e.partly_sent FROM"
-            " (SELECT shard, profile_key, position FROM events"
-            "  WHERE (shard, profile_key) > (:shard, :key) AND shard <= :high AND dead_reason IS NULL"
-            f" AND profile_key NOT IN ({bulk.each(connection, 'held')})"
-            "  ORDER BY shard, profile_key, position LIMIT :limit) w"
-            " JOIN events e ON e.shard = w.shard AND e.profile_key = w.profile_key AND e.position = w.position"
-            " ORDER BY w.shard, w.profile_key, w.position"
+            "SELECT shard, profile_key, position FROM events"
+            " WHERE (shard, profile_key) > (:shard, :key) AND dead_reason IS NULL"
+            " ORDER BY shard, profile_key, position LIMIT :limit"
+        ),
+        {"shard": after[0], "key": after[1], "limit": limit},
+    ).all()
+    wanted = [place for place in places if place.profile_key not in held]
+    last = (places[-1].shard, places[-1].profile_key) if len(places) == limit else None
+    if not wanted:
+        return [], last
+    rows = connection.execute(
+        sa.text(
+            "SELECT e.shard, e.profile_key, e.position, e.message_id, e.type, e.payload, e.accepted, e.name,"
+            " e.received_at FROM events e WHERE e.dead_reason IS NULL"
+            " AND (e.shard, e.profile_key, e.position) >= (:s, :k, :p)"
+            " AND (e.shard, e.profile_key, e.position) <= (:last_s, :last_k, :last_p)"
+            f" AND e.profile_key NOT IN ({bulk.each(connection, 'held')})"
+            f" ORDER BY e.shard, e.profile_key, e.position{lock}"
         ),
         {
-            "shard": after[0],
-            "key": after[1],
-            "high": high,
-            "limit": limit,
-            "held": bulk.texts(connection, held_back),
+            **dict(zip(("s", "k", "p"), wanted[0], strict=True)),
+            **dict(zip(("last_s", "last_k", "last_p"), wanted[-1], strict=True)),
+            "held": bulk.texts(connection, held),
         },
         execution_options={"stream_results": True},  # else Postgres sends all of them, however long
     )
     found: list[Forwarded] = []
-    partly_sent: list[Forwarded] = []
     text = 0
-    for *row, is_partly_sent in rows:
-        found.append(Forwarded(*row))
-        if is_partly_sent:
-            partly_sent.append(found[-1])
+    for *row, accepted, name, received_at in rows:
+        keys = frozenset(orjson.loads(accepted)) if accepted else frozenset[str]()
+        found.append(Forwarded._make((*row, keys, name, received_at)))
         text += len(found[-1].payload)
         if text >= MOST_TEXT:
+            last = found[-1].shard, found[-1].profile_key
             break
     rows.close()
-    return _with_accepted(connection, found, partly_sent), len(found) == limit or text >= MOST_TEXT
+    return found, last
 
 
-def _with_accepted(connection: Connection, found: list[Forwarded], partly: Sequence[Forwarded]) -> list[Forwarded]:
-    """Return events with the keys of those of their bodies that Schematic has."""
-    accepted: dict[tuple[str, str], set[str]] = {}
-    for profile, of_profile in groupby(partly, key=lambda event: (event.shard, event.profile_key)):
-        rows = connection.execute(
-            sa.text(
-                "SELECT message_id, idempotency_key FROM deliveries WHERE shard = :s AND profile_key = :k"
-                f" AND message_id IN ({bulk.each(connection, 'm')})"
-            ),
-            {"s": profile[0], "k": profile[1], "m": bulk.texts(connection, [event.message_id for event in of_profile])},
-        )
-        for message_id, key in rows:
-            accepted.setdefault((profile[1], message_id), set()).add(key)
-    if not accepted:
-        return found
-    return [e._replace(accepted=frozenset(accepted.get((e.profile_key, e.message_id), ()))) for e in found]
+def remove(connection: Connection, taken: Iterable[Forwarded]) -> None:
+    """Delete rows that `page` returned: a batch has them, or nothing more is to be sent of them."""
+    rows = sorted((event.shard, event.profile_key, event.position) for event in taken)
+    if not rows:
+        return
+    if connection.dialect.name != "sqlite":
+        bulk.delete(connection, tables.events, _KEY, rows)
+        return
+    connection.execute(  # as in the outbox
+        sa.text(
+            "DELETE FROM events WHERE (shard, profile_key, position) >= (:s, :k, :p)"
+            " AND (shard, profile_key, position) <= (:last_s, :last_k, :last_p)"
+            " AND position IN (SELECT value FROM json_each(:positions))"
+        ),
+        {
+            **dict(zip(("s", "k", "p"), rows[0], strict=True)),
+            **dict(zip(("last_s", "last_k", "last_p"), rows[-1], strict=True)),
+            "positions": orjson.dumps([position for *_, position in rows]).decode(),
+        },
+    )
 
 
-def settle(connection: Connection, events: Sequence[Event], *, unsettled: Set[Value] = frozenset()) -> None:
-    """Close the rows of accepted events; one stays while more that was made of it is unsettled, and if it is dead."""
-    rows: dict[tuple[int, str, int], bool] = {}  # and whether it is shared
-    for event in events:
-        if event.origin is not None:
-            rows[event.shard, event.profile_key, event.origin.position] = event.origin.shared
-    held = [
-        (shard, key, position)
-        for (shard, key, position), shared in rows.items()
-        if shared and ((key, 0, position) in unsettled or _is_dead(connection, shard, key, position))
-    ]
-    for shard, key, position in held:
-        where, parameters = _one(shard, key, position)
-        connection.execute(sa.text(f"UPDATE events SET partly_sent = :yes WHERE {where}"), {**parameters, "yes": True})
-    _delete(connection, rows.keys() - set(held))
+def put_back_dead(connection: Connection, row: Forwarded, reason: str) -> None:
+    """Put a taken event back as dead, with the keys of its accepted bodies, unless its row stayed."""
+    found = connection.execute(sa.text(f"SELECT position FROM events WHERE {_OF_MESSAGE}"), _message(row)).first()
+    if found is not None:
+        if found.position == row.position:
+            set_dead(connection, row.shard, row.profile_key, row.position, reason=reason)
+        return
+    accepted = orjson.dumps(sorted(row.accepted)).decode() if row.accepted else None
+    kept = (row.shard, row.profile_key, row.position, row.message_id, row.type, row.name, row.payload, row.received_at)
+    bulk.insert(connection, tables.events, [(*kept, reason, accepted)])
 
 
-def close(connection: Connection, events: Iterable[Forwarded]) -> None:
-    """Close rows of which nothing more is to be sent."""
-    _delete(connection, {(event.shard, event.profile_key, event.position) for event in events})
+def add_accepted(connection: Connection, accepted: Iterable[Event]) -> None:
+    """Keep the keys of accepted bodies in the rows of their events, where those stayed as dead."""
+    for event in accepted:
+        if event.origin is None:
+            continue
+        row = event.origin.row
+        found = connection.execute(
+            sa.text(f"SELECT position, accepted FROM events WHERE {_OF_MESSAGE}"), _message(row)
+        ).first()
+        if found is not None:
+            keys = sorted({*orjson.loads(found.accepted or "[]"), *row.accepted, event.idempotency_key})
+            where, parameters = _one(row.shard, row.profile_key, found.position)
+            connection.execute(
+                sa.text(f"UPDATE events SET accepted = :keys WHERE {where}"),
+                {**parameters, "keys": orjson.dumps(keys).decode()},
+            )
 
 
 def close_unsent(connection: Connection, unsent: Sequence[Unsent], *, now_ms: int) -> None:
     """Close rows of which nothing is sent, and count them by their reasons."""
-    close(connection, [event for event, _ in unsent])
+    remove(connection, [event for event, _ in unsent])
     _count_unsent(connection, [(reason, event.type, event.message_id) for event, reason in unsent], now_ms=now_ms)
 
 
@@ -168,12 +191,13 @@ def set_waiting_dead(connection: Connection, *, reason: str) -> int:
 
 
 def count(connection: Connection) -> tuple[int, int]:
-    """Return how many rows wait, and how many are dead."""
+    """Return how many events wait, in batches too, and how many are dead."""
     waiting, dead = (
         connection.execute(sa.text(f"SELECT count(*) FROM events WHERE dead_reason IS {state}")).scalar_one()
         for state in ("NULL", "NOT NULL")
     )
-    return waiting, dead
+    in_batches = connection.execute(sa.text("SELECT count(*) FROM batched_events")).scalar_one()
+    return waiting + in_batches, dead
 
 
 def any_waiting(connection: Connection) -> bool:
@@ -195,16 +219,9 @@ def _first_seen(connection: Connection, message_ids: Sequence[str], *, day: int)
     return set(rows.scalars())
 
 
-def _is_dead(connection: Connection, shard: int, key: str, position: int) -> bool:
-    where, parameters = _one(shard, key, position)
-    return connection.execute(sa.text(f"SELECT dead_reason FROM events WHERE {where}"), parameters).scalar() is not None
-
-
 def _one(shard: int, key: str, position: int) -> tuple[str, dict[str, object]]:
     return "shard = :s AND profile_key = :k AND position = :p", {"s": shard, "k": key, "p": position}
 
 
-def _delete(connection: Connection, rows: Set[tuple[int, str, int]]) -> None:
-    ordered = sorted(rows)
-    bulk.lock(connection, tables.events, _KEY, ordered)  # `dead retry` locks rows too, in the same order
-    bulk.delete(connection, tables.events, _KEY, ordered)
+def _message(row: Forwarded) -> dict[str, object]:
+    return {"s": row.shard, "k": row.profile_key, "m": row.message_id}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -10,8 +11,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.outcomes import backoff
 from audience_sync.core.shards import shard_of
-from audience_sync.store import attempts, outages, runs
-from audience_sync.store.attempts import Tried
+from audience_sync.store import batches, outages, runs
 from audience_sync.store.reports import Record, iso
 
 
@@ -43,15 +43,20 @@ def facts(connection: Connection) -> dict[int, AudienceFacts]:
         for audience, run, kind, state, started in newest
     }
     waiting = connection.execute(
-        sa.text("SELECT audience_id, dead_reason IS NOT NULL, count(*) FROM outbox GROUP BY 1, 2")
+        sa.text(
+            "SELECT audience_id, dead_reason IS NOT NULL, count(*) FROM outbox GROUP BY 1, 2"
+            " UNION ALL SELECT audience_id, 0 = 1, count(*) FROM open_values GROUP BY 1"
+        )
     )
-    counts = {(audience, bool(is_dead)): n for audience, is_dead, n in waiting}
+    counts: Counter[tuple[int, bool]] = Counter()
+    for audience, is_dead, n in waiting:
+        counts[audience, bool(is_dead)] += n
     return {
         audience: AudienceFacts(
             last.get(audience),
             iso(succeeded.get(audience)),
-            counts.get((audience, False), 0),
-            counts.get((audience, True), 0),
+            counts[audience, False],
+            counts[audience, True],
         )
         for (audience,) in connection.execute(sa.text("SELECT id FROM audiences"))
     }
@@ -62,23 +67,25 @@ def oldest_open(connection: Connection) -> str | None:
     oldest: int | None = connection.execute(
         sa.text(
             "SELECT min(r.started_at) FROM runs r WHERE r.id IN (SELECT o.run_id FROM outbox o"
-            " JOIN audiences a ON a.id = o.audience_id WHERE o.dead_reason IS NULL AND a.state <> 'paused')"
+            " JOIN audiences a ON a.id = o.audience_id WHERE o.dead_reason IS NULL AND a.state <> 'paused'"
+            " UNION ALL SELECT run_id FROM open_values)"
         )
     ).scalar()
     return iso(oldest)
 
 
-def waiting_attempts(connection: Connection, *, max_backoff: timedelta) -> list[Record]:
+def waiting_batches(connection: Connection, *, max_backoff: timedelta) -> list[Record]:
     """Return the batches that wait for another try; a lone event that waits as long as any may is stuck."""
     rows = connection.execute(
         sa.text(
-            "SELECT id, forwarded, size, tries, created_at, not_before, error FROM attempts WHERE tries > 0 ORDER BY id"
+            "SELECT id, forwarded, size, tries, created_at, not_before, error FROM batches"
+            " WHERE status = 'open' AND tries > 0 ORDER BY id"
         )
     )
     earliest = outages.next_try(connection)
     return [
         {
-            "id": attempt,
+            "id": batch,
             "of": "events" if forwarded else "changes",
             "events": size,
             "tries": tries,
@@ -87,7 +94,7 @@ def waiting_attempts(connection: Connection, *, max_backoff: timedelta) -> list[
             "error": error,
             "stuck": size == 1 and backoff(tries, jitter=0, longest=max_backoff) >= max_backoff,
         }
-        for attempt, forwarded, size, tries, created, not_before, error in rows
+        for batch, forwarded, size, tries, created, not_before, error in rows
     ]
 
 
@@ -149,13 +156,25 @@ def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
         ),
         {"s": shard, "k": profile_key},
     ).mappings()
-    tried = attempts.tried(connection, low=shard, high=shard, forwarded=False)
+    in_batches = {
+        row.audience_id: row
+        for row in connection.execute(
+            sa.text(
+                "SELECT audience_id, value, tries, not_before, error FROM open_values WHERE profile_key = :k"
+                " ORDER BY generation"
+            ),
+            {"k": profile_key},
+        )
+    }
+    earliest = outages.next_try(connection)
     found = []
     for row in rows:
-        tries, next_try, error = tried.get((profile_key, row["id"], row["generation"]), Tried())
-        state = "dead" if row["dead_reason"] else "retrying" if tries else "waiting"
-        if row["state"] == "paused" and state == "waiting":
-            state = "paused"
+        value, tries, next_try, error = row["open_value"], 0, None, row["dead_reason"]
+        state = "dead" if error else "paused" if row["state"] == "paused" else "waiting"
+        if (sent := in_batches.get(row["id"])) is not None and value is None:  # else a newer value waits
+            value, tries, error = sent.value, sent.tries, sent.error
+            state = "retrying" if tries else "waiting"
+            next_try = max(sent.not_before or 0, earliest) or None if tries else None
         found.append(
             {
                 "audience": row["key"],
@@ -165,11 +184,11 @@ def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
                 "run_id": row["entered_run_id"],
                 "value": row["value"],
                 "identifiers": row["identifiers"],
-                "open_value": row["open_value"],
-                "open_state": None if row["open_value"] is None else state,
+                "open_value": value,
+                "open_state": None if value is None else state,
                 "tries": tries,
                 "next_try_at": iso(next_try),
-                "reason": row["dead_reason"] or error,
+                "reason": error,
             }
         )
     return found
@@ -177,14 +196,15 @@ def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
 
 def profile_deliveries(connection: Connection, profile_key: str, *, at_most: int | None) -> list[Record]:
     """Return what Schematic accepted of a profile, newest first."""
-    rows = connection.execute(
+    older = connection.execute(
         sa.text(
             "SELECT accepted_at, traits, run_ids, status, mapping, idempotency_key, message_id FROM deliveries"
             f" WHERE shard = :s AND profile_key = :k ORDER BY accepted_at DESC{_limit(at_most)}"
         ),
         {"s": shard_of(profile_key), "k": profile_key},
     ).mappings()
-    return [{**row, "accepted_at": iso(row["accepted_at"])} for row in rows]
+    found = [*batches.accepted_of(connection, profile_key, at_most=at_most), *(dict(row) for row in older)]
+    return [{**row, "accepted_at": iso(row["accepted_at"])} for row in found[:at_most]]
 
 
 def profile_changes(connection: Connection, profile_key: str, *, at_most: int | None) -> list[Record]:

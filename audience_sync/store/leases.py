@@ -1,4 +1,4 @@
-"""Leases: who syncs an audience, and who delivers a unit of shards.
+"""Leases: who syncs an audience. Who delivers a batch is said by the claim in its row.
 
 A lease is a row with a holder, a term and an expiry. Whoever takes a lease over raises its term, in the transaction
 that checks that the old holder is gone: its lease has run out, or it is known to have died. The row decides, not the
@@ -9,7 +9,7 @@ Giving a lease back is politeness; expiry is the net.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Set
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -17,13 +17,13 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.errors import LeaseLost
 
-AUDIENCE, SHARDS = "audience", "shards"
+AUDIENCE = "audience"
 LONGEST_MS = 3_600_000  # a lease that seems to last longer is of before the host was started, or the clock was set
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to work on an audience (its id), or on units of shards, under one term."""
+    """The right to work on audiences (their ids), under one term."""
 
     kind: str
     numbers: tuple[int, ...]
@@ -31,7 +31,7 @@ class Lease:
     term: int
 
 
-def acquire(  # noqa: PLR0913 - facts of one grant
+def acquire(
     connection: Connection,
     kind: str,
     numbers: Iterable[int],
@@ -40,9 +40,8 @@ def acquire(  # noqa: PLR0913 - facts of one grant
     now_ms: int,
     expires_at: int,
     dead: Container[str],
-    choose: Callable[[Set[int]], Iterable[int]] = frozenset,
 ) -> Lease | None:
-    """Take those of the wanted leases that are free, or what `choose` chooses of them, under one new term.
+    """Take those of the wanted leases that are free, under one new term.
 
     None when there is nothing to be had. Free are those that have run out or seem to last for ever, those of the `dead`
     holders, and the holder's own: one process never works on one thing twice.
@@ -63,12 +62,11 @@ def acquire(  # noqa: PLR0913 - facts of one grant
         ),
         {"k": kind},
     ).all()
-    free = {
+    taken = tuple(
         number
         for number, owner, _, until in rows
         if not now_ms < until <= now_ms + LONGEST_MS or owner == holder or owner in dead
-    }
-    taken = tuple(sorted(choose(free)))
+    )
     if not taken:
         return None
     term = 1 + max(term for number, _, term, _ in rows if number in taken)
@@ -130,15 +128,6 @@ def held(connection: Connection, *, now_ms: int) -> list[tuple[str, int, str, in
         {"now": now_ms},
     )
     return [(kind, number, holder, expires_at) for kind, number, holder, expires_at in rows]
-
-
-def owners(connection: Connection, kind: str, *, now_ms: int) -> dict[int, str]:
-    """Return who holds each lease of a kind that is in force."""
-    rows = connection.execute(
-        sa.text("SELECT number, holder FROM leases WHERE kind = :k AND holder <> '' AND expires_at > :now"),
-        {"k": kind, "now": now_ms},
-    )
-    return {row.number: row.holder for row in rows}
 
 
 def holders(connection: Connection, *kinds: str) -> set[str]:

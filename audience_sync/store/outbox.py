@@ -1,12 +1,13 @@
-"""The outbox: for each audience and profile at most one open row, the newest value that Schematic has not accepted yet.
+"""The outbox: for each audience and profile at most one row, the newest value that is not in a batch yet.
 
-Rows leave only when the generation that was sent is accepted (`settle`); a newer value replaces an older one, also a
-dead one. What is being sent right now is kept apart, in `attempts`.
+A newer value replaces an older one, also a dead one. Rows leave when a batch takes them (`remove`); a value that
+Schematic refuses comes back as dead (`put_back_dead`), unless a newer one is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -19,11 +20,14 @@ from audience_sync.store import audiences, bulk, jsonrows
 from audience_sync.store.runs import RunRow
 
 _COLUMNS = (
-    "o.shard, o.profile_key, o.audience_id, a.key AS trait, o.value, o.generation, o.run_id, a.computation,"
-    " o.identifiers, o.kind"
+    "o.shard, o.profile_key, o.audience_id, a.key AS trait, o.value, o.generation, o.run_id, a.computation, o.kind,"
+    " o.identifiers"
 )
-_INTO = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id, kind)"
-_REPLACE = (
+EXITS: Final = "('false', 'null')"
+"""The values of `EXIT_VALUES`, in SQL as indexes have it: only so they are used."""
+
+INTO = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id, kind)"
+REPLACE = (
     "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET value = excluded.value,"
     " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id,"
     " kind = CASE WHEN excluded.kind IN ('updated', 'resent') AND outbox.value = excluded.value"
@@ -46,9 +50,9 @@ def enqueue(connection: Connection, run: RunRow, *, low: int, high: int) -> None
     )
     connection.execute(
         sa.text(
-            f"{_INTO} SELECT shard, profile_key, :a, CASE {exits} ELSE COALESCE(value, '{MEMBER_VALUE}') END,"
+            f"{INTO} SELECT shard, profile_key, :a, CASE {exits} ELSE COALESCE(value, '{MEMBER_VALUE}') END,"
             f" identifiers, :g, :r, kind FROM staged WHERE run_id = :r AND shard BETWEEN :low AND :high{silent}"
-            f" ORDER BY shard, profile_key {_REPLACE}"
+            f" ORDER BY shard, profile_key {REPLACE}"
         ),
         {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high},
     )
@@ -58,10 +62,10 @@ def enqueue_members(connection: Connection, run: RunRow, *, low: int, high: int)
     """Put those who entered some shards with a run into the outbox, in the place of older values."""
     connection.execute(
         sa.text(
-            f"{_INTO} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers,"
+            f"{INTO} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers,"
             f" generation, entered_run_id, '{ChangeKind.ENTERED}' FROM memberships WHERE audience_id = :a"
             " AND shard BETWEEN :low AND :high AND entered_run_id = :r AND generation = :g"
-            f" ORDER BY shard, profile_key {_REPLACE}"
+            f" ORDER BY shard, profile_key {REPLACE}"
         ),
         {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high},
     )
@@ -72,16 +76,16 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     parameters = {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high}
     members = connection.execute(
         sa.text(
-            f"{_INTO} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers, :g, :r,"
+            f"{INTO} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers, :g, :r,"
             " 'resent'"
             f" FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high"
-            f" ORDER BY shard, profile_key {_REPLACE}"
+            f" ORDER BY shard, profile_key {REPLACE}"
         ),
         parameters,
     )
     exits = connection.execute(
         sa.text(
-            f"{_INTO} SELECT c.shard, c.profile_key, r.audience_id, {audiences.exit_value(':a')}, c.identifiers,"
+            f"{INTO} SELECT c.shard, c.profile_key, r.audience_id, {audiences.exit_value(':a')}, c.identifiers,"
             " :g, :r, 'resent'"
             " FROM runs r JOIN changes c ON c.run_id = r.id"
             " WHERE r.audience_id = :a AND r.exited > 0 AND c.shard BETWEEN :low AND :high AND c.kind = 'exited'"
@@ -89,7 +93,7 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
             "   AND m.shard = c.shard AND m.profile_key = c.profile_key)"
             " AND NOT EXISTS (SELECT 1 FROM runs r2 JOIN changes c2 ON c2.run_id = r2.id WHERE r2.audience_id = :a"
             "   AND r2.id > r.id AND c2.shard = c.shard AND c2.profile_key = c.profile_key AND c2.kind = 'exited')"
-            f" ORDER BY c.shard, c.profile_key {_REPLACE}"
+            f" ORDER BY c.shard, c.profile_key {REPLACE}"
         ),
         parameters,
     )
@@ -97,63 +101,95 @@ def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
 
 
 def page(
-    connection: Connection, *, after: tuple[int, str], high: int, limit: int, held_back: Set[str] = frozenset()
+    connection: Connection,
+    *,
+    after: tuple[int, str],
+    limit: int,
+    held: Set[str] = frozenset(),
+    exits_only: bool = False,
 ) -> tuple[list[OpenChange], bool]:
-    """Return the open changes behind a shard and profile, up to shard `high`, and whether there are more.
+    """Lock and return the open changes behind a shard and profile, and whether there are more.
 
-    Profiles come whole, about `limit` rows in all. Dead rows, those of paused audiences and of profiles that are
-    `held_back` are left out.
+    Profiles come whole, about `limit` rows in all, or their exits alone. Dead rows, those of paused audiences and of
+    `held` profiles are left out.
     """
-    held = f" AND o.profile_key NOT IN ({bulk.each(connection, 'held')})" if held_back else ""
+    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE OF o"
     rows = jsonrows.fetch(
         connection,
         f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
-        " WHERE (o.shard, o.profile_key) > (:shard, :key) AND o.shard <= :high"
-        f" AND o.dead_reason IS NULL AND a.state <> 'paused'{held}"
-        " ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :limit",
+        " WHERE (o.shard, o.profile_key) > (:shard, :key) AND o.dead_reason IS NULL AND a.state <> 'paused'"
+        f" AND o.profile_key NOT IN ({bulk.each(connection, 'held')}){_exits('o.', exits_only)}"
+        f" ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :limit{lock}",
         columns=", ".join(OpenChange._fields),
-        parameters={
-            "shard": after[0],
-            "key": after[1],
-            "high": high,
-            "limit": limit,
-            **({"held": bulk.texts(connection, held_back)} if held_back else {}),
-        },
+        parameters={"shard": after[0], "key": after[1], "limit": limit, "held": bulk.texts(connection, held)},
     )
     found = [OpenChange._make(row) for row in rows]
     if len(found) < limit:
         return found, False
     last = found[-1].profile_key  # its rows may go on beyond the page
     whole = [change for change in found if change.profile_key != last]
-    return (whole, True) if whole else page(connection, after=after, high=high, limit=limit * 2, held_back=held_back)
+    if whole:
+        return whole, True
+    return page(connection, after=after, limit=limit * 2, held=held, exits_only=exits_only)
 
 
-def of_profile(connection: Connection, *, shard: int, profile_key: str) -> list[OpenChange]:
-    """Return the open changes of one profile, those of paused audiences too."""
-    rows = connection.execute(
+def _exits(table: str, exits_only: bool) -> str:
+    return f" AND {table}value IN {EXITS}" if exits_only else ""
+
+
+def any_exit(connection: Connection, *, stuck: Iterable[str]) -> bool:
+    """Return whether an exit is still to be taken, other than those of paused audiences and `stuck` profiles."""
+    found = connection.execute(
         sa.text(
-            f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
-            " WHERE o.shard = :s AND o.profile_key = :k AND o.dead_reason IS NULL ORDER BY o.audience_id"
+            "SELECT 1 FROM outbox o JOIN audiences a ON a.id = o.audience_id"
+            f" WHERE o.dead_reason IS NULL AND o.value IN {EXITS} AND a.state <> 'paused'"
+            f" AND o.profile_key NOT IN ({bulk.each(connection, 'stuck')}) LIMIT 1"
         ),
-        {"s": shard, "k": profile_key},
+        {"stuck": bulk.texts(connection, stuck)},
     )
-    return [OpenChange(*row) for row in rows]
+    return found.first() is not None
+
+
+def remove(connection: Connection, changes: Sequence[OpenChange], *, held: Set[str], exits_only: bool = False) -> None:
+    """Delete rows that `page` returned, all without gaps but those that are dead by now: a batch has them."""
+    if not changes:
+        return
+    if connection.dialect.name != "sqlite":
+        columns = ("shard", "profile_key", "audience_id", "generation")
+        rows = [(c.shard, c.profile_key, c.audience_id, c.generation) for c in changes]
+        bulk.delete(connection, tables.outbox, columns, rows)
+        return
+    connection.execute(  # SQLite looks up each of many keys at a time; a range is quicker, and its writer is alone
+        sa.text(
+            "DELETE FROM outbox WHERE (shard, profile_key) >= (:low, :first) AND (shard, profile_key) <= (:high, :last)"
+            " AND dead_reason IS NULL AND audience_id NOT IN (SELECT id FROM audiences WHERE state = 'paused')"
+            f" AND profile_key NOT IN ({bulk.each(connection, 'held')}){_exits('', exits_only)}"
+        ),
+        {
+            "low": changes[0].shard,
+            "first": changes[0].profile_key,
+            "high": changes[-1].shard,
+            "last": changes[-1].profile_key,
+            "held": bulk.texts(connection, held),
+        },
+    )
+
+
+def newer(connection: Connection, event: Event) -> set[int]:
+    """Return the ids of the audiences for which an event's profile has a row: newer than what the event carries."""
+    rows = connection.execute(
+        sa.text("SELECT audience_id FROM outbox WHERE shard = :s AND profile_key = :k AND dead_reason IS NULL"),
+        {"s": event.shard, "k": event.profile_key},
+    )
+    return set(rows.scalars())
 
 
 def mark_rejected(connection: Connection, rejected: Iterable[Rejected]) -> None:
     """Mark changes that no event can be made of as dead, unless a newer value came."""
-    _set_dead(connection, [(reason, c.shard, c.profile_key, c.audience_id, c.generation) for c, reason in rejected])
-
-
-def mark_dead(connection: Connection, event: Event, reason: str | None) -> None:
-    """Mark what an event carries as dead, unless a newer value came; without a reason, take that back."""
-    rows = [(reason, event.shard, event.profile_key, c.audience_id, c.generation) for c in event.carried]
-    _set_dead(connection, rows)
-
-
-def _set_dead(connection: Connection, rows: Iterable[tuple[str | None, int, str, int, int]]) -> None:
-    """Give rows their reasons, or take them away; shard, profile, audience and generation follow the reason."""
-    parameters = [dict(zip(("why", "s", "k", "a", "g"), row, strict=True)) for row in rows]
+    parameters = [
+        {"why": reason, "s": c.shard, "k": c.profile_key, "a": c.audience_id, "g": c.generation}
+        for c, reason in rejected
+    ]
     if parameters:
         connection.execute(
             sa.text(
@@ -161,6 +197,41 @@ def _set_dead(connection: Connection, rows: Iterable[tuple[str | None, int, str,
                 " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
             ),
             parameters,
+        )
+
+
+def put_back_dead(connection: Connection, event: Event, reason: str) -> None:
+    """Put what an event carries back as dead, unless a newer value is there: that one keeps the kind of an entry."""
+    rows = [
+        (
+            event.shard,
+            event.profile_key,
+            c.audience_id,
+            c.value,
+            event.identifiers,
+            c.generation,
+            c.run_id,
+            reason,
+            c.kind,
+        )
+        for c in sorted(event.carried)
+    ]
+    untold = (
+        "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET kind = excluded.kind"
+        " WHERE excluded.kind = 'entered' AND outbox.kind = 'updated'"
+    )
+    bulk.insert(connection, tables.outbox, rows, on_conflict=untold)
+
+
+def revive(connection: Connection, event: Event) -> None:
+    """Open what an event carries again, where it is still dead."""
+    for c in event.carried:
+        connection.execute(
+            sa.text(
+                "UPDATE outbox SET dead_reason = NULL"
+                " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
+            ),
+            {"s": event.shard, "k": event.profile_key, "a": c.audience_id, "g": c.generation},
         )
 
 
@@ -186,7 +257,7 @@ def reopen(connection: Connection, event: Event, *, generation: int) -> None:
     ]
     # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has
     # the last word.
-    bulk.insert(connection, tables.outbox, exits, on_conflict=_REPLACE)
+    bulk.insert(connection, tables.outbox, exits, on_conflict=REPLACE)
     connection.execute(
         sa.text(
             f"UPDATE outbox SET value = COALESCE(m.value, '{MEMBER_VALUE}'), identifiers = m.identifiers"
@@ -198,24 +269,29 @@ def reopen(connection: Connection, event: Event, *, generation: int) -> None:
 
 
 def count(connection: Connection) -> tuple[int, int, int]:
-    """Return how many rows are open, of these held back by paused audiences, and how many are dead."""
+    """Return how many values are open, in batches too, how many of these are paused, and how many are dead."""
     rows = connection.execute(
         sa.text(
             "SELECT o.dead_reason IS NOT NULL AS dead, a.state = 'paused' AS paused, count(*)"
             " FROM outbox o JOIN audiences a ON a.id = o.audience_id GROUP BY 1, 2"
         )
     ).all()
-    open_rows = sum(n for dead, _, n in rows if not dead)
-    return open_rows, sum(n for dead, paused, n in rows if paused and not dead), sum(n for dead, _, n in rows if dead)
+    in_batches = connection.execute(sa.text("SELECT count(*) FROM open_values")).scalar_one()
+    waiting = sum(n for dead, _, n in rows if not dead)
+    paused = sum(n for dead, is_paused, n in rows if is_paused and not dead)
+    return waiting + in_batches, paused, sum(n for dead, _, n in rows if dead)
 
 
 def count_of_run(connection: Connection, run_id: int) -> tuple[int, int]:
-    """Return how many rows of a run are open, and how many are dead."""
+    """Return how many values of a run are open, and how many are dead."""
     rows = connection.execute(
-        sa.text("SELECT dead_reason IS NOT NULL, count(*) FROM outbox WHERE run_id = :r GROUP BY 1"), {"r": run_id}
+        sa.text(
+            "SELECT dead_reason IS NOT NULL, count(*) FROM outbox WHERE run_id = :r GROUP BY 1"
+            " UNION ALL SELECT 0 = 1, count(*) FROM open_values WHERE run_id = :r"
+        ),
+        {"r": run_id},
     ).all()
-    by_death = {bool(dead): n for dead, n in rows}
-    return by_death.get(False, 0), by_death.get(True, 0)
+    return sum(n for is_dead, n in rows if not is_dead), sum(n for is_dead, n in rows if is_dead)
 
 
 def any_deliverable(connection: Connection) -> bool:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import RunKind, RunState
-from audience_sync.store import attempts, audiences, binding, events, highwater, runs
+from audience_sync.store import audiences, batches, binding, events, highwater, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun
 
@@ -42,8 +42,8 @@ def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> Acc
         return None
     binding.put(connection, "generation", str(highwater.known_of(connection).generation + 1))
     binding.advance(connection, now_ms)
-    attempts.drop_forwarded(connection)
-    set_aside = events.set_waiting_dead(connection, reason=EVENT_REASON)
+    set_aside = batches.drop_forwarded(connection, reason=EVENT_REASON)
+    set_aside += events.set_waiting_dead(connection, reason=EVENT_REASON)
     owed = [row for row in audiences.every(connection) if row.key in keys and row.state != "retired"]
     for audience in owed:
         run = NewRun(

@@ -247,7 +247,9 @@ def assert_settled(place: Place, now: Customers, *, before: Customers | None = N
         told[event.body["keys"]["userId"]] = event.body.get("company")  # type: ignore[call-overload, index]
 
     assert_stored(place, now, before=before)
-    assert place.rows("SELECT * FROM outbox") == place.rows("SELECT * FROM attempts") == []
+    assert (
+        place.rows("SELECT * FROM open_deliveries") == place.rows("SELECT * FROM batches WHERE status = 'open'") == []
+    )
     assert place.traits() == {user: {AUDIENCE_KEY: user not in left} for user in {*now, *left}}
     assert {user: told[user]["keys"]["groupId"] for user in now} == dict(now)
 

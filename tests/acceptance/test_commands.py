@@ -75,7 +75,7 @@ def unchanged(place: Place, members: Customers, *, received: int) -> bool:
         place.members() == memberships(members)
         and place.received() == received
         and place.traits() == {user: {AUDIENCE_KEY: True} for user in members}
-        and place.rows("SELECT * FROM outbox") == []
+        and place.rows("SELECT * FROM open_deliveries") == []
     )
 
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_reached_is_exit_code_3(place: Place) -> None:
     assert ended.code == 3
     assert "error: http://127.0.0.1:9 does not answer now: " in ended.err
     assert states(place) == ["succeeded"]
-    assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(200,)]
+    assert place.rows("SELECT count(*) FROM open_deliveries WHERE state <> 'dead'") == [(200,)]
 
 
 def test_an_audience_that_somebody_syncs_is_exit_code_5(synced: Place) -> None:
@@ -328,7 +328,7 @@ def test_a_refused_key_is_exit_code_6(place: Place) -> None:
     assert ended.code == 6
     assert "refused the API key" in ended.err
     assert place.key not in ended.err
-    assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(200,)]
+    assert place.rows("SELECT count(*) FROM open_deliveries WHERE state <> 'dead'") == [(200,)]
     assert place.command("deliver").code == 6
     assert "refused the API key" in place.command("status", "--format", "json").records[0]["delivery_stopped"]
     assert "Schematic: API key refused since " in place.command("status").out
@@ -349,7 +349,7 @@ def test_a_wrong_destination_is_exit_code_1(place: Place) -> None:
     assert ended.code == 1
     assert f"error: {place.sandbox.url}/elsewhere is not Schematic's API: HTTP 404" in ended.err
     assert "hint: check schematic.api_url" in ended.err
-    assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(200,)]
+    assert place.rows("SELECT count(*) FROM open_deliveries WHERE state <> 'dead'") == [(200,)]
 
 
 @ON_ONE_DATABASE

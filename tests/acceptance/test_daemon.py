@@ -158,7 +158,7 @@ def test_the_first_syncs_share_their_events(place: Place) -> None:
     hourly(place, more=rings())
     with local_daemon(place, seconds=SOON):
         until(lambda: each_succeeded(place, audiences=10, times=1))
-        until(lambda: place.rows("SELECT 1 FROM outbox LIMIT 1") == [])
+        until(lambda: place.rows("SELECT 1 FROM open_deliveries LIMIT 1") == [])
 
     trait_keys = [AUDIENCE_KEY, *(f"ring_{n}" for n in range(9))]
 
@@ -205,7 +205,7 @@ def test_deliveries_go_on_between_syncs(place: Place) -> None:
     place.sandbox.faults.set([FaultRule(status=404, times=1), FaultRule(status=503, times=4)])
     with local_daemon(place, seconds=SOON) as daemon:
         until(lambda: len(place.traits()) == len(EVERYBODY))
-        until(lambda: place.rows("SELECT 1 FROM outbox LIMIT 1") == [])
+        until(lambda: place.rows("SELECT 1 FROM open_deliveries LIMIT 1") == [])
 
     assert [line["level"] for line in daemon.logged if line["event"] == "delivery_stopped"] == ["error"]
     assert place.key not in repr(daemon.logged)
@@ -221,9 +221,9 @@ def test_a_refused_key_does_not_end_the_daemon(place: Place) -> None:
     with local_daemon(place, seconds=SOON) as daemon:
         daemon.wait_for("key_refused")
         refused = place.command("status", "--format", "json").records[0]["destination"]
-        assert place.rows("SELECT count(*) FROM outbox WHERE dead_reason IS NULL") == [(300,)]
+        assert place.rows("SELECT count(*) FROM open_deliveries WHERE state <> 'dead'") == [(300,)]
         place.sandbox.keys.restore(place.key)
-        until(lambda: place.rows("SELECT 1 FROM outbox LIMIT 1") == [])
+        until(lambda: place.rows("SELECT 1 FROM open_deliveries LIMIT 1") == [])
         accepted = place.command("status", "--format", "json").records[0]["destination"]
     told = [line for line in daemon.logged if line["event"] in {"key_refused", "schematic_reachable"}]
 
@@ -299,7 +299,7 @@ def test_sigterm_in_a_source_that_hangs(place: Place) -> None:
 
     with place.running("run") as daemon:
         until(lambda: each_succeeded(place, audiences=1, times=1))
-        until(lambda: place.rows("SELECT 1 FROM outbox LIMIT 1") == [])
+        until(lambda: place.rows("SELECT 1 FROM open_deliveries LIMIT 1") == [])
         assert daemon.end(signal.SIGTERM, seconds=SOON).code == 0
     assert place.rows("SELECT state, reason FROM runs ORDER BY id") == [
         ("failed", "stopped on request"),

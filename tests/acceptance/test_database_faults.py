@@ -149,7 +149,7 @@ def test_a_disk_that_is_full_fails_a_later_sync(cramped: Place, small_disk: Smal
     assert "nothing was lost" in ended.err
     small_disk.resize(65_536)
     assert cramped.members().keys() == EVERYBODY.keys()
-    assert cramped.rows("SELECT * FROM outbox") == []
+    assert cramped.rows("SELECT * FROM open_deliveries") == []
     assert cramped.command("sync").code == 0
     assert_settled(cramped, MOST, before=EVERYBODY)
 
@@ -301,11 +301,11 @@ def test_the_daemon_outlives_a_lock(place: Place, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(db, "BUSY_TIMEOUT", 0.1)
     often(place)
     with local_daemon(place) as daemon:
-        until(lambda: place.received() >= len(EVERYBODY) and not place.rows("SELECT 1 FROM outbox"))
+        until(lambda: place.received() >= len(EVERYBODY) and not place.rows("SELECT 1 FROM open_deliveries"))
         place.shop.set_orders(MOST.items())
         with locked(place):
             until(lambda: sum(line["event"] == "sync_failed" for line in daemon.logged) >= 2)
-        until(lambda: place.traits().keys() == {*EVERYBODY, *MOST} and not place.rows("SELECT 1 FROM outbox"))
+        until(lambda: place.traits().keys() == {*EVERYBODY, *MOST} and not place.rows("SELECT 1 FROM open_deliveries"))
 
     assert place.command("sync").code == 0  # a run that the daemon's end has interrupted is finished
     assert_settled(place, MOST, before=EVERYBODY)
@@ -431,7 +431,7 @@ def test_the_daemon_outlives_restarts_of_postgres(on_postgres: Place, server: Se
         def told(now: Customers) -> bool:
             with suppress(sa.exc.OperationalError):
                 in_it = {user for user, traits in place.traits().items() if traits[AUDIENCE_KEY]}
-                return in_it == now.keys() and not place.rows("SELECT 1 FROM outbox")
+                return in_it == now.keys() and not place.rows("SELECT 1 FROM open_deliveries")
             return False
 
         until(lambda: told(EVERYBODY) and server.restarts == before + len(points))

@@ -408,7 +408,7 @@ def test_killed_and_gone_on_with(place: Place) -> None:
     assert killed == [KILLED] * len(POINTS)
     assert last.code == 0, last.err
     assert told(place) == expected(events)
-    assert place.rows("SELECT * FROM events") == place.rows("SELECT * FROM attempts") == []
+    assert place.rows("SELECT * FROM events") == place.rows("SELECT * FROM batches WHERE status = 'open'") == []
     assert place.rows("SELECT reason, count FROM unsent_events") == [("no_matching_mapping", PIECE)]
 
 

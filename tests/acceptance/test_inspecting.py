@@ -21,10 +21,9 @@ from audience_sync.cli import main, operating
 from audience_sync.config import Settings
 from audience_sync.core.events import OpenChange
 from audience_sync.core.model import Computation, RunState
-from audience_sync.core.shards import SHARDS, shard_of, unit_of
 from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
-from audience_sync.store import attempts, audiences, binding, erasure, history, leases, outbox, waiting
+from audience_sync.store import audiences, batches, binding, erasure, history, leases, outbox
 from audience_sync.store.reports import iso
 from audience_sync.sync import Job, RunReport, approve, retract, sync
 from tests.factories import (
@@ -36,6 +35,7 @@ from tests.factories import (
     Shop,
     company_identifiers,
     make_event,
+    take_batch,
 )
 
 DAY = timedelta(days=1)
@@ -79,15 +79,16 @@ class Desk:
     def open_changes(self) -> list[OpenChange]:
         """Return what lies in the outbox."""
         with self.workspace.database.read() as connection:
-            return outbox.page(connection, after=(-1, ""), high=SHARDS - 1, limit=10_000)[0]
+            return outbox.page(connection, after=(-1, ""), limit=10_000)[0]
 
     def deliver(self, *profiles: str) -> None:
         """Settle the open changes of some profiles as accepted."""
         with self.workspace.database.write() as connection:
             for profile in profiles:
                 mine = [change for change in self.open_changes() if change.profile_key == profile]
-                event = make_event(*mine, sent_at=self.clock())
-                waiting.settle(connection, [[event]], now_ms=self.workspace.seams.now_ms(), status=200)
+                now = self.workspace.seams.now_ms()
+                batch = take_batch(connection, make_event(*mine, sent_at=self.clock()), now_ms=now)
+                batches.settle(connection, [(batch, 200)], now_ms=now)
 
     def attempt(self, *profiles: str, error: str) -> None:
         """Keep one batch of some profiles that failed once."""
@@ -96,9 +97,9 @@ class Desk:
         ]
         now = self.workspace.seams.now_ms()
         with self.workspace.database.write() as connection:
-            attempts.postpone(
-                connection, attempts.add(connection, events, now_ms=now), not_before=now + 1000, error=error
-            )
+            batch = take_batch(connection, *events, now_ms=now, holder="")
+            batches.postpone(connection, batch, not_before=now + 1000, error=error)
+            batches.release(connection, "")
 
     def kill_rows(self, *profiles: str, reason: str = "unknown trait") -> None:
         """Mark the open rows of some profiles as dead."""
@@ -206,7 +207,7 @@ def test_status_calls_a_lone_event_at_the_longest_wait_stuck(desk: Desk) -> None
     desk.sync("u1")
     desk.attempt("u1", error="500")
     with desk.workspace.database.write() as connection:
-        connection.execute(sa.text("UPDATE attempts SET tries = 20"))
+        connection.execute(sa.text("UPDATE batches SET tries = 20 WHERE status = 'open'"))
 
     (whole,) = desk.command("status", "--format", "json").records
 
@@ -236,7 +237,7 @@ def test_status_says_who_is_at_work(desk: Desk) -> None:
 
     (lease,) = whole["leases"]
     until = datetime.fromisoformat(lease.pop("until")) - timedelta(minutes=10)
-    assert lease == {"work": "sync", "audience": AUDIENCE_KEY, "units": None, "holder": "elsewhere:1:2"}
+    assert lease == {"work": "sync", "audience": AUDIENCE_KEY, "batches": None, "holder": "elsewhere:1:2"}
     assert before - MOMENT <= until <= datetime.now(UTC) + MOMENT
 
 
@@ -513,10 +514,10 @@ def test_forget_leaves_no_trace(desk: Desk) -> None:
     assert refused.code == 2
     assert "memberships 1" in refused.err
     assert done.code == 0
-    assert "memberships 1, staged 1, changes 2, outbox 1, deliveries 1, rejections 1, attempts 1" in done.out
+    assert "memberships 1, staged 1, changes 2, rejections 1, batches 2" in done.out
     assert _places_with(desk.workspace.database, "target") == []
     assert desk.members() == before - 1
-    assert {"deliveries", "memberships"} <= set(_places_with(desk.workspace.database, "other"))
+    assert {"batches", "memberships"} <= set(_places_with(desk.workspace.database, "other"))
     assert desk.command("profile", "target").code == 2
 
 
@@ -546,14 +547,13 @@ def test_forget_waits_for_nobody_who_works_on_the_user(desk: Desk, monkeypatch: 
         holder=desk.workspace.holder,
         seams=type(desk.workspace.seams)(),
     )
-    for kind, number in ((leases.AUDIENCE, audience.id), (leases.SHARDS, unit_of(shard_of("u1")))):
-        held = future.hold(kind, [number], seconds=60)
-        assert held is not None
-        with held:
-            result = desk.command("forget", "u1", "--yes")
+    held = future.hold(leases.AUDIENCE, [audience.id], seconds=60)
+    assert held is not None
+    with held:
+        result = desk.command("forget", "u1", "--yes")
 
-            assert result.code == 5
-            assert desk.members() == 1
+        assert result.code == 5
+        assert desk.members() == 1
 
     assert desk.command("forget", "u1", "--yes").code == 0
 
@@ -571,15 +571,17 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk, monkeypatch: 
 
     purged = erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=now)
 
-    assert purged == {"changes": 50, "deliveries": 30, "rejections": 1, "event_counts": 0, "message_ids": 0}
+    assert purged == {
+        "changes": 50, "batches": 30, "deliveries": 0, "rejections": 1, "event_counts": 0, "message_ids": 0
+    }  # fmt: skip
     assert desk.members() == 45
     with desk.workspace.database.read() as connection:
         left = {
             table: connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()
-            for table in ("changes", "deliveries", "rejections", "outbox")
+            for table in ("changes", "batches", "rejections", "outbox")
         }
         history_from = binding.get(connection, history.HISTORY_FROM)
-    assert left == {"changes": 5, "deliveries": 1, "rejections": 1, "outbox": 19}
+    assert left == {"changes": 5, "batches": 1, "rejections": 1, "outbox": 19}
     assert history_from == str(now - 400 * 86_400_000)
     again = erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=now)
     assert again == dict.fromkeys(purged, 0)

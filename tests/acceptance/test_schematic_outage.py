@@ -127,7 +127,7 @@ class Outage:
         ((waiting, different),) = self.sending.rows(
             "SELECT count(*), count(DISTINCT profile_key || ' ' || audience_id) FROM outbox"
         )
-        ((batches,),) = self.sending.rows("SELECT count(*) FROM attempts")
+        ((batches,),) = self.sending.rows("SELECT count(*) FROM batches WHERE status = 'open'")
         assert waiting == different
         self.rows.append(waiting + batches)
         self.bytes.append(self._on_disk())
@@ -143,8 +143,8 @@ class Outage:
             )
             return int(size)
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("VACUUM outbox, attempts")  # as the server does, minutes later
-        ((size,),) = self.sending.rows("SELECT pg_total_relation_size('outbox') + pg_total_relation_size('attempts')")
+            connection.exec_driver_sql("VACUUM outbox, batches")  # as the server does, minutes later
+        ((size,),) = self.sending.rows("SELECT pg_total_relation_size('outbox') + pg_total_relation_size('batches')")
         return int(size)
 
 

@@ -268,7 +268,7 @@ def test_the_daemon_shows_the_key_to_nobody(place: Place, given: str) -> None:
                     ).status_code
                     for path, key in (("/v1/track", WRITE_KEY), (f"/v1/track?writeKey={WRITE_KEY}", f"{WRITE_KEY}x"))
                 ]
-                until(lambda: place.rows("SELECT 1 FROM attempts WHERE error IS NOT NULL"))
+                until(lambda: place.rows("SELECT 1 FROM batches WHERE error IS NOT NULL"))
                 server.status = 401
                 until(lambda: "key_refused" in (place.folder / "run.txt").read_text())
                 process = Path(f"/proc/{daemon.pid}")

@@ -238,7 +238,7 @@ def test_a_terminal_that_closes_ends_the_daemon_in_order(place: Place) -> None:
     finally:
         os.close(terminal)
     try:
-        until(lambda: place.traits() and not place.rows("SELECT 1 FROM outbox"))
+        until(lambda: place.traits() and not place.rows("SELECT 1 FROM open_deliveries"))
         os.close(controller)
         assert daemon.wait(DEADLINE) == 0
     finally:

@@ -186,7 +186,9 @@ def finish(place: Place, daemon: Running, client: Client, producer: threading.Th
     client.flush()
     client.join()
     deadline = time.monotonic() + max(60.0, EVENTS / 100)
-    while place.rows("SELECT 1 FROM events LIMIT 1") + place.rows("SELECT 1 FROM attempts LIMIT 1"):
+    while place.rows("SELECT 1 FROM events LIMIT 1") + place.rows(
+        "SELECT 1 FROM batches WHERE status = 'open' LIMIT 1"
+    ):
         assert time.monotonic() < deadline, daemon.said
         time.sleep(0.1)
     assert daemon.end(signal.SIGTERM).code == 0

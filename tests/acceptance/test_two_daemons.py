@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import datetime
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.core.shards import UNITS
 from audience_sync.sandbox import FaultRule
 from tests.acceptance.running import Place, Running, assert_settled, customers, open_place, until
 
@@ -54,15 +52,8 @@ def configure(place: Place, *, rate: float = 2000, more: str = "") -> None:
     path.write_text(path.read_text().replace("[schematic]\n", '[schematic]\ntimeout = "2s"\n'))
 
 
-def units(place: Place) -> Counter[str]:
-    """Return how many units of shards each holder has."""
-    return Counter(
-        holder for (holder,) in place.rows("SELECT holder FROM leases WHERE kind = 'shards' AND holder <> ''")
-    )
-
-
 def start(place: Place, daemons: ExitStack) -> Running:
-    """Start a daemon, and return it when it has all shards."""
+    """Start a daemon, and return it when it has batches."""
     first = daemons.enter_context(place.running("run"))
     until(lambda: shared_by(place, first))
     return first
@@ -76,9 +67,9 @@ def join(place: Place, daemons: ExitStack, first: Running, *words: str) -> Runni
 
 
 def shared_by(place: Place, *running: Running) -> bool:
-    """Tell whether these processes, and no others, have at least two thirds of their part of all shards each."""
-    held = {int(holder.split(":")[1]): count for holder, count in units(place).items()}
-    return held.keys() == {pid(one) for one in running} and min(held.values()) * len(running) * 3 >= UNITS * 2
+    """Tell whether each of these processes, and no other, has open batches."""
+    holders = place.rows("SELECT DISTINCT holder FROM batches WHERE status = 'open' AND holder <> ''")
+    return {int(holder.split(":")[1]) for (holder,) in holders} == {pid(one) for one in running}
 
 
 def pid(running: Running) -> int:
@@ -91,7 +82,13 @@ def pid(running: Running) -> int:
 def deliver_the_rest(place: Place) -> None:
     """Let Schematic be quick again and wait until nothing is left to be sent."""
     place.sandbox.faults.set([])
-    until(lambda: place.rows("SELECT 1 FROM outbox LIMIT 1") == place.rows("SELECT 1 FROM attempts LIMIT 1") == [])
+    until(
+        lambda: (
+            place.rows("SELECT 1 FROM open_deliveries LIMIT 1")
+            == place.rows("SELECT 1 FROM batches WHERE status = 'open' LIMIT 1")
+            == []
+        )
+    )
 
 
 def stop(*running: Running) -> None:
@@ -129,7 +126,7 @@ def test_each_audience_is_synced_once_an_interval(place: Place, daemons: ExitSta
     assert set(errors) <= {"stopped on request"}
 
 
-def test_shards_are_shared_and_taken_over(place: Place, daemons: ExitStack) -> None:
+def test_batches_are_shared_and_taken_over(place: Place, daemons: ExitStack) -> None:
     """A newcomer, daemon or command, gets its part; who leaves in order or is killed is replaced without any wait."""
     first = start(place, daemons)
     leaving = join(place, daemons, first, "deliver")

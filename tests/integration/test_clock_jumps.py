@@ -114,10 +114,10 @@ def test_a_wait_of_before_a_jump_back_is_cut_short(sending: Sending, jumping: Ju
     sending.sandbox.faults.set([FaultRule(path="/batch", status=503)])
     assert sending.deliver_until(sending.tried).open == 5
     sending.sandbox.faults.clear()
-    sending.write("UPDATE attempts SET not_before = :late", late=int((jumping() + HOUR).timestamp() * 1000))
+    sending.write("UPDATE batches SET not_before = :late", late=int((jumping() + HOUR).timestamp() * 1000))
     stop = threading.Event()
     with sending.delivering(stop=stop) as report:  # the daemon's way: waits of before count
-        wait_until(lambda: report.done() or not sending.rows("SELECT 1 FROM outbox"), seconds=SOON)
+        wait_until(lambda: report.done() or not sending.attempts(), seconds=SOON)
         stop.set()
 
     assert_agreed(sending)
@@ -286,4 +286,4 @@ def test_the_daemon_catches_up_once_after_a_jump_forward(
 
 def told(sending: Sending, members: int) -> bool:
     """Return whether Schematic knows of so many members, and nothing waits."""
-    return len(sending.traits()) == members and not sending.rows("SELECT 1 FROM outbox")
+    return len(sending.traits()) == members and not sending.attempts()

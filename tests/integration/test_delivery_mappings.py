@@ -9,12 +9,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from audience_sync.core.events import OpenChange
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox import FaultRule, Sandbox, StoredEvent
 from audience_sync.sandbox.wire import Answer, Request, refusal
-from audience_sync.store import outbox
 from audience_sync.sync import Job, plan, sync
 from tests.sending import Sending, in_between, open_sending, run_deliver
 
@@ -70,7 +68,7 @@ def told(events: list[StoredEvent]) -> Counter[tuple[str, str]]:
 
 def settled(sending: Sending) -> bool:
     """Return whether nothing waits and nothing is dead."""
-    return sending.rows("SELECT 1 FROM outbox") == [] and sending.attempts() == 0
+    return sending.rows("SELECT 1 FROM open_deliveries") == [] and sending.attempts() == 0
 
 
 @pytest.mark.parametrize("batch_size", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (100, 2, 1))])
@@ -273,35 +271,3 @@ def test_changes_that_no_mapping_takes_any_more(sending: Sending) -> None:
     assert sending.rows("SELECT DISTINCT audience, state, reason FROM open_deliveries") == [
         ("gold", "dead", "no enabled mapping makes an event of it")
     ]
-
-
-def test_attempts_of_the_first_schema(sending: Sending) -> None:
-    """A batch that an older program left behind goes again word for word: it knew of no mappings."""
-    sending.sync(gold=["u1"])
-    with sending.workspace.database.write() as connection:
-        (change,) = outbox.of_profile(connection, shard=_shard(sending), profile_key="u1")
-        connection.exec_driver_sql(
-            "INSERT INTO attempts (low, high, size, events, created_at)"
-            f" VALUES ({change.shard}, {change.shard}, 1, '{_old(change)}', 0)"
-        )
-    sending.deliver()
-
-    (event,) = sending.events()
-    assert event.idempotency_key == "older"
-    assert settled(sending)
-
-
-def _shard(sending: Sending) -> int:
-    ((shard,),) = sending.rows("SELECT shard FROM outbox")
-    return int(shard)
-
-
-def _old(change: OpenChange) -> str:
-    body = {
-        "type": "identify",
-        "body": {"keys": {"userId": "u1"}, "traits": {"gold": True}},
-        "idempotency_key": "older",
-        "sent_at": "2026-11-23T12:00:00.123456Z",
-    }
-    carried = [change.audience_id, change.generation, change.run_id, "gold", "true"]
-    return orjson.dumps([[change.shard, "u1", "older", orjson.dumps(body).decode(), [carried]]]).decode()

@@ -13,17 +13,17 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync import holders
-from audience_sync.core.shards import UNITS, shard_of
 from audience_sync.db import Database
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import outbox
-from tests.factories import make_event
+from tests.factories import make_event, open_changes
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
 
 EVERYBODY = [f"u{n}" for n in range(400)]
+TAKEN_OVER = "UPDATE batches SET holder = 'elsewhere:1:x', claim = claim + 1"
 
 
 @pytest.fixture
@@ -132,45 +132,46 @@ def test_killed_delivery_goes_on(sending: Sending) -> None:
     assert again  # what was posted when the process died
 
 
-def test_lost_lease(sending: Sending) -> None:
-    """Whoever finds its term over after a POST commits nothing under it, and opens the profiles again."""
+def test_lost_claim(sending: Sending) -> None:
+    """Whoever finds its claim gone after a POST commits nothing under it, and opens the profiles again."""
     sending.sync(gold=["u1", "u2"])
     sending.sandbox.faults.set([FaultRule(hold=True, user_key="u1", times=1)])
     with sending.delivering(wait=1) as report:
         assert sending.sandbox.gate.wait_for(1)
         ((generation,),) = sending.rows("SELECT DISTINCT generation FROM open_deliveries WHERE profile_key = 'u1'")
-        sending.write("UPDATE leases SET holder = 'elsewhere:1:x', term = term + 1 WHERE kind = 'shards'")
+        sending.write(TAKEN_OVER)
         sending.sync(gold=["u2"])  # the other holder might have told this meanwhile
         sending.sandbox.gate.release()
         assert report.result().open >= 1
 
-    ((value, newer),) = sending.rows("SELECT value, generation FROM open_deliveries WHERE profile_key = 'u1'")
-    assert (value, newer > generation) == ("false", True)
-    assert sending.rows("SELECT * FROM deliveries WHERE profile_key = 'u1'") == []
+    old, (value, newer) = sending.rows(
+        "SELECT value, generation FROM open_deliveries WHERE profile_key = 'u1' ORDER BY generation"
+    )
+    assert (old, value, newer > generation) == (("true", generation), "false", True)
+    assert sending.rows("SELECT * FROM sent_deliveries WHERE profile_key = 'u1'") == []
     assert sending.attempts() >= 1
-    sending.write("UPDATE leases SET holder = '', expires_at = 0 WHERE kind = 'shards'")
+    sending.write("UPDATE batches SET holder = '', claim_until = 0")
     sending.deliver()
     assert values_of(sending, "u1") == [(True, "processed"), (True, "duplicate"), (False, "processed")]
     assert_agreed(sending)
 
 
 @pytest.mark.slow
-def test_lost_lease_of_others_work(sending: Sending) -> None:
+def test_lost_claim_on_others_work(sending: Sending) -> None:
     """What another holder settled meanwhile is told once more in its present state: ours may have landed later."""
     sending.sync(gold=["u1"])
     sending.sandbox.faults.set([FaultRule(hold_before=True, times=1)])
     with sending.delivering(wait=1) as report:
         assert sending.sandbox.gate.wait_for(1)
-        sending.write("UPDATE leases SET holder = 'elsewhere:1:x', term = term + 1 WHERE kind = 'shards'")
+        sending.write(TAKEN_OVER)
         sending.sync(gold=[])
-        sending.write("DELETE FROM attempts")  # as if all of it had been delivered there
+        # As if all of it had been delivered there:
+        sending.write("UPDATE batches SET status = 'accepted', accepted_at = 1, http_status = 200, events = '[]'")
         sending.write("DELETE FROM outbox")
         sending.sandbox.gate.release()
-        assert report.result().open == 1
+        assert (report.result().events, report.result().open) == (1, 0)
 
-    assert sending.traits() == {"u1": {"gold": True}}  # the late one has overwritten the newer one
-    sending.write("UPDATE leases SET holder = '', expires_at = 0 WHERE kind = 'shards'")
-    sending.deliver()
+    assert values_of(sending, "u1") == [(True, "processed"), (False, "processed")]
     assert_agreed(sending)
 
 
@@ -179,7 +180,7 @@ def test_reopening_does_not_overtake_a_sync(sending: Sending) -> None:
     sending.sync(gold=["u1"])
     database = sending.workspace.database
     with database.read() as connection:
-        (change,) = outbox.of_profile(connection, shard=shard_of("u1"), profile_key="u1")
+        (change,) = open_changes(connection, "u1")
     newest = change.generation + 1000
 
     def open_again() -> None:
@@ -202,12 +203,13 @@ def test_reopening_does_not_overtake_a_sync(sending: Sending) -> None:
     assert sending.rows("SELECT value, generation FROM open_deliveries") == [("false", newest)]
 
 
-def test_leases_are_given_back(sending: Sending) -> None:
-    """After a delivery every unit of shards is free again at once."""
+def test_claims_are_given_up(sending: Sending) -> None:
+    """After a delivery every batch that is still open is free at once, for whoever comes next."""
     sending.sync(gold=EVERYBODY)
-    sending.deliver()
+    sending.sandbox.faults.set([FaultRule(refuse=True)])
+    sending.deliver_until(sending.tried)
 
-    assert sending.rows("SELECT count(*) FROM leases WHERE kind = 'shards' AND holder = ''") == [(UNITS,)]
+    assert sending.rows("SELECT DISTINCT holder, claim_until FROM batches WHERE status = 'open'") == [("", 0)]
 
 
 def test_two_deliveries_at_once(sending: Sending) -> None:

@@ -24,8 +24,7 @@ from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import DestinationError, KeyRefused
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Gate, Sandbox, Settings
 from audience_sync.sandbox.wire import Answer, Request, refusal
-from audience_sync.store import attempts
-from audience_sync.store import closing as closing_rows
+from audience_sync.store import batches
 from tests.sending import Sending, assert_agreed, in_between, open_sending, speaking
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -184,7 +183,7 @@ def test_bad_batch_is_halved_until_the_event_waits_alone(sending: Sending, posit
 
     def are_alone() -> bool:
         waiting = sending.rows("SELECT DISTINCT profile_key, state FROM open_deliveries")
-        sizes = sending.rows("SELECT size FROM attempts WHERE tries > 0")
+        sizes = sending.rows("SELECT size FROM batches WHERE status = 'open' AND tries > 0")
         return sorted(waiting) == sorted((user, "retrying") for user in bad) and sizes == [(1,)] * len(bad)
 
     report = sending.with_settings(delivery={"concurrency": 1}).deliver_until(are_alone)
@@ -236,7 +235,7 @@ def test_broken_answers(sqlite_sending: Sending, pieces: list[bytes]) -> None:
         report = broken.deliver_until(sending.tried)
 
     assert (report.open, report.dead, report.failure) == (1, 0, None)
-    ((error,),) = sending.rows("SELECT error FROM attempts")
+    ((error,),) = sending.rows("SELECT error FROM batches")
     assert error.startswith(f"no answer from {url}/batch")
     sending.deliver()
     assert_agreed(sending)
@@ -472,7 +471,7 @@ def once(function: Any, error: Exception) -> Any:
 def test_failed_try_that_could_not_be_written_down(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the database is away as a failed try is noted, the batch still goes again before anything newer."""
     locked = sa.exc.OperationalError("UPDATE", {}, Exception("database is locked"))
-    monkeypatch.setattr(attempts, "postpone", once(attempts.postpone, locked))
+    monkeypatch.setattr(batches, "postpone", once(batches.postpone, locked))
     sending.sync(gold=["u1"])
     with held_then_refused(sending, 500) as report:
         sending.sync(gold=[])
@@ -485,7 +484,7 @@ def test_failed_try_that_could_not_be_written_down(sending: Sending, monkeypatch
 def test_settling_is_tried_again(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Schematic accepted while the database is away is settled when it is back, without another request."""
     error = sa.exc.OperationalError("DELETE", {}, Exception("gone away"))
-    monkeypatch.setattr(closing_rows, "settle", once(closing_rows.settle, error))
+    monkeypatch.setattr(batches, "settle", once(batches.settle, error))
     sending.sync(gold=["u1"])
     report = sending.deliver()
 
@@ -497,7 +496,7 @@ def test_settling_is_tried_again(sending: Sending, monkeypatch: pytest.MonkeyPat
 def test_broken_settling_is_told(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of our own in settling ends the delivery with that error, and does not hang; nothing is lost."""
     with monkeypatch.context() as patched:
-        patched.setattr(closing_rows, "settle", once(closing_rows.settle, ZeroDivisionError("our fault")))
+        patched.setattr(batches, "settle", once(batches.settle, ZeroDivisionError("our fault")))
         sending.sync(gold=["u1"])
         with pytest.raises(ZeroDivisionError, match="our fault"):
             sending.deliver()

@@ -18,8 +18,8 @@ from audience_sync.db import Database
 from audience_sync.errors import LeaseLost
 from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
-from audience_sync.store import leases, seeking
-from audience_sync.store.leases import AUDIENCE, SHARDS, Lease
+from audience_sync.store import leases
+from audience_sync.store.leases import AUDIENCE, Lease
 from tests.commands import FORKS
 from tests.factories import FrozenClock
 from tests.interrupted import hold_lease
@@ -34,11 +34,11 @@ TEN = 10 * SECOND
 
 
 def take(database: Database, *numbers: int, holder: str, now_ms: int = NOW, dead: Iterable[str] = ()) -> Lease | None:
-    """Take what is free of some shard leases."""
+    """Take what is free of some leases."""
     with database.write() as connection:
         return leases.acquire(
             connection,
-            SHARDS,
+            AUDIENCE,
             numbers,
             holder=holder,
             now_ms=now_ms,
@@ -48,7 +48,7 @@ def take(database: Database, *numbers: int, holder: str, now_ms: int = NOW, dead
 
 
 def taken(database: Database, *numbers: int, holder: str, now_ms: int = NOW) -> Lease:
-    """Take shard leases of which at least one must be free."""
+    """Take leases of which at least one must be free."""
     lease = take(database, *numbers, holder=holder, now_ms=now_ms)
     assert lease is not None
     return lease
@@ -80,22 +80,19 @@ def test_a_free_lease_is_taken(database: Database) -> None:
     """Whoever asks first gets what it wants, until the time it said."""
     lease = taken(database, 3, 1, holder="me")
 
-    assert lease == Lease(SHARDS, (1, 3), "me", 1)
-    assert in_force(database) == [(SHARDS, 1, "me", NOW + TEN), (SHARDS, 3, "me", NOW + TEN)]
+    assert lease == Lease(AUDIENCE, (1, 3), "me", 1)
+    assert in_force(database) == [(AUDIENCE, 1, "me", NOW + TEN), (AUDIENCE, 3, "me", NOW + TEN)]
     assert is_held(database, lease)
 
 
 def test_a_held_lease_is_not_given(database: Database) -> None:
-    """Another holder gets the rest, or nothing; leases of another kind have nothing to do with it."""
+    """Another holder gets the rest, or nothing."""
     mine = taken(database, 1, 2, holder="me")
 
     assert take(database, 1, 2, holder="you", now_ms=NOW + TEN - 1) is None
     rest = taken(database, 1, 2, 3, holder="you")
     assert rest.numbers == (3,)
     assert is_held(database, mine)
-    with database.write() as connection:
-        other = leases.acquire(connection, AUDIENCE, [1], holder="you", now_ms=NOW, expires_at=NOW + 1, dead=set())
-    assert other is not None
 
 
 def test_a_lease_that_ran_out_is_taken_over(database: Database) -> None:
@@ -110,7 +107,7 @@ def test_a_lease_that_ran_out_is_taken_over(database: Database) -> None:
     with database.write() as connection:
         leases.release(connection, mine)
     assert is_held(database, yours)
-    assert [entry[:3] for entry in in_force(database, later)] == [(SHARDS, 2, "you")]
+    assert [entry[:3] for entry in in_force(database, later)] == [(AUDIENCE, 2, "you")]
 
 
 def test_the_lease_of_a_dead_holder_is_free(database: Database) -> None:
@@ -123,9 +120,7 @@ def test_the_lease_of_a_dead_holder_is_free(database: Database) -> None:
     assert mine.numbers == (1,)
     assert is_held(database, living)
     with database.read() as connection:
-        assert leases.holders(connection, SHARDS) == {"living", "me"}
-        assert leases.owners(connection, SHARDS, now_ms=NOW) == {1: "me", 2: "living"}
-        assert leases.owners(connection, SHARDS, now_ms=NOW + TEN) == {}
+        assert leases.holders(connection, AUDIENCE) == {"living", "me"}
 
 
 def test_a_lease_that_ran_out_may_be_used_while_nobody_took_it(database: Database) -> None:
@@ -136,26 +131,6 @@ def test_a_lease_that_ran_out_may_be_used_while_nobody_took_it(database: Databas
     assert is_held(database, mine)
     assert renew(database, mine, expires_at=NOW + 20 * SECOND)
     assert take(database, 1, holder="you", now_ms=NOW + 19 * SECOND) is None
-
-
-def test_only_what_is_chosen_is_taken(database: Database) -> None:
-    """Who takes its part of what is free leaves the rest to others, and may take nothing at all."""
-    taken(database, 1, holder="you")
-    with database.write() as connection:
-        mine = leases.acquire(
-            connection,
-            SHARDS,
-            range(1, 6),
-            holder="me",
-            now_ms=NOW,
-            expires_at=NOW + TEN,
-            dead=set(),
-            choose=lambda free: free - {2, 3},
-        )
-
-    assert mine is not None
-    assert mine.numbers == (4, 5)
-    assert taken(database, *range(1, 6), holder="third").numbers == (2, 3)
 
 
 def test_terms_always_rise(database: Database) -> None:
@@ -307,7 +282,7 @@ def test_a_lost_lease_is_not_renewed(database: Database) -> None:
     clock = FrozenClock()
     with closing(holders.enter(database)) as holder:
         seams = Seams(clock=clock, monotonic=clock.monotonic)
-        held = Workspace(database=database, holder=holder, seams=seams).hold(SHARDS, [1], seconds=0.3)
+        held = Workspace(database=database, holder=holder, seams=seams).hold(AUDIENCE, [1], seconds=0.3)
         assert held is not None
         with held:
             clock.advance(timedelta(seconds=5))
@@ -367,17 +342,3 @@ def test_what_the_dead_held_is_cleared_away(database: Database, database_url: st
                 return in_force(database, 0) == []
 
             wait_until(is_cleared)
-
-
-def test_who_seeks_shards_is_forgotten(database: Database) -> None:
-    """A process that wants shards says so for a while, again and again, until it has some or is gone."""
-    with database.write() as connection:
-        seeking.seek(connection, "me", now_ms=NOW, expires_at=NOW + SECOND)
-        seeking.seek(connection, "you", now_ms=NOW, expires_at=NOW + SECOND)
-        seeking.seek(connection, "me", now_ms=NOW, expires_at=NOW + TEN)
-
-        assert seeking.seekers(connection, now_ms=NOW) == {"me": NOW + TEN, "you": NOW + SECOND}
-        assert seeking.seekers(connection, now_ms=NOW + SECOND) == {"me": NOW + TEN}
-        seeking.seek(connection, "third", now_ms=NOW + SECOND, expires_at=NOW + TEN)
-        seeking.stop_seeking(connection, "me")
-        assert connection.execute(sa.text("SELECT holder FROM seekers")).scalars().all() == ["third"]

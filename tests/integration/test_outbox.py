@@ -1,23 +1,27 @@
-"""The outbox and its attempts: one open row for each audience and profile, and batches kept word for word."""
+"""The outbox and batches: one row for each audience and profile, and events kept word for word until accepted."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import tables
 from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.model import Change, ChangeKind
 from audience_sync.core.shards import SHARDS, shard_of
 from audience_sync.db import Database
-from audience_sync.store import attempts, audiences, memberships, outbox, runs, waiting
+from audience_sync.errors import LeaseLost
+from audience_sync.store import audiences, batches, memberships, outbox, runs, waiting
+from audience_sync.store.batches import Batch
 from audience_sync.store.memberships import ShardChanges
 from audience_sync.store.runs import RunRow
-from tests.factories import company_identifiers, make_change, make_event, make_open, make_run
+from tests.factories import company_identifiers, make_change, make_event, make_open, make_run, open_changes, take_batch
 
 NOW = 1_774_958_400_000
-EVERYTHING = {"high": 1023, "after": (-1, ""), "limit": 1000}
+EVERYTHING = {"after": (-1, ""), "limit": 1000}
 
 
 def enqueue(connection: Connection, run: RunRow, *changes: Change) -> None:
@@ -41,7 +45,19 @@ def opened(connection: Connection) -> list[OpenChange]:
 
 def event_of(connection: Connection, profile_key: str) -> Event:
     """Return the event of a profile's open changes."""
-    return make_event(*outbox.of_profile(connection, shard=shard_of(profile_key), profile_key=profile_key))
+    return make_event(*open_changes(connection, profile_key))
+
+
+def refuse(connection: Connection, event: Event) -> None:
+    """Have an event taken and refused."""
+    batches.refuse(connection, take_batch(connection, event, now_ms=NOW), "refused")
+
+
+def claim(connection: Connection, *, now_ms: int = NOW, holder: str = "you", dead: Iterable[str] = ()) -> list[Batch]:
+    """Claim the batches that are free."""
+    return batches.claim_free(
+        connection, holder=holder, dead=dead, now_ms=now_ms, claim_until=now_ms + 1000, forwarded=True
+    )
 
 
 def test_each_kind_of_change_has_its_value(database: Database) -> None:
@@ -77,7 +93,7 @@ def test_a_newer_change_replaces_the_open_row(database: Database, dead: bool) ->
         older = make_run(connection)
         enqueue(connection, older, make_change("u1", company="c1"))
         if dead:
-            outbox.mark_dead(connection, event_of(connection, "u1"), "refused")
+            refuse(connection, event_of(connection, "u1"))
             assert opened(connection) == []
         newer = make_run(connection)
         enqueue(connection, newer, make_change("u1", ChangeKind.EXITED, company="c2"))
@@ -102,18 +118,19 @@ def test_settling_closes_what_was_sent(database: Database) -> None:
         enqueue(connection, gold, make_change("u1"), make_change("u2"))
         enqueue(connection, ant, make_change("u1", ChangeKind.EXITED))
         event = event_of(connection, "u1")
-        waiting.settle(connection, [[event]], now_ms=NOW, status=202)
+        batch = take_batch(connection, event, now_ms=NOW)
+        assert outbox.count(connection) == (3, 0, 0)
+        assert batches.settle(connection, [(batch, 202)], now_ms=NOW) == []
 
-        assert [row.profile_key for row in opened(connection)] == ["u2"]
-        assert [tuple(row) for row in connection.execute(sa.select(tables.deliveries))] == [
+        assert outbox.count(connection) == (1, 0, 0)
+        assert [tuple(row) for row in connection.execute(sa.text("SELECT * FROM sent_deliveries"))] == [
             (
-                shard_of("u1"),
+                "2026-03-31T12:00:00.000Z",
                 "u1",
-                event.idempotency_key,
                 '{"ant":false,"gold":true}',
                 "[1, 2]",
-                NOW,
                 202,
+                event.idempotency_key,
                 "Identify User",
                 None,
             )
@@ -125,29 +142,30 @@ def test_settling_leaves_newer_values_open(database: Database) -> None:
     """What changed while the older value was under way is still to be sent."""
     with database.write() as connection:
         enqueue(connection, make_run(connection), make_change("u1"))
-        sent = event_of(connection, "u1")
+        sent = take_batch(connection, event_of(connection, "u1"), now_ms=NOW)
         newer = make_run(connection)
         enqueue(connection, newer, make_change("u1", ChangeKind.EXITED))
-        waiting.settle(connection, [[sent]], now_ms=NOW, status=200)
+        batches.settle(connection, [(sent, 200)], now_ms=NOW)
 
         assert [(row.value, row.generation) for row in opened(connection)] == [("false", newer.generation)]
 
 
 def test_death_is_of_one_generation(database: Database) -> None:
-    """A refused event takes down only the values it carried, and can be taken back."""
+    """A refused event takes down only the values it carried, and can be taken back; a newer value stays."""
     with database.write() as connection:
         enqueue(connection, make_run(connection), make_change("u1"))
         sent = event_of(connection, "u1")
         enqueue(connection, make_run(connection, audience="ant"), make_change("u1"))
 
-        outbox.mark_dead(connection, sent, "refused")
+        refuse(connection, sent)
         assert [row.trait for row in opened(connection)] == ["ant"]
         assert outbox.count(connection) == (1, 0, 1)
         assert outbox.count_of_run(connection, 1) == (0, 1)
-        outbox.mark_dead(connection, sent, None)
+        outbox.revive(connection, sent)
         assert outbox.count(connection) == (2, 0, 0)
+        batch = take_batch(connection, sent, now_ms=NOW)
         enqueue(connection, make_run(connection), make_change("u1", ChangeKind.EXITED))
-        outbox.mark_dead(connection, sent, "refused")
+        batches.refuse(connection, batch, "refused")
         assert outbox.count(connection) == (2, 0, 0)
 
 
@@ -162,20 +180,11 @@ def test_a_page_has_whole_profiles(database: Database) -> None:
             seen: list[OpenChange] = []
             after, more = (-1, ""), True
             while more:
-                found, more = outbox.page(connection, after=after, high=1023, limit=limit)
+                found, more = outbox.page(connection, after=after, limit=limit)
                 seen += found
                 after = (found[-1].shard, found[-1].profile_key) if found else after
             assert seen == opened(connection)
             assert len(seen) == 28
-
-
-def test_a_page_keeps_to_its_shards(database: Database) -> None:
-    """A holder of some shards sees nothing of the others."""
-    with database.write() as connection:
-        enqueue(connection, make_run(connection), *(make_change(f"u{n}") for n in range(200)))
-        shards = {row.shard for row in outbox.page(connection, after=(100, ""), high=300, limit=1000)[0]}
-
-    assert shards == {shard_of(f"u{n}") for n in range(200)} & set(range(100, 301))
 
 
 def test_paused_audiences_wait(database: Database) -> None:
@@ -192,16 +201,16 @@ def test_paused_audiences_wait(database: Database) -> None:
 
 
 def test_nothing_is_deliverable_while_all_is_paused_or_dead(database: Database) -> None:
-    """A session with nothing to do ends; one with an attempt of unknown outcome does not."""
+    """A session with nothing to do ends; one with an open batch does not."""
     with database.write() as connection:
         assert not outbox.any_deliverable(connection)
         run = make_run(connection)
         enqueue(connection, run, make_change("u1"), make_change("u2"))
         event = event_of(connection, "u1")
-        outbox.mark_dead(connection, event, "refused")
+        refuse(connection, event)
         audiences.set_state(connection, run.audience_id, "paused")
         assert not waiting.any_deliverable(connection)
-        attempts.add(connection, [event], now_ms=NOW)
+        batches.add(connection, [[event]], holder="", claim_until=0, now_ms=NOW)
         assert waiting.any_deliverable(connection, forwarded=False)
 
 
@@ -249,55 +258,15 @@ def test_resending_says_everything_again(database: Database) -> None:
         assert {row.generation for row in opened(connection)} == {resync.generation}
 
 
-def test_attempts_keep_events_in_order(database: Database) -> None:
-    """What was under way is found again as it was, oldest first, with its tries and its next moment."""
-    with database.write() as connection:
-        one = attempts.add(connection, [make_event(make_open("u1")), make_event(make_open("é\\"))], now_ms=NOW)
-        two = attempts.add(connection, [make_event(make_open("u2"))], now_ms=NOW)
-        later = attempts.postpone(connection, one, not_before=NOW + 5, error="HTTP 503")
-
-        assert (later.tries, later.not_before, later.error) == (1, NOW + 5, "HTTP 503")
-        assert attempts.within(connection, [(0, 1023)], now_ms=NOW) == [later, two]
-        attempts.remove(connection, [one])
-        assert attempts.within(connection, [(0, 1023)], now_ms=NOW) == [two]
-
-
-def test_an_attempt_is_cut_at_the_borders_of_a_lease(database: Database) -> None:
-    """Each holder repeats the events of its own shards, under their old keys, and no event is lost or doubled."""
-    events = [make_event(make_open(f"u{n}")) for n in range(20)]
-    low = [event for event in events if event.shard < 512]
-    high = [event for event in events if event.shard >= 512]
-    with database.write() as connection:
-        attempts.add(connection, events, now_ms=NOW)
-
-        mine = attempts.within(connection, [(0, 511)], now_ms=NOW)
-        others = attempts.within(connection, [(512, 1023)], now_ms=NOW)
-
-    assert [attempt.events for attempt in mine] == [tuple(low)]
-    assert [attempt.events for attempt in others] == [tuple(high)]
-
-
-def test_an_attempt_between_the_borders_is_not_ours(database: Database) -> None:
-    """An attempt whose extent crosses leased shards, but without an event in them, is left alone."""
-    events = sorted((make_event(make_open(f"u{n}")) for n in range(20)), key=lambda event: event.shard)
-    ends = [events[0], events[-1]]
-    with database.write() as connection:
-        attempt = attempts.add(connection, ends, now_ms=NOW)
-
-        assert attempts.within(connection, [(events[1].shard, events[-2].shard)], now_ms=NOW) == []
-        assert attempts.within(connection, [(0, 1023)], now_ms=NOW) == [attempt]
-
-
-def test_a_forgotten_person_leaves_every_attempt(database: Database) -> None:
+def test_a_forgotten_person_leaves_every_batch(database: Database) -> None:
     """Nothing of a forgotten person is sent again; the others of the batch are."""
     one, two = make_event(make_open("u1")), make_event(make_open("u2"))
     with database.write() as connection:
-        attempts.add(connection, [one, two], now_ms=NOW)
-        attempts.add(connection, [one], now_ms=NOW)
-        attempts.forget(connection, "u1", shard=shard_of("u1"))
+        batches.add(connection, [[one, two], [one]], holder="", claim_until=0, now_ms=NOW)
+        batches.forget(connection, "u1")
 
-        assert [attempt.events for attempt in attempts.within(connection, [(0, 1023)], now_ms=NOW)] == [(two,)]
-        extent = connection.exec_driver_sql("SELECT low, high, size FROM attempts").one()
+        assert [batch.events for batch in claim(connection)] == [(two,)]
+        extent = connection.exec_driver_sql("SELECT low, high, size FROM batches WHERE status = 'open'").one()
         assert tuple(extent) == (shard_of("u2"), shard_of("u2"), 1)
 
 
@@ -306,8 +275,8 @@ def test_retries_are_seen_in_the_view(database: Database) -> None:
     with database.write() as connection:
         run = make_run(connection)
         enqueue(connection, run, make_change("u1"), make_change("u2"))
-        attempt = attempts.add(connection, [event_of(connection, "u1")], now_ms=NOW)
-        attempts.postpone(connection, attempt, not_before=NOW, error="HTTP 503")
+        batch = take_batch(connection, event_of(connection, "u1"), now_ms=NOW)
+        batches.postpone(connection, batch, not_before=NOW, error="HTTP 503")
         rows = connection.exec_driver_sql(
             "SELECT profile_key, state, tries, next_try_at, reason FROM open_deliveries ORDER BY profile_key"
         )
@@ -328,3 +297,81 @@ def test_an_entry_that_waits_stays_one(database: Database) -> None:
         then = {row.profile_key: row.kind for row in opened(connection)}
 
     assert (first, then) == ({"in": "entered", "out": "exited"}, {"in": "exited", "out": "entered"})
+
+
+def test_an_entry_that_was_refused_stays_one(database: Database) -> None:
+    """An update that came while its entry was refused is sent as the entry that nobody was told of."""
+    with database.write() as connection:
+        enqueue(connection, make_run(connection), make_change("u1"))
+        batch = take_batch(connection, event_of(connection, "u1"), now_ms=NOW)
+        enqueue(connection, make_run(connection), make_change("u1", ChangeKind.UPDATED, company="c2"))
+        batches.refuse(connection, batch, "refused")
+
+        assert [(row.kind, row.identifiers) for row in opened(connection)] == [("entered", company_identifiers("c2"))]
+
+
+def test_a_claimed_batch_is_found_as_it_was(database: Database) -> None:
+    """What was under way is claimed once its claim is over or its holder is dead: word for word, oldest first."""
+    with database.write() as connection:
+        events = [make_event(make_open("u1")), make_event(make_open("\u00e9\\"))]
+        one = take_batch(connection, *events, now_ms=NOW)
+        two = take_batch(connection, make_event(make_open("u2")), now_ms=NOW, holder="him")
+        later = batches.postpone(connection, one, not_before=NOW + 5, error="HTTP 503")
+        assert claim(connection) == []
+
+        assert claim(connection, dead=["me"]) == [replace(later, claim=2)]
+        batches.release(connection, "him")
+        assert claim(connection) == [replace(two, claim=2)]
+        over = claim(connection, now_ms=NOW + 1000, holder="third")
+        assert [(batch.claim, batch.events) for batch in over] == [(3, one.events), (3, two.events)]
+
+
+def test_nothing_is_written_without_the_claim(database: Database) -> None:
+    """A holder whose claim is gone settles, postpones, cuts and refuses nothing."""
+    with database.write() as connection:
+        batch = take_batch(connection, make_event(make_open("u1")), make_event(make_open("u2")), now_ms=NOW)
+        claim(connection, dead=["me"])
+        parts = [[event] for event in batch.events]
+
+        assert batches.settle(connection, [(batch, 200)], now_ms=NOW) == [batch]
+        with pytest.raises(LeaseLost):
+            batches.postpone(connection, batch, not_before=NOW, error="x")
+        with pytest.raises(LeaseLost):
+            batches.cut(connection, batch, parts, holder="me", claim_until=NOW, now_ms=NOW)
+        with pytest.raises(LeaseLost):
+            batches.refuse(connection, batch, "x")
+        assert [one.events for one in claim(connection, dead=["you"], holder="third")] == [batch.events]
+
+
+def test_a_part_waits_for_the_parts_before_it(database: Database) -> None:
+    """Of a profile in several parts the lower ones come first, whoever holds them; other profiles do not wait."""
+    with database.write() as connection:
+        profile = [make_event(make_open("u1", generation=n)) for n in range(4)]
+        other = make_event(make_open("u2"))
+        first, second = batches.add(
+            connection, [profile[:2], [*profile[2:], other]], holder="me", claim_until=2**60, now_ms=NOW
+        )
+        halves = [profile[2:], [other]]
+        third, fourth = batches.cut(connection, second, halves, holder="me", claim_until=2**60, now_ms=NOW)
+
+        assert [one.part for one in (first, second, third, fourth)] == [0, 2, 2, 4]
+        assert [batches.is_behind(connection, one) for one in (first, third, fourth)] == [False, True, False]
+        batches.settle(connection, [(first, 200)], now_ms=NOW)
+        assert not batches.is_behind(connection, third)
+
+
+def test_reopening_leaves_the_forgotten_out(database: Database) -> None:
+    """What was posted without a claim is sent again as it is now, but nobody who was forgotten meanwhile."""
+    with database.write() as connection:
+        run = make_run(connection)
+        apply(connection, run, make_change("u1"), make_change("u2"))
+        connection.execute(sa.text("DELETE FROM outbox"))
+        carried = {"run_id": run.id, "generation": run.generation}
+        batch = take_batch(connection, *(make_event(make_open(key, **carried)) for key in ("u1", "u2")), now_ms=NOW)
+        claim(connection, dead=["me"])
+        batches.forget(connection, "u2")
+        batches.reopen(connection, [batch], now_ms=NOW)
+
+        assert [(row.profile_key, row.value, row.generation > run.generation) for row in opened(connection)] == [
+            ("u1", "true", True)
+        ]

@@ -266,7 +266,7 @@ def test_attempts_are_not_due_before_the_destination_is(sending: Sending) -> Non
     in_an_hour = sending.workspace.seams.now_ms() + 3_600_000
     with sending.workspace.database.write() as connection:
         outages.keep(connection, replace(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", None), next_try_at=in_an_hour))
-        waiting = inspection.waiting_attempts(connection, max_backoff=timedelta(minutes=15))
+        waiting = inspection.waiting_batches(connection, max_backoff=timedelta(minutes=15))
         tried = [one for key in ("u1", "u2", "u3") for one in inspection.profile_audiences(connection, key)]
     expected = datetime.fromtimestamp(in_an_hour // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
@@ -278,7 +278,7 @@ def test_nothing_left_to_send_is_no_outage(sending: Sending) -> None:
     """When the last change that waited is discarded, nobody knows of an outage any more."""
     sending.sandbox.keys.revoke(sending.key)
     sending.deliver()
-    sending.write("DELETE FROM attempts")
+    sending.write("DELETE FROM batches")
     sending.write("DELETE FROM outbox")
     sending.deliver()
 

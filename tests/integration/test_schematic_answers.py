@@ -149,7 +149,7 @@ def test_asked_to_wait(sqlite_sending: Sending, status: int, asked: str, least: 
         busy = sending.with_settings(schematic={"capture_url": url})
         assert busy.deliver_until(sending.tried).open == 1
 
-    ((not_before,),) = sending.rows("SELECT min(not_before) FROM attempts")
+    ((not_before,),) = sending.rows("SELECT min(not_before) FROM batches WHERE status = 'open'")
     waits = timedelta(milliseconds=not_before - before)
     assert least <= waits <= most + timedelta(minutes=1)
     assert sending.deliver().open == 0
@@ -275,7 +275,7 @@ def test_packed_refusal_is_read(sqlite_sending: Sending) -> None:
     sending.sync(gold=EVERYBODY)
     with speaking([head, packed]) as url:
         refusing = sending.with_settings(schematic={"capture_url": url}, delivery={"concurrency": 1})
-        refusing.deliver_until(lambda: sending.rows("SELECT max(size) FROM attempts") == [(9,)])
+        refusing.deliver_until(lambda: sending.rows("SELECT max(size) FROM batches WHERE status = 'open'") == [(9,)])
     sending.deliver()
 
     assert_agreed(sending)

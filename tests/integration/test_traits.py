@@ -20,7 +20,15 @@ from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import binding, dead, erasure, history, inspection, memberships, outbox, reports
 from audience_sync.store.dead import Which
 from audience_sync.store.memberships import ShardChanges
-from tests.factories import AUDIENCE_KEY, VALUES_SQL, company_identifiers, make_change, make_event, make_run
+from tests.factories import (
+    AUDIENCE_KEY,
+    VALUES_SQL,
+    company_identifiers,
+    make_change,
+    make_event,
+    make_run,
+    open_changes,
+)
 from tests.sending import Sending, open_sending
 from tests.syncing import Syncing, adds_up, people, replayed
 
@@ -388,7 +396,7 @@ def test_reopening_and_retrying_tell_the_present_value(trait: Syncing) -> None:
     trait.sync([("in", True), ("out", True)])
     trait.sync([("in", False)])
     with trait.database.write() as connection:
-        rows = {key: outbox.of_profile(connection, shard=row.shard, profile_key=key) for key, row in opened(trait)}
+        rows = {key: open_changes(connection, key) for key, _ in opened(trait)}
         connection.exec_driver_sql("DELETE FROM outbox")
         for key in ("in", "out"):
             outbox.reopen(connection, make_event(*rows[key]), generation=binding.next_generation(connection, 0))
@@ -407,7 +415,7 @@ def opened(syncing: Syncing) -> list[tuple[str, Any]]:
 
 def opened_within(connection: Any) -> list[tuple[str, Any]]:
     """Return the same within a transaction."""
-    rows, _ = outbox.page(connection, after=(-1, ""), high=1023, limit=100)
+    rows, _ = outbox.page(connection, after=(-1, ""), limit=100)
     return [(row.profile_key, row) for row in rows]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from zlib import crc32
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Member
-from audience_sync.core.shards import SHARDS, UNITS, digest, from_line, shard_of, shards_of_units, to_line, unit_of
+from audience_sync.core.shards import digest, from_line, shard_of, to_line
 from tests.factories import make_member
 
 KEYS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
@@ -40,24 +39,6 @@ def test_a_shard_is_the_low_bits_of_crc32(key: str) -> None:
 def test_shards_are_frozen(key: str, shard: int) -> None:
     """These shards are written in databases that exist."""
     assert shard_of(key) == shard
-
-
-def test_every_unit_has_as_many_neighbouring_shards() -> None:
-    """Leases of all units cover every shard exactly once."""
-    units = [unit_of(shard) for shard in range(SHARDS)]
-
-    assert units == sorted(units)
-    assert {unit: units.count(unit) for unit in set(units)} == dict.fromkeys(range(UNITS), SHARDS // UNITS)
-
-
-@given(st.sets(st.integers(0, UNITS - 1)))
-def test_ranges_cover_exactly_the_shards_of_their_units(units: set[int]) -> None:
-    """A holder of units serves all their shards, no other, and gets as few ranges as there can be."""
-    ranges = shards_of_units(units)
-
-    covered = [shard for low, high in ranges for shard in range(low, high + 1)]
-    assert covered == [shard for shard in range(SHARDS) if unit_of(shard) in units]
-    assert all(high + 1 < low for (_, high), (low, _) in pairwise(ranges))
 
 
 @given(MEMBERS)

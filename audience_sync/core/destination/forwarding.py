@@ -60,8 +60,8 @@ def _event(forwarded: Forwarded) -> SegmentEvent:
 
 def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Event]:
     """Return the bodies of a forwarded event as events, each under a key of its own, but those accepted before."""
-    shard, profile_key, position, message_id, *_ = forwarded
-    origin = Origin(position, message_id, len(verdict.bodies) + len(verdict.rejections) > 1)
+    shard, profile_key, _, message_id, *_ = forwarded
+    origin = Origin(forwarded, len(verdict.bodies) + len(verdict.rejections) > 1)
     digests: list[str] = []
     events = []
     for mapping, made in verdict.bodies:

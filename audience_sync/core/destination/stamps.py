@@ -67,7 +67,7 @@ def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment
         with_idempotency_key(text, "%s"),
         itemgetter(*order, -1),
         key_ends(environment, facts),
-        tuple(Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value) for c in changes),
+        tuple(Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c.kind) for c in changes),
         (template.mapping.name,),
     )
 
@@ -100,7 +100,7 @@ class Stamps:
         known, stamps = self._keys, self._stamps
         found = []
         for change, profile in zip(changes, _json_texts([change.profile_key for change in changes]), strict=True):
-            shard, profile_key, *_, identifiers, _ = change
+            shard, profile_key, *_, identifiers = change
             names, keys = known.get(identifiers) or self._keys_of(identifiers)
             stamp = stamps.get((_said(change), names))
             if stamp is None:

@@ -1,48 +1,48 @@
-"""What the workers of one process share while they hold units of shards: a shift."""
+"""State that the workers of one process share: their batches, the pace, and why they stop."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Final
 
 from audience_sync.core.events import Event
-from audience_sync.delivery.lanes import Batching
+from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.pace import Pace
+from audience_sync.delivery.pool import Pool
 from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settling import Settler
+from audience_sync.delivery.taker import Batching
 from audience_sync.errors import DestinationError, MarkUnusable
-from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import attempts, waiting
-from audience_sync.store.attempts import Attempt
+from audience_sync.leasing import Workspace
+from audience_sync.store import batches, binding, events, outbox
+from audience_sync.store.batches import Batch
 
-MOST_REJECTED = 20  # refused one after the other with nothing accepted: then it is not the events
+MOST_REJECTED: Final = 20  # refused one after the other with nothing accepted: then it is not the events
 
 
 @dataclass(kw_only=True)
-class Shift:
-    """The workers' common ground; `stop` ends it, `failure` and `crash` say why."""
+class WorkerGroup:
+    """The workers' common ground; `stop` ends them, `failure` and `crash` say why."""
 
     workspace: Workspace
-    lease: HeldLease
+    pool: Pool
+    claims: Claims
     settler: Settler
     pace: Pace
     reachability: Reachability
     batching: Batching
     max_backoff: timedelta
     timeout: timedelta  # of a request
-    stop: threading.Event = field(default_factory=threading.Event)  # told to
-    over: threading.Event = field(default_factory=threading.Event)  # ended by itself: another shift may follow
+    stop: threading.Event = field(default_factory=threading.Event)
     failure: DestinationError | MarkUnusable | None = None
     crash: BaseException | None = None
     accepted: int = 0  # batches
     moves: int = 0  # answers of any kind that settled something: progress
+    nothing_to_take: bool = False  # the last look at the tables found nothing
     _rejected: dict[str, Event] = field(default_factory=dict)  # since the last one accepted
     _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def is_over(self) -> bool:
-        """Return whether something has ended the shift: an order, a failure, a lost lease or database."""
-        return self.stop.is_set() or self.over.is_set() or self.settler.is_over() or self.lease.left() <= 0
 
     def fail(self, error: DestinationError | MarkUnusable) -> None:
         """Stop everything, keep everything."""
@@ -50,7 +50,7 @@ class Shift:
             self.failure = self.failure or error
         self.stop.set()
 
-    def took(self) -> None:
+    def record_accepted(self) -> None:
         """Note that Schematic accepted a batch."""
         with self._lock:
             self.accepted += 1
@@ -58,28 +58,35 @@ class Shift:
             self._rejected.clear()
         self.pace.accepted()
 
-    def bury(self, attempt: Attempt, reason: str) -> None:
-        """Mark the one event of an attempt dead; at the twentieth in a row, revive them all and stop.
+    def refuse(self, batch: Batch, reason: str) -> None:
+        """Make the one event of a batch dead; at the twentieth in a row, revive them all and stop.
 
         Of forwarded events those of one profile count once: a single sender's mistakes do not stop everybody.
+
+        Raises:
+            LeaseLost: the claim is gone.
         """
-        (event,) = attempt.events
+        (event,) = batch.events
         with self._lock, self.workspace.database.write() as connection:
-            self.lease.assert_held(connection)
-            attempts.remove(connection, [attempt])
-            waiting.mark_dead(connection, event, reason)
+            batches.refuse(connection, batch, reason)
+            binding.advance(connection, self.workspace.seams.now_ms())
             self.moves += 1
             self._rejected[event.idempotency_key if event.origin is None else event.profile_key] = event
             if len(self._rejected) < MOST_REJECTED:
                 return
-            now = self.workspace.seams.now_ms()
-            # Word for word again: events of the same rows may be waiting next to them. Sorted, as others lock rows.
-            for rejected in sorted(self._rejected.values()):
-                waiting.mark_dead(connection, rejected, None)
-                attempts.add(connection, [rejected], now_ms=now)
+            for rejected in sorted(self._rejected.values(), key=_place):  # as others lock rows
+                if rejected.origin is None:
+                    outbox.revive(connection, rejected)
+                else:
+                    row = rejected.origin.row
+                    events.set_dead(connection, row.shard, row.profile_key, row.position, reason=None)
         self.fail(
             DestinationError(
                 f"Schematic rejected {MOST_REJECTED} events in a row and accepted none: {reason}",
                 hint="nothing was lost: fix the cause, then run `audience-sync deliver`",
             )
         )
+
+
+def _place(event: Event) -> tuple[int, str]:
+    return event.shard, event.profile_key

@@ -1,0 +1,123 @@
+"""The open batches that this process has claimed, in memory: which may be posted now, and by which worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from audience_sync.seams import Seams
+from audience_sync.store.batches import Batch
+
+
+@dataclass
+class Held:
+    """A claimed batch; times are on the monotonic clock."""
+
+    batch: Batch
+    until: float  # the claim lasts
+    due: float  # the next try
+    posting: bool = False  # a worker has it
+    accepted_before: int | None = None  # how many batches had been accepted when it first failed
+    text: int = 0  # characters
+
+
+class Load(NamedTuple):
+    """How much a process has claimed."""
+
+    events: int
+    text: int  # characters
+    ready: int  # events that do not wait for their next try
+
+
+class Pool:
+    """Hands claimed batches to workers, the one that has been due longest first; safe to use from any thread."""
+
+    def __init__(self, seams: Seams) -> None:
+        self._seams = seams
+        self._changed = threading.Condition()
+        self._held: dict[int, Held] = {}
+
+    def add(
+        self,
+        batches: Iterable[Batch],
+        *,
+        until: float,
+        due: float | None = None,
+        accepted_before: int | None = None,
+    ) -> None:
+        """Add claimed batches, whose first try is due now unless said otherwise."""
+        with self._changed:
+            when = self._seams.monotonic() if due is None else due
+            for batch in batches:
+                text = sum(len(event.body) for event in batch.events)
+                self._held[batch.id] = Held(batch, until, when, accepted_before=accepted_before, text=text)
+            self._changed.notify_all()
+
+    def next(self, timeout: float) -> Held | None:
+        """Return a batch that is due, for one worker alone; None if there is none within some seconds."""
+        with self._changed:
+            found = self._due()
+            if found is None:
+                self._changed.wait(max(0.0, min(timeout, self._next_due() - self._seams.monotonic())))
+                found = self._due()
+            if found is not None:
+                found.posting = True
+            return found
+
+    def put_back(self, held: Held, batch: Batch, *, due: float) -> None:
+        """Give a batch back that is to be tried again."""
+        with self._changed:
+            held.batch, held.due, held.posting = batch, due, False
+            self._changed.notify_all()
+
+    def remove(self, held: Held) -> None:
+        """Forget a batch that this process has nothing more to do with."""
+        with self._changed:
+            self._held.pop(held.batch.id, None)
+            self._changed.notify_all()
+
+    def renewed(self, claims: Mapping[int, int], *, until: float) -> None:
+        """Prolong the batches whose claims are still ours, and drop the others; those under way find it out."""
+        with self._changed:
+            for number, held in list(self._held.items()):
+                if claims.get(number) == held.batch.claim:
+                    held.until = max(held.until, until)
+                elif not held.posting and held.until < until:
+                    del self._held[number]
+
+    def posting(self) -> list[int]:
+        """Return the ids of the batches that workers have."""
+        with self._changed:
+            return [number for number, held in self._held.items() if held.posting]
+
+    def load(self) -> Load:
+        """Return how much there is."""
+        now = self._seams.monotonic()
+        with self._changed:
+            sizes = [(len(one.batch.events), one.text, one.posting or one.due <= now) for one in self._held.values()]
+        return Load(
+            sum(size for size, *_ in sizes),
+            sum(text for _, text, _ in sizes),
+            sum(size for size, _, is_ready in sizes if is_ready),
+        )
+
+    def is_alone(self, held: Held) -> bool:
+        """Return whether there is no other batch."""
+        with self._changed:
+            return self._held.keys() <= {held.batch.id}
+
+    def next_due(self) -> float:
+        """Return the seconds until the next batch that no worker has is due; 0 without one."""
+        with self._changed:
+            due = self._next_due()
+            return 0.0 if due == float("inf") else max(0.0, due - self._seams.monotonic())
+
+    def _next_due(self) -> float:
+        return min((held.due for held in self._held.values() if not held.posting), default=float("inf"))
+
+    def _due(self) -> Held | None:
+        now = self._seams.monotonic()
+        due = (held for held in self._held.values() if not held.posting and held.due <= now)
+        return min(due, key=lambda held: held.due, default=None)

@@ -1,0 +1,192 @@
+"""Take rows out of `outbox` and `events` into batches: read, build, insert and delete in one transaction.
+
+A profile that is in an open batch of the same table is passed over until that batch is answered. Rows that send nothing
+are dealt with on the way: a change that no mapping makes an event of is dead, a forwarded event that nobody
+asks for is counted and gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, NamedTuple, TypeAlias
+
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.destination.forwarding import make_forwarded
+from audience_sync.core.destination.parcels import Destination, make_parcels
+from audience_sync.core.destination.timestamps import iso
+from audience_sync.core.events import Event
+from audience_sync.delivery.claims import Claims
+from audience_sync.delivery.cuts import filling, pack
+from audience_sync.leasing import Workspace
+from audience_sync.store import batches, binding, events, highwater, identifiers, outbox
+from audience_sync.store.batches import Batch, Taking
+
+MOST_BATCHES: Final = 20  # a take
+_PLACE: Final = itemgetter(0, 1)  # of a row: its shard and profile
+
+Place: TypeAlias = tuple[int, str]
+START: Final[Place] = (-1, "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How events and batches are made."""
+
+    destination: Destination
+    batch_size: int
+    stuck_tries: int  # failed tries from which on a lone event is stuck
+
+
+class _Page(NamedTuple):
+    """Result of a page: the events of each profile, its end (None: nothing is behind), and the rows dealt with."""
+
+    profiles: list[list[Event]]
+    last: Place | None
+    done: int  # they left the table, or are dead now
+
+    @property
+    def is_progress(self) -> bool:
+        """Return whether anything was done."""
+        return bool(self.profiles or self.done)
+
+
+_NOTHING: Final = _Page([], None, 0)
+
+
+Turn: TypeAlias = Callable[[Connection, Place, Set[str], int], _Page]
+
+
+@dataclass
+class _Lane:
+    """One of the two tables, and how far a round through it has come."""
+
+    turn: Turn
+    after: Place = START
+
+    def next(self, connection: Connection, held: Set[str], limit: int) -> _Page:
+        """Go on to the next page that comes to something, at most once around."""
+        began = self.after
+        while True:
+            page = self.turn(connection, self.after, held, limit)
+            self.after = page.last or START
+            if page.is_progress or (page.last is None and began == START):
+                return page
+            if page.last is None:
+                began = START
+
+
+class Taken(NamedTuple):
+    """New batches, and whether anything was done, batches or not."""
+
+    batches: list[Batch]
+    progress: bool
+
+
+class Taker:
+    """Goes round after round through both tables, taking turns between changes and forwarded events."""
+
+    def __init__(self, workspace: Workspace, claims: Claims, batching: Batching, *, forwarded: bool) -> None:
+        self._workspace = workspace
+        self._claims = claims
+        self._batching = batching
+        self._exits = _Lane(partial(self._changes, exits_only=True))
+        self._all = _Lane(partial(self._changes, exits_only=False))
+        self._forwarded = _Lane(self._events) if forwarded else None
+        self._events_first = True
+
+    def take(self, most: int) -> Taken:
+        """Take rows for about `most` batches, claimed by this process.
+
+        Raises:
+            MarkUnusable: they are taken, but the mark cannot be raised to that, so they must not be sent now.
+        """
+        workspace, size = self._workspace, self._batching.batch_size
+        self._events_first = not self._events_first
+        limit = size * min(most, MOST_BATCHES) + 1  # of the last profile there may be more
+        with workspace.database.write() as connection:
+            taking = batches.lock_taking(connection, stuck_tries=self._batching.stuck_tries)
+            page = _NOTHING
+            if self._events_first and self._forwarded is not None:
+                page = self._forwarded.next(connection, taking.held[True], limit)
+            if not page.is_progress:
+                page = self._next_changes(connection, taking, limit)
+            if not page.is_progress and not self._events_first and self._forwarded is not None:
+                page = self._forwarded.next(connection, taking.held[True], limit)
+            if page.is_progress:
+                binding.advance(connection, workspace.seams.now_ms())
+            added = batches.add(
+                connection,
+                pack(page.profiles, size),
+                holder=workspace.holder.name,
+                claim_until=self._claims.end(connection),
+                now_ms=workspace.seams.now_ms(),
+            )
+        if added:
+            highwater.require_kept(workspace.database)
+            workspace.seams.reach("deliver.marked")
+        return Taken(added, page.is_progress)
+
+    def _next_changes(self, connection: Connection, taking: Taking, limit: int) -> _Page:
+        """Take changes. Where two profiles may be one user in Schematic, exits go first and everything else waits."""
+        held = taking.held[False]
+        if not identifiers.any_known(connection):
+            return self._all.next(connection, held, limit)
+        page = self._exits.next(connection, held, limit)
+        if page.is_progress or taking.has_exits or outbox.any_exit(connection, stuck=taking.stuck):
+            return page
+        return self._all.next(connection, held, limit)
+
+    def _changes(self, connection: Connection, after: Place, held: Set[str], limit: int, *, exits_only: bool) -> _Page:
+        """Take a page of the outbox: one parcel has all that is open of a profile, or its exits."""
+        destination, at = self._batching.destination, iso(self._workspace.seams.clock())
+        while True:
+            rows, more = outbox.page(connection, after=after, limit=limit, held=held, exits_only=exits_only)
+            if identifiers.remember(connection, rows):
+                rows = identifiers.without_shared(connection, rows)
+            parcels = make_parcels(rows, destination, at=at)
+            full = len(parcels)
+            if more:
+                full = filling([len(parcel.events) for parcel in parcels], self._batching.batch_size)
+            if full or not more:
+                break
+            limit *= 4  # many audiences share few profiles: a page of rows made less than a batch
+        last = _PLACE(rows[-1]) if more else None
+        if full < len(parcels):
+            of_profiles = [list(of_profile) for _, of_profile in groupby(rows, key=_PLACE)]
+            rows = [row for of_profile in of_profiles[:full] for row in of_profile]
+            last = _PLACE(rows[-1])
+        rejected = [one for parcel in parcels[:full] for one in parcel.rejected]
+        outbox.mark_rejected(connection, rejected)
+        dead = {change for change, _ in rejected}
+        outbox.remove(
+            connection, [row for row in rows if row not in dead] if dead else rows, held=held, exits_only=exits_only
+        )
+        return _Page([parcel.events for parcel in parcels[:full] if parcel.events], last, len(rows))
+
+    def _events(self, connection: Connection, after: Place, held: Set[str], limit: int) -> _Page:
+        """Take a page of forwarded events: of a profile as many as fit into one batch, so none overtakes another."""
+        batching, now_ms = self._batching, self._workspace.seams.now_ms()
+        rows, last = events.page(connection, after=after, limit=limit, held=held)
+        of_profiles = [list(of_profile) for _, of_profile in groupby(rows, key=_PLACE)]
+        parcels = [make_forwarded(one, batching.destination, most=batching.batch_size) for one in of_profiles]
+        if last is not None and (full := filling([len(parcel.events) for parcel in parcels], batching.batch_size)):
+            if full < len(parcels):
+                last = _PLACE(of_profiles[full - 1][-1])
+            parcels = parcels[:full]
+        made = [event for parcel in parcels for event in parcel.events]
+        unsent = [one for parcel in parcels for one in parcel.unsent]
+        dead = [one for parcel in parcels for one in parcel.dead]
+        events.close_unsent(connection, unsent, now_ms=now_ms)
+        for (shard, key, position, *_), reason in dead:
+            events.set_dead(connection, shard, key, position, reason=reason)
+        stay = {(row.profile_key, row.position) for row, _ in dead}
+        taken = {(e.profile_key, e.origin.row.position): e.origin.row for e in made if e.origin is not None}
+        over = [row for parcel in parcels for row in parcel.over]
+        gone = [*over, *(row for place, row in taken.items() if place not in stay)]
+        events.remove(connection, gone)
+        return _Page([parcel.events for parcel in parcels if parcel.events], last, len(unsent) + len(dead) + len(gone))

@@ -1,0 +1,490 @@
+"""Batches: events taken out of `outbox` or `events`, claimed, sent word for word, and recorded as one row.
+
+A batch is open until Schematic has accepted it. Its claim (a holder, an expiry and a number that grows with every
+change of hands) is the right to post it. Every write asserts the number, so a process that lost its claim changes
+nothing. The identity of a cut batch stays with its first part; the other parts name it as their origin.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from typing import Final, NamedTuple
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.events import Carried, Event, dump, parse, quoted, summary
+from audience_sync.core.model import EXIT_VALUES
+from audience_sync.core.shards import shard_of
+from audience_sync.errors import LeaseLost
+from audience_sync.store import binding, bulk, events, identifiers, outbox, runs
+
+LONGEST_MS: Final = 3_600_000  # a claim that seems to last longer is of before the host was started, or the clock set
+MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others may want some, too
+
+_COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part"
+_MINE: Final = "id = :id AND claim = :claim AND status = 'open'"
+_CLAIM: Final = sa.text("UPDATE batches SET holder = :h, claim = claim + 1, claim_until = :until WHERE id = :i")
+_CONTAINS: Final = {"sqlite": "instr(keys, :q) > 0", "postgresql": "position(:q IN keys) > 0"}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """An open batch as its holder has it; times in milliseconds since 1970."""
+
+    id: int
+    claim: int
+    events: tuple[Event, ...]
+    tries: int = 0  # answers that asked for another try, or were lost
+    not_before: int = 0
+    error: str | None = None
+    origin: int | None = None  # the batch that it was cut from, or is the first part of
+    part: int = 0  # the place of its first event in the batch it was cut from
+
+    @property
+    def forwarded(self) -> bool:
+        """Return whether its events are Segment events, and not changes."""
+        return self.events[0].origin is not None
+
+
+class Taking(NamedTuple):
+    """Facts about all open batches that a process needs before it takes rows."""
+
+    held: dict[bool, set[str]]  # profiles: of changes (False), and of forwarded events (True)
+    stuck: set[str]  # profiles of lone changes that wait for as long as any may
+    has_exits: bool  # exits are under way, those of stuck profiles excepted
+
+
+def lock_taking(connection: Connection, *, stuck_tries: int) -> Taking:
+    """Have other processes wait with taking until this transaction ends, and return what is in open batches."""
+    binding.locked(connection, identifiers.TAKE)
+    if connection.dialect.name != "sqlite":  # a process that freezes now holds up all others
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 5000")
+    taking = Taking({False: set(), True: set()}, set(), has_exits=False)
+    rows = connection.execute(sa.text("SELECT forwarded, exits, size, tries, keys FROM batches WHERE status = 'open'"))
+    for forwarded, exits, size, tries, keys in rows:
+        profiles = orjson.loads(keys)
+        taking.held[bool(forwarded)].update(profiles)
+        if size == 1 and tries >= stuck_tries and not forwarded:
+            taking.stuck.update(profiles)
+        elif exits:
+            taking = taking._replace(has_exits=True)
+    return taking
+
+
+def add(
+    connection: Connection, batches: Iterable[Sequence[Event]], *, holder: str, claim_until: int, now_ms: int
+) -> list[Batch]:
+    """Keep batches before their first POST, claimed. Neighbours that share a profile become parts of one batch."""
+    added: list[Batch] = []
+    for events_of_batch in batches:
+        batch = Batch(0, 1, tuple(events_of_batch))
+        before = added[-1] if added else None
+        if before is not None and before.events[-1].profile_key == events_of_batch[0].profile_key:
+            if before.origin is None:
+                before = added[-1] = replace(before, origin=before.id)
+                connection.execute(sa.text("UPDATE batches SET origin = id WHERE id = :i"), {"i": before.id})
+            batch = replace(batch, origin=before.origin, part=before.part + len(before.events))
+        added.append(_insert(connection, batch, holder=holder, claim_until=claim_until, now_ms=now_ms))
+    return added
+
+
+def _insert(connection: Connection, batch: Batch, *, holder: str, claim_until: int, now_ms: int) -> Batch:
+    found = connection.execute(
+        sa.text(
+            "INSERT INTO batches (forwarded, holder, claim, claim_until, origin, part, created_at, low, high, exits,"
+            " size, keys, events) VALUES (:forwarded, :holder, :claim, :until, :origin, :part, :now, :low, :high,"
+            " :exits, :n, :keys, :events) RETURNING id"
+        ),
+        {
+            **_content(batch.events),
+            "forwarded": batch.forwarded,
+            "holder": holder,
+            "claim": batch.claim,
+            "until": claim_until,
+            "origin": batch.origin,
+            "part": batch.part,
+            "now": now_ms,
+        },
+    )
+    return replace(batch, id=found.scalar_one())
+
+
+def _content(events_of_batch: Sequence[Event]) -> dict[str, object]:
+    shards = [event.shard for event in events_of_batch]
+    keys = dict.fromkeys(event.profile_key for event in events_of_batch)
+    return {
+        "low": min(shards),
+        "high": max(shards),
+        "exits": any(c.value in EXIT_VALUES.values() for e in events_of_batch for c in e.carried),
+        "n": len(events_of_batch),
+        "keys": orjson.dumps(list(keys)).decode(),
+        "events": dump(events_of_batch),
+    }
+
+
+def _batch(row: sa.Row[tuple[object, ...]]) -> Batch:
+    return Batch(row.id, row.claim, tuple(parse(row.events)), *row[3:])
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def claim_free(
+    connection: Connection, *, holder: str, dead: Iterable[str], now_ms: int, claim_until: int, forwarded: bool
+) -> list[Batch]:
+    """Claim open batches that nobody has, whose claim is over, or whose holder is dead; return them.
+
+    The times are of the clock of leases. Without `forwarded` those of Segment events are left to others.
+    """
+    kind = "" if forwarded else " AND NOT forwarded"
+    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE SKIP LOCKED"
+    rows = connection.execute(
+        sa.text(
+            f"SELECT {_COLUMNS} FROM batches WHERE status = 'open'{kind} AND (claim_until <= :now"
+            f" OR claim_until > :far OR holder IN ({bulk.each(connection, 'dead')})) ORDER BY id LIMIT :n{lock}"
+        ),
+        {"now": now_ms, "far": now_ms + LONGEST_MS, "dead": bulk.texts(connection, dead), "n": MOST_CLAIMED},
+    ).all()
+    found = [_batch(row) for row in rows]
+    for batch in found:
+        connection.execute(_CLAIM, {"h": holder, "until": claim_until, "i": batch.id})
+    return [replace(batch, claim=batch.claim + 1) for batch in found]
+
+
+def renew(connection: Connection, holder: str, *, claim_until: int) -> dict[int, int]:
+    """Prolong every claim of a holder; return the claim numbers of its open batches by id."""
+    mine = "holder = :h AND status = 'open'"
+    if connection.dialect.name != "sqlite":  # in the order in which batches are settled
+        connection.execute(sa.text(f"SELECT 1 FROM batches WHERE {mine} ORDER BY id FOR UPDATE"), {"h": holder})
+    rows = connection.execute(
+        sa.text(f"UPDATE batches SET claim_until = :until WHERE {mine} RETURNING id, claim"),
+        {"until": claim_until, "h": holder},
+    )
+    return {row.id: row.claim for row in rows}
+
+
+def release(connection: Connection, holder: str, *, but: Iterable[int] = ()) -> None:
+    """Give a holder's claims up, except for batches whose answer is still to come."""
+    kept = ", ".join(str(number) for number in but) or "0"
+    connection.execute(
+        sa.text(
+            "UPDATE batches SET holder = '', claim_until = 0 WHERE id IN"
+            f" (SELECT id FROM batches WHERE holder = :h AND status = 'open' AND id NOT IN ({kept}) ORDER BY id)"
+        ),
+        {"h": holder},
+    )
+
+
+def holders(connection: Connection) -> dict[str, tuple[int, int]]:
+    """Return who holds open batches: how many, and until when at most, by the clock of leases."""
+    rows = connection.execute(
+        sa.text(
+            "SELECT holder, count(*) AS n, max(claim_until) AS until FROM batches"
+            " WHERE status = 'open' AND holder <> '' GROUP BY holder ORDER BY holder"
+        )
+    )
+    return {row.holder: (row.n, row.until) for row in rows}
+
+
+def vacate(connection: Connection, dead: Iterable[str]) -> None:
+    """Clear the names of holders that have died from what they held."""
+    for holder in sorted(dead):
+        release(connection, holder)
+
+
+def is_behind(connection: Connection, batch: Batch) -> bool:
+    """Return whether a lower part of the same batch with an event of the same profile is open, whoever holds it."""
+    if batch.origin is None:
+        return False
+    mine = {event.profile_key for event in batch.events}
+    rows = connection.execute(
+        sa.text("SELECT keys FROM batches WHERE origin = :o AND part < :p AND status = 'open'"),
+        {"o": batch.origin, "p": batch.part},
+    )
+    return any(not mine.isdisjoint(orjson.loads(keys)) for (keys,) in rows)
+
+
+# --- outcomes ---------------------------------------------------------------------------------------------------------
+
+
+def settle(connection: Connection, accepted: Iterable[tuple[Batch, int]], *, now_ms: int) -> list[Batch]:
+    """Record batches that Schematic accepted with a status; return those whose claim is gone, unchanged."""
+    lost: list[Batch] = []
+    settled: list[Batch] = []
+    for batch, status in sorted(accepted, key=lambda one: one[0].id):
+        result = connection.execute(
+            _SETTLE,
+            {
+                "id": batch.id,
+                "claim": batch.claim,
+                "events": summary(batch.events),
+                "now": now_ms,
+                "status": status,
+            },
+        )
+        (settled if result.rowcount else lost).append(batch)
+    runs.add_sent(connection, _sent(connection, settled))
+    for batch in settled:
+        if batch.forwarded:
+            shared = [event for event in batch.events if event.origin is not None and event.origin.shared]
+            events.add_accepted(connection, shared)
+    return lost
+
+
+_SETTLE: Final = sa.text(
+    "UPDATE batches SET status = 'accepted', events = :events, accepted_at = :now, http_status = :status, holder = '',"
+    f" error = NULL WHERE {_MINE}"
+)
+
+
+def _sent(connection: Connection, settled: Iterable[Batch]) -> Counter[int]:
+    """Return how many values of each run are accepted now: one that others carry, or that is dead, is not yet."""
+    sent: Counter[int] = Counter()
+    shared: dict[tuple[str, int, int], int] = {}
+    for batch in settled:
+        for carried, group in groupby(batch.events, key=_carried):
+            profiles = [event.profile_key for event in group]
+            for change in carried:
+                if change.shared:
+                    shared |= {(key, change.audience_id, change.generation): change.run_id for key in profiles}
+                else:
+                    sent[change.run_id] += len(profiles)
+    for (profile_key, audience_id, generation), run_id in shared.items():
+        where = "profile_key = :k AND audience_id = :a AND generation = :g"
+        parameters = {"s": shard_of(profile_key), "k": profile_key, "a": audience_id, "g": generation}
+        elsewhere = (f"SELECT 1 FROM outbox WHERE shard = :s AND {where}", f"SELECT 1 FROM open_values WHERE {where}")
+        if not any(connection.execute(sa.text(query), parameters).first() for query in elsewhere):
+            sent[run_id] += 1
+    return sent
+
+
+def _carried(event: Event) -> tuple[Carried, ...]:
+    return event.carried
+
+
+def postpone(connection: Connection, batch: Batch, *, not_before: int, error: str) -> Batch:
+    """Keep that a try failed, and when the next one is due.
+
+    Raises:
+        LeaseLost: the claim is gone.
+    """
+    _assert_done(
+        connection.execute(
+            sa.text(f"UPDATE batches SET tries = tries + 1, not_before = :t, error = :e WHERE {_MINE}"),
+            {"t": not_before, "e": error, "id": batch.id, "claim": batch.claim},
+        )
+    )
+    return replace(batch, tries=batch.tries + 1, not_before=not_before, error=error)
+
+
+def cut(
+    connection: Connection,
+    batch: Batch,
+    parts: Sequence[Sequence[Event]],
+    *,
+    holder: str,
+    claim_until: int,
+    now_ms: int,
+) -> list[Batch]:
+    """Cut a batch into parts, whose tries begin anew. Parts that are not its own events have its place together.
+
+    Raises:
+        LeaseLost: the claim is gone.
+    """
+    origin = batch.id if batch.origin is None else batch.origin
+    is_whole = sum(map(len, parts)) == len(batch.events)
+    first = Batch(batch.id, batch.claim, tuple(parts[0]), origin=origin, part=batch.part)
+    _assert_done(
+        connection.execute(
+            sa.text(
+                "UPDATE batches SET origin = :origin, low = :low, high = :high, exits = :exits, size = :n,"
+                f" keys = :keys, events = :events, tries = 0, not_before = 0, error = NULL WHERE {_MINE}"
+            ),
+            {**_content(first.events), "origin": origin, "id": batch.id, "claim": batch.claim},
+        )
+    )
+    found = [first]
+    place = batch.part
+    for before, part in pairwise(parts):
+        place += len(before) if is_whole else 0
+        made = Batch(0, 1, tuple(part), origin=origin, part=place)
+        found.append(_insert(connection, made, holder=holder, claim_until=claim_until, now_ms=now_ms))
+    return found
+
+
+def refuse(connection: Connection, batch: Batch, reason: str) -> None:
+    """Put what a refused batch carries back as dead, unless a newer value is there, and drop the batch.
+
+    Raises:
+        LeaseLost: the claim is gone.
+    """
+    _drop(connection, batch)
+    for event in batch.events:
+        if event.origin is None:
+            outbox.put_back_dead(connection, event, reason)
+        else:
+            row = event.origin.row
+            accepted = row.accepted | _accepted_parts(connection, batch, row.message_id)
+            events.put_back_dead(connection, row._replace(accepted=accepted), reason)
+
+
+def _drop(connection: Connection, batch: Batch) -> None:
+    _assert_done(
+        connection.execute(sa.text(f"DELETE FROM batches WHERE {_MINE}"), {"id": batch.id, "claim": batch.claim})
+    )
+
+
+def _accepted_parts(connection: Connection, batch: Batch, message_id: str) -> set[str]:
+    """Return the keys of bodies of a forwarded event that were accepted in other parts of its batch."""
+    rows = connection.execute(
+        sa.text("SELECT events FROM batches WHERE origin = :o AND status <> 'open'"), {"o": batch.origin}
+    )
+    return {key for (text,) in rows for *_, people in orjson.loads(text) for _, key, its in people if its == message_id}
+
+
+def reopen(connection: Connection, lost: Iterable[Batch], *, now_ms: int) -> None:
+    """Have current values sent again: these batches were posted without a claim, so they may have overtaken newer ones.
+
+    Only profiles that the batch, or the parts that it was cut into, still names: others were forgotten. Forwarded
+    events have no other value: whoever has the claim sends them again, under the same keys.
+    """
+    is_careful = identifiers.lock(connection)
+    generation = binding.next_generation(connection, now_ms)
+    for batch in lost:
+        rows = connection.execute(
+            sa.text("SELECT keys FROM batches WHERE id = :i OR origin = :o"),
+            {"i": batch.id, "o": batch.id if batch.origin is None else batch.origin},
+        )
+        named = {key for (keys,) in rows for key in orjson.loads(keys)}
+        for event in sorted(event for event in batch.events if event.origin is None and event.profile_key in named):
+            outbox.reopen(connection, event, generation=generation)
+    if is_careful:
+        identifiers.resend_sharers(connection, generation=generation)
+
+
+def _assert_done(result: sa.CursorResult[tuple[object, ...]]) -> None:
+    if not result.rowcount:
+        raise LeaseLost
+
+
+def drop_forwarded(connection: Connection, *, reason: str) -> int:
+    """Make every forwarded event of an open batch a dead row again; return how many."""
+    rows = connection.execute(
+        sa.text(f"SELECT {_COLUMNS} FROM batches WHERE status = 'open' AND forwarded ORDER BY id")
+    ).all()
+    batches = [_batch(row) for row in rows]
+    found = {e.origin.row.position: e.origin.row for batch in batches for e in batch.events if e.origin is not None}
+    for row in found.values():
+        events.put_back_dead(connection, row, reason)
+    for batch in batches:
+        _drop(connection, batch)
+    return len(found)
+
+
+# --- people -----------------------------------------------------------------------------------------------------------
+
+
+def about(connection: Connection) -> str:
+    """Return the condition of the batches that name the profile of the parameters of `about_parameters`."""
+    return f":s BETWEEN low AND high AND {_CONTAINS[connection.dialect.name]}"
+
+
+def about_parameters(profile_key: str) -> dict[str, object]:
+    """Return the parameters of `about`."""
+    return {"s": shard_of(profile_key), "q": quoted(profile_key)}
+
+
+def accepted_of(connection: Connection, profile_key: str, *, at_most: int | None) -> list[dict[str, object]]:
+    """Return what Schematic accepted of a profile, newest first, with the fields of `deliveries`."""
+    limit = "" if at_most is None else f" LIMIT {at_most:d}"
+    rows = connection.execute(
+        sa.text(
+            "SELECT accepted_at, http_status, events FROM batches"
+            f" WHERE status <> 'open' AND {about(connection)} ORDER BY accepted_at DESC, id DESC{limit}"
+        ),
+        about_parameters(profile_key),
+    )
+    return [
+        {
+            "accepted_at": accepted_at,
+            "traits": traits,
+            "run_ids": run_ids,
+            "status": status,
+            "mapping": mapping,
+            "idempotency_key": key,
+            "message_id": message_id,
+        }
+        for accepted_at, status, text in rows
+        for traits, run_ids, mapping, people in orjson.loads(text)
+        for profile, key, message_id in people
+        if profile == profile_key
+    ]
+
+
+def seize(connection: Connection, profile_key: str, *, holder: str, now_ms: int, claim_until: int) -> int:
+    """Take the claims of all open batches that name a profile; return when the last of the old ones would have ended.
+
+    Until then a POST of an old holder may be under way. The times are of the clock of leases; 0 without such a batch.
+    """
+    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"
+    rows = connection.execute(
+        sa.text(f"SELECT id, claim_until FROM batches WHERE status = 'open' AND {about(connection)} ORDER BY id{lock}"),
+        about_parameters(profile_key),
+    ).all()
+    for row in rows:
+        connection.execute(_CLAIM, {"h": holder, "until": claim_until, "i": row.id})
+    return min(max((row.claim_until for row in rows), default=0), now_ms + LONGEST_MS)
+
+
+def traces(connection: Connection, profile_key: str) -> int:
+    """Return how many events of batches are about a profile."""
+    return sum(len(all_events) - len(others) for _, all_events, others in _without(connection, profile_key))
+
+
+def forget(connection: Connection, profile_key: str) -> None:
+    """Take a person's events out of every batch, open or accepted."""
+    for row, all_events, others in _without(connection, profile_key):
+        if len(others) == len(all_events):
+            continue
+        if not others:
+            connection.execute(sa.text("DELETE FROM batches WHERE id = :i"), {"i": row.id})
+            continue
+        keys = [key for key in orjson.loads(row.keys) if key != profile_key]
+        shards = [shard_of(key) for key in keys]
+        connection.execute(
+            sa.text(
+                "UPDATE batches SET low = :low, high = :high, size = :n, keys = :keys, events = :events, error = NULL"
+                " WHERE id = :i"
+            ),
+            {
+                "i": row.id,
+                "low": min(shards),
+                "high": max(shards),
+                "n": len(others),
+                "keys": orjson.dumps(keys).decode(),
+                "events": orjson.dumps(_regrouped(others)).decode(),
+            },
+        )
+
+
+def _without(
+    connection: Connection, profile_key: str
+) -> list[tuple[sa.Row[tuple[object, ...]], list[list[object]], list[list[object]]]]:
+    """Return the batches that name a profile, each with all its events and with those of others."""
+    rows = connection.execute(
+        sa.text(f"SELECT id, keys, events FROM batches WHERE {about(connection)}"), about_parameters(profile_key)
+    )
+    found = []
+    for row in rows:
+        flat = [[head, person] for *head, people in orjson.loads(row.events) for person in people]
+        found.append((row, flat, [[head, person] for head, person in flat if person[0] != profile_key]))
+    return found
+
+
+def _regrouped(flat: list[list[object]]) -> list[list[object]]:
+    return [[*head, [person for _, person in group]] for head, group in groupby(flat, key=lambda one: one[0])]

@@ -1,0 +1,121 @@
+"""User identifiers besides the identity, as they were sent: two profiles that share one are one user in Schematic.
+
+Schematic resolves a user by any key that it was ever sent. As soon as one such identifier is known, exits are sent
+before everything else, and each exit is followed by the members of its audience who share an identifier with it.
+Identifiers that only forwarded events carry are not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync import tables
+from audience_sync.core.events import OpenChange
+from audience_sync.core.keys import canonical
+from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
+from audience_sync.core.shards import SHARDS
+from audience_sync.store import binding, jsonrows
+from audience_sync.store.outbox import EXITS, INTO, REPLACE
+
+MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
+
+TAKE: Final = "take"  # the setting that processes lock while they take rows into batches
+
+_MARK: Final = '"user":'  # in identifiers with a user key besides the identity
+
+
+def any_known(connection: Connection) -> bool:
+    """Return whether a user identifier besides the identity was ever sent."""
+    return connection.execute(sa.text("SELECT 1 FROM sent_identifiers LIMIT 1")).first() is not None
+
+
+def remember(connection: Connection, changes: Iterable[OpenChange]) -> bool:
+    """Keep the user identifiers of changes that are about to be sent; return whether there are any."""
+    rows = [(change.shard, change.profile_key, *pair) for change in changes for pair in _pairs(change.identifiers)]
+    if rows:
+        given = jsonrows.table(connection, "rows", tables.sent_identifiers.columns)
+        connection.execute(
+            sa.text(
+                "INSERT INTO sent_identifiers (shard, profile_key, name, value)"
+                f" SELECT DISTINCT * FROM ({given}) AS sent WHERE true ON CONFLICT DO NOTHING"
+            ),
+            {"rows": jsonrows.given(sorted(set(rows)))},
+        )
+    return bool(rows)
+
+
+def without_shared(connection: Connection, changes: Sequence[OpenChange]) -> list[OpenChange]:
+    """Return changes, exits and updates without the user identifiers that another profile has or has had."""
+    careful = [
+        n for n, one in enumerate(changes) if one.value in EXIT_VALUES.values() or one.kind == ChangeKind.UPDATED
+    ]
+    pairs = sorted({pair for n in careful for pair in _pairs(changes[n].identifiers)})
+    if not pairs:
+        return list(changes)
+    c = tables.sent_identifiers.columns
+    rows = connection.execute(
+        sa.text(
+            f"SELECT s.name, s.value FROM ({jsonrows.table(connection, 'pairs', (c.name, c.value))}) AS s"
+            " JOIN sent_identifiers i ON i.name = s.name AND i.value = s.value GROUP BY 1, 2 HAVING count(*) > 1"
+        ),
+        {"pairs": jsonrows.given(pairs)},
+    )
+    shared = {(name, value) for name, value in rows}
+    found = list(changes)
+    for n in careful if shared else ():
+        found[n] = found[n]._replace(identifiers=_without(found[n].identifiers, shared))
+    return found
+
+
+def lock(connection: Connection) -> bool:
+    """Have deliveries take nothing until this transaction ends, if exits need care; return whether they do.
+
+    To be called before rows of the outbox are written that `resend_sharers` is to follow.
+    """
+    if not any_known(connection):
+        return False
+    binding.locked(connection, TAKE)
+    return True
+
+
+def resend_sharers(connection: Connection, *, generation: int, low: int = 0, high: int = SHARDS - 1) -> None:
+    """Put the members who share a user identifier with exits of a generation into the outbox, under that generation.
+
+    Otherwise such an exit would take the trait from a member who is the same user in Schematic.
+    """
+    connection.execute(
+        sa.text(
+            f"{INTO} SELECT m.shard, m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'), m.identifiers,"
+            " :g, max(x.run_id), 'resent'"  # CROSS JOIN: SQLite goes from each exit to who shares its identifiers
+            " FROM outbox x CROSS JOIN sent_identifiers mine CROSS JOIN sent_identifiers theirs"
+            " CROSS JOIN memberships m WHERE mine.shard = x.shard AND mine.profile_key = x.profile_key"
+            " AND theirs.name = mine.name AND theirs.value = mine.value AND theirs.profile_key <> mine.profile_key"
+            " AND m.audience_id = x.audience_id AND m.shard = theirs.shard AND m.profile_key = theirs.profile_key"
+            f" AND x.shard BETWEEN :low AND :high AND x.generation = :g AND x.value IN {EXITS}"
+            "  AND x.dead_reason IS NULL AND (SELECT count(*) FROM (SELECT 1 FROM sent_identifiers n"
+            "   WHERE n.name = mine.name AND n.value = mine.value LIMIT :most) AS holders) < :most"
+            " GROUP BY m.shard, m.profile_key, m.audience_id, m.value, m.identifiers"
+            f" ORDER BY m.shard, m.profile_key {REPLACE}"
+        ),
+        {"g": generation, "low": low, "high": high, "most": MOST_HOLDERS + 1},
+    )
+
+
+def _pairs(identifiers: str | None) -> Iterator[tuple[str, str]]:
+    if identifiers is not None and _MARK in identifiers:
+        yield from orjson.loads(identifiers).get("user", {}).items()
+
+
+def _without(identifiers: str | None, shared: set[tuple[str, str]]) -> str | None:
+    """Return identifiers without some user identifiers; None where nothing is left."""
+    if identifiers is None:
+        return None
+    known = orjson.loads(identifiers)
+    user = {name: value for name, value in known.pop("user", {}).items() if (name, value) not in shared}
+    left = known | ({"user": user} if user else {})
+    return canonical(left) if left else None

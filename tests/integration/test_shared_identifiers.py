@@ -1,0 +1,129 @@
+"""Two profiles that are one user in Schematic: in the end every member has the trait, and nobody else has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from audience_sync.db import Database
+from audience_sync.sandbox import FaultRule, Sandbox
+from audience_sync.store import erasure
+from tests.sending import Sending, open_sending, user_of
+
+MEMBERS = "SELECT customer_id AS user_id, company_id AS email FROM orders"
+PEOPLE = [f"p{n}@example.com" for n in range(20)]
+
+
+@pytest.fixture
+def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+    """Yield audiences of people who are known by their userId and their e-mail address."""
+    with open_sending(
+        tmp_path,
+        database,
+        sandbox,
+        audiences={"gold": MEMBERS, "silver": f"{MEMBERS} WHERE customer_id LIKE 'new%'"},
+        user_keys={"userId": "user_id", "email": "email"},
+    ) as opened:
+        yield opened
+
+
+def sync(sending: Sending, *orders: tuple[str, str], audience: str = "gold") -> None:
+    """Have these people, each with an e-mail address, as members, and sync."""
+    sending.shop.set_orders(orders)
+    sending.sync_again(audience)
+
+
+def gold(sending: Sending, key: str = "email") -> dict[str, object]:
+    """Return what Schematic knows of everybody, by the value of a key."""
+    return {value: traits.get("gold") for value, traits in sending.sandbox.ledger.all_traits(key)}
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [],
+        [FaultRule(drop=True, times=5)],
+        [FaultRule(status=503, times=8), FaultRule(drop=True, times=3)],
+    ],
+    ids=["no faults", "lost answers", "an outage"],
+)
+def test_an_account_created_again_keeps_the_trait(sending: Sending, rules: list[FaultRule]) -> None:
+    """Everybody has a new id under the old address: the exits of the old ids take nothing from the new ones."""
+    sync(sending, *((f"old{n}", email) for n, email in enumerate(PEOPLE)))
+    sending.deliver()
+    sync(sending, *((f"new{n}", email) for n, email in enumerate(PEOPLE)))
+    sending.sandbox.faults.set(rules)
+    report = sending.with_settings(delivery={"batch_size": 1}).deliver()
+
+    assert (report.open, report.dead) == (0, 0)
+    assert gold(sending) == dict.fromkeys(PEOPLE, True)
+
+
+def test_one_of_two_ids_leaves(sending: Sending) -> None:
+    """Of two members with one address one leaves, in a later run: the other still has the trait."""
+    sync(sending, ("u1", "a@example.com"), ("u3", "c@example.com"))
+    sending.deliver()
+    sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"), ("u3", "c@example.com"))
+    sending.deliver()
+    sync(sending, ("u2", "a@example.com"), ("u3", "c@example.com"))
+    sending.deliver()
+
+    assert gold(sending) == {"a@example.com": True, "c@example.com": True}
+    resent = sending.rows("SELECT profile_key FROM sent_deliveries ORDER BY accepted_at, profile_key")
+    assert [key for (key,) in resent].count("u3") == 1  # nobody else was sent again
+    assert sending.rows("SELECT name, value, profiles FROM shared_identifiers") == [("email", "a@example.com", 2)]
+
+
+def test_an_address_is_handed_over(sending: Sending) -> None:
+    """An update carries no address that another profile has had: Schematic would find two users by it."""
+    sync(sending, ("u1", "a@example.com"), ("u2", "b@example.com"))
+    sending.deliver()
+    sync(sending, ("u2", "a@example.com"))
+    sending.deliver()
+
+    assert gold(sending, "userId") == {"u1": False, "u2": True}
+    assert {event.status for event in sending.events()} == {"processed"}
+
+
+def test_exits_go_before_everything_else(sending: Sending) -> None:
+    """While an exit is under way, nothing else is; a profile with an exit and an entry gets two events."""
+    sync(sending, *((f"old{n}", email) for n, email in enumerate(PEOPLE)), ("new", "n@example.com"))
+    sending.deliver()
+    sending.sandbox.faults.set([FaultRule(hold=True, user_key="old3", times=1)])
+    sync(sending, *((f"new{n}", email) for n, email in enumerate(PEOPLE)))
+    sending.sync_again("silver")
+    with sending.delivering() as report:
+        assert sending.sandbox.gate.wait_for(1)
+        sent = {user_of(event) for event in sending.events()[len(PEOPLE) + 1 :]}
+        sending.sandbox.gate.release()
+        assert report.result().open == 0
+
+    assert {user for user in sent if user.startswith("new") and user != "new"} == set()
+    assert gold(sending) == dict.fromkeys(PEOPLE, True) | {"n@example.com": False}
+
+
+def test_an_exit_that_is_stuck_holds_up_nobody(sending: Sending) -> None:
+    """An exit that fails for ever waits alone; entries go on."""
+    sync(sending, ("u1", "a@example.com"), ("u2", "b@example.com"))
+    sending.deliver()
+    sync(sending, ("u2", "b@example.com"), ("u3", "c@example.com"))
+    sending.sandbox.faults.set([FaultRule(status=500, user_key="u1")])
+    sending.deliver_until(lambda: gold(sending).get("c@example.com"))
+
+    assert gold(sending) == {"a@example.com": True, "b@example.com": True, "c@example.com": True}
+    sending.sandbox.faults.clear()
+    sending.deliver()
+    assert gold(sending, "userId") == {"u1": False, "u2": True, "u3": True}
+
+
+def test_a_forgotten_person_leaves_no_identifier(sending: Sending) -> None:
+    """The addresses of a person go with the person."""
+    sync(sending, ("u1", "a@example.com"), ("u2", "b@example.com"))
+    sending.deliver()
+
+    with sending.workspace.database.write() as connection:
+        erasure.forget(connection, "u1")
+
+    assert sending.rows("SELECT profile_key, name, value FROM sent_identifiers") == [("u2", "email", "b@example.com")]
