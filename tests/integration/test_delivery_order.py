@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,7 +19,7 @@ from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import outbox
 from tests.factories import make_event, open_changes
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
-from tests.waiting import wait_until
+from tests.waiting import somebody_waits, wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -201,6 +202,30 @@ def test_reopening_does_not_overtake_a_sync(sending: Sending) -> None:
         opened.result(30)
 
     assert sending.rows("SELECT value, generation FROM open_deliveries") == [("false", newest)]
+
+
+def test_a_sync_that_commits_while_rows_are_taken(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that is replaced between the reading and the deletion of its row is sent, after the older one."""
+    sending.sync(gold=["u1", "u2"])
+    database, page = sending.workspace.database, outbox.page
+    with ThreadPoolExecutor(1) as pool:
+        syncs: list[Future[object]] = []
+
+        def read(*args: Any, **kwargs: Any) -> Any:
+            found = page(*args, **kwargs)
+            if found[0] and not syncs:
+                syncs.append(pool.submit(sending.sync, gold=["u2"]))
+                if not database.is_sqlite:  # there, it waits before its first statement
+                    wait_until(lambda: somebody_waits(database))
+            return found
+
+        monkeypatch.setattr(outbox, "page", read)
+        sending.deliver()
+        syncs[0].result(30)
+        sending.deliver()
+
+    assert values_of(sending, "u1") == [(True, "processed"), (False, "processed")]
+    assert_agreed(sending)
 
 
 def test_claims_are_given_up(sending: Sending) -> None:
