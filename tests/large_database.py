@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import db, tables
@@ -214,6 +215,8 @@ def _events(connection: Connection, names: Names) -> None:
 def _work(connection: Connection, names: Names, *, now_ms: int) -> None:
     change = make_open(names.person, trait=names.audience, generation=AT, run_id=1204)
     holder, until = "worker-1.eu-central-1.compute.internal:4177:9c21", now_ms + 600_000
+    taken = "DELETE FROM outbox WHERE profile_key = :k AND audience_id = 1"
+    connection.execute(sa.text(taken), {"k": names.person})
     (batch,) = batches.add(connection, [[make_event(change)]], holder=holder, claim_until=until, now_ms=AT)
     batches.postpone(connection, batch, not_before=AT + MINUTE, error=OUTAGE)
     leases.acquire(connection, leases.AUDIENCE, [1], holder=holder, now_ms=now_ms, expires_at=until, dead=set())

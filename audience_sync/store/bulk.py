@@ -126,23 +126,6 @@ def delete(connection: Connection, table: sa.Table, columns: Sequence[str], rows
         )
 
 
-def lock(connection: Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Lock the rows whose given columns equal one of `rows`, in the order of those columns; under SQLite nothing to do.
-
-    Transactions that lock many rows of one table in one order wait for each other; in different orders they deadlock.
-    """
-    if connection.dialect.name == "sqlite":  # its one writer is alone
-        return
-    names = ", ".join(columns)
-    typed = [table.columns[name] for name in columns]
-    for chunk in _chunks(sorted(map(tuple, rows))):
-        connection.exec_driver_sql(
-            f"SELECT 1 FROM {table.name} t JOIN {_unnest(connection, typed)} AS wanted ({names}) USING ({names})"
-            f" ORDER BY {names} FOR UPDATE OF t",
-            _arrays(chunk),
-        )
-
-
 def texts(connection: Connection, values: Iterable[str]) -> object:
     """Return many texts as one parameter; see `each`."""
     return orjson.dumps(list(values)).decode() if connection.dialect.name == "sqlite" else list(values)

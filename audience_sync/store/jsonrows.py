@@ -26,7 +26,7 @@ def fetch(connection: Connection, query: str, *, columns: str, parameters: Mappi
 
 
 def given(rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as the parameter that `table` reads, or texts as that of `texts`."""
+    """Return rows as the parameter that `table` reads."""
     return orjson.dumps(list(rows)).decode()
 
 
@@ -37,13 +37,6 @@ def table(connection: Connection, parameter: str, columns: Iterable[sa.Column[An
         return f"SELECT {', '.join(fields)} FROM json_each(:{parameter})"
     fields = (f"CAST(value->>{n} AS {_kind(connection, column)}) AS {column.name}" for n, column in enumerate(columns))
     return f"SELECT {', '.join(fields)} FROM json_array_elements(CAST(:{parameter} AS json)) AS given(value)"
-
-
-def texts(connection: Connection, parameter: str) -> str:
-    """Return the query of the texts in a parameter; its one column is `item`."""
-    if connection.dialect.name == "sqlite":
-        return f"SELECT value AS item FROM json_each(:{parameter})"
-    return f"SELECT item FROM json_array_elements_text(CAST(:{parameter} AS json)) AS given(item)"
 
 
 def _kind(connection: Connection, column: sa.Column[Any]) -> str:

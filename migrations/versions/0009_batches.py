@@ -54,13 +54,12 @@ VIEWS = {
         SELECT name, value, count(*) AS profiles FROM sent_identifiers GROUP BY name, value HAVING count(*) > 1
     """,
     "open_values": """
-        SELECT batch_id, shard, profile_key, audience_id, generation, run_id, value, identifiers, tries, not_before,
-               error
+        SELECT shard, profile_key, audience_id, generation, run_id, value, tries, not_before, error
         FROM (
-            SELECT b.id AS batch_id, {p.value[5]bigint} AS shard, {p.value[0]key} AS profile_key,
+            SELECT {p.value[5]bigint} AS shard, {p.value[0]key} AS profile_key,
                    {c.value[0]integer} AS audience_id,
                    {c.value[1]bigint} AS generation, {c.value[2]integer} AS run_id, {c.value[4]} AS value,
-                   {p.value[3]} AS identifiers, b.tries, NULLIF(b.not_before, 0) AS not_before, b.error,
+                   b.tries, NULLIF(b.not_before, 0) AS not_before, b.error,
                    row_number() OVER (PARTITION BY {p.value[0]key}, {c.value[0]integer}, {c.value[1]bigint}
                                       ORDER BY b.tries DESC, b.id) AS place
             FROM {each_open}, {each_carried} WHERE b.status = 'open' AND NOT b.forwarded
