@@ -29,6 +29,7 @@ class Load(NamedTuple):
     events: int
     text: int  # characters
     ready: int  # events that do not wait for their next try
+    untried: int  # batches that have not failed yet
 
 
 class Pool:
@@ -96,11 +97,12 @@ class Pool:
         """Return how much there is."""
         now = self._seams.monotonic()
         with self._changed:
-            sizes = [(len(one.batch.events), one.text, one.posting or one.due <= now) for one in self._held.values()]
+            held = [(one.batch, one.text, one.posting or one.due <= now) for one in self._held.values()]
         return Load(
-            sum(size for size, *_ in sizes),
-            sum(text for _, text, _ in sizes),
-            sum(size for size, _, is_ready in sizes if is_ready),
+            sum(len(batch.events) for batch, *_ in held),
+            sum(text for _, text, _ in held),
+            sum(len(batch.events) for batch, _, is_ready in held if is_ready),
+            sum(batch.tries == 0 for batch, *_ in held),
         )
 
     def is_alone(self, held: Held) -> bool:

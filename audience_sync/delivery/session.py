@@ -219,7 +219,9 @@ class _Session:
             self._looks_at = now + (LOOK_AT_OTHERS if not left else 0.0)
             self._pool_add(group, left, now, is_new=False)
             most = self._free(group)
-        if most == 0 or now < self._takes_at or group.pace.is_out():
+        if group.pace.is_out():  # or a batch fails that is alone: one other tells which
+            most = 0 if self._pool.load().untried else min(most, 1)
+        if most == 0 or now < self._takes_at:
             return False
         taken = taker.take(most)
         group.nothing_to_take = not taken.progress

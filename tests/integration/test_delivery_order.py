@@ -214,7 +214,8 @@ def test_a_sync_that_commits_while_rows_are_taken(sending: Sending, monkeypatch:
         def read(*args: Any, **kwargs: Any) -> Any:
             found = page(*args, **kwargs)
             if found[0] and not syncs:
-                syncs.append(pool.submit(sending.sync, gold=["u2"]))
+                sending.shop.set_orders([("u2", "gold")])
+                syncs.append(pool.submit(sending.sync_again, "gold"))
                 if not database.is_sqlite:  # there, it waits before its first statement
                     wait_until(lambda: somebody_waits(database))
             return found

@@ -26,6 +26,7 @@ from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Gate, Sandbox, Set
 from audience_sync.sandbox.wire import Answer, Request, refusal
 from audience_sync.store import batches
 from tests.sending import Sending, assert_agreed, in_between, open_sending, speaking
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -193,6 +194,20 @@ def test_bad_batch_is_halved_until_the_event_waits_alone(sending: Sending, posit
     sending.sandbox.faults.clear()
     sending.deliver()
     assert_agreed(sending)
+
+
+def test_one_event_that_fails_is_no_outage(sending: Sending) -> None:
+    """While the only batch fails for ever, what comes later is sent."""
+    sending.sync(gold=["u1"])
+    sending.sandbox.faults.set([FaultRule(status=500, user_key="u1")])
+    stop = threading.Event()
+    with sending.delivering(stop=stop):
+        wait_until(lambda: sending.rows("SELECT 1 FROM batches WHERE tries >= 12"))
+        sending.sync(gold=["u1", "u2"])
+        wait_until(lambda: sending.traits().get("u2") == {"gold": True})
+        stop.set()
+
+    assert sending.rows("SELECT profile_key, state FROM open_deliveries") == [("u1", "retrying")]
 
 
 @pytest.mark.slow
