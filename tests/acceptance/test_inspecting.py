@@ -35,6 +35,7 @@ from tests.factories import (
     Shop,
     company_identifiers,
     make_event,
+    open_changes,
     take_batch,
 )
 
@@ -85,7 +86,7 @@ class Desk:
         """Settle the open changes of some profiles as accepted."""
         with self.workspace.database.write() as connection:
             for profile in profiles:
-                mine = [change for change in self.open_changes() if change.profile_key == profile]
+                mine = open_changes(connection, profile)  # it locks rows: not in another transaction
                 now = self.workspace.seams.now_ms()
                 batch = take_batch(connection, make_event(*mine, sent_at=self.clock()), now_ms=now)
                 batches.settle(connection, [(batch, 200)], now_ms=now)
