@@ -128,7 +128,7 @@ class Taker:
             )
         if added:
             highwater.require_kept(workspace.database)
-            workspace.seams.reach("deliver.marked")
+            workspace.seams.reach("deliver.taken")
         return Taken(added, page.is_progress)
 
     def _next_changes(self, connection: Connection, taking: Taking, limit: int) -> _Page:

@@ -393,7 +393,7 @@ def test_a_file_is_sent_once_and_in_order(place: Place) -> None:
     assert "500 events accepted by Schematic" in first.err
 
 
-POINTS = ["forward.taken", "deliver.marked:2", "deliver.posted:3", "forward.taken", "deliver.settled"]
+POINTS = ["forward.taken", "deliver.taken:2", "deliver.posted:3", "forward.taken", "deliver.settled"]
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def test_through_faults(sending: Sending) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["deliver.marked", "deliver.posted", "deliver.settled"])
+@pytest.mark.parametrize("point", ["deliver.taken", "deliver.posted", "deliver.settled"])
 @pytest.mark.parametrize("batch_size", [2, 10])
 def test_killed(sending: Sending, point: str, batch_size: int) -> None:
     """A process that dies between the events of one person leaves the rest to the next, and none is done too early."""

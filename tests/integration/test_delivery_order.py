@@ -116,7 +116,7 @@ def test_lost_answer_goes_again_before_anything_newer(sending: Sending) -> None:
 def test_killed_delivery_goes_on(sending: Sending) -> None:
     """Killed wherever it hurts, with changes in between, delivery ends right: same keys again, nothing out of order."""
     turns = [EVERYBODY[:-20], EVERYBODY[20:], EVERYBODY[10:-10]]
-    kills = ["deliver.marked:1", "deliver.marked:5", "deliver.posted:1", "deliver.posted:9", "deliver.settled:2"]
+    kills = ["deliver.taken:1", "deliver.taken:5", "deliver.posted:1", "deliver.posted:9", "deliver.settled:2"]
     sending.sync(gold=EVERYBODY, silver=EVERYBODY[::2])
     for turn, kill in enumerate(kills):
         died = run_deliver(sending, kill=kill)

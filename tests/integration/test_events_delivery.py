@@ -417,7 +417,7 @@ def test_changes_and_events_go_side_by_side(sending: Sending) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["deliver.marked", "deliver.posted", "deliver.settled"])
+@pytest.mark.parametrize("point", ["deliver.taken", "deliver.posted", "deliver.settled"])
 def test_killed_and_gone_on_with(sending: Sending, point: str) -> None:
     """A delivery that dies anywhere is gone on with: each body once, in order."""
     sending = sending.with_mappings(TRACK + AGAIN)

@@ -108,7 +108,7 @@ def unwritable(sending: Sending) -> Iterator[None]:
         *(
             pytest.param(point, marks=pytest.mark.slow)
             for point in (
-                "sync.read", "sync.staged", "sync.decided", "apply.committed", "deliver.marked", "deliver.posted",
+                "sync.read", "sync.staged", "sync.decided", "apply.committed", "deliver.taken", "deliver.posted",
             )
         ),
     ],
@@ -372,7 +372,7 @@ def test_a_batch_of_forwarded_events_in_a_backup(sending: Sending) -> None:
     taken: list[Path] = []
 
     def reach(reached: str) -> None:
-        if reached == "deliver.marked" and not taken:
+        if reached == "deliver.taken" and not taken:
             taken.append(back_up(sending))
 
     sending.forward(EVENTS)
