@@ -40,6 +40,7 @@ _POSTGRES: Final[Mapping[str, str]] = {
     "53300": "close connections, or raise max_connections on the server; nothing was lost",
 }
 """The remedy for each SQLSTATE of PostgreSQL that has one of its own."""
+_CLOSED: Final = "server closed the connection unexpectedly"  # of libpq, followed by guesses
 _AWAY: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
 
@@ -69,6 +70,8 @@ def shown(url: URL) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of what a database driver says, without SQLAlchemy's additions or parameters."""
     origin = getattr(error, "orig", None) or error
+    if _CLOSED in str(origin):
+        return "the server closed the connection"
     return str(origin).strip().partition("\n")[0] or type(origin).__name__
 
 

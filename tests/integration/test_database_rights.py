@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 from audience_sync import app, db
 from audience_sync.checking.looking import check
 from audience_sync.config import Settings, load
-from audience_sync.database_error import explain
+from audience_sync.database_error import explain, first_line
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.folders import require_temporary_folder
 from audience_sync.migrating import migrate
@@ -178,6 +178,13 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     )
     assert "\n" not in str(caught.value)
     assert caught.value.hint == "nothing was lost: try again"
+
+
+def test_a_server_that_ends_without_a_word() -> None:
+    """A connection that ends with the server is said in plain words, without the guesses of the driver."""
+    said = "consuming input failed: server closed the connection unexpectedly\n\tThis probably means the server ..."
+
+    assert first_line(sa.exc.OperationalError("SELECT 1", None, Exception(said))) == "the server closed the connection"
 
 
 @pytest.mark.parametrize("work", [app.create, lambda settings: app.opened(settings).__enter__()])
