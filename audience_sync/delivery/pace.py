@@ -44,17 +44,25 @@ class Pace:
 
     def wait(self, stop: threading.Event) -> bool:
         """Wait for a moment of one's own; False when told to stop meanwhile."""
-        while (pause := self._pause()) > 0:
-            if stop.wait(pause):
-                return False
-        goes = False
-        try:
-            delay = self._delay()
-            goes = not (stop.wait(delay) if delay > 0 else stop.is_set())
-        finally:
-            if not goes:
-                self._let_go()
-        return goes
+        while True:
+            while (pause := self._pause()) > 0:
+                if stop.wait(pause):
+                    return False
+            goes = False
+            try:
+                delay = self._delay()
+                goes = not (stop.wait(delay) if delay > 0 else stop.is_set())
+            finally:
+                if not goes:
+                    self.let_go()
+            if not goes or self._is_free():  # an outage may have begun before the moment came
+                return goes
+
+    def let_go(self) -> None:
+        """Leave the request that goes alone to others, if it was this thread's and is not sent after all."""
+        with self._lock:
+            if self._probe is threading.current_thread():
+                self._probe = None
 
     def accepted(self) -> None:
         """Note that Schematic takes events: an outage is over, unless the request was under way when it began."""
@@ -73,7 +81,8 @@ class Pace:
         seams = self._workspace.seams
         with self._lock:
             now = seams.monotonic()
-            if now < self._resume_at:  # the answers of requests that were under way: one outage
+            if now < self._resume_at or (self._outages and self._probe is not threading.current_thread()):
+                # the answers of requests that were under way: one outage
                 if asked is not None:
                     self._resume_at = max(self._resume_at, now + min(asked, LONGEST_ASKED).total_seconds())
                 return
@@ -132,11 +141,10 @@ class Pace:
             return False
         return True
 
-    def _let_go(self) -> None:
-        """Leave the request that goes alone to others, if it was ours."""
+    def _is_free(self) -> bool:
+        """Return whether this thread may send now: no outage is under way, or it is the one that asks."""
         with self._lock:
-            if self._probe is threading.current_thread():
-                self._probe = None
+            return not self._outages or self._probe is threading.current_thread()
 
     def _delay(self) -> float:
         """Return the seconds until the next moment reserved for this process.

@@ -79,6 +79,7 @@ class Worker(threading.Thread):
             self._again(held, after=0.0)
             return False
         if held.until - seams.monotonic() <= group.timeout.total_seconds():
+            group.pace.let_go()
             self._again(held, after=IDLE)  # an answer might come when somebody else has the batch
             return False
         return True

@@ -62,10 +62,10 @@ class Sender:
         """Let a thread die."""
         self._threads.pop(name).shutdown()
 
-    def fail(self, *, times: int = 1, throttled: bool = False) -> None:
-        """Let requests fail."""
+    def fail(self, name: str = "one", *, times: int = 1, throttled: bool = False) -> None:
+        """Let requests of a thread fail."""
         for _ in range(times):
-            self.pace.failed(asked=None, throttled=throttled)
+            self._in(name, lambda: self.pace.failed(asked=None, throttled=throttled)).result(10)
 
     def close(self) -> None:
         """End the threads."""
@@ -118,11 +118,43 @@ def test_one_asks_while_all_others_hold_still(sender: Sender, clock: FrozenClock
     sender.send("first")
 
     assert not sender.may_go("second")
-    sender.fail()
+    sender.fail("first")
     assert not sender.may_go("second")
     clock.advance(timedelta(seconds=2))
     assert sender.may_go("second")
     assert not sender.may_go("first")
+
+
+def test_a_late_failure_lets_nobody_else_go(sender: Sender, clock: FrozenClock) -> None:
+    """The failure of a request from before the outage does not end the turn of the one that goes alone."""
+    sender.fail(times=WORKERS)
+    sender.send("first")
+    sender.fail("late")
+    clock.advance(timedelta(seconds=2))
+
+    assert not sender.may_go("second")
+    sender.fail("first")
+    clock.advance(timedelta(seconds=4))
+    assert sender.may_go("second")
+
+
+def test_an_outage_that_begins_while_somebody_waits_for_a_moment(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever was given a moment before the outage began goes with the others: one alone, after the pause."""
+    outage_began = []
+
+    def begin(wait: Callable[[], float] = sender.pace._delay) -> float:
+        if not outage_began:
+            outage_began.append(sender.pace._workspace.seams.monotonic())
+            sender.fail("other", times=WORKERS)
+        return wait()
+
+    monkeypatch.setattr(sender.pace, "_delay", begin)
+    at = sender.send("first")
+
+    assert at >= outage_began[0] + 0.5
+    assert not sender.may_go("second")
 
 
 def test_request_that_never_ends(sender: Sender, clock: FrozenClock) -> None:
@@ -153,7 +185,7 @@ def test_refusal_ends_an_outage(sender: Sender) -> None:
     sender.send("first")
     sender.send("first")
     sender.send("second")
-    sender.fail()
+    sender.fail("second")
 
     assert sender.pace._outages == 0
 
