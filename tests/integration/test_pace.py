@@ -142,7 +142,7 @@ def test_an_outage_that_begins_while_somebody_waits_for_a_moment(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever was given a moment before the outage began goes with the others: one alone, after the pause."""
-    outage_began = []
+    outage_began: list[float] = []
 
     def begin(wait: Callable[[], float] = sender.pace._delay) -> float:
         if not outage_began:
