@@ -238,8 +238,14 @@ def _configuration(
 
 
 def _trait(name: str, wanted: Mapping[str, object]) -> list[str]:
-    settings = [f"{setting} = {json.dumps(value)}" for setting, value in wanted.items()]
+    settings = [f"{setting} = {_toml(value)}" for setting, value in wanted.items()]
     return ["[[traits]]", f"name = {json.dumps(name)}", *settings]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_toml(one)}" for name, one in value.items()) + " }"
+    return json.dumps(value)
 
 
 def run_deliver(sending: Sending, *, kill: str | None = None) -> subprocess.CompletedProcess[str]:

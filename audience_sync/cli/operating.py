@@ -23,7 +23,7 @@ from audience_sync.db import Database
 from audience_sync.delivery.claims import MARGIN
 from audience_sync.errors import ConfigError, LeaseHeld
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, batches, binding, dead, erasure, highwater, leases, runs
+from audience_sync.store import audiences, batches, binding, dead, erasure, highwater, identifiers, leases, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.finishing import LEASE_SECONDS
 
@@ -163,7 +163,10 @@ def forget(
             _seize_batches(workspace, user, timeout=settings.schematic.timeout)
             with workspace.database.write() as connection:
                 if not highwater.is_behind(connection):  # who is erased here is still in an older backup
-                    binding.advance(connection, workspace.seams.now_ms())
+                    now_ms = workspace.seams.now_ms()
+                    binding.advance(connection, now_ms)
+                    posted = batches.open_events_of(connection, user)  # maybe: an answer may have been lost
+                    identifiers.resend_sharers(connection, posted, now_ms=now_ms)
                 erased = erasure.forget(connection, user)
                 batches.release(connection, workspace.holder.name)
             workspace.seams.reach("forget.erased")

@@ -68,8 +68,9 @@ class WorkerGroup:
         """
         (event,) = batch.events
         with self._lock, self.workspace.database.write() as connection:
-            batches.refuse(connection, batch, reason)
-            binding.advance(connection, self.workspace.seams.now_ms())
+            now_ms = self.workspace.seams.now_ms()
+            batches.refuse(connection, batch, reason, now_ms=now_ms)
+            binding.advance(connection, now_ms)
             self.moves += 1
             self._rejected[event.idempotency_key if event.origin is None else event.profile_key] = event
             if len(self._rejected) < MOST_REJECTED:

@@ -179,7 +179,7 @@ class Worker(threading.Thread):
         with self._group.workspace.database.write() as connection:
             parts = self._apart(connection, event)
             if not parts:  # each has a newer value, or no mapping makes an event of it any more
-                batches.refuse(connection, held.batch, reason)
+                batches.refuse(connection, held.batch, reason, now_ms=self._group.workspace.seams.now_ms())
             else:
                 left = {(c.audience_id, c.generation) for part in parts for c in part.carried}
                 gone = [c for c in event.carried if (c.audience_id, c.generation) not in left]

@@ -26,7 +26,7 @@ from audience_sync.store import binding, bulk, events, identifiers, outbox, runs
 LONGEST_MS: Final = 3_600_000  # a claim that seems to last longer is of before the host was started, or the clock set
 MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others may want some, too
 
-_COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part"
+_COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part, exits"
 _MINE: Final = "id = :id AND claim = :claim AND status = 'open'"
 _CLAIM: Final = sa.text("UPDATE batches SET holder = :h, claim = claim + 1, claim_until = :until WHERE id = :i")
 _CONTAINS: Final = {"sqlite": "instr(keys, :q) > 0", "postgresql": "position(:q IN keys) > 0"}
@@ -44,6 +44,7 @@ class Batch:
     error: str | None = None
     origin: int | None = None  # the batch that it was cut from, or is the first part of
     part: int = 0  # the place of its first event in the batch it was cut from
+    exits: bool = False  # it has some, or updates that give up a user identifier
 
     @property
     def forwarded(self) -> bool:
@@ -77,12 +78,21 @@ def lock_taking(connection: Connection, *, stuck_tries: int) -> Taking:
 
 
 def add(
-    connection: Connection, batches: Iterable[Sequence[Event]], *, holder: str, claim_until: int, now_ms: int
+    connection: Connection,
+    batches: Iterable[Sequence[Event]],
+    *,
+    holder: str,
+    claim_until: int,
+    now_ms: int,
+    exits: bool = False,
 ) -> list[Batch]:
-    """Keep batches before their first POST, claimed. Neighbours that share a profile become parts of one batch."""
+    """Keep batches before their first POST, claimed. Neighbours that share a profile become parts of one batch.
+
+    With `exits` all their events go before everything else; without, those are found by their values.
+    """
     added: list[Batch] = []
     for events_of_batch in batches:
-        batch = Batch(0, 1, tuple(events_of_batch))
+        batch = Batch(0, 1, tuple(events_of_batch), exits=exits or _has_exits(events_of_batch))
         before = added[-1] if added else None
         if before is not None and before.events[-1].profile_key == events_of_batch[0].profile_key:
             if before.origin is None:
@@ -103,6 +113,7 @@ def _insert(connection: Connection, batch: Batch, *, holder: str, claim_until: i
         {
             **_content(batch.events),
             "forwarded": batch.forwarded,
+            "exits": batch.exits,
             "holder": holder,
             "claim": batch.claim,
             "until": claim_until,
@@ -120,11 +131,14 @@ def _content(events_of_batch: Sequence[Event]) -> dict[str, object]:
     return {
         "low": min(shards),
         "high": max(shards),
-        "exits": any(c.value in EXIT_VALUES.values() for e in events_of_batch for c in e.carried),
         "n": len(events_of_batch),
         "keys": orjson.dumps(list(keys)).decode(),
         "events": dump(events_of_batch),
     }
+
+
+def _has_exits(events_of_batch: Iterable[Event]) -> bool:
+    return any(change.value in EXIT_VALUES.values() for event in events_of_batch for change in event.carried)
 
 
 def _batch(row: sa.Row[tuple[object, ...]]) -> Batch:
@@ -213,7 +227,10 @@ def is_behind(connection: Connection, batch: Batch) -> bool:
 
 
 def settle(connection: Connection, accepted: Iterable[tuple[Batch, int]], *, now_ms: int) -> list[Batch]:
-    """Record batches that Schematic accepted with a status; return those whose claim is gone, unchanged."""
+    """Record batches that Schematic accepted with a status; return those whose claim is gone, unchanged.
+
+    Members who share an identifier with an accepted exit are sent again.
+    """
     lost: list[Batch] = []
     settled: list[Batch] = []
     for batch, status in sorted(accepted, key=lambda one: one[0].id):
@@ -229,6 +246,8 @@ def settle(connection: Connection, accepted: Iterable[tuple[Batch, int]], *, now
         )
         (settled if result.rowcount else lost).append(batch)
     runs.add_sent(connection, _sent(connection, settled))
+    exits = [event for batch in settled if batch.exits for event in batch.events]
+    identifiers.resend_sharers(connection, exits, now_ms=now_ms)
     for batch in settled:
         if batch.forwarded:
             shared = [event for event in batch.events if event.origin is not None and event.origin.shared]
@@ -298,11 +317,11 @@ def cut(
     """
     origin = batch.id if batch.origin is None else batch.origin
     is_whole = sum(map(len, parts)) == len(batch.events)
-    first = Batch(batch.id, batch.claim, tuple(parts[0]), origin=origin, part=batch.part)
+    first = Batch(batch.id, batch.claim, tuple(parts[0]), origin=origin, part=batch.part, exits=batch.exits)
     _assert_done(
         connection.execute(
             sa.text(
-                "UPDATE batches SET origin = :origin, low = :low, high = :high, exits = :exits, size = :n,"
+                "UPDATE batches SET origin = :origin, low = :low, high = :high, size = :n,"
                 f" keys = :keys, events = :events, tries = 0, not_before = 0, error = NULL WHERE {_MINE}"
             ),
             {**_content(first.events), "origin": origin, "id": batch.id, "claim": batch.claim},
@@ -312,13 +331,16 @@ def cut(
     place = batch.part
     for before, part in pairwise(parts):
         place += len(before) if is_whole else 0
-        made = Batch(0, 1, tuple(part), origin=origin, part=place)
+        made = Batch(0, 1, tuple(part), origin=origin, part=place, exits=batch.exits)
         found.append(_insert(connection, made, holder=holder, claim_until=claim_until, now_ms=now_ms))
     return found
 
 
-def refuse(connection: Connection, batch: Batch, reason: str) -> None:
+def refuse(connection: Connection, batch: Batch, reason: str, *, now_ms: int) -> None:
     """Put what a refused batch carries back as dead, unless a newer value is there, and drop the batch.
+
+    An earlier try, whose answer was lost, may have been accepted: members who share an identifier with an exit of the
+    batch are sent again.
 
     Raises:
         LeaseLost: the claim is gone.
@@ -331,6 +353,7 @@ def refuse(connection: Connection, batch: Batch, reason: str) -> None:
             row = event.origin.row
             accepted = row.accepted | _accepted_parts(connection, batch, row.message_id)
             events.put_back_dead(connection, row._replace(accepted=accepted), reason)
+    identifiers.resend_sharers(connection, batch.events, now_ms=now_ms)
 
 
 def _drop(connection: Connection, batch: Batch) -> None:
@@ -353,7 +376,6 @@ def reopen(connection: Connection, lost: Iterable[Batch], *, now_ms: int) -> Non
     Only profiles that the batch, or the parts that it was cut into, still names: others were forgotten. Forwarded
     events have no other value: whoever has the claim sends them again, under the same keys.
     """
-    is_careful = identifiers.lock(connection)
     generation = binding.next_generation(connection, now_ms)
     for batch in lost:
         rows = connection.execute(
@@ -363,8 +385,6 @@ def reopen(connection: Connection, lost: Iterable[Batch], *, now_ms: int) -> Non
         named = {key for (keys,) in rows for key in orjson.loads(keys)}
         for event in sorted(event for event in batch.events if event.origin is None and event.profile_key in named):
             outbox.reopen(connection, event, generation=generation)
-    if is_careful:
-        identifiers.resend_sharers(connection, generation=generation)
 
 
 def _assert_done(result: sa.CursorResult[tuple[object, ...]]) -> None:
@@ -424,6 +444,15 @@ def accepted_of(connection: Connection, profile_key: str, *, at_most: int | None
         for profile, key, message_id in people
         if profile == profile_key
     ]
+
+
+def open_events_of(connection: Connection, profile_key: str) -> list[Event]:
+    """Return the events of a profile that are in open batches."""
+    rows = connection.execute(
+        sa.text(f"SELECT events FROM batches WHERE status = 'open' AND {about(connection)}"),
+        about_parameters(profile_key),
+    )
+    return [event for (text,) in rows for event in parse(text) if event.profile_key == profile_key]
 
 
 def seize(connection: Connection, profile_key: str, *, holder: str, now_ms: int, claim_until: int) -> int:

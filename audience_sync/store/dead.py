@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.model import MEMBER_VALUE
 from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
-from audience_sync.store import audiences, binding, event_reports, events, identifiers, reports
+from audience_sync.store import audiences, binding, event_reports, events, reports
 from audience_sync.store.event_reports import EventState
 from audience_sync.store.reports import PAGE, Record, iso
 
@@ -107,7 +107,6 @@ def _retry_changes(connection: Connection, which: Which, *, generation: int) -> 
         " AND m.profile_key = outbox.profile_key"
     )
     conditions, parameters = _conditions("outbox", which)
-    is_careful = identifiers.lock(connection)
     _lock(connection, "outbox", conditions, parameters)
     result = connection.execute(
         sa.text(
@@ -120,8 +119,6 @@ def _retry_changes(connection: Connection, which: Which, *, generation: int) -> 
         ),
         {**parameters, "g": generation},
     )
-    if is_careful:
-        identifiers.resend_sharers(connection, generation=generation)
     return result.rowcount
 
 

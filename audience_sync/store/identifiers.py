@@ -1,13 +1,14 @@
 """User identifiers besides the identity, as they were sent: two profiles that share one are one user in Schematic.
 
 Schematic resolves a user by any key that it was ever sent. As soon as one such identifier is known, exits are sent
-before everything else, and each exit is followed by the members of its audience who share an identifier with it.
-Identifiers that only forwarded events carry are not known here.
+before everything else, and once an exit is answered, the members of its audience who share an identifier with it are
+sent again. Identifiers that only forwarded events carry are not known here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Final
 
 import orjson
@@ -15,17 +16,17 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
-from audience_sync.core.events import OpenChange
+from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
-from audience_sync.core.shards import SHARDS
-from audience_sync.store import binding, jsonrows
-from audience_sync.store.outbox import EXITS, INTO, REPLACE
+from audience_sync.store import binding, bulk, jsonrows
+from audience_sync.store.outbox import REPLACE
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
 
 TAKE: Final = "take"  # the setting that processes lock while they take rows into batches
 
+_PLACE: Final = itemgetter(0, 1, 2)  # of a row: in the order in which others lock them
 _MARK: Final = '"user":'  # in identifiers with a user key besides the identity
 
 
@@ -72,38 +73,44 @@ def without_shared(connection: Connection, changes: Sequence[OpenChange]) -> lis
     return found
 
 
-def lock(connection: Connection) -> bool:
-    """Have deliveries take nothing until this transaction ends, if exits need care; return whether they do.
+def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: int) -> None:
+    """Put members who share a user identifier with an exit among these events into the outbox, with current values.
 
-    To be called before rows of the outbox are written that `resend_sharers` is to follow.
+    The exit was answered, and has taken the trait from a member who is the same user in Schematic. A value that waits
+    for its turn anyway is sent after the exit: it stays as it is. Whoever is a member again needs no help: an entry
+    follows.
     """
-    if not any_known(connection):
-        return False
-    binding.locked(connection, TAKE)
-    return True
-
-
-def resend_sharers(connection: Connection, *, generation: int, low: int = 0, high: int = SHARDS - 1) -> None:
-    """Put the members who share a user identifier with exits of a generation into the outbox, under that generation.
-
-    Otherwise such an exit would take the trait from a member who is the same user in Schematic.
-    """
-    connection.execute(
+    exits = {
+        (event.shard, event.profile_key, change.audience_id, change.run_id)
+        for event in events
+        for change in event.carried
+        if change.value in EXIT_VALUES.values()
+    }
+    if not exits or not any_known(connection):
+        return
+    binding.locked(connection, TAKE)  # what a sync writes from now on stays in the outbox until the end
+    c = tables.outbox.columns
+    given = jsonrows.table(connection, "exits", (c.shard, c.profile_key, c.audience_id, c.run_id))
+    found = connection.execute(
         sa.text(
-            f"{INTO} SELECT m.shard, m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'), m.identifiers,"
-            " :g, max(x.run_id), 'resent'"  # CROSS JOIN: SQLite goes from each exit to who shares its identifiers
-            " FROM outbox x CROSS JOIN sent_identifiers mine CROSS JOIN sent_identifiers theirs"
+            f"SELECT m.shard, m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'), m.identifiers,"
+            " max(x.run_id)"  # CROSS JOIN: SQLite goes from each exit to who shares its identifiers
+            f" FROM ({given}) AS x CROSS JOIN sent_identifiers mine CROSS JOIN sent_identifiers theirs"
             " CROSS JOIN memberships m WHERE mine.shard = x.shard AND mine.profile_key = x.profile_key"
             " AND theirs.name = mine.name AND theirs.value = mine.value AND theirs.profile_key <> mine.profile_key"
             " AND m.audience_id = x.audience_id AND m.shard = theirs.shard AND m.profile_key = theirs.profile_key"
-            f" AND x.shard BETWEEN :low AND :high AND x.generation = :g AND x.value IN {EXITS}"
-            "  AND x.dead_reason IS NULL AND (SELECT count(*) FROM (SELECT 1 FROM sent_identifiers n"
+            " AND NOT EXISTS (SELECT 1 FROM memberships again WHERE again.audience_id = x.audience_id"
+            "   AND again.shard = x.shard AND again.profile_key = x.profile_key)"
+            " AND (SELECT count(*) FROM (SELECT 1 FROM sent_identifiers n"
             "   WHERE n.name = mine.name AND n.value = mine.value LIMIT :most) AS holders) < :most"
             " GROUP BY m.shard, m.profile_key, m.audience_id, m.value, m.identifiers"
-            f" ORDER BY m.shard, m.profile_key {REPLACE}"
         ),
-        {"g": generation, "low": low, "high": high, "most": MOST_HOLDERS + 1},
-    )
+        {"exits": jsonrows.given(sorted(exits)), "most": MOST_HOLDERS + 1},
+    ).all()
+    if found:
+        generation = binding.next_generation(connection, now_ms)
+        rows = [(*sharer, generation, run_id, None, "resent") for *sharer, run_id in sorted(found, key=_PLACE)]
+        bulk.insert(connection, tables.outbox, rows, on_conflict=f"{REPLACE} WHERE outbox.dead_reason IS NOT NULL")
 
 
 def _pairs(identifiers: str | None) -> Iterator[tuple[str, str]]:

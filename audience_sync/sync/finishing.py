@@ -17,7 +17,7 @@ from audience_sync.core.model import Change, ChangeKind, Counts, Member, RunKind
 from audience_sync.core.shards import SHARDS
 from audience_sync.errors import LeaseHeld
 from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import identifiers, leases, memberships, outbox, runs
+from audience_sync.store import leases, memberships, outbox, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.memberships import ShardChanges
 from audience_sync.store.runs import RunRow
@@ -133,10 +133,6 @@ def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> None:
     for shard in range(run.resend_from or 0, SHARDS, SHARDS_A_RESEND):
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            is_careful = identifiers.lock(connection)
             resent = outbox.resend(connection, run, low=shard, high=shard + SHARDS_A_RESEND - 1)
-            if is_careful:
-                high = shard + SHARDS_A_RESEND - 1
-                identifiers.resend_sharers(connection, generation=run.generation, low=shard, high=high)
             runs.set_resend(connection, run.id, shard=shard + SHARDS_A_RESEND, resent=resent)
         workspace.seams.reach("resync.committed")

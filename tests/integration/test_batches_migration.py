@@ -145,7 +145,7 @@ def test_half_sent_events_keep_what_was_accepted(older: Database) -> None:
         rows = connection.execute(sa.text("SELECT message_id, accepted FROM events")).all()
         assert [(row.message_id, json.loads(row.accepted)) for row in rows] == [("m2", ["sent 2"])]
         assert waiting.count(connection) == (1, 0, 1)
-        batches.refuse(connection, batch, "refused")
+        batches.refuse(connection, batch, "refused", now_ms=AT)
         rows = connection.execute(sa.text("SELECT message_id, accepted FROM events ORDER BY position")).all()
         assert [(row.message_id, json.loads(row.accepted)) for row in rows] == [("m1", ["sent 1"]), ("m2", ["sent 2"])]
         assert len(connection.execute(sa.text("SELECT * FROM sent_deliveries")).all()) == 2

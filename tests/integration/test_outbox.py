@@ -50,7 +50,7 @@ def event_of(connection: Connection, profile_key: str) -> Event:
 
 def refuse(connection: Connection, event: Event) -> None:
     """Have an event taken and refused."""
-    batches.refuse(connection, take_batch(connection, event, now_ms=NOW), "refused")
+    batches.refuse(connection, take_batch(connection, event, now_ms=NOW), "refused", now_ms=NOW)
 
 
 def claim(connection: Connection, *, now_ms: int = NOW, holder: str = "you", dead: Iterable[str] = ()) -> list[Batch]:
@@ -165,7 +165,7 @@ def test_death_is_of_one_generation(database: Database) -> None:
         assert outbox.count(connection) == (2, 0, 0)
         batch = take_batch(connection, sent, now_ms=NOW)
         enqueue(connection, make_run(connection), make_change("u1", ChangeKind.EXITED))
-        batches.refuse(connection, batch, "refused")
+        batches.refuse(connection, batch, "refused", now_ms=NOW)
         assert outbox.count(connection) == (2, 0, 0)
 
 
@@ -305,7 +305,7 @@ def test_an_entry_that_was_refused_stays_one(database: Database) -> None:
         enqueue(connection, make_run(connection), make_change("u1"))
         batch = take_batch(connection, event_of(connection, "u1"), now_ms=NOW)
         enqueue(connection, make_run(connection), make_change("u1", ChangeKind.UPDATED, company="c2"))
-        batches.refuse(connection, batch, "refused")
+        batches.refuse(connection, batch, "refused", now_ms=NOW)
 
         assert [(row.kind, row.identifiers) for row in opened(connection)] == [("entered", company_identifiers("c2"))]
 
@@ -339,7 +339,7 @@ def test_nothing_is_written_without_the_claim(database: Database) -> None:
         with pytest.raises(LeaseLost):
             batches.cut(connection, batch, parts, holder="me", claim_until=NOW, now_ms=NOW)
         with pytest.raises(LeaseLost):
-            batches.refuse(connection, batch, "x")
+            batches.refuse(connection, batch, "x", now_ms=NOW)
         assert [one.events for one in claim(connection, dead=["you"], holder="third")] == [batch.events]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from audience_sync.db import Database
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import erasure
+from tests.commands import call
 from tests.sending import Sending, open_sending, user_of
 
 MEMBERS = "SELECT customer_id AS user_id, company_id AS email FROM orders"
@@ -116,6 +118,59 @@ def test_an_exit_that_is_stuck_holds_up_nobody(sending: Sending) -> None:
     sending.sandbox.faults.clear()
     sending.deliver()
     assert gold(sending, "userId") == {"u1": False, "u2": True, "u3": True}
+
+
+def test_an_exit_that_was_stuck_takes_no_trait_away(sending: Sending) -> None:
+    """Once an exit is accepted that others have passed, whoever shares an identifier with it is sent again."""
+    sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"))
+    sending.deliver()
+    sync(sending, ("u2", "a@example.com"), ("u3", "c@example.com"))
+    sending.sandbox.faults.set([FaultRule(status=500, user_key="u1")])
+    sending.deliver_until(lambda: bool(gold(sending).get("c@example.com")))
+    sending.sandbox.faults.clear()
+
+    assert sending.deliver().open == 0
+    assert gold(sending) == {"a@example.com": True, "c@example.com": True}
+
+
+def test_an_exit_that_was_accepted_before_it_was_refused(sending: Sending) -> None:
+    """An exit may have been accepted though it is dead: its first answer was lost."""
+    sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"))
+    sending.deliver()
+    sync(sending, ("u2", "a@example.com"))
+    refused = FaultRule(status=400, user_key="u1")
+    sending.sandbox.faults.set([FaultRule(drop=True, user_key="u1", times=1), refused])
+
+    report = sending.deliver()
+    assert (report.open, report.dead) == (0, 1)
+    assert gold(sending) == {"a@example.com": True}
+
+
+def test_a_trait_that_is_false_is_no_exit(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+    """Two people who share an address and have the value false are sent once each, not in turns for ever."""
+    keys = {"userId": "user_id", "email": "email"}
+    sql = "SELECT customer_id AS user_id, company_id AS email, 1 = 0 AS value FROM orders"
+    values = {"sql": sql, "user_keys": keys, "type": "boolean"}
+    with open_sending(tmp_path, database, sandbox, audiences={}, traits={"vip": values}) as sending:
+        sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"), audience="vip")
+
+        assert sending.deliver().open == 0
+        assert sorted(user_of(event) for event in sending.events()) == ["u1", "u2"]
+
+
+def test_a_forgotten_exit_may_have_been_accepted(sending: Sending) -> None:
+    """Whoever shares an address with somebody who is forgotten in the middle of leaving keeps the trait."""
+    sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"))
+    sending.deliver()
+    sync(sending, ("u2", "a@example.com"))
+    sending.sandbox.faults.set([FaultRule(drop=True, user_key="u1")])
+    sending.deliver_until(lambda: gold(sending) == {"a@example.com": False})
+    sending.sandbox.faults.clear()
+    ended = call(["--config", str(sending.settings.path), "forget", "u1", "--yes"], os.environ)
+
+    assert ended.code == 0, ended.err
+    assert sending.deliver().open == 0
+    assert gold(sending) == {"a@example.com": True}
 
 
 def test_a_forgotten_person_leaves_no_identifier(sending: Sending) -> None:
