@@ -49,8 +49,10 @@ audiences = sa.Table(
     _column("declared_at", MS, nullable=True),  # when Schematic was told the trait's type
     _column("created_at", MS),
     _column("computation", sa.Text, server_default="audience"),
+    _column("level", sa.Text, server_default="user"),  # of its members
     _one_of("state", "active", "paused", "retired"),
     _one_of("computation", "audience", "trait"),
+    _one_of("level", "user", "company"),
 )
 
 runs = sa.Table(
@@ -159,14 +161,12 @@ outbox = _clustered(
     _column("run_id", sa.Integer),
     _column("dead_reason", sa.Text, nullable=True),  # set: not tried again without a person
     _column("kind", sa.Text, server_default="resent"),  # entered, exited, updated; resent: nothing happened
+    _column("gives_up", sa.Boolean, server_default=sa.false()),  # an update that takes a user identifier away
+    _column("destination", sa.Text, server_default="schematic", primary_key=True),
+    _column("channel", sa.Text, server_default="capture", primary_key=True),
 )
-
-sa.Index(
-    "outbox_exits",
-    *outbox.primary_key.columns,
-    sqlite_where=sa.text("value IN ('false', 'null') AND dead_reason IS NULL"),
-    postgresql_where=sa.text("value IN ('false', 'null') AND dead_reason IS NULL"),
-)
+_first = sa.text("(value IN ('false', 'null') OR gives_up) AND dead_reason IS NULL")
+sa.Index("outbox_exits", *outbox.primary_key.columns, sqlite_where=_first, postgresql_where=_first)
 
 sent_identifiers = _clustered(
     "sent_identifiers",  # user keys besides the identity; two profiles that share one are one user in Schematic
@@ -198,7 +198,7 @@ batches = sa.Table(
     _column("http_status", sa.SmallInteger, nullable=True),
     _column("low", sa.SmallInteger),  # the shards of its events, inclusive
     _column("high", sa.SmallInteger),
-    _column("exits", sa.Boolean, server_default=sa.false()),  # it has some
+    _column("exits", sa.Boolean, server_default=sa.false()),  # it has some, or updates that give up an identifier
     _column("size", sa.Integer),  # events
     _column("keys", sa.Text),  # JSON, of the profiles
     _column("events", sa.Text),  # JSON: word for word but the API key while open, then who was told what

@@ -48,6 +48,7 @@ class _Page(NamedTuple):
     profiles: list[list[Event]]
     last: Place | None
     done: int  # they left the table, or are dead now
+    exits: bool = False  # it has only what goes before everything else
 
     @property
     def is_progress(self) -> bool:
@@ -125,6 +126,7 @@ class Taker:
                 holder=workspace.holder.name,
                 claim_until=self._claims.end(connection),
                 now_ms=workspace.seams.now_ms(),
+                exits=page.exits,
             )
         if added:
             highwater.require_kept(workspace.database)
@@ -146,8 +148,7 @@ class Taker:
         destination, at = self._batching.destination, iso(self._workspace.seams.clock())
         while True:
             rows, more = outbox.page(connection, after=after, limit=limit, held=held, exits_only=exits_only)
-            if identifiers.remember(connection, rows):
-                rows = identifiers.without_shared(connection, rows)
+            rows = identifiers.without_shared(connection, rows)
             parcels = make_parcels(rows, destination, at=at)
             full = len(parcels)
             if more:
@@ -160,13 +161,15 @@ class Taker:
             of_profiles = [list(of_profile) for _, of_profile in groupby(rows, key=_PLACE)]
             rows = [row for of_profile in of_profiles[:full] for row in of_profile]
             last = _PLACE(rows[-1])
+        identifiers.remember(connection, rows)
         rejected = [one for parcel in parcels[:full] for one in parcel.rejected]
         outbox.mark_rejected(connection, rejected)
         dead = {change for change, _ in rejected}
         outbox.remove(
             connection, [row for row in rows if row not in dead] if dead else rows, held=held, exits_only=exits_only
         )
-        return _Page([parcel.events for parcel in parcels[:full] if parcel.events], last, len(rows))
+        events_of = [parcel.events for parcel in parcels[:full] if parcel.events]
+        return _Page(events_of, last, len(rows), exits_only)
 
     def _events(self, connection: Connection, after: Place, held: Set[str], limit: int) -> _Page:
         """Take a page of forwarded events: of a profile as many as fit into one batch, so none overtakes another."""

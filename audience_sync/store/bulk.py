@@ -6,7 +6,7 @@ SQLAlchemy's own bulk insert costs three to nine times as much on both, and psyc
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any
@@ -19,12 +19,19 @@ CHUNK = 20_000  # rows a statement
 _NULL = r"\N"  # in the text format of COPY
 
 
-def insert(connection: Connection, table: sa.Table, rows: Iterable[Sequence[Any]], *, on_conflict: str = "") -> None:
-    """Insert rows given in the order of the table's columns.
+def insert(
+    connection: Connection,
+    table: sa.Table,
+    rows: Iterable[Sequence[Any]],
+    *,
+    without: Container[str] = (),
+    on_conflict: str = "",
+) -> None:
+    """Insert rows given in the order of the table's columns, `without` those that get their defaults.
 
     Rows may come from a generator: under SQLite none is kept.
     """
-    columns = list(table.columns)
+    columns = [column for column in table.columns if column.name not in without]
     names = ", ".join(column.name for column in columns)
     if connection.dialect.name == "sqlite":
         marks = ", ".join("?" * len(columns))

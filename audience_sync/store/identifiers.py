@@ -7,6 +7,7 @@ sent again. Identifiers that only forwarded events carry are not known here.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Final
@@ -19,8 +20,8 @@ from audience_sync import tables
 from audience_sync.core.events import Event, OpenChange
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
-from audience_sync.store import binding, bulk, jsonrows
-from audience_sync.store.outbox import REPLACE
+from audience_sync.store import binding, jsonrows, outbox
+from audience_sync.store.runs import RunRow
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
 
@@ -35,42 +36,69 @@ def any_known(connection: Connection) -> bool:
     return connection.execute(sa.text("SELECT 1 FROM sent_identifiers LIMIT 1")).first() is not None
 
 
-def remember(connection: Connection, changes: Iterable[OpenChange]) -> bool:
-    """Keep the user identifiers of changes that are about to be sent; return whether there are any."""
-    rows = [(change.shard, change.profile_key, *pair) for change in changes for pair in _pairs(change.identifiers)]
+def remember(connection: Connection, changes: Iterable[OpenChange]) -> None:
+    """Keep the user identifiers that changes are sent with."""
+    rows = {(change.shard, change.profile_key, *pair) for change in changes for pair in _pairs(change.identifiers)}
     if rows:
         given = jsonrows.table(connection, "rows", tables.sent_identifiers.columns)
         connection.execute(
             sa.text(
                 "INSERT INTO sent_identifiers (shard, profile_key, name, value)"
-                f" SELECT DISTINCT * FROM ({given}) AS sent WHERE true ON CONFLICT DO NOTHING"
+                f" SELECT * FROM ({given}) AS sent WHERE true ON CONFLICT DO NOTHING"
             ),
-            {"rows": jsonrows.given(sorted(set(rows)))},
+            {"rows": jsonrows.given(sorted(rows))},
         )
-    return bool(rows)
 
 
 def without_shared(connection: Connection, changes: Sequence[OpenChange]) -> list[OpenChange]:
     """Return changes, exits and updates without the user identifiers that another profile has or has had."""
+    holders: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for change in changes:
+        for pair in _pairs(change.identifiers):
+            holders[pair].add(change.profile_key)
+    if not holders:
+        return list(changes)
     careful = [
         n for n, one in enumerate(changes) if one.value in EXIT_VALUES.values() or one.kind == ChangeKind.UPDATED
     ]
-    pairs = sorted({pair for n in careful for pair in _pairs(changes[n].identifiers)})
-    if not pairs:
-        return list(changes)
     c = tables.sent_identifiers.columns
+    pairs = jsonrows.table(connection, "pairs", (c.name, c.value))
     rows = connection.execute(
         sa.text(
-            f"SELECT s.name, s.value FROM ({jsonrows.table(connection, 'pairs', (c.name, c.value))}) AS s"
-            " JOIN sent_identifiers i ON i.name = s.name AND i.value = s.value GROUP BY 1, 2 HAVING count(*) > 1"
+            f"SELECT s.name, s.value, min(i.profile_key), max(i.profile_key) FROM ({pairs}) AS s"
+            " JOIN sent_identifiers i ON i.name = s.name AND i.value = s.value GROUP BY 1, 2"
         ),
-        {"pairs": jsonrows.given(pairs)},
+        {"pairs": jsonrows.given(sorted({pair for n in careful for pair in _pairs(changes[n].identifiers)}))},
     )
-    shared = {(name, value) for name, value in rows}
+    for name, value, *some in rows:  # two are enough: one of them is another profile
+        holders[name, value].update(some)
     found = list(changes)
-    for n in careful if shared else ():
-        found[n] = found[n]._replace(identifiers=_without(found[n].identifiers, shared))
+    for n in careful:
+        change = changes[n]
+        shared = {pair for pair in _pairs(change.identifiers) if holders[pair] != {change.profile_key}}
+        if shared:
+            found[n] = change._replace(identifiers=_without(change.identifiers, shared))
     return found
+
+
+def mark_updates(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
+    """Have updates of a plan that may give up a user identifier go with the exits: another profile may have it now.
+
+    The outbox has them already, the memberships do not.
+    """
+    if not any_known(connection):
+        return
+    connection.execute(
+        sa.text(
+            "UPDATE outbox SET gives_up = :yes FROM staged s CROSS JOIN memberships m"
+            " WHERE s.run_id = :r AND s.shard BETWEEN :low AND :high AND s.kind = 'updated'"
+            " AND m.audience_id = :a AND m.shard = s.shard AND m.profile_key = s.profile_key"
+            f" AND m.identifiers LIKE '%{_MARK}%' AND m.identifiers <> COALESCE(s.identifiers, '')"
+            " AND outbox.shard = s.shard AND outbox.profile_key = s.profile_key AND outbox.audience_id = :a"
+            " AND outbox.generation = :g"
+        ),
+        {"yes": True, "r": run.id, "a": run.audience_id, "g": run.generation, "low": low, "high": high},
+    )
 
 
 def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: int) -> None:
@@ -110,7 +138,7 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
     if found:
         generation = binding.next_generation(connection, now_ms)
         rows = [(*sharer, generation, run_id, None, "resent") for *sharer, run_id in sorted(found, key=_PLACE)]
-        bulk.insert(connection, tables.outbox, rows, on_conflict=f"{REPLACE} WHERE outbox.dead_reason IS NOT NULL")
+        outbox.insert(connection, rows, on_conflict=f"{outbox.REPLACE} WHERE outbox.dead_reason IS NOT NULL")
 
 
 def _pairs(identifiers: str | None) -> Iterator[tuple[str, str]]:

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import tables
 from audience_sync.core.model import Change, ChangeKind, Member
 from audience_sync.core.shards import SHARDS, Digest, from_line
-from audience_sync.store import audiences, bulk, outbox
+from audience_sync.store import audiences, bulk, identifiers, outbox
 from audience_sync.store.runs import RunRow
 
 _HASH = 16  # bytes of a digest; those behind them are the hash of the rows as they were read
@@ -191,11 +191,13 @@ def apply_staged(connection: Connection, run: RunRow, *, low: int, high: int) ->
             " WHERE run_id = :r AND shard BETWEEN :low AND :high AND digest IS NULL)"
         ),
     )
+    outbox.enqueue(connection, run, low=low, high=high)
+    if kinds.get("updated"):
+        identifiers.mark_updates(connection, run, low=low, high=high)
     for statement in statements:
         connection.execute(sa.text(statement), place)
     # By their keys: for a condition on several columns SQLite would look through all members of the shards.
     bulk.delete(connection, tables.memberships, ("audience_id", "shard", "profile_key"), exits)
-    outbox.enqueue(connection, run, low=low, high=high)
     audiences.add_members(connection, run.audience_id, kinds.get("entered", 0) - kinds.get("exited", 0))
     unstage(connection, run.id, low=low, high=high)
 

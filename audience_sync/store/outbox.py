@@ -25,16 +25,25 @@ _COLUMNS = (
 )
 EXITS: Final = "('false', 'null')"
 """The values of `EXIT_VALUES`, in SQL as indexes have it: only so they are used."""
+_GOES_FIRST: Final = f"(value IN {EXITS} OR gives_up)"
 
 INTO = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id, kind)"
+_CONFLICT: Final = "ON CONFLICT (shard, profile_key, audience_id, destination, channel)"
 REPLACE = (
-    "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET value = excluded.value,"
+    f"{_CONFLICT} DO UPDATE SET value = excluded.value,"
     " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id,"
     " kind = CASE WHEN excluded.kind IN ('updated', 'resent') AND outbox.value = excluded.value"
     "             OR excluded.kind = 'updated' AND outbox.kind = 'entered'"
     "        THEN outbox.kind ELSE excluded.kind END,"  # an entry that was not told yet is still to be told as one
-    " dead_reason = NULL"
+    " gives_up = outbox.gives_up OR excluded.gives_up, dead_reason = NULL"
 )
+
+
+def insert(connection: Connection, rows: Iterable[Sequence[object]], *, on_conflict: str) -> None:
+    """Insert rows of the columns from `shard` to `kind`."""
+    bulk.insert(
+        connection, tables.outbox, rows, without={"gives_up", "destination", "channel"}, on_conflict=on_conflict
+    )
 
 
 def enqueue(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
@@ -110,15 +119,15 @@ def page(
 ) -> tuple[list[OpenChange], bool]:
     """Lock and return the open changes behind a shard and profile, and whether there are more.
 
-    Profiles come whole, about `limit` rows in all, or their exits alone. Dead rows, those of paused audiences and of
-    `held` profiles are left out.
+    Profiles come whole, about `limit` rows in all, or only their exits and the updates that give up an identifier.
+    Dead rows, those of paused audiences and of `held` profiles are left out.
     """
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE OF o"
     rows = jsonrows.fetch(
         connection,
         f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
         " WHERE (o.shard, o.profile_key) > (:shard, :key) AND o.dead_reason IS NULL AND a.state <> 'paused'"
-        f" AND o.profile_key NOT IN ({bulk.each(connection, 'held')}){_exits('o.', exits_only)}"
+        f" AND o.profile_key NOT IN ({bulk.each(connection, 'held')}){_exits(exits_only)}"
         f" ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :limit{lock}",
         columns=", ".join(OpenChange._fields),
         parameters={"shard": after[0], "key": after[1], "limit": limit, "held": bulk.texts(connection, held)},
@@ -133,16 +142,16 @@ def page(
     return page(connection, after=after, limit=limit * 2, held=held, exits_only=exits_only)
 
 
-def _exits(table: str, exits_only: bool) -> str:
-    return f" AND {table}value IN {EXITS}" if exits_only else ""
+def _exits(exits_only: bool) -> str:
+    return f" AND {_GOES_FIRST}" if exits_only else ""
 
 
 def any_exit(connection: Connection, *, stuck: Iterable[str]) -> bool:
-    """Return whether an exit is still to be taken, other than those of paused audiences and `stuck` profiles."""
+    """Return whether there is a row for `page` with `exits_only`, other than those of `stuck` profiles."""
     found = connection.execute(
         sa.text(
             "SELECT 1 FROM outbox o JOIN audiences a ON a.id = o.audience_id"
-            f" WHERE o.dead_reason IS NULL AND o.value IN {EXITS} AND a.state <> 'paused'"
+            f" WHERE o.dead_reason IS NULL AND {_GOES_FIRST} AND a.state <> 'paused'"
             f" AND o.profile_key NOT IN ({bulk.each(connection, 'stuck')}) LIMIT 1"
         ),
         {"stuck": bulk.texts(connection, stuck)},
@@ -163,7 +172,7 @@ def remove(connection: Connection, changes: Sequence[OpenChange], *, held: Set[s
         sa.text(
             "DELETE FROM outbox WHERE (shard, profile_key) >= (:low, :first) AND (shard, profile_key) <= (:high, :last)"
             " AND dead_reason IS NULL AND audience_id NOT IN (SELECT id FROM audiences WHERE state = 'paused')"
-            f" AND profile_key NOT IN ({bulk.each(connection, 'held')}){_exits('', exits_only)}"
+            f" AND profile_key NOT IN ({bulk.each(connection, 'held')}){_exits(exits_only)}"
         ),
         {
             "low": changes[0].shard,
@@ -217,10 +226,9 @@ def put_back_dead(connection: Connection, event: Event, reason: str) -> None:
         for c in sorted(event.carried)
     ]
     untold = (
-        "ON CONFLICT (shard, profile_key, audience_id) DO UPDATE SET kind = excluded.kind"
-        " WHERE excluded.kind = 'entered' AND outbox.kind = 'updated'"
+        f"{_CONFLICT} DO UPDATE SET kind = excluded.kind WHERE excluded.kind = 'entered' AND outbox.kind = 'updated'"
     )
-    bulk.insert(connection, tables.outbox, rows, on_conflict=untold)
+    insert(connection, rows, on_conflict=untold)
 
 
 def revive(connection: Connection, event: Event) -> None:
@@ -257,7 +265,7 @@ def reopen(connection: Connection, event: Event, *, generation: int) -> None:
     ]
     # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has
     # the last word.
-    bulk.insert(connection, tables.outbox, exits, on_conflict=REPLACE)
+    insert(connection, exits, on_conflict=REPLACE)
     connection.execute(
         sa.text(
             f"UPDATE outbox SET value = COALESCE(m.value, '{MEMBER_VALUE}'), identifiers = m.identifiers"

@@ -208,9 +208,14 @@ def upgrade() -> None:
     for name, column, where in (("open", "id", "status = 'open'"), ("cut", "origin", "origin IS NOT NULL")):
         condition = sa.text(where)
         op.create_index(f"batches_{name}", "batches", [column], sqlite_where=condition, postgresql_where=condition)
-    is_exit = sa.text("value IN ('false', 'null') AND dead_reason IS NULL")
-    keys = ["shard", "profile_key", "audience_id"]
-    op.create_index("outbox_exits", "outbox", keys, sqlite_where=is_exit, postgresql_where=is_exit)
+    _widen_outbox(bind)
+    first = sa.text("(value IN ('false', 'null') OR gives_up) AND dead_reason IS NULL")
+    op.create_index("outbox_exits", "outbox", [*KEY_OF_OUTBOX, *ROUTE], sqlite_where=first, postgresql_where=first)
+    # Within the column: SQLite adds no constraint to a table that others refer to.
+    op.execute(
+        "ALTER TABLE audiences ADD COLUMN level TEXT DEFAULT 'user' NOT NULL"
+        " CONSTRAINT level_is_known CHECK (level IN ('user', 'company'))"
+    )
     op.create_table(
         "sent_identifiers",
         sa.Column("shard", sa.SmallInteger(), nullable=False),
@@ -231,6 +236,64 @@ def upgrade() -> None:
     op.drop_column("events", "partly_sent")
     op.execute("DELETE FROM leases WHERE kind = 'shards'")
     op.execute("INSERT INTO settings (name, value) VALUES ('take', '0')")
+
+
+KEY_OF_OUTBOX = ("shard", "profile_key", "audience_id")
+ROUTE = ("destination", "channel")
+
+
+def _outbox() -> list[sa.Column[Any]]:
+    """Return the columns of the outbox before this revision."""
+    return [
+        sa.Column("shard", sa.SmallInteger(), nullable=False),
+        sa.Column("profile_key", KEY, nullable=False),
+        sa.Column("audience_id", sa.Integer(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.Column("identifiers", sa.Text(), nullable=True),
+        sa.Column("generation", sa.BigInteger(), nullable=False),
+        sa.Column("run_id", sa.Integer(), nullable=False),
+        sa.Column("dead_reason", sa.Text(), nullable=True),
+        sa.Column("kind", sa.Text(), server_default="resent", nullable=False),
+    ]
+
+
+def _new_in_outbox() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("gives_up", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("destination", sa.Text(), server_default="schematic", nullable=False),
+        sa.Column("channel", sa.Text(), server_default="capture", nullable=False),
+    ]
+
+
+def _widen_outbox(bind: sa.Connection) -> None:
+    """Give the outbox a destination and a channel, as parts of its key."""
+    if bind.dialect.name == "sqlite":
+        _remake_outbox([*_outbox(), *_new_in_outbox()], key=(*KEY_OF_OUTBOX, *ROUTE))
+        return
+    for column in _new_in_outbox():
+        op.add_column("outbox", column)
+    op.drop_constraint("outbox_pkey", "outbox")
+    op.create_primary_key("outbox_pkey", "outbox", [*KEY_OF_OUTBOX, *ROUTE])
+
+
+def _narrow_outbox(bind: sa.Connection) -> None:
+    if bind.dialect.name == "sqlite":
+        _remake_outbox(_outbox(), key=KEY_OF_OUTBOX)
+        return
+    op.drop_constraint("outbox_pkey", "outbox")
+    for column in _new_in_outbox():
+        op.drop_column("outbox", column.name)
+    op.create_primary_key("outbox_pkey", "outbox", list(KEY_OF_OUTBOX))
+
+
+def _remake_outbox(columns: list[sa.Column[Any]], *, key: tuple[str, ...]) -> None:
+    """Make the outbox anew with a copy of its rows: SQLite changes no key."""
+    op.execute("DROP VIEW IF EXISTS open_deliveries")
+    op.create_table("outbox_new", *columns, sa.PrimaryKeyConstraint(*key), sqlite_with_rowid=False)
+    kept = ", ".join(column.name for column in _outbox())
+    op.execute(f"INSERT INTO outbox_new ({kept}) SELECT {kept} FROM outbox")
+    op.execute("DROP TABLE outbox")
+    op.execute("ALTER TABLE outbox_new RENAME TO outbox")
 
 
 def _find_identifiers(bind: sa.Connection) -> None:
@@ -378,6 +441,8 @@ def downgrade() -> None:
     op.drop_column("events", "accepted")
     op.drop_table("sent_identifiers")
     op.drop_index("outbox_exits", "outbox")
+    _narrow_outbox(bind)
+    op.drop_column("audiences", "level")
     op.execute("DELETE FROM settings WHERE name = 'take'")
     op.create_table(
         "seekers",

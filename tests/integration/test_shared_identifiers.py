@@ -89,6 +89,23 @@ def test_an_address_is_handed_over(sending: Sending) -> None:
     assert {event.status for event in sending.events()} == {"processed"}
 
 
+def test_an_address_is_given_up_and_taken_in_one_run(sending: Sending) -> None:
+    """Whoever gives an address up is sent before its new owner: the two do not become one user."""
+    owners, heirs = ([f"{kind}{n}" for n in range(len(PEOPLE))] for kind in ("owner", "heir"))
+    sync(sending, *zip(owners, PEOPLE, strict=True))
+    sending.deliver()
+    given_up = [(owner, f"new-{email}") for owner, email in zip(owners, PEOPLE, strict=True)]
+    sync(sending, *given_up, *zip(heirs, PEOPLE, strict=True))
+    sending.with_settings(delivery={"batch_size": 1}).deliver()
+    told = [user_of(event) for event in sending.events()][len(PEOPLE) :]
+    sync(sending, *zip(heirs, PEOPLE, strict=True))
+    sending.deliver()
+
+    assert (sorted(told[: len(PEOPLE)]), sorted(told[len(PEOPLE) :])) == (sorted(owners), sorted(heirs))
+    assert gold(sending, "userId") == dict.fromkeys(owners, False) | dict.fromkeys(heirs, True)
+    assert {event.status for event in sending.events()} == {"processed"}
+
+
 def test_exits_go_before_everything_else(sending: Sending) -> None:
     """While an exit is under way, nothing else is; a profile with an exit and an entry gets two events."""
     sync(sending, *((f"old{n}", email) for n, email in enumerate(PEOPLE)), ("new", "n@example.com"))

@@ -53,9 +53,9 @@ def test_bulk_upsert_replaces_by_primary_key(database: Database) -> None:
 def test_bulk_delete_takes_exactly_the_rows(database: Database) -> None:
     """Only rows that equal in every given column are deleted; none at all for no rows."""
     rows = [
-        (1, "a", 1, "true", None, 5, 1, None, "entered"),
-        (1, "a", 2, "true", None, 5, 1, None, "entered"),
-        (1, "b", 1, "true", None, 6, 1, None, "entered"),
+        (1, "a", 1, "true", None, 5, 1, None, "entered", False, "schematic", "capture"),
+        (1, "a", 2, "true", None, 5, 1, None, "entered", False, "schematic", "capture"),
+        (1, "b", 1, "true", None, 6, 1, None, "entered", False, "schematic", "capture"),
     ]
     with database.write() as connection:
         bulk.insert(connection, tables.outbox, rows)
