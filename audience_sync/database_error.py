@@ -67,6 +67,11 @@ def shown(url: URL) -> str:
     return text if url.password else text.replace(":***@", "@", 1)  # an empty password is none
 
 
+def is_lock_timeout(error: sa.exc.DBAPIError) -> bool:
+    """Return whether Postgres gave up waiting for a lock that another transaction holds."""
+    return getattr(error.orig, "sqlstate", None) == "55P03"
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of what a database driver says, without SQLAlchemy's additions or parameters."""
     origin = getattr(error, "orig", None) or error

@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from audience_sync.config import Settings
 from audience_sync.core.outcomes import backoff, tries_until_stuck
-from audience_sync.database_error import first_line
+from audience_sync.database_error import first_line, is_lock_timeout
 from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.group import WorkerGroup
 from audience_sync.delivery.opening import Acquaintance, bind, declare_traits
@@ -223,7 +223,12 @@ class _Session:
             most = 0 if self._pool.load().untried else min(most, 1)
         if most == 0 or now < self._takes_at:
             return False
-        taken = taker.take(most)
+        try:
+            taken = taker.take(most)
+        except sa.exc.OperationalError as error:
+            if is_lock_timeout(error):  # another process takes rows, or has died while it did
+                return False
+            raise
         group.nothing_to_take = not taken.progress
         if not taken.progress:
             pause = min(LONGEST_IDLE, IDLE * float(2 ** min(self._fruitless, 10)))

@@ -7,12 +7,12 @@ asks for is counted and gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -27,8 +27,11 @@ from audience_sync.store import batches, binding, events, highwater, identifiers
 from audience_sync.store.batches import Batch, Taking
 
 MOST_BATCHES: Final = 20  # a take
+LONGEST_BUILD: Final = 0.1  # seconds that events are built in one take: others wait for its rows
 _PLACE: Final = itemgetter(0, 1)  # of a row: its shard and profile
 
+T = TypeVar("T")
+P = TypeVar("P")
 Place: TypeAlias = tuple[int, str]
 START: Final[Place] = (-1, "")
 
@@ -147,21 +150,23 @@ class Taker:
         """Take a page of the outbox: one parcel has all that is open of a profile, or its exits."""
         destination, at = self._batching.destination, iso(self._workspace.seams.clock())
         while True:
-            rows, more = outbox.page(connection, after=after, limit=limit, held=held, exits_only=exits_only)
-            rows = identifiers.without_shared(connection, rows)
-            parcels = make_parcels(rows, destination, at=at)
+            found, more = outbox.page(connection, after=after, limit=limit, held=held, exits_only=exits_only)
+            rows = identifiers.without_shared(connection, found)
+            of_profiles = [list(of_profile) for _, of_profile in groupby(rows, key=_PLACE)]
+            parcels = self._build(of_profiles, lambda some: make_parcels(list(chain(*some)), destination, at=at))
+            is_late = len(parcels) < len(of_profiles)
             full = len(parcels)
-            if more:
+            if more or is_late:
                 full = filling([len(parcel.events) for parcel in parcels], self._batching.batch_size)
-            if full or not more:
+            if full or is_late or not more:
+                full = full or len(parcels)
                 break
             limit *= 4  # many audiences share few profiles: a page of rows made less than a batch
         last = _PLACE(rows[-1]) if more else None
-        if full < len(parcels):
-            of_profiles = [list(of_profile) for _, of_profile in groupby(rows, key=_PLACE)]
-            rows = [row for of_profile in of_profiles[:full] for row in of_profile]
+        if full < len(of_profiles):
+            rows = list(chain(*of_profiles[:full]))
             last = _PLACE(rows[-1])
-        identifiers.remember(connection, rows)
+        identifiers.remember(connection, found[: len(rows)], rows)
         rejected = [one for parcel in parcels[:full] for one in parcel.rejected]
         outbox.mark_rejected(connection, rejected)
         dead = {change for change, _ in rejected}
@@ -171,13 +176,27 @@ class Taker:
         events_of = [parcel.events for parcel in parcels[:full] if parcel.events]
         return _Page(events_of, last, len(rows), exits_only)
 
+    def _build(self, profiles: Sequence[T], build: Callable[[Sequence[T]], list[P]]) -> list[P]:
+        """Return what is built of each of the first profiles: of a batch at least, and no more in `LONGEST_BUILD`."""
+        monotonic, size = self._workspace.seams.monotonic, self._batching.batch_size
+        began = monotonic()
+        built: list[P] = []
+        for start in range(0, len(profiles), size):
+            built += build(profiles[start : start + size])
+            if monotonic() - began > LONGEST_BUILD:
+                break
+        return built
+
     def _events(self, connection: Connection, after: Place, held: Set[str], limit: int) -> _Page:
         """Take a page of forwarded events: of a profile as many as fit into one batch, so none overtakes another."""
         batching, now_ms = self._batching, self._workspace.seams.now_ms()
         rows, last = events.page(connection, after=after, limit=limit, held=held)
         of_profiles = [list(of_profile) for _, of_profile in groupby(rows, key=_PLACE)]
-        parcels = [make_forwarded(one, batching.destination, most=batching.batch_size) for one in of_profiles]
-        if last is not None and (full := filling([len(parcel.events) for parcel in parcels], batching.batch_size)):
+        destination, size = batching.destination, batching.batch_size
+        parcels = self._build(of_profiles, lambda some: [make_forwarded(one, destination, most=size) for one in some])
+        if len(parcels) < len(of_profiles):
+            last = _PLACE(of_profiles[len(parcels) - 1][-1])
+        if last is not None and (full := filling([len(parcel.events) for parcel in parcels], size)):
             if full < len(parcels):
                 last = _PLACE(of_profiles[full - 1][-1])
             parcels = parcels[:full]

@@ -24,6 +24,7 @@ from audience_sync.errors import LeaseLost
 from audience_sync.store import binding, bulk, events, identifiers, outbox, runs
 
 LONGEST_MS: Final = 3_600_000  # a claim that seems to last longer is of before the host was started, or the clock set
+TAKE_WAITS_MS: Final = 5_000  # that a take waits for a lock of Postgres, or may stand still with its own
 MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others may want some, too
 
 _COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part, exits"
@@ -62,9 +63,10 @@ class Taking(NamedTuple):
 
 def lock_taking(connection: Connection, *, stuck_tries: int) -> Taking:
     """Have other processes wait with taking until this transaction ends, and return what is in open batches."""
-    binding.locked(connection, identifiers.TAKE)
     if connection.dialect.name != "sqlite":  # a process that freezes now holds up all others
-        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 5000")
+        for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.exec_driver_sql(f"SET LOCAL {limit} = {TAKE_WAITS_MS}")
+    binding.locked(connection, identifiers.TAKE)
     taking = Taking({False: set(), True: set()}, set(), has_exits=False)
     rows = connection.execute(sa.text("SELECT forwarded, exits, size, tries, keys FROM batches WHERE status = 'open'"))
     for forwarded, exits, size, tries, keys in rows:

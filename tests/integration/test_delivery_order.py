@@ -15,8 +15,9 @@ import sqlalchemy as sa
 
 from audience_sync import holders
 from audience_sync.db import Database
+from audience_sync.delivery import taker
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.store import outbox
+from audience_sync.store import batches, binding, identifiers, outbox
 from tests.factories import make_event, open_changes
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
 from tests.waiting import somebody_waits, wait_until
@@ -226,6 +227,35 @@ def test_a_sync_that_commits_while_rows_are_taken(sending: Sending, monkeypatch:
         sending.deliver()
 
     assert values_of(sending, "u1") == [(True, "processed"), (False, "processed")]
+    assert_agreed(sending)
+
+
+def test_a_take_that_builds_slowly(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once building has taken too long, rows are left for the next take; of a batch at least each has some."""
+    monkeypatch.setattr(taker, "LONGEST_BUILD", 0)
+    sending.sync(gold=EVERYBODY)
+    reached: list[str] = []
+    slow = replace(sending.workspace, seams=replace(sending.workspace.seams, reach=reached.append))
+    Sending(**{**vars(sending), "workspace": slow}).deliver()
+
+    assert reached.count("deliver.taken") == len(EVERYBODY) // 100
+    assert_agreed(sending)
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_take_that_waits_for_a_lock(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process stands still with what is to be taken, a delivery tries again and says nothing of it."""
+    monkeypatch.setattr(batches, "TAKE_WAITS_MS", 50)
+    sending.sync(gold=["u1"])
+    warnings: list[str] = []
+    with sending.delivering(warn=warnings.append) as report:
+        with sending.workspace.database.write() as connection:
+            binding.locked(connection, identifiers.TAKE)
+            wait_until(lambda: somebody_waits(sending.workspace.database))
+            wait_until(lambda: not somebody_waits(sending.workspace.database))
+        assert report.result().open == 0
+
+    assert warnings == []
     assert_agreed(sending)
 
 
