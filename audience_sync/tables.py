@@ -168,14 +168,15 @@ outbox = _clustered(
 _first = sa.text("(value IN ('false', 'null') OR gives_up) AND dead_reason IS NULL")
 sa.Index("outbox_exits", *outbox.primary_key.columns, sqlite_where=_first, postgresql_where=_first)
 
-sent_identifiers = _clustered(
-    "sent_identifiers",  # user keys besides the identity; two profiles that share one are one user in Schematic
+user_identifiers = _clustered(
+    "user_identifiers",  # user keys besides the identity; two profiles that share one are one user in Schematic
     _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("name", KEY, primary_key=True),
     _column("value", KEY, primary_key=True),
+    _column("sent", sa.Boolean),  # false: it was left out, because another profile has it
 )
-sa.Index("sent_identifiers_shared", sent_identifiers.c.name, sent_identifiers.c.value)
+sa.Index("user_identifiers_shared", user_identifiers.c.name, user_identifiers.c.value)
 
 batches = sa.Table(
     "batches",

@@ -28,7 +28,9 @@ class State(StrEnum):
 class Finding:
     """One thing that was looked at: what kind of thing, which one, how it stands, and what to do about it."""
 
-    check: str  # configuration, database, source, audience, mapping, memberships, ingest, schematic or trait
+    check: (
+        str  # configuration, database, source, audience, mapping, identifiers, memberships, ingest, schematic or trait
+    )
     subject: str
     state: State
     message: str

@@ -6,7 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from audience_sync.checking import audiences, database, destination, file, ingest, mappings, memberships, permissions
+from audience_sync.checking import (
+    audiences,
+    database,
+    destination,
+    file,
+    identifiers,
+    ingest,
+    mappings,
+    memberships,
+    permissions,
+)
 from audience_sync.checking.finding import Finding, error
 from audience_sync.config import find_config, load
 from audience_sync.errors import ConfigError
@@ -34,6 +44,8 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
         yield from audiences.look(settings, usable, now=seams.clock())
         yield from mappings.look(settings, usable)
         yield from ingest.look(settings, environ)
+        if usable is not None:
+            yield from identifiers.look(usable)
         if deep and usable is not None:
             yield from memberships.look(usable)
         yield from destination.look(settings, environ, database=usable, now=seams.clock)

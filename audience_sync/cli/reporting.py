@@ -21,7 +21,7 @@ from audience_sync.core.model import EXIT_VALUES, Computation, RunState
 from audience_sync.db import Database, display_url
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused
-from audience_sync.store import audiences, outbox, runs
+from audience_sync.store import audiences, identifiers, outbox, runs
 from audience_sync.store.renames import rename_warnings
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import RunReport
@@ -191,6 +191,14 @@ def orphans(database: Database, settings: Settings) -> None:
                     f" {escape(str(settings.path))}; its traits stay as they are"
                     f" (`audience-sync retract {row.key}` sends {told} to all)",
                 )
+
+
+def shared_identifiers(database: Database) -> None:
+    """Warn of user identifiers that several profiles were sent with."""
+    with database.read() as connection:
+        shared = identifiers.count_shared(connection)
+    if shared:
+        warn(f"{identifiers.shared_sentence(shared)}; hint: {identifiers.SHARED_HINT}")
 
 
 def renames(database: Database, settings: Settings, chosen: Sequence[Audience]) -> None:

@@ -27,7 +27,7 @@ from audience_sync.core.printable import instant_text
 from audience_sync.db import Database, display_url
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
-from audience_sync.store import binding, event_reports, inspection, outbox
+from audience_sync.store import binding, event_reports, identifiers, inspection, outbox
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.outages import OutageKind
 from audience_sync.store.reports import Record, iso
@@ -170,6 +170,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
             "destination": destination,
             "delivery_stopped": destination["last_answer"] if destination["state"] in STOPPED else None,
             "attempts": waiting,
+            "shared_identifiers": identifiers.count_shared(connection),
             "blocked": inspection.blocked_runs(connection),
             "failed": [run for run in inspection.failed_runs(connection) if run["audience"] in synced],
             "held": [{"audience": one["key"], "reason": one["held"]} for one in found if one["held"] is not None],
@@ -249,6 +250,8 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
     print_table(map(_short, whole["audiences"]), STATUS_SHOWN, hidden=hidden)
     _print_waiting(whole["deliveries"], whole["events"] if forwarded else None)
     _print_destination(whole["destination"])
+    if whole["shared_identifiers"]:
+        out.print(f"identifiers: {identifiers.shared_sentence(whole['shared_identifiers'])}")
     for title, records, shown in (
         ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
         ("at work", whole["leases"], at_work.SHOWN),

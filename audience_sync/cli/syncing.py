@@ -133,6 +133,7 @@ def sync(
             reporting.released(workspace.database, report.run)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         sent = reporting.show_runs(workspace.database, reports, format=format)
+        reporting.shared_identifiers(workspace.database)
         raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery, sent=sent))
 
 

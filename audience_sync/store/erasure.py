@@ -33,7 +33,7 @@ _PLACES = {
     "staged": "run_id IN (SELECT run_id FROM staged_shards) AND shard = :s AND profile_key = :k",
     "changes": "run_id IN (SELECT id FROM runs) AND shard = :s AND profile_key = :k",
     "outbox": "shard = :s AND profile_key = :k",
-    "sent_identifiers": "shard = :s AND profile_key = :k",
+    "user_identifiers": "shard = :s AND profile_key = :k",
     "events": "shard = :s AND profile_key = :k",
     "deliveries": "shard = :s AND profile_key = :k",
     "rejections": "profile_key = :cut",  # they keep no more of a key than this

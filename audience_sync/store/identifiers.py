@@ -1,4 +1,4 @@
-"""User identifiers besides the identity, as they were sent: two profiles that share one are one user in Schematic.
+"""User identifiers besides the identity: two profiles that were sent with the same one are one user in Schematic.
 
 Schematic resolves a user by any key that it was ever sent. As soon as one such identifier is known, exits are sent
 before everything else, and once an exit is answered, the members of its audience who share an identifier with it are
@@ -25,6 +25,8 @@ from audience_sync.store.runs import RunRow
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
 
+SHARED_HINT: Final = "the view `shared_identifiers` lists them; give each person one value, or leave the key out"
+
 TAKE: Final = "take"  # the setting that processes lock while they take rows into batches
 
 _PLACE: Final = itemgetter(0, 1, 2)  # of a row: in the order in which others lock them
@@ -33,20 +35,37 @@ _MARK: Final = '"user":'  # in identifiers with a user key besides the identity
 
 def any_known(connection: Connection) -> bool:
     """Return whether a user identifier besides the identity was ever sent."""
-    return connection.execute(sa.text("SELECT 1 FROM sent_identifiers LIMIT 1")).first() is not None
+    return connection.execute(sa.text("SELECT 1 FROM user_identifiers LIMIT 1")).first() is not None
 
 
-def remember(connection: Connection, changes: Iterable[OpenChange]) -> None:
-    """Keep the user identifiers that changes are sent with."""
-    rows = {(change.shard, change.profile_key, *pair) for change in changes for pair in _pairs(change.identifiers)}
+def count_shared(connection: Connection) -> int:
+    """Return how many user identifiers several profiles have or have had."""
+    return int(connection.execute(sa.text("SELECT count(*) FROM shared_identifiers")).scalar_one())
+
+
+def shared_sentence(count: int) -> str:
+    """Say how many identifiers are shared, and what that means."""
+    several = "1 user identifier is" if count == 1 else f"{count:,} user identifiers are"
+    return f"{several} shared by several profiles, which Schematic may take for one user"
+
+
+def remember(connection: Connection, changes: Sequence[OpenChange], sent: Sequence[OpenChange]) -> None:
+    """Keep the user identifiers of changes; those that the changes are sent without, too."""
+    rows: dict[tuple[int, str, str, str], bool] = {}
+    for change, told in zip(changes, sent, strict=True):
+        kept = {*_pairs(told.identifiers)}
+        for pair in _pairs(change.identifiers):
+            row = (change.shard, change.profile_key, *pair)
+            rows[row] = rows.get(row, False) or pair in kept
     if rows:
-        given = jsonrows.table(connection, "rows", tables.sent_identifiers.columns)
+        given = jsonrows.table(connection, "rows", tables.user_identifiers.columns)
         connection.execute(
             sa.text(
-                "INSERT INTO sent_identifiers (shard, profile_key, name, value)"
-                f" SELECT * FROM ({given}) AS sent WHERE true ON CONFLICT DO NOTHING"
+                "INSERT INTO user_identifiers (shard, profile_key, name, value, sent)"
+                f" SELECT * FROM ({given}) AS had WHERE true ON CONFLICT (shard, profile_key, name, value)"
+                " DO UPDATE SET sent = excluded.sent WHERE excluded.sent AND NOT user_identifiers.sent"
             ),
-            {"rows": jsonrows.given(sorted(rows))},
+            {"rows": jsonrows.given((*row, was_sent) for row, was_sent in sorted(rows.items()))},
         )
 
 
@@ -61,12 +80,12 @@ def without_shared(connection: Connection, changes: Sequence[OpenChange]) -> lis
     careful = [
         n for n, one in enumerate(changes) if one.value in EXIT_VALUES.values() or one.kind == ChangeKind.UPDATED
     ]
-    c = tables.sent_identifiers.columns
+    c = tables.user_identifiers.columns
     pairs = jsonrows.table(connection, "pairs", (c.name, c.value))
     rows = connection.execute(
         sa.text(
             f"SELECT s.name, s.value, min(i.profile_key), max(i.profile_key) FROM ({pairs}) AS s"
-            " JOIN sent_identifiers i ON i.name = s.name AND i.value = s.value GROUP BY 1, 2"
+            " JOIN user_identifiers i ON i.name = s.name AND i.value = s.value GROUP BY 1, 2"
         ),
         {"pairs": jsonrows.given(sorted({pair for n in careful for pair in _pairs(changes[n].identifiers)}))},
     )
@@ -123,13 +142,14 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
         sa.text(
             f"SELECT m.shard, m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'), m.identifiers,"
             " max(x.run_id)"  # CROSS JOIN: SQLite goes from each exit to who shares its identifiers
-            f" FROM ({given}) AS x CROSS JOIN sent_identifiers mine CROSS JOIN sent_identifiers theirs"
-            " CROSS JOIN memberships m WHERE mine.shard = x.shard AND mine.profile_key = x.profile_key"
+            f" FROM ({given}) AS x CROSS JOIN user_identifiers mine CROSS JOIN user_identifiers theirs"
+            " CROSS JOIN memberships m WHERE mine.sent AND theirs.sent"
+            " AND mine.shard = x.shard AND mine.profile_key = x.profile_key"
             " AND theirs.name = mine.name AND theirs.value = mine.value AND theirs.profile_key <> mine.profile_key"
             " AND m.audience_id = x.audience_id AND m.shard = theirs.shard AND m.profile_key = theirs.profile_key"
             " AND NOT EXISTS (SELECT 1 FROM memberships again WHERE again.audience_id = x.audience_id"
             "   AND again.shard = x.shard AND again.profile_key = x.profile_key)"
-            " AND (SELECT count(*) FROM (SELECT 1 FROM sent_identifiers n"
+            " AND (SELECT count(*) FROM (SELECT 1 FROM user_identifiers n"
             "   WHERE n.name = mine.name AND n.value = mine.value LIMIT :most) AS holders) < :most"
             " GROUP BY m.shard, m.profile_key, m.audience_id, m.value, m.identifiers"
         ),

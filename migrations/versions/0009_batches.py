@@ -51,7 +51,7 @@ EACH_ACCEPTED = {
 VIEWS = {
     # Where several batches carry one value, the one that was tried most often says how it stands.
     "shared_identifiers": """
-        SELECT name, value, count(*) AS profiles FROM sent_identifiers GROUP BY name, value HAVING count(*) > 1
+        SELECT name, value, count(*) AS profiles FROM user_identifiers GROUP BY name, value HAVING count(*) > 1
     """,
     "open_values": """
         SELECT shard, profile_key, audience_id, generation, run_id, value, tries, not_before, error
@@ -217,15 +217,16 @@ def upgrade() -> None:
         " CONSTRAINT level_is_known CHECK (level IN ('user', 'company'))"
     )
     op.create_table(
-        "sent_identifiers",
+        "user_identifiers",
         sa.Column("shard", sa.SmallInteger(), nullable=False),
         sa.Column("profile_key", KEY, nullable=False),
         sa.Column("name", KEY, nullable=False),
         sa.Column("value", KEY, nullable=False),
+        sa.Column("sent", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("shard", "profile_key", "name", "value"),
         sqlite_with_rowid=False,
     )
-    op.create_index("sent_identifiers_shared", "sent_identifiers", ["name", "value"])
+    op.create_index("user_identifiers_shared", "user_identifiers", ["name", "value"])
     _find_identifiers(bind)
     op.add_column("events", sa.Column("accepted", sa.Text(), nullable=True))
     _keep_accepted_bodies(bind)
@@ -303,8 +304,8 @@ def _find_identifiers(bind: sa.Connection) -> None:
         each = "jsonb_each_text(m.identifiers::jsonb -> 'user') i(key, value)"
     for table in ("memberships", "changes", "outbox"):
         bind.exec_driver_sql(
-            "INSERT INTO sent_identifiers (shard, profile_key, name, value)"
-            f" SELECT DISTINCT m.shard, m.profile_key, i.key, i.value FROM {table} m, {each}"
+            "INSERT INTO user_identifiers (shard, profile_key, name, value, sent)"
+            f" SELECT DISTINCT m.shard, m.profile_key, i.key, i.value, 1 = 1 FROM {table} m, {each}"
             " WHERE true ON CONFLICT DO NOTHING"
         )
 
@@ -439,7 +440,7 @@ def downgrade() -> None:
     op.drop_index("batches_open", "batches")
     op.drop_table("batches")
     op.drop_column("events", "accepted")
-    op.drop_table("sent_identifiers")
+    op.drop_table("user_identifiers")
     op.drop_index("outbox_exits", "outbox")
     _narrow_outbox(bind)
     op.drop_column("audiences", "level")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,29 @@ def test_one_of_two_ids_leaves(sending: Sending) -> None:
     assert sending.rows("SELECT name, value, profiles FROM shared_identifiers") == [("email", "a@example.com", 2)]
 
 
+def test_shared_identifiers_are_counted(sending: Sending) -> None:
+    """`sync`, `status` and `check` say how many identifiers several profiles have."""
+    sentence = "1 user identifier is shared by several profiles, which Schematic may take for one user"
+    hint = "the view `shared_identifiers` lists them; give each person one value, or leave the key out"
+    words = ["--config", str(sending.settings.path)]
+    environment = {**os.environ, "SCHEMATIC_API_KEY": sending.key, "COLUMNS": "300"}
+    sync(sending, ("u1", "a@example.com"), ("u2", "b@example.com"))
+    before = call([*words, "sync", "gold"], environment)
+    sending.shop.set_orders([("u1", "a@example.com"), ("u2", "a@example.com")])
+    after, status, check = (
+        call([*words, *command], environment) for command in (["sync", "gold"], ["status"], ["check"])
+    )
+
+    assert (before.code, after.code) == (0, 0)
+    assert "warning" not in before.err
+    assert f"warning: {sentence}; hint: {hint}\n" in after.err
+    assert f"identifiers: {sentence}\n" in status.out
+    assert sentence in check.out
+    assert hint in check.out
+    (whole,) = call([*words, "status", "--format", "json"], environment).out.splitlines()
+    assert json.loads(whole)["shared_identifiers"] == 1
+
+
 def test_an_address_is_handed_over(sending: Sending) -> None:
     """An update carries no address that another profile has had: Schematic would find two users by it."""
     sync(sending, ("u1", "a@example.com"), ("u2", "b@example.com"))
@@ -86,6 +110,7 @@ def test_an_address_is_handed_over(sending: Sending) -> None:
     sending.deliver()
 
     assert gold(sending, "userId") == {"u1": False, "u2": True}
+    assert sending.rows("SELECT name, value, profiles FROM shared_identifiers") == [("email", "a@example.com", 2)]
     assert {event.status for event in sending.events()} == {"processed"}
 
 
@@ -198,4 +223,4 @@ def test_a_forgotten_person_leaves_no_identifier(sending: Sending) -> None:
     with sending.workspace.database.write() as connection:
         erasure.forget(connection, "u1")
 
-    assert sending.rows("SELECT profile_key, name, value FROM sent_identifiers") == [("u2", "email", "b@example.com")]
+    assert sending.rows("SELECT profile_key, name, value FROM user_identifiers") == [("u2", "email", "b@example.com")]
