@@ -197,8 +197,7 @@ batches = sa.Table(
     _column("error", sa.Text, nullable=True),  # what the last try met
     _column("accepted_at", MS, nullable=True),
     _column("http_status", sa.SmallInteger, nullable=True),
-    _column("low", sa.SmallInteger),  # the shards of its events, inclusive
-    _column("high", sa.SmallInteger),
+    _column("shards", KEY),  # of its events, each between two spaces
     _column("exits", sa.Boolean, server_default=sa.false()),  # it has some, or updates that give up an identifier
     _column("size", sa.Integer),  # events
     _column("keys", sa.Text),  # JSON, of the profiles
@@ -209,6 +208,7 @@ batches = sa.Table(
 )
 _open = sa.text("status = 'open'")
 sa.Index("batches_open", batches.c.id, sqlite_where=_open, postgresql_where=_open)
+sa.Index("batches_shards", batches.c.shards)
 _cut = sa.text("origin IS NOT NULL")
 sa.Index("batches_cut", batches.c.origin, sqlite_where=_cut, postgresql_where=_cut)
 

@@ -30,7 +30,7 @@ MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others ma
 _COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part, exits"
 _MINE: Final = "id = :id AND claim = :claim AND status = 'open'"
 _CLAIM: Final = sa.text("UPDATE batches SET holder = :h, claim = claim + 1, claim_until = :until WHERE id = :i")
-_CONTAINS: Final = {"sqlite": "instr(keys, :q) > 0", "postgresql": "position(:q IN keys) > 0"}
+_CONTAINS: Final = {"sqlite": "instr({1}, {0}) > 0", "postgresql": "position({0} IN {1}) > 0"}
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ def add(
 def _insert(connection: Connection, batch: Batch, *, holder: str, claim_until: int, now_ms: int) -> Batch:
     found = connection.execute(
         sa.text(
-            "INSERT INTO batches (forwarded, holder, claim, claim_until, origin, part, created_at, low, high, exits,"
-            " size, keys, events) VALUES (:forwarded, :holder, :claim, :until, :origin, :part, :now, :low, :high,"
+            "INSERT INTO batches (forwarded, holder, claim, claim_until, origin, part, created_at, shards, exits,"
+            " size, keys, events) VALUES (:forwarded, :holder, :claim, :until, :origin, :part, :now, :shards,"
             " :exits, :n, :keys, :events) RETURNING id"
         ),
         {
@@ -128,15 +128,18 @@ def _insert(connection: Connection, batch: Batch, *, holder: str, claim_until: i
 
 
 def _content(events_of_batch: Sequence[Event]) -> dict[str, object]:
-    shards = [event.shard for event in events_of_batch]
     keys = dict.fromkeys(event.profile_key for event in events_of_batch)
     return {
-        "low": min(shards),
-        "high": max(shards),
+        "shards": _spaced(event.shard for event in events_of_batch),
         "n": len(events_of_batch),
         "keys": orjson.dumps(list(keys)).decode(),
         "events": dump(events_of_batch),
     }
+
+
+def _spaced(shards: Iterable[int]) -> str:
+    """Return shards as a batch keeps them: each between two spaces."""
+    return f" {' '.join(map(str, sorted(set(shards))))} "
 
 
 def _has_exits(events_of_batch: Iterable[Event]) -> bool:
@@ -323,7 +326,7 @@ def cut(
     _assert_done(
         connection.execute(
             sa.text(
-                "UPDATE batches SET origin = :origin, low = :low, high = :high, size = :n,"
+                "UPDATE batches SET origin = :origin, shards = :shards, size = :n,"
                 f" keys = :keys, events = :events, tries = 0, not_before = 0, error = NULL WHERE {_MINE}"
             ),
             {**_content(first.events), "origin": origin, "id": batch.id, "claim": batch.claim},
@@ -413,12 +416,14 @@ def drop_forwarded(connection: Connection, *, reason: str) -> int:
 
 def about(connection: Connection) -> str:
     """Return the condition of the batches that name the profile of the parameters of `about_parameters`."""
-    return f":s BETWEEN low AND high AND {_CONTAINS[connection.dialect.name]}"
+    has = _CONTAINS[connection.dialect.name].format
+    # First the shards: SQLite has them all in an index, and reads no more of most batches.
+    return f"id IN (SELECT id FROM batches WHERE {has(':shard', 'shards')}) AND {has(':q', 'keys')}"
 
 
 def about_parameters(profile_key: str) -> dict[str, object]:
     """Return the parameters of `about`."""
-    return {"s": shard_of(profile_key), "q": quoted(profile_key)}
+    return {"shard": _spaced([shard_of(profile_key)]), "q": quoted(profile_key)}
 
 
 def accepted_of(connection: Connection, profile_key: str, *, at_most: int | None) -> list[dict[str, object]]:
@@ -486,16 +491,14 @@ def forget(connection: Connection, profile_key: str) -> None:
             connection.execute(sa.text("DELETE FROM batches WHERE id = :i"), {"i": row.id})
             continue
         keys = [key for key in orjson.loads(row.keys) if key != profile_key]
-        shards = [shard_of(key) for key in keys]
         connection.execute(
             sa.text(
-                "UPDATE batches SET low = :low, high = :high, size = :n, keys = :keys, events = :events, error = NULL"
+                "UPDATE batches SET shards = :shards, size = :n, keys = :keys, events = :events, error = NULL"
                 " WHERE id = :i"
             ),
             {
                 "i": row.id,
-                "low": min(shards),
-                "high": max(shards),
+                "shards": _spaced(map(shard_of, keys)),
                 "n": len(others),
                 "keys": orjson.dumps(keys).decode(),
                 "events": orjson.dumps(_regrouped(others)).decode(),

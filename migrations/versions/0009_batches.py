@@ -194,8 +194,7 @@ def upgrade() -> None:
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("accepted_at", sa.BigInteger(), nullable=True),
         sa.Column("http_status", sa.SmallInteger(), nullable=True),
-        sa.Column("low", sa.SmallInteger(), nullable=False),
-        sa.Column("high", sa.SmallInteger(), nullable=False),
+        sa.Column("shards", KEY, nullable=False),
         sa.Column("exits", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("keys", sa.Text(), nullable=False),
@@ -205,6 +204,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sqlite_autoincrement=True,
     )
+    op.create_index("batches_shards", "batches", ["shards"])
     for name, column, where in (("open", "id", "status = 'open'"), ("cut", "origin", "origin IS NOT NULL")):
         condition = sa.text(where)
         op.create_index(f"batches_{name}", "batches", [column], sqlite_where=condition, postgresql_where=condition)
@@ -374,8 +374,7 @@ def _move_attempts(bind: sa.Connection) -> None:
             **dict(attempt),
             origin=origin_id,
             part=attempt["id"] - origin_id,
-            low=min(shards),
-            high=max(shards),
+            shards=f" {' '.join(map(str, sorted(set(shards))))} ",
             exits=any(one[4] in ("false", "null") for changes, *_ in groups for one in changes),
             size=len(groups),
             keys=list(dict.fromkeys(profiles)),
@@ -437,6 +436,7 @@ def downgrade() -> None:
     for view in reversed(VIEWS):
         op.execute(f"DROP VIEW {view}")
     op.drop_index("batches_cut", "batches")
+    op.drop_index("batches_shards", "batches")
     op.drop_index("batches_open", "batches")
     op.drop_table("batches")
     op.drop_column("events", "accepted")
