@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby, islice
 from operator import itemgetter
-from typing import Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination.forwarding import make_forwarded
+from audience_sync.core.destination.forwarding import ForwardedParcel, make_forwarded
 from audience_sync.core.destination.parcels import Destination, make_parcels
 from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.events import Event
+from audience_sync.core.events import Event, Forwarded
 from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.cuts import filling, pack
 from audience_sync.leasing import Workspace
@@ -30,7 +30,7 @@ MOST_BATCHES: Final = 20  # a take
 LONGEST_BUILD: Final = 0.1  # seconds that events are built in one take: others wait for its rows
 _PLACE: Final = itemgetter(0, 1)  # of a row: its shard and profile
 
-T = TypeVar("T")
+T = TypeVar("T", bound=tuple[Any, ...])  # a row
 P = TypeVar("P")
 Place: TypeAlias = tuple[int, str]
 START: Final[Place] = (-1, "")
@@ -152,9 +152,8 @@ class Taker:
         while True:
             found, more = outbox.page(connection, after=after, limit=limit, held=held, exits_only=exits_only)
             rows = identifiers.without_shared(connection, found)
-            of_profiles = [list(of_profile) for _, of_profile in groupby(rows, key=_PLACE)]
-            parcels = self._build(of_profiles, lambda some: make_parcels(list(chain(*some)), destination, at=at))
-            is_late = len(parcels) < len(of_profiles)
+            parcels, end = self._build(rows, lambda some: make_parcels(some, destination, at=at))
+            is_late = end < len(rows)
             full = len(parcels)
             if more or is_late:
                 full = filling([len(parcel.events) for parcel in parcels], self._batching.batch_size)
@@ -163,8 +162,10 @@ class Taker:
                 break
             limit *= 4  # many audiences share few profiles: a page of rows made less than a batch
         last = _PLACE(rows[-1]) if more else None
-        if full < len(of_profiles):
-            rows = list(chain(*of_profiles[:full]))
+        if full < len(parcels):
+            end = sum(len(list(of_profile)) for _, of_profile in islice(groupby(rows, key=_PLACE), full))
+        if end < len(rows):
+            rows = rows[:end]
             last = _PLACE(rows[-1])
         identifiers.remember(connection, found[: len(rows)], rows)
         rejected = [one for parcel in parcels[:full] for one in parcel.rejected]
@@ -176,29 +177,36 @@ class Taker:
         events_of = [parcel.events for parcel in parcels[:full] if parcel.events]
         return _Page(events_of, last, len(rows), exits_only)
 
-    def _build(self, profiles: Sequence[T], build: Callable[[Sequence[T]], list[P]]) -> list[P]:
-        """Return what is built of each of the first profiles: of a batch at least, and no more in `LONGEST_BUILD`."""
+    def _build(self, rows: Sequence[T], build: Callable[[Sequence[T]], list[P]]) -> tuple[list[P], int]:
+        """Return what is built of the first rows, whole profiles, and how many rows these are.
+
+        They are enough for a batch, and no more than can be built in `LONGEST_BUILD`.
+        """
         monotonic, size = self._workspace.seams.monotonic, self._batching.batch_size
-        began = monotonic()
+        began, end = monotonic(), 0
         built: list[P] = []
-        for start in range(0, len(profiles), size):
-            built += build(profiles[start : start + size])
-            if monotonic() - began > LONGEST_BUILD:
-                break
-        return built
+        while end < len(rows) and (not end or monotonic() - began <= LONGEST_BUILD):
+            start, end = end, min(end + size, len(rows))
+            while end < len(rows) and _PLACE(rows[end]) == _PLACE(rows[end - 1]):
+                end += 1
+            built += build(rows[start:end])
+        return built, end
 
     def _events(self, connection: Connection, after: Place, held: Set[str], limit: int) -> _Page:
         """Take a page of forwarded events: of a profile as many as fit into one batch, so none overtakes another."""
         batching, now_ms = self._batching, self._workspace.seams.now_ms()
         rows, last = events.page(connection, after=after, limit=limit, held=held)
-        of_profiles = [list(of_profile) for _, of_profile in groupby(rows, key=_PLACE)]
         destination, size = batching.destination, batching.batch_size
-        parcels = self._build(of_profiles, lambda some: [make_forwarded(one, destination, most=size) for one in some])
-        if len(parcels) < len(of_profiles):
-            last = _PLACE(of_profiles[len(parcels) - 1][-1])
+
+        def build(some: Sequence[Forwarded]) -> list[ForwardedParcel]:
+            return [make_forwarded(list(of), destination, most=size) for _, of in groupby(some, key=_PLACE)]
+
+        parcels, end = self._build(rows, build)
+        if end < len(rows):
+            last = _PLACE(rows[end - 1])
         if last is not None and (full := filling([len(parcel.events) for parcel in parcels], size)):
             if full < len(parcels):
-                last = _PLACE(of_profiles[full - 1][-1])
+                last, _ = next(islice(groupby(rows, key=_PLACE), full - 1, None))
             parcels = parcels[:full]
         made = [event for parcel in parcels for event in parcel.events]
         unsent = [one for parcel in parcels for one in parcel.unsent]

@@ -52,8 +52,8 @@ def shared_sentence(count: int) -> str:
 def remember(connection: Connection, changes: Sequence[OpenChange], sent: Sequence[OpenChange]) -> None:
     """Keep the user identifiers of changes; those that the changes are sent without, too."""
     rows: dict[tuple[int, str, str, str], bool] = {}
-    for change, told in zip(changes, sent, strict=True):
-        kept = {*_pairs(told.identifiers)}
+    for n in _with_keys(changes):
+        change, kept = changes[n], {*_pairs(sent[n].identifiers)}
         for pair in _pairs(change.identifiers):
             row = (change.shard, change.profile_key, *pair)
             rows[row] = rows.get(row, False) or pair in kept
@@ -71,14 +71,15 @@ def remember(connection: Connection, changes: Sequence[OpenChange], sent: Sequen
 
 def without_shared(connection: Connection, changes: Sequence[OpenChange]) -> list[OpenChange]:
     """Return changes, exits and updates without the user identifiers that another profile has or has had."""
-    holders: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for change in changes:
-        for pair in _pairs(change.identifiers):
-            holders[pair].add(change.profile_key)
-    if not holders:
+    with_keys = _with_keys(changes)
+    if not with_keys:
         return list(changes)
+    holders: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for n in with_keys:
+        for pair in _pairs(changes[n].identifiers):
+            holders[pair].add(changes[n].profile_key)
     careful = [
-        n for n, one in enumerate(changes) if one.value in EXIT_VALUES.values() or one.kind == ChangeKind.UPDATED
+        n for n in with_keys if changes[n].value in EXIT_VALUES.values() or changes[n].kind == ChangeKind.UPDATED
     ]
     c = tables.user_identifiers.columns
     pairs = jsonrows.table(connection, "pairs", (c.name, c.value))
@@ -159,6 +160,11 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
         generation = binding.next_generation(connection, now_ms)
         rows = [(*sharer, generation, run_id, None, "resent") for *sharer, run_id in sorted(found, key=_PLACE)]
         outbox.insert(connection, rows, on_conflict=f"{outbox.REPLACE} WHERE outbox.dead_reason IS NOT NULL")
+
+
+def _with_keys(changes: Sequence[OpenChange]) -> list[int]:
+    """Return the places of the changes that have user identifiers besides the identity."""
+    return [n for n, one in enumerate(changes) if one.identifiers is not None and _MARK in one.identifiers]
 
 
 def _pairs(identifiers: str | None) -> Iterator[tuple[str, str]]:
