@@ -15,7 +15,7 @@ from audience_sync.core.destination.mappings import Mapping as DestinationMappin
 from audience_sync.core.destination.parcels import Destination, make_parcel
 from audience_sync.core.destination.presets import presets
 from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.events import Event, OpenChange
+from audience_sync.core.events import Contents, Event, OpenChange
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Change, ChangeKind, Computation, Member, RunKind, RunState
 from audience_sync.core.shards import shard_of
@@ -171,7 +171,9 @@ def take_batch(connection: Connection, *events: Event, now_ms: int, holder: str 
                 sa.text("DELETE FROM outbox WHERE profile_key = :k AND audience_id = :a AND generation = :g"),
                 {"k": event.profile_key, "a": carried.audience_id, "g": carried.generation},
             )
-    (batch,) = batches.add(connection, [events], holder=holder, claim_until=now_ms + 600_000, now_ms=now_ms)
+    (batch,) = batches.add(
+        connection, [Contents.of(events)], holder=holder, claim_until=now_ms + 600_000, now_ms=now_ms
+    )
     return batch
 
 

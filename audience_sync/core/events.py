@@ -7,11 +7,13 @@ The wire form is that of Schematic's own clients: ``{api_key, type, body, idempo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 import orjson
 
@@ -31,6 +33,52 @@ class OpenChange(NamedTuple):
     computation: str  # as in Computation
     kind: str  # of the change that was not sent yet; resent: nothing happened
     identifiers: str | None  # canonical JSON, as in Member
+
+
+@dataclass(frozen=True)
+class OpenChanges:
+    """Many open changes in the order of their shards and profiles, column by column: those of `OpenChange`."""
+
+    columns: Sequence[Sequence[Any]]
+
+    @classmethod
+    def of(cls, changes: Iterable[OpenChange]) -> Self:
+        """Return changes as columns."""
+        return cls(list(zip(*changes, strict=True)) or [()] * len(OpenChange._fields))
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __iter__(self) -> Iterator[OpenChange]:
+        return map(OpenChange._make, zip(*self.columns, strict=True))
+
+    def part(self, start: int, end: int) -> OpenChanges:
+        """Return some of them."""
+        return OpenChanges([column[start:end] for column in self.columns])
+
+    @property
+    def shards(self) -> Sequence[int]:
+        """Return the shard of each."""
+        return self.columns[0]
+
+    @property
+    def profile_keys(self) -> Sequence[str]:
+        """Return whom each is about."""
+        return self.columns[1]
+
+    @property
+    def said(self) -> Iterable[tuple[Any, ...]]:
+        """Return of each what it says, whomever it is about: the fields from `audience_id` to `kind`."""
+        return zip(*self.columns[2:-1], strict=True)
+
+    @property
+    def identifiers(self) -> Sequence[str | None]:
+        """Return the identifiers of each."""
+        return self.columns[-1]
+
+    def with_identifiers(self, identifiers: Sequence[str | None]) -> OpenChanges:
+        """Return the same changes with other identifiers."""
+        return OpenChanges([*self.columns[:-1], identifiers])
 
 
 class Carried(NamedTuple):
@@ -79,6 +127,8 @@ class Event(NamedTuple):
     origin: Origin | None = None
 
 
+_Group: TypeAlias = Sequence[Any]  # see `Contents`
+
 _ALIKE: Final = itemgetter(slice(Event._fields.index("carried"), Event._fields.index("origin")))
 
 
@@ -111,10 +161,10 @@ def with_idempotency_key(body: str, key: str) -> str:
     return f'{body[:-1]},"idempotency_key":"{key}"}}'
 
 
-def batch_body(events: Iterable[Event], *, api_key: str) -> bytes:
-    """Return the body of ``POST /batch``: the events, each with the API key."""
-    start = _start(api_key)
-    return b'{"events":[' + b",".join([start + event.body.encode()[1:] for event in events]) + b"]}"
+def batch_body(bodies: Iterable[str], *, api_key: str) -> bytes:
+    """Return the body of ``POST /batch``: events, each with the API key."""
+    start = _start(api_key).decode()
+    return f'{{"events":[{",".join([start + body[1:] for body in bodies])}]}}'.encode()
 
 
 def with_key(body: str, *, api_key: str) -> str:
@@ -122,34 +172,93 @@ def with_key(body: str, *, api_key: str) -> str:
     return _start(api_key).decode() + body[1:]
 
 
-def dump(events: Iterable[Event]) -> str:
-    """Return events as the JSON text that an open batch has: groups that carry the same; views read it too."""
-    groups = []
-    for (carried, mappings), group in groupby(events, key=_ALIKE):
-        people = [(e[1], e[2], e[3], e[4], e.origin and _kept(e.origin), e[0]) for e in group]
-        groups.append(([[*c] for c in carried], mappings, people))
-    return orjson.dumps(groups).decode()
+class Contents:
+    """The events of a batch, in groups that carry the same; `dump` is the JSON text that an open batch has.
 
+    A group is ``[carried, mappings, people]``: what each of its events carries (as `Carried`), the names of the
+    mappings that made it, and for each event ``[profile key, idempotency key, body, identifiers, forwarded event,
+    shard]``. Views read it, too.
+    """
 
-def parse(text: str) -> list[Event]:
-    """Return the events of `dump`."""
-    found = []
-    for carried, mappings, people in orjson.loads(text):
-        changes = tuple(Carried(*c) for c in carried)
-        for profile_key, key, body, identifiers, origin, shard in people:
-            made_of = None if origin is None else _origin(shard, profile_key, origin)
-            found.append(Event(shard, profile_key, key, body, identifiers, changes, tuple(mappings), made_of))
-    return found
+    def __init__(self, groups: Iterable[_Group] = ()) -> None:
+        self.groups = list(groups)
 
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Self:
+        """Return events as the contents of a batch."""
+        found = cls()
+        for (carried, mappings), group in groupby(events, key=_ALIKE):
+            people = found.group(carried, mappings)
+            people += [(e[1], e[2], e[3], e[4], e.origin and _kept(e.origin), e[0]) for e in group]
+        return found
 
-def summary(events: Iterable[Event]) -> str:
-    """Return what is kept of accepted events, as JSON: who was told what, for which runs, and under which key."""
-    groups = []
-    for (carried, mappings), group in groupby(events, key=_ALIKE):
-        run_ids = sorted({change.run_id for change in carried})
-        people = [(e.profile_key, e.idempotency_key, e.origin and e.origin.row.message_id) for e in group]
-        groups.append((traits(carried), f"[{', '.join(map(str, run_ids))}]", ", ".join(mappings), people))
-    return orjson.dumps(groups).decode()
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the contents of a text of `dump`."""
+        return cls(orjson.loads(text))
+
+    def group(self, carried: Iterable[Carried], mappings: Sequence[str]) -> list[Any]:
+        """Return the list to which the next people are to be added, who are told this by these mappings."""
+        group = [[*change] for change in carried], [*mappings]
+        if not self.groups or tuple(self.groups[-1][:2]) != group:
+            self.groups.append((*group, []))
+        people: list[Any] = self.groups[-1][2]
+        return people
+
+    @property
+    def size(self) -> int:
+        """Return how many events there are."""
+        return sum(len(people) for *_, people in self.groups)
+
+    def dump(self) -> str:
+        """Return the text from which `parse` makes the same again."""
+        return orjson.dumps(self.groups).decode()
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """Return the events one by one."""
+        found = []
+        for carried, mappings, people in self.groups:
+            changes = tuple(Carried(*c) for c in carried)
+            for profile_key, key, body, identifiers, origin, shard in people:
+                made_of = None if origin is None else _origin(shard, profile_key, origin)
+                found.append(Event(shard, profile_key, key, body, identifiers, changes, tuple(mappings), made_of))
+        return tuple(found)
+
+    @property
+    def bodies(self) -> list[str]:
+        """Return the JSON text of each event but the API key."""
+        return [person[2] for *_, people in self.groups for person in people]
+
+    @property
+    def profile_keys(self) -> list[str]:
+        """Return whom each event is about."""
+        return [person[0] for *_, people in self.groups for person in people]
+
+    @property
+    def shards(self) -> set[int]:
+        """Return the shards of the events."""
+        return {person[5] for *_, people in self.groups for person in people}
+
+    @property
+    def values(self) -> set[str]:
+        """Return the values that the events carry."""
+        return {change[4] for carried, *_ in self.groups for change in carried}
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Return whether the events are Segment events, and not changes."""
+        return self.groups[0][2][0][4] is not None
+
+    def summary(self) -> str:
+        """Return what is kept once all are accepted, as JSON: who was told what, for which runs, under which key."""
+        groups = []
+        for carried, mappings, people in self.groups:
+            changes = [Carried(*c) for c in carried]
+            run_ids = sorted({change.run_id for change in changes})
+            told = [(person[0], person[1], person[4] and person[4][1]) for person in people]
+            groups.append((traits(changes), f"[{', '.join(map(str, run_ids))}]", ", ".join(mappings), told))
+        return orjson.dumps(groups).decode()
 
 
 def quoted(profile_key: str) -> str:

@@ -52,9 +52,9 @@ class Pool:
         with self._changed:
             when = self._seams.monotonic() if due is None else due
             for batch in batches:
-                text = sum(len(event.body) for event in batch.events)
+                text = sum(map(len, batch.contents.bodies))
                 self._held[batch.id] = Held(batch, until, when, accepted_before=accepted_before, text=text)
-            self._changed.notify_all()
+                self._changed.notify()  # one worker for each
 
     def next(self, timeout: float) -> Held | None:
         """Return a batch that is due, for one worker alone; None if there is none within some seconds."""
@@ -71,13 +71,12 @@ class Pool:
         """Give a batch back that is to be tried again."""
         with self._changed:
             held.batch, held.due, held.posting = batch, due, False
-            self._changed.notify_all()
+            self._changed.notify()
 
     def remove(self, held: Held) -> None:
         """Forget a batch that this process has nothing more to do with."""
         with self._changed:
             self._held.pop(held.batch.id, None)
-            self._changed.notify_all()
 
     def renewed(self, claims: Mapping[int, int], *, until: float) -> None:
         """Prolong the batches whose claims are still ours, and drop the others; those under way find it out."""
@@ -99,9 +98,9 @@ class Pool:
         with self._changed:
             held = [(one.batch, one.text, one.posting or one.due <= now) for one in self._held.values()]
         return Load(
-            sum(len(batch.events) for batch, *_ in held),
+            sum(batch.size for batch, *_ in held),
             sum(text for _, text, _ in held),
-            sum(len(batch.events) for batch, _, is_ready in held if is_ready),
+            sum(batch.size for batch, _, is_ready in held if is_ready),
             sum(batch.tries == 0 for batch, *_ in held),
         )
 

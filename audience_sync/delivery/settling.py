@@ -41,7 +41,7 @@ class Settler:
         """Hand over a batch that Schematic accepted."""
         with self._changed:
             self._waiting.append((batch, status))
-            self._unsettled += len(batch.events)
+            self._unsettled += batch.size
             self._changed.notify_all()
 
     @property
@@ -95,7 +95,7 @@ class Settler:
             with self._changed:
                 self._committing = False
                 if done:
-                    self._unsettled -= sum(len(batch.events) for batch, _ in accepted)
+                    self._unsettled -= sum(batch.size for batch, _ in accepted)
                 else:
                     self._waiting = accepted + self._waiting
                 self._changed.notify_all()
@@ -119,7 +119,7 @@ class Settler:
         self._warned = False
         self.commits += 1
         gone = {batch.id for batch in lost}
-        self.events += sum(len(batch.events) for batch, _ in accepted if batch.id not in gone)
+        self.events += sum(batch.size for batch, _ in accepted if batch.id not in gone)
         self._workspace.seams.reach("deliver.settled")
         return True
 

@@ -17,9 +17,9 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.destination.forwarding import ForwardedParcel, make_forwarded
-from audience_sync.core.destination.parcels import Destination, make_parcels
+from audience_sync.core.destination.parcels import Destination, Rejected, make_parcels
 from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.events import Event, Forwarded
+from audience_sync.core.events import Contents, Forwarded, OpenChanges
 from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.cuts import filling, pack
 from audience_sync.leasing import Workspace
@@ -46,9 +46,9 @@ class Batching:
 
 
 class _Page(NamedTuple):
-    """Result of a page: the events of each profile, its end (None: nothing is behind), and the rows dealt with."""
+    """Result of a page: what batches are made of it, its end (None: nothing is behind), and the rows dealt with."""
 
-    profiles: list[list[Event]]
+    batches: list[Contents]
     last: Place | None
     done: int  # they left the table, or are dead now
     exits: bool = False  # it has only what goes before everything else
@@ -56,7 +56,15 @@ class _Page(NamedTuple):
     @property
     def is_progress(self) -> bool:
         """Return whether anything was done."""
-        return bool(self.profiles or self.done)
+        return bool(self.batches or self.done)
+
+
+class _Made(NamedTuple):
+    """What is made of the first changes of a page: batches, and changes that cannot be sent; and how many these are."""
+
+    batches: list[Contents]
+    rejected: list[Rejected]
+    end: int
 
 
 _NOTHING: Final = _Page([], None, 0)
@@ -125,7 +133,7 @@ class Taker:
                 binding.advance(connection, workspace.seams.now_ms())
             added = batches.add(
                 connection,
-                pack(page.profiles, size),
+                page.batches,
                 holder=workspace.holder.name,
                 claim_until=self._claims.end(connection),
                 now_ms=workspace.seams.now_ms(),
@@ -148,34 +156,57 @@ class Taker:
 
     def _changes(self, connection: Connection, after: Place, held: Set[str], limit: int, *, exits_only: bool) -> _Page:
         """Take a page of the outbox: one parcel has all that is open of a profile, or its exits."""
-        destination, at = self._batching.destination, iso(self._workspace.seams.clock())
         while True:
             found, more = outbox.page(connection, after=after, limit=limit, held=held, exits_only=exits_only)
-            rows = identifiers.without_shared(connection, found)
-            parcels, end = self._build(rows, lambda some: make_parcels(some, destination, at=at))
-            is_late = end < len(rows)
-            full = len(parcels)
-            if more or is_late:
-                full = filling([len(parcel.events) for parcel in parcels], self._batching.batch_size)
-            if full or is_late or not more:
-                full = full or len(parcels)
+            sent = identifiers.without_shared(connection, found)
+            made = self._made(sent, more=more)
+            if made is not None:
                 break
             limit *= 4  # many audiences share few profiles: a page of rows made less than a batch
-        last = _PLACE(rows[-1]) if more else None
-        if full < len(parcels):
+        is_all = made.end == len(found) and not more
+        found, sent = found.part(0, made.end), sent.part(0, made.end)
+        identifiers.remember(connection, found, sent)
+        outbox.mark_rejected(connection, made.rejected)
+        last = None if is_all else (sent.shards[-1], sent.profile_keys[-1])
+        if made.rejected:
+            dead = {change for change, _ in made.rejected}
+            sent = OpenChanges.of(row for row in sent if row not in dead)
+        outbox.remove(connection, sent, held=held, exits_only=exits_only)
+        return _Page(made.batches, last, made.end, exits_only)
+
+    def _made(self, changes: OpenChanges, *, more: bool) -> _Made | None:
+        """Return what is made of the first of some changes; None if `more` of them are needed to fill a batch."""
+        destination, size = self._batching.destination, self._batching.batch_size
+        at = iso(self._workspace.seams.clock())
+        alike = self._alike(changes.part(0, len(changes) - (len(changes) % size if more else 0)), at=at)
+        if alike:
+            return _Made(alike, [], sum(contents.size for contents in alike))
+        rows = list(changes)
+        parcels, end = self._build(rows, lambda some: make_parcels(some, destination, at=at))
+        is_late = end < len(rows)
+        full = filling([len(parcel.events) for parcel in parcels], size) if more or is_late else 0
+        if not full and more and not is_late:
+            return None
+        if 0 < full < len(parcels):
             end = sum(len(list(of_profile)) for _, of_profile in islice(groupby(rows, key=_PLACE), full))
-        if end < len(rows):
-            rows = rows[:end]
-            last = _PLACE(rows[-1])
-        identifiers.remember(connection, found[: len(rows)], rows)
-        rejected = [one for parcel in parcels[:full] for one in parcel.rejected]
-        outbox.mark_rejected(connection, rejected)
-        dead = {change for change, _ in rejected}
-        outbox.remove(
-            connection, [row for row in rows if row not in dead] if dead else rows, held=held, exits_only=exits_only
-        )
-        events_of = [parcel.events for parcel in parcels[:full] if parcel.events]
-        return _Page(events_of, last, len(rows), exits_only)
+            parcels = parcels[:full]
+        packed = pack((parcel.events for parcel in parcels if parcel.events), size)
+        return _Made([Contents.of(events) for events in packed], [one for p in parcels for one in p.rejected], end)
+
+    def _alike(self, changes: OpenChanges, *, at: str) -> list[Contents]:
+        """Return batches of the first changes, if each is the only one of its profile and has a quick way."""
+        monotonic, size = self._workspace.seams.monotonic, self._batching.batch_size
+        began, found = monotonic(), []
+        if len(set(changes.profile_keys)) < len(changes):
+            return []
+        for start in range(0, len(changes), size):
+            contents = self._batching.destination.stamps.contents(changes.part(start, start + size), at=at)
+            if contents is None:
+                break
+            found.append(contents)
+            if monotonic() - began > LONGEST_BUILD:
+                break
+        return found
 
     def _build(self, rows: Sequence[T], build: Callable[[Sequence[T]], list[P]]) -> tuple[list[P], int]:
         """Return what is built of the first rows, whole profiles, and how many rows these are.
@@ -219,4 +250,5 @@ class Taker:
         over = [row for parcel in parcels for row in parcel.over]
         gone = [*over, *(row for place, row in taken.items() if place not in stay)]
         events.remove(connection, gone)
-        return _Page([parcel.events for parcel in parcels if parcel.events], last, len(unsent) + len(dead) + len(gone))
+        packed = pack((parcel.events for parcel in parcels if parcel.events), size)
+        return _Page([Contents.of(some) for some in packed], last, len(unsent) + len(dead) + len(gone))

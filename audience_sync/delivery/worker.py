@@ -90,7 +90,7 @@ class Worker(threading.Thread):
     def _post(self, held: Held) -> None:
         group, batch = self._group, held.batch
         key = self._schematic.key.get_secret_value()
-        answer = self._schematic.post_batch(batch_body(batch.events, api_key=key))
+        answer = self._schematic.post_batch(batch_body(batch.contents.bodies, api_key=key))
         group.workspace.seams.reach("deliver.posted")
         try:
             self._settle(held, classify(answer, now=group.workspace.seams.clock()))
@@ -110,7 +110,7 @@ class Worker(threading.Thread):
             case Later():
                 self._later(held, outcome)
             case TooLarge(max_size):
-                if max_size is not None and max_size < len(batch.events):
+                if max_size is not None and max_size < batch.size:
                     self._cut(held, smaller(batch.events, max_size))
                 else:
                     self._rejected(held, "too large")
@@ -141,7 +141,7 @@ class Worker(threading.Thread):
         if held.accepted_before is None:
             held.accepted_before = group.accepted
         group.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
-        if batch.tries >= TRIES_BEFORE_HALVING and len(batch.events) > 1 and self._is_to_blame(held, outcome):
+        if batch.tries >= TRIES_BEFORE_HALVING and batch.size > 1 and self._is_to_blame(held, outcome):
             self._cut(held, halves(batch.events))
             return
         wait = backoff(batch.tries + 1, jitter=seams.jitter(), longest=group.max_backoff, asked=outcome.retry_after)
@@ -163,7 +163,7 @@ class Worker(threading.Thread):
     def _rejected(self, held: Held, reason: str) -> None:
         """Find the event that is refused; of one that carries several audiences, the audience."""
         batch = held.batch
-        if len(batch.events) > 1:
+        if batch.size > 1:
             self._cut(held, halves(batch.events))
             return
         (event,) = batch.events

@@ -17,11 +17,12 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.events import Carried, Event, dump, parse, quoted, summary
+from audience_sync import tables
+from audience_sync.core.events import Contents, Event, quoted
 from audience_sync.core.model import EXIT_VALUES
 from audience_sync.core.shards import shard_of
 from audience_sync.errors import LeaseLost
-from audience_sync.store import binding, bulk, events, identifiers, outbox, runs
+from audience_sync.store import binding, bulk, events, identifiers, jsonrows, outbox, runs
 
 LONGEST_MS: Final = 3_600_000  # a claim that seems to last longer is of before the host was started, or the clock set
 TAKE_WAITS_MS: Final = 5_000  # that a take waits for a lock of Postgres, or may stand still with its own
@@ -39,7 +40,7 @@ class Batch:
 
     id: int
     claim: int
-    events: tuple[Event, ...]
+    contents: Contents
     tries: int = 0  # answers that asked for another try, or were lost
     not_before: int = 0
     error: str | None = None
@@ -48,9 +49,14 @@ class Batch:
     exits: bool = False  # it has some, or updates that give up a user identifier
 
     @property
-    def forwarded(self) -> bool:
-        """Return whether its events are Segment events, and not changes."""
-        return self.events[0].origin is not None
+    def size(self) -> int:
+        """Return how many events it has."""
+        return self.contents.size
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """Return its events one by one: as a rule nobody has to look at them."""
+        return self.contents.events
 
 
 class Taking(NamedTuple):
@@ -81,7 +87,7 @@ def lock_taking(connection: Connection, *, stuck_tries: int) -> Taking:
 
 def add(
     connection: Connection,
-    batches: Iterable[Sequence[Event]],
+    batches: Iterable[Contents],
     *,
     holder: str,
     claim_until: int,
@@ -93,28 +99,24 @@ def add(
     With `exits` all their events go before everything else; without, those are found by their values.
     """
     added: list[Batch] = []
-    for events_of_batch in batches:
-        batch = Batch(0, 1, tuple(events_of_batch), exits=exits or _has_exits(events_of_batch))
+    for contents in batches:
+        batch = Batch(0, 1, contents, exits=exits or not contents.values.isdisjoint(EXIT_VALUES.values()))
         before = added[-1] if added else None
-        if before is not None and before.events[-1].profile_key == events_of_batch[0].profile_key:
+        if before is not None and before.contents.profile_keys[-1] == contents.profile_keys[0]:
             if before.origin is None:
                 before = added[-1] = replace(before, origin=before.id)
                 connection.execute(sa.text("UPDATE batches SET origin = id WHERE id = :i"), {"i": before.id})
-            batch = replace(batch, origin=before.origin, part=before.part + len(before.events))
+            batch = replace(batch, origin=before.origin, part=before.part + before.size)
         added.append(_insert(connection, batch, holder=holder, claim_until=claim_until, now_ms=now_ms))
     return added
 
 
 def _insert(connection: Connection, batch: Batch, *, holder: str, claim_until: int, now_ms: int) -> Batch:
     found = connection.execute(
-        sa.text(
-            "INSERT INTO batches (forwarded, holder, claim, claim_until, origin, part, created_at, shards, exits,"
-            " size, keys, events) VALUES (:forwarded, :holder, :claim, :until, :origin, :part, :now, :shards,"
-            " :exits, :n, :keys, :events) RETURNING id"
-        ),
+        _INSERT,
         {
-            **_content(batch.events),
-            "forwarded": batch.forwarded,
+            **_content(batch.contents),
+            "forwarded": batch.contents.is_forwarded,
             "exits": batch.exits,
             "holder": holder,
             "claim": batch.claim,
@@ -127,13 +129,19 @@ def _insert(connection: Connection, batch: Batch, *, holder: str, claim_until: i
     return replace(batch, id=found.scalar_one())
 
 
-def _content(events_of_batch: Sequence[Event]) -> dict[str, object]:
-    keys = dict.fromkeys(event.profile_key for event in events_of_batch)
+_INSERT: Final = sa.text(
+    "INSERT INTO batches (forwarded, holder, claim, claim_until, origin, part, created_at, shards, exits, size, keys,"
+    " events) VALUES (:forwarded, :holder, :claim, :until, :origin, :part, :now, :shards, :exits, :n, :keys, :events)"
+    " RETURNING id"
+)
+
+
+def _content(contents: Contents) -> dict[str, object]:
     return {
-        "shards": _spaced(event.shard for event in events_of_batch),
-        "n": len(events_of_batch),
-        "keys": orjson.dumps(list(keys)).decode(),
-        "events": dump(events_of_batch),
+        "shards": _spaced(contents.shards),
+        "n": contents.size,
+        "keys": orjson.dumps(list(dict.fromkeys(contents.profile_keys))).decode(),
+        "events": contents.dump(),
     }
 
 
@@ -142,12 +150,8 @@ def _spaced(shards: Iterable[int]) -> str:
     return f" {' '.join(map(str, sorted(set(shards))))} "
 
 
-def _has_exits(events_of_batch: Iterable[Event]) -> bool:
-    return any(change.value in EXIT_VALUES.values() for event in events_of_batch for change in event.carried)
-
-
 def _batch(row: sa.Row[tuple[object, ...]]) -> Batch:
-    return Batch(row.id, row.claim, tuple(parse(row.events)), *row[3:])
+    return Batch(row.id, row.claim, Contents.parse(row.events), *row[3:])
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -231,39 +235,37 @@ def is_behind(connection: Connection, batch: Batch) -> bool:
 # --- outcomes ---------------------------------------------------------------------------------------------------------
 
 
-def settle(connection: Connection, accepted: Iterable[tuple[Batch, int]], *, now_ms: int) -> list[Batch]:
+def settle(connection: Connection, accepted: Sequence[tuple[Batch, int]], *, now_ms: int) -> list[Batch]:
     """Record batches that Schematic accepted with a status; return those whose claim is gone, unchanged.
 
     Members who share an identifier with an accepted exit are sent again.
     """
-    lost: list[Batch] = []
-    settled: list[Batch] = []
-    for batch, status in sorted(accepted, key=lambda one: one[0].id):
-        result = connection.execute(
-            _SETTLE,
-            {
-                "id": batch.id,
-                "claim": batch.claim,
-                "events": summary(batch.events),
-                "now": now_ms,
-                "status": status,
-            },
-        )
-        (settled if result.rowcount else lost).append(batch)
+    rows = [(batch.id, batch.claim, status, batch.contents.summary()) for batch, status in accepted]
+    c = tables.batches.columns
+    if connection.dialect.name != "sqlite":  # in the order in which claims are renewed
+        ids = sorted(batch.id for batch, _ in accepted)
+        connection.execute(sa.text("SELECT 1 FROM batches WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"), {"ids": ids})
+    done = connection.execute(
+        sa.text(
+            "UPDATE batches SET status = 'accepted', events = given.events, accepted_at = :now,"
+            " http_status = given.http_status, holder = '', error = NULL"
+            f" FROM ({jsonrows.table(connection, 'rows', (c.id, c.claim, c.http_status, c.events))}) AS given"
+            " WHERE batches.id = given.id AND batches.claim = given.claim AND batches.status = 'open'"
+            " RETURNING batches.id"
+        ),
+        {"rows": jsonrows.given(rows), "now": now_ms},
+    )
+    still_held = set(done.scalars())
+    settled = [batch for batch, _ in accepted if batch.id in still_held]
+    lost = [batch for batch, _ in accepted if batch.id not in still_held]
     runs.add_sent(connection, _sent(connection, settled))
     exits = [event for batch in settled if batch.exits for event in batch.events]
     identifiers.resend_sharers(connection, exits, now_ms=now_ms)
     for batch in settled:
-        if batch.forwarded:
+        if batch.contents.is_forwarded:
             shared = [event for event in batch.events if event.origin is not None and event.origin.shared]
             events.add_accepted(connection, shared)
     return lost
-
-
-_SETTLE: Final = sa.text(
-    "UPDATE batches SET status = 'accepted', events = :events, accepted_at = :now, http_status = :status, holder = '',"
-    f" error = NULL WHERE {_MINE}"
-)
 
 
 def _sent(connection: Connection, settled: Iterable[Batch]) -> Counter[int]:
@@ -271,13 +273,12 @@ def _sent(connection: Connection, settled: Iterable[Batch]) -> Counter[int]:
     sent: Counter[int] = Counter()
     shared: dict[tuple[str, int, int], int] = {}
     for batch in settled:
-        for carried, group in groupby(batch.events, key=_carried):
-            profiles = [event.profile_key for event in group]
-            for change in carried:
-                if change.shared:
-                    shared |= {(key, change.audience_id, change.generation): change.run_id for key in profiles}
+        for carried, _, people in batch.contents.groups:
+            for audience_id, generation, run_id, *_, is_shared in carried:
+                if is_shared:
+                    shared |= {(person[0], audience_id, generation): run_id for person in people}
                 else:
-                    sent[change.run_id] += len(profiles)
+                    sent[run_id] += len(people)
     for (profile_key, audience_id, generation), run_id in shared.items():
         where = "profile_key = :k AND audience_id = :a AND generation = :g"
         parameters = {"s": shard_of(profile_key), "k": profile_key, "a": audience_id, "g": generation}
@@ -285,10 +286,6 @@ def _sent(connection: Connection, settled: Iterable[Batch]) -> Counter[int]:
         if not any(connection.execute(sa.text(query), parameters).first() for query in elsewhere):
             sent[run_id] += 1
     return sent
-
-
-def _carried(event: Event) -> tuple[Carried, ...]:
-    return event.carried
 
 
 def postpone(connection: Connection, batch: Batch, *, not_before: int, error: str) -> Batch:
@@ -321,22 +318,22 @@ def cut(
         LeaseLost: the claim is gone.
     """
     origin = batch.id if batch.origin is None else batch.origin
-    is_whole = sum(map(len, parts)) == len(batch.events)
-    first = Batch(batch.id, batch.claim, tuple(parts[0]), origin=origin, part=batch.part, exits=batch.exits)
+    is_whole = sum(map(len, parts)) == batch.size
+    first = Batch(batch.id, batch.claim, Contents.of(parts[0]), origin=origin, part=batch.part, exits=batch.exits)
     _assert_done(
         connection.execute(
             sa.text(
                 "UPDATE batches SET origin = :origin, shards = :shards, size = :n,"
                 f" keys = :keys, events = :events, tries = 0, not_before = 0, error = NULL WHERE {_MINE}"
             ),
-            {**_content(first.events), "origin": origin, "id": batch.id, "claim": batch.claim},
+            {**_content(first.contents), "origin": origin, "id": batch.id, "claim": batch.claim},
         )
     )
     found = [first]
     place = batch.part
     for before, part in pairwise(parts):
         place += len(before) if is_whole else 0
-        made = Batch(0, 1, tuple(part), origin=origin, part=place, exits=batch.exits)
+        made = Batch(0, 1, Contents.of(part), origin=origin, part=place, exits=batch.exits)
         found.append(_insert(connection, made, holder=holder, claim_until=claim_until, now_ms=now_ms))
     return found
 
@@ -459,7 +456,7 @@ def open_events_of(connection: Connection, profile_key: str) -> list[Event]:
         sa.text(f"SELECT events FROM batches WHERE status = 'open' AND {about(connection)}"),
         about_parameters(profile_key),
     )
-    return [event for (text,) in rows for event in parse(text) if event.profile_key == profile_key]
+    return [event for (text,) in rows for event in Contents.parse(text).events if event.profile_key == profile_key]
 
 
 def seize(connection: Connection, profile_key: str, *, holder: str, now_ms: int, claim_until: int) -> int:

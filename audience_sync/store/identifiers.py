@@ -8,7 +8,7 @@ sent again. Identifiers that only forwarded events carry are not known here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from typing import Final
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
-from audience_sync.core.events import Event, OpenChange
+from audience_sync.core.events import Event, OpenChanges
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
 from audience_sync.store import binding, jsonrows, outbox
@@ -49,13 +49,13 @@ def shared_sentence(count: int) -> str:
     return f"{several} shared by several profiles, which Schematic may take for one user"
 
 
-def remember(connection: Connection, changes: Sequence[OpenChange], sent: Sequence[OpenChange]) -> None:
+def remember(connection: Connection, changes: OpenChanges, sent: OpenChanges) -> None:
     """Keep the user identifiers of changes; those that the changes are sent without, too."""
     rows: dict[tuple[int, str, str, str], bool] = {}
     for n in _with_keys(changes):
-        change, kept = changes[n], {*_pairs(sent[n].identifiers)}
-        for pair in _pairs(change.identifiers):
-            row = (change.shard, change.profile_key, *pair)
+        kept = {*_pairs(sent.identifiers[n])}
+        for pair in _pairs(changes.identifiers[n]):
+            row = (changes.shards[n], changes.profile_keys[n], *pair)
             rows[row] = rows.get(row, False) or pair in kept
     if rows:
         given = jsonrows.table(connection, "rows", tables.user_identifiers.columns)
@@ -69,36 +69,36 @@ def remember(connection: Connection, changes: Sequence[OpenChange], sent: Sequen
         )
 
 
-def without_shared(connection: Connection, changes: Sequence[OpenChange]) -> list[OpenChange]:
+def without_shared(connection: Connection, changes: OpenChanges) -> OpenChanges:
     """Return changes, exits and updates without the user identifiers that another profile has or has had."""
     with_keys = _with_keys(changes)
     if not with_keys:
-        return list(changes)
+        return changes
+    rows = list(changes)
     holders: dict[tuple[str, str], set[str]] = defaultdict(set)
     for n in with_keys:
-        for pair in _pairs(changes[n].identifiers):
-            holders[pair].add(changes[n].profile_key)
-    careful = [
-        n for n in with_keys if changes[n].value in EXIT_VALUES.values() or changes[n].kind == ChangeKind.UPDATED
-    ]
+        for pair in _pairs(rows[n].identifiers):
+            holders[pair].add(rows[n].profile_key)
+    careful = [n for n in with_keys if rows[n].value in EXIT_VALUES.values() or rows[n].kind == ChangeKind.UPDATED]
+    if not careful:
+        return changes
     c = tables.user_identifiers.columns
     pairs = jsonrows.table(connection, "pairs", (c.name, c.value))
-    rows = connection.execute(
+    known = connection.execute(
         sa.text(
             f"SELECT s.name, s.value, min(i.profile_key), max(i.profile_key) FROM ({pairs}) AS s"
             " JOIN user_identifiers i ON i.name = s.name AND i.value = s.value GROUP BY 1, 2"
         ),
-        {"pairs": jsonrows.given(sorted({pair for n in careful for pair in _pairs(changes[n].identifiers)}))},
+        {"pairs": jsonrows.given(sorted({pair for n in careful for pair in _pairs(rows[n].identifiers)}))},
     )
-    for name, value, *some in rows:  # two are enough: one of them is another profile
+    for name, value, *some in known:  # two are enough: one of them is another profile
         holders[name, value].update(some)
-    found = list(changes)
+    found = list(changes.identifiers)
     for n in careful:
-        change = changes[n]
-        shared = {pair for pair in _pairs(change.identifiers) if holders[pair] != {change.profile_key}}
+        shared = {pair for pair in _pairs(found[n]) if holders[pair] != {rows[n].profile_key}}
         if shared:
-            found[n] = change._replace(identifiers=_without(change.identifiers, shared))
-    return found
+            found[n] = _without(found[n], shared)
+    return changes.with_identifiers(found)
 
 
 def mark_updates(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
@@ -162,9 +162,9 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
         outbox.insert(connection, rows, on_conflict=f"{outbox.REPLACE} WHERE outbox.dead_reason IS NOT NULL")
 
 
-def _with_keys(changes: Sequence[OpenChange]) -> list[int]:
+def _with_keys(changes: OpenChanges) -> list[int]:
     """Return the places of the changes that have user identifiers besides the identity."""
-    return [n for n, one in enumerate(changes) if one.identifiers is not None and _MARK in one.identifiers]
+    return [n for n, known in enumerate(changes.identifiers) if known is not None and _MARK in known]
 
 
 def _pairs(identifiers: str | None) -> Iterator[tuple[str, str]]:

@@ -14,15 +14,22 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 
-def fetch(connection: Connection, query: str, *, columns: str, parameters: Mapping[str, object]) -> list[list[Any]]:
-    """Return the rows of a query, sorted; `columns` are those of the query."""
+def fetch(
+    connection: Connection, query: str, *, columns: Sequence[str], key: int, parameters: Mapping[str, object]
+) -> list[list[Any]]:
+    """Return the columns of a query, its rows sorted by the first `key` of them."""
     if connection.dialect.name == "sqlite":
-        whole = f"SELECT json_group_array(json_array({columns})) FROM ({query})"
+        arrays = ", ".join(f"json_group_array({column})" for column in columns)
+        whole = f"SELECT json_array({arrays}) FROM ({query})"
     else:
-        whole = f"SELECT CAST(COALESCE(json_agg(json_build_array({columns})), '[]') AS text) FROM ({query}) AS found"
-    rows: list[list[Any]] = orjson.loads(connection.execute(sa.text(whole), parameters).scalar_one())
-    rows.sort()  # as they are already: no database promises the order of what it puts together
-    return rows
+        arrays = ", ".join(f"COALESCE(json_agg({column}), '[]')" for column in columns)
+        whole = f"SELECT CAST(json_build_array({arrays}) AS text) FROM ({query}) AS found"
+    found: list[list[Any]] = orjson.loads(connection.execute(sa.text(whole), parameters).scalar_one())
+    places = list(zip(*found[:key], strict=True))
+    if places != sorted(places):  # no database promises the order of what it puts together
+        order = sorted(range(len(places)), key=places.__getitem__)
+        found = [[column[n] for n in order] for column in found]
+    return found
 
 
 def given(rows: Iterable[Sequence[object]]) -> str:

@@ -14,11 +14,12 @@ from sqlalchemy.engine import Connection
 
 from audience_sync import tables
 from audience_sync.core.destination.parcels import Rejected
-from audience_sync.core.events import Event, OpenChange
+from audience_sync.core.events import Event, OpenChange, OpenChanges
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation
 from audience_sync.store import audiences, bulk, jsonrows
 from audience_sync.store.runs import RunRow
 
+_KEY_COLUMNS: Final = 3  # of a page: shard, profile and audience
 _COLUMNS = (
     "o.shard, o.profile_key, o.audience_id, a.key AS trait, o.value, o.generation, o.run_id, a.computation, o.kind,"
     " o.identifiers"
@@ -116,29 +117,30 @@ def page(
     limit: int,
     held: Set[str] = frozenset(),
     exits_only: bool = False,
-) -> tuple[list[OpenChange], bool]:
+) -> tuple[OpenChanges, bool]:
     """Lock and return the open changes behind a shard and profile, and whether there are more.
 
     Profiles come whole, about `limit` rows in all, or only their exits and the updates that give up an identifier.
     Dead rows, those of paused audiences and of `held` profiles are left out.
     """
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE OF o"
-    rows = jsonrows.fetch(
+    columns = jsonrows.fetch(
         connection,
         f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
         " WHERE (o.shard, o.profile_key) > (:shard, :key) AND o.dead_reason IS NULL AND a.state <> 'paused'"
         f" AND o.profile_key NOT IN ({bulk.each(connection, 'held')}){_exits(exits_only)}"
         f" ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :limit{lock}",
-        columns=", ".join(OpenChange._fields),
+        columns=OpenChange._fields,
+        key=_KEY_COLUMNS,
         parameters={"shard": after[0], "key": after[1], "limit": limit, "held": bulk.texts(connection, held)},
     )
-    found = [OpenChange._make(row) for row in rows]
+    found = OpenChanges(columns)
     if len(found) < limit:
         return found, False
-    last = found[-1].profile_key  # its rows may go on beyond the page
-    whole = [change for change in found if change.profile_key != last]
+    keys = found.profile_keys
+    whole = keys.index(keys[-1])  # the rows of the last profile may go on beyond the page
     if whole:
-        return whole, True
+        return found.part(0, whole), True
     return page(connection, after=after, limit=limit * 2, held=held, exits_only=exits_only)
 
 
@@ -159,14 +161,16 @@ def any_exit(connection: Connection, *, stuck: Iterable[str]) -> bool:
     return found.first() is not None
 
 
-def remove(connection: Connection, changes: Sequence[OpenChange], *, held: Set[str], exits_only: bool = False) -> None:
+_IN_BATCH: Final = ("shard", "profile_key", "audience_id", "generation")
+
+
+def remove(connection: Connection, changes: OpenChanges, *, held: Set[str], exits_only: bool = False) -> None:
     """Delete rows that `page` returned, all without gaps but those that are dead by now: a batch has them."""
     if not changes:
         return
     if connection.dialect.name != "sqlite":
-        columns = ("shard", "profile_key", "audience_id", "generation")
-        rows = [(c.shard, c.profile_key, c.audience_id, c.generation) for c in changes]
-        bulk.delete(connection, tables.outbox, columns, rows)
+        rows = zip(*(changes.columns[OpenChange._fields.index(name)] for name in _IN_BATCH), strict=True)
+        bulk.delete(connection, tables.outbox, _IN_BATCH, rows)
         return
     connection.execute(  # SQLite looks up each of many keys at a time; a range is quicker, and its writer is alone
         sa.text(
@@ -175,10 +179,10 @@ def remove(connection: Connection, changes: Sequence[OpenChange], *, held: Set[s
             f" AND profile_key NOT IN ({bulk.each(connection, 'held')}){_exits(exits_only)}"
         ),
         {
-            "low": changes[0].shard,
-            "first": changes[0].profile_key,
-            "high": changes[-1].shard,
-            "last": changes[-1].profile_key,
+            "low": changes.shards[0],
+            "first": changes.profile_keys[0],
+            "high": changes.shards[-1],
+            "last": changes.profile_keys[-1],
             "held": bulk.texts(connection, held),
         },
     )

@@ -80,7 +80,7 @@ class Desk:
     def open_changes(self) -> list[OpenChange]:
         """Return what lies in the outbox."""
         with self.workspace.database.read() as connection:
-            return outbox.page(connection, after=(-1, ""), limit=10_000)[0]
+            return list(outbox.page(connection, after=(-1, ""), limit=10_000)[0])
 
     def deliver(self, *profiles: str) -> None:
         """Settle the open changes of some profiles as accepted."""

@@ -8,13 +8,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.events import (
-    Event,
-    batch_body,
-    dump,
-    parse,
-    traits,
-)
+from audience_sync.core.events import Contents, batch_body, traits
 from audience_sync.core.keys import canonical
 from tests.factories import NOON, make_event, make_open
 
@@ -73,7 +67,7 @@ def test_odd_text_survives(people: list[tuple[str, str | None]], trait: str, api
         for key, known in people
     ]
 
-    batch = json.loads(batch_body(events, api_key=api_key))
+    batch = json.loads(batch_body(Contents.of(events).bodies, api_key=api_key))
 
     assert list(batch) == ["events"]
     for (key, known), sent in zip(people, batch["events"], strict=True):
@@ -93,10 +87,12 @@ def test_an_attempt_keeps_events_word_for_word(people: list[tuple[str, str | Non
         for key, known in people
     ]
 
-    kept: list[Event] = parse(dump(events))
+    contents = Contents.of(events)
+    kept = Contents.parse(contents.dump())
 
-    assert kept == events
-    assert batch_body(kept, api_key="k") == batch_body(events, api_key="k")
+    assert list(kept.events) == list(contents.events) == events
+    assert kept.dump() == contents.dump()
+    assert kept.bodies == contents.bodies == [event.body for event in events]
 
 
 def test_no_events_are_a_valid_batch() -> None:

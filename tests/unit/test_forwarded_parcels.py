@@ -15,7 +15,7 @@ from audience_sync.core.destination.forwarding import ForwardedParcel, make_forw
 from audience_sync.core.destination.mappings import Mapping, judge, make_mapping
 from audience_sync.core.destination.parcels import Destination
 from audience_sync.core.destination.presets import presets
-from audience_sync.core.events import Event, Forwarded, dump, parse
+from audience_sync.core.events import Contents, Event, Forwarded
 
 FIELDS: dict[str, Any] = {
     "event_name": {"@path": "$.event"},
@@ -156,4 +156,4 @@ def test_a_batch_keeps_where_its_events_come_from() -> None:
     """What is read back after a crash settles the same rows."""
     events = made([event(0), event(1)]).events
 
-    assert parse(dump(events)) == events
+    assert list(Contents.parse(Contents.of(events).dump()).events) == events

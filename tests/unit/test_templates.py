@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from audience_sync.core.destination.fields import Action
 from audience_sync.core.destination.mappings import Mapping, make_mapping
-from audience_sync.core.destination.parcels import make_parcel, make_parcels, resolve_parcel
+from audience_sync.core.destination.parcels import Parcel, make_parcel, resolve_parcel
 from audience_sync.core.destination.presets import DEFAULTS
-from audience_sync.core.events import OpenChange
+from audience_sync.core.events import Contents, OpenChange, OpenChanges
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json
 from audience_sync.errors import MappingError
@@ -151,6 +151,37 @@ def test_the_quick_way_ends_where_resolving_ends(
         )
 
 
+@st.composite
+def people(draw: st.DrawFn) -> list[OpenChange]:
+    """Draw one open change of each of several profiles, whose names and values differ or not."""
+    keys = draw(st.lists(TEXTS, min_size=1, max_size=7, unique=True))
+    some = st.lists(KNOWN, min_size=1, max_size=2)
+    known, values = draw(some), draw(st.lists(st.sampled_from(["true", "false"]), min_size=1, max_size=2))
+    found = []
+    for n, key in enumerate(keys):
+        mine = known[n % len(known)]
+        identifiers = canonical(mine) if mine else None
+        found.append(make_open(key, trait="t1", value=values[n % len(values)], identifiers=identifiers))
+    return found
+
+
+@settings(max_examples=amount(small=40, large=400))
+@given(mappings(), people(), st.sampled_from(["userId", "email", "id"]))
+def test_many_people_are_as_each_alone(made: tuple[Mapping, ...], asked: list[OpenChange], identity: str) -> None:
+    """Batches that are made of columns have, byte for byte, the events that are made one by one."""
+    destination = make_destination(*made, identity=identity)
+    each = [
+        resolve_parcel([one], destination.enabled, destination, identifiers=one.identifiers, at=AT) for one in asked
+    ]
+    found = destination.stamps.contents(OpenChanges.of(asked), at=AT)
+
+    if found is None:
+        return  # somebody's mappings must be asked
+    assert not any(parcel.rejected for parcel in each)
+    events = [event for parcel in each for event in parcel.events]
+    assert (found.dump(), found.summary()) == (Contents.of(events).dump(), Contents.of(events).summary())
+
+
 @pytest.mark.parametrize("known", [((), ()), ((), ("groupId",)), (("email",), ("id",))])
 def test_the_presets_have_templates(known: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
     """What serves when nothing is configured is quick."""
@@ -180,5 +211,7 @@ def test_a_page_of_odd_keys_is_as_each_alone() -> None:
     """Keys that look like the seam between two texts of a list do not mix with their neighbours."""
     destination = make_destination()
     page = [make_open(key) for key in ('a",', "b", 'c"', '","', "\\", 'd\\"', "é", "plain")]
+    contents = destination.stamps.contents(OpenChanges.of(page), at=AT)
 
-    assert make_parcels(page, destination, at=AT) == [make_parcel([one], destination, at=AT) for one in page]
+    assert contents is not None
+    assert [make_parcel([one], destination, at=AT) for one in page] == [Parcel([one], []) for one in contents.events]

@@ -95,10 +95,6 @@ def make_parcel(changes: Sequence[OpenChange], destination: Destination, *, at: 
 
 def make_parcels(changes: Sequence[OpenChange], destination: Destination, *, at: str) -> list[Parcel]:
     """Return `make_parcel` of each profile in turn; the changes of a profile are neighbours."""
-    if not destination.of_one_computation and len({change.profile_key for change in changes}) == len(changes):
-        events = destination.stamps.events(changes, at=at)
-        if events is not None:
-            return [Parcel([event], []) for event in events]
     by_profile = groupby(changes, key=_PROFILE)
     return [make_parcel(list(of_profile), destination, at=at) for _, of_profile in by_profile]
 

@@ -6,7 +6,7 @@ person is known then, so that an event costs one hash and one filled text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from itertools import count
 from operator import itemgetter
@@ -16,7 +16,15 @@ import orjson
 
 from audience_sync.core.destination.mappings import Mapping, SegmentEvent
 from audience_sync.core.destination.templates import AT, TRAITS, Template, make_template, mark
-from audience_sync.core.events import Carried, Event, OpenChange, key_ends, with_idempotency_key
+from audience_sync.core.events import (
+    Carried,
+    Contents,
+    Event,
+    OpenChange,
+    OpenChanges,
+    key_ends,
+    with_idempotency_key,
+)
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import ChangeKind
 
@@ -30,6 +38,7 @@ _said: Callable[[OpenChange], tuple[object, ...]] = itemgetter(
 _TRAITS, _TIME = 0, 1  # slots of a template; the others are the profile's key and its further keys
 _REMEMBERED: Final = 50_000  # entries of a cache: a full one begins anew
 _UNKNOWN: Final[Any] = object()
+_NONE: Final[dict[str, str]] = {}
 
 
 class Stamp(NamedTuple):
@@ -81,37 +90,42 @@ class Stamps:
         self._environment = environment
         self._templates: dict[tuple[Names, str], Template | None] = {}
         self._stamps: dict[tuple[tuple[object, ...], Names], Stamp | None] = {}
-        self._keys: dict[str | None, tuple[Names, tuple[str, ...]]] = {}
+        self._keys: dict[str | None, tuple[Names, list[str]]] = {}
 
     def event(self, changes: Sequence[OpenChange], identifiers: str | None, *, at: str) -> Event | None:
         """Return the one event of the open changes of a profile, or None where the mappings must be asked."""
-        names, keys = self._keys.get(identifiers) or self._keys_of(identifiers)
+        self._learn([identifiers])
+        names, keys = self._keys[identifiers]
         said = _said(changes[0]) if len(changes) == 1 else tuple([_said(change) for change in changes])
         stamp: Stamp | None = self._stamps.get((said, names), _UNKNOWN)
         if stamp is _UNKNOWN:
             stamp = self._stamp(changes, said, names)
         return stamp and stamp.event(changes[0], identifiers, keys, at=at)
 
-    def events(self, changes: Sequence[OpenChange], *, at: str) -> list[Event] | None:
-        """Return the event of each of many changes, all of different profiles, or None where one must be asked for.
+    def contents(self, changes: OpenChanges, *, at: str) -> Contents | None:
+        """Return the events of changes, all of different profiles, as one batch; None where mappings must be asked.
 
-        This is the way of every change of a large sync: `event` and `Stamp.event` in one loop, in a third of the time.
+        This is the way of every change of a large sync: `event`, without a tuple for every change and event.
         """
+        self._learn(changes.identifiers)
         known, stamps = self._keys, self._stamps
-        found = []
-        for change, profile in zip(changes, _json_texts([change.profile_key for change in changes]), strict=True):
-            shard, profile_key, *_, identifiers = change
-            names, keys = known.get(identifiers) or self._keys_of(identifiers)
-            stamp = stamps.get((_said(change), names))
+        found = Contents()
+        people: list[tuple[object, ...]] = []
+        last: Stamp | None = None
+        columns = (changes.shards, changes.profile_keys, _json_texts(changes.profile_keys), changes.identifiers)
+        for n, (said, shard, profile_key, profile, identifiers) in enumerate(zip(changes.said, *columns, strict=True)):
+            names, keys = known[identifiers]
+            stamp = stamps.get((said, names))
             if stamp is None:
-                stamp = self._stamp([change], _said(change), names)
+                stamp = self._stamp(list(changes.part(n, n + 1)), said, names)
                 if stamp is None:
                     return None
-            text, order, (before, behind), carried, mappings = stamp
+            if stamp is not last:
+                people, last = found.group(stamp.carried, stamp.mappings), stamp
+            before, behind = stamp.key_ends
             key = blake2b(before + profile + behind, digest_size=16).hexdigest()
-            body = text % order((at, profile.decode(), *keys, key))
-            fields = (shard, profile_key, key, body, identifiers, carried, mappings, None)
-            found.append(tuple.__new__(Event, fields))
+            body = stamp.text % stamp.order((at, profile.decode(), *keys, key))
+            people.append((profile_key, key, body, identifiers, None, shard))
         return found
 
     def template(self, names: Names, computation: str) -> Template | None:
@@ -141,15 +155,15 @@ class Stamps:
         self._stamps[said, names] = made
         return made
 
-    def _keys_of(self, identifiers: str | None) -> tuple[Names, tuple[str, ...]]:
-        """Return the names of a profile's further keys, and their values as JSON texts."""
-        known: dict[str, dict[str, str]] = orjson.loads(identifiers) if identifiers else {}
-        user, company = (known.get(kind, {}) for kind in _KINDS)
-        texts = tuple(orjson.dumps(value).decode() for keys in (user, company) for value in keys.values())
+    def _learn(self, identifiers: Iterable[str | None]) -> None:
+        """Remember the names of further keys, and their values as JSON texts."""
         if len(self._keys) >= _REMEMBERED:
             self._keys.clear()
-        self._keys[identifiers] = (tuple(user), tuple(company)), texts
-        return self._keys[identifiers]
+        new = [one for one in set(identifiers) if one not in self._keys]
+        for one, known in zip(new, orjson.loads(f"[{','.join([one or '{}' for one in new])}]"), strict=True):
+            user, company = known.get("user", _NONE), known.get("company", _NONE)
+            texts = [orjson.dumps(value).decode() for value in (*user.values(), *company.values())]
+            self._keys[one] = (tuple(user), tuple(company)), texts
 
 
 def _json_texts(texts: Sequence[str]) -> list[bytes]:
