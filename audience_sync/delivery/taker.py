@@ -147,7 +147,7 @@ class Taker:
     def _next_changes(self, connection: Connection, taking: Taking, limit: int) -> _Page:
         """Take changes. Where two profiles may be one user in Schematic, exits go first and everything else waits."""
         held = taking.held[False]
-        if not identifiers.any_known(connection):
+        if not identifiers.any_expected(connection):
             return self._all.next(connection, held, limit)
         page = self._exits.next(connection, held, limit)
         if page.is_progress or taking.has_exits or outbox.any_exit(connection, stuck=taking.stuck):

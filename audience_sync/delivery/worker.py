@@ -33,7 +33,6 @@ from audience_sync.store import audiences, batches, binding, highwater, outbox
 IDLE: Final = 0.1  # seconds between two looks for a batch that is due
 DATABASE_RETRY: Final = 0.5  # seconds, when the database is away
 TRIES_BEFORE_HALVING: Final = 3
-NO_ANSWER: Final = frozenset({0, 429, 503})  # statuses that say nothing of the events
 
 
 class Worker(threading.Thread):
@@ -141,7 +140,7 @@ class Worker(threading.Thread):
         if held.accepted_before is None:
             held.accepted_before = group.accepted
         group.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
-        if batch.tries >= TRIES_BEFORE_HALVING and batch.size > 1 and self._is_to_blame(held, outcome):
+        if batch.tries >= TRIES_BEFORE_HALVING and batch.size > 1 and self._is_to_blame(held):
             self._cut(held, halves(batch.events))
             return
         wait = backoff(batch.tries + 1, jitter=seams.jitter(), longest=group.max_backoff, asked=outcome.retry_after)
@@ -151,14 +150,14 @@ class Worker(threading.Thread):
             postponed = batches.postpone(connection, batch, not_before=not_before, error=outcome.reason)
             binding.advance(connection, seams.now_ms())
         group.pool.put_back(held, postponed, due=due)
-        group.reachability.failed(outcome.reason, again_in=max(group.pace.resumes_in(), group.pool.next_due()))
+        if group.accepted == held.accepted_before:  # else it is this batch, and not Schematic
+            group.reachability.failed(outcome.reason, again_in=max(group.pace.resumes_in(), group.pool.next_due()))
 
-    def _is_to_blame(self, held: Held, outcome: Later) -> bool:
+    def _is_to_blame(self, held: Held) -> bool:
         """Return whether others pass since the batch fails, or nothing else may be sent that could tell."""
         if self._group.accepted > (held.accepted_before or 0):
             return True
-        is_answered = outcome.status not in NO_ANSWER
-        return is_answered and self._group.nothing_to_take and self._group.pool.is_alone(held)
+        return self._group.nothing_to_take and self._group.pool.is_alone(held)
 
     def _rejected(self, held: Held, reason: str) -> None:
         """Find the event that is refused; of one that carries several audiences, the audience."""

@@ -20,12 +20,14 @@ from audience_sync import tables
 from audience_sync.core.events import Event, OpenChanges
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
-from audience_sync.store import binding, jsonrows, outbox
+from audience_sync.store import audiences, binding, jsonrows, outbox
 from audience_sync.store.runs import RunRow
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
 
 SHARED_HINT: Final = "the view `shared_identifiers` lists them; give each person one value, or leave the key out"
+
+_EXPECTED: Final = "user_identifiers"  # the setting of `expect`
 
 TAKE: Final = "take"  # the setting that processes lock while they take rows into batches
 
@@ -33,9 +35,15 @@ _PLACE: Final = itemgetter(0, 1, 2)  # of a row: in the order in which others lo
 _MARK: Final = '"user":'  # in identifiers with a user key besides the identity
 
 
-def any_known(connection: Connection) -> bool:
-    """Return whether a user identifier besides the identity was ever sent."""
-    return connection.execute(sa.text("SELECT 1 FROM user_identifiers LIMIT 1")).first() is not None
+def expect(connection: Connection) -> None:
+    """Note that an audience has user identifiers besides the identity."""
+    if not any_expected(connection):
+        binding.put(connection, _EXPECTED, "1")
+
+
+def any_expected(connection: Connection) -> bool:
+    """Return whether an audience of this database has or has had user identifiers besides the identity."""
+    return binding.get(connection, _EXPECTED) is not None
 
 
 def count_shared(connection: Connection) -> int:
@@ -70,18 +78,24 @@ def remember(connection: Connection, changes: OpenChanges, sent: OpenChanges) ->
 
 
 def without_shared(connection: Connection, changes: OpenChanges) -> OpenChanges:
-    """Return changes, exits and updates without the user identifiers that another profile has or has had."""
+    """Return changes, exits and updates without the user identifiers that another profile has or has had.
+
+    An exit of a profile that was never sent keeps them: without, Schematic would make a second user of it, whom the
+    identifiers would never find.
+    """
     with_keys = _with_keys(changes)
     if not with_keys:
         return changes
     rows = list(changes)
+    careful = [n for n in with_keys if rows[n].value in EXIT_VALUES.values() or rows[n].kind == ChangeKind.UPDATED]
+    if not careful:
+        return changes
+    sent = _sent(connection, {(rows[n].shard, rows[n].profile_key) for n in careful})
+    careful = [n for n in careful if rows[n].kind == ChangeKind.UPDATED or rows[n].profile_key in sent]
     holders: dict[tuple[str, str], set[str]] = defaultdict(set)
     for n in with_keys:
         for pair in _pairs(rows[n].identifiers):
             holders[pair].add(rows[n].profile_key)
-    careful = [n for n in with_keys if rows[n].value in EXIT_VALUES.values() or rows[n].kind == ChangeKind.UPDATED]
-    if not careful:
-        return changes
     c = tables.user_identifiers.columns
     pairs = jsonrows.table(connection, "pairs", (c.name, c.value))
     known = connection.execute(
@@ -106,7 +120,7 @@ def mark_updates(connection: Connection, run: RunRow, *, low: int, high: int) ->
 
     The outbox has them already, the memberships do not.
     """
-    if not any_known(connection):
+    if not any_expected(connection):
         return
     connection.execute(
         sa.text(
@@ -125,17 +139,17 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
     """Put members who share a user identifier with an exit among these events into the outbox, with current values.
 
     The exit was answered, and has taken the trait from a member who is the same user in Schematic. A value that waits
-    for its turn anyway is sent after the exit: it stays as it is. Whoever is a member again needs no help: an entry
-    follows.
+    for its turn anyway is sent after the exit: it stays as it is.
     """
-    exits = {
-        (event.shard, event.profile_key, change.audience_id, change.run_id)
-        for event in events
-        for change in event.carried
-        if change.value in EXIT_VALUES.values()
-    }
-    if not exits or not any_known(connection):
+    maybe = [(event, c) for event in events for c in event.carried if c.value in EXIT_VALUES.values()]
+    if not maybe or not any_expected(connection):
         return
+    computations = audiences.computations(connection)  # `false` is also a value that a computed trait may have
+    exits = {
+        (event.shard, event.profile_key, c.audience_id, c.run_id)
+        for event, c in maybe
+        if c.value == EXIT_VALUES[computations[c.audience_id]]
+    }
     binding.locked(connection, TAKE)  # what a sync writes from now on stays in the outbox until the end
     c = tables.outbox.columns
     given = jsonrows.table(connection, "exits", (c.shard, c.profile_key, c.audience_id, c.run_id))
@@ -148,8 +162,6 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
             " AND mine.shard = x.shard AND mine.profile_key = x.profile_key"
             " AND theirs.name = mine.name AND theirs.value = mine.value AND theirs.profile_key <> mine.profile_key"
             " AND m.audience_id = x.audience_id AND m.shard = theirs.shard AND m.profile_key = theirs.profile_key"
-            " AND NOT EXISTS (SELECT 1 FROM memberships again WHERE again.audience_id = x.audience_id"
-            "   AND again.shard = x.shard AND again.profile_key = x.profile_key)"
             " AND (SELECT count(*) FROM (SELECT 1 FROM user_identifiers n"
             "   WHERE n.name = mine.name AND n.value = mine.value LIMIT :most) AS holders) < :most"
             " GROUP BY m.shard, m.profile_key, m.audience_id, m.value, m.identifiers"
@@ -160,6 +172,20 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
         generation = binding.next_generation(connection, now_ms)
         rows = [(*sharer, generation, run_id, None, "resent") for *sharer, run_id in sorted(found, key=_PLACE)]
         outbox.insert(connection, rows, on_conflict=f"{outbox.REPLACE} WHERE outbox.dead_reason IS NOT NULL")
+
+
+def _sent(connection: Connection, profiles: set[tuple[int, str]]) -> set[str]:
+    """Return which profiles were sent since they have user identifiers."""
+    c = tables.user_identifiers.columns
+    given = jsonrows.table(connection, "profiles", (c.shard, c.profile_key))
+    rows = connection.execute(
+        sa.text(
+            f"SELECT g.profile_key FROM ({given}) AS g WHERE EXISTS (SELECT 1 FROM user_identifiers i"
+            " WHERE i.shard = g.shard AND i.profile_key = g.profile_key)"
+        ),
+        {"profiles": jsonrows.given(sorted(profiles))},
+    )
+    return set(rows.scalars())
 
 
 def _with_keys(changes: OpenChanges) -> list[int]:

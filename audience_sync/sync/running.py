@@ -20,7 +20,7 @@ from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.core.printable import instant_text
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import audiences, binding, leases, runs
+from audience_sync.store import audiences, binding, identifiers, leases, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.sync.committing import Comparison
@@ -94,6 +94,8 @@ def recover(workspace: Workspace, audience: AudienceRow) -> None:
 def _register(workspace: Workspace, job: Job) -> AudienceRow:
     with workspace.database.write() as connection:
         binding.bind_identity(connection, job.settings.identity)
+        if job.audience.user_keys.keys() > {job.settings.identity}:
+            identifiers.expect(connection)
         audience = audiences.register(
             connection,
             key=job.audience.key,

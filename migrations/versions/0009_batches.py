@@ -237,6 +237,10 @@ def upgrade() -> None:
     op.drop_column("events", "partly_sent")
     op.execute("DELETE FROM leases WHERE kind = 'shards'")
     op.execute("INSERT INTO settings (name, value) VALUES ('take', '0')")
+    op.execute(
+        "INSERT INTO settings (name, value)"
+        " SELECT 'user_identifiers', '1' WHERE EXISTS (SELECT 1 FROM user_identifiers)"
+    )
 
 
 KEY_OF_OUTBOX = ("shard", "profile_key", "audience_id")
@@ -444,7 +448,7 @@ def downgrade() -> None:
     op.drop_index("outbox_exits", "outbox")
     _narrow_outbox(bind)
     op.drop_column("audiences", "level")
-    op.execute("DELETE FROM settings WHERE name = 'take'")
+    op.execute("DELETE FROM settings WHERE name IN ('take', 'user_identifiers')")
     op.create_table(
         "seekers",
         sa.Column("holder", sa.Text(), nullable=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -224,3 +225,61 @@ def test_a_forgotten_person_leaves_no_identifier(sending: Sending) -> None:
         erasure.forget(connection, "u1")
 
     assert sending.rows("SELECT profile_key, name, value FROM user_identifiers") == [("u2", "email", "b@example.com")]
+
+
+def test_an_exit_of_somebody_who_was_never_sent(sending: Sending) -> None:
+    """Two ids with one address are one user from the start, although the first of them leaves before it is sent."""
+    sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"))
+    sync(sending, ("u2", "a@example.com"))
+    sending.deliver()
+    sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"))
+    sending.deliver()
+
+    assert gold(sending) == {"a@example.com": True}
+    assert {event.status for event in sending.events()} == {"processed"}
+
+
+def test_an_entry_that_is_dead_helps_nobody(sending: Sending) -> None:
+    """Whoever leaves and comes back, but is refused then, takes no trait from whom the address is shared with."""
+    sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"))
+    sending.deliver()
+    sync(sending, ("u2", "a@example.com"))
+    sending.sandbox.faults.set([FaultRule(hold=True, user_key="u1", times=1), FaultRule(status=422, user_key="u1")])
+    with sending.delivering() as report:
+        assert sending.sandbox.gate.wait_for(1)
+        sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"))
+        sending.sandbox.gate.release()
+        ended = report.result()
+
+    assert (ended.open, ended.dead) == (0, 1)
+    assert gold(sending) == {"a@example.com": True}
+
+
+def test_the_first_delivery_sends_exits_first(sending: Sending) -> None:
+    """An exit and an entry of one profile are two events from the first delivery on, and the entry has its address."""
+    sync(sending, ("new1", "a@example.com"), ("u2", "a@example.com"))
+    sending.sync_again("silver")
+    sync(sending, ("u2", "a@example.com"))
+    sending.sync_again("gold")
+    sending.shop.set_orders([("new1", "a@example.com"), ("u2", "a@example.com")])
+    sending.sync_again("silver")
+    sending.deliver()
+
+    told = [event.body["traits"] for event in sending.events() if user_of(event) == "new1"]
+    assert told == [{"gold": False}, {"silver": True}]
+    assert {event.status for event in sending.events()} == {"processed"}
+
+
+def test_an_exit_that_fails_is_found_in_its_batch(sending: Sending) -> None:
+    """One exit that gets 503 for ever holds up neither the exits that were taken with it nor what waits for exits."""
+    people = [(f"u{n}", f"{n}@example.com") for n in range(8)]
+    sync(sending, *people)
+    sending.deliver()
+    sync(sending, *people[3:], ("new", "new@example.com"))
+    sending.sandbox.faults.set([FaultRule(status=503, user_key="u0")])
+    patient = sending.with_settings(delivery={"max_backoff": timedelta(seconds=0.1)})
+    patient.deliver_until(lambda: bool(gold(sending).get("new@example.com")))
+
+    assert gold(sending, "userId") == {
+        **{key: True for key, _ in people[3:]}, "new": True, "u0": True, "u1": False, "u2": False
+    }  # fmt: skip

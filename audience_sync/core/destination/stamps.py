@@ -32,11 +32,12 @@ Names: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 """The names of the user keys and of the company keys that a profile has beside the identity."""
 
 _KINDS: Final = ("user", "company")  # of identifiers, in the order of `Names`
-_said: Callable[[OpenChange], tuple[object, ...]] = itemgetter(
+_Said: TypeAlias = tuple[Any, ...]
+_said: Callable[[OpenChange], _Said] = itemgetter(  # what a change says, whomever it is about
     slice(OpenChange._fields.index("audience_id"), OpenChange._fields.index("identifiers"))
 )
 _TRAITS, _TIME = 0, 1  # slots of a template; the others are the profile's key and its further keys
-_REMEMBERED: Final = 50_000  # entries of a cache: a full one begins anew
+_REMEMBERED: Final = 50_000  # stamps: a full cache begins anew
 _UNKNOWN: Final[Any] = object()
 _NONE: Final[dict[str, str]] = {}
 
@@ -50,13 +51,11 @@ class Stamp(NamedTuple):
     carried: tuple[Carried, ...]
     mappings: tuple[str, ...]
 
-    def event(self, change: OpenChange, identifiers: str | None, keys: Sequence[str], *, at: str) -> Event:
-        """Return the event about the profile of a change, whose further keys are given as JSON texts."""
-        profile = orjson.dumps(change.profile_key)
+    def fill(self, profile: bytes, keys: Sequence[str], *, at: str) -> tuple[str, str]:
+        """Return the idempotency key and the body of one event; the profile and its further keys are JSON texts."""
         before, behind = self.key_ends
         key = blake2b(before + profile + behind, digest_size=16).hexdigest()
-        body = self.text % self.order((at, profile.decode(), *keys, key))
-        return Event(change.shard, change.profile_key, key, body, identifiers, self.carried, self.mappings)
+        return key, self.text % self.order((at, profile.decode(), *keys, key))
 
 
 def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment: str) -> Stamp:
@@ -89,42 +88,38 @@ class Stamps:
         self._sample = event  # changes of one profile, its identifiers and `at` as a Segment event
         self._environment = environment
         self._templates: dict[tuple[Names, str], Template | None] = {}
-        self._stamps: dict[tuple[tuple[object, ...], Names], Stamp | None] = {}
-        self._keys: dict[str | None, tuple[Names, list[str]]] = {}
+        self._stamps: dict[tuple[tuple[_Said, ...], Names], Stamp | None] = {}
 
     def event(self, changes: Sequence[OpenChange], identifiers: str | None, *, at: str) -> Event | None:
         """Return the one event of the open changes of a profile, or None where the mappings must be asked."""
-        self._learn([identifiers])
-        names, keys = self._keys[identifiers]
-        said = _said(changes[0]) if len(changes) == 1 else tuple([_said(change) for change in changes])
-        stamp: Stamp | None = self._stamps.get((said, names), _UNKNOWN)
-        if stamp is _UNKNOWN:
-            stamp = self._stamp(changes, said, names)
-        return stamp and stamp.event(changes[0], identifiers, keys, at=at)
+        names, keys = _further_keys([identifiers])[identifiers]
+        first = changes[0]
+        stamp = self._stamp(tuple([_said(change) for change in changes]), names)
+        if stamp is None:
+            return None
+        key, body = stamp.fill(orjson.dumps(first.profile_key), keys, at=at)
+        return Event(first.shard, first.profile_key, key, body, identifiers, stamp.carried, stamp.mappings)
 
     def contents(self, changes: OpenChanges, *, at: str) -> Contents | None:
         """Return the events of changes, all of different profiles, as one batch; None where mappings must be asked.
 
         This is the way of every change of a large sync: `event`, without a tuple for every change and event.
         """
-        self._learn(changes.identifiers)
-        known, stamps = self._keys, self._stamps
+        known = _further_keys(changes.identifiers)
         found = Contents()
-        people: list[tuple[object, ...]] = []
-        last: Stamp | None = None
+        before: object = None
+        stamp: Stamp
+        people: list[tuple[object, ...]]
         columns = (changes.shards, changes.profile_keys, _json_texts(changes.profile_keys), changes.identifiers)
-        for n, (said, shard, profile_key, profile, identifiers) in enumerate(zip(changes.said, *columns, strict=True)):
+        for said, shard, profile_key, profile, identifiers in zip(changes.said, *columns, strict=True):
             names, keys = known[identifiers]
-            stamp = stamps.get((said, names))
-            if stamp is None:
-                stamp = self._stamp(list(changes.part(n, n + 1)), said, names)
-                if stamp is None:
+            if (said, names) != before:
+                made = self._stamp((said,), names)
+                if made is None:
                     return None
-            if stamp is not last:
-                people, last = found.group(stamp.carried, stamp.mappings), stamp
-            before, behind = stamp.key_ends
-            key = blake2b(before + profile + behind, digest_size=16).hexdigest()
-            body = stamp.text % stamp.order((at, profile.decode(), *keys, key))
+                stamp, before = made, (said, names)
+                people = found.group(stamp.carried, stamp.mappings)
+            key, body = stamp.fill(profile, keys, at=at)
             people.append((profile_key, key, body, identifiers, None, shard))
         return found
 
@@ -144,26 +139,31 @@ class Stamps:
             self._templates[names, computation] = made
         return self._templates[names, computation]
 
-    def _stamp(self, changes: Sequence[OpenChange], said: tuple[object, ...], names: Names) -> Stamp | None:
+    def _stamp(self, said: tuple[_Said, ...], names: Names) -> Stamp | None:
+        """Return the stamp for the changes of a profile that say this, or None where the mappings must be asked."""
+        stamp: Stamp | None = self._stamps.get((said, names), _UNKNOWN)
+        if stamp is not _UNKNOWN:
+            return stamp
+        changes = [OpenChange._make((0, "", *one, None)) for one in said]
         template = self.template(names, changes[0].computation)
+        made = None
         if template is not None and template.named_traits.isdisjoint([change.trait for change in changes]):
             made = make_stamp(template, changes, environment=self._environment)
-        else:
-            made = None
         if len(self._stamps) >= _REMEMBERED:
             self._stamps.clear()
         self._stamps[said, names] = made
         return made
 
-    def _learn(self, identifiers: Iterable[str | None]) -> None:
-        """Remember the names of further keys, and their values as JSON texts."""
-        if len(self._keys) >= _REMEMBERED:
-            self._keys.clear()
-        new = [one for one in set(identifiers) if one not in self._keys]
-        for one, known in zip(new, orjson.loads(f"[{','.join([one or '{}' for one in new])}]"), strict=True):
-            user, company = known.get("user", _NONE), known.get("company", _NONE)
-            texts = [orjson.dumps(value).decode() for value in (*user.values(), *company.values())]
-            self._keys[one] = (tuple(user), tuple(company)), texts
+
+def _further_keys(identifiers: Iterable[str | None]) -> dict[str | None, tuple[Names, list[str]]]:
+    """Return the names of the further keys in each of some identifiers, and their values as JSON texts."""
+    texts = list(set(identifiers))
+    found: dict[str | None, tuple[Names, list[str]]] = {}
+    for text, known in zip(texts, orjson.loads(f"[{','.join([text or '{}' for text in texts])}]"), strict=True):
+        user, company = known.get("user", _NONE), known.get("company", _NONE)
+        values = [orjson.dumps(value).decode() for value in (*user.values(), *company.values())]
+        found[text] = (tuple(user), tuple(company)), values
+    return found
 
 
 def _json_texts(texts: Sequence[str]) -> list[bytes]:
