@@ -1,13 +1,12 @@
 """Events of changes that differ in nothing but whom they are about: made once, and filled in for each person.
 
 A run says the same of everybody: one audience, one value, one generation. What a template leaves open but for the
-person is known then, so that an event costs one hash and one filled text.
+person is known then, so that an event costs one filled text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import blake2b
 from itertools import count
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -22,7 +21,7 @@ from audience_sync.core.events import (
     Event,
     OpenChange,
     OpenChanges,
-    key_ends,
+    new_keys,
     with_idempotency_key,
 )
 from audience_sync.core.keys import canonical
@@ -45,20 +44,18 @@ _NONE: Final[dict[str, str]] = {}
 class Stamp(NamedTuple):
     """What the events of some changes have in common."""
 
-    text: str  # of the event but the API key, with `%s` for what differs
-    order: Callable[[Sequence[str]], Any]  # which of the texts stand there: time, profile, its keys, idempotency key
-    key_ends: tuple[bytes, bytes]  # of what the idempotency key is a hash of, around the profile's
+    text: str  # of the event but the API key and the idempotency key, with `%s` for what differs
+    order: tuple[int, ...]  # which of the texts stand there: time, profile, its keys
     carried: tuple[Carried, ...]
     mappings: tuple[str, ...]
 
-    def fill(self, profile: bytes, keys: Sequence[str], *, at: str) -> tuple[str, str]:
-        """Return the idempotency key and the body of one event; the profile and its further keys are JSON texts."""
-        before, behind = self.key_ends
-        key = blake2b(before + profile + behind, digest_size=16).hexdigest()
-        return key, self.text % self.order((at, profile.decode(), *keys, key))
+    def body(self, profile: str, keys: Sequence[str], *, at: str) -> str:
+        """Return the body of one event; the profile and its further keys are JSON texts."""
+        texts = (at, profile, *keys)
+        return self.text % tuple([texts[n] for n in self.order])
 
 
-def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment: str) -> Stamp:
+def make_stamp(template: Template, changes: Sequence[OpenChange]) -> Stamp:
     """Return the stamp for the open changes of a profile, to be used wherever another has the same ones."""
     traits = ",".join([f"{orjson.dumps(change.trait).decode()}:{change.value}" for change in changes])
     text = _escaped(template.pieces[0])
@@ -70,11 +67,9 @@ def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment
             order.append(slot - 1)
             text += '"%s"' if slot == _TIME else "%s"
         text += _escaped(piece)
-    facts = [(template.mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
     return Stamp(
-        with_idempotency_key(text, "%s"),
-        itemgetter(*order, -1),
-        key_ends(environment, facts),
+        text,
+        tuple(order),
         tuple(Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c.kind) for c in changes),
         (template.mapping.name,),
     )
@@ -83,10 +78,9 @@ def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment
 class Stamps:
     """The stamps of one destination, each made when it is needed first."""
 
-    def __init__(self, mappings: Sequence[Mapping], event: Callable[..., SegmentEvent], *, environment: str) -> None:
+    def __init__(self, mappings: Sequence[Mapping], event: Callable[..., SegmentEvent]) -> None:
         self._mappings = mappings
         self._sample = event  # changes of one profile, its identifiers and `at` as a Segment event
-        self._environment = environment
         self._templates: dict[tuple[Names, str], Template | None] = {}
         self._stamps: dict[tuple[tuple[_Said, ...], Names], Stamp | None] = {}
 
@@ -97,8 +91,8 @@ class Stamps:
         stamp = self._stamp(tuple([_said(change) for change in changes]), names)
         if stamp is None:
             return None
-        key, body = stamp.fill(orjson.dumps(first.profile_key), keys, at=at)
-        return Event(first.shard, first.profile_key, key, body, identifiers, stamp.carried, stamp.mappings)
+        body = stamp.body(orjson.dumps(first.profile_key).decode(), keys, at=at)
+        return Event(first.shard, first.profile_key, "", body, identifiers, stamp.carried, stamp.mappings)
 
     def contents(self, changes: OpenChanges, *, at: str) -> Contents | None:
         """Return the events of changes, all of different profiles, as one batch; None where mappings must be asked.
@@ -110,8 +104,9 @@ class Stamps:
         before: object = None
         stamp: Stamp
         people: list[tuple[object, ...]]
-        columns = (changes.shards, changes.profile_keys, _json_texts(changes.profile_keys), changes.identifiers)
-        for said, shard, profile_key, profile, identifiers in zip(changes.said, *columns, strict=True):
+        columns = (changes.said, changes.shards, changes.profile_keys, _json_texts(changes.profile_keys))
+        rows = zip(*columns, changes.identifiers, new_keys(), strict=False)  # of the keys there is no end
+        for said, shard, profile_key, profile, identifiers, key in rows:
             names, keys = known[identifiers]
             if (said, names) != before:
                 made = self._stamp((said,), names)
@@ -119,7 +114,7 @@ class Stamps:
                     return None
                 stamp, before = made, (said, names)
                 people = found.group(stamp.carried, stamp.mappings)
-            key, body = stamp.fill(profile, keys, at=at)
+            body = with_idempotency_key(stamp.body(profile, keys, at=at), key)
             people.append((profile_key, key, body, identifiers, None, shard))
         return found
 
@@ -148,7 +143,7 @@ class Stamps:
         template = self.template(names, changes[0].computation)
         made = None
         if template is not None and template.named_traits.isdisjoint([change.trait for change in changes]):
-            made = make_stamp(template, changes, environment=self._environment)
+            made = make_stamp(template, changes)
         if len(self._stamps) >= _REMEMBERED:
             self._stamps.clear()
         self._stamps[said, names] = made
@@ -166,14 +161,14 @@ def _further_keys(identifiers: Iterable[str | None]) -> dict[str | None, tuple[N
     return found
 
 
-def _json_texts(texts: Sequence[str]) -> list[bytes]:
+def _json_texts(texts: Sequence[str]) -> list[str]:
     """Return many texts as JSON, cut out of one list unless a quote within one of them might pass for its end."""
     if not texts:
         return []
-    whole = orjson.dumps(texts)
-    if b'\\"' in whole:
-        return [orjson.dumps(text) for text in texts]
-    return [b'"' + text + b'"' for text in whole[2:-2].split(b'","')]
+    whole = orjson.dumps(texts).decode()
+    if '\\"' in whole:
+        return [orjson.dumps(text).decode() for text in texts]
+    return [f'"{text}"' for text in whole[2:-2].split('","')]
 
 
 def _escaped(text: str) -> str:
