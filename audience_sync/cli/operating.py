@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.text import Text
+from sqlalchemy.engine import Connection
 
 from audience_sync import app as engine
 from audience_sync.cli.context import console, out, seams, settings_of
@@ -160,15 +161,7 @@ def forget(
         console.print(f"found for this user: {_listed(found)}")
         confirm("Erase all of it?", yes=yes)
         with _without_syncs(workspace):
-            _seize_batches(workspace, user, timeout=settings.schematic.timeout)
-            with workspace.database.write() as connection:
-                if not highwater.is_behind(connection):  # who is erased here is still in an older backup
-                    now_ms = workspace.seams.now_ms()
-                    binding.advance(connection, now_ms)
-                    posted = batches.open_events_of(connection, user)  # maybe: an answer may have been lost
-                    identifiers.resend_sharers(connection, posted, now_ms=now_ms)
-                erased = erasure.forget(connection, user)
-                batches.release(connection, workspace.holder.name)
+            erased = _erase(workspace, user, timeout=settings.schematic.timeout)
             workspace.seams.reach("forget.erased")
         erasure.compact(workspace.database)
     out.print(Text(f"erased: {_listed(erased)}"))
@@ -182,20 +175,31 @@ def _listed(found: dict[str, int]) -> str:
     return ", ".join(f"{table} {count:,}" for table, count in found.items() if count) or "nothing"
 
 
-def _seize_batches(workspace: Workspace, user: str, *, timeout: timedelta) -> None:
-    """Take the claims of open batches that name a user, and wait until no request under an older claim is under way."""
+def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, int]:
+    """Erase a user, once no request with this user's events can be under way; return what was erased."""
     workspace.bury()  # nobody waits for the dead
-    with workspace.database.write() as connection:
-        now = workspace.now_ms(connection)
-        lasts = 2 * (timeout + MARGIN)
-        until = now + int(lasts.total_seconds() * 1000)
-        ends = batches.seize(connection, user, holder=workspace.holder.name, now_ms=now, claim_until=until)
-    workspace.seams.reach("forget.seized")
-    if ends > now:
+    lasts = int((2 * (timeout + MARGIN)).total_seconds() * 1000)
+    while True:
+        with workspace.database.write() as connection:
+            identifiers.lock_take(connection)
+            now, holder = workspace.now_ms(connection), workspace.holder.name
+            ends = batches.seize(connection, user, holder=holder, now_ms=now, claim_until=now + lasts)
+            if ends <= now:
+                return _erase_now(connection, workspace, user)
+        workspace.seams.reach("forget.seized")
         console.print(
             f"waiting {(ends - now) // 1000 + 1} seconds for a delivery that may be sending this user's events"
         )
         time.sleep((ends - now) / 1000)
+
+
+def _erase_now(connection: Connection, workspace: Workspace, user: str) -> dict[str, int]:
+    if not highwater.is_behind(connection):  # who is erased here is still in an older backup
+        now_ms = workspace.seams.now_ms()
+        binding.advance(connection, now_ms)
+        posted = batches.open_events_of(connection, user)  # maybe: an answer may have been lost
+        identifiers.resend_sharers(connection, posted, now_ms=now_ms)
+    return erasure.forget(connection, user)
 
 
 @contextmanager

@@ -232,8 +232,14 @@ class Contents:
         return [person[2] for *_, people in self.groups for person in people]
 
     @property
+    def text_size(self) -> int:
+        """Return how many characters the events have, those of the Segment events they were made of included."""
+        people = [person for *_, people in self.groups for person in people]
+        return sum(len(body) + (len(origin[_PAYLOAD]) if origin else 0) for _, _, body, _, origin, _ in people)
+
+    @property
     def profile_keys(self) -> list[str]:
-        """Return whom each event is about."""
+        """Return the profile key of each event."""
         return [person[0] for *_, people in self.groups for person in people]
 
     @property
@@ -274,6 +280,9 @@ def traits(carried: Iterable[Carried]) -> str:
 
 def _start(api_key: str) -> bytes:
     return b'{"api_key":' + orjson.dumps(api_key) + b","
+
+
+_PAYLOAD: Final = 3  # its place in the list that is kept
 
 
 def _kept(origin: Origin) -> list[object]:

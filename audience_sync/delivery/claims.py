@@ -74,10 +74,11 @@ class Claims:
         workspace = self._workspace
         while not self._over.wait(MARGIN.total_seconds() / 3):
             until = workspace.seams.monotonic() + self.seconds  # before all that may take long
+            ids = self._pool.ids()
             try:
                 workspace.holder.stay()
                 with workspace.database.write() as connection:
-                    claims = batches.renew(connection, workspace.holder.name, claim_until=self.end(connection))
+                    claims = batches.renew(connection, workspace.holder.name, ids, claim_until=self.end(connection))
             except sa.exc.SQLAlchemyError:  # the database is away: try again until the claims have run out
                 continue
-            self._pool.renewed(claims, until=until)
+            self._pool.renewed(ids, claims, until=until)

@@ -52,7 +52,7 @@ class Pool:
         with self._changed:
             when = self._seams.monotonic() if due is None else due
             for batch in batches:
-                text = sum(map(len, batch.contents.bodies))
+                text = batch.contents.text_size
                 self._held[batch.id] = Held(batch, until, when, accepted_before=accepted_before, text=text)
                 self._changed.notify()  # one worker for each
 
@@ -78,14 +78,19 @@ class Pool:
         with self._changed:
             self._held.pop(held.batch.id, None)
 
-    def renewed(self, claims: Mapping[int, int], *, until: float) -> None:
-        """Prolong the batches whose claims are still ours, and drop the others; those under way find it out."""
+    def ids(self) -> list[int]:
+        """Return the ids of all batches."""
         with self._changed:
-            for number, held in list(self._held.items()):
-                if claims.get(number) == held.batch.claim:
+            return list(self._held)
+
+    def renewed(self, ids: Iterable[int], claims: Mapping[int, int], *, until: float) -> None:
+        """Extend those of some batches whose claims are still ours; drop the others, unless a worker has them."""
+        with self._changed:
+            for held in [self._held[number] for number in ids if number in self._held]:
+                if claims.get(held.batch.id) == held.batch.claim:
                     held.until = max(held.until, until)
-                elif not held.posting and held.until < until:
-                    del self._held[number]
+                elif not held.posting:
+                    del self._held[held.batch.id]
 
     def posting(self) -> list[int]:
         """Return the ids of the batches that workers have."""
@@ -104,10 +109,11 @@ class Pool:
             sum(batch.tries == 0 for batch, *_ in held),
         )
 
-    def is_alone(self, held: Held) -> bool:
-        """Return whether there is no other batch."""
+    def is_alone(self, held: Held, *, with_parts: bool) -> bool:
+        """Return whether this is the only batch, or the only one besides others that were cut from the same."""
         with self._changed:
-            return self._held.keys() <= {held.batch.id}
+            others = [one.batch for one in self._held.values() if one is not held]
+        return not others or (with_parts and {one.origin for one in others} == {held.batch.origin})
 
     def next_due(self) -> float:
         """Return the seconds until the next batch that no worker has is due; 0 without one."""

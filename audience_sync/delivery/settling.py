@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from audience_sync.database_error import first_line
+from audience_sync.database_error import first_line, is_lock_timeout
 from audience_sync.errors import MarkUnusable
 from audience_sync.leasing import Workspace
 from audience_sync.store import batches, binding
@@ -27,6 +27,7 @@ class Settler:
         self._warned = False
         self._changed = threading.Condition()
         self._waiting: list[tuple[Batch, int]] = []
+        self._lost: list[Batch] = []  # posted without a claim
         self._unsettled = 0
         self._committing = False
         self._closed = False
@@ -68,7 +69,7 @@ class Settler:
         self._thread.join(timeout)
 
     def _is_idle(self) -> bool:
-        return not self._waiting and not self._committing
+        return not self._waiting and not self._lost and not self._committing
 
     def _run(self) -> None:
         """Work; whatever ends it unexpectedly is handed to the thread that waits."""
@@ -84,51 +85,73 @@ class Settler:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: bool(self._waiting) or self._closed)
-                if not self._waiting:
+                self._changed.wait_for(lambda: bool(self._waiting or self._lost) or self._closed)
+                if not self._waiting and not self._lost:
                     return
             time.sleep(COMMIT_EVERY)
             with self._changed:
                 accepted, self._waiting = self._waiting, []
                 self._committing = True
-            done = self._commit(accepted)
+            lost = self._commit(accepted)
+            with self._changed:
+                if lost is None:
+                    self._waiting = accepted + self._waiting
+                else:
+                    self._lost += lost
+                    self._unsettled -= sum(batch.size for batch, _ in accepted)
+            done = self._reopen() and lost is not None
             with self._changed:
                 self._committing = False
-                if done:
-                    self._unsettled -= sum(batch.size for batch, _ in accepted)
-                else:
-                    self._waiting = accepted + self._waiting
                 self._changed.notify_all()
                 if self._closed and not done:
                     return  # the batches are still open: the same events go again, under the same keys
 
-    def _commit(self, accepted: Sequence[tuple[Batch, int]]) -> bool:
-        """Settle batches in one commit, and send again what was posted without a claim; False if that failed."""
+    def _commit(self, accepted: Sequence[tuple[Batch, int]]) -> list[Batch] | None:
+        """Settle batches in one commit; return those that were posted without a claim, or None if it failed."""
+        if not accepted:
+            return []
         try:
             now_ms = self._workspace.seams.now_ms()
             with self._workspace.database.write() as connection:
                 lost = batches.settle(connection, accepted, now_ms=now_ms)
-                if lost:
-                    batches.reopen(connection, lost, now_ms=now_ms)
-                else:
-                    binding.advance(connection, now_ms)
+                binding.advance(connection, now_ms)
         except (sa.exc.SQLAlchemyError, MarkUnusable) as error:
-            self._say_once(first_line(error))
-            time.sleep(RETRY_AFTER)
-            return False
+            self._failed(error)
+            return None
         self._warned = False
         self.commits += 1
         gone = {batch.id for batch in lost}
         self.events += sum(batch.size for batch, _ in accepted if batch.id not in gone)
         self._workspace.seams.reach("deliver.settled")
+        return lost
+
+    def _reopen(self) -> bool:
+        """Have sent again what was posted without a claim; False if that failed."""
+        lost = self._lost
+        if not lost:
+            return True
+        try:
+            with self._workspace.database.write() as connection:
+                batches.reopen(connection, lost, now_ms=self._workspace.seams.now_ms())
+        except (sa.exc.SQLAlchemyError, MarkUnusable) as error:
+            self._failed(error)
+            return False
+        with self._changed:
+            self._lost = self._lost[len(lost) :]
         return True
+
+    def _failed(self, error: sa.exc.SQLAlchemyError | MarkUnusable) -> None:
+        if not (isinstance(error, sa.exc.DBAPIError) and is_lock_timeout(error)):  # else it only yields to a sync
+            self._say_once(first_line(error))
+        time.sleep(RETRY_AFTER)
 
     def _say_once(self, problem: str) -> None:
         if not self._warned:
             self._warn(f"the membership database does not take what Schematic accepted, trying again: {problem}")
             self._warned = True
 
-    def reopen(self, posted: Sequence[Batch]) -> None:
-        """Have the current values sent again: these batches were posted without a claim; see `store.batches`."""
-        with self._workspace.database.write() as connection:
-            batches.reopen(connection, posted, now_ms=self._workspace.seams.now_ms())
+    def reopen(self, posted: Batch) -> None:
+        """Have the current values sent again: this batch was posted without a claim; see `store.batches`."""
+        with self._changed:
+            self._lost = [*self._lost, posted]
+            self._changed.notify_all()

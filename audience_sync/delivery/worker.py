@@ -33,6 +33,7 @@ from audience_sync.store import audiences, batches, binding, highwater, outbox
 IDLE: Final = 0.1  # seconds between two looks for a batch that is due
 DATABASE_RETRY: Final = 0.5  # seconds, when the database is away
 TRIES_BEFORE_HALVING: Final = 3
+NO_ANSWER: Final = frozenset({0, 429, 503})  # statuses that say nothing of the events
 
 
 class Worker(threading.Thread):
@@ -95,7 +96,7 @@ class Worker(threading.Thread):
             self._settle(held, classify(answer, now=group.workspace.seams.clock()))
         except LeaseLost:
             group.pool.remove(held)
-            group.settler.reopen([batch])  # whatever the answer was: it may have overtaken somebody's newer events
+            group.settler.reopen(batch)  # whatever the answer was: it may have overtaken somebody's newer events
 
     def _settle(self, held: Held, outcome: Outcome) -> None:
         """Do what an outcome asks for."""
@@ -140,7 +141,7 @@ class Worker(threading.Thread):
         if held.accepted_before is None:
             held.accepted_before = group.accepted
         group.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
-        if batch.tries >= TRIES_BEFORE_HALVING and batch.size > 1 and self._is_to_blame(held):
+        if batch.tries >= TRIES_BEFORE_HALVING and batch.size > 1 and self._is_to_blame(held, outcome):
             self._cut(held, halves(batch.events))
             return
         wait = backoff(batch.tries + 1, jitter=seams.jitter(), longest=group.max_backoff, asked=outcome.retry_after)
@@ -150,14 +151,20 @@ class Worker(threading.Thread):
             postponed = batches.postpone(connection, batch, not_before=not_before, error=outcome.reason)
             binding.advance(connection, seams.now_ms())
         group.pool.put_back(held, postponed, due=due)
-        if group.accepted == held.accepted_before:  # else it is this batch, and not Schematic
+        if group.accepted > held.accepted_before:
+            group.reachability.accepted()  # it is this batch, and not Schematic
+        else:
             group.reachability.failed(outcome.reason, again_in=max(group.pace.resumes_in(), group.pool.next_due()))
 
-    def _is_to_blame(self, held: Held) -> bool:
-        """Return whether others pass since the batch fails, or nothing else may be sent that could tell."""
+    def _is_to_blame(self, held: Held, outcome: Later) -> bool:
+        """Return whether others pass since the batch fails, or nothing else may be sent that could tell.
+
+        What a batch was cut from may have failed in several of its parts; but in an outage nothing is cut twice.
+        """
         if self._group.accepted > (held.accepted_before or 0):
             return True
-        return self._group.nothing_to_take and self._group.pool.is_alone(held)
+        is_answered = outcome.status not in NO_ANSWER
+        return self._group.nothing_to_take and self._group.pool.is_alone(held, with_parts=is_answered)
 
     def _rejected(self, held: Held, reason: str) -> None:
         """Find the event that is refused; of one that carries several audiences, the audience."""
@@ -182,8 +189,8 @@ class Worker(threading.Thread):
             else:
                 left = {(c.audience_id, c.generation) for part in parts for c in part.carried}
                 gone = [c for c in event.carried if (c.audience_id, c.generation) not in left]
-                outbox.put_back_dead(connection, event._replace(carried=tuple(gone)), reason)
                 made = self._put(connection, held, [[part] for part in parts])
+                outbox.put_back_dead(connection, event._replace(carried=tuple(gone)), reason)
             binding.advance(connection, self._group.workspace.seams.now_ms())
         self._replace(held, made)
 

@@ -25,7 +25,6 @@ from audience_sync.errors import LeaseLost
 from audience_sync.store import binding, bulk, events, identifiers, jsonrows, outbox, runs
 
 LONGEST_MS: Final = 3_600_000  # a claim that seems to last longer is of before the host was started, or the clock set
-TAKE_WAITS_MS: Final = 5_000  # that a take waits for a lock of Postgres, or may stand still with its own
 MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others may want some, too
 
 _COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part, exits"
@@ -68,11 +67,8 @@ class Taking(NamedTuple):
 
 
 def lock_taking(connection: Connection, *, stuck_tries: int) -> Taking:
-    """Have other processes wait with taking until this transaction ends, and return what is in open batches."""
-    if connection.dialect.name != "sqlite":  # a process that freezes now holds up all others
-        for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
-            connection.exec_driver_sql(f"SET LOCAL {limit} = {TAKE_WAITS_MS}")
-    binding.locked(connection, identifiers.TAKE)
+    """Lock taking until this transaction ends, and return the state of all open batches."""
+    identifiers.lock_take(connection)
     taking = Taking({False: set(), True: set()}, set(), has_exits=False)
     rows = connection.execute(sa.text("SELECT forwarded, exits, size, tries, keys FROM batches WHERE status = 'open'"))
     for forwarded, exits, size, tries, keys in rows:
@@ -179,11 +175,13 @@ def claim_free(
     return [replace(batch, claim=batch.claim + 1) for batch in found]
 
 
-def renew(connection: Connection, holder: str, *, claim_until: int) -> dict[int, int]:
-    """Prolong every claim of a holder; return the claim numbers of its open batches by id."""
-    mine = "holder = :h AND status = 'open'"
-    if connection.dialect.name != "sqlite":  # in the order in which batches are settled
-        connection.execute(sa.text(f"SELECT 1 FROM batches WHERE {mine} ORDER BY id FOR UPDATE"), {"h": holder})
+def renew(connection: Connection, holder: str, ids: Iterable[int], *, claim_until: int) -> dict[int, int]:
+    """Extend a holder's claims on some batches; return the claim numbers by id, of those that it still has.
+
+    A batch that the holder does not know of, because the answer to a commit was lost, is left to run out.
+    """
+    mine = f"holder = :h AND status = 'open' AND id IN ({_listed(ids)})"
+    _lock(connection, mine, {"h": holder})
     rows = connection.execute(
         sa.text(f"UPDATE batches SET claim_until = :until WHERE {mine} RETURNING id, claim"),
         {"until": claim_until, "h": holder},
@@ -191,16 +189,21 @@ def renew(connection: Connection, holder: str, *, claim_until: int) -> dict[int,
     return {row.id: row.claim for row in rows}
 
 
+def _lock(connection: Connection, where: str, parameters: dict[str, object]) -> None:
+    """Lock batches in the one order in which all transactions lock several."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(sa.text(f"SELECT 1 FROM batches WHERE {where} ORDER BY id FOR UPDATE"), parameters)
+
+
+def _listed(ids: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(ids))) or "0"
+
+
 def release(connection: Connection, holder: str, *, but: Iterable[int] = ()) -> None:
-    """Give a holder's claims up, except for batches whose answer is still to come."""
-    kept = ", ".join(str(number) for number in but) or "0"
-    connection.execute(
-        sa.text(
-            "UPDATE batches SET holder = '', claim_until = 0 WHERE id IN"
-            f" (SELECT id FROM batches WHERE holder = :h AND status = 'open' AND id NOT IN ({kept}) ORDER BY id)"
-        ),
-        {"h": holder},
-    )
+    """Release a holder's claims, except on batches with a request in flight."""
+    mine = f"holder = :h AND status = 'open' AND id NOT IN ({_listed(but)})"
+    _lock(connection, mine, {"h": holder})
+    connection.execute(sa.text(f"UPDATE batches SET holder = '', claim_until = 0 WHERE {mine}"), {"h": holder})
 
 
 def holders(connection: Connection) -> dict[str, tuple[int, int]]:
@@ -242,9 +245,7 @@ def settle(connection: Connection, accepted: Sequence[tuple[Batch, int]], *, now
     """
     rows = [(batch.id, batch.claim, status, batch.contents.summary()) for batch, status in accepted]
     c = tables.batches.columns
-    if connection.dialect.name != "sqlite":  # in the order in which claims are renewed
-        ids = sorted(batch.id for batch, _ in accepted)
-        connection.execute(sa.text("SELECT 1 FROM batches WHERE id = ANY(:ids) ORDER BY id FOR UPDATE"), {"ids": ids})
+    _lock(connection, f"id IN ({_listed(batch.id for batch, _ in accepted)})", {})
     done = connection.execute(
         sa.text(
             "UPDATE batches SET status = 'accepted', events = given.events, accepted_at = :now,"
@@ -258,34 +259,61 @@ def settle(connection: Connection, accepted: Sequence[tuple[Batch, int]], *, now
     still_held = set(done.scalars())
     settled = [batch for batch, _ in accepted if batch.id in still_held]
     lost = [batch for batch, _ in accepted if batch.id not in still_held]
-    runs.add_sent(connection, _sent(connection, settled))
     exits = [event for batch in settled if batch.exits for event in batch.events]
     identifiers.resend_sharers(connection, exits, now_ms=now_ms)
     for batch in settled:
         if batch.contents.is_forwarded:
             shared = [event for event in batch.events if event.origin is not None and event.origin.shared]
             events.add_accepted(connection, shared)
+    runs.add_sent(connection, _sent(connection, settled))  # last: syncs lock their run after rows of the outbox
     return lost
 
 
 def _sent(connection: Connection, settled: Iterable[Batch]) -> Counter[int]:
     """Return how many values of each run are accepted now: one that others carry, or that is dead, is not yet."""
     sent: Counter[int] = Counter()
-    shared: dict[tuple[str, int, int], int] = {}
     for batch in settled:
+        shared: dict[tuple[str, int, int], int] = {}
         for carried, _, people in batch.contents.groups:
             for audience_id, generation, run_id, *_, is_shared in carried:
                 if is_shared:
                     shared |= {(person[0], audience_id, generation): run_id for person in people}
                 else:
                     sent[run_id] += len(people)
-    for (profile_key, audience_id, generation), run_id in shared.items():
-        where = "profile_key = :k AND audience_id = :a AND generation = :g"
-        parameters = {"s": shard_of(profile_key), "k": profile_key, "a": audience_id, "g": generation}
-        elsewhere = (f"SELECT 1 FROM outbox WHERE shard = :s AND {where}", f"SELECT 1 FROM open_values WHERE {where}")
-        if not any(connection.execute(sa.text(query), parameters).first() for query in elsewhere):
-            sent[run_id] += 1
+        if shared:
+            left = _in_outbox(connection, shared) | _in_parts(connection, batch)
+            sent.update(run_id for value, run_id in shared.items() if value not in left)
     return sent
+
+
+def _in_outbox(connection: Connection, values: Iterable[tuple[str, int, int]]) -> set[tuple[str, int, int]]:
+    """Return which values (profile, audience, generation) are in the outbox, too: a mapping rejected a part of them."""
+    c = tables.outbox.columns
+    given = jsonrows.table(connection, "given", (c.shard, c.profile_key, c.audience_id, c.generation))
+    rows = connection.execute(
+        sa.text(
+            f"SELECT o.profile_key, o.audience_id, o.generation FROM ({given}) AS g JOIN outbox o ON o.shard = g.shard"
+            " AND o.profile_key = g.profile_key AND o.audience_id = g.audience_id AND o.generation = g.generation"
+        ),
+        {"given": jsonrows.given((shard_of(key), key, *rest) for key, *rest in values)},
+    )
+    return {(row.profile_key, row.audience_id, row.generation) for row in rows}
+
+
+def _in_parts(connection: Connection, batch: Batch) -> set[tuple[str, int, int]]:
+    """Return the values (profile, audience, generation) in open batches that were cut from the same as this one."""
+    if batch.origin is None:
+        return set()
+    rows = connection.execute(
+        sa.text("SELECT events FROM batches WHERE origin = :o AND status = 'open'"), {"o": batch.origin}
+    )
+    return {
+        (person[0], change[0], change[1])
+        for (text,) in rows
+        for carried, _, people in orjson.loads(text)
+        for change in carried
+        for person in people
+    }
 
 
 def postpone(connection: Connection, batch: Batch, *, not_before: int, error: str) -> Batch:
@@ -378,15 +406,16 @@ def reopen(connection: Connection, lost: Iterable[Batch], *, now_ms: int) -> Non
     Only profiles that the batch, or the parts that it was cut into, still names: others were forgotten. Forwarded
     events have no other value: whoever has the claim sends them again, under the same keys.
     """
-    generation = binding.next_generation(connection, now_ms)
+    events: list[Event] = []
     for batch in lost:
         rows = connection.execute(
             sa.text("SELECT keys FROM batches WHERE id = :i OR origin = :o"),
             {"i": batch.id, "o": batch.id if batch.origin is None else batch.origin},
         )
         named = {key for (keys,) in rows for key in orjson.loads(keys)}
-        for event in sorted(event for event in batch.events if event.origin is None and event.profile_key in named):
-            outbox.reopen(connection, event, generation=generation)
+        events += [event for event in batch.events if event.origin is None and event.profile_key in named]
+    if events:
+        outbox.reopen(connection, events, generation=binding.next_generation(connection, now_ms))
 
 
 def _assert_done(result: sa.CursorResult[tuple[object, ...]]) -> None:
@@ -460,15 +489,14 @@ def open_events_of(connection: Connection, profile_key: str) -> list[Event]:
 
 
 def seize(connection: Connection, profile_key: str, *, holder: str, now_ms: int, claim_until: int) -> int:
-    """Take the claims of all open batches that name a profile; return when the last of the old ones would have ended.
+    """Take the claims that others have on open batches with a profile; return when the last of these would have ended.
 
-    Until then a POST of an old holder may be under way. The times are of the clock of leases; 0 without such a batch.
+    Until then a request of theirs may be under way. The times are of the clock of leases; 0 where nobody else has one.
     """
-    lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"
-    rows = connection.execute(
-        sa.text(f"SELECT id, claim_until FROM batches WHERE status = 'open' AND {about(connection)} ORDER BY id{lock}"),
-        about_parameters(profile_key),
-    ).all()
+    theirs = f"status = 'open' AND holder <> :h AND {about(connection)}"
+    parameters = {**about_parameters(profile_key), "h": holder}
+    _lock(connection, theirs, parameters)
+    rows = connection.execute(sa.text(f"SELECT id, claim_until FROM batches WHERE {theirs}"), parameters).all()
     for row in rows:
         connection.execute(_CLAIM, {"h": holder, "until": claim_until, "i": row.id})
     return min(max((row.claim_until for row in rows), default=0), now_ms + LONGEST_MS)
@@ -480,7 +508,10 @@ def traces(connection: Connection, profile_key: str) -> int:
 
 
 def forget(connection: Connection, profile_key: str) -> None:
-    """Take a person's events out of every batch, open or accepted."""
+    """Take a person's events out of every batch, open or accepted; open ones are free then.
+
+    Nobody else may have a claim on an open one (`seize`), nor take rows (`lock_take`), until this transaction ends.
+    """
     for row, all_events, others in _without(connection, profile_key):
         if len(others) == len(all_events):
             continue
@@ -490,8 +521,8 @@ def forget(connection: Connection, profile_key: str) -> None:
         keys = [key for key in orjson.loads(row.keys) if key != profile_key]
         connection.execute(
             sa.text(
-                "UPDATE batches SET shards = :shards, size = :n, keys = :keys, events = :events, error = NULL"
-                " WHERE id = :i"
+                "UPDATE batches SET shards = :shards, size = :n, keys = :keys, events = :events, error = NULL,"
+                " claim = claim + 1, holder = '', claim_until = 0 WHERE id = :i"
             ),
             {
                 "i": row.id,
@@ -507,8 +538,10 @@ def _without(
     connection: Connection, profile_key: str
 ) -> list[tuple[sa.Row[tuple[object, ...]], list[list[object]], list[list[object]]]]:
     """Return the batches that name a profile, each with all its events and with those of others."""
+    _lock(connection, about(connection), about_parameters(profile_key))
     rows = connection.execute(
-        sa.text(f"SELECT id, keys, events FROM batches WHERE {about(connection)}"), about_parameters(profile_key)
+        sa.text(f"SELECT id, keys, events FROM batches WHERE {about(connection)} ORDER BY id"),
+        about_parameters(profile_key),
     )
     found = []
     for row in rows:

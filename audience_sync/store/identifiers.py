@@ -29,7 +29,9 @@ SHARED_HINT: Final = "the view `shared_identifiers` lists them; give each person
 
 _EXPECTED: Final = "user_identifiers"  # the setting of `expect`
 
-TAKE: Final = "take"  # the setting that processes lock while they take rows into batches
+_TAKE: Final = "take"  # the setting of `lock_take`
+_TAKE_WAITS_MS: Final = 5_000  # PostgreSQL: lock_timeout and idle_in_transaction_session_timeout of who has the lock
+_YIELDS_MS: Final = 900  # less than deadlock_timeout, so that it is never a sync that PostgreSQL ends
 
 _PLACE: Final = itemgetter(0, 1, 2)  # of a row: in the order in which others lock them
 _MARK: Final = '"user":'  # in identifiers with a user key besides the identity
@@ -44,6 +46,14 @@ def expect(connection: Connection) -> None:
 def any_expected(connection: Connection) -> bool:
     """Return whether an audience of this database has or has had user identifiers besides the identity."""
     return binding.get(connection, _EXPECTED) is not None
+
+
+def lock_take(connection: Connection) -> None:
+    """Have all processes wait with taking rows into batches until this transaction ends."""
+    if connection.dialect.name != "sqlite":  # a process that freezes now holds up all others
+        for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
+            connection.exec_driver_sql(f"SET LOCAL {limit} = {_TAKE_WAITS_MS}")
+    binding.locked(connection, _TAKE)
 
 
 def count_shared(connection: Connection) -> int:
@@ -150,7 +160,9 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
         for event, c in maybe
         if c.value == EXIT_VALUES[computations[c.audience_id]]
     }
-    binding.locked(connection, TAKE)  # what a sync writes from now on stays in the outbox until the end
+    lock_take(connection)  # what a sync writes from now on stays in the outbox until the end
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_YIELDS_MS}")
     c = tables.outbox.columns
     given = jsonrows.table(connection, "exits", (c.shard, c.profile_key, c.audience_id, c.run_id))
     found = connection.execute(

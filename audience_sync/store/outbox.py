@@ -83,31 +83,22 @@ def enqueue_members(connection: Connection, run: RunRow, *, low: int, high: int)
 
 def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
     """Put every current value of some shards into the outbox, and the exits still remembered; return how many."""
-    parameters = {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high}
-    members = connection.execute(
+    resent = connection.execute(
         sa.text(
-            f"{INTO} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers, :g, :r,"
-            " 'resent'"
-            f" FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high"
-            f" ORDER BY shard, profile_key {REPLACE}"
-        ),
-        parameters,
-    )
-    exits = connection.execute(
-        sa.text(
-            f"{INTO} SELECT c.shard, c.profile_key, r.audience_id, {audiences.exit_value(':a')}, c.identifiers,"
-            " :g, :r, 'resent'"
-            " FROM runs r JOIN changes c ON c.run_id = r.id"
+            f"{INTO} SELECT * FROM (SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'),"
+            " identifiers, :g, :r, 'resent' FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high"
+            f" UNION ALL SELECT c.shard, c.profile_key, r.audience_id, {audiences.exit_value(':a')}, c.identifiers,"
+            " :g, :r, 'resent' FROM runs r JOIN changes c ON c.run_id = r.id"
             " WHERE r.audience_id = :a AND r.exited > 0 AND c.shard BETWEEN :low AND :high AND c.kind = 'exited'"
             " AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.audience_id = r.audience_id"
             "   AND m.shard = c.shard AND m.profile_key = c.profile_key)"
             " AND NOT EXISTS (SELECT 1 FROM runs r2 JOIN changes c2 ON c2.run_id = r2.id WHERE r2.audience_id = :a"
             "   AND r2.id > r.id AND c2.shard = c.shard AND c2.profile_key = c.profile_key AND c2.kind = 'exited')"
-            f" ORDER BY c.shard, c.profile_key {REPLACE}"
+            f") AS current WHERE true ORDER BY 1, 2 {REPLACE}"
         ),
-        parameters,
+        {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high},
     )
-    return members.rowcount + exits.rowcount
+    return resent.rowcount
 
 
 def page(
@@ -247,36 +238,36 @@ def revive(connection: Connection, event: Event) -> None:
         )
 
 
-def reopen(connection: Connection, event: Event, *, generation: int) -> None:
-    """Put the current values of what an event carried into the outbox again, under a new generation.
+def reopen(connection: Connection, events: Iterable[Event], *, generation: int) -> None:
+    """Put the current values of what events carried into the outbox again, under a new generation.
 
-    A profile that is no longer a member keeps the identifiers of the event.
+    A profile that is no longer a member keeps the identifiers of the event. A row that waits keeps its kind.
     """
     computations = audiences.computations(connection)
-    exits = [
-        (
-            event.shard,
-            event.profile_key,
-            audience_id,
-            EXIT_VALUES[computations[audience_id]],
-            event.identifiers,
-            generation,
-            run_id,
-            None,
-            "resent",
+    exits = {
+        (event.shard, event.profile_key, change.audience_id): (
+            EXIT_VALUES[computations[change.audience_id]], event.identifiers, generation, change.run_id, None, "resent"
         )
-        for audience_id, _, run_id, *_ in sorted(event.carried)
-    ]
+        for event in events
+        for change in event.carried
+    }  # fmt: skip
+    c = tables.outbox.columns
+    places = jsonrows.table(connection, "places", (c.shard, c.profile_key))
     # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has
     # the last word.
-    insert(connection, exits, on_conflict=REPLACE)
+    untold = (
+        f"{_CONFLICT} DO UPDATE SET value = excluded.value, identifiers = excluded.identifiers,"
+        " generation = excluded.generation, dead_reason = NULL"
+    )
+    insert(connection, [(*place, *value) for place, value in sorted(exits.items())], on_conflict=untold)
     connection.execute(
         sa.text(
             f"UPDATE outbox SET value = COALESCE(m.value, '{MEMBER_VALUE}'), identifiers = m.identifiers"
-            " FROM memberships m WHERE outbox.shard = :s AND outbox.profile_key = :k AND outbox.generation = :g"
-            " AND m.audience_id = outbox.audience_id AND m.shard = outbox.shard AND m.profile_key = outbox.profile_key"
+            " FROM memberships m WHERE outbox.generation = :g AND m.audience_id = outbox.audience_id"
+            " AND m.shard = outbox.shard AND m.profile_key = outbox.profile_key"
+            f" AND (outbox.shard, outbox.profile_key) IN ({places})"
         ),
-        {"s": event.shard, "k": event.profile_key, "g": generation},
+        {"g": generation, "places": jsonrows.given(sorted({place[:2] for place in exits}))},
     )
 
 

@@ -17,7 +17,7 @@ from audience_sync import holders
 from audience_sync.db import Database
 from audience_sync.delivery import taker
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.store import batches, binding, identifiers, outbox
+from audience_sync.store import identifiers, outbox
 from tests.factories import make_event, open_changes
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
 from tests.waiting import somebody_waits, wait_until
@@ -187,7 +187,7 @@ def test_reopening_does_not_overtake_a_sync(sending: Sending) -> None:
 
     def open_again() -> None:
         with database.write() as connection:
-            outbox.reopen(connection, make_event(change), generation=newest)
+            outbox.reopen(connection, [make_event(change)], generation=newest)
 
     with ThreadPoolExecutor(1) as pool:
         with database.write() as syncing:
@@ -245,12 +245,12 @@ def test_a_take_that_builds_slowly(sending: Sending, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_a_take_that_waits_for_a_lock(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another process stands still with what is to be taken, a delivery tries again and says nothing of it."""
-    monkeypatch.setattr(batches, "TAKE_WAITS_MS", 50)
+    monkeypatch.setattr(identifiers, "_TAKE_WAITS_MS", 50)
     sending.sync(gold=["u1"])
     warnings: list[str] = []
     with sending.delivering(warn=warnings.append) as report:
         with sending.workspace.database.write() as connection:
-            binding.locked(connection, identifiers.TAKE)
+            identifiers.lock_take(connection)
             wait_until(lambda: somebody_waits(sending.workspace.database))
             wait_until(lambda: not somebody_waits(sending.workspace.database))
         assert report.result().open == 0

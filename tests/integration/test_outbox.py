@@ -220,11 +220,8 @@ def test_reopening_sends_the_current_value(database: Database) -> None:
         run = make_run(connection)
         apply(connection, run, make_change("in", company="now"))
         for key in ("in", "out"):
-            outbox.reopen(
-                connection,
-                make_event(make_open(key, generation=7, run_id=run.id, identifiers=company_identifiers("then"))),
-                generation=99,
-            )
+            change = make_open(key, generation=7, run_id=run.id, identifiers=company_identifiers("then"))
+            outbox.reopen(connection, [make_event(change)], generation=99)
 
         assert {(row.profile_key, row.value, row.identifiers, row.generation) for row in opened(connection)} == {
             ("in", "true", company_identifiers("now"), 99),

@@ -399,7 +399,7 @@ def test_reopening_and_retrying_tell_the_present_value(trait: Syncing) -> None:
         rows = {key: open_changes(connection, key) for key, _ in opened(trait)}
         connection.exec_driver_sql("DELETE FROM outbox")
         for key in ("in", "out"):
-            outbox.reopen(connection, make_event(*rows[key]), generation=binding.next_generation(connection, 0))
+            outbox.reopen(connection, [make_event(*rows[key])], generation=binding.next_generation(connection, 0))
         reopened = {key: row.value for key, row in opened_within(connection)}
         connection.exec_driver_sql("UPDATE outbox SET dead_reason = 'refused', value = '99'")
         assert dead.retry(connection, Which(), now_ms=0) == {"outbox": 2, "events": 0}
