@@ -300,7 +300,7 @@ def test_an_event_that_fails_alone_is_no_outage(sending: Sending, monkeypatch: p
     """What fails while the rest of its batch passes says nothing of Schematic, however long it fails."""
     monkeypatch.setattr("audience_sync.delivery.reachability.REPORT_AFTER", timedelta(0))
     sending.sandbox.faults.set([FaultRule(status=500, user_key="u1")])
-    impatient = sending.with_settings(delivery={"max_backoff": timedelta(seconds=0.1)})
+    impatient = sending.with_settings(delivery={"batch_size": 3, "max_backoff": timedelta(seconds=0.1)})
     impatient.deliver_until(lambda: bool(sending.rows("SELECT 1 FROM batches WHERE size = 1 AND tries > 5")))
 
     assert len(sending.events()) == 2
