@@ -64,12 +64,12 @@ class OpenChanges:
 
     @property
     def profile_keys(self) -> Sequence[str]:
-        """Return whom each is about."""
+        """Return the profile key of each."""
         return self.columns[1]
 
     @property
     def said(self) -> Iterable[tuple[Any, ...]]:
-        """Return of each what it says, whomever it is about: the fields from `audience_id` to `kind`."""
+        """Return the fields from `audience_id` to `kind` of each: what it says, whomever it is about."""
         return zip(*self.columns[2:-1], strict=True)
 
     @property
@@ -109,7 +109,7 @@ class Forwarded(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """The forwarded event that an event was made of, unless it was changes."""
+    """The forwarded event from which an event was made, unless it was made from changes."""
 
     row: Forwarded
     shared: bool  # others were made of it, too, or a mapping could not: accepting this one may not be all
@@ -199,7 +199,7 @@ class Contents:
         return cls(orjson.loads(text))
 
     def group(self, carried: Iterable[Carried], mappings: Sequence[str]) -> list[Any]:
-        """Return the list to which the next people are to be added, who are told this by these mappings."""
+        """Return the list to which the next people are to be added, to whom these mappings say this."""
         group = [[*change] for change in carried], [*mappings]
         if not self.groups or tuple(self.groups[-1][:2]) != group:
             self.groups.append((*group, []))

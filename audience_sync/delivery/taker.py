@@ -1,8 +1,8 @@
 """Take rows out of `outbox` and `events` into batches: read, build, insert and delete in one transaction.
 
-A profile that is in an open batch of the same table is passed over until that batch is answered. Rows that send nothing
-are dealt with on the way: a change that no mapping makes an event of is dead, a forwarded event that nobody
-asks for is counted and gone.
+A profile that is in an open batch of the same table is passed over until that batch is answered. Rows that
+produce no event are settled here: a change that no mapping sends becomes a dead row, a forwarded event that no mapping
+wants is counted and deleted.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Page(NamedTuple):
 
 
 class _Made(NamedTuple):
-    """What is made of the first changes of a page: batches, and changes that cannot be sent; and how many these are."""
+    """Result of the first `end` changes of a page: batches, and changes that cannot be sent."""
 
     batches: list[Contents]
     rejected: list[Rejected]
@@ -81,7 +81,7 @@ class _Lane:
     after: Place = START
 
     def next(self, connection: Connection, held: Set[str], limit: int) -> _Page:
-        """Go on to the next page that comes to something, at most once around."""
+        """Return the next page with progress; go around at most once."""
         began = self.after
         while True:
             page = self.turn(connection, self.after, held, limit)

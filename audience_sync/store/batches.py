@@ -24,7 +24,7 @@ from audience_sync.core.shards import shard_of
 from audience_sync.errors import LeaseLost
 from audience_sync.store import binding, bulk, events, identifiers, jsonrows, outbox, runs
 
-LONGEST_MS: Final = 3_600_000  # a claim that seems to last longer is of before the host was started, or the clock set
+LONGEST_MS: Final = 3_600_000  # a longer claim was made before a reboot, or before the clock was set back
 MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others may want some, too
 
 _COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part, exits"
@@ -156,9 +156,9 @@ def _batch(row: sa.Row[tuple[object, ...]]) -> Batch:
 def claim_free(
     connection: Connection, *, holder: str, dead: Iterable[str], now_ms: int, claim_until: int, forwarded: bool
 ) -> list[Batch]:
-    """Claim open batches that nobody has, whose claim is over, or whose holder is dead; return them.
+    """Claim open batches that are unclaimed, expired or held by a dead process: at most `MOST_CLAIMED`.
 
-    The times are of the clock of leases. Without `forwarded` those of Segment events are left to others.
+    Without `forwarded` those of Segment events are left alone. The times are of the clock of leases.
     """
     kind = "" if forwarded else " AND NOT forwarded"
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE SKIP LOCKED"
@@ -340,7 +340,7 @@ def cut(
     claim_until: int,
     now_ms: int,
 ) -> list[Batch]:
-    """Cut a batch into parts, whose tries begin anew. Parts that are not its own events have its place together.
+    """Cut a batch into parts, whose tries begin anew. Events that replace the batch's own all keep its part number.
 
     Raises:
         LeaseLost: the claim is gone.

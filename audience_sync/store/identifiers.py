@@ -90,8 +90,8 @@ def remember(connection: Connection, changes: OpenChanges, sent: OpenChanges) ->
 def without_shared(connection: Connection, changes: OpenChanges) -> OpenChanges:
     """Return changes, exits and updates without the user identifiers that another profile has or has had.
 
-    An exit of a profile that was never sent keeps them: without, Schematic would make a second user of it, whom the
-    identifiers would never find.
+    An exit of a profile that was never sent keeps them: without them, Schematic would create a second user that they
+    never resolve to.
     """
     with_keys = _with_keys(changes)
     if not with_keys:

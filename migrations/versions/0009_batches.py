@@ -345,7 +345,9 @@ def _move_attempts(bind: sa.Connection) -> None:
         .mappings()
         .all()
     )
-    first: dict[tuple[bool, str], int] = {}  # the first attempt with each profile
+    rows: list[dict[str, Any]] = []
+    found: dict[tuple[bool, str], int] = {}  # an attempt with each profile
+    origins: dict[int, int] = {}
     values: list[dict[str, object]] = []
     taken: list[dict[str, object]] = []
     for attempt in attempts:
@@ -371,19 +373,25 @@ def _move_attempts(bind: sa.Connection) -> None:
             shards.append(shard)
         if not groups:
             continue
-        origin_id = min(first.get((forwarded, profile), attempt["id"]) for profile in profiles)
-        first |= {(forwarded, profile): origin_id for profile in profiles}
-        _insert(
-            bind,
-            **dict(attempt),
-            origin=origin_id,
-            part=attempt["id"] - origin_id,
-            shards=f" {' '.join(map(str, sorted(set(shards))))} ",
-            exits=any(one[4] in ("false", "null") for changes, *_ in groups for one in changes),
-            size=len(groups),
-            keys=list(dict.fromkeys(profiles)),
-            groups=groups,
+        number = attempt["id"]
+        places = [(forwarded, profile) for profile in profiles]
+        joined = {number} | {origins[found[place]] for place in places if place in found}
+        origins[number] = number
+        origins |= {other: min(joined) for other, origin in origins.items() if origin in joined}
+        found |= dict.fromkeys(places, number)
+        rows.append(
+            {
+                **attempt,
+                "shards": f" {' '.join(map(str, sorted(set(shards))))} ",
+                "exits": any(one[4] in ("false", "null") for changes, *_ in groups for one in changes),
+                "size": len(groups),
+                "keys": list(dict.fromkeys(profiles)),
+                "groups": groups,
+            }
         )
+    for row in rows:
+        origin = origins[row["id"]]
+        _insert(bind, **row, origin=origin, part=row["id"] - origin)
     if values:
         bind.execute(sa.text(f"DELETE FROM outbox WHERE {_VALUE} AND dead_reason IS NULL"), values)
     if taken:

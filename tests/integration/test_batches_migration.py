@@ -121,6 +121,21 @@ def test_attempts_with_a_common_profile_become_parts(older: Database) -> None:
         assert not batches.is_behind(connection, second)
 
 
+def test_attempts_are_parts_of_all_that_they_share_a_profile_with(older: Database) -> None:
+    """A later attempt that shares profiles with two earlier ones, which share none, waits for both."""
+    attempt(older, event_of("u1", "a"))
+    attempt(older, event_of("u2", "b"))
+    attempt(older, event_of("u1", "c"), event_of("u2", "d"))
+    run_alembic(older, "up")
+
+    first, second, both = claimed(older)
+    with older.write() as connection:
+        assert batches.settle(connection, [(first, 200)], now_ms=AT) == []
+        assert batches.is_behind(connection, both)
+        assert batches.settle(connection, [(second, 200)], now_ms=AT) == []
+        assert not batches.is_behind(connection, both)
+
+
 def test_half_sent_events_keep_what_was_accepted(older: Database) -> None:
     """A forwarded event with an accepted body sends only the others, under way or dead."""
     for position, key in ((1, "u1"), (2, "u2")):

@@ -508,6 +508,22 @@ def test_settling_is_tried_again(sending: Sending, monkeypatch: pytest.MonkeyPat
     assert_agreed(sending)
 
 
+def test_a_repair_is_tried_again(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a batch was posted without a claim while the database is away, its values go again once it is back."""
+    error = sa.exc.OperationalError("INSERT", {}, Exception("gone away"))
+    monkeypatch.setattr(batches, "reopen", once(batches.reopen, error))
+    sending.sync(gold=["u1"])
+    sending.sandbox.faults.set([FaultRule(hold=True, times=1)])
+    with sending.delivering() as report:
+        assert sending.sandbox.gate.wait_for(1)
+        sending.write("UPDATE batches SET claim = claim + 1, holder = '', claim_until = 0")
+        sending.sandbox.gate.release()
+        assert report.result().open == 0
+
+    assert [event.status for event in sending.events("u1")].count("processed") == 2
+    assert_agreed(sending)
+
+
 def test_broken_settling_is_told(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault of our own in settling ends the delivery with that error, and does not hang; nothing is lost."""
     with monkeypatch.context() as patched:

@@ -377,3 +377,40 @@ def test_reopening_leaves_the_forgotten_out(database: Database) -> None:
         assert [(row.profile_key, row.value, row.generation > run.generation) for row in opened(connection)] == [
             ("u1", "true", True)
         ]
+
+
+def test_a_claim_that_its_holder_does_not_know_runs_out(database: Database) -> None:
+    """Of a batch whose commit was thought to have failed, nobody extends the claim, so somebody takes it over."""
+    with database.write() as connection:
+        known = take_batch(connection, make_event(make_open("u1")), now_ms=NOW)
+        take_batch(connection, make_event(make_open("u2")), now_ms=NOW)
+
+        assert batches.renew(connection, "me", [known.id], claim_until=NOW + 2_000_000) == {known.id: 1}
+        assert [one.contents.profile_keys for one in claim(connection, now_ms=NOW + 1_000_000)] == [["u2"]]
+
+
+def test_what_waits_keeps_its_kind_when_it_is_opened_again(database: Database) -> None:
+    """An entry that was not told yet is still one after a doubt about an older value."""
+    with database.write() as connection:
+        old, run = make_run(connection), make_run(connection)
+        apply(connection, run, make_change("u1"))
+        enqueue(connection, run, make_change("u1"))
+        lost = make_event(make_open("u1", generation=old.generation, run_id=old.id, value="false"))
+        outbox.reopen(connection, [lost], generation=run.generation + 1)
+
+        ((row),) = opened(connection)
+        assert (row.value, row.kind, row.run_id, row.generation) == ("true", "entered", run.id, run.generation + 1)
+
+
+def test_a_value_in_several_batches_is_counted_once_it_is_whole(database: Database) -> None:
+    """What two mappings say of a change is accepted for its run when both parts are."""
+    with database.write() as connection:
+        run = make_run(connection)
+        (carried,) = make_event(make_open("u1", run_id=run.id)).carried
+        event = make_event(make_open("u1", run_id=run.id))._replace(carried=(carried._replace(shared=True),))
+        whole = take_batch(connection, event, event, now_ms=NOW)
+        parts = batches.cut(connection, whole, [[event], [event]], holder="me", claim_until=2**60, now_ms=NOW)
+
+        for part, sent in zip(parts, (0, 1), strict=True):
+            assert batches.settle(connection, [(part, 200)], now_ms=NOW) == []
+            assert runs.get(connection, run.id).sent == sent

@@ -297,7 +297,7 @@ def test_a_time_that_has_passed_is_no_next_try(sending: Sending) -> None:
 
 
 def test_an_event_that_fails_alone_is_no_outage(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What fails while the rest of its batch passes says nothing of Schematic, however long it fails."""
+    """An event that fails while the rest of its batch passes says nothing of Schematic, however long it fails."""
     monkeypatch.setattr("audience_sync.delivery.reachability.REPORT_AFTER", timedelta(0))
     sending.sandbox.faults.set([FaultRule(status=500, user_key="u1")])
     impatient = sending.with_settings(delivery={"batch_size": 3, "max_backoff": timedelta(seconds=0.1)})

@@ -7,13 +7,17 @@ import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from audience_sync.cli import operating
 from audience_sync.db import Database
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.store import erasure
+from audience_sync.store import batches, erasure
+from audience_sync.store.batches import Batch
 from tests.commands import call
+from tests.factories import make_event, make_open, take_batch
 from tests.sending import Sending, open_sending, user_of
 
 MEMBERS = "SELECT customer_id AS user_id, company_id AS email FROM orders"
@@ -240,7 +244,7 @@ def test_an_exit_of_somebody_who_was_never_sent(sending: Sending) -> None:
 
 
 def test_an_entry_that_is_dead_helps_nobody(sending: Sending) -> None:
-    """Whoever leaves and comes back, but is refused then, takes no trait from whom the address is shared with."""
+    """A person who leaves, comes back and is refused then takes no trait from the others with the same address."""
     sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"))
     sending.deliver()
     sync(sending, ("u2", "a@example.com"))
@@ -270,16 +274,42 @@ def test_the_first_delivery_sends_exits_first(sending: Sending) -> None:
     assert {event.status for event in sending.events()} == {"processed"}
 
 
-def test_an_exit_that_fails_is_found_in_its_batch(sending: Sending) -> None:
-    """One exit that gets 503 for ever holds up neither the exits that were taken with it nor what waits for exits."""
+@pytest.mark.parametrize(("bad", "status"), [(["u0"], 503), (["u0", "u2"], 500)])
+def test_an_exit_that_fails_is_found_in_its_batch(sending: Sending, bad: list[str], status: int) -> None:
+    """Exits that fail for ever hold up neither the exits that were taken with them nor what waits for exits."""
     people = [(f"u{n}", f"{n}@example.com") for n in range(8)]
     sync(sending, *people)
     sending.deliver()
     sync(sending, *people[3:], ("new", "new@example.com"))
-    sending.sandbox.faults.set([FaultRule(status=503, user_key="u0")])
+    sending.sandbox.faults.set([FaultRule(status=status, user_key=key) for key in bad])
     patient = sending.with_settings(delivery={"max_backoff": timedelta(seconds=0.1)})
     patient.deliver_until(lambda: bool(gold(sending).get("new@example.com")))
 
-    assert gold(sending, "userId") == {
-        **{key: True for key, _ in people[3:]}, "new": True, "u0": True, "u1": False, "u2": False
-    }  # fmt: skip
+    stay = [*(key for key, _ in people[3:]), "new", *bad]
+    assert gold(sending, "userId") == {"u0": False, "u1": False, "u2": False} | dict.fromkeys(stay, True)
+
+
+def test_forget_beside_a_delivery(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that is taken while `forget` waits is waited for, too; then nothing of the person is left."""
+    sync(sending, ("u1", "a@example.com"), ("u2", "b@example.com"))
+    workspace = sending.workspace
+    taken: list[Batch] = []
+
+    def take(_: float) -> None:
+        if len(taken) < 2:
+            with workspace.database.write() as connection:
+                events = [make_event(make_open(key, generation=n)) for n, key in enumerate(("u1", "u2"))]
+                taken.append(take_batch(connection, *events, now_ms=workspace.now_ms(connection), holder="elsewhere"))
+
+    take(0)
+    monkeypatch.setattr(operating, "time", SimpleNamespace(sleep=take))
+    operating._erase(workspace, "u1", timeout=timedelta(seconds=1))
+
+    assert len(taken) == 2
+    with workspace.database.write() as connection:
+        assert not any(erasure.traces(connection, "u1").values())
+        assert batches.settle(connection, [(batch, 200) for batch in taken], now_ms=1) == taken
+        free = batches.claim_free(
+            connection, holder="me", dead=(), now_ms=workspace.now_ms(connection), claim_until=2**60, forwarded=True
+        )
+        assert [one.contents.profile_keys for one in free] == [["u2"], ["u2"]]
