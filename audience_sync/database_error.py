@@ -40,6 +40,11 @@ _POSTGRES: Final[Mapping[str, str]] = {
     "53300": "close connections, or raise max_connections on the server; nothing was lost",
 }
 """The remedy for each SQLSTATE of PostgreSQL that has one of its own."""
+_FATAL: Final[Mapping[str, str]] = {
+    "does not exist": "check the user and the name of the database in database.url",
+    "authentication failed": "check user and password in database.url",
+}
+"""The remedy for what a server says to somebody who connects: libpq passes on no SQLSTATE then."""
 _CLOSED: Final = "server closed the connection unexpectedly"  # of libpq, followed by guesses
 _AWAY: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
@@ -94,7 +99,10 @@ def _template(error: sa.exc.SQLAlchemyError) -> str | None:
     """Return the remedy for what a driver says, with names to be filled in."""
     origin = getattr(error, "orig", None)
     primary = "_".join(str(getattr(origin, "sqlite_errorname", "")).split("_")[:2])  # SQLITE_READONLY_DBMOVED
-    return _SQLITE.get(primary) or _POSTGRES.get(getattr(origin, "sqlstate", None) or "")
+    known = _SQLITE.get(primary) or _POSTGRES.get(getattr(origin, "sqlstate", None) or "")
+    if known is None and "FATAL" in str(origin):
+        return next((remedy for said, remedy in _FATAL.items() if said in str(origin)), None)
+    return known
 
 
 def _schema(said: str) -> str:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -178,6 +179,16 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     )
     assert "\n" not in str(caught.value)
     assert caught.value.hint == "nothing was lost: try again"
+
+
+@pytest.mark.parametrize("wrong", [{"username": "nobody"}, {"database": "nowhere"}])
+def test_a_user_or_a_database_that_is_not_there(tmp_path: Path, postgres_url: str, wrong: dict[str, Any]) -> None:
+    """The hint is not to try again: it names the setting that is wrong."""
+    url = sa.make_url(postgres_url).set(**wrong).render_as_string(hide_password=False)
+    with pytest.raises(AudienceSyncError, match="does not exist") as caught, app.opened(configured(tmp_path, url)):
+        pass
+
+    assert caught.value.hint == "check the user and the name of the database in database.url"
 
 
 def test_a_server_that_ends_without_a_word() -> None:
