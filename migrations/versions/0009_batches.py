@@ -389,15 +389,23 @@ def _move_attempts(bind: sa.Connection) -> None:
                 "groups": groups,
             }
         )
-    for row in rows:
+    parts: dict[int, int] = defaultdict(int)
+    for row in sorted(rows, key=_first_position):  # a half that was cut again got ids behind those of the other half
         origin = origins[row["id"]]
-        _insert(bind, **row, origin=origin, part=row["id"] - origin)
+        _insert(bind, **row, origin=origin, part=parts[origin])
+        parts[origin] += 1
     if values:
         bind.execute(sa.text(f"DELETE FROM outbox WHERE {_VALUE} AND dead_reason IS NULL"), values)
     if taken:
         bind.execute(sa.text(f"DELETE FROM events WHERE {_EVENT} AND dead_reason IS NULL"), taken)
     if attempts and bind.dialect.name != "sqlite":
         bind.exec_driver_sql("SELECT setval(pg_get_serial_sequence('batches', 'id'), max(id)) FROM batches")
+
+
+def _first_position(row: dict[str, Any]) -> tuple[int, int]:
+    """Return the first position of a batch's forwarded events, in the order of which they must arrive; 0 for changes."""
+    events = [event for *_, people in row["groups"] for *_, event, _ in people]
+    return min((event[0] for event in events if event is not None), default=0), row["id"]
 
 
 # All that is put into statements are these conditions and names of columns.

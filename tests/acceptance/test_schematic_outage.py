@@ -20,10 +20,10 @@ import pytest
 
 from audience_sync.db import Database
 from audience_sync.delivery import Acquaintance
+from audience_sync.delivery.session import BATCHES_OPEN
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.sandbox.wire import Answer, Request
 from audience_sync.seams import Seams
-from tests.acceptance.running import ON_ONE_DATABASE
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, user_of
 from tests.waiting import wait_until
 
@@ -32,6 +32,7 @@ EVERYBODY = [f"u{n}" for n in range(100)]
 EVERY = timedelta(hours=2)
 SYNCS_A_DAY = 12
 RATE = 40.0  # requests a second
+BATCH_SIZE = 5
 WORKERS = 8
 WAYS_TO_BE_DOWN = (  # day by day
     FaultRule(refuse=True, delay=0.01),
@@ -92,7 +93,8 @@ class Outage:
     watched: Watched
     acquaintance: Acquaintance  # of who has asked Schematic before it went down
     dice: random.Random = field(default_factory=lambda: random.Random(11))
-    rows: list[int] = field(default_factory=list)  # in the outbox and the attempts, after each sync
+    rows: list[int] = field(default_factory=list)  # in the outbox and open batches, after each sync
+    open: list[int] = field(default_factory=list)  # events in open batches of one process, after each sync
     bytes: list[int] = field(default_factory=list)  # see `_on_disk`, after each sync
 
     def three_days(self, meanwhile: Callable[[], object]) -> None:
@@ -120,6 +122,7 @@ class Outage:
     def assert_bounded(self) -> None:
         """Assert that no more waits after three days than there are profiles and audiences, nor takes more room."""
         assert max(self.rows) <= 2 * len(EVERYBODY) + len(EVERYBODY) // 5 + WORKERS
+        assert max(self.open) <= BATCHES_OPEN * BATCH_SIZE
         first, last = self.bytes[SYNCS_A_DAY - 1], self.bytes[-1]
         assert last <= 1.2 * first
 
@@ -127,9 +130,12 @@ class Outage:
         ((waiting, different),) = self.sending.rows(
             "SELECT count(*), count(DISTINCT profile_key || ' ' || audience_id) FROM outbox"
         )
-        ((batches,),) = self.sending.rows("SELECT count(*) FROM batches WHERE status = 'open'")
+        ((batches, events),) = self.sending.rows(
+            "SELECT count(*), COALESCE(sum(size), 0) FROM batches WHERE status = 'open'"
+        )
         assert waiting == different
         self.rows.append(waiting + batches)
+        self.open.append(events)
         self.bytes.append(self._on_disk())
 
     def _on_disk(self) -> int:
@@ -158,7 +164,7 @@ def outage(tmp_path: Path, database: Database) -> Iterator[Outage]:
         watched.watching(sandbox),
     ):
         opened.workspace = replace(opened.workspace, seams=Seams(clock=clock, jitter=lambda: 0.99))
-        limits = {"batch_size": 5, "concurrency": WORKERS, "max_requests_per_second": RATE}
+        limits = {"batch_size": BATCH_SIZE, "concurrency": WORKERS, "max_requests_per_second": RATE}
         sending = opened.with_settings(delivery={**limits, "max_backoff": timedelta(seconds=0.1)})
         sending.sync(gold=EVERYBODY, silver=EVERYBODY)
         acquaintance = Acquaintance()
@@ -211,7 +217,6 @@ def test_daemon(outage: Outage) -> None:
     assert_delivered(outage, during)
 
 
-@ON_ONE_DATABASE
 def test_commands(outage: Outage) -> None:
     """Commands that give up each time leave the same behind, and the first one that gets through delivers it all."""
     outage.three_days(lambda: outage.sending.deliver(wait=0.1))

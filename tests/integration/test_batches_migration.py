@@ -136,6 +136,27 @@ def test_attempts_are_parts_of_all_that_they_share_a_profile_with(older: Databas
         assert not batches.is_behind(connection, both)
 
 
+def test_parts_of_one_profile_go_on_in_the_order_of_their_events(older: Database) -> None:
+    """Older versions cut the first half again behind the second: ids of attempts are not the order of their events."""
+    for position in range(1, 9):
+        insert(
+            older, "events", shard=shard_of("u1"), profile_key="u1", position=position, message_id=f"m{position}",
+            type="track", name="Won", payload="{}", received_at=AT,
+        )  # fmt: skip
+    for positions in ((5, 6, 7, 8), (1, 2), (3, 4)):
+        attempt(older, *(forwarded_of("u1", f"key {n}", n, shared=False) for n in positions), forwarded=True)
+    run_alembic(older, "up")
+
+    posted = []
+    left = claimed(older)
+    with older.write() as connection:
+        while free := [one for one in left if not batches.is_behind(connection, one)]:
+            assert batches.settle(connection, [(one, 200) for one in free], now_ms=AT) == []
+            posted += [[event.idempotency_key for event in one.events] for one in free]
+            left = [one for one in left if one not in free]
+    assert posted == [["key 1", "key 2"], ["key 3", "key 4"], ["key 5", "key 6", "key 7", "key 8"]]
+
+
 def test_half_sent_events_keep_what_was_accepted(older: Database) -> None:
     """A forwarded event with an accepted body sends only the others, under way or dead."""
     for position, key in ((1, "u1"), (2, "u2")):
