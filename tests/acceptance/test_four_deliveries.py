@@ -67,7 +67,7 @@ def place(tmp_path: Path, database_url: str) -> Iterator[Place]:
 
 @contextmanager
 def delivering(place: Place, count: int) -> Iterator[list[Running]]:
-    """Have so many processes deliver; yield them when each has batches."""
+    """Have `count` processes deliver; yield them when each has batches."""
     with ExitStack() as stack:
         stack.callback(place.sandbox.gate.release)
         all_of_them = [stack.enter_context(place.running("deliver")) for _ in range(count)]

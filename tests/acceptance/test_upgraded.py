@@ -1,8 +1,8 @@
 """A database of an older version in the middle of its work, upgraded: nothing is lost, nothing sent under another key.
 
 The older versions are the real ones. Their deliveries are killed again and again, with answers lost, batches halved,
-values and events dead, events sent in part, and newer values behind what is under way. What counts in the end is the
-ledger of the sandbox. AUDIENCE_SYNC_KILL_SEED is the seed of the instants; each test prints it.
+values and events dead, events sent in part, and newer values behind what is under way. The ledger of the sandbox is
+the proof. AUDIENCE_SYNC_KILL_SEED is the seed of the instants; each test prints it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ traits = {{ message_id = {{ "@path" = "$.messageId" }}, copy = "second" }}
 """
 
 PEOPLE = list(customers(range(60)))
-REFUSED = ["u3", "u31"]  # 400 for whatever is told of their audiences
+REFUSED = ["u3", "u31"]  # every identify of theirs gets a 400
 SICK = "u17"  # 503, as long as the older version is at work
 POISON, HALF = "poison", "half"  # of these events both copies are refused, or the second one
 SENDERS = PEOPLE[10:22]
@@ -78,7 +78,7 @@ SENDERS = PEOPLE[10:22]
 
 @dataclass
 class Schematic:
-    """What is refused, by what the events say; it counts what it refused of several events together."""
+    """The destination refuses batches with some events; it counts those that have other events, too."""
 
     refusing: bool = True
     is_sick: bool = True
@@ -204,7 +204,7 @@ class Busy:
 
 @contextmanager
 def open_busy(folder: Path, url: str, version: str, name: str) -> Iterator[Busy]:
-    """Make a database with an older version, and a sandbox that refuses some of what it is told."""
+    """Make a database with an older version, and a sandbox that refuses some events."""
     print(f"AUDIENCE_SYNC_KILL_SEED={SEED}")
     with closing(db.connect(url, create=True)):
         pass
@@ -298,7 +298,7 @@ def keys_of_events(busy: Busy) -> dict[tuple[str, str], set[str]]:
 
 
 def assert_in_order(busy: Busy) -> None:
-    """Assert that nobody was told an older value or event behind a newer one; what was dead comes last."""
+    """Assert that no older value or event of a person came behind a newer one; what was dead comes last."""
     place_of = {one: n for n, one in enumerate(busy.forwarded)}
     newest: dict[tuple[str, str], float] = defaultdict(lambda: -1)
     for event in busy.place.sandbox.ledger.events(EventFilter(statuses=["processed"])):
@@ -310,7 +310,7 @@ def assert_in_order(busy: Busy) -> None:
             user = body["keys"]["userId"]
             steps = {(user, trait): v if trait == TRAIT_KEY else not v for trait, v in body["traits"].items()}
         for key, step in steps.items():
-            assert newest[key] <= step, f"{key} was told something old: {body}"
+            assert newest[key] <= step, f"{key} is older than the one before: {body}"
             newest[key] = step
 
 
