@@ -403,7 +403,7 @@ def _move_attempts(bind: sa.Connection) -> None:
 
 
 def _first_position(row: dict[str, Any]) -> tuple[int, int]:
-    """Return the first position of a batch's forwarded events, in the order of which they must arrive; 0 for changes."""
+    """Return the first position of a batch's forwarded events, which must arrive in their order; 0 for changes."""
     events = [event for *_, people in row["groups"] for *_, event, _ in people]
     return min((event[0] for event in events if event is not None), default=0), row["id"]
 
