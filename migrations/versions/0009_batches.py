@@ -393,7 +393,7 @@ def _move_attempts(bind: sa.Connection) -> None:
     for row in sorted(rows, key=_first_position):  # a half that was cut again got ids behind those of the other half
         origin = origins[row["id"]]
         _insert(bind, **row, origin=origin, part=parts[origin])
-        parts[origin] += 1
+        parts[origin] += row["size"]  # as `cut` counts
     if values:
         bind.execute(sa.text(f"DELETE FROM outbox WHERE {_VALUE} AND dead_reason IS NULL"), values)
     if taken:

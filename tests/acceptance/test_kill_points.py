@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from audience_sync.core.shards import shard_of
 from audience_sync.sandbox import FaultRule
-from audience_sync.store import erasure
+from audience_sync.seams import Seams
+from audience_sync.store import erasure, leases
 from tests.acceptance.running import KILLED, Place, assert_settled, customers, open_place
 from tests.factories import AUDIENCE_KEY
 from tests.integration.test_batches_migration import attempt
@@ -83,15 +85,28 @@ def test_forgetting_killed(place: Place, dice: random.Random, point: str) -> Non
     assert run(place, "deliver", kill=Kill(point="deliver.taken", turn=1)).code == KILLED
     gone = dice.sample(sorted(EVERYBODY), TIMES)
     for user in gone:
+        if point == "forget.seized":
+            hold_batches(place, seconds=60)
         killed = run(place, "forget", user, "--yes", kill=Kill(point=point, turn=1))
         again = run(place, "forget", user, "--yes")
         assert (killed.code, again.code) == (KILLED, 0 if point == "forget.seized" else 2), again.said
         with place.database.read() as connection:
             assert not any(erasure.traces(connection, user).values())
+    hold_batches(place, seconds=0)
     ended = run(place, "deliver")
 
     assert ended.code == 0, ended.said
     assert place.traits() == {user: {AUDIENCE_KEY: True} for user in EVERYBODY if user not in gone}
+
+
+def hold_batches(place: Place, *, seconds: int) -> None:
+    """Have another host claim what is open, for so long."""
+    with place.database.write() as connection:
+        until = leases.clock_ms(connection, Seams().steady_ms()) + 1000 * seconds
+        connection.execute(
+            sa.text("UPDATE batches SET holder = 'elsewhere:1:x', claim_until = :until WHERE status = 'open'"),
+            {"until": until},
+        )
 
 
 def test_upgrades_killed(place: Place, dice: random.Random) -> None:
