@@ -100,7 +100,7 @@ def test_forgetting_killed(place: Place, dice: random.Random, point: str) -> Non
 
 
 def hold_batches(place: Place, *, seconds: int) -> None:
-    """Have another host claim what is open, for so long."""
+    """Have another host claim what is open, for some seconds."""
     with place.database.write() as connection:
         until = leases.clock_ms(connection, Seams().steady_ms()) + 1000 * seconds
         connection.execute(

@@ -250,7 +250,7 @@ def test_a_take_that_waits_for_a_lock(sending: Sending, monkeypatch: pytest.Monk
     warnings: list[str] = []
     with sending.delivering(warn=warnings.append) as report:
         with sending.workspace.database.write() as connection:
-            identifiers.lock_take(connection)
+            binding.locked(connection, identifiers._TAKE)
             wait_until(lambda: somebody_waits(sending.workspace.database))
             wait_until(lambda: not somebody_waits(sending.workspace.database))
         assert report.result().open == 0
