@@ -17,7 +17,7 @@ from audience_sync import holders
 from audience_sync.db import Database
 from audience_sync.delivery import taker
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.store import identifiers, outbox
+from audience_sync.store import binding, identifiers, outbox
 from tests.factories import make_event, open_changes
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
 from tests.waiting import somebody_waits, wait_until
