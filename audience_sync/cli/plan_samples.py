@@ -18,7 +18,7 @@ from audience_sync.cli.paragraph import wrap
 from audience_sync.config import Audience
 from audience_sync.core.destination.parcels import Destination, Parcel, make_parcel
 from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.events import Event, OpenChange, with_idempotency_key, with_key
+from audience_sync.core.events import Event, OpenChange, with_key
 from audience_sync.core.model import Change, ChangeKind, delivered_value
 from audience_sync.core.printable import printable
 from audience_sync.core.shards import from_line
@@ -116,7 +116,7 @@ class PlanSamples:
 
     def _shown_body(self, key: str, event: Event) -> str:
         """Return an event as it would be posted, except for the keys that are made at delivery."""
-        body = with_key(with_idempotency_key(event.body, MADE_WHEN_SENT), api_key=REDACTED)
+        body = with_key(event.body, api_key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
         number = self._ids.get(key, 0)
         body = body.replace(f"personas_{number}.0.", f"personas_{number or MADE_WHEN_SENT}.{MADE_WHEN_SENT}.")
         return harmless(body)

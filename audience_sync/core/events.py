@@ -7,12 +7,11 @@ The wire form is that of Schematic's own clients: ``{api_key, type, body, idempo
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from itertools import count, groupby
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
@@ -120,8 +119,8 @@ class Event(NamedTuple):
 
     shard: int
     profile_key: str
-    idempotency_key: str  # of changes: empty until the event is in a batch
-    body: str  # JSON text of the whole event but the API key, and but an empty idempotency key
+    idempotency_key: str
+    body: str  # JSON text of the whole event but the API key
     identifiers: str | None  # the profile's when it was made, as in Member
     carried: tuple[Carried, ...]
     mappings: tuple[str, ...] = ()  # the names of those that made it
@@ -133,20 +132,20 @@ _Group: TypeAlias = Sequence[Any]  # see `Contents`
 _ALIKE: Final = itemgetter(slice(Event._fields.index("carried"), Event._fields.index("origin")))
 
 
-def new_keys() -> Iterator[str]:
-    """Return idempotency keys that were never used, one after the other: 32 hexadecimal digits.
+def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[str, int, str, int]]) -> str:
+    """Return the key under which Schematic drops a repetition within 24 hours: 32 hexadecimal digits.
 
-    Under this key Schematic drops a repetition within 24 hours. An event that must be repeated is repeated word for
-    word, so its key need not say anything of it: a random number, and its place in the batch that it was first put in.
+    A fact is the digest of a mapping (which stands for action and fields) and the audience, value and generation of a
+    change that it made this event of. The same facts have the same key, also after a crash; a change of a new
+    generation has another, and so have the events that two mappings make of one change.
     """
-    nonce = secrets.token_hex(12)
-    return (f"{nonce}{place:08x}" for place in count())
+    before, behind = key_ends(environment, facts)
+    return blake2b(before + orjson.dumps(profile_key) + behind, digest_size=16).hexdigest()
 
 
-def _with_key(event: Event, key: str) -> Event:
-    if event.idempotency_key:
-        return event
-    return event._replace(idempotency_key=key, body=with_idempotency_key(event.body, key))
+def key_ends(environment: str, facts: Iterable[tuple[str, int, str, int]]) -> tuple[bytes, bytes]:
+    """Return what is hashed for an `idempotency_key`, before and behind the profile's key."""
+    return b"[" + orjson.dumps(environment) + b",", b"," + orjson.dumps(sorted(facts)) + b"]"
 
 
 def forwarded_key(environment: str, message_id: str, mapping: str, nth: int) -> str:
@@ -186,9 +185,9 @@ class Contents:
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> Self:
-        """Return events as the contents of a batch. Those without an idempotency key get one, for ever."""
+        """Return events as the contents of a batch."""
         found = cls()
-        for (carried, mappings), group in groupby(map(_with_key, events, new_keys()), key=_ALIKE):
+        for (carried, mappings), group in groupby(events, key=_ALIKE):
             people = found.group(carried, mappings)
             people += [(e[1], e[2], e[3], e[4], e.origin and _kept(e.origin), e[0]) for e in group]
         return found

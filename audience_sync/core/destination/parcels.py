@@ -24,7 +24,7 @@ from audience_sync.core.destination.mappings import Body, Made, SegmentEvent, ap
 from audience_sync.core.destination.mappings import Mapping as DestinationMapping
 from audience_sync.core.destination.stamps import Stamps
 from audience_sync.core.destination.triggers.expressions import fields
-from audience_sync.core.events import Carried, Event, OpenChange
+from audience_sync.core.events import Carried, Event, OpenChange, idempotency_key
 
 _PROFILE = itemgetter(OpenChange._fields.index("profile_key"))
 NOT_MAPPED = "no enabled mapping makes an event of it"
@@ -56,7 +56,7 @@ class Destination:
     @cached_property
     def stamps(self) -> Stamps:
         """Return the quick way to the events of most changes."""
-        return Stamps(self.enabled, self.event)
+        return Stamps(self.enabled, self.event, environment=self.environment)
 
 
 class Rejected(NamedTuple):
@@ -80,6 +80,7 @@ class _Draft:
     body: Body
     mappings: list[str]
     changes: Sequence[OpenChange]
+    facts: list[tuple[str, int, str, int]]  # see `idempotency_key`
 
 
 def make_parcel(changes: Sequence[OpenChange], destination: Destination, *, at: str) -> Parcel:
@@ -131,7 +132,7 @@ def resolve_parcel(
         sent = {change for draft in drafts for change in draft.changes}
         reasons |= {change: NOT_MAPPED for change in changes if change not in sent and change not in reasons}
     rejected = [Rejected(change, reasons[change]) for change in changes if change in reasons] if reasons else []
-    return Parcel(_events(drafts, reasons, identifiers), rejected)
+    return Parcel(_events(drafts, reasons, destination, identifiers), rejected)
 
 
 def looks_at_the_computation(mapping: DestinationMapping) -> bool:
@@ -152,15 +153,17 @@ def _is_about_nobody(body: Body) -> bool:
 
 def _join(drafts: list[_Draft], mapping: DestinationMapping, body: Body, changes: Sequence[OpenChange]) -> None:
     """Add a body to the draft from which it differs in its traits alone, else as a draft of its own."""
+    facts = _facts(mapping, changes)
     for draft in drafts:
         joined = _joined(draft.body, body)
         if joined is not None:
             draft.body = joined
+            draft.facts += facts
             draft.mappings += [] if mapping.name in draft.mappings else [mapping.name]
             if draft.changes is not changes:
                 draft.changes = list(dict.fromkeys([*draft.changes, *changes]))
             return
-    drafts.append(_Draft(body, [mapping.name], changes))
+    drafts.append(_Draft(body, [mapping.name], changes, facts))
 
 
 def _joined(one: Body, other: Body) -> Body | None:
@@ -183,19 +186,34 @@ def _text(value: object) -> bytes:
     return exact_json.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
-def _events(drafts: Sequence[_Draft], rejected: Mapping[OpenChange, str], identifiers: str | None) -> list[Event]:
-    """Return drafts as events."""
+def _events(
+    drafts: Sequence[_Draft], rejected: Mapping[OpenChange, str], destination: Destination, identifiers: str | None
+) -> list[Event]:
+    """Return drafts as events, each under a key of its own."""
     events: list[Event] = []
     carriers = Counter(change for draft in drafts for change in draft.changes) if len(drafts) > 1 else {}
+    keys: set[str] = set()
     for draft in drafts:
-        text = exact_json.dumps(draft.body).decode()
+        profile_key = draft.changes[0].profile_key
+        key = idempotency_key(destination.environment, profile_key, draft.facts)
+        while key in keys:  # two mappings that are equal but for their triggers
+            draft.facts.append(("again", 0, "", 0))
+            key = idempotency_key(destination.environment, profile_key, draft.facts)
+        keys.add(key)
+        text = exact_json.dumps({**draft.body, "idempotency_key": key}).decode()
         shared = {c for c in draft.changes if carriers.get(c, 1) > 1 or c in rejected}
-        events.append(_event(draft.changes, text, tuple(draft.mappings), identifiers, shared=shared))
+        events.append(_event(draft.changes, key, text, tuple(draft.mappings), identifiers, shared=shared))
     return events
+
+
+def _facts(mapping: DestinationMapping, changes: Sequence[OpenChange]) -> list[tuple[str, int, str, int]]:
+    """Return what an event says of changes; see `idempotency_key`."""
+    return [(mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
 
 
 def _event(
     changes: Sequence[OpenChange],
+    key: str,
     body: str,
     names: tuple[str, ...],
     identifiers: str | None,
@@ -205,4 +223,4 @@ def _event(
     """Return an event that carries changes of one profile, and is not alone in carrying the `shared` ones."""
     first = changes[0]
     carried = [Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c.kind, c in shared) for c in changes]
-    return Event(first.shard, first.profile_key, "", body, identifiers, tuple(carried), names)
+    return Event(first.shard, first.profile_key, key, body, identifiers, tuple(carried), names)

@@ -1,12 +1,13 @@
 """Events of changes that differ in nothing but whom they are about: made once, and filled in for each person.
 
 A run says the same of everybody: one audience, one value, one generation. What a template leaves open but for the
-person is known then, so that an event costs one filled text.
+person is known then, so that an event costs one hash and one filled text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from itertools import count
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -21,7 +22,7 @@ from audience_sync.core.events import (
     Event,
     OpenChange,
     OpenChanges,
-    new_keys,
+    key_ends,
     with_idempotency_key,
 )
 from audience_sync.core.keys import canonical
@@ -44,18 +45,20 @@ _NONE: Final[dict[str, str]] = {}
 class Stamp(NamedTuple):
     """What the events of some changes have in common."""
 
-    text: str  # of the event but the API key and the idempotency key, with `%s` for what differs
-    order: tuple[int, ...]  # which of the texts stand there: time, profile, its keys
+    text: str  # of the event but the API key, with `%s` for what differs
+    order: Callable[[Sequence[str]], Any]  # which of the texts stand there: time, profile, its keys, idempotency key
+    key_ends: tuple[bytes, bytes]  # of what the idempotency key is a hash of, around the profile's
     carried: tuple[Carried, ...]
     mappings: tuple[str, ...]
 
-    def body(self, profile: str, keys: Sequence[str], *, at: str) -> str:
-        """Return the body of one event; the profile and its further keys are JSON texts."""
-        texts = (at, profile, *keys)
-        return self.text % tuple([texts[n] for n in self.order])
+    def fill(self, profile: bytes, keys: Sequence[str], *, at: str) -> tuple[str, str]:
+        """Return the idempotency key and the body of one event; the profile and its further keys are JSON texts."""
+        before, behind = self.key_ends
+        key = blake2b(before + profile + behind, digest_size=16).hexdigest()
+        return key, self.text % self.order((at, profile.decode(), *keys, key))
 
 
-def make_stamp(template: Template, changes: Sequence[OpenChange]) -> Stamp:
+def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment: str) -> Stamp:
     """Return the stamp for the open changes of a profile, to be used wherever another has the same ones."""
     traits = ",".join([f"{orjson.dumps(change.trait).decode()}:{change.value}" for change in changes])
     text = _escaped(template.pieces[0])
@@ -67,9 +70,11 @@ def make_stamp(template: Template, changes: Sequence[OpenChange]) -> Stamp:
             order.append(slot - 1)
             text += '"%s"' if slot == _TIME else "%s"
         text += _escaped(piece)
+    facts = [(template.mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
     return Stamp(
-        text,
-        tuple(order),
+        with_idempotency_key(text, "%s"),
+        itemgetter(*order, -1),
+        key_ends(environment, facts),
         tuple(Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c.kind) for c in changes),
         (template.mapping.name,),
     )
@@ -78,9 +83,10 @@ def make_stamp(template: Template, changes: Sequence[OpenChange]) -> Stamp:
 class Stamps:
     """The stamps of one destination, each made when it is needed first."""
 
-    def __init__(self, mappings: Sequence[Mapping], event: Callable[..., SegmentEvent]) -> None:
+    def __init__(self, mappings: Sequence[Mapping], event: Callable[..., SegmentEvent], *, environment: str) -> None:
         self._mappings = mappings
         self._sample = event  # changes of one profile, its identifiers and `at` as a Segment event
+        self._environment = environment
         self._templates: dict[tuple[Names, str], Template | None] = {}
         self._stamps: dict[tuple[tuple[_Said, ...], Names], Stamp | None] = {}
 
@@ -91,8 +97,8 @@ class Stamps:
         stamp = self._stamp(tuple([_said(change) for change in changes]), names)
         if stamp is None:
             return None
-        body = stamp.body(orjson.dumps(first.profile_key).decode(), keys, at=at)
-        return Event(first.shard, first.profile_key, "", body, identifiers, stamp.carried, stamp.mappings)
+        key, body = stamp.fill(orjson.dumps(first.profile_key), keys, at=at)
+        return Event(first.shard, first.profile_key, key, body, identifiers, stamp.carried, stamp.mappings)
 
     def contents(self, changes: OpenChanges, *, at: str) -> Contents | None:
         """Return the events of changes, all of different profiles, as one batch; None where mappings must be asked.
@@ -104,9 +110,8 @@ class Stamps:
         before: object = None
         stamp: Stamp
         people: list[tuple[object, ...]]
-        columns = (changes.said, changes.shards, changes.profile_keys, _json_texts(changes.profile_keys))
-        rows = zip(*columns, changes.identifiers, new_keys(), strict=False)  # of the keys there is no end
-        for said, shard, profile_key, profile, identifiers, key in rows:
+        columns = (changes.shards, changes.profile_keys, _json_texts(changes.profile_keys), changes.identifiers)
+        for said, shard, profile_key, profile, identifiers in zip(changes.said, *columns, strict=True):
             names, keys = known[identifiers]
             if (said, names) != before:
                 made = self._stamp((said,), names)
@@ -114,7 +119,7 @@ class Stamps:
                     return None
                 stamp, before = made, (said, names)
                 people = found.group(stamp.carried, stamp.mappings)
-            body = with_idempotency_key(stamp.body(profile, keys, at=at), key)
+            key, body = stamp.fill(profile, keys, at=at)
             people.append((profile_key, key, body, identifiers, None, shard))
         return found
 
@@ -143,7 +148,7 @@ class Stamps:
         template = self.template(names, changes[0].computation)
         made = None
         if template is not None and template.named_traits.isdisjoint([change.trait for change in changes]):
-            made = make_stamp(template, changes)
+            made = make_stamp(template, changes, environment=self._environment)
         if len(self._stamps) >= _REMEMBERED:
             self._stamps.clear()
         self._stamps[said, names] = made
@@ -161,14 +166,14 @@ def _further_keys(identifiers: Iterable[str | None]) -> dict[str | None, tuple[N
     return found
 
 
-def _json_texts(texts: Sequence[str]) -> list[str]:
+def _json_texts(texts: Sequence[str]) -> list[bytes]:
     """Return many texts as JSON, cut out of one list unless a quote within one of them might pass for its end."""
     if not texts:
         return []
-    whole = orjson.dumps(texts).decode()
-    if '\\"' in whole:
-        return [orjson.dumps(text).decode() for text in texts]
-    return [f'"{text}"' for text in whole[2:-2].split('","')]
+    whole = orjson.dumps(texts)
+    if b'\\"' in whole:
+        return [orjson.dumps(text) for text in texts]
+    return [b'"' + text + b'"' for text in whole[2:-2].split(b'","')]
 
 
 def _escaped(text: str) -> str:
