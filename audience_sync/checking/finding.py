@@ -28,9 +28,8 @@ class State(StrEnum):
 class Finding:
     """One thing that was looked at: what kind of thing, which one, how it stands, and what to do about it."""
 
-    check: (
-        str  # configuration, database, source, audience, mapping, identifiers, memberships, ingest, schematic or trait
-    )
+    # configuration, database, source, audience, mapping, identifiers, memberships, ingest, schematic or trait
+    check: str
     subject: str
     state: State
     message: str

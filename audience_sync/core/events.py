@@ -198,7 +198,7 @@ class Contents:
         return cls(orjson.loads(text))
 
     def group(self, carried: Iterable[Carried], mappings: Sequence[str]) -> list[Any]:
-        """Return the list to which the next people are to be added, to whom these mappings say this."""
+        """Return the people of the last group, to be extended; another group begins for other changes or mappings."""
         group = [[*change] for change in carried], [*mappings]
         if not self.groups or tuple(self.groups[-1][:2]) != group:
             self.groups.append((*group, []))

@@ -37,8 +37,8 @@ LOOK_AT_OTHERS = 1.0  # seconds between two looks for batches of the dead, and a
 DECLARE_EVERY = 1.0  # seconds between two looks for audiences that are new to Schematic
 DRAIN = 5.0  # seconds that answers under way are waited for when all stops
 SETTLE = 1.5  # seconds for the last commit then
-BATCHES_OPEN = 20  # times `batch_size`: a process with so many open events takes no new ones
-TEXT_OPEN = 8 * 1024 * 1024  # characters of open events, at which it stops, too: forwarded events may be long
+BATCHES_OPEN = 20  # the open events of a process are at most this many times `batch_size`
+TEXT_OPEN = 8 * 1024 * 1024  # characters of open events at which a process takes no more: some events are long
 
 
 def _ignore(_: object) -> None:

@@ -7,7 +7,7 @@ wants is counted and deleted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.destination.forwarding import ForwardedParcel, make_forwarded
-from audience_sync.core.destination.parcels import Destination, Rejected, make_parcels
+from audience_sync.core.destination.parcels import Destination, Parcel, Rejected, make_parcels
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Contents, Forwarded, OpenChanges
 from audience_sync.delivery.claims import Claims
@@ -190,22 +190,19 @@ class Taker:
         if 0 < full < len(parcels):
             end = sum(len(list(of_profile)) for _, of_profile in islice(groupby(rows, key=_PLACE), full))
             parcels = parcels[:full]
-        packed = pack((parcel.events for parcel in parcels if parcel.events), size)
-        return _Made([Contents.of(events) for events in packed], [one for p in parcels for one in p.rejected], end)
+        return _Made(self._pack(parcels), [one for parcel in parcels for one in parcel.rejected], end)
 
     def _alike(self, changes: OpenChanges, *, at: str) -> list[Contents]:
         """Return batches of the first changes, if each is the only one of its profile and has a quick way."""
-        monotonic, size = self._workspace.seams.monotonic, self._batching.batch_size
-        began, found = monotonic(), []
+        size, stamps = self._batching.batch_size, self._batching.destination.stamps
         if len(set(changes.profile_keys)) < len(changes):
             return []
-        for start in range(0, len(changes), size):
-            contents = self._batching.destination.stamps.contents(changes.part(start, start + size), at=at)
+        made = (stamps.contents(changes.part(start, start + size), at=at) for start in range(0, len(changes), size))
+        found: list[Contents] = []
+        for contents in self._in_time(made):
             if contents is None:
                 break
             found.append(contents)
-            if monotonic() - began > LONGEST_BUILD:
-                break
         return found
 
     def _build(self, rows: Sequence[T], build: Callable[[Sequence[T]], list[P]]) -> tuple[list[P], int]:
@@ -213,15 +210,25 @@ class Taker:
 
         They are enough for a batch, and no more than can be built in `LONGEST_BUILD`.
         """
-        monotonic, size = self._workspace.seams.monotonic, self._batching.batch_size
-        began, end = monotonic(), 0
         built: list[P] = []
-        while end < len(rows) and (not end or monotonic() - began <= LONGEST_BUILD):
-            start, end = end, min(end + size, len(rows))
-            while end < len(rows) and _PLACE(rows[end]) == _PLACE(rows[end - 1]):
-                end += 1
-            built += build(rows[start:end])
+        end = 0
+        for part in self._in_time(_whole_profiles(rows, self._batching.batch_size)):
+            built += build(part)
+            end += len(part)
         return built, end
+
+    def _in_time(self, items: Iterable[P]) -> Iterator[P]:
+        """Yield items until making and using them has taken `LONGEST_BUILD`, at least one."""
+        monotonic = self._workspace.seams.monotonic
+        began = monotonic()
+        for item in items:
+            yield item
+            if monotonic() - began > LONGEST_BUILD:
+                return
+
+    def _pack(self, parcels: Iterable[Parcel | ForwardedParcel]) -> list[Contents]:
+        """Return the events of parcels in batches."""
+        return [Contents.of(some) for some in pack((p.events for p in parcels), self._batching.batch_size)]
 
     def _events(self, connection: Connection, after: Place, held: Set[str], limit: int) -> _Page:
         """Take a page of forwarded events: of a profile as many as fit into one batch, so none overtakes another."""
@@ -250,5 +257,14 @@ class Taker:
         over = [row for parcel in parcels for row in parcel.over]
         gone = [*over, *(row for place, row in taken.items() if place not in stay)]
         events.remove(connection, gone)
-        packed = pack((parcel.events for parcel in parcels if parcel.events), size)
-        return _Page([Contents.of(some) for some in packed], last, len(unsent) + len(dead) + len(gone))
+        return _Page(self._pack(parcels), last, len(unsent) + len(dead) + len(gone))
+
+
+def _whole_profiles(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Yield rows in parts of about `size`, whole profiles each."""
+    end = 0
+    while end < len(rows):
+        start, end = end, min(end + size, len(rows))
+        while end < len(rows) and _PLACE(rows[end]) == _PLACE(rows[end - 1]):
+            end += 1
+        yield rows[start:end]

@@ -22,9 +22,8 @@ from audience_sync.core.events import Contents, Event, quoted
 from audience_sync.core.model import EXIT_VALUES
 from audience_sync.core.shards import shard_of
 from audience_sync.errors import LeaseLost
-from audience_sync.store import binding, bulk, events, identifiers, jsonrows, outbox, runs
+from audience_sync.store import binding, bulk, events, identifiers, jsonrows, leases, outbox, runs
 
-LONGEST_MS: Final = 3_600_000  # a longer claim was made before a reboot, or before the clock was set back
 MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others may want some, too
 
 _COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part, exits"
@@ -167,7 +166,7 @@ def claim_free(
             f"SELECT {_COLUMNS} FROM batches WHERE status = 'open'{kind} AND (claim_until <= :now"
             f" OR claim_until > :far OR holder IN ({bulk.each(connection, 'dead')})) ORDER BY id LIMIT :n{lock}"
         ),
-        {"now": now_ms, "far": now_ms + LONGEST_MS, "dead": bulk.texts(connection, dead), "n": MOST_CLAIMED},
+        {"now": now_ms, "far": now_ms + leases.LONGEST_MS, "dead": bulk.texts(connection, dead), "n": MOST_CLAIMED},
     ).all()
     found = [_batch(row) for row in rows]
     for batch in found:
@@ -499,7 +498,7 @@ def seize(connection: Connection, profile_key: str, *, holder: str, now_ms: int,
     rows = connection.execute(sa.text(f"SELECT id, claim_until FROM batches WHERE {theirs}"), parameters).all()
     for row in rows:
         connection.execute(_CLAIM, {"h": holder, "until": claim_until, "i": row.id})
-    return min(max((row.claim_until for row in rows), default=0), now_ms + LONGEST_MS)
+    return min(max((row.claim_until for row in rows), default=0), now_ms + leases.LONGEST_MS)
 
 
 def traces(connection: Connection, profile_key: str) -> int:

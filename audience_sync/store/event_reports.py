@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
+from typing import Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -30,6 +31,13 @@ class EventState(StrEnum):
     WAITING = "waiting"
     RETRYING = "retrying"
     DEAD = "dead"
+
+
+_CONDITIONS: Final = {  # on rows of `events`, and on events in open batches
+    EventState.WAITING: ("dead_reason IS NULL", "tries = 0"),
+    EventState.RETRYING: ("0 = 1", "tries > 0"),
+    EventState.DEAD: ("dead_reason IS NOT NULL", "0 = 1"),
+}
 
 
 def open_events(
@@ -122,14 +130,15 @@ def _page(
     else:
         conditions = reports.only({"(shard, profile_key, position) > (:shard, :key, :position)": last})
     columns = "shard, profile_key, message_id, type, name, received_at, position, payload"
+    waiting, in_batches = ([], []) if state is None else ([one] for one in _CONDITIONS[state])
     halves = [
         (
             f"SELECT {columns}, dead_reason, 0 AS tries, CAST(NULL AS BIGINT) AS not_before,"
-            f" CAST(NULL AS TEXT) AS error FROM events{reports.where(conditions, _in(state))}"
+            f" CAST(NULL AS TEXT) AS error FROM events{reports.where(conditions, waiting)}"
         ),
         (
             f"SELECT {columns}, NULL, tries, not_before, error FROM batched_events"
-            f"{reports.where(conditions, _in_batches(state))}"
+            f"{reports.where(conditions, in_batches)}"
         ),
     ]
     rows = connection.execute(
@@ -140,32 +149,6 @@ def _page(
     )
     earliest = outages.next_try(connection)
     return [_record(row, earliest) for row in rows]
-
-
-def _in(state: EventState | None) -> list[str]:
-    """Return the conditions of a state on rows of `events`."""
-    match state:
-        case None:
-            return []
-        case EventState.DEAD:
-            return ["dead_reason IS NOT NULL"]
-        case EventState.WAITING:
-            return ["dead_reason IS NULL"]
-        case EventState.RETRYING:
-            return ["0 = 1"]
-
-
-def _in_batches(state: EventState | None) -> list[str]:
-    """Return the conditions of a state on events in open batches."""
-    match state:
-        case None:
-            return []
-        case EventState.DEAD:
-            return ["0 = 1"]
-        case EventState.WAITING:
-            return ["tries = 0"]
-        case EventState.RETRYING:
-            return ["tries > 0"]
 
 
 def _record(row: sa.Row[tuple[object, ...]], earliest: int) -> Record:

@@ -160,6 +160,8 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
         for event, c in maybe
         if c.value == EXIT_VALUES[computations[c.audience_id]]
     }
+    if not exits:
+        return
     lock_take(connection)  # what a sync writes from now on stays in the outbox until the end
     if connection.dialect.name != "sqlite":
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_YIELDS_MS}")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.outcomes import backoff
+from audience_sync.core.outcomes import tries_until_stuck
 from audience_sync.core.shards import shard_of
 from audience_sync.store import batches, outages, runs
 from audience_sync.store.reports import Record, iso
@@ -82,7 +82,7 @@ def waiting_batches(connection: Connection, *, max_backoff: timedelta) -> list[R
             " WHERE status = 'open' AND tries > 0 ORDER BY id"
         )
     )
-    earliest = outages.next_try(connection)
+    earliest, stuck_tries = outages.next_try(connection), tries_until_stuck(max_backoff)
     return [
         {
             "id": batch,
@@ -92,7 +92,7 @@ def waiting_batches(connection: Connection, *, max_backoff: timedelta) -> list[R
             "since": iso(created),
             "next_try_at": iso(max(not_before, earliest) or None),
             "error": error,
-            "stuck": size == 1 and backoff(tries, jitter=0, longest=max_backoff) >= max_backoff,
+            "stuck": size == 1 and tries >= stuck_tries,
         }
         for batch, forwarded, size, tries, created, not_before, error in rows
     ]

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.errors import LeaseLost
 
 AUDIENCE = "audience"
-LONGEST_MS = 3_600_000  # a lease that seems to last longer is of before the host was started, or the clock was set
+LONGEST_MS = 3_600_000  # a longer lease or claim was made before a reboot, or before the clock was set back
 
 
 @dataclass(frozen=True)

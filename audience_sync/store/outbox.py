@@ -241,7 +241,7 @@ def revive(connection: Connection, event: Event) -> None:
 def reopen(connection: Connection, events: Iterable[Event], *, generation: int) -> None:
     """Put the current values of what events carried into the outbox again, under a new generation.
 
-    A profile that is no longer a member keeps the identifiers of the event. A row that waits keeps its kind.
+    A former member keeps the identifiers of the event. A waiting row keeps its kind.
     """
     computations = audiences.computations(connection)
     exits = {

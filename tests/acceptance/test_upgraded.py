@@ -51,22 +51,17 @@ trigger = 'type = "identify"'
 action = "identifyUser"
 [mappings.fields]
 user_traits = {{ "@path" = "$.traits" }}
+"""
+
+COPY = """
 [[mappings]]
-name = "First"
+name = "{name}"
 trigger = 'type = "track"'
 action = "trackEvent"
 [mappings.fields]
 event_name = {{ "@path" = "$.event" }}
 user_keys = {{ userId = {{ "@path" = "$.userId" }} }}
-traits = {{ message_id = {{ "@path" = "$.messageId" }}, copy = "first" }}
-[[mappings]]
-name = "Second"
-trigger = 'type = "track"'
-action = "trackEvent"
-[mappings.fields]
-event_name = {{ "@path" = "$.event" }}
-user_keys = {{ userId = {{ "@path" = "$.userId" }} }}
-traits = {{ message_id = {{ "@path" = "$.messageId" }}, copy = "second" }}
+traits = {{ message_id = {{ "@path" = "$.messageId" }}, copy = "{copy}" }}
 """
 
 PEOPLE = list(customers(range(60)))
@@ -122,9 +117,9 @@ class Busy:
 
     def configure(self, *, batch_size: int = BATCH_SIZE, concurrency: int = 3) -> None:
         """Write the configuration: small batches, quick timeouts."""
-        self.place.configure(
-            more=MORE.format(batch_size=batch_size, concurrency=concurrency), guard={"min_members": 1000}
-        )
+        copies = [COPY.format(name=name, copy=name.lower()) for name in ("First", "Second")]
+        more = MORE.format(batch_size=batch_size, concurrency=concurrency) + "".join(copies)
+        self.place.configure(more=more, guard={"min_members": 1000})
         path = self.place.folder / "config.toml"
         path.write_text(path.read_text().replace("[schematic]\n", '[schematic]\ntimeout = "3s"\n'))
 
