@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,9 +117,10 @@ def failing(status: int, *marks: str) -> Callable[[Request], Answer | None]:
 
 
 def fail(sending: Sending, *marks: str) -> None:
-    """Deliver until something was tried in vain and everything else is accepted."""
+    """Deliver until something was tried in vain; it is not tried again before the delivery stops."""
+    patient = sending.with_settings(delivery={"max_backoff": timedelta(minutes=1)})
     with in_between(sending.sandbox, failing(500, *marks)):
-        sending.deliver_until(sending.tried)
+        patient.deliver_until(sending.tried)
 
 
 def refuse(sending: Sending, *marks: str) -> None:
