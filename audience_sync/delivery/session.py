@@ -208,7 +208,7 @@ class _Session:
                 self._delivery.stop.wait(DATABASE_RETRY)
                 continue
             if not took:
-                self._delivery.stop.wait(LOOK)
+                settler.wait_for_commit(LOOK)
 
     def _supply(self, group: WorkerGroup, taker: Taker) -> bool:
         """Claim what others have left, and take rows where the workers will soon have nothing; say if that was so."""

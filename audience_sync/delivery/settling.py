@@ -15,6 +15,7 @@ from audience_sync.store import batches, binding
 from audience_sync.store.batches import Batch
 
 COMMIT_EVERY = 0.02  # seconds; what came meanwhile is one commit
+ENOUGH = 8  # batches that are committed at once: as long as they are not, no others can be taken in their place
 RETRY_AFTER = 0.5  # seconds, when the database is away
 
 
@@ -56,6 +57,12 @@ class Settler:
             self._changed.wait_for(lambda: self._is_idle() or self._over, timeout)
             return self._is_idle()
 
+    def wait_for_commit(self, timeout: float) -> None:
+        """Wait, at most `timeout` seconds, until something more is committed."""
+        with self._changed:
+            before = self.commits
+            self._changed.wait_for(lambda: self.commits > before or self._over, timeout)
+
     def is_over(self) -> bool:
         """Return whether nothing more can be settled: the thread has crashed."""
         return self._over
@@ -88,8 +95,7 @@ class Settler:
                 self._changed.wait_for(lambda: bool(self._waiting or self._lost) or self._closed)
                 if not self._waiting and not self._lost:
                     return
-            time.sleep(COMMIT_EVERY)
-            with self._changed:
+                self._changed.wait_for(lambda: len(self._waiting) >= ENOUGH or self._closed, COMMIT_EVERY)
                 accepted, self._waiting = self._waiting, []
                 self._committing = True
             lost = self._commit(accepted)
