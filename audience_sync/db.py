@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ FROZEN = 20.0  # seconds after which Postgres ends the transaction of a process 
 WRITE_OPTION = "audience_sync_write"
 WAIT_OPTION = "audience_sync_wait"
 AFTER_COMMIT = "audience_sync_after_commit"
+FILE_OPTION = "audience_sync_file"
 FROZEN_STATE = "25P03"  # what Postgres calls it
 FROZEN_INFO = "audience_sync_frozen"  # a connection of Postgres that knows of `FROZEN`
 # Parameters are people's data; and each delivery worker holds a connection now and then, however many there are.
@@ -35,6 +37,7 @@ class Database:
     def __init__(self, engine: Engine, *, reach: Callable[[str], None] = pass_by) -> None:
         self.engine = engine
         self._reach = reach  # a named point: see `seams`
+        self._writer = threading.Lock()  # of SQLite: its own queue is to ask again and again, ever more seldom
 
     @property
     def is_sqlite(self) -> bool:
@@ -57,7 +60,7 @@ class Database:
         options = {WRITE_OPTION: True, WAIT_OPTION: wait}
         with self.engine.connect().execution_options(**options) as connection:
             connection.info[AFTER_COMMIT] = []
-            with connection.begin() as transaction:
+            with self._turn(wait), connection.begin() as transaction:
                 if not self.is_sqlite:
                     _limit(connection, wait)
                 yield connection
@@ -67,6 +70,16 @@ class Database:
             self._reach("database.committed")
             for work in connection.info[AFTER_COMMIT] if is_kept else ():
                 work(connection)
+
+    @contextmanager
+    def _turn(self, wait: float | None) -> Iterator[None]:
+        """Wait for the writer among the threads of this process; SQLite itself says so if that was in vain."""
+        is_mine = self.is_sqlite and self._writer.acquire(timeout=BUSY_TIMEOUT if wait is None else wait)
+        try:
+            yield
+        finally:
+            if is_mine:
+                self._writer.release()
 
     def close(self) -> None:
         """Close all connections."""
@@ -96,7 +109,8 @@ def file_of(engine: Engine) -> Path | None:
     """
     if engine.dialect.name != "sqlite" or not engine.url.database:
         return None
-    return Path(engine.url.database).resolve()
+    known: Path | None = engine.get_execution_options().get(FILE_OPTION)
+    return known or Path(engine.url.database).resolve()
 
 
 def highwater_of(path: Path) -> Path:
@@ -156,7 +170,8 @@ def _sqlite_engine(url: URL, *, create: bool) -> Engine:
     if not create and not path.exists():
         raise SchemaOutOfDate(f"there is no membership database at {path}", hint="create it with `audience-sync init`")
     arguments = {"timeout": BUSY_TIMEOUT, "isolation_level": None}
-    engine = sa.create_engine(url, connect_args=arguments, **ENGINE)
+    options = {FILE_OPTION: path.resolve()}  # it is asked for in every commit
+    engine = sa.create_engine(url, connect_args=arguments, execution_options=options, **ENGINE)
 
     @sa.event.listens_for(engine, "connect")
     def set_up(connection: sqlite3.Connection, _record: object) -> None:

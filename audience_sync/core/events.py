@@ -256,6 +256,11 @@ class Contents:
         """Return whether the events are Segment events, and not changes."""
         return self.groups[0][2][0][4] is not None
 
+    @property
+    def is_shared(self) -> bool:
+        """Return whether one of them is not all that is made of its Segment event."""
+        return any(origin and origin[_SHARED] for *_, people in self.groups for *_, origin, _ in people)
+
     def summary(self) -> str:
         """Return what is kept once all are accepted, as JSON: who was told what, for which runs, under which key."""
         groups = []
@@ -281,7 +286,8 @@ def _start(api_key: str) -> bytes:
     return b'{"api_key":' + orjson.dumps(api_key) + b","
 
 
-_PAYLOAD: Final = 3  # its place in the list that is kept
+_PAYLOAD: Final = 3  # the places of some of what is kept
+_SHARED: Final = 7
 
 
 def _kept(origin: Origin) -> list[object]:

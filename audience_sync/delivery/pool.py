@@ -67,6 +67,11 @@ class Pool:
                 found.posting = True
             return found
 
+    def wake(self) -> None:
+        """Have workers that wait for a batch return without one."""
+        with self._changed:
+            self._changed.notify_all()
+
     def put_back(self, held: Held, batch: Batch, *, due: float) -> None:
         """Give a batch back that is to be tried again."""
         with self._changed:

@@ -161,6 +161,7 @@ class _Session:
     def _end(self, group: WorkerGroup, workers: list[Worker]) -> None:
         """Wait for answers under way, settle them, and give up the claims of everything else."""
         group.stop.set()
+        self._pool.wake()
         deadline = self._workspace.seams.monotonic() + DRAIN
         for worker in workers:
             if worker.is_alive():

@@ -20,6 +20,7 @@ from audience_sync.core.destination.forwarding import ForwardedParcel, make_forw
 from audience_sync.core.destination.parcels import Destination, Parcel, Rejected, make_parcels
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Contents, Forwarded, OpenChanges
+from audience_sync.core.shards import shard_of
 from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.cuts import filling, pack
 from audience_sync.leasing import Workspace
@@ -84,7 +85,8 @@ class _Lane:
         """Return the next page with progress; go around at most once."""
         began = self.after
         while True:
-            page = self.turn(connection, self.after, held, limit)
+            ahead = {key for key in held if (shard_of(key), key) > self.after}  # as a rule nobody, in so long a list
+            page = self.turn(connection, self.after, ahead, limit)
             self.after = page.last or START
             if page.is_progress or (page.last is None and began == START):
                 return page

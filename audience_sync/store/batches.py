@@ -261,9 +261,8 @@ def settle(connection: Connection, accepted: Sequence[tuple[Batch, int]], *, now
     exits = [event for batch in settled if batch.exits for event in batch.events]
     identifiers.resend_sharers(connection, exits, now_ms=now_ms)
     for batch in settled:
-        if batch.contents.is_forwarded:
-            shared = [event for event in batch.events if event.origin is not None and event.origin.shared]
-            events.add_accepted(connection, shared)
+        if batch.contents.is_shared:
+            events.add_accepted(connection, [event for event in batch.events if event.origin and event.origin.shared])
     runs.add_sent(connection, _sent(connection, settled))  # last: syncs lock their run after rows of the outbox
     return lost
 

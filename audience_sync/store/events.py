@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
+from itertools import chain
 
 import orjson
 import sqlalchemy as sa
@@ -23,6 +24,7 @@ from audience_sync.store import binding, bulk
 KNOWN_DAYS = 7
 DAY_MS = 24 * 60 * 60 * 1000
 POSITION = "event_position"
+ROWS_AT_ONCE = 64  # fetched
 MOST_TEXT = 4 * 1024 * 1024  # characters of events that are read at once
 
 _KEY = ("shard", "profile_key", "position")
@@ -90,7 +92,7 @@ def page(
     )
     found: list[Forwarded] = []
     text = 0
-    for *row, accepted, name, received_at in rows:
+    for *row, accepted, name, received_at in chain.from_iterable(rows.partitions(ROWS_AT_ONCE)):
         keys = frozenset(orjson.loads(accepted)) if accepted else frozenset[str]()
         found.append(Forwarded._make((*row, keys, name, received_at)))
         text += len(found[-1].payload)
