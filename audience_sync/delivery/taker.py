@@ -85,7 +85,7 @@ class _Lane:
         """Return the next page with progress; go around at most once."""
         began = self.after
         while True:
-            ahead = {key for key in held if (shard_of(key), key) > self.after}  # as a rule nobody, in so long a list
+            ahead = {key for key in held if (shard_of(key), key) > self.after}  # few
             page = self.turn(connection, self.after, ahead, limit)
             self.after = page.last or START
             if page.is_progress or (page.last is None and began == START):
