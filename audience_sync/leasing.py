@@ -27,38 +27,28 @@ class Workspace:
     holder: Holder
     seams: Seams
 
-    def hold(
-        self,
-        kind: str,
-        numbers: Iterable[int],
-        *,
-        seconds: float,
-    ) -> HeldLease | None:
-        """Take those of the wanted leases that are free; None when that is nothing."""
+    def hold(self, audience_ids: Iterable[int], *, seconds: float) -> HeldLease | None:
+        """Take those of the leases of some audiences that are free; None when that is nothing."""
         self.holder.stay()
         with self.database.read() as connection:
-            owners = leases.holders(connection, kind)
+            owners = leases.holders(connection)
         dead = self.dead(owners)  # asked before any row is locked
-        taken_at = self.seams.monotonic()  # before all that may take long: what lasts shorter than we think is lost
         with self.database.write() as connection:
             now = self.now_ms(connection)
             lease = leases.acquire(
                 connection,
-                kind,
-                numbers,
+                audience_ids,
                 holder=self.holder.name,
                 now_ms=now,
                 expires_at=now + int(seconds * 1000),
                 dead=dead,
             )
-        if lease is None:
-            return None
-        return HeldLease(self, lease, seconds=seconds, taken_at=taken_at)
+        return None if lease is None else HeldLease(self, lease, seconds=seconds)
 
     def bury(self) -> None:
         """Clear away what dead processes held, so that nobody takes them for being at work."""
         with self.database.read() as connection:
-            dead = self.dead({*leases.holders(connection, leases.AUDIENCE), *batches.holders(connection)})
+            dead = self.dead({*leases.holders(connection), *batches.holders(connection)})
         if dead:
             with self.database.write() as connection:
                 leases.vacate(connection, dead)
@@ -76,23 +66,18 @@ class Workspace:
 class HeldLease:
     """A lease with the thread that renews it; a context manager that gives it back."""
 
-    def __init__(self, workspace: Workspace, lease: Lease, *, seconds: float, taken_at: float) -> None:
+    def __init__(self, workspace: Workspace, lease: Lease, *, seconds: float) -> None:
         self.lease = lease
         self._workspace = workspace
         self._seconds = seconds
-        self._until = taken_at + seconds  # on the monotonic clock: the wall clock may jump
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name=f"lease-{lease.kind}", daemon=True)
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
     def assert_held(self, connection: Connection) -> None:
         """Refuse to commit if another holder took over (`store.leases`), and advance the mark (`store.highwater`)."""
         leases.assert_held(connection, self.lease)
         binding.advance(connection, self._workspace.seams.now_ms())
-
-    def left(self) -> float:
-        """Return for how many seconds the lease lasts, unless it is renewed before."""
-        return self._until - self._workspace.seams.monotonic()
 
     def close(self) -> None:
         """Stop renewing, and give the lease back; where the database is away, it runs out by itself."""
@@ -102,19 +87,15 @@ class HeldLease:
             leases.release(connection, self.lease)
 
     def _renew(self) -> None:
-        seams = self._workspace.seams
         while not self._over.wait(self._seconds / 3):
-            now = seams.monotonic()
             try:
                 self._workspace.holder.stay()
                 with self._workspace.database.write() as connection:
                     expires_at = self._workspace.now_ms(connection) + int(self._seconds * 1000)
                     if not leases.renew(connection, self.lease, expires_at=expires_at):
-                        self._until = now  # taken over; every commit will say so too
-                        return
+                        return  # taken over: every commit says so
             except sa.exc.SQLAlchemyError:  # the database is away: try again until the lease has run out
                 continue
-            self._until = now + self._seconds
 
     def __enter__(self) -> Self:
         return self

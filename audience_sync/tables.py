@@ -260,12 +260,10 @@ deliveries = _clustered(
 
 leases = _clustered(
     "leases",
-    _column("kind", sa.Text, primary_key=True),
-    _column("number", sa.Integer, primary_key=True),  # an audience's id, or a unit of shards
+    _column("audience_id", sa.Integer, primary_key=True),
     _column("holder", sa.Text),
     _column("term", sa.BigInteger),
     _column("expires_at", MS),
-    _one_of("kind", "audience", "shards"),
 )
 
 outage = _clustered(

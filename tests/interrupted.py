@@ -62,10 +62,10 @@ def child(work: dict[str, str]) -> int:
             return 0
 
 
-def hold_lease(url: str, kind: str, answer: Connection) -> None:
+def hold_lease(url: str, answer: Connection) -> None:
     """Hold the lease of audience 1 for an hour, and say so; a process is killed while it does."""
     database = db.connect(url)
-    held = Workspace(database=database, holder=holders.enter(database), seams=Seams()).hold(kind, [1], seconds=3600)
+    held = Workspace(database=database, holder=holders.enter(database), seams=Seams()).hold([1], seconds=3600)
     answer.send("held" if held else "refused")
     time.sleep(3600)
 

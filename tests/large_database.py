@@ -220,4 +220,4 @@ def _work(connection: Connection, names: Names, *, now_ms: int) -> None:
     connection.execute(sa.text(taken), {"k": names.person})
     (batch,) = batches.add(connection, [Contents.of([make_event(change)])], holder=holder, claim_until=until, now_ms=AT)
     batches.postpone(connection, batch, not_before=AT + MINUTE, error=OUTAGE)
-    leases.acquire(connection, leases.AUDIENCE, [1], holder=holder, now_ms=now_ms, expires_at=until, dead=set())
+    leases.acquire(connection, [1], holder=holder, now_ms=now_ms, expires_at=until, dead=set())

@@ -24,8 +24,8 @@ def at_work(connection: Connection, keys: Mapping[int, str], *, seams: Seams) ->
     now = leases.clock_ms(connection, seams.steady_ms())
     ahead = seams.now_ms() - now  # of the wall clock people go by
     syncs = [
-        _record("sync", holder, until + ahead, audience=keys.get(number))
-        for _, number, holder, until in leases.held(connection, now_ms=now)
+        _record("sync", holder, until + ahead, audience=keys.get(audience_id))
+        for audience_id, holder, until in leases.held(connection, now_ms=now)
     ]
     claims = batches.holders(connection).items()
     return [

@@ -24,7 +24,7 @@ from audience_sync.db import Database
 from audience_sync.delivery.claims import MARGIN
 from audience_sync.errors import ConfigError, LeaseHeld
 from audience_sync.leasing import Workspace
-from audience_sync.store import audiences, batches, binding, dead, erasure, highwater, identifiers, leases, runs
+from audience_sync.store import audiences, batches, binding, dead, erasure, highwater, identifiers, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.sync.finishing import LEASE_SECONDS
 
@@ -214,10 +214,10 @@ def _without_syncs(workspace: Workspace) -> Iterator[None]:
     with ExitStack() as stack:
         deadline = time.monotonic() + CLAIM_TIMEOUT
         while missing:
-            lease = workspace.hold(leases.AUDIENCE, missing, seconds=LEASE_SECONDS)
+            lease = workspace.hold(missing, seconds=LEASE_SECONDS)
             if lease is not None:
                 stack.enter_context(lease)
-                missing.difference_update(lease.lease.numbers)
+                missing.difference_update(lease.lease.audience_ids)
             elif time.monotonic() > deadline:
                 raise LeaseHeld(
                     "a sync that may use this user's data is running; nothing was erased",

@@ -17,7 +17,6 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.errors import LeaseLost
 
-AUDIENCE = "audience"
 LONGEST_MS = 3_600_000  # a longer lease or claim was made before a reboot, or before the clock was set back
 
 
@@ -25,59 +24,49 @@ LONGEST_MS = 3_600_000  # a longer lease or claim was made before a reboot, or b
 class Lease:
     """The right to work on audiences (their ids), under one term."""
 
-    kind: str
-    numbers: tuple[int, ...]
+    audience_ids: tuple[int, ...]
     holder: str
     term: int
 
 
 def acquire(
     connection: Connection,
-    kind: str,
-    numbers: Iterable[int],
+    audience_ids: Iterable[int],
     *,
     holder: str,
     now_ms: int,
     expires_at: int,
     dead: Container[str],
 ) -> Lease | None:
-    """Take those of the wanted leases that are free, under one new term.
+    """Take those of the leases of some audiences that are free, under one new term.
 
     None when there is nothing to be had. Free are those that have run out or seem to last for ever, those of the `dead`
     holders, and the holder's own: one process never works on one thing twice.
     """
-    wanted = sorted(numbers)
-    marks = ", ".join(map(str, wanted))
+    wanted = sorted(audience_ids)
     connection.execute(
         sa.text(
-            "INSERT INTO leases (kind, number, holder, term, expires_at) VALUES (:k, :n, '', 0, 0)"
-            " ON CONFLICT (kind, number) DO NOTHING"
+            "INSERT INTO leases (audience_id, holder, term, expires_at) VALUES (:a, '', 0, 0)"
+            " ON CONFLICT (audience_id) DO NOTHING"
         ),
-        [{"k": kind, "n": number} for number in wanted],
+        [{"a": audience_id} for audience_id in wanted],
     )
     rows = connection.execute(
-        sa.text(
-            f"SELECT number, holder, term, expires_at FROM leases WHERE kind = :k AND number IN ({marks})"
-            + _lock(connection)
-        ),
-        {"k": kind},
+        sa.text(f"SELECT audience_id, holder, term, expires_at FROM leases WHERE {_among(wanted)}{_lock(connection)}")
     ).all()
     taken = tuple(
-        number
-        for number, owner, _, until in rows
+        audience_id
+        for audience_id, owner, _, until in rows
         if not now_ms < until <= now_ms + LONGEST_MS or owner == holder or owner in dead
     )
     if not taken:
         return None
-    term = 1 + max(term for number, _, term, _ in rows if number in taken)
+    term = 1 + max(term for audience_id, _, term, _ in rows if audience_id in taken)
     connection.execute(
-        sa.text(
-            "UPDATE leases SET holder = :h, term = :t, expires_at = :e"
-            f" WHERE kind = :k AND number IN ({', '.join(map(str, taken))})"
-        ),
-        {"h": holder, "t": term, "e": expires_at, "k": kind},
+        sa.text(f"UPDATE leases SET holder = :h, term = :t, expires_at = :e WHERE {_among(taken)}"),
+        {"h": holder, "t": term, "e": expires_at},
     )
-    return Lease(kind, taken, holder, term)
+    return Lease(taken, holder, term)
 
 
 def assert_held(connection: Connection, lease: Lease) -> None:
@@ -87,9 +76,9 @@ def assert_held(connection: Connection, lease: Lease) -> None:
         LeaseLost: they have.
     """
     rows = connection.execute(
-        sa.text(f"SELECT holder, term FROM leases WHERE {_of(lease)}{_lock(connection, 'SHARE')}"), {"k": lease.kind}
+        sa.text(f"SELECT holder, term FROM leases WHERE {_among(lease.audience_ids)}{_lock(connection, 'SHARE')}")
     ).all()
-    if [tuple(row) for row in rows] != [(lease.holder, lease.term)] * len(lease.numbers):
+    if [tuple(row) for row in rows] != [(lease.holder, lease.term)] * len(lease.audience_ids):
         raise LeaseLost
 
 
@@ -97,18 +86,21 @@ def renew(connection: Connection, lease: Lease, *, expires_at: int) -> bool:
     """Prolong a lease; False when somebody else has taken it, or part of it, over."""
     _lock_rows(connection, lease)
     result = connection.execute(
-        sa.text(f"UPDATE leases SET expires_at = :e WHERE {_of(lease)} AND holder = :h AND term = :t"),
-        {"e": expires_at, "k": lease.kind, "h": lease.holder, "t": lease.term},
+        sa.text(f"UPDATE leases SET expires_at = :e WHERE {_among(lease.audience_ids)} AND holder = :h AND term = :t"),
+        {"e": expires_at, "h": lease.holder, "t": lease.term},
     )
-    return result.rowcount == len(lease.numbers)
+    return result.rowcount == len(lease.audience_ids)
 
 
 def release(connection: Connection, lease: Lease) -> None:
     """Give a lease back, if it is still ours."""
     _lock_rows(connection, lease)
     connection.execute(
-        sa.text(f"UPDATE leases SET holder = '', expires_at = 0 WHERE {_of(lease)} AND holder = :h AND term = :t"),
-        {"k": lease.kind, "h": lease.holder, "t": lease.term},
+        sa.text(
+            f"UPDATE leases SET holder = '', expires_at = 0 WHERE {_among(lease.audience_ids)}"
+            " AND holder = :h AND term = :t"
+        ),
+        {"h": lease.holder, "t": lease.term},
     )
 
 
@@ -118,22 +110,21 @@ def vacate(connection: Connection, dead: Iterable[str]) -> None:
         connection.execute(sa.text("UPDATE leases SET holder = '', expires_at = 0 WHERE holder = :h"), {"h": holder})
 
 
-def held(connection: Connection, *, now_ms: int) -> list[tuple[str, int, str, int]]:
-    """Return the leases in force as `(kind, number, holder, expires_at)`."""
+def held(connection: Connection, *, now_ms: int) -> list[tuple[int, str, int]]:
+    """Return the leases in force as `(audience_id, holder, expires_at)`."""
     rows = connection.execute(
         sa.text(
-            "SELECT kind, number, holder, expires_at FROM leases"
-            " WHERE holder <> '' AND expires_at > :now ORDER BY kind, number"
+            "SELECT audience_id, holder, expires_at FROM leases"
+            " WHERE holder <> '' AND expires_at > :now ORDER BY audience_id"
         ),
         {"now": now_ms},
     )
-    return [(kind, number, holder, expires_at) for kind, number, holder, expires_at in rows]
+    return [(audience_id, holder, expires_at) for audience_id, holder, expires_at in rows]
 
 
-def holders(connection: Connection, *kinds: str) -> set[str]:
-    """Return who holds leases of some kinds, in force or not."""
-    rows = connection.execute(sa.text("SELECT DISTINCT kind, holder FROM leases WHERE holder <> ''"))
-    return {row.holder for row in rows if row.kind in kinds}
+def holders(connection: Connection) -> set[str]:
+    """Return who holds leases, in force or not."""
+    return set(connection.execute(sa.text("SELECT DISTINCT holder FROM leases WHERE holder <> ''")).scalars())
 
 
 def clock_ms(connection: Connection, steady_ms: int) -> int:
@@ -147,15 +138,15 @@ def clock_ms(connection: Connection, steady_ms: int) -> int:
     return int(found.scalar_one())
 
 
-def _of(lease: Lease) -> str:
-    return f"kind = :k AND number IN ({', '.join(map(str, lease.numbers))})"
+def _among(audience_ids: Iterable[int]) -> str:
+    return f"audience_id IN ({', '.join(map(str, audience_ids))})"
 
 
 def _lock(connection: Connection, strength: str = "UPDATE") -> str:
     """Return what locks rows until the commit, in one order lest two deadlock; SQLite's writer is alone."""
-    return "" if connection.dialect.name == "sqlite" else f" ORDER BY number FOR {strength}"
+    return "" if connection.dialect.name == "sqlite" else f" ORDER BY audience_id FOR {strength}"
 
 
 def _lock_rows(connection: Connection, lease: Lease) -> None:
     """Lock the rows of a lease before they are written: an UPDATE alone locks them in any order."""
-    connection.execute(sa.text(f"SELECT 1 FROM leases WHERE {_of(lease)}{_lock(connection)}"), {"k": lease.kind})
+    connection.execute(sa.text(f"SELECT 1 FROM leases WHERE {_among(lease.audience_ids)}{_lock(connection)}"))

@@ -17,7 +17,7 @@ from audience_sync.core.model import Change, ChangeKind, Counts, Member, RunKind
 from audience_sync.core.shards import SHARDS
 from audience_sync.errors import LeaseHeld
 from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import leases, memberships, outbox, runs
+from audience_sync.store import memberships, outbox, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.memberships import ShardChanges
 from audience_sync.store.runs import RunRow
@@ -38,7 +38,7 @@ def holding(workspace: Workspace, audience: AudienceRow) -> Iterator[HeldLease]:
     Raises:
         LeaseHeld: somebody else works on it now.
     """
-    lease = workspace.hold(leases.AUDIENCE, [audience.id], seconds=LEASE_SECONDS)
+    lease = workspace.hold([audience.id], seconds=LEASE_SECONDS)
     if lease is None:
         raise LeaseHeld(
             f"another process is working on audience {audience.key!r}", hint="`audience-sync status` shows which"

@@ -20,7 +20,7 @@ from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.core.printable import instant_text
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import audiences, binding, identifiers, leases, runs
+from audience_sync.store import audiences, binding, identifiers, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.sync.committing import Comparison
@@ -85,7 +85,7 @@ def sync_under(workspace: Workspace, lease: HeldLease, job: Job, audience: Audie
 
 def recover(workspace: Workspace, audience: AudienceRow) -> None:
     """Finish what a dead process left of an audience's runs; nothing if it lives and works on it."""
-    lease = workspace.hold(leases.AUDIENCE, [audience.id], seconds=LEASE_SECONDS)
+    lease = workspace.hold([audience.id], seconds=LEASE_SECONDS)
     if lease is not None:
         with lease:
             finish_dead_runs(workspace, lease, audience)

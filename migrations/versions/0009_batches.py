@@ -235,7 +235,16 @@ def upgrade() -> None:
     op.drop_table("attempts")
     op.drop_table("seekers")
     op.drop_column("events", "partly_sent")
-    op.execute("DELETE FROM leases WHERE kind = 'shards'")
+    op.drop_table("leases")  # nobody is at work
+    op.create_table(
+        "leases",
+        sa.Column("audience_id", sa.Integer(), nullable=False),
+        sa.Column("holder", sa.Text(), nullable=False),
+        sa.Column("term", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("audience_id"),
+        sqlite_with_rowid=False,
+    )
     op.execute("INSERT INTO settings (name, value) VALUES ('take', '0')")
     op.execute(
         "INSERT INTO settings (name, value)"
@@ -470,6 +479,18 @@ def downgrade() -> None:
         sa.Column("holder", sa.Text(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("holder"),
+        sqlite_with_rowid=False,
+    )
+    op.drop_table("leases")
+    op.create_table(
+        "leases",
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("holder", sa.Text(), nullable=False),
+        sa.Column("term", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("kind IN ('audience', 'shards')", name="kind_is_known"),
+        sa.PrimaryKeyConstraint("kind", "number"),
         sqlite_with_rowid=False,
     )
     op.create_table(

@@ -199,7 +199,7 @@ class Place:
 
     def held(self) -> list[tuple[Any, ...]]:
         """Return the leases that somebody holds."""
-        return self.rows("SELECT kind, number, holder FROM leases WHERE holder <> ''")
+        return self.rows("SELECT audience_id, holder FROM leases WHERE holder <> ''")
 
     def started(self) -> list[tuple[Any, ...]]:
         """Return the runs that have begun."""

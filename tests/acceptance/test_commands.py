@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from audience_sync import db
 from audience_sync.sandbox import FaultRule
-from audience_sync.store import audiences, leases
+from audience_sync.store import audiences
 from tests.acceptance.running import (
     ON_ONE_DATABASE,
     Customers,
@@ -275,7 +275,7 @@ def test_an_audience_that_somebody_syncs_is_exit_code_5(synced: Place) -> None:
     with synced.workspace() as workspace:
         with synced.database.read() as connection:
             audience = audiences.by_key(connection, AUDIENCE_KEY)
-        lease = workspace.hold(leases.AUDIENCE, [audience.id], seconds=60)
+        lease = workspace.hold([audience.id], seconds=60)
         assert lease is not None
         with lease:
             ended = synced.command("sync", "--wait", "1s")
@@ -295,7 +295,7 @@ def test_a_command_waits_for_its_turn(synced: Place, words: list[str]) -> None:
     """A command goes on by itself as soon as the other process has finished with the audience."""
     synced.sync_here(synced.configure(), HALF)
     with synced.workspace() as workspace:
-        lease = workspace.hold(leases.AUDIENCE, [1], seconds=60)
+        lease = workspace.hold([1], seconds=60)
         assert lease is not None
         with lease, synced.running(*words) as waiting:
             waiting.wait_for("membership database:")

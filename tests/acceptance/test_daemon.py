@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.sandbox import Settings as SandboxSettings
-from audience_sync.store import audiences, leases
+from audience_sync.store import audiences
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import (
     DEADLINE,
@@ -342,7 +342,7 @@ def test_the_daemon_waits_for_others_too(place: Place) -> None:
     with place.workspace() as workspace:
         with place.database.read() as connection:
             audience = audiences.by_key(connection, AUDIENCE_KEY)
-        lease = workspace.hold(leases.AUDIENCE, [audience.id], seconds=60)
+        lease = workspace.hold([audience.id], seconds=60)
         assert lease is not None
         with lease, local_daemon(place, seconds=SOON) as daemon:
             daemon.wait_for("sync_waits")

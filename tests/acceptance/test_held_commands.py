@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from audience_sync.store import audiences, leases
+from audience_sync.store import audiences
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import ON_ONE_DATABASE, Ended, Place, open_place, until
 from tests.chains import EVERYBODY, SPEND, chain_text, set_spend
@@ -172,7 +172,7 @@ def test_what_is_used_is_being_synced_elsewhere(counter: Counter) -> None:
     with counter.place.workspace() as workspace:
         with counter.place.database.read() as connection:
             spenders = audiences.by_key(connection, "spenders")
-        lease = workspace.hold(leases.AUDIENCE, [spenders.id], seconds=60)
+        lease = workspace.hold([spenders.id], seconds=60)
         assert lease is not None
         with lease:
             synced = counter.command("sync", "quiet_spenders", "--wait", "0s", "--format", "json")

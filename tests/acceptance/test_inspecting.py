@@ -226,7 +226,6 @@ def test_status_says_who_is_at_work(desk: Desk) -> None:
         now = Seams().steady_ms() if desk.workspace.database.is_sqlite else desk.workspace.now_ms(connection)
         leases.acquire(
             connection,
-            leases.AUDIENCE,
             [audiences.by_key(connection, AUDIENCE_KEY).id],
             holder="elsewhere:1:2",
             now_ms=now,
@@ -548,7 +547,7 @@ def test_forget_waits_for_nobody_who_works_on_the_user(desk: Desk, monkeypatch: 
         holder=desk.workspace.holder,
         seams=type(desk.workspace.seams)(),
     )
-    held = future.hold(leases.AUDIENCE, [audience.id], seconds=60)
+    held = future.hold([audience.id], seconds=60)
     assert held is not None
     with held:
         result = desk.command("forget", "u1", "--yes")

@@ -189,11 +189,9 @@ def test_half_sent_events_keep_what_was_accepted(older: Database) -> None:
 
 def test_a_database_in_use_is_not_migrated(older: Database) -> None:
     """While a process of an older version has a lease, nothing is changed, and the message names it."""
-    with older.write() as connection:
+    with older.read() as connection:
         now = leases.clock_ms(connection, Seams().steady_ms())
-        leases.acquire(
-            connection, leases.AUDIENCE, [1], holder="host:1:x", now_ms=now, expires_at=now + 60_000, dead=set()
-        )
+    insert(older, "leases", kind="audience", number=1, holder="host:1:x", term=1, expires_at=now + 60_000)
     with pytest.raises(LeaseHeld, match="host:1:x is at work on this database, and nothing was migrated"):
         run_alembic(older, "up")
 

@@ -25,7 +25,7 @@ from audience_sync.db import Database
 from audience_sync.leasing import Workspace
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.seams import Seams
-from audience_sync.store import binding, leases
+from audience_sync.store import binding
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending
 from tests.waiting import wait_until
 
@@ -173,16 +173,16 @@ def two(sending: Sending, clock: JumpingClock) -> Iterator[tuple[Workspace, Work
 def test_nobody_steals_a_lease_after_a_jump(sending: Sending, jumping: JumpingClock, jump: timedelta) -> None:
     """A lease whose holder lives stays with it; and is free for the other as soon as it is given back."""
     with two(sending, jumping) as (holder, other), ExitStack() as stack:
-        lease = holder.hold(leases.AUDIENCE, [1], seconds=30.0)
+        lease = holder.hold([1], seconds=30.0)
         assert lease is not None
         stack.callback(lease.close)
         jumping.jump(jump)
 
-        assert other.hold(leases.AUDIENCE, [1], seconds=30.0) is None
+        assert other.hold([1], seconds=30.0) is None
         with holder.database.write() as connection:
             lease.assert_held(connection)
         stack.close()
-        taken = other.hold(leases.AUDIENCE, [1], seconds=30.0)
+        taken = other.hold([1], seconds=30.0)
         assert taken is not None
         taken.close()
 

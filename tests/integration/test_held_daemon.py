@@ -450,7 +450,6 @@ def _lease_of_another(chain: Chain, key: str) -> leases.Lease:
         now = chain.workspace.now_ms(connection)
         lease = leases.acquire(
             connection,
-            leases.AUDIENCE,
             [chain.row(key).id],
             holder="another",
             now_ms=now,

@@ -19,7 +19,7 @@ from audience_sync.errors import LeaseLost
 from audience_sync.leasing import Workspace
 from audience_sync.seams import Seams
 from audience_sync.store import leases
-from audience_sync.store.leases import AUDIENCE, Lease
+from audience_sync.store.leases import Lease
 from tests.commands import FORKS
 from tests.factories import FrozenClock
 from tests.interrupted import hold_lease
@@ -38,7 +38,6 @@ def take(database: Database, *numbers: int, holder: str, now_ms: int = NOW, dead
     with database.write() as connection:
         return leases.acquire(
             connection,
-            AUDIENCE,
             numbers,
             holder=holder,
             now_ms=now_ms,
@@ -70,7 +69,7 @@ def renew(database: Database, lease: Lease, *, expires_at: int) -> bool:
         return leases.renew(connection, lease, expires_at=expires_at)
 
 
-def in_force(database: Database, now_ms: int = NOW) -> list[tuple[str, int, str, int]]:
+def in_force(database: Database, now_ms: int = NOW) -> list[tuple[int, str, int]]:
     """Return the leases in force."""
     with database.read() as connection:
         return leases.held(connection, now_ms=now_ms)
@@ -80,8 +79,8 @@ def test_a_free_lease_is_taken(database: Database) -> None:
     """Whoever asks first gets what it wants, until the time it said."""
     lease = taken(database, 3, 1, holder="me")
 
-    assert lease == Lease(AUDIENCE, (1, 3), "me", 1)
-    assert in_force(database) == [(AUDIENCE, 1, "me", NOW + TEN), (AUDIENCE, 3, "me", NOW + TEN)]
+    assert lease == Lease((1, 3), "me", 1)
+    assert in_force(database) == [(1, "me", NOW + TEN), (3, "me", NOW + TEN)]
     assert is_held(database, lease)
 
 
@@ -91,7 +90,7 @@ def test_a_held_lease_is_not_given(database: Database) -> None:
 
     assert take(database, 1, 2, holder="you", now_ms=NOW + TEN - 1) is None
     rest = taken(database, 1, 2, 3, holder="you")
-    assert rest.numbers == (3,)
+    assert rest.audience_ids == (3,)
     assert is_held(database, mine)
 
 
@@ -107,7 +106,7 @@ def test_a_lease_that_ran_out_is_taken_over(database: Database) -> None:
     with database.write() as connection:
         leases.release(connection, mine)
     assert is_held(database, yours)
-    assert [entry[:3] for entry in in_force(database, later)] == [(AUDIENCE, 2, "you")]
+    assert [entry[:2] for entry in in_force(database, later)] == [(2, "you")]
 
 
 def test_the_lease_of_a_dead_holder_is_free(database: Database) -> None:
@@ -117,10 +116,10 @@ def test_the_lease_of_a_dead_holder_is_free(database: Database) -> None:
     mine = take(database, 1, 2, holder="me", dead=["dead"])
 
     assert mine is not None
-    assert mine.numbers == (1,)
+    assert mine.audience_ids == (1,)
     assert is_held(database, living)
     with database.read() as connection:
-        assert leases.holders(connection, AUDIENCE) == {"living", "me"}
+        assert leases.holders(connection) == {"living", "me"}
 
 
 def test_a_lease_that_ran_out_may_be_used_while_nobody_took_it(database: Database) -> None:
@@ -154,7 +153,7 @@ def test_a_lease_given_back_is_free(database: Database) -> None:
 
     assert in_force(database) == []
     assert not is_held(database, mine)
-    assert taken(database, 1, holder="you").numbers == (1,)
+    assert taken(database, 1, holder="you").audience_ids == (1,)
 
 
 def test_one_of_many_gets_it(database: Database) -> None:
@@ -199,7 +198,7 @@ def another_process(database_url: str) -> Iterator[BaseProcess]:
     """Start a process that holds the lease of audience 1 for an hour, and end it at last."""
     ours, its = FORKS.Pipe()
     with ours, its:
-        process = FORKS.Process(target=hold_lease, args=(database_url, AUDIENCE, its))
+        process = FORKS.Process(target=hold_lease, args=(database_url, its))
         process.start()
         try:
             assert ours.poll(60)
@@ -216,14 +215,14 @@ def test_a_dead_process_is_recognised_at_once(database: Database, database_url: 
     with closing(holders.enter(database)) as holder:
         workspace = Workspace(database=database, holder=holder, seams=Seams())
         with another_process(database_url) as process:
-            assert workspace.hold(AUDIENCE, [1], seconds=60) is None
+            assert workspace.hold([1], seconds=60) is None
             process.kill()
             process.join(10)
             held = None
 
             def take_it() -> bool:  # Postgres needs a moment to see that the connection is gone
                 nonlocal held
-                held = workspace.hold(AUDIENCE, [1], seconds=60)
+                held = workspace.hold([1], seconds=60)
                 return held is not None
 
             wait_until(take_it, seconds=10)
@@ -255,7 +254,7 @@ def test_a_lost_connection_is_not_death(database: Database) -> None:
             with database.read() as connection:
                 connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
             wait_until(lambda: two.is_dead(one.name))
-        held = Workspace(database=database, holder=one, seams=Seams()).hold(AUDIENCE, [1], seconds=60)
+        held = Workspace(database=database, holder=one, seams=Seams()).hold([1], seconds=60)
         assert held is not None
         with held:
             assert not two.is_dead(one.name)
@@ -265,14 +264,13 @@ def test_a_lease_is_renewed_in_the_background(database: Database) -> None:
     """Work may take longer than its lease: that is prolonged while the process lives, and given back at the end."""
     with closing(holders.enter(database)) as holder:
         workspace = Workspace(database=database, holder=holder, seams=Seams())
-        held = workspace.hold(AUDIENCE, [1], seconds=0.6)
+        held = workspace.hold([1], seconds=0.6)
         assert held is not None
         with held:
             began = time.monotonic()
-            first = in_force(database, 0)[0][3]
-            wait_until(lambda: any(entry[3] > first + 600 for entry in in_force(database, 0)))
+            first = in_force(database, 0)[0][2]
+            wait_until(lambda: any(entry[2] > first + 600 for entry in in_force(database, 0)))
             assert time.monotonic() - began > 0.5
-            assert 0 < held.left() <= 0.6
             assert is_held(database, held.lease)
         assert in_force(database, 0) == []
 
@@ -282,7 +280,7 @@ def test_a_lost_lease_is_not_renewed(database: Database) -> None:
     clock = FrozenClock()
     with closing(holders.enter(database)) as holder:
         seams = Seams(clock=clock, monotonic=clock.monotonic)
-        held = Workspace(database=database, holder=holder, seams=seams).hold(AUDIENCE, [1], seconds=0.3)
+        held = Workspace(database=database, holder=holder, seams=seams).hold([1], seconds=0.3)
         assert held is not None
         with held:
             clock.advance(timedelta(seconds=5))
@@ -290,10 +288,9 @@ def test_a_lost_lease_is_not_renewed(database: Database) -> None:
                 connection.execute(sa.text("UPDATE leases SET holder = 'you', term = term + 1"))
             wait_until(lambda: not held._thread.is_alive())
 
-            assert held.left() <= 0
             with pytest.raises(LeaseLost), database.write() as connection:
                 held.assert_held(connection)
-        assert [entry[2] for entry in in_force(database, 0)] == ["you"]
+        assert [entry[1] for entry in in_force(database, 0)] == ["you"]
 
 
 @ON_POSTGRES
@@ -302,12 +299,12 @@ def test_hosts_whose_clocks_differ_agree(database: Database) -> None:
     clock = FrozenClock()
     clock.now += timedelta(days=400)
     with closing(holders.enter(database)) as one, closing(holders.enter(database)) as two:
-        held = Workspace(database=database, holder=one, seams=Seams()).hold(AUDIENCE, [1], seconds=60)
+        held = Workspace(database=database, holder=one, seams=Seams()).hold([1], seconds=60)
         assert held is not None
         with held:
             ahead = Workspace(database=database, holder=two, seams=Seams(clock=clock))
 
-            assert ahead.hold(AUDIENCE, [1], seconds=60) is None
+            assert ahead.hold([1], seconds=60) is None
 
 
 @ON_POSTGRES

@@ -103,7 +103,6 @@ def test_one_sync_at_a_time(syncing: Syncing) -> None:
         now = syncing.workspace.now_ms(connection)
         leases.acquire(
             connection,
-            leases.AUDIENCE,
             [audience_id],
             holder="elsewhere:1:x",
             now_ms=now,
@@ -124,11 +123,11 @@ def test_a_retraction_in_between_is_seen(syncing: Syncing) -> None:
     class Slow(Workspace):
         """Somebody else retracts the audience just before the lease is taken."""
 
-        def hold(self, kind: str, numbers: object, *, seconds: float) -> object:  # type: ignore[override]
+        def hold(self, audience_ids: object, *, seconds: float) -> object:  # type: ignore[override]
             syncing.workspace = workspace
             if syncing.audience().state == "active":
                 syncing.retract()
-            return workspace.hold(kind, numbers, seconds=seconds)  # type: ignore[arg-type]
+            return workspace.hold(audience_ids, seconds=seconds)  # type: ignore[arg-type]
 
     syncing.workspace = Slow(database=workspace.database, holder=workspace.holder, seams=workspace.seams)
     with pytest.raises(ConfigError, match="retired"):
