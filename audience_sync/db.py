@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,14 +58,15 @@ class Database:
         With `wait` it fails with an OperationalError when SQLite's writer, or a lock of Postgres, is not free within
         so many seconds, or a statement of Postgres takes longer.
         """
-        options = {WRITE_OPTION: True, WAIT_OPTION: wait}
-        with self.engine.connect().execution_options(**options) as connection:
+        with self.engine.connect() as connection:
             connection.info[AFTER_COMMIT] = []
-            with self._turn(wait), connection.begin() as transaction:
-                if not self.is_sqlite:
-                    _limit(connection, wait)
-                yield connection
-                is_kept = transaction.is_active  # not rolled back within the block
+            with self._turn(wait) as left:
+                connection.execution_options(**{WRITE_OPTION: True, WAIT_OPTION: left})
+                with connection.begin() as transaction:
+                    if not self.is_sqlite:
+                        _limit(connection, wait)
+                    yield connection
+                    is_kept = transaction.is_active  # not rolled back within the block
             connection.info[FROZEN_INFO] = is_kept or connection.info.get(FROZEN_INFO, False)
             connection.execution_options(**{WRITE_OPTION: False, WAIT_OPTION: None})
             self._reach("database.committed")
@@ -72,11 +74,19 @@ class Database:
                 work(connection)
 
     @contextmanager
-    def _turn(self, wait: float | None) -> Iterator[None]:
-        """Wait for the writer among the threads of this process; SQLite itself says so if that was in vain."""
-        is_mine = self.is_sqlite and self._writer.acquire(timeout=BUSY_TIMEOUT if wait is None else wait)
+    def _turn(self, wait: float | None) -> Iterator[float | None]:
+        """Wait for the writer among the threads of this process; yield for how long SQLite may still be waited for."""
+        if not self.is_sqlite:
+            yield wait
+            return
+        is_mine, left = False, wait
         try:
-            yield
+            is_mine = self._writer.acquire(blocking=False)
+            if not is_mine:
+                ends_at = time.monotonic() + (BUSY_TIMEOUT if wait is None else wait)
+                is_mine = self._writer.acquire(timeout=max(0.0, ends_at - time.monotonic()))
+                left = max(0.0, ends_at - time.monotonic())  # in vain: SQLite says so at once
+            yield left
         finally:
             if is_mine:
                 self._writer.release()

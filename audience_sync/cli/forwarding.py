@@ -58,7 +58,7 @@ def forward(
 
     With --dry-run, show what they would become.
 
-    Events are kept in the membership database and delivered from there, about 25,000 at a time; those that come slowly
+    Events are kept in the membership database and delivered from there, about 24,000 at a time; those that come slowly
     through a pipe, within seconds. A messageId is taken once in seven days: the same file again, after Ctrl-C or a
     crash too, goes on and sends nothing twice. In the end there is one record: the events read, those of them that were
     taken and those that were known already, bad lines (named on stderr), what Schematic accepted meanwhile, how

@@ -105,6 +105,7 @@ class Settler:
                 else:
                     self._lost += lost
                     self._unsettled -= sum(batch.size for batch, _ in accepted)
+                    self.commits += bool(accepted)
             done = self._reopen() and lost is not None
             with self._changed:
                 self._committing = False
@@ -125,7 +126,6 @@ class Settler:
             self._failed(error)
             return None
         self._warned = False
-        self.commits += 1
         gone = {batch.id for batch in lost}
         self.events += sum(batch.size for batch, _ in accepted if batch.id not in gone)
         self._workspace.seams.reach("deliver.settled")

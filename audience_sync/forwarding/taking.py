@@ -21,7 +21,7 @@ from audience_sync.forwarding.reading import BadLine, name_of, open_events, read
 from audience_sync.leasing import Workspace
 from audience_sync.store import events
 
-WINDOW: Final = 25_000  # events that are taken between two deliveries
+WINDOW: Final = 24_000  # events that are taken between two deliveries
 LONGEST: Final = 5.0  # seconds that a window takes, however few come
 PAUSE: Final = 60.0  # seconds without deliveries after one that left something open
 PIECE: Final = 8_000  # lines that are taken in one transaction

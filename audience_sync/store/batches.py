@@ -380,7 +380,7 @@ def refuse(connection: Connection, batch: Batch, reason: str, *, now_ms: int) ->
         else:
             row = event.origin.row
             accepted = row.accepted | _accepted_parts(connection, batch, row.message_id)
-            events.put_back_dead(connection, row._replace(accepted=accepted), reason)
+            events.put_back_dead(connection, event.origin._replace(row=row._replace(accepted=accepted)), reason)
     identifiers.resend_sharers(connection, batch.events, now_ms=now_ms)
 
 
@@ -427,9 +427,9 @@ def drop_forwarded(connection: Connection, *, reason: str) -> int:
         sa.text(f"SELECT {_COLUMNS} FROM batches WHERE status = 'open' AND forwarded ORDER BY id")
     ).all()
     batches = [_batch(row) for row in rows]
-    found = {e.origin.row.position: e.origin.row for batch in batches for e in batch.events if e.origin is not None}
-    for row in found.values():
-        events.put_back_dead(connection, row, reason)
+    found = {e.origin.row.position: e.origin for batch in batches for e in batch.events if e.origin is not None}
+    for origin in found.values():
+        events.put_back_dead(connection, origin, reason)
     for batch in batches:
         _drop(connection, batch)
     return len(found)

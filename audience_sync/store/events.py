@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from audience_sync import tables
 from audience_sync.core.arrivals import Arrival, RefusedEvent
 from audience_sync.core.destination.forwarding import Unsent
-from audience_sync.core.events import Event, Forwarded
+from audience_sync.core.events import Event, Forwarded, Origin
 from audience_sync.store import binding, bulk
 
 KNOWN_DAYS = 7
@@ -125,9 +125,15 @@ def remove(connection: Connection, taken: Iterable[Forwarded]) -> None:
     )
 
 
-def put_back_dead(connection: Connection, row: Forwarded, reason: str) -> None:
-    """Put a taken event back as dead, with the keys of its accepted bodies, unless its row stayed."""
-    found = connection.execute(sa.text(f"SELECT position FROM events WHERE {_OF_MESSAGE}"), _message(row)).first()
+def put_back_dead(connection: Connection, origin: Origin, reason: str) -> None:
+    """Put a taken event back as dead, with the keys of its accepted bodies, unless its row stayed.
+
+    It may have, or be back, if several bodies were made of it. No other is looked for: of one profile very many may
+    wait.
+    """
+    row, found = origin.row, None
+    if origin.shared:
+        found = connection.execute(sa.text(f"SELECT position FROM events WHERE {_OF_MESSAGE}"), _message(row)).first()
     if found is not None:
         if found.position == row.position:
             set_dead(connection, row.shard, row.profile_key, row.position, reason=reason)

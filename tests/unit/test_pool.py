@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from audience_sync.core.events import Contents
@@ -43,3 +45,14 @@ def test_alone(others: list[Batch], alone: bool, alone_but_parts: bool) -> None:
     assert held is not None
     assert pool.is_alone(held, with_parts=False) is alone
     assert pool.is_alone(held, with_parts=True) is alone_but_parts
+
+
+def test_who_waits_is_woken() -> None:
+    """At the end nobody waits for a batch that does not come."""
+    pool = Pool(Seams())
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(pool.next, 60.0)
+        while not waiting.done():
+            pool.wake()
+
+    assert waiting.result() is None

@@ -1,0 +1,31 @@
+"""The round of a taker: from one profile to the next, past those that are held, and around."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any, cast
+
+from sqlalchemy.engine import Connection
+
+from audience_sync.core.shards import shard_of
+from audience_sync.delivery.taker import Place, _Lane, _Page
+
+NO_CONNECTION = cast("Connection", None)
+
+
+def test_only_held_profiles_ahead_are_passed_on() -> None:
+    """Those behind the place that is reached cannot come any more in this round; in the next one they can."""
+    keys = sorted(("a", "b", "é", "🙂", "\uffff"), key=lambda key: (shard_of(key), key))
+    places = [(shard_of(key), key) for key in keys]
+    seen: list[tuple[Place, Set[str]]] = []
+    pages = iter([_Page([], places[2], 1), _Page([], None, 0), _Page([], places[0], 1)])
+
+    def turn(_connection: Connection, after: Place, held: Set[str], _limit: int) -> Any:
+        seen.append((after, held))
+        return next(pages)
+
+    lane = _Lane(turn)
+    for _ in range(2):
+        lane.next(NO_CONNECTION, set(keys), 10)
+
+    assert seen == [((-1, ""), set(keys)), (places[2], set(keys[3:])), ((-1, ""), set(keys))]
