@@ -45,7 +45,7 @@ def write_once(database: Database) -> None:
 
 
 def waited(database: Database, *, wait: float | None) -> float:
-    """Return how many seconds a writer waits in vain."""
+    """Return how many seconds a writer waits without success."""
     began = time.monotonic()
     with pytest.raises(sa.exc.OperationalError, match="locked"), database.write(wait=wait):
         pass
@@ -95,7 +95,7 @@ def test_a_failure_gives_the_turn_back(database: Database) -> None:
 
 @ON_SQLITE
 def test_the_file_is_the_one_that_was_opened(database: Database, tmp_path: Path) -> None:
-    """What lies next to a database lies next to the file behind the link under which it is opened."""
+    """A database has its mark next to the file behind the link under which it is opened."""
     link = tmp_path / "link.db"
     link.symlink_to(str(database.engine.url.database))
     with closing(connect(f"sqlite:///{link}")) as opened, opened.read() as connection:
