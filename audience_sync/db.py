@@ -26,7 +26,7 @@ WRITE_OPTION = "audience_sync_write"
 WAIT_OPTION = "audience_sync_wait"
 AFTER_COMMIT = "audience_sync_after_commit"
 FILE_OPTION = "audience_sync_file"
-FROZEN_STATE = "25P03"  # what Postgres calls it
+AWAY_STATES = frozenset({"25P03", "25006"})  # of Postgres: ended after `FROZEN`; read only, as after a failover
 FROZEN_INFO = "audience_sync_frozen"  # a connection of Postgres that knows of `FROZEN`
 # Parameters are people's data; and each delivery worker holds a connection now and then, however many there are.
 ENGINE: dict[str, Any] = {"hide_parameters": True, "max_overflow": -1}
@@ -159,9 +159,9 @@ def connect(url: str | URL, *, create: bool = False, reach: Callable[[str], None
 
 
 def _away(context: ExceptionContext) -> BaseException | None:
-    """Return the end of a frozen transaction as what it is: a connection that is gone, not a fault of the program."""
+    """Return an error of `AWAY_STATES` as what it is: a connection of no more use, not a fault of the program."""
     error = context.original_exception
-    if getattr(error, "sqlstate", None) != FROZEN_STATE:
+    if getattr(error, "sqlstate", None) not in AWAY_STATES:
         return None
     context.is_disconnect = True
     return sa.exc.OperationalError(context.statement, None, error, hide_parameters=True)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import socket
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from secrets import randbits, token_hex
@@ -44,6 +45,15 @@ def enter(database: Database) -> Holder:
     return AdvisoryHolder(database) if file is None else FileHolder(file)
 
 
+def dead(database: Database, others: Iterable[str]) -> set[str]:
+    """Return which holders on a database are known to have died, for one who only looks."""
+    file = file_of(database.engine)
+    if file is not None:
+        return {other for other in others if _is_gone(_folder_of(file), other)}
+    with database.read() as connection:
+        return {other for other in others if _is_free(connection, other)}
+
+
 class FileHolder:
     """A holder on a SQLite database: a locked file in the folder `<database>-holders`.
 
@@ -54,7 +64,7 @@ class FileHolder:
     """
 
     def __init__(self, database: Path) -> None:
-        self._folder = database.with_name(database.name + "-holders")
+        self._folder = _folder_of(database)
         try:
             self._enter()
         except OSError as error:
@@ -76,17 +86,7 @@ class FileHolder:
 
     def is_dead(self, other: str) -> bool:
         """Return whether the other's file is gone or can be locked; only one of this host can be judged."""
-        if other == self.name or other.partition(":")[0] != socket.gethostname():
-            return False
-        try:
-            with (self._folder / other).open("r+") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                (self._folder / other).unlink(missing_ok=True)
-        except FileNotFoundError:
-            return True
-        except OSError:  # locked: it lives
-            return False
-        return True
+        return other != self.name and _is_gone(self._folder, other)
 
     def stay(self) -> None:
         """Do nothing: a lock on a file lasts as long as the process."""
@@ -111,13 +111,10 @@ class AdvisoryHolder:
 
     def is_dead(self, other: str) -> bool:
         """Return whether the other's advisory lock is free."""
-        number = other.rpartition(":")[2]
-        if other == self.name or not number.isdigit():
+        if other == self.name:
             return False
-        with self._database.read() as connection:  # the lock, if we get it, ends with this transaction
-            return bool(
-                connection.execute(sa.text("SELECT pg_try_advisory_xact_lock(:n)"), {"n": int(number)}).scalar()
-            )
+        with self._database.read() as connection:
+            return _is_free(connection, other)
 
     def stay(self) -> None:
         """Take the lock again if its connection was lost, as by a restart of Postgres.
@@ -152,3 +149,30 @@ class AdvisoryHolder:
             with suppress(sa.exc.SQLAlchemyError):
                 connection.invalidate()
                 connection.close()
+
+
+def _folder_of(database: Path) -> Path:
+    return database.with_name(database.name + "-holders")
+
+
+def _is_gone(folder: Path, name: str) -> bool:
+    """Return whether a holder's file is gone, or can be locked: then it is removed."""
+    if name.partition(":")[0] != socket.gethostname():
+        return False
+    try:
+        with (folder / name).open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            (folder / name).unlink(missing_ok=True)
+    except FileNotFoundError:
+        return True
+    except OSError:  # locked: it lives
+        return False
+    return True
+
+
+def _is_free(connection: Connection, name: str) -> bool:
+    """Return whether a holder's advisory lock is free; if we get it, it ends with this transaction."""
+    number = name.rpartition(":")[2]
+    if not number.isdigit():
+        return False
+    return bool(connection.execute(sa.text("SELECT pg_try_advisory_xact_lock(:n)"), {"n": int(number)}).scalar())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Final
 
 from sqlalchemy.engine import Connection
@@ -16,21 +16,26 @@ COLUMNS: Final = ("work", "audience", "batches", "holder", "until")
 SHOWN: Final = TableView(COLUMNS, optional=("until",), under=("holder",))
 
 
-def at_work(connection: Connection, keys: Mapping[int, str], *, seams: Seams) -> list[Record]:
+def at_work(connection: Connection, keys: Mapping[int, str], *, seams: Seams, dead: Container[str]) -> list[Record]:
     """Return each claim with its holder and when it ends unless it is prolonged; `keys` has the audiences' keys by id.
 
-    `work` is `sync` of an `audience`, or `delivery` of open `batches`.
+    `work` is `sync` of an `audience`, or `delivery` of open `batches`. Claims of `dead` holders are left out.
     """
     now = leases.clock_ms(connection, seams.steady_ms())
     ahead = seams.now_ms() - now  # of the wall clock people go by
     syncs = [
         _record("sync", holder, until + ahead, audience=keys.get(audience_id))
         for audience_id, holder, until in leases.held(connection, now_ms=now)
+        if holder not in dead
     ]
     claims = batches.holders(connection).items()
     return [
         *sorted(syncs, key=lambda record: str(record["audience"])),
-        *(_record("delivery", holder, until + ahead, count=n) for holder, (n, until) in claims if until > now),
+        *(
+            _record("delivery", holder, until + ahead, count=n)
+            for holder, (n, until) in claims
+            if until > now and holder not in dead
+        ),
     ]
 
 

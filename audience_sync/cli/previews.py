@@ -101,8 +101,8 @@ class ForwardSheet:
         if self._format is Format.TABLE:
             print_records(self._summary(), SUMMARY_COLUMNS, format=self._format)
         console.print(
-            f"{self.events:,} events would become {self._bodies.total():,} bodies, {self._events_unsent:,} of them"
-            f" none; {self.bad.count:,} bad lines; nothing was sent"
+            f"{self.events:,} events would become {self._bodies.total():,} bodies, {self._events_unsent:,} events would"
+            f" send nothing; {self.bad.count:,} bad lines; nothing was sent"
         )
 
     def _summary(self) -> list[Record]:

@@ -94,7 +94,9 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError("this cannot be taken back, and there is no terminal to ask on", hint="add --yes")
+        raise ConfigError(
+            "this cannot be taken back, and there is no terminal to ask on", hint=f"add --yes to answer: {question}"
+        )
     lines = wrap(Text(question), console.line_width - len(" [y/N]: "))
     typer.confirm("\n".join(line.plain for line in lines), abort=True, err=True)
 
@@ -225,10 +227,13 @@ def _say_delivery(delivery: DeliveryReport, sent: int | None) -> None:
     if delivery.failure is not None:
         complain(delivery.failure)
     if waiting or delivery.dead:
-        console.print(
-            f"[yellow]{waiting:,} deliveries are open, {delivery.dead:,} dead[/]"
-            " (`audience-sync status` shows why; `audience-sync deliver` and `audience-sync dead retry` go on)"
+        why = ["`audience-sync status` shows why, `audience-sync deliver` goes on"] if waiting else []
+        why += (
+            ["`audience-sync dead list` shows why, `audience-sync dead retry` sends them again"]
+            if delivery.dead
+            else []
         )
+        console.print(f"[yellow]{waiting:,} deliveries are open, {delivery.dead:,} dead[/] ({'; '.join(why)})")
     if delivery.paused:
         console.print(f"{delivery.paused:,} deliveries are held back by paused audiences")
 

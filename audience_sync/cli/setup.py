@@ -222,7 +222,7 @@ def _conclude(found: list[Finding]) -> None:
     if errors:
         console.print(f"{errors} of {len(found)} checks failed, {warnings} warned")
     else:
-        console.print(f"all is well, {warnings} warnings" if warnings else "all is well")
+        console.print("all is well" if not warnings else f"all is well, {warnings} warning{'s' * (warnings > 1)}")
 
 
 def _own_command() -> tuple[str, ...]:

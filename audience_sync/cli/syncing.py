@@ -156,8 +156,8 @@ def plan(
     For each audience, and in total: how many enter, exit and are updated, and how many requests that takes for how
     long. As json each of these is a record of one line, and the total is the last; samples come before the audience
     that they are of. As csv there are the samples instead of the summary. A sample is shown as if it were the only
-    change of its person; `all` shows every change. Exit code 4 when a guard would block the sync, or
-    it would be held.
+    change of its person; `all` shows every change. With a --now before the last sync's it says what a sync with
+    --force would do. Exit code 4 when a guard would block the sync, or it would be held.
     """
     settings = settings_of(context)
     blocked = False

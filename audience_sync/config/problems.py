@@ -92,7 +92,7 @@ def refuse(path: Path, problems: Iterable[Problem], *, place: Callable[[Location
     count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
     return ConfigError(
         "\n".join([f"{path} has {count}:", *(f"  {at}{problem}" for at, problem in found)]),
-        hint="`audience-sync init` writes a file that explains every setting",
+        hint="`audience-sync --config NEW.toml init` writes a file that explains every setting",
     )
 
 

@@ -89,6 +89,7 @@ def classify(answer: Answer, *, now: datetime) -> Outcome:  # noqa: PLR0911 - on
     if answer.lasting:
         return WrongDestination(reason)
     if is_retryable(status):
+        now = _date(answer.headers.get("date")) or now  # the server's clock may differ from ours
         return Later(reason, status, retry_after(answer.headers.get("retry-after"), now=now))
     if status in (401, 403):
         return RefusedKey(reason)
@@ -122,12 +123,20 @@ def retry_after(text: str | None, *, now: datetime) -> timedelta | None:
         return None
     if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", text):
         return timedelta(seconds=float(text))
+    moment = _date(text)
     try:
-        moment: datetime = parsedate_to_datetime(text)
-        wait = (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment) - now
+        return None if moment is None else max(timedelta(0), moment - now)
+    except OverflowError:
+        return None
+
+
+def _date(text: str | None) -> datetime | None:
+    """Return the instant that a header names, or None if it names none."""
+    try:
+        moment: datetime = parsedate_to_datetime(text or "")
     except (TypeError, ValueError, OverflowError):
         return None
-    return max(timedelta(0), wait)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 def backoff(tries: int, *, jitter: float, longest: timedelta, asked: timedelta | None = None) -> timedelta:

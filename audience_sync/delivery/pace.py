@@ -28,12 +28,12 @@ class Pace:
         self._workspace = workspace
         self._per_second = per_second
         self._reserve = max(1, int(per_second * RESERVE_SECONDS))
-        self._failures_of_an_outage = max(3, workers)
+        self._failures_of_an_outage = max(3, workers)  # different batches
         self._longest = longest
         self._lock = threading.Lock()
         self._next_us = 0
         self._reserved = 0
-        self._failures = 0  # since the last acceptance
+        self._failed: set[int] = set()  # batches, since the last acceptance: one that fails alone is no outage
         self._outages = 0  # the same: each longer than the one before
         self._outage_began_at = 0.0  # monotonic, as all below
         self._resume_at = 0.0  # nobody goes before
@@ -68,7 +68,7 @@ class Pace:
         """Note that Schematic takes events: an outage is over, unless the request was under way when it began."""
         with self._lock:
             now = self._workspace.seams.monotonic()
-            self._failures = 0
+            self._failed.clear()
             if now < self._resume_at:
                 return
             if self._outages:
@@ -76,8 +76,8 @@ class Pace:
             else:
                 self._rate = min(self._per_second, self._rate + 1)
 
-    def failed(self, *, asked: timedelta | None, throttled: bool) -> None:
-        """Note a failure: all wait when Schematic asks for it (429), or when everybody fails."""
+    def failed(self, batch_id: int, *, asked: timedelta | None, throttled: bool) -> None:
+        """Note that a batch failed: all wait when Schematic asks for it (429), or when many fail and none passes."""
         seams = self._workspace.seams
         with self._lock:
             now = seams.monotonic()
@@ -86,12 +86,12 @@ class Pace:
                 if asked is not None:
                     self._resume_at = max(self._resume_at, now + min(asked, LONGEST_ASKED).total_seconds())
                 return
-            self._failures += 1
-            if not throttled and not self._outages and self._failures < self._failures_of_an_outage:
+            self._failed.add(batch_id)
+            if not throttled and not self._outages and len(self._failed) < self._failures_of_an_outage:
                 return
             if not self._outages:
                 self._outage_began_at = now
-            self._failures = 0
+            self._failed.clear()
             self._outages += 1
             self._probe = None
             wait = backoff(self._outages, jitter=seams.jitter(), longest=self._longest, asked=asked)

@@ -140,7 +140,7 @@ class Worker(threading.Thread):
         group, batch, seams = self._group, held.batch, self._group.workspace.seams
         if held.accepted_before is None:
             held.accepted_before = group.accepted
-        group.pace.failed(asked=outcome.retry_after, throttled=outcome.status == 429)
+        group.pace.failed(batch.id, asked=outcome.retry_after, throttled=outcome.status == 429)
         if batch.tries >= TRIES_BEFORE_HALVING and batch.size > 1 and self._is_to_blame(held, outcome):
             self._cut(held, halves(batch.events))
             return

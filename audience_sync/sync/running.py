@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.destination.timestamps import iso
@@ -18,6 +19,7 @@ from audience_sync.core.hold import Hold
 from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.core.printable import instant_text
+from audience_sync.database_error import first_line
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import audiences, binding, identifiers, runs
@@ -79,6 +81,8 @@ def sync_under(workspace: Workspace, lease: HeldLease, job: Job, audience: Audie
         raise
     except BaseException as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        if isinstance(error, sa.exc.SQLAlchemyError):
+            reason = first_line(error)
         fail(workspace, run.id, reason=reason)
         raise
 

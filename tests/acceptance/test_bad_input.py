@@ -23,7 +23,7 @@ class Bad(NamedTuple):
     code: int = 2
 
 
-EXPLAINED = "hint: `audience-sync init` writes a file that explains every setting\n"
+EXPLAINED = "hint: `audience-sync --config NEW.toml init` writes a file that explains every setting\n"
 
 FILES = {
     "no_toml": Bad(

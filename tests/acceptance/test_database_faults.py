@@ -188,6 +188,7 @@ def test_a_file_that_may_not_grow(place: Place, pages: int) -> None:
     with room(place, pages), place.workspace() as workspace, pytest.raises(sa.exc.OperationalError, match="full"):
         sync(workspace, Job(settings=settings, audience=settings.audiences[0]))
 
+    assert {reason for (reason,) in place.rows("SELECT reason FROM runs")} <= {"database or disk is full", None}
     assert place.command("sync").code == 0
     assert_settled(place, EVERYBODY)
 

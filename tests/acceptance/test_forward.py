@@ -164,7 +164,7 @@ def test_json_is_one_object_per_event(folder: Folder) -> None:
 
     assert ended.code == 0
     assert ended.records == RECORDS
-    assert ended.err == "4 events would become 1 bodies, 3 of them none; 0 bad lines; nothing was sent\n"
+    assert ended.err == "4 events would become 1 bodies, 3 events would send nothing; 0 bad lines; nothing was sent\n"
     assert "\x9b" not in ended.out
 
 
@@ -202,7 +202,7 @@ def test_a_table_is_a_summary(folder: Folder) -> None:
     assert said(ended.err).splitlines() == [
         "bad line 5 is not valid JSON: …",
         f"bad line 7 has the type 'Page': {MUST}",
-        "5 events would become 2 bodies, 3 of them none; 2 bad lines; nothing was sent",
+        "5 events would become 2 bodies, 3 events would send nothing; 2 bad lines; nothing was sent",
     ]
 
 
@@ -246,7 +246,7 @@ def test_twenty_bad_lines_are_named_and_the_rest_counted(folder: Folder) -> None
     assert ended.err.splitlines() == [
         *(f"bad line {number} is JSON, but not an object" for number in range(1, 21)),
         "… 1,005 more bad lines, in all 1,024 not_an_object, 1 not_json",
-        "1 events would become 0 bodies, 1 of them none; 1,025 bad lines; nothing was sent",
+        "1 events would become 0 bodies, 1 events would send nothing; 1,025 bad lines; nothing was sent",
     ]
 
 
@@ -266,14 +266,14 @@ FILES = {
     "empty_gzip": Bad(gzip.compress(b""), EMPTY, 0),
     "damaged_gzip": Bad(
         gzip.compress(b'{"type":"page"}\n')[:-6],
-        "1 events would become 0 bodies, 1 of them none; 0 bad lines; nothing was sent\n"
+        "1 events would become 0 bodies, 1 events would send nothing; 0 bad lines; nothing was sent\n"
         "error: FILE cannot be read beyond line 1: its gzip data end too early\n",
     ),
     "no_event": Bad(
         b"id,name\n1,Ada\n",
         "bad line 1 is not valid JSON: …\n"
         "bad line 2 is not valid JSON: …\n"
-        "0 events would become 0 bodies, 0 of them none; 2 bad lines; nothing was sent\n"
+        "0 events would become 0 bodies, 0 events would send nothing; 2 bad lines; nothing was sent\n"
         "error: no line of FILE is a Segment event\n"
         'hint: each line is one JSON object, such as {"type": "identify", …}; `jq -c .[]` makes lines of a JSON list\n',
     ),

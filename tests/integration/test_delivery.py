@@ -243,8 +243,8 @@ def test_rate_is_shared(sending: Sending) -> None:
 def test_absurd_wait_is_not_believed(workspace: Workspace) -> None:
     """A server that asks for ten thousand days, once or by several answers at once, is waited for one day at most."""
     pace = Pace(workspace, per_second=50, workers=8, longest=timedelta(minutes=15))
-    for _ in range(3):
-        pace.failed(asked=timedelta(days=10_000), throttled=True)
+    for number in range(3):
+        pace.failed(number, asked=timedelta(days=10_000), throttled=True)
 
     assert pace._resume_at - workspace.seams.monotonic() == timedelta(days=1).total_seconds()
 

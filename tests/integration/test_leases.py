@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync import db, holders
+from audience_sync.cli.at_work import at_work as show
 from audience_sync.db import Database
 from audience_sync.errors import LeaseLost
 from audience_sync.leasing import Workspace
@@ -229,6 +230,23 @@ def test_a_dead_process_is_recognised_at_once(database: Database, database_url: 
             assert held is not None
             with held, database.write() as connection:
                 held.assert_held(connection)
+
+
+def test_who_only_looks_sees_who_died(database: Database, database_url: str) -> None:
+    """`status` shows a lease while its holder lives, and no longer once that was killed."""
+
+    def at_work() -> list[str]:
+        with database.read() as connection:
+            names = leases.holders(connection)
+        dead = holders.dead(database, names)
+        with database.read() as connection:
+            return [str(one["holder"]) for one in show(connection, {1: "gold"}, seams=Seams(), dead=dead)]
+
+    with another_process(database_url) as process:
+        assert [name.split(":")[1] for name in at_work()] == [str(process.pid)]
+        process.kill()
+        process.join(10)
+        wait_until(lambda: at_work() == [], seconds=10)
 
 
 def test_a_living_holder_is_not_taken_for_dead(database: Database) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from typing import TypeVar
 
@@ -62,10 +63,11 @@ class Sender:
         """Let a thread die."""
         self._threads.pop(name).shutdown()
 
-    def fail(self, name: str = "one", *, times: int = 1, throttled: bool = False) -> None:
-        """Let requests of a thread fail."""
-        for _ in range(times):
-            self._in(name, lambda: self.pace.failed(asked=None, throttled=throttled)).result(10)
+    def fail(self, name: str = "one", *, times: int = 1, throttled: bool = False, batch_id: int | None = None) -> None:
+        """Let requests of a thread fail, each with another batch, or all with one."""
+        for number in range(times):
+            failed = number if batch_id is None else batch_id
+            self._in(name, partial(self.pace.failed, failed, asked=None, throttled=throttled)).result(10)
 
     def close(self) -> None:
         """End the threads."""
@@ -97,6 +99,15 @@ def test_no_outage_no_slowness(sender: Sender) -> None:
         moments.append(sender.send())
 
     assert moments[-1] - moments[0] == pytest.approx(100 / PER_SECOND, abs=0.01)
+
+
+def test_one_batch_that_fails_is_no_outage(sender: Sender) -> None:
+    """However often it fails and however little else there is to send: a new batch goes at once."""
+    sender.fail(times=100 * WORKERS, batch_id=1)
+
+    assert sender.may_go("another")
+    assert sender.pace.resumes_in() == 0
+    assert not sender.pace.is_out()
 
 
 def test_tries_of_three_days(sender: Sender) -> None:

@@ -1,4 +1,4 @@
-"""SQLite has one writer: the threads of a process take turns at it, and wait no longer than they say."""
+"""Threads of a process take turns at SQLite's one writer, and wait no longer than they say."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from audience_sync import db
 from audience_sync.db import Database, connect
 from tests.waiting import wait_until
 
+ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
@@ -100,3 +101,18 @@ def test_the_file_is_the_one_that_was_opened(database: Database, tmp_path: Path)
     link.symlink_to(str(database.engine.url.database))
     with closing(connect(f"sqlite:///{link}")) as opened, opened.read() as connection:
         assert db.file_of(opened.engine) == db.file_of(connection.engine) == link.resolve()
+
+
+@ON_POSTGRES
+def test_a_read_only_server_is_away(database: Database) -> None:
+    """As after a failover: that passes, or a person repairs it; the program does not crash."""
+    with pytest.raises(sa.exc.OperationalError, match="read-only"):
+        write_one(database, "SET TRANSACTION READ ONLY")
+    write_one(database, "SET TRANSACTION READ WRITE")
+
+
+def write_one(database: Database, before: str) -> None:
+    """Write a row after something else in one transaction."""
+    with database.write() as connection:
+        connection.exec_driver_sql(before)
+        connection.execute(sa.text("INSERT INTO settings (name, value) VALUES ('n', '1')"))

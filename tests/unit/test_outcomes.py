@@ -200,6 +200,16 @@ def test_waiting_grows_up_to_the_longest(tries: int, jitter: float, longest: tim
     assert timedelta(0) < now <= then <= longest
 
 
+def test_a_date_is_of_the_clock_of_the_server() -> None:
+    """A server whose clock differs from ours asks for as long a wait as it means."""
+    headers = {"date": "Sun, 06 Nov 1994 08:49:37 GMT", "retry-after": "Sun, 06 Nov 1994 08:50:07 GMT"}
+
+    for date, waits in ((headers["date"], 30), ("yesterday", 0)):
+        later = classify(Answer(429, {**headers, "date": date}, ""), now=NOON)
+        assert isinstance(later, Later)
+        assert later.retry_after == timedelta(seconds=waits)
+
+
 @given(st.integers(1, 100), st.floats(0, 1, exclude_max=True), st.timedeltas(timedelta(0), timedelta(days=400)))
 def test_what_the_server_asks_for_is_waited(tries: int, jitter: float, asked: timedelta) -> None:
     """Retry-After is honoured beyond our own limit, up to a day."""
