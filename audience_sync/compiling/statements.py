@@ -39,6 +39,7 @@ from audience_sync.core.query.tree import (
     kind_of,
 )
 from audience_sync.core.query.vocabulary import Kind
+from audience_sync.errors import QueryError
 
 Select: TypeAlias = sa.Select[Any]
 
@@ -184,7 +185,10 @@ class Compiler:
         definition = self.known[key].definition
         made = self._made.get(key)
         if made is None:
-            made = self._made[key] = self._definition(self.known[key]).cte()
+            try:
+                made = self._made[key] = self._definition(self.known[key]).cte()
+            except QueryError as error:  # of the innermost one, if one uses another
+                raise QueryError(str(error), position=error.position, used=error.used or key) from None
         rows = joins.join(key, made.alias, "user", self._kind(definition))
         match definition:
             case PersonSql(relation, has_value=True):

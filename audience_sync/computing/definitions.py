@@ -72,7 +72,7 @@ def statement_of(settings: Settings, audience: Audience, *, as_of: datetime) -> 
     if audience.sql is not None:
         return audience.sql
     compiler = compiler_of(settings, audience, as_of=as_of)
-    with explained(audience):
+    with explained(settings, audience):
         return render(_select(settings, audience, compiler), compiler.dialect)
 
 

@@ -52,7 +52,7 @@ def explain(settings: Settings, audience: Audience, user: str, *, as_of: datetim
         found = find(settings, audience, user, as_of=as_of)
         return Explanation(audience, user, as_of, found, root=None)
     compiler = compiler_of(settings, audience, as_of=as_of, only=user)
-    with explained(audience):
+    with explained(settings, audience):
         asking = _Asking(settings, audience, compiler, events)
         found = find(settings, audience, user, as_of=as_of, query=asking.definition())
         root = asking.root()

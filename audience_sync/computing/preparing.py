@@ -45,13 +45,14 @@ def identifiers_of(settings: Settings, audience: Audience) -> list[str]:
 
 
 @contextmanager
-def explained(audience: Audience) -> Iterator[None]:
-    """Say of what is wrong in a query which query it is, and where in it."""
+def explained(settings: Settings, audience: Audience) -> Iterator[None]:
+    """Say of what is wrong in a query, or in one that it uses, which query it is, and where in it."""
     try:
         yield
     except QueryError as error:
-        where = placed(audience.query or "", error)
-        raise QueryError(f"the query of {audience.key}, {where}", position=error.position) from None
+        wrong = audience if error.used is None else settings.audience(error.used)
+        where = placed(wrong.query or "", error)
+        raise QueryError(f"the query of {wrong.key}, {where}", position=error.position) from None
 
 
 def _definition(settings: Settings, audience: Audience, as_of: datetime) -> Known:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from audience_sync.checking.audiences import look
+from audience_sync.computing.definitions import statement_of
 from audience_sync.core.model import Counts, RunKind, RunState
+from audience_sync.errors import QueryError
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences
 from audience_sync.store.runs import RunRow
@@ -162,6 +164,18 @@ def test_only_an_audience_that_is_used_releases(chain: Chain) -> None:
 
 
 @ON_SQLITE
+@ON_SQLITE
+def test_a_fault_is_said_of_the_query_that_has_it(chain: Chain) -> None:
+    """A query that uses another is not blamed for it, however far away that is."""
+    wrong = _BIG.replace("'spend'", "'wealth'")
+    above = '[[audiences]]\nname = "above"\nquery = "trait(\'big\') = true"\n'
+    chain.configure(quiet=QUIET, more=f"{wrong}\n{above}", top="trait('above') = true")
+
+    for key in ("big", "above", "top"):
+        with pytest.raises(QueryError, match="^the query of big, column 1: .* has no column `wealth`"):
+            statement_of(chain.settings, chain.settings.audience(key), as_of=NOON)
+
+
 def test_each_of_two_that_hold_an_audience_releases_it(chain: Chain) -> None:
     """One fails and the other is blocked: the first one is named, and each releases the dependent in turn."""
     both = {
