@@ -164,7 +164,6 @@ def test_only_an_audience_that_is_used_releases(chain: Chain) -> None:
 
 
 @ON_SQLITE
-@ON_SQLITE
 def test_a_fault_is_said_of_the_query_that_has_it(chain: Chain) -> None:
     """A query that uses another is not blamed for it, however far away that is."""
     wrong = _BIG.replace("'spend'", "'wealth'")
@@ -172,10 +171,11 @@ def test_a_fault_is_said_of_the_query_that_has_it(chain: Chain) -> None:
     chain.configure(quiet=QUIET, more=f"{wrong}\n{above}", top="trait('above') = true")
 
     for key in ("big", "above", "top"):
-        with pytest.raises(QueryError, match="^the query of big, column 1: .* has no column `wealth`"):
+        with pytest.raises(QueryError, match=r"^the query of big, column 1: .* has no column `wealth`"):
             statement_of(chain.settings, chain.settings.audience(key), as_of=NOON)
 
 
+@ON_SQLITE
 def test_each_of_two_that_hold_an_audience_releases_it(chain: Chain) -> None:
     """One fails and the other is blocked: the first one is named, and each releases the dependent in turn."""
     both = {
