@@ -227,7 +227,7 @@ def test_status_says_who_is_at_work(desk: Desk) -> None:
         leases.acquire(
             connection,
             [audiences.by_key(connection, AUDIENCE_KEY).id],
-            holder="elsewhere:1:2",
+            holder="elsewhere:1:x",
             now_ms=now,
             expires_at=now + 600_000,
             dead=set(),
@@ -237,7 +237,7 @@ def test_status_says_who_is_at_work(desk: Desk) -> None:
 
     (lease,) = whole["leases"]
     until = datetime.fromisoformat(lease.pop("until")) - timedelta(minutes=10)
-    assert lease == {"work": "sync", "audience": AUDIENCE_KEY, "batches": None, "holder": "elsewhere:1:2"}
+    assert lease == {"work": "sync", "audience": AUDIENCE_KEY, "batches": None, "holder": "elsewhere:1:x"}
     assert before - MOMENT <= until <= datetime.now(UTC) + MOMENT
 
 
