@@ -83,9 +83,9 @@ class Database:
         try:
             is_mine = self._writer.acquire(blocking=False)
             if not is_mine:
-                ends_at = time.monotonic() + (BUSY_TIMEOUT if wait is None else wait)
-                is_mine = self._writer.acquire(timeout=max(0.0, ends_at - time.monotonic()))
-                left = max(0.0, ends_at - time.monotonic())  # in vain: SQLite says so at once
+                began, most = time.monotonic(), BUSY_TIMEOUT if wait is None else wait
+                is_mine = self._writer.acquire(timeout=most)
+                left = max(0.0, most - (time.monotonic() - began))  # without success SQLite says so at once
             yield left
         finally:
             if is_mine:

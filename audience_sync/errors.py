@@ -60,10 +60,9 @@ class UnknownName(ConfigError):
 class TriggerError(ConfigError):
     """The trigger cannot be read."""
 
-    def __init__(self, message: str, *, position: int, used: str | None = None) -> None:
+    def __init__(self, message: str, *, position: int) -> None:
         super().__init__(message)
         self.position = position  # of the character it is about, counted from 0
-        self.used = used  # the key of what has this query, if it is used by another one
 
 
 class QueryError(ConfigError):

@@ -227,13 +227,12 @@ def _say_delivery(delivery: DeliveryReport, sent: int | None) -> None:
     if delivery.failure is not None:
         complain(delivery.failure)
     if waiting or delivery.dead:
-        why = ["`audience-sync status` shows why, `audience-sync deliver` goes on"] if waiting else []
-        why += (
-            ["`audience-sync dead list` shows why, `audience-sync dead retry` sends them again"]
-            if delivery.dead
-            else []
-        )
-        console.print(f"[yellow]{waiting:,} deliveries are open, {delivery.dead:,} dead[/] ({'; '.join(why)})")
+        hints = []
+        if waiting:
+            hints.append("`audience-sync status` shows why, `audience-sync deliver` goes on")
+        if delivery.dead:
+            hints.append("`audience-sync dead list` shows why, `audience-sync dead retry` sends them again")
+        console.print(f"[yellow]{waiting:,} deliveries are open, {delivery.dead:,} dead[/] ({'; '.join(hints)})")
     if delivery.paused:
         console.print(f"{delivery.paused:,} deliveries are held back by paused audiences")
 

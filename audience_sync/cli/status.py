@@ -9,7 +9,6 @@ import typer
 from sqlalchemy.engine import Connection
 
 from audience_sync import app as engine
-from audience_sync import holders as processes
 from audience_sync.cli import at_work
 from audience_sync.cli.context import console, out, seams, settings_of
 from audience_sync.cli.output import (
@@ -28,7 +27,7 @@ from audience_sync.core.printable import instant_text
 from audience_sync.db import Database, display_url
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
-from audience_sync.store import batches, binding, event_reports, identifiers, inspection, leases, outbox
+from audience_sync.store import binding, event_reports, identifiers, inspection, outbox
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.outages import OutageKind
 from audience_sync.store.reports import Record, iso
@@ -147,11 +146,8 @@ def chosen_audience(connection: Connection, settings: Settings, word: str | None
 
 def _whole(database: Database, settings: Settings) -> dict[str, Any]:
     with database.read() as connection:
-        holding = {*leases.holders(connection), *batches.holders(connection)}
-    dead_holders = processes.dead(database, holding)
-    with database.read() as connection:
         keys = {row.id: row.key for row in known.every(connection)}
-        working = at_work.at_work(connection, keys, seams=seams(), dead=dead_holders)
+        working = at_work.at_work(database, connection, keys, seams=seams())
         syncing = {record["audience"]: record["holder"] for record in working}
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
         waiting = inspection.waiting_batches(connection, max_backoff=settings.delivery.max_backoff)

@@ -259,7 +259,9 @@ class Contents:
     @property
     def is_shared(self) -> bool:
         """Return whether one of them is not all that is made of its Segment event."""
-        return any(origin and origin[_SHARED] for *_, people in self.groups for *_, origin, _ in people)
+        if not self.is_forwarded:
+            return False
+        return any(origin[_SHARED] for *_, people in self.groups for *_, origin, _ in people)
 
     def summary(self) -> str:
         """Return what is kept once all are accepted, as JSON: who was told what, for which runs, under which key."""

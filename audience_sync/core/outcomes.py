@@ -89,7 +89,7 @@ def classify(answer: Answer, *, now: datetime) -> Outcome:  # noqa: PLR0911 - on
     if answer.lasting:
         return WrongDestination(reason)
     if is_retryable(status):
-        now = _date(answer.headers.get("date")) or now  # the server's clock may differ from ours
+        now = _date(answer.headers.get("date")) or now  # by the clock of the server, which may differ from ours
         return Later(reason, status, retry_after(answer.headers.get("retry-after"), now=now))
     if status in (401, 403):
         return RefusedKey(reason)
@@ -124,10 +124,7 @@ def retry_after(text: str | None, *, now: datetime) -> timedelta | None:
     if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", text):
         return timedelta(seconds=float(text))
     moment = _date(text)
-    try:
-        return None if moment is None else max(timedelta(0), moment - now)
-    except OverflowError:
-        return None
+    return None if moment is None else max(timedelta(0), moment - now)
 
 
 def _date(text: str | None) -> datetime | None:

@@ -33,7 +33,7 @@ class Pace:
         self._lock = threading.Lock()
         self._next_us = 0
         self._reserved = 0
-        self._failed: set[int] = set()  # batches, since the last acceptance: one that fails alone is no outage
+        self._failed: set[int] = set()  # batches since the last acceptance, each once
         self._outages = 0  # the same: each longer than the one before
         self._outage_began_at = 0.0  # monotonic, as all below
         self._resume_at = 0.0  # nobody goes before

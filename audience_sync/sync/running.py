@@ -80,11 +80,19 @@ def sync_under(workspace: Workspace, lease: HeldLease, job: Job, audience: Audie
     except LeaseLost:
         raise
     except BaseException as error:
-        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-        if isinstance(error, sa.exc.SQLAlchemyError):
-            reason = first_line(error)
-        fail(workspace, run.id, reason=reason)
+        fail(workspace, run.id, reason=_reason(error))
         raise
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a run failed, as people see it."""
+    match error:
+        case KeyboardInterrupt():
+            return "interrupted"
+        case sa.exc.SQLAlchemyError():
+            return first_line(error)
+        case _:
+            return str(error) or type(error).__name__
 
 
 def recover(workspace: Workspace, audience: AudienceRow) -> None:

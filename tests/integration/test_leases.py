@@ -237,10 +237,7 @@ def test_who_only_looks_sees_who_died(database: Database, database_url: str) -> 
 
     def at_work() -> list[str]:
         with database.read() as connection:
-            names = leases.holders(connection)
-        dead = holders.dead(database, names)
-        with database.read() as connection:
-            return [str(one["holder"]) for one in show(connection, {1: "gold"}, seams=Seams(), dead=dead)]
+            return [str(one["holder"]) for one in show(database, connection, {1: "gold"}, seams=Seams())]
 
     with another_process(database_url) as process:
         assert [name.split(":")[1] for name in at_work()] == [str(process.pid)]
