@@ -14,8 +14,6 @@ from typing import Final
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
     "postgres": ("psycopg[binary]>=3.2",),
     "mysql": ("pymysql>=1.1",),
-    "duckdb": ("duckdb>=1.1", "pytz>=2024.1"),
-    "files": ("duckdb>=2.0", "pytz>=2024.1"),
     "ingest": ("starlette>=0.40", "uvicorn>=0.34"),
 }
 """The extras of pyproject.toml; a test compares them."""
@@ -24,7 +22,6 @@ DIALECTS: Final[Mapping[str, tuple[str, ...]]] = {
     "postgresql": EXTRAS["postgres"],
     "mysql": EXTRAS["mysql"],
     "mariadb": EXTRAS["mysql"],
-    "duckdb": EXTRAS["duckdb"],
     "bigquery": ("sqlalchemy-bigquery",),
     "clickhouse": ("clickhouse-sqlalchemy",),
     "clickhousedb": ("clickhouse-connect",),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shlex
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from audience_sync.errors import ConfigError
 
 TEMPORARY_FOLDER = "TMPDIR"
+_SCRATCH = "audience-sync-diff-"
 
 
 def require_folder(folder: Path, purpose: str) -> None:
@@ -32,3 +38,46 @@ def require_temporary_folder(environ: Mapping[str, str]) -> None:
     """
     if named := environ.get(TEMPORARY_FOLDER):
         require_folder(Path(named), f"that {TEMPORARY_FOLDER} names")
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a new folder for temporary files, of nobody else, and delete it at the end; it may hold personal data.
+
+    What processes left behind that were killed is deleted first: while one lives, it has a lock on its folder.
+
+    Raises:
+        ConfigError: TMPDIR is missing.
+    """
+    require_temporary_folder(os.environ)
+    _delete_abandoned(Path(tempfile.gettempdir()))
+    folder, descriptor = _locked_folder()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked_folder() -> tuple[Path, int]:
+    """Return a new folder with a lock on it, and the descriptor that holds the lock."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH))
+        with suppress(FileNotFoundError):  # another process took it for abandoned before it was locked
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)
+
+
+def _delete_abandoned(parent: Path) -> None:
+    for folder in parent.glob(f"{_SCRATCH}*"):
+        with suppress(OSError):  # it is another user's, in use, or gone
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if folder.stat().st_uid == os.geteuid():
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)

@@ -77,7 +77,6 @@ runs = sa.Table(
     _column("rejected", sa.BigInteger, server_default="0"),
     _column("duplicates", sa.BigInteger, server_default="0"),
     _column("resent", sa.BigInteger, server_default="0"),  # current values and remembered exits of a resync
-    _column("resend_from", sa.Integer, nullable=True),  # the first shard a resync has still to send again
     _column("sent", sa.BigInteger, server_default="0"),  # values of this run that Schematic accepted
     _column("send_updates", sa.Boolean, server_default=sa.true()),
     _column(
@@ -86,6 +85,8 @@ runs = sa.Table(
     _column("reason", sa.Text, nullable=True),  # why it is blocked, held or failed
     _column("approved_at", MS, nullable=True),
     _column("held_by", ID, nullable=True),  # the id of the audience that a held one waits for
+    _column("resent_to", KEY, nullable=True),  # the last profile of which a resync has sent the value again
+    _column("identifiers", sa.Text, nullable=True),  # the JSON of bare ones in its rows, with a tab in their place
     _one_of("kind", "initial", "incremental", "resync", "retract"),
     _one_of("state", "held", "running", "blocked", "applying", "succeeded", "failed", "superseded"),
     sa.CheckConstraint(
@@ -106,44 +107,34 @@ rejections = _clustered(
 memberships = _clustered(
     "memberships",
     _column("audience_id", sa.Integer, primary_key=True),
-    _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("identifiers", sa.Text, nullable=True),
     _column("value", sa.Text, nullable=True),  # of a computed trait: canonical JSON, never null; NULL of an audience
     _column("entered_run_id", sa.Integer),
-    _column("generation", sa.BigInteger),
+    _column("run_id", sa.Integer),  # which last wrote it; its row says what is around bare identifiers
 )
 
-shards = _clustered(
-    "shards",
+digests = _clustered(
+    "digests",  # what the members of an audience come to: equal rows need not be compared
     _column("audience_id", sa.Integer, primary_key=True),
-    _column("shard", sa.SmallInteger, primary_key=True),
-    _column("members", sa.Integer),
-    _column("digest", sa.LargeBinary),
+    _column("run_id", sa.Integer, primary_key=True),  # 0: as they are; of a run: as its plan leaves them
+    _column("version", sa.Text),
+    _column("members", sa.BigInteger),
+    _column("total", sa.Text),
 )
 
 staged = _clustered(
     "staged",
     _column("run_id", sa.Integer, primary_key=True),
-    _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("kind", sa.Text),
     _column("identifiers", sa.Text, nullable=True),
     _column("value", sa.Text, nullable=True),
 )
 
-staged_shards = _clustered(
-    "staged_shards",
-    _column("run_id", sa.Integer, primary_key=True),
-    _column("shard", sa.SmallInteger, primary_key=True),
-    _column("members", sa.Integer, nullable=True),
-    _column("digest", sa.LargeBinary, nullable=True),  # NULL: only some changes of the shard are in the plan
-)
-
 changes = _clustered(
     "changes",
     _column("run_id", sa.Integer, primary_key=True),
-    _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("kind", sa.Text),
     _column("identifiers", sa.Text, nullable=True),
@@ -152,7 +143,6 @@ changes = _clustered(
 
 outbox = _clustered(
     "outbox",
-    _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("audience_id", sa.Integer, primary_key=True),
     _column("value", sa.Text),  # what Schematic is to be told, as JSON: also the text null
@@ -170,7 +160,6 @@ sa.Index("outbox_exits", *outbox.primary_key.columns, sqlite_where=_first, postg
 
 user_identifiers = _clustered(
     "user_identifiers",  # user keys besides the identity; two profiles that share one are one user in Schematic
-    _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("name", KEY, primary_key=True),
     _column("value", KEY, primary_key=True),
@@ -214,7 +203,6 @@ sa.Index("batches_cut", batches.c.origin, sqlite_where=_cut, postgresql_where=_c
 
 events = _clustered(
     "events",
-    _column("shard", sa.SmallInteger, primary_key=True),
     _column("profile_key", KEY, primary_key=True),
     _column("position", sa.BigInteger, primary_key=True),  # in the order of arrival
     _column("message_id", KEY),

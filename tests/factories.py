@@ -18,7 +18,6 @@ from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Contents, Event, OpenChange
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Change, ChangeKind, Computation, Member, RunKind, RunState
-from audience_sync.core.shards import shard_of
 from audience_sync.store import audiences, batches, binding, outbox, runs
 from audience_sync.store.batches import Batch
 from audience_sync.store.runs import NewRun, RunRow
@@ -137,7 +136,6 @@ def make_change(
 def make_open(profile_key: str = "u1", **facts: object) -> OpenChange:
     """Return a row of the outbox: `true` for the audience `gold`, unless `facts` say otherwise."""
     default = OpenChange(
-        shard=shard_of(profile_key),
         profile_key=profile_key,
         audience_id=1,
         trait="gold",
@@ -159,7 +157,7 @@ def make_event(*changes: OpenChange, sent_at: datetime = NOON, environment: str 
 
 def open_changes(connection: Connection, profile_key: str) -> list[OpenChange]:
     """Return what waits in the outbox of one profile."""
-    rows, _ = outbox.page(connection, after=(-1, ""), limit=10_000)
+    rows, _ = outbox.page(connection, after="", limit=10_000)
     return [row for row in rows if row.profile_key == profile_key]
 
 

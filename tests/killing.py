@@ -31,7 +31,7 @@ TRAIL_VARIABLE = "TRAIL"  # where a command is to write which points it reaches
 STATEMENT, COMMIT, PLACE = "sql.statement", "sql.commit", "commit@"  # reached before it; PLACE goes on with where
 
 SMALL: Mapping[str, Mapping[str, float]] = {
-    "audience_sync.sync.finishing": {"CHANGES_A_COMMIT": 10, "SHARDS_A_RESEND": 64},
+    "audience_sync.sync.finishing": {"CHANGES_A_COMMIT": 10},
     "audience_sync.sync.committing": {"CHANGES_A_COMMIT": 10},
     "audience_sync.forwarding.taking": {"PIECE": 15, "LONGEST": 0.02, "PATIENCE": 0.05},
     "audience_sync.cli.syncing": {"LOOK": 0.05},

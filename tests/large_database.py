@@ -162,8 +162,8 @@ def _runs(connection: Connection) -> None:
 def _people(connection: Connection, names: Names) -> None:
     identifiers = '{"company":{"groupId":"acme"},"user":{"email":"maximilian.von.hohenstein@kunden.example"}}'
     for person in (names.person, names.other):
-        place = {"shard": shard_of(person), "profile_key": person, "identifiers": identifiers}
-        member = {"entered_run_id": 1201, "generation": AT}
+        place = {"profile_key": person, "identifiers": identifiers}
+        member = {"entered_run_id": 1201, "run_id": 1201}
         change = {"run_id": 1201, "kind": "entered"}
         outbox = {"generation": AT, "run_id": 1204, "kind": "entered"}
         _insert(
@@ -187,7 +187,7 @@ def _people(connection: Connection, names: Names) -> None:
         _insert(
             connection,
             "deliveries",
-            {**{name: place[name] for name in ("shard", "profile_key")}, **sent, "accepted_at": AT,
+            {"shard": shard_of(person), "profile_key": person, **sent, "accepted_at": AT,
              "idempotency_key": "5f1d7a84c3b2e96f0a1b2c3d4e5f6071"},
         )  # fmt: skip
 
@@ -200,7 +200,7 @@ def _events(connection: Connection, names: Names) -> None:
             connection,
             "events",
             {
-                "shard": shard_of(names.person), "profile_key": names.person, "position": position, "type": "track",
+                "profile_key": names.person, "position": position, "type": "track",
                 "message_id": f"ajs-next-1795961109-7f9c2ba4-e88f-4c3e-{position}", "received_at": AT,
                 "name": "Order Completed", "payload": '{"type":"track"}', "dead_reason": dead,
             },

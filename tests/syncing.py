@@ -52,7 +52,7 @@ class Syncing:
     def plan(self) -> tuple[Plan, list[Change]]:
         """Return what a sync would do now, and its changes."""
         changes: list[Change] = []
-        return plan(self.workspace, self.job(), on_found=lambda shard: changes.extend(shard.every())), changes
+        return plan(self.workspace, self.job(), on_found=changes.extend), changes
 
     def approve(self, run: RunRow) -> RunRow:
         """Say yes to a blocked run, a minute later than before."""
@@ -66,7 +66,7 @@ class Syncing:
 
     def members(self) -> dict[str, str | None]:
         """Return the members with their identifiers, after checking that the audience's count is right."""
-        found = {row.profile_key: row.identifiers for row in self.query("SELECT * FROM memberships")}
+        found = {row.profile_key: row.identifiers for row in self.query("SELECT * FROM current_members")}
         (counted,) = self.query("SELECT members FROM audiences")
         assert counted[0] == len(found)
         return found
@@ -74,7 +74,7 @@ class Syncing:
     def outbox(self) -> dict[str, OpenChange]:
         """Return the open rows of the outbox by profile."""
         with self.database.read() as connection:
-            rows, more = outbox.page(connection, after=(-1, ""), limit=1_000_000)
+            rows, more = outbox.page(connection, after="", limit=1_000_000)
         assert not more
         return {row.profile_key: row for row in rows}
 

@@ -56,7 +56,7 @@ def _administer(url: sa.URL, statement: str) -> None:
 
 def leftovers(place: Place) -> dict[str, Rows]:
     """Return what is not done, by table: rows that wait or are dead, and what runs have staged. Nothing in the end."""
-    tables = ("outbox", "events", "staged", "staged_shards")
+    tables = ("outbox", "events", "staged")
     found = {table: place.rows(f"SELECT * FROM {table}") for table in tables}
     found["batches"] = place.rows("SELECT id, events FROM batches WHERE status = 'open'")
     found["runs"] = place.rows("SELECT id, state FROM runs WHERE state IN ('running', 'applying', 'blocked')")
@@ -67,14 +67,14 @@ def contradictions(place: Place) -> Rows:
     """Return where the database contradicts itself: what runs counted, and since when people are members."""
     counted = place.rows("SELECT id, entered, exited, updated FROM runs WHERE state = 'succeeded'")
     changes = {
-        (run, kind): n for run, kind, n in place.rows("SELECT run_id, kind, count(*) FROM changes GROUP BY 1, 2")
+        (run, kind): n for run, kind, n in place.rows("SELECT run_id, kind, count(*) FROM all_changes GROUP BY 1, 2")
     }
     kinds = ("entered", "exited", "updated")
     wrong = [row for row in counted if row[1:] != tuple(changes.get((row[0], kind), 0) for kind in kinds)]
     return wrong + place.rows(
         "SELECT m.audience_id, m.profile_key, m.entered_run_id FROM memberships m WHERE m.entered_run_id <>"
-        " (SELECT max(c.run_id) FROM changes c JOIN runs r ON r.id = c.run_id WHERE r.audience_id = m.audience_id"
-        "  AND c.shard = m.shard AND c.profile_key = m.profile_key AND c.kind = 'entered')"
+        " (SELECT max(c.run_id) FROM all_changes c JOIN runs r ON r.id = c.run_id WHERE r.audience_id = m.audience_id"
+        "  AND c.profile_key = m.profile_key AND c.kind = 'entered')"
     )
 
 
@@ -89,8 +89,8 @@ def known(place: Place) -> dict[str, object]:
         "audiences": "SELECT key, state, members, completed, computation FROM audiences",
         "members": "SELECT audience, profile_key, identifiers, value FROM current_members",
         "digests": (
-            "SELECT a.key, s.shard, s.members, s.digest FROM shards s JOIN audiences a ON a.id = s.audience_id"
-            " WHERE s.members > 0"
+            "SELECT a.key, d.version, d.members, d.total FROM digests d JOIN audiences a ON a.id = d.audience_id"
+            " WHERE d.run_id = 0 AND d.members > 0"
         ),
         "taken": "SELECT message_id FROM message_ids",
         "unsent": "SELECT reason, type, count FROM event_counts",

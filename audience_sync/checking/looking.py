@@ -14,7 +14,6 @@ from audience_sync.checking import (
     identifiers,
     ingest,
     mappings,
-    memberships,
     permissions,
 )
 from audience_sync.checking.finding import Finding, error
@@ -27,7 +26,7 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
     """Look at everything that the configuration speaks of, and yield what was found, as it is found.
 
     The file is the one that is `named`, or where `config.find_config` finds it. With `deep` every membership is read,
-    to compare it with what the database says of its shard.
+    to compare all of them with the digest that the last sync left.
     """
     subject = str(named or "config.toml")
     try:
@@ -47,5 +46,7 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
         if usable is not None:
             yield from identifiers.look(usable)
         if deep and usable is not None:
+            from audience_sync.checking import memberships  # noqa: PLC0415 - DuckDB is slow to import
+
             yield from memberships.look(usable)
         yield from destination.look(settings, environ, database=usable, now=seams.clock)

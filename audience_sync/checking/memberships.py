@@ -1,4 +1,4 @@
-"""Every membership against the digest of its shard, and every audience's count: what only damage could have changed."""
+"""The members of every audience against their digest and their count: what only damage could have changed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Final
 from sqlalchemy.engine import Connection
 
 from audience_sync.checking.finding import Finding, State, ok
-from audience_sync.core.shards import SHARDS, digest
 from audience_sync.db import Database
 from audience_sync.store import audiences, memberships
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.memberships import Digest
+from audience_sync.sync.diff import Diff, wrapping_of
 
 CHECK: Final = "memberships"
-NAMED = 10  # shards that a finding names
 
 
 def look(database: Database) -> Iterator[Finding]:
-    """Yield how the memberships of each audience stand; one shard is in memory at a time."""
+    """Yield how the memberships of each audience stand."""
     with database.read() as connection:
         ids = [row.id for row in audiences.every(connection)]
     for audience_id in ids:
@@ -29,36 +29,37 @@ def look(database: Database) -> Iterator[Finding]:
 
 
 def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
-    kept = memberships.digests(connection, row.id)
-    members, damaged = 0, []
-    for shard in range(SHARDS):
-        found = digest(memberships.lines(connection, row.id, shard))
-        members += found.members
-        if shard in kept and kept[shard] != found:
-            damaged.append(shard)
-    if damaged:
+    kept = memberships.digest(connection, row.id)
+    found = _digest(connection, row, kept)
+    is_known = kept is not None and kept.version == found.version
+    is_damaged = is_known and kept != found
+    if is_damaged:
         yield _wrong(
             row,
-            f"{len(damaged):,} of {len(kept):,} shards are not what the last sync wrote: {_some(damaged)}",
+            "its members are not those that the last sync wrote",
             remedy=f"`audience-sync sync {row.key} --resync` compares everybody anew and sends every value again",
         )
-    if members != row.members:
+    if found.members != row.members:
         yield _wrong(
             row,
-            f"has {members:,} members, but its count says {row.members:,}: guards and plans reckon with a wrong number",
-            remedy="repair the shards first, then check again"
-            if damaged
-            else f"stop the service, and set `members` of this row of `audiences` to {members}",
+            f"has {found.members:,} members, but its count says {row.members:,}: guards and plans reckon with a wrong"
+            " number",
+            remedy="repair the members first, then check again"
+            if is_damaged
+            else f"stop the service, and set `members` of this row of `audiences` to {found.members}",
         )
-    if not damaged and members == row.members:
-        yield ok(
-            CHECK, row.key, f"{members:,} members agree with the digests of {len(kept):,} shards and with the count"
-        )
+    if not is_damaged and found.members == row.members:
+        digest = "their digest and " if is_known else ""
+        yield ok(CHECK, row.key, f"{found.members:,} members agree with {digest}the count")
+
+
+def _digest(connection: Connection, row: AudienceRow, kept: Digest | None) -> Digest:
+    """Return what the members come to, in the way of the digest that is kept."""
+    wrapping = None if kept is None else wrapping_of(kept.version)
+    with Diff(wrapping) as diff:
+        diff.add_members(memberships.texts(connection, row.id, wrapping))
+        return diff.digest()
 
 
 def _wrong(row: AudienceRow, message: str, *, remedy: str) -> Finding:
     return Finding(CHECK, row.key, State.ERROR, message, remedy, 1)
-
-
-def _some(shards: list[int]) -> str:
-    return ", ".join(map(str, shards[:NAMED])) + (" …" if len(shards) > NAMED else "")

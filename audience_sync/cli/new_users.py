@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from audience_sync.core.forecast import ProfileCounter
+from audience_sync.core.model import Change, ChangeKind
+from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.store import audiences, memberships
-from audience_sync.store.memberships import ShardChanges
 
 LOOKED_UP: Final = 10_000  # users of each audience; beyond that, only those of one shard in 16
 ONE_SHARD_OF: Final = 16
@@ -29,24 +31,22 @@ class NewUsers:
         self._counts: list[int] = []  # of the audiences so far
         self._entered = self._looked_up = self._new = 0  # of the present audience
 
-    def add(self, shard: ShardChanges) -> None:
-        """Count the users of a shard who enter the present audience."""
-        entered = shard.entered()
+    def add(self, changes: Sequence[Change]) -> None:
+        """Count the users who enter the present audience with these changes."""
+        entered = [change.profile_key for change in changes if change.kind is ChangeKind.ENTERED]
+        self._entered += len(entered)
+        if self._looked_up >= LOOKED_UP and entered:
+            self._is_complete = False
+            entered = list(filter(_is_sampled, entered))
         if not entered:
             return
-        self._entered += len(entered)
-        is_sampled = shard.shard % ONE_SHARD_OF == 0
-        if not is_sampled and self._looked_up >= LOOKED_UP:
-            self._is_complete = False
-            return
         with self._database.read() as connection:
-            new = set(entered) - memberships.delivered_profiles(connection, self._audience_ids, shard.shard, entered)
+            new = set(entered) - memberships.delivered_profiles(connection, self._audience_ids, entered)
         self._looked_up += len(entered)
         self._new += len(new)
         if self._is_complete:
             self._found |= new
-        if is_sampled:
-            self._sampled.add(new)
+        self._sampled.add(filter(_is_sampled, new))
 
     def close_audience(self) -> int:
         """Return the number of the present audience, and begin with the next one."""
@@ -59,3 +59,7 @@ class NewUsers:
         """Return the number of all audiences so far."""
         found = len(self._found) if self._is_complete else ONE_SHARD_OF * self._sampled.count()
         return min(max([found, *self._counts]), sum(self._counts))
+
+
+def _is_sampled(profile_key: str) -> bool:
+    return shard_of(profile_key) % ONE_SHARD_OF == 0

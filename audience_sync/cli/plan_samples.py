@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Final
 
 import typer
@@ -21,8 +20,6 @@ from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Event, OpenChange, with_key
 from audience_sync.core.model import Change, ChangeKind, delivered_value
 from audience_sync.core.printable import printable
-from audience_sync.core.shards import from_line
-from audience_sync.store.memberships import ShardChanges
 
 COLUMNS: Final = (
     "record", "audience", "computation", "change", "profile_key", "value", "identifiers", "bodies", "rejected",
@@ -56,20 +53,13 @@ class PlanSamples:
         self._sheet = Sheet(COLUMNS, format=format) if most and format is not Format.TABLE else None
         self.rejected: Counter[tuple[str, str]] = Counter()  # by audience and reason
 
-    def take(self, audience: Audience, shard: ShardChanges) -> None:
-        """Print the changes of a shard until there are enough samples of their kind."""
+    def take(self, audience: Audience, changes: Sequence[Change]) -> None:
+        """Print changes until there are enough samples of their kind."""
         if self._most:
-            for change in self._wanted(audience, shard):
-                self._shown[audience.key, change.kind] += 1
-                self._show(audience, change)
-
-    def _wanted(self, audience: Audience, shard: ShardChanges) -> Iterator[Change]:
-        left = max(0, self._most - self._shown[audience.key, ChangeKind.ENTERED])
-        for member in map(from_line, islice(shard.newcomers, left)):
-            yield Change(ChangeKind.ENTERED, *member)
-        for change in shard.changes:
-            if self._shown[audience.key, change.kind] < self._most:
-                yield change
+            for change in changes:
+                if self._shown[audience.key, change.kind] < self._most:
+                    self._shown[audience.key, change.kind] += 1
+                    self._show(audience, change)
 
     def _show(self, audience: Audience, change: Change) -> None:
         parcel = self._parcel(audience, change)
@@ -101,7 +91,6 @@ class PlanSamples:
 
     def _parcel(self, audience: Audience, change: Change) -> Parcel:
         row = OpenChange(
-            shard=0,
             profile_key=change.profile_key,
             audience_id=self._ids.get(audience.key, 0),
             trait=audience.key,

@@ -24,12 +24,11 @@ from audience_sync.core.destination.volume import joined, volume
 from audience_sync.core.events import OpenChange
 from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.keys import Reason
-from audience_sync.core.model import ChangeKind, Computation, Counts
+from audience_sync.core.model import Change, ChangeKind, Computation, Counts
 from audience_sync.core.printable import instant_text
 from audience_sync.db import Database
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store import audiences, binding, outbox
-from audience_sync.store.memberships import ShardChanges
 from audience_sync.sync import Plan
 
 COLUMNS: Final = (
@@ -83,12 +82,12 @@ class PlanSheet:
         self._planned: list[_Planned] = []
         self._records: list[Record] = []  # of a table, which is printed at the end
 
-    def see(self, audience: Audience, shard: ShardChanges) -> None:
-        """Add the changes of a shard of an audience."""
+    def see(self, audience: Audience, changes: Sequence[Change]) -> None:
+        """Add changes of an audience."""
         if self._profiles is not None:
-            self._profiles.add(_profiles_sent(audience, shard))
-        self._new_users.add(shard)
-        self._samples.take(audience, shard)
+            self._profiles.add(_profiles_sent(audience, changes))
+        self._new_users.add(changes)
+        self._samples.take(audience, changes)
 
     def show(self, audience: Audience, plan: Plan) -> None:
         """Add the plan of an audience, and explain it on stderr."""
@@ -231,11 +230,9 @@ def _changes_sent(audience: Audience, counts: Counts) -> int:
     return counts.entered + counts.exited + (counts.updated if audience.send_updates else 0)
 
 
-def _profiles_sent(audience: Audience, shard: ShardChanges) -> Iterator[str]:
-    """Yield the keys of the profiles in a shard with changes that are sent to Schematic."""
-    for line in shard.newcomers:
-        yield line.partition("\t")[0]
-    for change in shard.changes:
+def _profiles_sent(audience: Audience, changes: Sequence[Change]) -> Iterator[str]:
+    """Yield the keys of the profiles with changes that are sent to Schematic."""
+    for change in changes:
         if audience.send_updates or change.kind is not ChangeKind.UPDATED:
             yield change.profile_key
 

@@ -14,6 +14,13 @@ from audience_sync.cli.context import console
 
 REDRAW = 0.1  # seconds
 LOG_EVERY = 10.0  # seconds
+UNITS = {
+    "reading": "rows",
+    "comparing": "members",
+    "writing": "changes",
+    "delivering": "events",
+    "forwarding": "lines",
+}
 SPINNER_WIDTH = 3  # cells: the spinner, a blank, and the last column, which stays free
 
 
@@ -45,9 +52,7 @@ class Progress:
         if now - self._shown_at < (REDRAW if self._status else LOG_EVERY):
             return
         self._shown_at = now
-        units = {"reading": "rows", "comparing": "of 1,024 shards", "delivering": "events", "forwarding": "lines"}[
-            stage
-        ]
+        units = UNITS[stage]
         if self._status:
             width = console.terminal_width - SPINNER_WIDTH
             self._status.update(Text(fitted(self._subject, f"{stage}, {done:,} {units}", width)))

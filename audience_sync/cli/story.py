@@ -128,7 +128,7 @@ def _members(workspace: Workspace) -> Members:
         return {
             row.key: {
                 member.profile_key: member.identifiers
-                for _, member in memberships.members_of(connection, row.id, at_most=row.members)
+                for member in memberships.first(connection, row.id, at_most=row.members)
             }
             for row in audiences.every(connection)
         }

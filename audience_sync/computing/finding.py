@@ -11,10 +11,10 @@ from audience_sync.compiling.statements import Compiler, Select
 from audience_sync.computing.definitions import reader_of_values
 from audience_sync.config import Audience, Settings
 from audience_sync.core.keys import Reason, Rejection, ValueColumn, key_columns, value_position
+from audience_sync.core.lines import from_line, to_line
 from audience_sync.core.model import Computation, Member
 from audience_sync.core.parameters import Statement
-from audience_sync.core.rows import distinct, shard_rows
-from audience_sync.core.shards import SHARDS, from_line, shard_of
+from audience_sync.core.rows import LineMaker, distinct
 from audience_sync.source import Rows, backend, columns, open_rows
 
 
@@ -65,13 +65,11 @@ def _persons(settings: Settings, audience: Audience, user: str, *, as_of: dateti
 
 def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Found:
     """Return what rows come to for a user; what others there are is forgotten page by page."""
-    lines: list[list[str]] = [[] for _ in range(SHARDS)]
     rejected: list[Rejection] = []
-    file = shard_rows(
+    maker = LineMaker(
         key_columns(
             rows.columns, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
         ),
-        lines=lines,
         reject=rejected.append,
         value_column=_value_column(settings, audience, rows.columns),
         rules=settings.key_rules(audience),
@@ -79,15 +77,13 @@ def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Fou
     theirs: list[str] = []
     reasons: list[Reason] = []
     for page in rows.pages():
-        file(page)
-        theirs += [line for line in lines[shard_of(user)] if line.partition("\t")[0] == user]
+        theirs += [line for line in maker.singly(page) if line.partition("\t")[0] == user]
         reasons += [one.reason for one in rejected if one.profile_key == user]
-        for shard in lines:
-            shard.clear()
         rejected.clear()
-    kept, left_out = distinct(theirs)
+    left_out: list[str] = []
+    kept = list(distinct(sorted(to_line(from_line(line, maker.wrapping)) for line in theirs), left_out=left_out.append))
     reasons += [Reason.DUPLICATE] * len(left_out)
-    return Found(from_line(kept.pop()) if kept else None, tuple(reasons))
+    return Found(from_line(kept[0]) if kept else None, tuple(reasons))
 
 
 def _value_column(settings: Settings, audience: Audience, names: Sequence[str]) -> ValueColumn | None:

@@ -18,7 +18,6 @@ from audience_sync.core.destination.mappings import SegmentEvent
 from audience_sync.core.exact_json import LongFraction, NumberTooLarge
 from audience_sync.core.keys import KeyRules, stringify
 from audience_sync.core.model import Json
-from audience_sync.core.shards import shard_of
 
 TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
 MOST_BYTES: Final = 32 * 1024
@@ -59,7 +58,6 @@ class Arrival(NamedTuple):
     Its profile key orders it: the userId, else the anonymousId, else the groupId. An event that has none is alone.
     """
 
-    shard: int
     profile_key: str
     message_id: str
     type: str
@@ -157,7 +155,6 @@ def arrive(event: SegmentEvent, text: bytes) -> Arrival:
     )
     name = event.get("event") or event.get("name")
     return Arrival(
-        shard_of(profile_key),
         profile_key,
         message_id,
         str(event["type"]),

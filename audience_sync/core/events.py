@@ -23,7 +23,6 @@ from audience_sync.core.keys import canonical
 class OpenChange(NamedTuple):
     """One undelivered value: a row of the outbox, with the key of its audience as the trait's name."""
 
-    shard: int
     profile_key: str
     audience_id: int
     trait: str
@@ -37,7 +36,7 @@ class OpenChange(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenChanges:
-    """Many open changes in the order of their shards and profiles, column by column: those of `OpenChange`."""
+    """Many open changes in the order of their profiles, column by column: those of `OpenChange`."""
 
     columns: Sequence[Sequence[Any]]
 
@@ -57,19 +56,14 @@ class OpenChanges:
         return OpenChanges([column[start:end] for column in self.columns])
 
     @property
-    def shards(self) -> Sequence[int]:
-        """Return the shard of each."""
-        return self.columns[0]
-
-    @property
     def profile_keys(self) -> Sequence[str]:
         """Return the profile key of each."""
-        return self.columns[1]
+        return self.columns[0]
 
     @property
     def said(self) -> Iterable[tuple[Any, ...]]:
         """Return the fields from `audience_id` to `kind` of each: what it says, whomever it is about."""
-        return zip(*self.columns[2:-1], strict=True)
+        return zip(*self.columns[1:-1], strict=True)
 
     @property
     def identifiers(self) -> Sequence[str | None]:
@@ -96,7 +90,6 @@ class Carried(NamedTuple):
 class Forwarded(NamedTuple):
     """A Segment event that waits to be sent: a row of `events`."""
 
-    shard: int
     profile_key: str
     position: int
     message_id: str
@@ -117,7 +110,6 @@ class Origin(NamedTuple):
 class Event(NamedTuple):
     """One event, ready to be posted, and the changes it carries, or where it comes from."""
 
-    shard: int
     profile_key: str
     idempotency_key: str
     body: str  # JSON text of the whole event but the API key
@@ -176,8 +168,8 @@ class Contents:
     """The events of a batch, in groups that carry the same; `dump` is the JSON text that an open batch has.
 
     A group is ``[carried, mappings, people]``: what each of its events carries (as `Carried`), the names of the
-    mappings that made it, and for each event ``[profile key, idempotency key, body, identifiers, forwarded event,
-    shard]``. Views read it, too.
+    mappings that made it, and for each event ``[profile key, idempotency key, body, identifiers, forwarded event]``,
+    behind which versions before 0.8 wrote one more. Views read it, too.
     """
 
     def __init__(self, groups: Iterable[_Group] = ()) -> None:
@@ -189,7 +181,7 @@ class Contents:
         found = cls()
         for (carried, mappings), group in groupby(events, key=_ALIKE):
             people = found.group(carried, mappings)
-            people += [(e[1], e[2], e[3], e[4], e.origin and _kept(e.origin), e[0]) for e in group]
+            people += [(e[0], e[1], e[2], e[3], e.origin and _kept(e.origin)) for e in group]
         return found
 
     @classmethod
@@ -220,9 +212,9 @@ class Contents:
         found = []
         for carried, mappings, people in self.groups:
             changes = tuple(Carried(*c) for c in carried)
-            for profile_key, key, body, identifiers, origin, shard in people:
-                made_of = None if origin is None else _origin(shard, profile_key, origin)
-                found.append(Event(shard, profile_key, key, body, identifiers, changes, tuple(mappings), made_of))
+            for profile_key, key, body, identifiers, origin, *_ in people:
+                made_of = None if origin is None else _origin(profile_key, origin)
+                found.append(Event(profile_key, key, body, identifiers, changes, tuple(mappings), made_of))
         return tuple(found)
 
     @property
@@ -234,17 +226,12 @@ class Contents:
     def text_size(self) -> int:
         """Return how many characters the events have, those of the Segment events they were made of included."""
         people = [person for *_, people in self.groups for person in people]
-        return sum(len(body) + (len(origin[_PAYLOAD]) if origin else 0) for _, _, body, _, origin, _ in people)
+        return sum(len(body) + (len(origin[_PAYLOAD]) if origin else 0) for _, _, body, _, origin, *_ in people)
 
     @property
     def profile_keys(self) -> list[str]:
         """Return the profile key of each event."""
         return [person[0] for *_, people in self.groups for person in people]
-
-    @property
-    def shards(self) -> set[int]:
-        """Return the shards of the events."""
-        return {person[5] for *_, people in self.groups for person in people}
 
     @property
     def values(self) -> set[str]:
@@ -261,7 +248,7 @@ class Contents:
         """Return whether one of them is not all that is made of its Segment event."""
         if not self.is_forwarded:
             return False
-        return any(origin[_SHARED] for *_, people in self.groups for *_, origin, _ in people)
+        return any(person[4][_SHARED] for *_, people in self.groups for person in people)
 
     def summary(self) -> str:
         """Return what is kept once all are accepted, as JSON: who was told what, for which runs, under which key."""
@@ -307,9 +294,9 @@ def _kept(origin: Origin) -> list[object]:
     ]
 
 
-def _origin(shard: int, profile_key: str, kept: list[Any]) -> Origin:
+def _origin(profile_key: str, kept: list[Any]) -> Origin:
     position, message_id, kind, payload, accepted, name, received_at, shared = kept
     row = Forwarded(
-        shard, profile_key, position, message_id, kind, payload, frozenset(accepted), name=name, received_at=received_at
+        profile_key, position, message_id, kind, payload, frozenset(accepted), name=name, received_at=received_at
     )
     return Origin(row, shared)

@@ -127,6 +127,11 @@ class KeyRules:
         object.__setattr__(self, "_folded", folded)
         object.__setattr__(self, "_lengths", frozenset(map(len, (*folded, *map(str.strip, self.placeholders)))))
 
+    @property
+    def folded(self) -> frozenset[str]:
+        """Return the placeholders as they compare: without blanks around them, folded."""
+        return self._folded
+
     def objection(self, text: str) -> Reason | None:
         """Return why a text is not a key; None: it is one."""
         if self._folded and text.strip().casefold() in self._folded:

@@ -6,10 +6,9 @@ those the row with the smallest canonical JSON: see `distinct`. The order of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, NamedTuple
-from zlib import crc32
+from typing import Any, Final
 
 import orjson
 
@@ -29,21 +28,11 @@ from audience_sync.core.keys import (
     storable,
     stringify,
 )
-from audience_sync.core.shards import SHARDS, from_line
+from audience_sync.core.lines import Wrapping, from_line
 from audience_sync.core.unreadable import Unreadable
 
 COMPANIES_KNOWN = 50_000  # distinct values of a single further identifier whose JSON is kept while reading
-_MASK = SHARDS - 1  # `shards.shard_of`, without the call
-
-
-class Wrapping(NamedTuple):
-    """What stands around a single other identifier in the line of a member: its JSON without the identifier."""
-
-    before: str
-    after: str
-
-
-_BARE = Wrapping("\t", "")
+_PLAIN: Final = bytes(set(range(0x21, 0x7F)) - set(b'"\\'))  # ASCII that stands for itself, in JSON as well
 
 
 def wrapping(columns: KeyColumns) -> Wrapping | None:
@@ -51,81 +40,142 @@ def wrapping(columns: KeyColumns) -> Wrapping | None:
     if len(columns.user) + len(columns.company) != 1:
         return None
     kind, (key, _) = ("user", columns.user[0]) if columns.user else ("company", columns.company[0])
-    before, _, after = canonical({kind: {key: "\0"}}).partition("\\u0000")
-    return Wrapping(f"\t{before}", after)
+    before, _, after = canonical({kind: {key: "\0"}}).rpartition("\\u0000")
+    return Wrapping(before, after)
 
 
-def wrapped(text: str, around: Wrapping | None) -> list[str]:
-    """Return the lines of a text, one bare line (see `shard_rows`) after the other, as they are compared and stored."""
-    lines = text.split("\n")
-    if around is None:
-        return lines
-    before, after = around
-    if '"' not in text and text.count("\t") == len(lines):
-        return (text.replace("\t", before).replace("\n", f"{after}\n") + after).split("\n")
-    parted = [line.partition("\t") for line in lines]  # what is JSON already has quotation marks
-    return [
-        f"{key}{tab}{rest}" if not tab or '"' in rest else f"{key}{before}{rest}{after}" for key, tab, rest in parted
-    ]
+class LineMaker:
+    """Makes lines (`core.lines`) of pages of rows: UTF-8, each with its end.
 
-
-def shard_rows(
-    columns: KeyColumns,
-    *,
-    lines: Sequence[list[str]],
-    reject: Callable[[Rejection], None],
-    value_column: ValueColumn | None = None,
-    bare: bool = False,
-    rules: KeyRules = STANDARD_RULES,
-) -> Callable[[Sequence[Row]], None]:
-    """Return a function that files a page of rows as lines into `lines`, one list for each of the 1,024 shards.
-
-    Rows without a usable key or value go to `reject` instead; without usable other identifiers they are filed all the
-    same. With `bare`, a single other identifier that is plain text stands in its line without its JSON, which `wrapped`
-    puts around it: most lines of most syncs are never looked at.
+    Rows without a usable key or value go to `reject` instead; without usable other identifiers they become lines all
+    the same. With a `wrapping`, a single identifier that is plain text stands in its line without its JSON.
     """
-    if len(lines) != SHARDS:
-        raise ValueError(f"{SHARDS} lists are needed")
-    if value_column is not None:
-        return _shard_values(columns, value_column, lines=lines, reject=reject, rules=rules)
-    others = [position for _, position in (*columns.user, *columns.company)]
-    around = (_BARE if bare else wrapping(columns)) if len(others) == 1 else None
-    take_key = itemgetter(columns.identity)
-    take_other = itemgetter(others[0]) if around is not None else None
-    file_odd = _odd_rows(columns, around, lines=lines, reject=reject, rules=rules)
 
-    def file(page: Sequence[Row]) -> None:
-        """Look at all rows of a page together; one that is out of the ordinary has all of them looked at singly."""
-        keys = list(map(take_key, page))
-        if not _are_plain(keys, rules) or (others and take_other is None):
-            file_odd(page)
-            return
-        hashes = map(crc32, map(str.encode, keys))
-        if take_other is None or around is None:
-            for shard, key in zip(hashes, keys, strict=True):
-                lines[shard & _MASK].append(key)
-            return
-        values = list(map(take_other, page))
-        if not _are_plain(values, rules, in_json=True):
-            file_odd(page)
-            return
-        before, after = around
-        if around is _BARE:
-            for shard, key, value in zip(hashes, keys, values, strict=True):
-                lines[shard & _MASK].append(f"{key}\t{value}")
-            return
-        for shard, key, value in zip(hashes, keys, values, strict=True):
-            lines[shard & _MASK].append(f"{key}{before}{value}{after}")
+    def __init__(
+        self,
+        columns: KeyColumns,
+        *,
+        reject: Callable[[Rejection], None],
+        value_column: ValueColumn | None = None,
+        rules: KeyRules = STANDARD_RULES,
+    ) -> None:
+        self.wrapping = wrapping(columns) if value_column is None else None
+        self.rules = rules
+        self._columns = columns
+        self._reject = reject
+        self._value_column = value_column
+        self._others = [position for _, position in (*columns.user, *columns.company)]
+        self._known: dict[str, str] = {}  # companies come again and again: their JSON is made once
+        self._is_simple = value_column is None and len(self._others) <= 1
+        places = [columns.identity, *self._others]
+        self._take = None if places == list(range(len(columns.names))) else itemgetter(*places)
 
-    return file
+    def lines(self, page: Sequence[Row]) -> bytes:
+        """Return the lines of a page.
+
+        All rows are looked at together; one that is out of the ordinary has all of them looked at singly. Of keys that
+        are too long, or placeholders, some may be among the lines where `may_err`: they are to be made `again`.
+        """
+        if self._is_simple and not self.rules.of_text_files and (found := self._joined(page)) is not None:
+            return found
+        return self._plain(page) or "".join([f"{line}\n" for line in self.singly(page)]).encode()
+
+    @property
+    def may_err(self) -> bool:
+        """Return whether lines of a page can be of keys that are too long, or placeholders."""
+        return self._is_simple and not self.rules.of_text_files
+
+    def again(self, pairs: Iterable[tuple[str, str | None]]) -> bytes:
+        """Return the lines of rows, given their key and their single identifier, each looked at alone."""
+        width = len(self._columns.names) or 1 + max([self._columns.identity, *self._others])
+        rows: list[list[Any]] = []
+        for key, other in pairs:
+            row: list[Any] = [None] * width
+            row[self._columns.identity] = key
+            for position in self._others:
+                row[position] = key if position == self._columns.identity else other
+            rows.append(row)
+        return "".join([f"{line}\n" for line in self.singly(rows)]).encode()
+
+    def _joined(self, page: Sequence[Row]) -> bytes | None:
+        """Return the lines of a page whose texts all stand for themselves: the way of most rows of most syncs."""
+        rows: Iterable[Any] = page if self._take is None else map(self._take, page)
+        try:
+            if self._others:
+                text = "\n".join(map("\t".join, rows)).encode()
+                between, no_key = b"\t\n", b"\n\t"
+            else:
+                text = "\n".join(map("".join, page) if self._take is None else rows).encode()  # type: ignore[arg-type]
+                between, no_key = b"\n", b"\n\n"
+        except (TypeError, UnicodeEncodeError):
+            return None
+        text = b"\n" + text + b"\n"
+        if no_key in text or text.translate(None, _PLAIN) != b"\n" + between * len(page):
+            return None
+        return text[1:]
+
+    def _plain(self, page: Sequence[Row]) -> bytes | None:
+        """Return the same if they are integers, not ASCII, or missing."""
+        if not self._is_simple:
+            return None
+        keys = _texts(row[self._columns.identity] for row in page)
+        if keys is None or not _are_plain(keys, self.rules):
+            return None
+        if not self._others:
+            return "".join([f"{key}\n" for key in keys]).encode()
+        (position,) = self._others
+        others = _texts("" if row[position] is None else row[position] for row in page)
+        if others is None or not _are_plain([text for text in others if text], self.rules, in_json=True):
+            return None
+        return "".join([f"{key}\t{other}\n" for key, other in zip(keys, others, strict=True)]).encode()
+
+    def singly(self, page: Iterable[Row]) -> Iterator[str]:
+        """Yield the lines of rows, each looked at alone."""
+        columns, rules = self._columns, self.rules
+        only = self._others[0] if self.wrapping is not None else None
+        for row in page:
+            key = stringify(row[columns.identity], rules)
+            if isinstance(key, Reason):
+                self._reject(_unusable_key(columns, row, key))
+                continue
+            value = "" if self._value_column is None else self._value(self._value_column, row)
+            if value is None:
+                continue
+            middle: str | None = ""
+            if self._others:
+                other = row[only] if only is not None else None
+                middle = self._known.get(other) if type(other) is str else None
+                if middle is None:
+                    found = _identifiers(columns, row, key, self._reject, rules)
+                    middle = _middle(found, bare=only is not None)
+                    if middle and type(other) is str and len(self._known) < COMPANIES_KNOWN:
+                        self._known[other] = middle
+            yield f"{key}\t{middle}\t{value}" if value else f"{key}\t{middle}" if middle else key
+
+    def _value(self, column: ValueColumn, row: Row) -> str | None:
+        """Return the value of a computed trait; None: it is rejected."""
+        position, read = column
+        value = read(row[position])
+        if isinstance(value, RefusedValue):
+            detail = None if value.detail is None else f"column {VALUE}: {value.detail}"
+            identity = storable(row[self._columns.identity])
+            self._reject(Rejection(value.reason, identity, excerpt(self._columns, row), detail))
+            return None
+        return value
 
 
-def _are_plain(values: list[Any], rules: KeyRules, *, in_json: bool = False) -> bool:
+def _texts(values: Iterable[object]) -> list[str] | None:
+    """Return texts and integers as texts; None if one is neither."""
+    found = list(values)
+    kinds = set(map(type, found))
+    if kinds <= {str}:
+        return found  # type: ignore[return-value]
+    return list(map(str, found)) if kinds <= {str, int} else None
+
+
+def _are_plain(values: list[str], rules: KeyRules, *, in_json: bool = False) -> bool:
     """Return whether all of a column are texts that stand for themselves, with `in_json` in JSON as well."""
-    try:
-        text = "".join(values)
-    except TypeError:
-        return False
+    text = "".join(values)
     lengths = set(map(len, values))
     return (
         text.isprintable()
@@ -137,82 +187,16 @@ def _are_plain(values: list[Any], rules: KeyRules, *, in_json: bool = False) -> 
     )
 
 
-def _odd_rows(
-    columns: KeyColumns,
-    around: Wrapping | None,
-    *,
-    lines: Sequence[list[str]],
-    reject: Callable[[Rejection], None],
-    rules: KeyRules,
-) -> Callable[[Iterable[Row]], None]:
-    """Return the same, row by row: for pages in which some value is no text, or is one that cannot be taken."""
-    identity = columns.identity
-    others = [position for _, position in (*columns.user, *columns.company)]
-    only = others[0] if around is not None else None
-    known: dict[str, str] = {}  # companies come again and again: their JSON is made once
-
-    def file(page: Iterable[Row]) -> None:
-        for row in page:
-            key = row[identity]
-            text = stringify(key, rules)
-            if isinstance(text, Reason):
-                reject(_unusable_key(columns, row, text))
-                continue
-            key = text
-            if others:
-                value = row[only] if only is not None else None
-                tail = known.get(value) if type(value) is str else None
-                if tail is None:
-                    tail = _tail(_identifiers(columns, row, key, reject, rules), around)
-                    if tail and type(value) is str and len(known) < COMPANIES_KNOWN:
-                        known[value] = tail
-                lines[crc32(key.encode()) & _MASK].append(key + tail)
-            else:
-                lines[crc32(key.encode()) & _MASK].append(key)
-
-    return file
-
-
-def _tail(identifiers: dict[str, dict[str, str]], around: Wrapping | None) -> str:
-    """Return what follows the key in a line; bare if `around` is."""
+def _middle(identifiers: dict[str, dict[str, str]], *, bare: bool) -> str:
+    """Return what is between the key and the value in a line."""
     if not identifiers:
         return ""
-    if around is _BARE:
+    if bare:
         (texts,) = identifiers.values()
         (text,) = texts.values()
         if canonical(text) == f'"{text}"' and '"' not in text:
-            return f"\t{text}"
-    return f"\t{canonical(identifiers)}"
-
-
-def _shard_values(
-    columns: KeyColumns,
-    value_column: ValueColumn,
-    *,
-    lines: Sequence[list[str]],
-    reject: Callable[[Rejection], None],
-    rules: KeyRules,
-) -> Callable[[Sequence[Row]], None]:
-    """Return the same for rows with a value, which becomes the third field of a line."""
-    position, read = value_column
-    has_others = bool(columns.user or columns.company)
-
-    def file(page: Sequence[Row]) -> None:
-        for row in page:
-            key = stringify(row[columns.identity], rules)
-            if isinstance(key, Reason):
-                reject(_unusable_key(columns, row, key))
-                continue
-            value = read(row[position])
-            if isinstance(value, RefusedValue):
-                detail = None if value.detail is None else f"column {VALUE}: {value.detail}"
-                reject(Rejection(value.reason, storable(row[columns.identity]), excerpt(columns, row), detail))
-                continue
-            identifiers = _identifiers(columns, row, key, reject, rules) if has_others else {}
-            middle = canonical(identifiers) if identifiers else ""
-            lines[crc32(key.encode()) & _MASK].append(f"{key}\t{middle}\t{value}")
-
-    return file
+            return text
+    return canonical(identifiers)
 
 
 def _identifiers(
@@ -250,25 +234,26 @@ def _column(columns: KeyColumns, position: int) -> str:
     return f"column {columns.names[position]}" if columns.names else f"column {position + 1}"
 
 
-def distinct(lines: Iterable[str]) -> tuple[set[str], list[str]]:
-    """Return one line for each key of a shard, and the other lines, sorted: the duplicates.
+def distinct(lines: Iterable[str], *, left_out: Callable[[str], None]) -> Iterator[str]:
+    """Yield one line for each key, and pass on the others; the lines of a key come one after the other.
 
     The line with more identifiers is kept; of several, the smallest. Lines of one key differ only in their canonical
     JSON, so the smallest line is the row with the smallest JSON.
     """
-    kept: dict[str, str] = {}
-    left_out: list[str] = []
+    key = kept = None
     for line in lines:
-        key = line.partition("\t")[0]
-        other = kept.get(key)
-        if other is None:
-            kept[key] = line
-        elif _precedes(line, other):
-            kept[key] = line
-            left_out.append(other)
+        its = line.partition("\t")[0]
+        if kept is None or its != key:
+            if kept is not None:
+                yield kept
+            key, kept = its, line
+        elif _precedes(line, kept):
+            left_out(kept)
+            kept = line
         else:
-            left_out.append(line)
-    return set(kept.values()), sorted(left_out)
+            left_out(line)
+    if kept is not None:
+        yield kept
 
 
 def _precedes(line: str, other: str) -> bool:

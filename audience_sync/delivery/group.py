@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import attrgetter
 from typing import Final
 
 from audience_sync.core.events import Event
@@ -75,19 +76,15 @@ class WorkerGroup:
             self._rejected[event.idempotency_key if event.origin is None else event.profile_key] = event
             if len(self._rejected) < MOST_REJECTED:
                 return
-            for rejected in sorted(self._rejected.values(), key=_place):  # as others lock rows
+            for rejected in sorted(self._rejected.values(), key=attrgetter("profile_key")):  # as others lock rows
                 if rejected.origin is None:
                     outbox.revive(connection, rejected)
                 else:
                     row = rejected.origin.row
-                    events.set_dead(connection, row.shard, row.profile_key, row.position, reason=None)
+                    events.set_dead(connection, row.profile_key, row.position, reason=None)
         self.fail(
             DestinationError(
                 f"Schematic rejected {MOST_REJECTED} events in a row and accepted none: {reason}",
                 hint="nothing was lost: fix the cause, then run `audience-sync deliver`",
             )
         )
-
-
-def _place(event: Event) -> tuple[int, str]:
-    return event.shard, event.profile_key

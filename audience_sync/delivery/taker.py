@@ -20,7 +20,6 @@ from audience_sync.core.destination.forwarding import ForwardedParcel, make_forw
 from audience_sync.core.destination.parcels import Destination, Parcel, Rejected, make_parcels
 from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.events import Contents, Forwarded, OpenChanges
-from audience_sync.core.shards import shard_of
 from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.cuts import filling, pack
 from audience_sync.leasing import Workspace
@@ -29,12 +28,11 @@ from audience_sync.store.batches import Batch, Taking
 
 MOST_BATCHES: Final = 20  # a take
 LONGEST_BUILD: Final = 0.1  # seconds that events are built in one take: others wait for its rows
-_PLACE: Final = itemgetter(0, 1)  # of a row: its shard and profile
+_PROFILE: Final = itemgetter(0)  # of a row
 
 T = TypeVar("T", bound=tuple[Any, ...])  # a row
 P = TypeVar("P")
-Place: TypeAlias = tuple[int, str]
-START: Final[Place] = (-1, "")
+START: Final = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +48,7 @@ class _Page(NamedTuple):
     """Result of a page: what batches are made of it, its end (None: nothing is behind), and the rows dealt with."""
 
     batches: list[Contents]
-    last: Place | None
+    last: str | None
     done: int  # they left the table, or are dead now
     exits: bool = False  # it has only what goes before everything else
 
@@ -71,7 +69,7 @@ class _Made(NamedTuple):
 _NOTHING: Final = _Page([], None, 0)
 
 
-Turn: TypeAlias = Callable[[Connection, Place, Set[str], int], _Page]
+Turn: TypeAlias = Callable[[Connection, str, Set[str], int], _Page]
 
 
 @dataclass
@@ -79,13 +77,13 @@ class _Lane:
     """One of the two tables, and how far a round through it has come."""
 
     turn: Turn
-    after: Place = START
+    after: str = START
 
     def next(self, connection: Connection, held: Set[str], limit: int) -> _Page:
         """Return the next page with progress; go around at most once."""
         began = self.after
         while True:
-            ahead = {key for key in held if (shard_of(key), key) > self.after}  # few
+            ahead = {key for key in held if key > self.after}  # few
             page = self.turn(connection, self.after, ahead, limit)
             self.after = page.last or START
             if page.is_progress or (page.last is None and began == START):
@@ -156,7 +154,7 @@ class Taker:
             return page
         return self._all.next(connection, held, limit)
 
-    def _changes(self, connection: Connection, after: Place, held: Set[str], limit: int, *, exits_only: bool) -> _Page:
+    def _changes(self, connection: Connection, after: str, held: Set[str], limit: int, *, exits_only: bool) -> _Page:
         """Take a page of the outbox: one parcel has all that is open of a profile, or its exits."""
         while True:
             found, more = outbox.page(connection, after=after, limit=limit, held=held, exits_only=exits_only)
@@ -169,7 +167,7 @@ class Taker:
         found, sent = found.part(0, made.end), sent.part(0, made.end)
         identifiers.remember(connection, found, sent)
         outbox.mark_rejected(connection, made.rejected)
-        last = None if is_all else (sent.shards[-1], sent.profile_keys[-1])
+        last = None if is_all else sent.profile_keys[-1]
         if made.rejected:
             dead = {change for change, _ in made.rejected}
             sent = OpenChanges.of(row for row in sent if row not in dead)
@@ -190,7 +188,7 @@ class Taker:
         if not full and more and not is_late:
             return None
         if 0 < full < len(parcels):
-            end = sum(len(list(of_profile)) for _, of_profile in islice(groupby(rows, key=_PLACE), full))
+            end = sum(len(list(of_profile)) for _, of_profile in islice(groupby(rows, key=_PROFILE), full))
             parcels = parcels[:full]
         return _Made(self._pack(parcels), [one for parcel in parcels for one in parcel.rejected], end)
 
@@ -232,28 +230,28 @@ class Taker:
         """Return the events of parcels in batches."""
         return [Contents.of(some) for some in pack((p.events for p in parcels), self._batching.batch_size)]
 
-    def _events(self, connection: Connection, after: Place, held: Set[str], limit: int) -> _Page:
+    def _events(self, connection: Connection, after: str, held: Set[str], limit: int) -> _Page:
         """Take a page of forwarded events: of a profile as many as fit into one batch, so none overtakes another."""
         batching, now_ms = self._batching, self._workspace.seams.now_ms()
         rows, last = events.page(connection, after=after, limit=limit, held=held)
         destination, size = batching.destination, batching.batch_size
 
         def build(some: Sequence[Forwarded]) -> list[ForwardedParcel]:
-            return [make_forwarded(list(of), destination, most=size) for _, of in groupby(some, key=_PLACE)]
+            return [make_forwarded(list(of), destination, most=size) for _, of in groupby(some, key=_PROFILE)]
 
         parcels, end = self._build(rows, build)
         if end < len(rows):
-            last = _PLACE(rows[end - 1])
+            last = rows[end - 1].profile_key
         if last is not None and (full := filling([len(parcel.events) for parcel in parcels], size)):
             if full < len(parcels):
-                last, _ = next(islice(groupby(rows, key=_PLACE), full - 1, None))
+                last, _ = next(islice(groupby(rows, key=_PROFILE), full - 1, None))
             parcels = parcels[:full]
         made = [event for parcel in parcels for event in parcel.events]
         unsent = [one for parcel in parcels for one in parcel.unsent]
         dead = [one for parcel in parcels for one in parcel.dead]
         events.close_unsent(connection, unsent, now_ms=now_ms)
-        for (shard, key, position, *_), reason in dead:
-            events.set_dead(connection, shard, key, position, reason=reason)
+        for (key, position, *_), reason in dead:
+            events.set_dead(connection, key, position, reason=reason)
         stay = {(row.profile_key, row.position) for row, _ in dead}
         taken = {(e.profile_key, e.origin.row.position): e.origin.row for e in made if e.origin is not None}
         over = [row for parcel in parcels for row in parcel.over]
@@ -267,6 +265,6 @@ def _whole_profiles(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     end = 0
     while end < len(rows):
         start, end = end, min(end + size, len(rows))
-        while end < len(rows) and _PLACE(rows[end]) == _PLACE(rows[end - 1]):
+        while end < len(rows) and _PROFILE(rows[end]) == _PROFILE(rows[end - 1]):
             end += 1
         yield rows[start:end]

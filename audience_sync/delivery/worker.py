@@ -207,7 +207,6 @@ class Worker(threading.Thread):
             if c.audience_id in newer:
                 continue
             change = OpenChange(
-                event.shard,
                 event.profile_key,
                 c.audience_id,
                 c.trait,

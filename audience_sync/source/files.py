@@ -47,7 +47,7 @@ def connect(source: Source, limit: timedelta) -> FileSession:
         folder = undo.enter_context(TemporaryDirectory(prefix="audience-sync-", ignore_cleanup_errors=True))
         connection = undo.enter_context(_open(folder, source))
         columns: set[str] = set()
-        deadline = Deadline(limit, (connection.interrupt,))
+        deadline = undo.enter_context(Deadline(limit, (connection.interrupt,)))
 
         def go_on() -> None:
             if deadline.is_over:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import NoSuchModuleError
 from audience_sync.config import Source
 from audience_sync.core.parameters import place_in
 from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError, SourceError
-from audience_sync.extras import DIALECTS, EXTRAS, install_command, missing
+from audience_sync.extras import DIALECTS, install_command, missing
 from audience_sync.signals import interrupting
 from audience_sync.source.explain import explained, overdue, place_of
 from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, Deadline, Session
@@ -45,8 +45,7 @@ def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
         AudienceSyncError: a signal asked the process to end.
     """
     place = place_of(source)
-    with closing(_connected_soon(source, place, limit)) as session:
-        deadline = Deadline(limit, session.interrupts())
+    with closing(_connected_soon(source, place, limit)) as session, Deadline(limit, session.interrupts()) as deadline:
 
         @contextmanager
         def reach(what: str, sql: str | None = None) -> Iterator[None]:
@@ -108,7 +107,7 @@ def _stopped() -> AudienceSyncError:
 def _connected(source: Source, place: str, limit: timedelta) -> Session:
     """Connect with the room of the source's database, or with the general one."""
     url = source.url.get_secret_value() if source.url else None
-    packages = DIALECTS.get(url.get_backend_name(), ()) if url else EXTRAS["files"]
+    packages = DIALECTS.get(url.get_backend_name(), ()) if url else ()
     name = _ROOMS.get(backend(source), "other") if url else "files"
     try:
         room = import_module(f"audience_sync.source.{name}")

@@ -11,15 +11,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from functools import partial
 from itertools import chain, repeat
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 from audience_sync.core.parameters import Statement
 from audience_sync.signals import interrupting
 
-PAGE = 20_000  # rows fetched at a time
+PAGE = 2_000  # rows fetched at a time: more take longer each, as they leave the cache of the processor
 CONNECT_TIMEOUT = timedelta(seconds=30)
+SHORTEST_LOOK = 0.01  # seconds between two looks at a clock that has run out with no query under way
 GRACE = 5.0  # seconds a stopped query gets to end by itself before the next, ruder means
 
 Page: TypeAlias = list[tuple[Any, ...]]
@@ -66,13 +67,33 @@ class Session(Protocol):
 
 
 class Deadline:
-    """The time a query may spend in the database; what its reader does with the rows does not count."""
+    """The time a query may spend in the database; what its reader does with the rows does not count.
+
+    A context manager: within it, one thread watches over block after block.
+    """
 
     def __init__(self, limit: timedelta, interrupts: Sequence[Callable[[], None]]) -> None:
         self._left = limit.total_seconds()
         self._interrupts = interrupts
+        self._block: object | None = None  # the one that runs
+        self._began = 0.0
+        self._changed = threading.Condition()  # it runs no more, or is to be stopped
+        self._watcher = threading.Thread(target=self._watch, name="deadline", daemon=True)
+        self._is_closed = False
         self.expired = False
         self.stopped = False  # by a signal
+
+    def __enter__(self) -> Self:
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        self._watcher.join()
 
     @property
     def is_over(self) -> bool:
@@ -85,33 +106,45 @@ class Deadline:
 
         `expired` and `stopped` tell whether it was.
         """
-        ended, woken = threading.Event(), threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(woken, ended), name="deadline", daemon=True)
-        began = time.monotonic()
-        watcher.start()
+        with self._changed:
+            self._block, self._began = object(), time.monotonic()
+            if self._left <= 0:
+                self._changed.notify()
         try:
-            with interrupting(partial(self._stop, woken)):
+            with interrupting(self._stop):
                 yield
         finally:
-            ended.set()
-            woken.set()
-            watcher.join()  # an interrupt that came late must not meet a connection that was given back
-            self._left -= time.monotonic() - began
+            with self._changed:  # an interrupt that came late must not meet a connection that was given back
+                self._block = None
+                self._left -= time.monotonic() - self._began
+                if self.is_over:
+                    self._changed.notify()
 
-    def _stop(self, woken: threading.Event) -> None:
+    def _stop(self) -> None:
         self.stopped = True
-        woken.set()
+        with self._changed:
+            self._changed.notify()
 
-    def _watch(self, woken: threading.Event, ended: threading.Event) -> None:
-        """Try one way to stop the query after the other, until it has ended; the last one again and again.
+    def _remaining(self) -> float:
+        return self._left if self._block is None else self._left - (time.monotonic() - self._began)
+
+    def _watch(self) -> None:
+        """Stop the block that runs when the time is over; it is not woken for each one, and looks again by itself."""
+        with self._changed:
+            while not self._is_closed:
+                if self._block is None or not (self.stopped or self._remaining() <= 0):
+                    self._changed.wait(min(max(self._remaining(), SHORTEST_LOOK), threading.TIMEOUT_MAX))
+                    continue
+                self.expired = not self.stopped
+                self._interrupt(self._block)
+
+    def _interrupt(self, block: object) -> None:
+        """Try one way to stop a block after the other, until it has ended; the last one again and again.
 
         An interrupt that comes just before the query begins has no effect.
         """
-        in_time = woken.wait(max(self._left, 0))
-        if ended.is_set():
-            return
-        self.expired = not in_time
         for interrupt in chain(self._interrupts, repeat(self._interrupts[-1])):
             interrupt()
-            if ended.wait(GRACE):
+            self._changed.wait_for(lambda: self._block is not block or self._is_closed, GRACE)
+            if self._block is not block or self._is_closed:
                 return

@@ -133,7 +133,7 @@ _INSERT: Final = sa.text(
 
 def _content(contents: Contents) -> dict[str, object]:
     return {
-        "shards": _spaced(contents.shards),
+        "shards": _spaced(map(shard_of, contents.profile_keys)),
         "n": contents.size,
         "keys": orjson.dumps(list(dict.fromkeys(contents.profile_keys))).decode(),
         "events": contents.dump(),
@@ -287,13 +287,13 @@ def _sent(connection: Connection, settled: Iterable[Batch]) -> Counter[int]:
 def _in_outbox(connection: Connection, values: Iterable[tuple[str, int, int]]) -> set[tuple[str, int, int]]:
     """Return which values (profile, audience, generation) are in the outbox, too: a mapping rejected a part of them."""
     c = tables.outbox.columns
-    given = jsonrows.table(connection, "given", (c.shard, c.profile_key, c.audience_id, c.generation))
+    given = jsonrows.table(connection, "given", (c.profile_key, c.audience_id, c.generation))
     rows = connection.execute(
         sa.text(
-            f"SELECT o.profile_key, o.audience_id, o.generation FROM ({given}) AS g JOIN outbox o ON o.shard = g.shard"
-            " AND o.profile_key = g.profile_key AND o.audience_id = g.audience_id AND o.generation = g.generation"
+            f"SELECT o.profile_key, o.audience_id, o.generation FROM ({given}) AS g JOIN outbox o"
+            " ON o.profile_key = g.profile_key AND o.audience_id = g.audience_id AND o.generation = g.generation"
         ),
-        {"given": jsonrows.given((shard_of(key), key, *rest) for key, *rest in values)},
+        {"given": jsonrows.given(values)},
     )
     return {(row.profile_key, row.audience_id, row.generation) for row in rows}
 

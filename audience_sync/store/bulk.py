@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 CHUNK = 20_000  # rows a statement
+LINES_A_TEXT = 1_000  # more at once cost SQLite more for each
 _NULL = r"\N"  # in the text format of COPY
 
 
@@ -49,37 +50,38 @@ def insert(
         )
 
 
-def insert_members(
-    connection: Connection,
-    shards: Iterable[tuple[int, Sequence[str]]],
-    *,
-    audience_id: int,
-    run_id: int,
-    generation: int,
-) -> None:
-    """Insert the members of the lines (`core.shards`) of some shards, who entered with one run.
+def insert_members(connection: Connection, lines: Sequence[str], *, audience_id: int, run_id: int) -> None:
+    """Insert the members of lines (`core.lines`), who entered with one run.
 
-    The lines of a shard go to the database as one text: SQLite takes it apart itself, a row at a time costs it three
-    times as much.
+    Many lines go to the database as one text: SQLite takes it apart itself, a row at a time costs it three times as
+    much.
     """
-    names = "audience_id, shard, entered_run_id, generation, profile_key, identifiers, value"
+    names = "audience_id, entered_run_id, run_id, profile_key, identifiers, value"
     if connection.dialect.name == "sqlite":
-        for shard, lines in shards:
-            rest = "NULLIF(value, ''), NULL"
-            if lines[0].count("\t") > 1:  # of a computed trait all have both
-                rest = (
-                    "NULLIF(substr(value, 1, instr(value, char(9)) - 1), ''), substr(value, instr(value, char(9)) + 1)"
-                )
+        rest = "NULLIF(value, ''), NULL"
+        if lines[0].count("\t") > 1:  # of a computed trait all have both
+            rest = "NULLIF(substr(value, 1, instr(value, char(9)) - 1), ''), substr(value, instr(value, char(9)) + 1)"
+        for start in range(0, len(lines), LINES_A_TEXT):
             connection.exec_driver_sql(
-                f"INSERT INTO memberships ({names}) SELECT ?, ?, ?, ?, key, {rest} FROM json_each(?)",
-                (audience_id, shard, run_id, generation, _as_object(lines)),
+                f"INSERT INTO memberships ({names}) SELECT ?, ?, ?, key, {rest} FROM json_each(?)",
+                (audience_id, run_id, run_id, _as_object(lines[start : start + LINES_A_TEXT])),
             )
         return
     with _copying(connection, f"COPY memberships ({names}) FROM STDIN") as copy:
-        for shard, lines in shards:
-            before = f"{audience_id}\t{shard}\t{run_id}\t{generation}"
-            parted = (line.partition("\t")[::2] for line in "\n".join(lines).replace("\\", "\\\\").split("\n"))
+        before = f"{audience_id}\t{run_id}\t{run_id}"
+        for start in range(0, len(lines), LINES_A_TEXT):
+            text = "\n".join(lines[start : start + LINES_A_TEXT]).replace("\\", "\\\\")
+            parted = (line.partition("\t")[::2] for line in text.split("\n"))
             copy.write("".join([f"{before}\t{key}\t{_copied(rest)}\n" for key, rest in parted]))
+
+
+def copied_lines(connection: Connection, query: str) -> Iterator[bytes]:
+    """Yield the texts of a query's one column as lines in UTF-8, many at a time: what COPY of Postgres sends."""
+    # Neither character is in a line, so that none is ever quoted.
+    statement = f"COPY ({query}) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
+    with _copying(connection, statement) as copy:
+        while data := copy.read():
+            yield bytes(data)
 
 
 @contextmanager

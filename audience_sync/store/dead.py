@@ -10,18 +10,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import MEMBER_VALUE
-from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.store import audiences, binding, event_reports, events, reports
 from audience_sync.store.event_reports import EventState
 from audience_sync.store.reports import PAGE, Record, iso
+from audience_sync.store.runs import identifiers_of
 
 COLUMNS = (
     "audience", "profile_key", "value", "state", "since", "reason", "run_id", "generation", "message_id", "type",
     "name",
 )  # fmt: skip
 
-_ORDER = {"outbox": "shard, profile_key, audience_id", "events": "shard, profile_key, position"}
+_ORDER = {"outbox": "profile_key, audience_id", "events": "profile_key, position"}
 
 
 class Which(NamedTuple):
@@ -49,16 +49,15 @@ def _changes(database: Database, which: Which) -> Iterator[Record]:
     conditions, parameters = _conditions("outbox", which)
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
-        on = ["(o.shard, o.profile_key, o.audience_id) > (:shard, :key, :audience)"] if last else []
-        key = last["profile_key"] if last else ""
-        place = {"shard": shard_of(key), "key": key, "audience": last["audience_id"]} if last else {}
+        on = ["(o.profile_key, o.audience_id) > (:key, :audience)"] if last else []
+        place = {"key": last["profile_key"], "audience": last["audience_id"]} if last else {}
         rows = connection.execute(
             sa.text(
                 "SELECT a.key AS audience, o.profile_key, o.value, 'dead' AS state, r.started_at AS since,"
                 " o.dead_reason AS reason, o.run_id, o.generation, o.audience_id"
                 " FROM outbox o JOIN audiences a ON a.id = o.audience_id LEFT JOIN runs r ON r.id = o.run_id"
                 f"{reports.where([f'o.{one}' for one in conditions], on)}"
-                " ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :n"
+                " ORDER BY o.profile_key, o.audience_id LIMIT :n"
             ),
             {**parameters, **place, "n": PAGE},
         ).mappings()
@@ -103,9 +102,10 @@ def retry(connection: Connection, which: Which, *, now_ms: int) -> dict[str, int
 
 def _retry_changes(connection: Connection, which: Which, *, generation: int) -> int:
     member = (
-        "FROM memberships m WHERE m.audience_id = outbox.audience_id AND m.shard = outbox.shard"
-        " AND m.profile_key = outbox.profile_key"
+        "FROM memberships m LEFT JOIN runs w ON w.id = m.run_id"
+        " WHERE m.audience_id = outbox.audience_id AND m.profile_key = outbox.profile_key"
     )
+    identifiers = identifiers_of("m.identifiers", "w")
     conditions, parameters = _conditions("outbox", which)
     _lock(connection, "outbox", conditions, parameters)
     result = connection.execute(
@@ -113,7 +113,7 @@ def _retry_changes(connection: Connection, which: Which, *, generation: int) -> 
             "UPDATE outbox SET dead_reason = NULL, generation = :g,"
             f" value = COALESCE((SELECT COALESCE(m.value, '{MEMBER_VALUE}') {member}),"
             f" {audiences.exit_value('outbox.audience_id')}),"
-            f" identifiers = CASE WHEN EXISTS (SELECT 1 {member}) THEN (SELECT m.identifiers {member})"
+            f" identifiers = CASE WHEN EXISTS (SELECT 1 {member}) THEN (SELECT {identifiers} {member})"
             " ELSE identifiers END"
             f"{reports.where(conditions)}"
         ),
@@ -161,8 +161,8 @@ def _conditions(table: str, which: Which) -> tuple[list[str], dict[str, object]]
         conditions.append("audience_id = :a")
         parameters["a"] = which.audience_id
     if which.profile_key is not None:
-        conditions += ["shard = :s", "profile_key = :k"]
-        parameters.update(s=shard_of(which.profile_key), k=which.profile_key)
+        conditions.append("profile_key = :k")
+        parameters["k"] = which.profile_key
     return conditions, parameters
 
 

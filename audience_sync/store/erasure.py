@@ -17,7 +17,7 @@ from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences, batches, binding, events, memberships
-from audience_sync.store.history import HISTORY_FROM
+from audience_sync.store.entries import HISTORY_FROM, history_from
 
 ROWS_A_COMMIT = 20_000  # about so many old rows are deleted at once
 GROUPS_A_READ = 4_096
@@ -29,24 +29,17 @@ PATIENCE = 1_000  # milliseconds for writers, and for readers of the write-ahead
 
 # The rows of one person in each table but `batches`. The messageIds of `message_ids` and `event_counts` name nobody.
 _PLACES = {
-    "memberships": "audience_id IN (SELECT id FROM audiences) AND shard = :s AND profile_key = :k",
-    "staged": "run_id IN (SELECT run_id FROM staged_shards) AND shard = :s AND profile_key = :k",
-    "changes": "run_id IN (SELECT id FROM runs) AND shard = :s AND profile_key = :k",
-    "outbox": "shard = :s AND profile_key = :k",
-    "user_identifiers": "shard = :s AND profile_key = :k",
-    "events": "shard = :s AND profile_key = :k",
+    "memberships": "audience_id IN (SELECT id FROM audiences) AND profile_key = :k",
+    "staged": "run_id IN (SELECT id FROM runs) AND profile_key = :k",
+    "changes": "run_id IN (SELECT id FROM runs) AND profile_key = :k",
+    "outbox": "profile_key = :k",
+    "user_identifiers": "profile_key = :k",
+    "events": "profile_key = :k",
     "deliveries": "shard = :s AND profile_key = :k",
     "rejections": "profile_key = :cut",  # they keep no more of a key than this
 }
 
 _OLD = {  # what finds and counts groups of old rows, and what deletes one of these
-    "changes": (
-        (
-            "SELECT r.id AS run_id, c.shard, count(*) AS n FROM runs r CROSS JOIN changes c"
-            " WHERE c.run_id = r.id AND r.as_of < :limit GROUP BY r.id, c.shard"
-        ),
-        "DELETE FROM changes WHERE run_id = :run_id AND shard = :shard",
-    ),
     "batches": (
         "SELECT id, size AS n FROM batches WHERE status <> 'open' AND accepted_at < :limit",
         "DELETE FROM batches WHERE id = :id",
@@ -67,6 +60,12 @@ _OLD = {  # what finds and counts groups of old rows, and what deletes one of th
         "DELETE FROM event_counts WHERE day = :day",
     ),
 }
+
+
+_OLD_CHANGES = sa.text(
+    "DELETE FROM changes WHERE run_id = :r AND profile_key <= (SELECT max(profile_key) FROM"
+    " (SELECT profile_key FROM changes WHERE run_id = :r ORDER BY profile_key LIMIT :n) AS first)"
+)
 
 
 def traces(connection: Connection, profile_key: str) -> dict[str, int]:
@@ -98,24 +97,20 @@ def known_traces(connection: Connection, profile_key: str) -> dict[str, int]:
 def forget(connection: Connection, profile_key: str) -> dict[str, int]:
     """Erase a person from every table, and return what `traces` had found.
 
-    The caller holds the leases of all audiences: a sync that compared the shard before would commit a digest of it with
-    the person. It has also seized the person's open batches (`batches.seize`), and none of them is under way.
+    The caller holds the leases of all audiences: a sync that read the person before would put them back. It has also
+    seized the person's open batches (`batches.seize`), and none of them is under way.
     """
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA secure_delete = ON")  # overwritten, not only unlinked
     found = traces(connection, profile_key)
-    shard = shard_of(profile_key)
     rows = connection.execute(
         sa.text(f"SELECT audience_id FROM memberships WHERE {_PLACES['memberships']}"), _of(profile_key)
     ).all()
     for (audience_id,) in rows:
         audiences.add_members(connection, audience_id, -1)
-    for audience in audiences.every(connection):
-        memberships.forget_digests(connection, audience.id, [shard])
+    memberships.forget_digests(connection)  # those of plans that wait were made with the person
     for table, where in _PLACES.items():
         connection.execute(sa.text(f"DELETE FROM {table} WHERE {where}"), _of(profile_key))
-    # A plan that waits was compared with the person in it: without a digest the next sync compares the shard again.
-    connection.execute(sa.text("UPDATE staged_shards SET members = NULL, digest = NULL WHERE shard = :s"), {"s": shard})
     batches.forget(connection, profile_key)
     _forget_reasons(connection, profile_key)
     return found
@@ -147,11 +142,12 @@ def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str,
         for name in ("changes", "deliveries", "rejections")
     }
     with database.write() as connection:  # first: nobody may take a history with holes for the whole
-        if limits["changes"] > int(binding.get(connection, HISTORY_FROM) or 0):
+        if limits["changes"] > history_from(connection):
             binding.put(connection, HISTORY_FROM, str(limits["changes"]))
     limits["batches"] = limits["deliveries"]
     limits["event_counts"] = limits["deliveries"] // events.DAY_MS
-    purged = {table: _purge(database, *statements, limits[table]) for table, statements in _OLD.items()}
+    purged = {"changes": _purge_changes(database, before=limits["changes"])}
+    purged |= {table: _purge(database, *statements, limits[table]) for table, statements in _OLD.items()}
     purged["message_ids"] = _purge_message_ids(database, before=now_ms // events.DAY_MS - events.KNOWN_DAYS)
     compact(database)
     return purged
@@ -168,6 +164,28 @@ def _purge(database: Database, groups: str, delete: str, limit: int) -> int:
                 for group in chunk:
                     deleted += connection.execute(sa.text(delete), {**group, "limit": limit}).rowcount
         if len(found) < GROUPS_A_READ:
+            return deleted
+
+
+def _purge_changes(database: Database, *, before: int) -> int:
+    """Delete the changes of runs before an instant, some of them in each commit: a run may have millions."""
+    deleted = 0
+    while True:
+        with database.write() as connection:
+            found = connection.execute(
+                sa.text(
+                    "SELECT r.id FROM runs r WHERE r.as_of < :before"
+                    " AND EXISTS (SELECT 1 FROM changes c WHERE c.run_id = r.id) ORDER BY r.id LIMIT :n"
+                ),
+                {"before": before, "n": ROWS_A_COMMIT},
+            )
+            gone = 0
+            for run_id in found.scalars().all():
+                gone += connection.execute(_OLD_CHANGES, {"r": run_id, "n": ROWS_A_COMMIT - gone}).rowcount
+                if gone >= ROWS_A_COMMIT:
+                    break
+        deleted += gone
+        if gone < ROWS_A_COMMIT:
             return deleted
 
 

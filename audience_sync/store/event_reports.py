@@ -12,7 +12,6 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.store import binding, events, outages, reports
 from audience_sync.store.reports import PAGE, Record, iso
@@ -124,12 +123,11 @@ def _page(
 ) -> list[Record]:
     """Return the next events along the primary key; of a state, all of which some may be in it."""
     key = last["profile_key"] if last else profile_key
-    shard = 0 if key is None else shard_of(key)
     if profile_key is not None:
-        conditions = ["shard = :shard", "profile_key = :key", *reports.only({"position > :position": last})]
+        conditions = ["profile_key = :key", *reports.only({"position > :position": last})]
     else:
-        conditions = reports.only({"(shard, profile_key, position) > (:shard, :key, :position)": last})
-    columns = "shard, profile_key, message_id, type, name, received_at, position, payload"
+        conditions = reports.only({"(profile_key, position) > (:key, :position)": last})
+    columns = "profile_key, message_id, type, name, received_at, position, payload"
     waiting, in_batches = ([], []) if state is None else ([one] for one in _CONDITIONS[state])
     halves = [
         (
@@ -142,10 +140,8 @@ def _page(
         ),
     ]
     rows = connection.execute(
-        sa.text(
-            f"{' UNION ALL '.join(halves)} ORDER BY shard, profile_key, position{'' if limit is None else ' LIMIT :n'}"
-        ),
-        {"shard": shard, "key": key, "position": last and last["position"], "n": limit},
+        sa.text(f"{' UNION ALL '.join(halves)} ORDER BY profile_key, position{'' if limit is None else ' LIMIT :n'}"),
+        {"key": key, "position": last and last["position"], "n": limit},
     )
     earliest = outages.next_try(connection)
     return [_record(row, earliest) for row in rows]

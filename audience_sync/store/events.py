@@ -27,8 +27,8 @@ POSITION = "event_position"
 ROWS_AT_ONCE = 64  # fetched
 MOST_TEXT = 4 * 1024 * 1024  # characters of events that are read at once
 
-_KEY = ("shard", "profile_key", "position")
-_OF_MESSAGE = "shard = :s AND profile_key = :k AND message_id = :m"
+_KEY = ("profile_key", "position")
+_OF_MESSAGE = "profile_key = :k AND message_id = :m"
 
 
 def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) -> int:
@@ -44,7 +44,7 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
     fresh = _first_seen(connection, list(first_of), day=now_ms // DAY_MS)
     taken = [arrival for arrival in reversed(first_of.values()) if arrival.message_id in fresh]
     rows = sorted(  # as they lie in the table: neighbours share pages
-        (a.shard, a.profile_key, at, a.message_id, a.type, a.name, a.payload, now_ms, None, None)
+        (a.profile_key, at, a.message_id, a.type, a.name, a.payload, now_ms, None, None)
         for at, a in enumerate(taken, position)
     )
     bulk.insert(connection, tables.events, rows)
@@ -53,9 +53,9 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
 
 
 def page(
-    connection: Connection, *, after: tuple[int, str], limit: int, held: Set[str] = frozenset()
-) -> tuple[list[Forwarded], tuple[int, str] | None]:
-    """Lock and return waiting events behind a shard and profile, and the last place looked at if there are more.
+    connection: Connection, *, after: str, limit: int, held: Set[str] = frozenset()
+) -> tuple[list[Forwarded], str | None]:
+    """Lock and return waiting events behind a profile, and the last profile looked at if there are more.
 
     At most `limit` rows are looked at, fewer where they are long: about `MOST_TEXT` characters. Of the last profile
     some may be missing, later than those returned. Dead ones, and those of `held` profiles, are left out: however many
@@ -64,28 +64,27 @@ def page(
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE OF e"
     places = connection.execute(  # answered by the index of what waits: no payload is read
         sa.text(
-            "SELECT shard, profile_key, position FROM events"
-            " WHERE (shard, profile_key) > (:shard, :key) AND dead_reason IS NULL"
-            " ORDER BY shard, profile_key, position LIMIT :limit"
+            "SELECT profile_key, position FROM events"
+            " WHERE profile_key > :key AND dead_reason IS NULL"
+            " ORDER BY profile_key, position LIMIT :limit"
         ),
-        {"shard": after[0], "key": after[1], "limit": limit},
+        {"key": after, "limit": limit},
     ).all()
     wanted = [place for place in places if place.profile_key not in held]
-    last = (places[-1].shard, places[-1].profile_key) if len(places) == limit else None
+    last = places[-1].profile_key if len(places) == limit else None
     if not wanted:
         return [], last
     rows = connection.execute(
         sa.text(
-            "SELECT e.shard, e.profile_key, e.position, e.message_id, e.type, e.payload, e.accepted, e.name,"
+            "SELECT e.profile_key, e.position, e.message_id, e.type, e.payload, e.accepted, e.name,"
             " e.received_at FROM events e WHERE e.dead_reason IS NULL"
-            " AND (e.shard, e.profile_key, e.position) >= (:s, :k, :p)"
-            " AND (e.shard, e.profile_key, e.position) <= (:last_s, :last_k, :last_p)"
+            " AND (e.profile_key, e.position) >= (:k, :p) AND (e.profile_key, e.position) <= (:last_k, :last_p)"
             f" AND e.profile_key NOT IN ({bulk.each(connection, 'held')})"
-            f" ORDER BY e.shard, e.profile_key, e.position{lock}"
+            f" ORDER BY e.profile_key, e.position{lock}"
         ),
         {
-            **dict(zip(("s", "k", "p"), wanted[0], strict=True)),
-            **dict(zip(("last_s", "last_k", "last_p"), wanted[-1], strict=True)),
+            **dict(zip(("k", "p"), wanted[0], strict=True)),
+            **dict(zip(("last_k", "last_p"), wanted[-1], strict=True)),
             "held": bulk.texts(connection, held),
         },
         execution_options={"stream_results": True},  # else Postgres sends all of them, however long
@@ -97,7 +96,7 @@ def page(
         found.append(Forwarded._make((*row, keys, name, received_at)))
         text += len(found[-1].payload)
         if text >= MOST_TEXT:
-            last = found[-1].shard, found[-1].profile_key
+            last = found[-1].profile_key
             break
     rows.close()
     return found, last
@@ -105,7 +104,7 @@ def page(
 
 def remove(connection: Connection, taken: Iterable[Forwarded]) -> None:
     """Delete rows that `page` returned: a batch has them, or nothing more is to be sent of them."""
-    rows = sorted((event.shard, event.profile_key, event.position) for event in taken)
+    rows = sorted((event.profile_key, event.position) for event in taken)
     if not rows:
         return
     if connection.dialect.name != "sqlite":
@@ -113,13 +112,13 @@ def remove(connection: Connection, taken: Iterable[Forwarded]) -> None:
         return
     connection.execute(  # as in the outbox
         sa.text(
-            "DELETE FROM events WHERE (shard, profile_key, position) >= (:s, :k, :p)"
-            " AND (shard, profile_key, position) <= (:last_s, :last_k, :last_p)"
+            "DELETE FROM events WHERE (profile_key, position) >= (:k, :p)"
+            " AND (profile_key, position) <= (:last_k, :last_p)"
             " AND position IN (SELECT value FROM json_each(:positions))"
         ),
         {
-            **dict(zip(("s", "k", "p"), rows[0], strict=True)),
-            **dict(zip(("last_s", "last_k", "last_p"), rows[-1], strict=True)),
+            **dict(zip(("k", "p"), rows[0], strict=True)),
+            **dict(zip(("last_k", "last_p"), rows[-1], strict=True)),
             "positions": orjson.dumps([position for *_, position in rows]).decode(),
         },
     )
@@ -136,10 +135,10 @@ def put_back_dead(connection: Connection, origin: Origin, reason: str) -> None:
         found = connection.execute(sa.text(f"SELECT position FROM events WHERE {_OF_MESSAGE}"), _message(row)).first()
     if found is not None:
         if found.position == row.position:
-            set_dead(connection, row.shard, row.profile_key, row.position, reason=reason)
+            set_dead(connection, row.profile_key, row.position, reason=reason)
         return
     accepted = orjson.dumps(sorted(row.accepted)).decode() if row.accepted else None
-    kept = (row.shard, row.profile_key, row.position, row.message_id, row.type, row.name, row.payload, row.received_at)
+    kept = (row.profile_key, row.position, row.message_id, row.type, row.name, row.payload, row.received_at)
     bulk.insert(connection, tables.events, [(*kept, reason, accepted)])
 
 
@@ -154,7 +153,7 @@ def add_accepted(connection: Connection, accepted: Iterable[Event]) -> None:
         ).first()
         if found is not None:
             keys = sorted({*orjson.loads(found.accepted or "[]"), *row.accepted, event.idempotency_key})
-            where, parameters = _one(row.shard, row.profile_key, found.position)
+            where, parameters = _one(row.profile_key, found.position)
             connection.execute(
                 sa.text(f"UPDATE events SET accepted = :keys WHERE {where}"),
                 {**parameters, "keys": orjson.dumps(keys).decode()},
@@ -185,9 +184,9 @@ def _count_unsent(connection: Connection, unsent: Sequence[tuple[str, str, str]]
     bulk.insert(connection, tables.event_counts, rows, on_conflict=on_conflict)
 
 
-def set_dead(connection: Connection, shard: int, key: str, position: int, *, reason: str | None) -> None:
+def set_dead(connection: Connection, key: str, position: int, *, reason: str | None) -> None:
     """Give a row the reason for which it is dead, or take that away."""
-    where, parameters = _one(shard, key, position)
+    where, parameters = _one(key, position)
     connection.execute(sa.text(f"UPDATE events SET dead_reason = :why WHERE {where}"), {**parameters, "why": reason})
 
 
@@ -227,9 +226,9 @@ def _first_seen(connection: Connection, message_ids: Sequence[str], *, day: int)
     return set(rows.scalars())
 
 
-def _one(shard: int, key: str, position: int) -> tuple[str, dict[str, object]]:
-    return "shard = :s AND profile_key = :k AND position = :p", {"s": shard, "k": key, "p": position}
+def _one(key: str, position: int) -> tuple[str, dict[str, object]]:
+    return "profile_key = :k AND position = :p", {"k": key, "p": position}
 
 
 def _message(row: Forwarded) -> dict[str, object]:
-    return {"s": row.shard, "k": row.profile_key, "m": row.message_id}
+    return {"k": row.profile_key, "m": row.message_id}

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.printable import instant_text
-from audience_sync.core.shards import SHARDS, shard_of
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, UnknownName
-from audience_sync.store import binding
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.entries import history_from
 from audience_sync.store.reports import MEMBER_COLUMNS, Record, iso
-
-HISTORY_FROM = "history_from"
-"""The setting that says from when on history is whole, in milliseconds since 1970; `erasure.purge` moves it."""
+from audience_sync.store.runs import HAS_CHANGED_MEMBERS, identifiers_of
 
 MEMBERS_A_READ = 5_000  # about so many are worked out in memory at once
-
-_APPLIED = "(state IN ('succeeded', 'applying') OR EXISTS (SELECT 1 FROM changes c WHERE c.run_id = runs.id))"
 
 
 class _Past(NamedTuple):
@@ -35,7 +30,7 @@ class _Past(NamedTuple):
 
 
 def members_as_of(database: Database, audience: AudienceRow, at_ms: int) -> Iterator[Record]:
-    """Return an iterator over those who were in an audience at an instant, in the order of their shards.
+    """Return an iterator over those who were in an audience at an instant, by profile key.
 
     Of somebody who changed later, what older history said (`since`, `run_id`, `value`, `identifiers`, `generation`) may
     be None: it can have been purged. Who was in is exact.
@@ -57,7 +52,8 @@ def _last_run_at(connection: Connection, audience: AudienceRow, at_ms: int) -> i
     """Return the run that had the last word at an instant; the changes of later runs are to be undone."""
     first, last = connection.execute(
         sa.text(
-            f"SELECT min(as_of), max(CASE WHEN as_of <= :t THEN id END) FROM runs WHERE audience_id = :a AND {_APPLIED}"
+            "SELECT min(as_of), max(CASE WHEN as_of <= :t THEN id END) FROM runs"
+            f" WHERE audience_id = :a AND {HAS_CHANGED_MEMBERS}"
         ),
         {"a": audience.id, "t": at_ms},
     ).one()
@@ -70,42 +66,56 @@ def _last_run_at(connection: Connection, audience: AudienceRow, at_ms: int) -> i
             f"audience {audience.key!r} was first synced as of {_instant(first)}, after {_instant(at_ms)}",
             hint=f"`audience-sync runs {audience.key}` shows when it was synced",
         )
-    history_from = int(binding.get(connection, HISTORY_FROM) or 0)
-    if at_ms < history_from:
+    if at_ms < (whole_from := history_from(connection)):
         raise ConfigError(
-            f"history is kept from {_instant(history_from)} on; who was in at {_instant(at_ms)} is not known any more",
+            f"history is kept from {_instant(whole_from)} on; who was in at {_instant(at_ms)} is not known any more",
             hint="`changes` of [retention] says for how long it is kept from now on",
         )
     return int(last)
 
 
 def _walk(database: Database, audience: AudienceRow, last_run: int) -> Iterator[Record]:
-    width = max(1, min(SHARDS, SHARDS * MEMBERS_A_READ // max(1, audience.members)))
-    for low in range(0, SHARDS, width):
+    after: str | None = ""
+    while after is not None:
         with database.read() as connection:
             if not database.is_sqlite:  # several statements must see one state; in a transaction of SQLite they do
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            found = _members_after(connection, {"a": audience.id, "run": last_run, "low": low, "high": low + width - 1})
-        for key in sorted(found, key=lambda key: (shard_of(key), key)):
+            upto = _page_end(connection, audience.id, after)
+            found = _members_after(connection, {"a": audience.id, "run": last_run, "after": after, "upto": upto})
+        after = upto
+        for key in sorted(found):
             past = found[key]
             said = (past.value, past.identifiers, iso(past.since), past.run_id, past.generation)
             yield dict(zip(MEMBER_COLUMNS, (audience.key, key, *said, audience.computation.value), strict=True))
 
 
-def _members_after(connection: Connection, place: dict[str, int]) -> dict[str, _Past]:
-    """Return the members of some shards as they were after a run."""
+def _page_end(connection: Connection, audience_id: int, after: str) -> str | None:
+    """Return the profile up to which to read behind another; None: to the end."""
+    last: str | None = connection.execute(
+        sa.text(
+            "SELECT CASE WHEN count(*) = :n THEN max(profile_key) END FROM (SELECT profile_key FROM memberships"
+            " WHERE audience_id = :a AND profile_key > :after ORDER BY profile_key LIMIT :n) AS next"
+        ),
+        {"a": audience_id, "after": after, "n": MEMBERS_A_READ},
+    ).scalar()
+    return last
+
+
+def _members_after(connection: Connection, place: dict[str, Any]) -> dict[str, _Past]:
+    """Return the members behind one profile and up to another as they were after a run."""
     now = connection.execute(
         sa.text(
-            "SELECT m.profile_key, m.value, m.identifiers, r.as_of, m.entered_run_id, m.generation"
-            " FROM memberships m LEFT JOIN runs r ON r.id = m.entered_run_id"
-            " WHERE m.audience_id = :a AND m.shard BETWEEN :low AND :high"
+            f"SELECT m.profile_key, m.value, {identifiers_of('m.identifiers', 'w')}, r.as_of, m.entered_run_id,"
+            " w.generation FROM memberships m LEFT JOIN runs r ON r.id = m.entered_run_id"
+            " LEFT JOIN runs w ON w.id = m.run_id"
+            f" WHERE m.audience_id = :a AND m.entered_run_id <= :run AND {_within('m', place)}"
         ),
         place,
     )
     found = {key: _Past(*rest) for key, *rest in now}
     undone: set[str] = set()
     changed: set[str] = set()
-    for key, kind, value, identifiers, *_ in connection.execute(_history("r.id > :run"), place):
+    for key, kind, value, identifiers, *_ in connection.execute(_history("r.id > :run", place), place):
         if key in undone:
             continue  # only the first change after the instant tells what was before it
         undone.add(key)
@@ -124,20 +134,27 @@ def _members_after(connection: Connection, place: dict[str, int]) -> dict[str, _
 
 
 def _recall(
-    connection: Connection, place: dict[str, int], found: dict[str, _Past], changed: set[str]
+    connection: Connection, place: dict[str, Any], found: dict[str, _Past], changed: set[str]
 ) -> dict[str, _Past]:
     """Fill in from older history how those who changed later had come to be as they were."""
-    for key, kind, value, identifiers, run_id, as_of, generation in connection.execute(_history("r.id <= :run"), place):
+    for key, kind, value, identifiers, run_id, as_of, generation in connection.execute(
+        _history("r.id <= :run", place), place
+    ):
         if key in changed:
             past = found[key]._replace(value=value, identifiers=identifiers, generation=generation)
             found[key] = past._replace(since=as_of, run_id=run_id) if kind == "entered" else past
     return found
 
 
-def _history(condition: str) -> sa.TextClause:
-    """Return the query of an audience's changes in some shards, oldest first."""
+def _within(table: str, place: dict[str, Any]) -> str:
+    upto = "" if place["upto"] is None else f" AND {table}.profile_key <= :upto"
+    return f"{table}.profile_key > :after{upto}"
+
+
+def _history(condition: str, place: dict[str, Any]) -> sa.TextClause:
+    """Return the query of an audience's changes to some profiles, oldest first."""
     return sa.text(  # CROSS JOIN: SQLite goes from each run to its rows, along the primary key
-        "SELECT c.profile_key, c.kind, c.value, c.identifiers, r.id, r.as_of, r.generation"
+        f"SELECT c.profile_key, c.kind, c.value, {identifiers_of('c.identifiers', 'r')}, r.id, r.as_of, r.generation"
         " FROM runs r CROSS JOIN changes c WHERE c.run_id = r.id AND r.audience_id = :a"
-        f" AND {condition} AND c.shard BETWEEN :low AND :high ORDER BY r.id"
+        f" AND {condition} AND {_within('c', place)} ORDER BY r.id"
     )

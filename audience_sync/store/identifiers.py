@@ -20,8 +20,8 @@ from audience_sync import tables
 from audience_sync.core.events import Event, OpenChanges
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
-from audience_sync.store import audiences, binding, jsonrows, outbox
-from audience_sync.store.runs import RunRow
+from audience_sync.store import audiences, binding, bulk, jsonrows, outbox
+from audience_sync.store.runs import RunRow, identifiers_of
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
 
@@ -33,7 +33,9 @@ _TAKE: Final = "take"  # the setting of `lock_take`
 _TAKE_WAITS_MS: Final = 5_000  # PostgreSQL: lock_timeout and idle_in_transaction_session_timeout of who has the lock
 _YIELDS_MS: Final = 900  # less than deadlock_timeout, so that it is never a sync that PostgreSQL ends
 
-_PLACE: Final = itemgetter(0, 1, 2)  # of a row: in the order in which others lock them
+_PLACE: Final = itemgetter(0, 1)  # of a row: in the order in which others lock them
+_OF_MEMBER: Final = identifiers_of("m.identifiers", "w")
+_STAGED: Final = identifiers_of("s.identifiers", "n")
 _MARK: Final = '"user":'  # in identifiers with a user key besides the identity
 
 
@@ -69,18 +71,18 @@ def shared_sentence(count: int) -> str:
 
 def remember(connection: Connection, changes: OpenChanges, sent: OpenChanges) -> None:
     """Keep the user identifiers of changes; those that the changes are sent without, too."""
-    rows: dict[tuple[int, str, str, str], bool] = {}
+    rows: dict[tuple[str, str, str], bool] = {}
     for n in _with_keys(changes):
         kept = {*_pairs(sent.identifiers[n])}
         for pair in _pairs(changes.identifiers[n]):
-            row = (changes.shards[n], changes.profile_keys[n], *pair)
+            row = (changes.profile_keys[n], *pair)
             rows[row] = rows.get(row, False) or pair in kept
     if rows:
         given = jsonrows.table(connection, "rows", tables.user_identifiers.columns)
         connection.execute(
             sa.text(
-                "INSERT INTO user_identifiers (shard, profile_key, name, value, sent)"
-                f" SELECT * FROM ({given}) AS had WHERE true ON CONFLICT (shard, profile_key, name, value)"
+                "INSERT INTO user_identifiers (profile_key, name, value, sent)"
+                f" SELECT * FROM ({given}) AS had WHERE true ON CONFLICT (profile_key, name, value)"
                 " DO UPDATE SET sent = excluded.sent WHERE excluded.sent AND NOT user_identifiers.sent"
             ),
             {"rows": jsonrows.given((*row, was_sent) for row, was_sent in sorted(rows.items()))},
@@ -100,7 +102,7 @@ def without_shared(connection: Connection, changes: OpenChanges) -> OpenChanges:
     careful = [n for n in with_keys if rows[n].value in EXIT_VALUES.values() or rows[n].kind == ChangeKind.UPDATED]
     if not careful:
         return changes
-    sent = _sent(connection, {(rows[n].shard, rows[n].profile_key) for n in careful})
+    sent = _sent(connection, {rows[n].profile_key for n in careful})
     careful = [n for n in careful if rows[n].kind == ChangeKind.UPDATED or rows[n].profile_key in sent]
     holders: dict[tuple[str, str], set[str]] = defaultdict(set)
     for n in with_keys:
@@ -125,7 +127,7 @@ def without_shared(connection: Connection, changes: OpenChanges) -> OpenChanges:
     return changes.with_identifiers(found)
 
 
-def mark_updates(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
+def mark_updates(connection: Connection, run: RunRow, *, upto: str) -> None:
     """Have updates of a plan that may give up a user identifier go with the exits: another profile may have it now.
 
     The outbox has them already, the memberships do not.
@@ -134,14 +136,15 @@ def mark_updates(connection: Connection, run: RunRow, *, low: int, high: int) ->
         return
     connection.execute(
         sa.text(
-            "UPDATE outbox SET gives_up = :yes FROM staged s CROSS JOIN memberships m"
-            " WHERE s.run_id = :r AND s.shard BETWEEN :low AND :high AND s.kind = 'updated'"
-            " AND m.audience_id = :a AND m.shard = s.shard AND m.profile_key = s.profile_key"
-            f" AND m.identifiers LIKE '%{_MARK}%' AND m.identifiers <> COALESCE(s.identifiers, '')"
-            " AND outbox.shard = s.shard AND outbox.profile_key = s.profile_key AND outbox.audience_id = :a"
+            "UPDATE outbox SET gives_up = :yes"
+            " FROM staged s CROSS JOIN memberships m CROSS JOIN runs w CROSS JOIN runs n"
+            " WHERE s.run_id = :r AND s.profile_key <= :upto AND s.kind = 'updated' AND n.id = s.run_id"
+            " AND m.audience_id = :a AND m.profile_key = s.profile_key AND w.id = m.run_id"
+            f" AND {_OF_MEMBER} LIKE '%{_MARK}%' AND {_OF_MEMBER} <> COALESCE({_STAGED}, '')"
+            " AND outbox.profile_key = s.profile_key AND outbox.audience_id = :a"
             " AND outbox.generation = :g"
         ),
-        {"yes": True, "r": run.id, "a": run.audience_id, "g": run.generation, "low": low, "high": high},
+        {"yes": True, "r": run.id, "a": run.audience_id, "g": run.generation, "upto": upto},
     )
 
 
@@ -156,7 +159,7 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
         return
     computations = audiences.computations(connection)  # `false` is also a value that a computed trait may have
     exits = {
-        (event.shard, event.profile_key, c.audience_id, c.run_id)
+        (event.profile_key, c.audience_id, c.run_id)
         for event, c in maybe
         if c.value == EXIT_VALUES[computations[c.audience_id]]
     }
@@ -166,19 +169,19 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
     if connection.dialect.name != "sqlite":
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_YIELDS_MS}")
     c = tables.outbox.columns
-    given = jsonrows.table(connection, "exits", (c.shard, c.profile_key, c.audience_id, c.run_id))
+    given = jsonrows.table(connection, "exits", (c.profile_key, c.audience_id, c.run_id))
     found = connection.execute(
         sa.text(
-            f"SELECT m.shard, m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'), m.identifiers,"
+            f"SELECT m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'), {_OF_MEMBER},"
             " max(x.run_id)"  # CROSS JOIN: SQLite goes from each exit to who shares its identifiers
             f" FROM ({given}) AS x CROSS JOIN user_identifiers mine CROSS JOIN user_identifiers theirs"
-            " CROSS JOIN memberships m WHERE mine.sent AND theirs.sent"
-            " AND mine.shard = x.shard AND mine.profile_key = x.profile_key"
+            " CROSS JOIN memberships m CROSS JOIN runs w WHERE mine.sent AND theirs.sent AND w.id = m.run_id"
+            " AND mine.profile_key = x.profile_key"
             " AND theirs.name = mine.name AND theirs.value = mine.value AND theirs.profile_key <> mine.profile_key"
-            " AND m.audience_id = x.audience_id AND m.shard = theirs.shard AND m.profile_key = theirs.profile_key"
+            " AND m.audience_id = x.audience_id AND m.profile_key = theirs.profile_key"
             " AND (SELECT count(*) FROM (SELECT 1 FROM user_identifiers n"
             "   WHERE n.name = mine.name AND n.value = mine.value LIMIT :most) AS holders) < :most"
-            " GROUP BY m.shard, m.profile_key, m.audience_id, m.value, m.identifiers"
+            " GROUP BY m.profile_key, m.audience_id, m.value, m.identifiers, w.identifiers"
         ),
         {"exits": jsonrows.given(sorted(exits)), "most": MOST_HOLDERS + 1},
     ).all()
@@ -188,16 +191,14 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
         outbox.insert(connection, rows, on_conflict=f"{outbox.REPLACE} WHERE outbox.dead_reason IS NOT NULL")
 
 
-def _sent(connection: Connection, profiles: set[tuple[int, str]]) -> set[str]:
+def _sent(connection: Connection, profiles: set[str]) -> set[str]:
     """Return which profiles were sent since they have user identifiers."""
-    c = tables.user_identifiers.columns
-    given = jsonrows.table(connection, "profiles", (c.shard, c.profile_key))
     rows = connection.execute(
         sa.text(
-            f"SELECT g.profile_key FROM ({given}) AS g WHERE EXISTS (SELECT 1 FROM user_identifiers i"
-            " WHERE i.shard = g.shard AND i.profile_key = g.profile_key)"
+            f"SELECT g.item FROM ({bulk.each(connection, 'profiles')}) AS g"
+            " WHERE EXISTS (SELECT 1 FROM user_identifiers i WHERE i.profile_key = g.item)"
         ),
-        {"profiles": jsonrows.given(sorted(profiles))},
+        {"profiles": bulk.texts(connection, sorted(profiles))},
     )
     return set(rows.scalars())
 

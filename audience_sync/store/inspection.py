@@ -9,9 +9,11 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.model import ChangeKind
 from audience_sync.core.outcomes import tries_until_stuck
 from audience_sync.core.shards import shard_of
 from audience_sync.store import batches, outages, runs
+from audience_sync.store.entries import UNWRITTEN, history_from
 from audience_sync.store.reports import Record, iso
 
 
@@ -144,17 +146,17 @@ def profile_audiences(connection: Connection, profile_key: str) -> list[Record]:
 
     Of a computed trait: whether it has a value for the profile.
     """
-    shard = shard_of(profile_key)
     rows = connection.execute(
         sa.text(
-            "SELECT a.id, a.key, a.computation, a.state, r.as_of, m.entered_run_id, m.value, m.identifiers,"
+            "SELECT a.id, a.key, a.computation, a.state, r.as_of, m.entered_run_id, m.value,"
+            f" {runs.identifiers_of('m.identifiers', 'w')} AS identifiers,"
             " o.value AS open_value, o.generation, o.dead_reason"
             " FROM audiences a"
-            " LEFT JOIN memberships m ON m.audience_id = a.id AND m.shard = :s AND m.profile_key = :k"
-            " LEFT JOIN runs r ON r.id = m.entered_run_id"
-            " LEFT JOIN outbox o ON o.shard = :s AND o.profile_key = :k AND o.audience_id = a.id ORDER BY a.key"
+            " LEFT JOIN memberships m ON m.audience_id = a.id AND m.profile_key = :k"
+            " LEFT JOIN runs r ON r.id = m.entered_run_id LEFT JOIN runs w ON w.id = m.run_id"
+            " LEFT JOIN outbox o ON o.profile_key = :k AND o.audience_id = a.id ORDER BY a.key"
         ),
-        {"s": shard, "k": profile_key},
+        {"k": profile_key},
     ).mappings()
     in_batches = {
         row.audience_id: row
@@ -210,13 +212,18 @@ def profile_deliveries(connection: Connection, profile_key: str, *, at_most: int
 def profile_changes(connection: Connection, profile_key: str, *, at_most: int | None) -> list[Record]:
     """Return when a profile entered, exited or was updated, newest first."""
     rows = connection.execute(
-        sa.text(  # CROSS JOIN: SQLite goes from each run to its one row, along the primary key
-            "SELECT r.as_of, a.key AS audience, c.kind, c.value, c.identifiers, c.run_id, a.computation"
+        sa.text(  # CROSS JOIN: SQLite goes from each run, or audience, to its one row, along the primary key
+            "SELECT r.as_of, a.key AS audience, c.kind, c.value,"
+            f" {runs.identifiers_of('c.identifiers', 'r')} AS identifiers, c.run_id, a.computation"
             " FROM runs r CROSS JOIN changes c CROSS JOIN audiences a"
-            " WHERE c.run_id = r.id AND c.shard = :s AND c.profile_key = :k AND a.id = r.audience_id"
-            f" ORDER BY r.id DESC{_limit(at_most)}"
+            " WHERE c.run_id = r.id AND c.profile_key = :k AND a.id = r.audience_id"
+            f" UNION ALL SELECT r.as_of, a.key, '{ChangeKind.ENTERED}', m.value,"
+            f" {runs.identifiers_of('m.identifiers', 'r')}, r.id, a.computation"
+            " FROM audiences a CROSS JOIN memberships m CROSS JOIN runs r"
+            f" WHERE m.audience_id = a.id AND m.profile_key = :k AND {UNWRITTEN}"
+            f" ORDER BY 6 DESC{_limit(at_most)}"
         ),
-        {"s": shard_of(profile_key), "k": profile_key},
+        {"k": profile_key, "history_from": history_from(connection)},
     ).mappings()
     return [{**row, "as_of": iso(row["as_of"])} for row in rows]
 

@@ -1,244 +1,234 @@
-"""Memberships by shard, the plans that wait to become memberships, and the history of what did.
+"""Memberships, and the plans that wait to become memberships.
 
-The table changes only in `apply` (and in `retract` and `forget`), always together with history, outbox, digests and the
-audience's count: whoever sees one sees all of them.
+The table changes only in `apply` and `enter` (and in `forget`), always together with history, outbox and the audience's
+count: whoever sees one sees all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Generator, Sequence
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
+from audience_sync.core.lines import Wrapping, bare
 from audience_sync.core.model import Change, ChangeKind, Member
-from audience_sync.core.shards import SHARDS, Digest, from_line
-from audience_sync.store import audiences, bulk, identifiers, outbox
+from audience_sync.store import audiences, bulk, entries, identifiers, outbox, runs
 from audience_sync.store.runs import RunRow
 
-_HASH = 16  # bytes of a digest; those behind them are the hash of the rows as they were read
+LINES_A_TEXT: Final = 10_000
+_WHOLE: Final = runs.identifiers_of("m.identifiers", "w")
+_MEMBERS: Final = f"SELECT m.profile_key, {_WHOLE}, m.value FROM memberships m LEFT JOIN runs w ON w.id = m.run_id"
+_NOW: Final = 0  # in place of a run: the digest of the members as they are
 
 
-class ShardChanges(NamedTuple):
-    """What a run makes of one shard: the changes, and the digest of the shard once they are applied.
+class Digest(NamedTuple):
+    """What some members come to: how many there are, and a sum over all of them; see `sync.diff`."""
 
-    The digest is None when only some of the shard's changes are here. Where nobody was before, `newcomers` are the
-    lines of those who enter, sorted, and stand for as many changes: a first sync has nothing else.
+    version: str  # of everything that the sum depends on: another one says nothing
+    members: int
+    total: str
+
+
+# --- members ----------------------------------------------------------------------------------------------------------
+
+
+def texts(connection: Connection, audience_id: int, wrapping: Wrapping | None) -> Generator[bytes]:
+    """Yield the members of an audience as lines (`core.lines`) in UTF-8, each with its end, many lines at a time.
+
+    Identifiers are bare where they would be with this wrapping, or they are JSON. The lines are joined where they lie:
+    a row costs several times as much on its way here, and the interpreter's lock is free while the database works.
     """
-
-    shard: int
-    changes: list[Change]
-    digest: Digest | None
-    reading: bytes = b""  # a hash of the rows as they were read; empty: it says nothing
-    newcomers: Sequence[str] = ()
-
-    @property
-    def size(self) -> int:
-        """Return how many changes there are."""
-        return len(self.changes) + len(self.newcomers)
-
-    def entered(self) -> list[str]:
-        """Return the profile keys of those who enter."""
-        keys = [line.partition("\t")[0] for line in self.newcomers]
-        return keys + [change.profile_key for change in self.changes if change.kind is ChangeKind.ENTERED]
-
-    def every(self) -> list[Change]:
-        """Return all changes, newcomers too."""
-        return [*(Change(ChangeKind.ENTERED, *member) for member in map(from_line, self.newcomers)), *self.changes]
-
-
-def lines(connection: Connection, audience_id: int, shard: int) -> list[str]:
-    """Return the members of one shard as sorted lines."""
-    return lines_by_shard(connection, audience_id, [shard]).get(shard, [])
-
-
-def lines_by_shard(connection: Connection, audience_id: int, shards: Sequence[int]) -> dict[int, list[str]]:
-    """Return the members of some shards as sorted lines, joined where they lie: `core.shards.to_line` in SQL.
-
-    All of a shard come as one text: a row costs several times as much on its way here, and the interpreter's lock is
-    free while the database works.
-    """
-    is_sqlite = connection.dialect.name == "sqlite"
-    tab, end, join = ("char(9)", "char(10)", "group_concat") if is_sqlite else ("chr(9)", "chr(10)", "string_agg")
-    texts = connection.exec_driver_sql(
-        f"SELECT shard, {join}(CASE WHEN value IS NOT NULL"
-        f" THEN profile_key || {tab} || COALESCE(identifiers, '') || {tab} || value"
-        f" WHEN identifiers IS NOT NULL THEN profile_key || {tab} || identifiers ELSE profile_key END, {end})"
-        f" FROM memberships WHERE audience_id = {int(audience_id)} AND shard IN ({', '.join(map(str, shards))})"
-        " GROUP BY shard"
+    template = None if wrapping is None else wrapping.template
+    others = connection.execute(
+        sa.text("SELECT 1 FROM runs WHERE audience_id = :a AND identifiers <> COALESCE(:t, '') LIMIT 1"),
+        {"a": audience_id, "t": template},
+    ).first()
+    source, identifiers = "memberships m", "m.identifiers"
+    if others is not None:
+        source, identifiers = f"{source} JOIN runs w ON w.id = m.run_id", _WHOLE
+    if connection.dialect.name != "sqlite":
+        line = _line("m.profile_key", identifiers, "m.value", "chr(9)")
+        yield from bulk.copied_lines(connection, f"SELECT {line} FROM {source} WHERE m.audience_id = {audience_id:d}")
+        return
+    after = ""
+    page = sa.text(
+        f"SELECT group_concat({_line('k', 'i', 'v', 'char(9)')}, char(10)) || char(10), max(k) FROM"
+        f" (SELECT m.profile_key AS k, {identifiers} AS i, m.value AS v FROM {source} WHERE m.audience_id = :a"
+        " AND m.profile_key > :after ORDER BY m.profile_key LIMIT :n)"
     )
-    return {shard: sorted(text.split("\n")) for shard, text in texts}
+    while True:
+        text, last = connection.execute(page, {"a": audience_id, "after": after, "n": LINES_A_TEXT}).one()
+        if text is None:
+            return
+        yield text.encode()
+        after = last
 
 
-def digests(connection: Connection, audience_id: int) -> dict[int, Digest]:
-    """Return the digest of each shard that has one."""
-    return {shard: Digest(members, hashes[:_HASH]) for shard, members, hashes in _kept(connection, audience_id)}
+def _line(key: str, identifiers: str, value: str, tab: str) -> str:
+    return (
+        f"CASE WHEN {value} IS NOT NULL THEN {key} || {tab} || COALESCE({identifiers}, '') || {tab} || {value}"
+        f" WHEN {identifiers} IS NOT NULL THEN {key} || {tab} || {identifiers} ELSE {key} END"
+    )
 
 
-def readings(connection: Connection, audience_id: int) -> dict[int, bytes]:
-    """Return for each shard the hash of the rows as they were read, if its members are those rows."""
-    return {shard: hashes[_HASH:] for shard, _, hashes in _kept(connection, audience_id) if hashes[_HASH:]}
+def find(connection: Connection, audience_id: int, profile_key: str) -> Member | None:
+    """Return one member of an audience, or None."""
+    row = connection.execute(
+        sa.text(f"{_MEMBERS} WHERE m.audience_id = :a AND m.profile_key = :k"), {"a": audience_id, "k": profile_key}
+    ).first()
+    return None if row is None else Member(*row)
 
 
-def _kept(connection: Connection, audience_id: int) -> list[tuple[int, int, bytes]]:
+def first(connection: Connection, audience_id: int, *, at_most: int) -> list[Member]:
+    """Return the first members of an audience by profile key."""
     rows = connection.execute(
-        sa.text("SELECT shard, members, digest FROM shards WHERE audience_id = :a"), {"a": audience_id}
+        sa.text(f"{_MEMBERS} WHERE m.audience_id = :a ORDER BY m.profile_key LIMIT :n"),
+        {"a": audience_id, "n": at_most},
     )
-    return [(shard, members, bytes(hashes)) for shard, members, hashes in rows]
+    return [Member(*row) for row in rows]
 
 
 def delivered_profiles(
-    connection: Connection, audience_ids: Collection[int], shard: int, profile_keys: Collection[str]
+    connection: Connection, audience_ids: Collection[int], profile_keys: Collection[str]
 ) -> set[str]:
-    """Return which of these profiles of a shard are in one of some audiences, with nothing of that left to send."""
+    """Return which of some profiles are in one of some audiences, with nothing of that left to send."""
     if not audience_ids or not profile_keys:
         return set()
     listed = ", ".join(map(str, audience_ids))
     rows = connection.execute(
         sa.text(
-            f"SELECT profile_key FROM memberships m WHERE audience_id IN ({listed}) AND shard = :s"
+            f"SELECT profile_key FROM memberships m WHERE audience_id IN ({listed})"
             f" AND profile_key IN ({bulk.each(connection, 'keys')}) AND NOT EXISTS (SELECT 1 FROM outbox o"
-            " WHERE o.shard = m.shard AND o.profile_key = m.profile_key AND o.audience_id = m.audience_id)"
+            " WHERE o.profile_key = m.profile_key AND o.audience_id = m.audience_id)"
         ),
-        {"s": shard, "keys": bulk.texts(connection, profile_keys)},
+        {"keys": bulk.texts(connection, profile_keys)},
     )
     return set(rows.scalars())
 
 
-def stage(connection: Connection, run_id: int, compared: Sequence[ShardChanges]) -> None:
-    """Keep the changes of some shards as part of a run's plan."""
-    changes = (
-        (run_id, s.shard, c.profile_key, c.kind.value, c.identifiers, c.value) for s in compared for c in s.every()
-    )
-    bulk.insert(connection, tables.staged, changes)
-    bulk.insert(connection, tables.staged_shards, ((run_id, s.shard, *_hashes(s)) for s in compared))
+# --- plans ------------------------------------------------------------------------------------------------------------
 
 
-def _hashes(shard: ShardChanges) -> tuple[int | None, bytes | None]:
-    """Return how many members a shard will have, and what is kept of their hashes."""
-    return (None, None) if shard.digest is None else (shard.digest.members, shard.digest.hash + shard.reading)
+def stage(connection: Connection, run: RunRow, changes: Sequence[Change]) -> None:
+    """Keep changes as part of a run's plan."""
+    around = run.wrapping
+    rows = ((run.id, c.profile_key, c.kind.value, bare(c.identifiers, around), c.value) for c in changes)
+    bulk.insert(connection, tables.staged, rows)
 
 
-def next_staged(connection: Connection, run_id: int, *, at_most: int) -> tuple[int, int] | None:
-    """Return the next shards of a run's plan with about `at_most` changes, first and last; None when all is done."""
-    shards = connection.execute(
+def next_staged(connection: Connection, run_id: int, *, at_most: int) -> str | None:
+    """Return the profile up to which a run's plan has the next `at_most` changes; None when all is done."""
+    last: str | None = connection.execute(
         sa.text(
-            "SELECT p.shard, (SELECT count(*) FROM staged s WHERE s.run_id = p.run_id AND s.shard = p.shard)"
-            " FROM staged_shards p WHERE p.run_id = :r ORDER BY p.shard"
+            "SELECT max(profile_key) FROM"
+            " (SELECT profile_key FROM staged WHERE run_id = :r ORDER BY profile_key LIMIT :n) AS next"
         ),
-        {"r": run_id},
-    )
-    first, last, changes = None, 0, 0
-    for shard, count in shards:
-        first, last = shard if first is None else first, shard
-        changes += count
-        if changes >= at_most:
-            break
-    return None if first is None else (first, last)
+        {"r": run_id, "n": at_most},
+    ).scalar()
+    return last
 
 
-def unstage(connection: Connection, run_id: int, *, low: int = 0, high: int = SHARDS - 1) -> None:
-    """Drop a run's plan, or some shards of it."""
-    for table in ("staged", "staged_shards"):
-        connection.execute(
-            sa.text(f"DELETE FROM {table} WHERE run_id = :r AND shard BETWEEN :low AND :high"),
-            {"r": run_id, "low": low, "high": high},
-        )
+def unstage(connection: Connection, run: RunRow) -> None:
+    """Drop a run's plan."""
+    connection.execute(sa.text("DELETE FROM staged WHERE run_id = :r"), {"r": run.id})
+    _drop_digest(connection, run.audience_id, run.id)
 
 
-def apply(connection: Connection, run: RunRow, compared: Sequence[ShardChanges]) -> None:
-    """Make the changes of some shards true: memberships, history, outbox, digests and count, all in one."""
-    entering = [shard for shard in compared if shard.newcomers and not shard.changes]
-    if entering:
-        _enter(connection, run, entering)
-    others = [shard for shard in compared if shard.changes or not shard.newcomers]
-    if others:
-        low, high = min(shard.shard for shard in others), max(shard.shard for shard in others)
-        stage(connection, run.id, others)
-        apply_staged(connection, run, low=low, high=high)
+def apply(connection: Connection, run: RunRow, changes: Sequence[Change]) -> None:
+    """Make changes true: memberships, history, outbox and count, all in one."""
+    if changes:
+        stage(connection, run, changes)
+        apply_staged(connection, run, upto=max(change.profile_key for change in changes))
 
 
-def apply_staged(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
-    """Make what is staged for some shards true, as `apply` does, and drop it from the plan."""
-    place = {"a": run.audience_id, "r": run.id, "g": run.generation, "low": low, "high": high}
-    staged = "FROM staged WHERE run_id = :r AND shard BETWEEN :low AND :high"
-    gone = connection.execute(sa.text(f"SELECT shard, profile_key {staged} AND kind = '{ChangeKind.EXITED}'"), place)
-    exits = [(run.audience_id, shard, key) for shard, key in gone]
+def apply_staged(connection: Connection, run: RunRow, *, upto: str) -> None:
+    """Make what is staged up to a profile true, as `apply` does, and drop it from the plan."""
+    place = {"a": run.audience_id, "r": run.id, "upto": upto}
+    staged = "FROM staged WHERE run_id = :r AND profile_key <= :upto"
+    gone = connection.execute(sa.text(f"SELECT profile_key {staged} AND kind = '{ChangeKind.EXITED}'"), place)
+    exits = [(run.audience_id, key) for (key,) in gone]
     counted = connection.execute(sa.text(f"SELECT kind, count(*) {staged} GROUP BY kind"), place)
     kinds: dict[str, int] = dict(counted.all())
     statements = (
         (
-            "INSERT INTO memberships"
-            " (audience_id, shard, profile_key, identifiers, value, entered_run_id, generation)"
-            f" SELECT :a, shard, profile_key, identifiers, value, :r, :g {staged} AND kind <> '{ChangeKind.EXITED}'"
-            " ORDER BY shard, profile_key ON CONFLICT (audience_id, shard, profile_key) DO UPDATE SET"
-            " identifiers = excluded.identifiers, value = excluded.value, generation = excluded.generation"
+            "INSERT INTO memberships (audience_id, profile_key, identifiers, value, entered_run_id, run_id)"
+            f" SELECT :a, profile_key, identifiers, value, :r, :r {staged} AND kind <> '{ChangeKind.EXITED}'"
+            " ORDER BY profile_key ON CONFLICT (audience_id, profile_key) DO UPDATE SET"
+            " identifiers = excluded.identifiers, value = excluded.value, run_id = excluded.run_id"
         ),
         (
-            "INSERT INTO changes (run_id, shard, profile_key, kind, identifiers, value)"
-            f" SELECT run_id, shard, profile_key, kind, identifiers, value {staged} ORDER BY shard, profile_key"
-        ),
-        (
-            "INSERT INTO shards (audience_id, shard, members, digest)"
-            " SELECT :a, shard, members, digest FROM staged_shards"
-            " WHERE run_id = :r AND shard BETWEEN :low AND :high AND digest IS NOT NULL"
-            " ON CONFLICT (audience_id, shard) DO UPDATE SET members = excluded.members, digest = excluded.digest"
-        ),
-        (
-            "DELETE FROM shards WHERE audience_id = :a AND shard IN (SELECT shard FROM staged_shards"
-            " WHERE run_id = :r AND shard BETWEEN :low AND :high AND digest IS NULL)"
+            "INSERT INTO changes (run_id, profile_key, kind, identifiers, value)"
+            f" SELECT run_id, profile_key, kind, identifiers, value {staged} ORDER BY profile_key"
         ),
     )
-    outbox.enqueue(connection, run, low=low, high=high)
+    if kinds.get("exited") or kinds.get("updated"):
+        entries.write(connection, run, upto=upto)
+    _drop_digest(connection, run.audience_id, _NOW)
+    outbox.enqueue(connection, run, upto=upto)
     if kinds.get("updated"):
-        identifiers.mark_updates(connection, run, low=low, high=high)
+        identifiers.mark_updates(connection, run, upto=upto)
     for statement in statements:
         connection.execute(sa.text(statement), place)
-    # By their keys: for a condition on several columns SQLite would look through all members of the shards.
-    bulk.delete(connection, tables.memberships, ("audience_id", "shard", "profile_key"), exits)
+    # By their keys: for a condition on several columns SQLite would look through all members.
+    bulk.delete(connection, tables.memberships, ("audience_id", "profile_key"), exits)
     audiences.add_members(connection, run.audience_id, kinds.get("entered", 0) - kinds.get("exited", 0))
-    unstage(connection, run.id, low=low, high=high)
+    connection.execute(sa.text(f"DELETE {staged}"), place)
 
 
-def _enter(connection: Connection, run: RunRow, entering: Sequence[ShardChanges]) -> None:
-    """Make everybody of some shards a member where nobody was, which is most of what a first sync does."""
-    bulk.insert_members(
-        connection,
-        ((shard.shard, shard.newcomers) for shard in entering),
-        audience_id=run.audience_id,
-        run_id=run.id,
-        generation=run.generation,
-    )
-    low, high = min(shard.shard for shard in entering), max(shard.shard for shard in entering)
+def enter(connection: Connection, run: RunRow, lines: Sequence[str]) -> None:
+    """Make the people of sorted lines, identifiers bare, members where nobody was, which is all that a first sync does.
+
+    History has their entries from the memberships themselves, see `entries`.
+    """
+    _drop_digest(connection, run.audience_id, _NOW)
+    bulk.insert_members(connection, lines, audience_id=run.audience_id, run_id=run.id)
+    first, last = (line.partition("\t")[0] for line in (lines[0], lines[-1]))
+    outbox.enqueue_members(connection, run, first=first, last=last)
+    audiences.add_members(connection, run.audience_id, len(lines))
+
+
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+
+def digest(connection: Connection, audience_id: int) -> Digest | None:
+    """Return the digest of an audience's members, if there is one."""
+    row = connection.execute(
+        sa.text("SELECT version, members, total FROM digests WHERE audience_id = :a AND run_id = :r"),
+        {"a": audience_id, "r": _NOW},
+    ).first()
+    return None if row is None else Digest(*row)
+
+
+def keep_digest(connection: Connection, run: RunRow, digest: Digest) -> None:
+    """Keep with a run's plan what the members come to once all of it is applied."""
+    bulk.upsert(connection, tables.digests, [(run.audience_id, run.id, *digest)])
+
+
+def trust_digest(connection: Connection, run: RunRow) -> None:
+    """Make the digest of a run's plan, all of which is applied, that of the members, if it has as many."""
+    place = {"a": run.audience_id, "r": run.id, "now": _NOW}
+    is_right = connection.execute(
+        sa.text(
+            "SELECT 1 FROM digests d JOIN audiences a ON a.id = d.audience_id AND a.members = d.members"
+            " WHERE d.audience_id = :a AND d.run_id = :r"
+        ),
+        place,
+    ).first()
+    if is_right is None:
+        return
+    _drop_digest(connection, run.audience_id, _NOW)
+    connection.execute(sa.text("UPDATE digests SET run_id = :now WHERE audience_id = :a AND run_id = :r"), place)
+
+
+def forget_digests(connection: Connection) -> None:
+    """Drop all digests, those of plans too: the next syncs compare everybody."""
+    connection.execute(sa.text("DELETE FROM digests"))
+
+
+def _drop_digest(connection: Connection, audience_id: int, run_id: int) -> None:
     connection.execute(
-        sa.text(
-            "INSERT INTO changes (run_id, shard, profile_key, kind, identifiers, value)"
-            f" SELECT entered_run_id, shard, profile_key, '{ChangeKind.ENTERED}', identifiers, value FROM memberships"
-            " WHERE audience_id = :a AND shard BETWEEN :low AND :high AND entered_run_id = :r AND generation = :g"
-            " ORDER BY shard, profile_key"
-        ),
-        {"a": run.audience_id, "r": run.id, "g": run.generation, "low": low, "high": high},
+        sa.text("DELETE FROM digests WHERE audience_id = :a AND run_id = :r"), {"a": audience_id, "r": run_id}
     )
-    outbox.enqueue_members(connection, run, low=low, high=high)
-    bulk.upsert(connection, tables.shards, ((run.audience_id, s.shard, *_hashes(s)) for s in entering if s.digest))
-    forget_digests(connection, run.audience_id, [s.shard for s in entering if s.digest is None])
-    audiences.add_members(connection, run.audience_id, sum(len(shard.newcomers) for shard in entering))
-
-
-def members_of(connection: Connection, audience_id: int, *, at_most: int) -> list[tuple[int, Member]]:
-    """Return the first members of an audience with their shards."""
-    rows = connection.execute(
-        sa.text(
-            "SELECT shard, profile_key, identifiers, value FROM memberships WHERE audience_id = :a"
-            " ORDER BY shard, profile_key LIMIT :n"
-        ),
-        {"a": audience_id, "n": at_most},
-    )
-    return [(shard, Member(*rest)) for shard, *rest in rows]
-
-
-def forget_digests(connection: Connection, audience_id: int, shards: Iterable[int]) -> None:
-    """Drop the digests of some shards: the next sync compares them row by row."""
-    bulk.delete(connection, tables.shards, ("audience_id", "shard"), [(audience_id, shard) for shard in shards])

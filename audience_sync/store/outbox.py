@@ -17,19 +17,19 @@ from audience_sync.core.destination.parcels import Rejected
 from audience_sync.core.events import Event, OpenChange, OpenChanges
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation
 from audience_sync.store import audiences, bulk, jsonrows
-from audience_sync.store.runs import RunRow
+from audience_sync.store.runs import RunRow, identifiers_of
 
-_KEY_COLUMNS: Final = 3  # of a page: shard, profile and audience
+_KEY_COLUMNS: Final = 2  # of a page: profile and audience
 _COLUMNS = (
-    "o.shard, o.profile_key, o.audience_id, a.key AS trait, o.value, o.generation, o.run_id, a.computation, o.kind,"
+    "o.profile_key, o.audience_id, a.key AS trait, o.value, o.generation, o.run_id, a.computation, o.kind,"
     " o.identifiers"
 )
 EXITS: Final = "('false', 'null')"
 """The values of `EXIT_VALUES`, in SQL as indexes have it: only so they are used."""
 _GOES_FIRST: Final = f"(value IN {EXITS} OR gives_up)"
 
-INTO = "INSERT INTO outbox (shard, profile_key, audience_id, value, identifiers, generation, run_id, kind)"
-_CONFLICT: Final = "ON CONFLICT (shard, profile_key, audience_id, destination, channel)"
+INTO = "INSERT INTO outbox (profile_key, audience_id, value, identifiers, generation, run_id, kind)"
+_CONFLICT: Final = "ON CONFLICT (profile_key, audience_id, destination, channel)"
 REPLACE = (
     f"{_CONFLICT} DO UPDATE SET value = excluded.value,"
     " identifiers = excluded.identifiers, generation = excluded.generation, run_id = excluded.run_id,"
@@ -41,75 +41,90 @@ REPLACE = (
 
 
 def insert(connection: Connection, rows: Iterable[Sequence[object]], *, on_conflict: str) -> None:
-    """Insert rows of the columns from `shard` to `kind`."""
+    """Insert rows of the columns from `profile_key` to `kind`."""
     bulk.insert(
         connection, tables.outbox, rows, without={"gives_up", "destination", "channel"}, on_conflict=on_conflict
     )
 
 
-def enqueue(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
-    """Put what a run's plan changes in some shards into the outbox, in the place of older values.
+def enqueue(connection: Connection, run: RunRow, *, upto: str) -> None:
+    """Put what a run's plan changes up to a profile into the outbox, in the place of older values.
 
     Without `send_updates` Schematic is told of no updates: neither of new identifiers, nor of new values of those who
     have one.
     """
-    silent = "" if run.send_updates else f" AND kind <> '{ChangeKind.UPDATED}'"
+    silent = "" if run.send_updates else f" AND s.kind <> '{ChangeKind.UPDATED}'"
     exits = " ".join(
-        f"WHEN kind = '{ChangeKind.EXITED}' AND value IS {state} THEN '{EXIT_VALUES[computation]}'"
+        f"WHEN s.kind = '{ChangeKind.EXITED}' AND s.value IS {state} THEN '{EXIT_VALUES[computation]}'"
         for state, computation in (("NULL", Computation.AUDIENCE), ("NOT NULL", Computation.TRAIT))
     )
     connection.execute(
         sa.text(
-            f"{INTO} SELECT shard, profile_key, :a, CASE {exits} ELSE COALESCE(value, '{MEMBER_VALUE}') END,"
-            f" identifiers, :g, :r, kind FROM staged WHERE run_id = :r AND shard BETWEEN :low AND :high{silent}"
-            f" ORDER BY shard, profile_key {REPLACE}"
+            f"{INTO} SELECT s.profile_key, :a, CASE {exits} ELSE COALESCE(s.value, '{MEMBER_VALUE}') END,"
+            f" {identifiers_of('s.identifiers', 'w')}, :g, :r, s.kind FROM staged s CROSS JOIN runs w"
+            f" WHERE w.id = :r AND s.run_id = :r AND s.profile_key <= :upto{silent} ORDER BY s.profile_key {REPLACE}"
         ),
-        {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high},
+        {"a": run.audience_id, "g": run.generation, "r": run.id, "upto": upto},
     )
 
 
-def enqueue_members(connection: Connection, run: RunRow, *, low: int, high: int) -> None:
-    """Put those who entered some shards with a run into the outbox, in the place of older values."""
+def enqueue_members(connection: Connection, run: RunRow, *, first: str, last: str) -> None:
+    """Put those from one profile to another who entered with a run into the outbox, in the place of older values."""
     connection.execute(
         sa.text(
-            f"{INTO} SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'), identifiers,"
-            f" generation, entered_run_id, '{ChangeKind.ENTERED}' FROM memberships WHERE audience_id = :a"
-            " AND shard BETWEEN :low AND :high AND entered_run_id = :r AND generation = :g"
-            f" ORDER BY shard, profile_key {REPLACE}"
+            f"{INTO} SELECT m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'),"
+            f" {identifiers_of('m.identifiers', 'w')}, w.generation, w.id, '{ChangeKind.ENTERED}'"
+            " FROM memberships m CROSS JOIN runs w WHERE w.id = :r AND m.audience_id = :a"
+            f" AND m.profile_key BETWEEN :first AND :last AND m.run_id = :r ORDER BY m.profile_key {REPLACE}"
         ),
-        {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high},
+        {"a": run.audience_id, "r": run.id, "first": first, "last": last},
     )
 
 
-def resend(connection: Connection, run: RunRow, *, low: int, high: int) -> int:
-    """Put every current value of some shards into the outbox, and the exits still remembered; return how many."""
+def resend(connection: Connection, run: RunRow, *, after: str, at_most: int) -> tuple[int, str | None]:
+    """Put the current values of the next profiles into the outbox, and the exits still remembered.
+
+    Return how many these are, and the last profile looked at; None where nothing is behind it.
+    """
+    place = {"a": run.audience_id, "g": run.generation, "r": run.id, "after": after, "n": at_most}
+    last = connection.execute(
+        sa.text(
+            "SELECT CASE WHEN count(*) = :n THEN max(profile_key) END FROM (SELECT profile_key FROM memberships"
+            " WHERE audience_id = :a AND profile_key > :after ORDER BY profile_key LIMIT :n) AS next"
+        ),
+        place,
+    ).scalar()
+    upto = "" if last is None else " AND {}.profile_key <= :last"
     resent = connection.execute(
         sa.text(
-            f"{INTO} SELECT * FROM (SELECT shard, profile_key, audience_id, COALESCE(value, '{MEMBER_VALUE}'),"
-            " identifiers, :g, :r, 'resent' FROM memberships WHERE audience_id = :a AND shard BETWEEN :low AND :high"
-            f" UNION ALL SELECT c.shard, c.profile_key, r.audience_id, {audiences.exit_value(':a')}, c.identifiers,"
+            f"{INTO} SELECT * FROM (SELECT m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'),"
+            f" {identifiers_of('m.identifiers', 'w')}, :g, :r, 'resent'"
+            " FROM memberships m LEFT JOIN runs w ON w.id = m.run_id"
+            f" WHERE m.audience_id = :a AND m.profile_key > :after{upto.format('m')}"
+            f" UNION ALL SELECT c.profile_key, r.audience_id, {audiences.exit_value(':a')},"
+            f" {identifiers_of('c.identifiers', 'r')},"
             " :g, :r, 'resent' FROM runs r JOIN changes c ON c.run_id = r.id"
-            " WHERE r.audience_id = :a AND r.exited > 0 AND c.shard BETWEEN :low AND :high AND c.kind = 'exited'"
-            " AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.audience_id = r.audience_id"
-            "   AND m.shard = c.shard AND m.profile_key = c.profile_key)"
+            f" WHERE r.audience_id = :a AND r.exited > 0 AND c.profile_key > :after{upto.format('c')}"
+            " AND c.kind = 'exited' AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.audience_id = r.audience_id"
+            "   AND m.profile_key = c.profile_key)"
             " AND NOT EXISTS (SELECT 1 FROM runs r2 JOIN changes c2 ON c2.run_id = r2.id WHERE r2.audience_id = :a"
-            "   AND r2.id > r.id AND c2.shard = c.shard AND c2.profile_key = c.profile_key AND c2.kind = 'exited')"
-            f") AS current WHERE true ORDER BY 1, 2 {REPLACE}"
+            "   AND r2.id > r.id AND c2.profile_key = c.profile_key AND c2.kind = 'exited')"
+            f") AS current WHERE true ORDER BY 1 {REPLACE}"
         ),
-        {"a": run.audience_id, "g": run.generation, "r": run.id, "low": low, "high": high},
+        {**place, "last": last},
     )
-    return resent.rowcount
+    return resent.rowcount, last
 
 
 def page(
     connection: Connection,
     *,
-    after: tuple[int, str],
+    after: str,
     limit: int,
     held: Set[str] = frozenset(),
     exits_only: bool = False,
 ) -> tuple[OpenChanges, bool]:
-    """Lock and return the open changes behind a shard and profile, and whether there are more.
+    """Lock and return the open changes behind a profile, and whether there are more.
 
     Profiles come whole, about `limit` rows in all, or only their exits and the updates that give up an identifier.
     Dead rows, those of paused audiences and of `held` profiles are left out.
@@ -118,12 +133,12 @@ def page(
     columns = jsonrows.fetch(
         connection,
         f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
-        " WHERE (o.shard, o.profile_key) > (:shard, :key) AND o.dead_reason IS NULL AND a.state <> 'paused'"
+        " WHERE o.profile_key > :key AND o.dead_reason IS NULL AND a.state <> 'paused'"
         f" AND o.profile_key NOT IN ({bulk.each(connection, 'held')}){_exits(exits_only)}"
-        f" ORDER BY o.shard, o.profile_key, o.audience_id LIMIT :limit{lock}",
+        f" ORDER BY o.profile_key, o.audience_id LIMIT :limit{lock}",
         columns=OpenChange._fields,
         key=_KEY_COLUMNS,
-        parameters={"shard": after[0], "key": after[1], "limit": limit, "held": bulk.texts(connection, held)},
+        parameters={"key": after, "limit": limit, "held": bulk.texts(connection, held)},
     )
     found = OpenChanges(columns)
     if len(found) < limit:
@@ -152,7 +167,7 @@ def any_exit(connection: Connection, *, stuck: Iterable[str]) -> bool:
     return found.first() is not None
 
 
-_IN_BATCH: Final = ("shard", "profile_key", "audience_id", "generation")
+_IN_BATCH: Final = ("profile_key", "audience_id", "generation")
 
 
 def remove(connection: Connection, changes: OpenChanges, *, held: Set[str], exits_only: bool = False) -> None:
@@ -165,14 +180,12 @@ def remove(connection: Connection, changes: OpenChanges, *, held: Set[str], exit
         return
     connection.execute(  # SQLite looks up each of many keys at a time; a range is quicker, and its writer is alone
         sa.text(
-            "DELETE FROM outbox WHERE (shard, profile_key) >= (:low, :first) AND (shard, profile_key) <= (:high, :last)"
+            "DELETE FROM outbox WHERE profile_key BETWEEN :first AND :last"
             " AND dead_reason IS NULL AND audience_id NOT IN (SELECT id FROM audiences WHERE state = 'paused')"
             f" AND profile_key NOT IN ({bulk.each(connection, 'held')}){_exits(exits_only)}"
         ),
         {
-            "low": changes.shards[0],
             "first": changes.profile_keys[0],
-            "high": changes.shards[-1],
             "last": changes.profile_keys[-1],
             "held": bulk.texts(connection, held),
         },
@@ -182,23 +195,19 @@ def remove(connection: Connection, changes: OpenChanges, *, held: Set[str], exit
 def newer(connection: Connection, event: Event) -> set[int]:
     """Return the ids of the audiences for which an event's profile has a row: newer than what the event carries."""
     rows = connection.execute(
-        sa.text("SELECT audience_id FROM outbox WHERE shard = :s AND profile_key = :k AND dead_reason IS NULL"),
-        {"s": event.shard, "k": event.profile_key},
+        sa.text("SELECT audience_id FROM outbox WHERE profile_key = :k AND dead_reason IS NULL"),
+        {"k": event.profile_key},
     )
     return set(rows.scalars())
 
 
 def mark_rejected(connection: Connection, rejected: Iterable[Rejected]) -> None:
     """Mark changes that no event can be made of as dead, unless a newer value came."""
-    parameters = [
-        {"why": reason, "s": c.shard, "k": c.profile_key, "a": c.audience_id, "g": c.generation}
-        for c, reason in rejected
-    ]
+    parameters = [{"why": reason, "k": c.profile_key, "a": c.audience_id, "g": c.generation} for c, reason in rejected]
     if parameters:
         connection.execute(
             sa.text(
-                "UPDATE outbox SET dead_reason = :why"
-                " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
+                "UPDATE outbox SET dead_reason = :why WHERE profile_key = :k AND audience_id = :a AND generation = :g"
             ),
             parameters,
         )
@@ -208,7 +217,6 @@ def put_back_dead(connection: Connection, event: Event, reason: str) -> None:
     """Put what an event carries back as dead, unless a newer value is there: that one keeps the kind of an entry."""
     rows = [
         (
-            event.shard,
             event.profile_key,
             c.audience_id,
             c.value,
@@ -231,10 +239,9 @@ def revive(connection: Connection, event: Event) -> None:
     for c in event.carried:
         connection.execute(
             sa.text(
-                "UPDATE outbox SET dead_reason = NULL"
-                " WHERE shard = :s AND profile_key = :k AND audience_id = :a AND generation = :g"
+                "UPDATE outbox SET dead_reason = NULL WHERE profile_key = :k AND audience_id = :a AND generation = :g"
             ),
-            {"s": event.shard, "k": event.profile_key, "a": c.audience_id, "g": c.generation},
+            {"k": event.profile_key, "a": c.audience_id, "g": c.generation},
         )
 
 
@@ -245,14 +252,12 @@ def reopen(connection: Connection, events: Iterable[Event], *, generation: int) 
     """
     computations = audiences.computations(connection)
     exits = {
-        (event.shard, event.profile_key, change.audience_id): (
+        (event.profile_key, change.audience_id): (
             EXIT_VALUES[computations[change.audience_id]], event.identifiers, generation, change.run_id, None, "resent"
         )
         for event in events
         for change in event.carried
     }  # fmt: skip
-    c = tables.outbox.columns
-    places = jsonrows.table(connection, "places", (c.shard, c.profile_key))
     # The rows come before the look at the memberships: whoever changes those now has to wait at the rows, and then has
     # the last word.
     untold = (
@@ -262,12 +267,14 @@ def reopen(connection: Connection, events: Iterable[Event], *, generation: int) 
     insert(connection, [(*place, *value) for place, value in sorted(exits.items())], on_conflict=untold)
     connection.execute(
         sa.text(
-            f"UPDATE outbox SET value = COALESCE(m.value, '{MEMBER_VALUE}'), identifiers = m.identifiers"
-            " FROM memberships m WHERE outbox.generation = :g AND m.audience_id = outbox.audience_id"
-            " AND m.shard = outbox.shard AND m.profile_key = outbox.profile_key"
-            f" AND (outbox.shard, outbox.profile_key) IN ({places})"
+            f"UPDATE outbox SET value = COALESCE(m.value, '{MEMBER_VALUE}'),"
+            f" identifiers = {identifiers_of('m.identifiers', 'w')}"
+            " FROM memberships m LEFT JOIN runs w ON w.id = m.run_id"
+            " WHERE outbox.generation = :g AND m.audience_id = outbox.audience_id"
+            " AND m.profile_key = outbox.profile_key"
+            f" AND outbox.profile_key IN ({bulk.each(connection, 'keys')})"
         ),
-        {"g": generation, "places": jsonrows.given(sorted({place[:2] for place in exits}))},
+        {"g": generation, "keys": bulk.texts(connection, sorted({key for key, _ in exits}))},
     )
 
 

@@ -14,9 +14,11 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.destination import timestamps
 from audience_sync.core.instants import from_ms
-from audience_sync.core.shards import shard_of
+from audience_sync.core.model import ChangeKind, RunKind
 from audience_sync.db import Database
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.entries import UNWRITTEN, history_from
+from audience_sync.store.runs import identifiers_of
 
 PAGE = 1000  # rows
 
@@ -38,19 +40,19 @@ def iso(milliseconds: int | None) -> str | None:
 
 
 def members(database: Database, audience: AudienceRow) -> Iterator[Record]:
-    """Yield the members of an audience as they are now, or who has a value, in the order of their shards."""
+    """Yield the members of an audience as they are now, or who has a value, by profile key."""
     computation = audience.computation.value
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
-        after = (-1, "") if last is None else (shard_of(last["profile_key"]), last["profile_key"])
+        after = "" if last is None else last["profile_key"]
         rows = connection.execute(
             sa.text(
-                "SELECT m.profile_key, m.value, m.identifiers, r.as_of, m.entered_run_id, m.generation"
-                " FROM memberships m LEFT JOIN runs r ON r.id = m.entered_run_id"
-                " WHERE m.audience_id = :a AND (m.shard, m.profile_key) > (:shard, :key)"
-                " ORDER BY m.shard, m.profile_key LIMIT :n"
+                f"SELECT m.profile_key, m.value, {identifiers_of('m.identifiers', 'w')}, r.as_of, m.entered_run_id,"
+                " w.generation FROM memberships m LEFT JOIN runs r ON r.id = m.entered_run_id"
+                " LEFT JOIN runs w ON w.id = m.run_id"
+                " WHERE m.audience_id = :a AND m.profile_key > :key ORDER BY m.profile_key LIMIT :n"
             ),
-            {"a": audience.id, "shard": after[0], "key": after[1], "n": PAGE},
+            {"a": audience.id, "key": after, "n": PAGE},
         )
         return [
             dict(zip(MEMBER_COLUMNS, (audience.key, key, value, keys, iso(since), *rest, computation), strict=True))
@@ -93,7 +95,8 @@ def changes(
         before = only({"r.id < :before": last and last["id"]})
         rows = connection.execute(
             sa.text(
-                "SELECT r.id, r.as_of, a.key, a.computation FROM runs r JOIN audiences a ON a.id = r.audience_id"
+                "SELECT r.id, r.as_of, r.kind, a.key, a.computation"
+                " FROM runs r JOIN audiences a ON a.id = r.audience_id"
                 f"{where(wanted, before, ['r.entered + r.exited + r.updated > 0'])} ORDER BY r.id DESC LIMIT :n"
             ),
             {"a": audience_id, "r": run_id, "since": since_ms, "before": last and last["id"], "n": PAGE},
@@ -106,17 +109,23 @@ def changes(
 
 def _changes_of(database: Database, run: Record, kind: str | None) -> Iterator[Record]:
     as_of = iso(run["as_of"])
-    of_kind = only({"kind = :kind": kind})
+    wanted = where(["c.run_id = r.id", "r.id = :r", "c.profile_key > :key"], only({"c.kind = :kind": kind}))
+    written = f"SELECT c.profile_key, c.kind, c.value, {identifiers_of('c.identifiers', 'r')}"
+    halves = [f"{written} FROM runs r CROSS JOIN changes c{wanted}"]
+    if run["kind"] == RunKind.INITIAL and kind in {None, ChangeKind.ENTERED}:
+        halves.append(
+            f"SELECT m.profile_key, '{ChangeKind.ENTERED}', m.value, {identifiers_of('m.identifiers', 'r')}"
+            " FROM runs r CROSS JOIN memberships m"
+            f" WHERE r.id = :r AND m.audience_id = r.audience_id AND m.profile_key > :key AND {UNWRITTEN}"
+        )
+    # Each half by itself, along its key: together they would be sorted whole for every page.
+    query = " UNION ALL ".join(f"SELECT * FROM ({half} ORDER BY profile_key LIMIT :n) AS half" for half in halves)
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
-        after = (-1, "") if last is None else (shard_of(last["profile_key"]), last["profile_key"])
+        after = "" if last is None else last["profile_key"]
         rows = connection.execute(
-            sa.text(
-                "SELECT profile_key, kind, value, identifiers FROM changes"
-                f"{where(['run_id = :r', '(shard, profile_key) > (:shard, :key)'], of_kind)}"
-                " ORDER BY shard, profile_key LIMIT :n"
-            ),
-            {"r": run["id"], "kind": kind, "shard": after[0], "key": after[1], "n": PAGE},
+            sa.text(f"{query} ORDER BY profile_key LIMIT :n"),
+            {"r": run["id"], "kind": kind, "key": after, "n": PAGE, "history_from": history_from(connection)},
         )
         of_run = (run["id"], run["computation"])
         return [dict(zip(CHANGE_COLUMNS, (as_of, run["key"], *row, *of_run), strict=True)) for row in rows]

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync import tables
 from audience_sync.core.keys import Rejection
+from audience_sync.core.lines import GAP, Wrapping
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import STOPPED_ON_REQUEST, UnknownName
 from audience_sync.store import audiences, bulk
@@ -32,24 +33,43 @@ class RunRow(NamedTuple):
     members_before: int
     counts: Counts
     resent: int
-    resend_from: int | None
+    resent_to: str | None
     sent: int
     send_updates: bool
     partial: bool
     reason: str | None
     approved_at: int | None
     held_by: int | None
+    identifiers: str | None
+
+    @property
+    def wrapping(self) -> Wrapping | None:
+        """Return what bare identifiers of its rows stand in."""
+        return Wrapping.of(self.identifiers)
 
 
 _FIELDS = (
     "id, audience_id, kind, state, as_of, started_at, finished_at, generation, definition_hash, definition_changed,"
-    " members_before, read, entered, exited, updated, unchanged, rejected, duplicates, resent, resend_from, sent,"
-    " send_updates, partial, reason, approved_at, held_by"
+    " members_before, read, entered, exited, updated, unchanged, rejected, duplicates, resent, resent_to, sent,"
+    " send_updates, partial, reason, approved_at, held_by, identifiers"
 )
 _FIRST_COUNT, _COUNTS = 11, 7
 STOPPED: Final = {"stopped": STOPPED_ON_REQUEST}
 NOT_STOPPED: Final = "(state <> 'failed' OR reason IS NULL OR reason <> :stopped)"
 """Of runs that say something of their audience: one that ended on request, with the daemon, says nothing."""
+
+
+def identifiers_of(column: str, run: str) -> str:
+    """Return the SQL of a column of identifiers as JSON; `run` is the row of the run that wrote it."""
+    return f"CASE WHEN {column} LIKE '%\"%' THEN {column} ELSE replace({run}.identifiers, '{GAP}', {column}) END"
+
+
+HAS_CHANGED_MEMBERS: Final = (
+    "(state IN ('succeeded', 'applying') OR EXISTS (SELECT 1 FROM changes c WHERE c.run_id = runs.id)"
+    " OR kind = 'initial' AND EXISTS"
+    " (SELECT 1 FROM memberships m WHERE m.audience_id = runs.audience_id AND m.entered_run_id = runs.id))"
+)
+"""Of runs: a failed one may have, too, as an initial run commits part by part."""
 MAX_ID = 2**63 - 1  # of a run; databases refuse larger numbers
 
 
@@ -180,15 +200,9 @@ def release(connection: Connection, audience_id: int, *, now_ms: int) -> None:
 
 
 def applied_after(connection: Connection, run: RunRow) -> int | None:
-    """Return the newest later run of the same audience that changed memberships, or None.
-
-    A failed run may have: an initial one commits as it compares.
-    """
+    """Return the newest later run of the same audience that changed memberships, or None."""
     later: int | None = connection.execute(
-        sa.text(
-            "SELECT max(id) FROM runs WHERE audience_id = :a AND id > :i"
-            " AND (state IN ('succeeded', 'applying') OR EXISTS (SELECT 1 FROM changes c WHERE c.run_id = runs.id))"
-        ),
+        sa.text(f"SELECT max(id) FROM runs WHERE audience_id = :a AND id > :i AND {HAS_CHANGED_MEMBERS}"),
         {"a": run.audience_id, "i": run.id},
     ).scalar()
     return later
@@ -205,6 +219,12 @@ def set_state(connection: Connection, run_id: int, state: RunState, *, reason: s
     connection.execute(
         sa.text("UPDATE runs SET state = :s, reason = :r WHERE id = :i"), {"s": state, "r": reason, "i": run_id}
     )
+
+
+def set_identifiers(connection: Connection, run_id: int, template: str | None) -> RunRow:
+    """Keep in what JSON the bare identifiers of a run's rows stand (`core.lines`); return the run."""
+    connection.execute(sa.text("UPDATE runs SET identifiers = :t WHERE id = :i"), {"t": template, "i": run_id})
+    return get(connection, run_id)
 
 
 def set_whole(connection: Connection, run_id: int) -> RunRow:
@@ -241,11 +261,11 @@ def complete(connection: Connection, run: RunRow, *, now_ms: int) -> None:
     release(connection, run.audience_id, now_ms=now_ms)
 
 
-def set_resend(connection: Connection, run_id: int, *, shard: int, resent: int) -> None:
+def set_resent(connection: Connection, run_id: int, *, upto: str | None, resent: int) -> None:
     """Keep how far a resync has sent current values again."""
     connection.execute(
-        sa.text("UPDATE runs SET resend_from = :s, resent = resent + :n WHERE id = :i"),
-        {"s": shard, "n": resent, "i": run_id},
+        sa.text("UPDATE runs SET resent_to = :upto, resent = resent + :n WHERE id = :i"),
+        {"upto": upto, "n": resent, "i": run_id},
     )
 
 

@@ -1,11 +1,12 @@
-"""The second half of a run: compare the spool with the memberships, and commit or stage what differs."""
+"""The second half of a run: compare what the definition says with the members, and commit or stage what differs."""
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
@@ -13,14 +14,14 @@ from audience_sync.core.guard import guard
 from audience_sync.core.model import Change, ChangeKind, Counts, RunKind, RunState
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import memberships, runs
-from audience_sync.store.memberships import ShardChanges
 from audience_sync.store.runs import RunRow
+from audience_sync.sync.comparing import Difference, compare, compare_one
 from audience_sync.sync.finishing import CHANGES_A_COMMIT, apply_plan, supersede
 from audience_sync.sync.job import Job
-from audience_sync.sync.reading import Rejections, Trusted, compare, trusted
-from audience_sync.sync.spool import Spool
+from audience_sync.sync.reading import Found, Rejections
 
-Put: TypeAlias = Callable[[Connection, RunRow, list[ShardChanges]], None]
+T = TypeVar("T")
+Put: TypeAlias = Callable[[Connection, RunRow, Sequence[T]], None]
 
 
 @dataclass
@@ -34,32 +35,38 @@ class Comparison:
     rejections: Rejections
     counts: Counts
     _rejections_stored: int = 0
-    _was_cut: bool = False  # by the limit
 
-    def commit(self, spool: Spool) -> RunRow:
-        """Commit an initial run as it is compared, so that a run that dies is work done."""
-        for chunk in self._chunks(spool):
-            self._put(chunk, memberships.apply)
-            self.workspace.seams.reach("sync.committed")
+    def commit(self, found: Found) -> RunRow:
+        """Commit an initial run in parts, so that a run that dies is work done."""
+        difference = self._compare(found)
+        if difference.are_newcomers:
+            self._put_all(
+                difference.newcomers(), difference, memberships.enter, kinds=_all_enter, reached="sync.committed"
+            )
+        else:
+            self._put_all(difference.changes(), difference, memberships.apply, kinds=_kinds, reached="sync.committed")
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
-            self._note_whole(connection)
-            supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
+            self._close(connection, difference)
         return apply_plan(self.workspace, self.lease, self.run, check_stop=self.job.check_stop)
 
-    def stage(self, spool: Spool) -> RunRow:
+    def stage(self, found: Found) -> RunRow:
         """Stage the whole plan, let the guard look, and apply it."""
-        for chunk in self._chunks(spool):
-            self._put(chunk, lambda connection, run, shards: memberships.stage(connection, run.id, shards))
-            self.workspace.seams.reach("sync.staged")
+        difference = self._compare(found)
+        self._put_all(
+            difference.changes(),
+            difference,
+            memberships.stage,
+            kinds=_kinds,
+            reached="sync.staged",
+        )
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
-            self._note_whole(connection)
+            self._close(connection, difference)
             limits = self.job.audience.guard
             if self.run.partial:  # a part says nothing of the size of the whole
                 limits = replace(limits, min_initial_members=0)
             refusals = guard(self.counts, kind=self.run.kind, members_before=self.run.members_before, limits=limits)
-            supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
             state = RunState.BLOCKED if refusals else RunState.APPLYING
             runs.set_state(connection, self.run.id, state, reason="; ".join(refusals) or self.run.reason)
             run = runs.get(connection, self.run.id)
@@ -68,75 +75,85 @@ class Comparison:
             return run
         return apply_plan(self.workspace, self.lease, run, check_stop=self.job.check_stop)
 
-    def _note_whole(self, connection: Connection) -> None:
-        """Make a run with a limit a whole one if the limit has left out no change."""
-        if self.run.partial and self.job.only is None and not self._was_cut:
-            self.run = runs.set_whole(connection, self.run.id)
-
-    def _chunks(self, spool: Spool) -> Iterator[list[ShardChanges]]:
-        """Compare all shards; yield those that differ from what is known, in groups of about one commit."""
-        with self.workspace.database.read() as connection:
-            known = trusted(connection, self.run.audience_id)
-        compared = compare(
-            self.workspace.database,
-            self.run.audience_id if self.run.members_before else None,  # nothing to read where nobody is
-            spool,
-            rejections=self.rejections,
-            trusted=Trusted() if self.run.kind is RunKind.RESYNC else known,
+    def _compare(self, found: Found) -> Difference:
+        database, audience_id = self.workspace.database, self.run.audience_id
+        if self.job.only is not None:
+            return compare_one(database, audience_id, found, self.job.only, on_missing=self.job.audience.on_missing)
+        return compare(
+            database,
+            audience_id if self.run.members_before else None,  # nothing to read where nobody is
+            found,
+            trust=self.run.kind is not RunKind.RESYNC,
             on_missing=self.job.audience.on_missing,
-            only=self.job.only,
+            on_members=self.job.on_members,
         )
-        waiting: list[ShardChanges] = []
-        changes = 0
-        for shard, counts in self._limited(compared):
-            self.job.on_shard(shard.shard)
-            self.counts += counts
-            if shard.size or shard.digest != known.digests.get(shard.shard) or _has_new_reading(shard, known):
-                waiting.append(shard)
-                changes += shard.size
-            if changes >= CHANGES_A_COMMIT:
-                yield waiting
-                waiting, changes = [], 0
-        yield waiting
 
-    def _put(self, shards: list[ShardChanges], put: Put) -> None:
+    def _put_all(
+        self,
+        pages: Iterable[Sequence[T]],
+        difference: Difference,
+        put: Put[T],
+        *,
+        kinds: Callable[[Sequence[T]], Counter[ChangeKind]],
+        reached: str,
+    ) -> None:
+        """Put changes into the database, a commit of them at a time; with a limit, no more than that."""
+        done: Counter[ChangeKind] = Counter()
+        for some in _chunks(pages, limit=self.job.limit):
+            done.update(kinds(some))
+            self.job.on_changes(done.total())
+            with self.workspace.database.write() as connection:
+                self.lease.assert_held(connection)
+                self._keep_wrapping(connection, difference)
+                put(connection, self.run, some)
+                self._note(connection, replace(self.counts, **{kind.value: done[kind] for kind in ChangeKind}))
+            self.workspace.seams.reach(reached)
+        self.counts = replace(self.counts + difference.counts, **{kind.value: done[kind] for kind in ChangeKind})
+
+    def _keep_wrapping(self, connection: Connection, difference: Difference) -> None:
+        """Have the run know, before its first change, what bare identifiers of its rows stand for."""
+        template = None if difference.wrapping is None else difference.wrapping.template
+        if self.run.identifiers != template:
+            self.run = runs.set_identifiers(connection, self.run.id, template)
+
+    def _note(self, connection: Connection, counts: Counts) -> None:
+        """Keep what was counted, and samples of rejected rows."""
         samples = self.rejections.samples
-        with self.workspace.database.write() as connection:
-            self.lease.assert_held(connection)
-            put(connection, self.run, shards)
-            runs.set_counts(connection, self.run.id, self.counts)
-            runs.add_rejections(connection, self.run.id, samples, first=self._rejections_stored)
+        runs.set_counts(connection, self.run.id, counts)
+        runs.add_rejections(connection, self.run.id, samples, first=self._rejections_stored)
         self._rejections_stored += len(samples)
         samples.clear()
 
-    def _limited(self, compared: Iterator[tuple[ShardChanges, Counts]]) -> Iterator[tuple[ShardChanges, Counts]]:
-        """Pass on the first changes, as many as the limit allows; a shard that loses some is compared again later."""
-        limit = self.job.limit
-        for shard, counts in compared:
-            if limit is None:
-                yield shard, counts
-                continue
-            if shard.size <= limit:
-                limit -= shard.size
-                yield shard, counts
-            else:
-                self._was_cut = True
-                kept, limit = shard.every()[:limit], 0
-                yield ShardChanges(shard.shard, kept, None), _cut(counts, kept)
+    def _close(self, connection: Connection, difference: Difference) -> None:
+        """Keep what was found; the plans that waited are superseded by it."""
+        self._note(connection, self.counts)
+        is_cut = self.counts.changed < difference.counts.changed
+        if self.run.partial and self.job.only is None and not is_cut:  # the limit has left out no change
+            self.run = runs.set_whole(connection, self.run.id)
+        if not self.run.partial and difference.digest is not None:
+            memberships.keep_digest(connection, self.run, difference.digest)
+        supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
 
 
-def _has_new_reading(shard: ShardChanges, known: Trusted) -> bool:
-    """Return whether the members of a shard came in another order than before."""
-    return shard.reading != known.readings.get(shard.shard, b"")
+def _chunks(pages: Iterable[Sequence[T]], *, limit: int | None) -> Iterator[list[T]]:
+    """Yield what is in pages in chunks of a commit each, at most `limit` in all."""
+    left = sys.maxsize if limit is None else limit
+    waiting: list[T] = []
+    for page in pages:
+        waiting += page[:left]
+        left -= min(left, len(page))
+        while len(waiting) >= CHANGES_A_COMMIT:
+            yield waiting[:CHANGES_A_COMMIT]
+            del waiting[:CHANGES_A_COMMIT]
+        if not left:
+            break
+    if waiting:
+        yield waiting
 
 
-def _cut(counts: Counts, kept: Sequence[Change]) -> Counts:
-    """Return the counts of a shard when only some of its changes are kept."""
-    kinds = Counter(change.kind for change in kept)
-    return Counts(
-        entered=kinds[ChangeKind.ENTERED],
-        exited=kinds[ChangeKind.EXITED],
-        updated=kinds[ChangeKind.UPDATED],
-        unchanged=counts.unchanged,
-        duplicates=counts.duplicates,
-    )
+def _kinds(changes: Sequence[Change]) -> Counter[ChangeKind]:
+    return Counter(change.kind for change in changes)
+
+
+def _all_enter(lines: Sequence[str]) -> Counter[ChangeKind]:
+    return Counter({ChangeKind.ENTERED: len(lines)})

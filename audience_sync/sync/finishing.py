@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import groupby
-from operator import itemgetter
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.model import Change, ChangeKind, Counts, Member, RunKind, RunState
-from audience_sync.core.shards import SHARDS
+from audience_sync.core.model import Change, ChangeKind, Counts, RunKind, RunState
 from audience_sync.errors import LeaseHeld
 from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import memberships, outbox, runs
 from audience_sync.store.audiences import AudienceRow
-from audience_sync.store.memberships import ShardChanges
 from audience_sync.store.runs import RunRow
 
 CHANGES_A_COMMIT = 50_000  # on SQLite everybody else waits for a commit to end
-SHARDS_A_RESEND = 16  # of 1,024: about as many rows a commit for an audience of three million
 LEASE_SECONDS = 30.0
 
 
@@ -64,15 +59,16 @@ def finish_dead_runs(workspace: Workspace, lease: HeldLease, audience: AudienceR
 def fail(workspace: Workspace, run_id: int, *, reason: str) -> None:
     """Mark a run as failed and drop what it staged; one that is past the guard is left to be finished."""
     with workspace.database.write() as connection:
-        if runs.get(connection, run_id).state is RunState.RUNNING:
-            memberships.unstage(connection, run_id)
+        run = runs.get(connection, run_id)
+        if run.state is RunState.RUNNING:
+            memberships.unstage(connection, run)
             runs.finish(connection, run_id, RunState.FAILED, now_ms=workspace.seams.now_ms(), reason=reason)
 
 
 def supersede(connection: Connection, newer: RunRow, state: RunState, *, now_ms: int) -> None:
     """Close the runs that are blocked, or held: a newer run of the audience takes their place. Drop their plans."""
     for older in runs.in_state(connection, newer.audience_id, state):
-        memberships.unstage(connection, older.id)
+        memberships.unstage(connection, older)
         reason = f"{older.reason}; superseded by run {newer.id}"
         runs.finish(connection, older.id, RunState.SUPERSEDED, now_ms=now_ms, reason=reason)
 
@@ -89,10 +85,10 @@ def apply_plan(
         check_stop()
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            shards = memberships.next_staged(connection, run.id, at_most=CHANGES_A_COMMIT)
-            if shards is None:
+            upto = memberships.next_staged(connection, run.id, at_most=CHANGES_A_COMMIT)
+            if upto is None:
                 break
-            memberships.apply_staged(connection, run, low=shards[0], high=shards[1])
+            memberships.apply_staged(connection, run, upto=upto)
         seams.reach("apply.committed")
     if run.kind is RunKind.RESYNC:
         _resend(workspace, lease, run)
@@ -101,6 +97,7 @@ def apply_plan(
         if run.partial:
             runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=seams.now_ms())
         else:
+            memberships.trust_digest(connection, run)
             runs.complete(connection, run, now_ms=seams.now_ms())
         return runs.get(connection, run.id)
 
@@ -110,29 +107,22 @@ def take_out_members(workspace: Workspace, lease: HeldLease, run: RunRow) -> Run
     while True:
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            members = memberships.members_of(connection, run.audience_id, at_most=CHANGES_A_COMMIT)
+            members = memberships.first(connection, run.audience_id, at_most=CHANGES_A_COMMIT)
             if not members:
                 runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=workspace.seams.now_ms())
                 return runs.get(connection, run.id)
-            memberships.apply(connection, run, _exits(members))
+            memberships.apply(connection, run, [Change(ChangeKind.EXITED, *member) for member in members])
             exited = runs.get(connection, run.id).counts.exited + len(members)
             runs.set_counts(connection, run.id, Counts(exited=exited))
         workspace.seams.reach("retract.committed")
 
 
-def _exits(members: list[tuple[int, Member]]) -> list[ShardChanges]:
-    by_shard = groupby(members, key=itemgetter(0))
-    return [
-        ShardChanges(shard, [Change(ChangeKind.EXITED, *member) for _, member in group], None)
-        for shard, group in by_shard
-    ]
-
-
 def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> None:
     """Put every current value and every remembered exit into the outbox; goes on where a dead process stopped."""
-    for shard in range(run.resend_from or 0, SHARDS, SHARDS_A_RESEND):
+    after: str | None = run.resent_to or ""
+    while after is not None:
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            resent = outbox.resend(connection, run, low=shard, high=shard + SHARDS_A_RESEND - 1)
-            runs.set_resend(connection, run.id, shard=shard + SHARDS_A_RESEND, resent=resent)
+            resent, after = outbox.resend(connection, run, after=after, at_most=CHANGES_A_COMMIT)
+            runs.set_resent(connection, run.id, upto=after, resent=resent)
         workspace.seams.reach("resync.committed")

@@ -35,7 +35,7 @@ class Job:
     force: bool = False  # accept an as_of before the last applied one
     limit: int | None = None  # the maximum number of changes to apply
     only: str | None = None  # apply only the changes of this profile
-    on_progress: Callable[[str, int], None] = _ignore  # "reading" and rows, "comparing" and shards
+    on_progress: Callable[[str, int], None] = _ignore  # "reading" and rows, "comparing" and members, "writing"
     on_first: Callable[[int], None] = _ignore_first  # before the first commit of a first sync: rows found
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -70,10 +70,15 @@ class Job:
         self.check_stop()
         self.on_progress("reading", rows)
 
-    def on_shard(self, shard: int) -> None:
-        """Between two shards: stop if asked to, or show how many were compared."""
+    def on_members(self, members: int) -> None:
+        """Between two pages of members: stop if asked to, or show how many were compared."""
         self.check_stop()
-        self.on_progress("comparing", shard + 1)
+        self.on_progress("comparing", members)
+
+    def on_changes(self, changes: int) -> None:
+        """Between two commits: stop if asked to, or show how many changes were found."""
+        self.check_stop()
+        self.on_progress("writing", changes)
 
     def check_stop(self) -> None:
         """Leave the work between two commits when asked to.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -11,13 +11,13 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.guard import guard
 from audience_sync.core.hold import NOT_SYNCED, Hold, Used, hold, would_block, would_fail
 from audience_sync.core.instants import to_ms
-from audience_sync.core.model import Computation, Counts, RunKind, RunState
+from audience_sync.core.model import Change, Computation, Counts, RunKind, RunState
 from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, runs
-from audience_sync.store.memberships import ShardChanges
+from audience_sync.sync.comparing import compare
 from audience_sync.sync.job import Job
 from audience_sync.sync.prerequisites import used_by
-from audience_sync.sync.reading import Rejections, Trusted, compare, open_spool, read, trusted
+from audience_sync.sync.reading import Rejections, reading
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def plan(
     workspace: Workspace,
     job: Job,
     *,
-    on_found: Callable[[ShardChanges], None],
+    on_found: Callable[[Sequence[Change]], None],
     planned: Mapping[str, Plan | None] | None = None,
 ) -> Plan:
-    """Compare a definition with the memberships; the changes of every shard are shown to `on_found`, in their order.
+    """Compare a definition with the memberships; the changes are shown to `on_found` by profile key, many at a time.
 
     `planned` has the plans of what the same sync would sync before, None where one could not be made. If one that is
     used here would be blocked or held, the definition is not evaluated: a sync would not evaluate it either.
@@ -61,7 +61,6 @@ def plan(
         if audience is not None:
             audiences.require_computation(audience, job.audience.computation)
             audiences.require_not_retired(audience)
-        known = trusted(connection, audience.id) if audience else Trusted()
         waiting = runs.in_state(connection, audience.id, RunState.BLOCKED) if audience else []
         held = _planned_hold(connection, job, planned or {})
     as_of = job.as_of or job.at_least or workspace.seams.clock().astimezone(UTC)
@@ -80,23 +79,20 @@ def plan(
     )
     if held is not None:
         return made
-    with open_spool(job.audience) as spool:
-        rejections = made.rejections
-        rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=job.on_page)
-        counts = Counts(read=rows, rejected=rejections.rows)
-        audience_id = audience.id if audience else None
-        compared = compare(
+    with reading(job.settings, job.audience, as_of=as_of, rejections=made.rejections, on_page=job.on_page) as read:
+        counts = Counts(read=read.rows, rejected=made.rejections.rows)
+        difference = compare(
             workspace.database,
-            audience_id,
-            spool,
-            rejections=rejections,
-            trusted=known,
+            audience.id if audience and audience.members else None,
+            read,
+            trust=True,
             on_missing=job.audience.on_missing,
+            on_members=job.on_members,
         )
-        for shard, found in compared:
-            job.on_shard(shard.shard)
-            counts += found
-            on_found(shard)
+        for changes in difference.changes():
+            job.check_stop()
+            on_found(changes)
+    counts += difference.counts
     refusals = guard(counts, kind=made.kind, members_before=made.members_before, limits=job.audience.guard)
     return replace(made, counts=counts, refusals=refusals)
 

@@ -1,7 +1,6 @@
 """How many people a definition finds, and some of them: read as a sync reads them, compared with nothing, kept nowhere.
 
-Rows are filed by shard as for a sync, which is the only way to know which keys come twice without keeping all of them
-in memory; the file is gone with the preview.
+What does not fit into memory lies in a temporary folder, as for a sync, and is gone with the preview.
 """
 
 from __future__ import annotations
@@ -10,19 +9,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain, islice
 from statistics import median
 
 import orjson
 
 from audience_sync.config import Audience, Settings
 from audience_sync.core.keys import Reason
-from audience_sync.core.model import Member
-from audience_sync.core.rows import distinct
-from audience_sync.core.shards import SHARDS, from_line
-from audience_sync.sync.reading import Rejections, open_spool, read
+from audience_sync.core.lines import from_line
+from audience_sync.core.model import Computation, Member
+from audience_sync.sync.reading import Rejections, reading
 
 VALUES_KEPT = 100_000
-"""The maximum number of values to analyse: those of the first shards, which are a random sample."""
+"""The maximum number of values to analyse: a random sample."""
 FREQUENT = 5  # texts that are named
 
 
@@ -69,7 +68,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Preview:
-    """The result of a definition: `size` profiles in `read` rows, the first by shard and key, and their values."""
+    """The result of a definition: `size` profiles in `read` rows, the first by key, and their values."""
 
     read: int
     size: int
@@ -84,25 +83,19 @@ def preview(
 ) -> Preview:
     """Read a definition to its end and return what it finds, with a sample of profiles.
 
-    The sample is the same as long as the audience is: the first by shard and key, as `members` lists them.
+    The sample is the same as long as the audience is: the first by key, as `members` lists them.
 
     Raises:
         ConfigError: the definition can be seen to be wrong without running it.
         SourceError: the source cannot be read to its end, or the result has not the columns it needs.
     """
     rejections, values = Rejections(), Values()
-    first: list[Member] = []
-    size = 0
-    with open_spool(audience) as spool:
-        rows = read(settings, audience, as_of=as_of, spool=spool, rejections=rejections, on_page=on_page)
-        for shard in range(SHARDS):
-            kept, left_out = distinct(spool.take(shard))
-            size += len(kept)
-            rejections.counts.update({Reason.DUPLICATE: len(left_out)} if left_out else {})
-            wanted = sample - len(first)
-            first += [from_line(line) for line in sorted(kept)[:wanted]] if wanted else []
-            for member in map(from_line, kept):
-                if member.value is None:
-                    break  # an audience has none
-                values.add(member.value)
-    return Preview(rows, size, rejections.rows, dict(rejections.counts), first, values)
+    with reading(settings, audience, as_of=as_of, rejections=rejections, on_page=on_page) as found:
+        found.leave_out_duplicates()
+        size = found.diff.digest().members
+        lines = islice(chain.from_iterable(found.diff.everybody()), sample)
+        first = [from_line(line, found.diff.wrapping) for line in lines]
+        if audience.computation is Computation.TRAIT:
+            for value in chain.from_iterable(found.diff.values()):
+                values.add(value)
+    return Preview(found.rows, size, rejections.rows, dict(rejections.counts), first, values)

@@ -29,7 +29,7 @@ from audience_sync.sync.committing import Comparison
 from audience_sync.sync.finishing import LEASE_SECONDS, fail, finish_dead_runs, holding, supersede
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.prerequisites import hold_of, used_by
-from audience_sync.sync.reading import Rejections, open_spool, read
+from audience_sync.sync.reading import Rejections, reading
 from audience_sync.sync.round import uses_any
 
 
@@ -193,15 +193,15 @@ def _instant(job: Job, audience: AudienceRow, *, now_ms: int) -> int:
 
 def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> RunReport:
     rejections = Rejections()
-    with open_spool(job.audience) as spool:
-        as_of = from_ms(run.as_of)
-        rows = read(job.settings, job.audience, as_of=as_of, spool=spool, rejections=rejections, on_page=job.on_page)
+    with reading(
+        job.settings, job.audience, as_of=from_ms(run.as_of), rejections=rejections, on_page=job.on_page
+    ) as found:
         workspace.seams.reach("sync.read")
-        counts = Counts(read=rows, rejected=rejections.rows)
+        counts = Counts(read=found.rows, rejected=rejections.rows)
         comparison = Comparison(workspace, lease, job, run, rejections, counts)
         if run.kind is RunKind.INITIAL:
-            job.on_first(rows - rejections.rows)
-        run = comparison.commit(spool) if _goes_unguarded(job, run) else comparison.stage(spool)
+            job.on_first(found.rows - rejections.rows)
+        run = comparison.commit(found) if _goes_unguarded(job, run) else comparison.stage(found)
     with workspace.database.read() as connection:
         members = audiences.by_id(connection, run.audience_id).members
     return RunReport(run, job.audience.key, members, rejections.counts)

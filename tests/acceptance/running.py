@@ -268,5 +268,5 @@ def assert_stored(place: Place, now: Customers, *, before: Customers | None = No
     assert {user: identifiers for user, (kind, identifiers) in latest.items() if kind != "exited"} == memberships(now)
     assert place.rows("SELECT members, completed FROM audiences") == [(len(now), True)]
     assert place.rows("SELECT id FROM runs WHERE state IN ('running', 'applying', 'blocked')") == []
-    assert place.rows("SELECT * FROM staged") == place.rows("SELECT * FROM staged_shards") == []
+    assert place.rows("SELECT * FROM staged") == []
     assert place.held() == []

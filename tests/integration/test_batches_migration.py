@@ -95,8 +95,8 @@ def test_attempts_become_open_batches(older: Database) -> None:
     run_alembic(older, "up")
 
     (batch,) = claimed(older)
-    assert [(one.profile_key, one.idempotency_key, one.shard) for one in batch.events] == [
-        (key, f"key of {key}", shard_of(key)) for key in ("taken", "newer", "dead")
+    assert [(one.profile_key, one.idempotency_key) for one in batch.events] == [
+        (key, f"key of {key}") for key in ("taken", "newer", "dead")
     ]
     assert [one.carried[0].kind for one in batch.events] == ["entered", "resent", "entered"]
     assert (batch.tries, batch.not_before, batch.error) == (2, AT + 5, "HTTP 503")

@@ -18,7 +18,6 @@ import sqlalchemy as sa
 
 from audience_sync import db
 from audience_sync.core.model import Json
-from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import DestinationError, KeyRefused
@@ -177,7 +176,7 @@ def test_gives_up_in_time(sending: Sending) -> None:
 @pytest.mark.parametrize("positions", [[0], [99], [17, 18, 80]], ids=["first", "last", "several"])
 def test_bad_batch_is_halved_until_the_event_waits_alone(sending: Sending, positions: list[int]) -> None:
     """Wherever events stand that make their batch fail for ever, they end up alone, and wait; all others go."""
-    ordered = sorted(EVERYBODY, key=lambda user: (shard_of(user), user))
+    ordered = sorted(EVERYBODY)
     bad = [ordered[position] for position in positions]  # the first batch is of the first hundred
     sending.sync(gold=EVERYBODY, silver=[bad[0], ordered[200]])
     sending.sandbox.faults.set([FaultRule(status=500, user_key=user) for user in bad])

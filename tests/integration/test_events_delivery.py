@@ -369,7 +369,7 @@ def test_long_events_are_read_a_few_at_a_time(sending: Sending) -> None:
     events = [track(f"m{n}", f"u{n % 7}", properties={"text": "x" * 30_000}) for n in range(400)]
     sending.forward(events)
     with sending.workspace.database.read() as connection:
-        found, more = waiting_events.page(connection, after=(0, ""), limit=1000)
+        found, more = waiting_events.page(connection, after="", limit=1000)
     sending.deliver()
 
     assert more

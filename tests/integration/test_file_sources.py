@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -16,7 +15,6 @@ import pytest
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType
 from audience_sync.errors import ConfigError, SourceError
-from audience_sync.extras import EXTRAS, install_command
 from audience_sync.source import Column, Statement, backend, columns, open_rows, ping, probe, table_columns
 
 AS_OF = datetime(2026, 3, 31, 12, 0, 30, tzinfo=UTC)
@@ -529,14 +527,3 @@ def test_looking_at_files_is_limited(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError, match="did not finish"):
         probe(source, "FROM shop", as_of=AS_OF)
-
-
-def test_files_need_an_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without DuckDB the remedy is the extra to install."""
-    for module in ("duckdb", "files", "formats"):
-        monkeypatch.delitem(sys.modules, f"audience_sync.source.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, "duckdb", None)
-    error = refusal(tmp_path / "m.csv")
-
-    assert "not installed: duckdb" in str(error)
-    assert error.hint == install_command(EXTRAS["files"])

@@ -230,23 +230,23 @@ def test_views_show_names_and_iso_timestamps(database: Database) -> None:
                 f" VALUES (1, 'initial', 'succeeded', {ms}, {ms}, {ms}, {number}, '', 0)"
             )
             connection.exec_driver_sql(
-                "INSERT INTO memberships (audience_id, shard, profile_key, entered_run_id, generation)"
-                f" VALUES (1, 0, 'u{number}', {number}, {number})"
+                "INSERT INTO memberships (audience_id, profile_key, entered_run_id, run_id)"
+                f" VALUES (1, 'u{number}', {number}, {number})"
             )
             connection.exec_driver_sql(
-                f"INSERT INTO changes (run_id, shard, profile_key, kind) VALUES ({number}, 0, 'u{number}', 'entered')"
+                f"INSERT INTO changes (run_id, profile_key, kind) VALUES ({number}, 'u{number}', 'entered')"
             )
             connection.exec_driver_sql(
-                "INSERT INTO outbox (shard, profile_key, audience_id, value, generation, run_id)"
-                f" VALUES (0, 'u{number}', 1, 'true', {number}, {number})"
+                "INSERT INTO outbox (profile_key, audience_id, value, generation, run_id)"
+                f" VALUES ('u{number}', 1, 'true', {number}, {number})"
             )
             connection.exec_driver_sql(
                 "INSERT INTO deliveries (shard, profile_key, idempotency_key, traits, run_ids, accepted_at, status)"
                 f" VALUES (0, 'u{number}', 'k', '{{}}', '[1]', {ms}, 200)"
             )
             connection.exec_driver_sql(
-                "INSERT INTO events (shard, profile_key, position, message_id, type, payload, received_at)"
-                f" VALUES (0, 'u{number}', {number}, 'm{number}', 'track', '{{}}', {ms})"
+                "INSERT INTO events (profile_key, position, message_id, type, payload, received_at)"
+                f" VALUES ('u{number}', {number}, 'm{number}', 'track', '{{}}', {ms})"
             )
             connection.exec_driver_sql(
                 "INSERT INTO event_counts (day, reason, type, count, last_message_id, last_at)"
@@ -271,7 +271,12 @@ def test_views_show_names_and_iso_timestamps(database: Database) -> None:
         assert connection.exec_driver_sql("SELECT min(day) FROM unsent_events").scalar() == "1970-01-02"
         for view in VIEWS - {"sent_deliveries", "open_events", "unsent_events"}:
             assert set(connection.exec_driver_sql(f"SELECT DISTINCT audience FROM {view}").scalars()) == {"gold"}
-    assert views == VIEWS | {"open_values", "batched_events", "shared_identifiers"}  # from which others are made
+    assert views == VIEWS | {
+        "all_changes",
+        "open_values",
+        "batched_events",
+        "shared_identifiers",
+    }  # from which others are made
 
 
 def iso(ms: int) -> str:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 import pytest
 import sqlalchemy as sa
 
 from audience_sync.cli.new_users import NewUsers
-from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.store import memberships
-from audience_sync.store.memberships import ShardChanges
 from tests.factories import make_change, make_run
 from tests.syncing import people
 
 
 def enter(new_users: NewUsers, profiles: Iterable[str]) -> int:
     """Have users enter an audience, and return how many of them may be new."""
-    lines = defaultdict(list)
-    for key in profiles:
-        lines[shard_of(key)].append(key)
-    for shard, found in sorted(lines.items()):
-        new_users.add(ShardChanges(shard, [], None, newcomers=found))
+    keys = sorted(profiles)
+    for start in range(0, len(keys), 1_000):
+        new_users.add([make_change(key) for key in keys[start : start + 1_000]])
     return new_users.close_audience()
 
 
@@ -40,7 +35,7 @@ def test_only_what_was_delivered_is_known(database: Database) -> None:
     with database.write() as connection:
         run = make_run(connection)
         for key in ("sent", "waiting", "dead"):
-            memberships.apply(connection, run, [ShardChanges(shard_of(key), [make_change(key)], None)])
+            memberships.apply(connection, run, [make_change(key)])
         connection.execute(sa.text("DELETE FROM outbox WHERE profile_key = 'sent'"))
         connection.execute(sa.text("UPDATE outbox SET dead_reason = 'no' WHERE profile_key = 'dead'"))
     new_users = NewUsers(database)

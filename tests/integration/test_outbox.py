@@ -11,29 +11,29 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.events import Contents, Event, OpenChange
 from audience_sync.core.model import Change, ChangeKind
-from audience_sync.core.shards import SHARDS, shard_of
+from audience_sync.core.shards import shard_of
 from audience_sync.db import Database
 from audience_sync.errors import LeaseLost
 from audience_sync.store import audiences, batches, memberships, outbox, runs, waiting
 from audience_sync.store.batches import Batch
-from audience_sync.store.memberships import ShardChanges
 from audience_sync.store.runs import RunRow
 from tests.factories import company_identifiers, make_change, make_event, make_open, make_run, open_changes, take_batch
 
 NOW = 1_774_958_400_000
-EVERYTHING = {"after": (-1, ""), "limit": 1000}
+EVERYTHING = {"after": "", "limit": 1000}
+LAST = "\U0010ffff"
 
 
 def enqueue(connection: Connection, run: RunRow, *changes: Change) -> None:
-    """Put changes into the outbox, each in its shard."""
-    memberships.stage(connection, run.id, [ShardChanges(shard_of(c.profile_key), [c], None) for c in changes])
-    outbox.enqueue(connection, run, low=0, high=SHARDS - 1)
-    memberships.unstage(connection, run.id)
+    """Put changes into the outbox."""
+    memberships.stage(connection, run, changes)
+    outbox.enqueue(connection, run, upto=LAST)
+    memberships.unstage(connection, run)
 
 
 def apply(connection: Connection, run: RunRow, *changes: Change) -> None:
-    """Make changes true, each in its shard."""
-    memberships.apply(connection, run, [ShardChanges(shard_of(c.profile_key), [c], None) for c in changes])
+    """Make changes true."""
+    memberships.apply(connection, run, changes)
 
 
 def opened(connection: Connection) -> list[OpenChange]:
@@ -178,11 +178,11 @@ def test_a_page_has_whole_profiles(database: Database) -> None:
 
         for limit in (1, 2, 5, 8, 28, 29):
             seen: list[OpenChange] = []
-            after, more = (-1, ""), True
+            after, more = "", True
             while more:
                 found, more = outbox.page(connection, after=after, limit=limit)
                 seen += found
-                after = (found.shards[-1], found.profile_keys[-1]) if found else after
+                after = found.profile_keys[-1] if found else after
             assert seen == opened(connection)
             assert len(seen) == 28
 
@@ -230,7 +230,7 @@ def test_reopening_sends_the_current_value(database: Database) -> None:
 
 
 def test_resending_says_everything_again(database: Database) -> None:
-    """A resync sends each member's value and each remembered exit once, with the newest identifiers, shard by shard."""
+    """A resync sends each member's value and each remembered exit once, with the newest identifiers, part by part."""
     with database.write() as connection:
         apply(connection, make_run(connection, audience="other"), make_change("elsewhere"))
         first, second, third = make_run(connection), make_run(connection), make_run(connection)
@@ -243,9 +243,13 @@ def test_resending_says_everything_again(database: Database) -> None:
             connection.execute(sa.text("UPDATE runs SET exited = 1 WHERE id = :i"), {"i": run.id})
         connection.execute(sa.text("DELETE FROM outbox"))
         resync = make_run(connection)
-        resent = sum(outbox.resend(connection, resync, low=low, high=low + 255) for low in range(0, 1024, 256))
+        after: str | None = ""
+        resent = []
+        while after is not None:
+            count, after = outbox.resend(connection, resync, after=after, at_most=1)
+            resent.append(count)
 
-        assert resent == 4
+        assert (sum(resent), len(resent)) == (4, 3)
         assert {(row.profile_key, row.value, row.identifiers) for row in opened(connection)} == {
             ("stays", "true", company_identifiers("c1")),
             ("back", "true", None),

@@ -19,7 +19,6 @@ from audience_sync.config import load
 from audience_sync.db import Database
 from audience_sync.errors import SourceError
 from audience_sync.sandbox import Sandbox
-from audience_sync.store import memberships
 from audience_sync.sync import Job, plan
 from tests.sending import Sending, open_sending
 
@@ -109,13 +108,12 @@ def test_the_time_follows_the_rate(sending: Sending, capsys: pytest.CaptureFixtu
 def test_no_body_is_made_without_samples(
     sending: Sending, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A plan without samples resolves no mapping for a real person, and does not parse the lines of newcomers."""
+    """A plan without samples resolves no mapping for a real person."""
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("made for a plan that shows none")
 
     monkeypatch.setattr(plan_samples, "make_parcel", refuse)
-    monkeypatch.setattr(memberships, "from_line", refuse)
     sending.shop.set_orders([(user, "gold") for user in PEOPLE])
 
     assert records(sending, capsys)[-1]["enter"] == 230
@@ -193,7 +191,7 @@ def test_updates_that_are_not_sent(sending: Sending, capsys: pytest.CaptureFixtu
     silent = Sending(**{**vars(sending), "settings": settings})
     silent.sync(gold=PEOPLE[:10])
     silent.write('UPDATE memberships SET identifiers = \'{"company":{"groupId":"old"}}\'')
-    silent.write("DELETE FROM shards")
+    silent.write("DELETE FROM digests")
     total = records(silent, capsys)[-1]
 
     assert (total["update"], total["profiles"], total["events"], total["requests"]) == (10, 0, 0, 0)

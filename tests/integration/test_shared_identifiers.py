@@ -209,11 +209,11 @@ def test_a_forgotten_exit_may_have_been_accepted(sending: Sending) -> None:
     """Whoever shares an address with somebody who is forgotten in the middle of leaving keeps the trait."""
     sync(sending, ("u1", "a@example.com"), ("u2", "a@example.com"))
     sending.deliver()
-    sync(sending, ("u2", "a@example.com"))
-    sending.sandbox.faults.set([FaultRule(drop=True, user_key="u1")])
+    sync(sending, ("u1", "a@example.com"))
+    sending.sandbox.faults.set([FaultRule(drop=True, user_key="u2")])
     sending.deliver_until(lambda: gold(sending) == {"a@example.com": False})
     sending.sandbox.faults.clear()
-    ended = call(["--config", str(sending.settings.path), "forget", "u1", "--yes"], os.environ)
+    ended = call(["--config", str(sending.settings.path), "forget", "u2", "--yes"], os.environ)
 
     assert ended.code == 0, ended.err
     assert sending.deliver().open == 0

@@ -76,7 +76,7 @@ def test_a_file_shrinks_to_its_memberships(sending: Sending) -> None:
     at_its_height = file_of(database).stat().st_size + log_of(database)
     erasure.purge(database, Retention(), now_ms=sending.workspace.seams.now_ms() + LATER)
 
-    memberships = pages(database, "memberships", "shards") * PAGE
+    memberships = pages(database, "memberships") * PAGE
     assert sending.rows("SELECT count(*) FROM memberships") == [(DELIVERED,)]
     assert log_of(database) == 0
     assert file_of(database).stat().st_size <= memberships + 64 * PAGE

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync import tables
 from audience_sync.core.keys import Reason, Rejection
-from audience_sync.core.model import Computation, Counts, RunKind, RunState
-from audience_sync.core.shards import digest, to_line
+from audience_sync.core.lines import to_line
+from audience_sync.core.model import Change, ChangeKind, Computation, Counts, Member, RunKind, RunState
 from audience_sync.db import Database
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences, bulk, memberships, runs
-from audience_sync.store.memberships import ShardChanges
+from audience_sync.store.memberships import Digest
+from audience_sync.store.runs import RunRow
 from tests.factories import make_change, make_member, make_run
 
 NOW_US = 1_774_958_400_000_000
@@ -27,44 +30,44 @@ def table(connection: Connection, named: sa.Table) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("count", [0, 1, bulk.CHUNK + 1])
 def test_bulk_insert_writes_every_row(database: Database, count: int) -> None:
     """Rows arrive whole and in their columns, on both sides of a chunk, from a generator too."""
-    rows = [(1, n % 1024, f"ü{n}", "entered", None if n % 2 else '{"a":1}', None) for n in range(count)]
+    rows = [(1, f"ü{n}", "entered", None if n % 2 else '{"a":1}', None) for n in range(count)]
 
     with database.write() as connection:
         bulk.insert(connection, tables.staged, (row for row in rows))
 
     with database.read() as connection:
-        assert table(connection, tables.staged) == sorted(rows, key=lambda row: (row[1], row[2].encode()))
+        assert table(connection, tables.staged) == sorted(rows, key=lambda row: row[1].encode())
 
 
 def test_bulk_upsert_replaces_by_primary_key(database: Database) -> None:
-    """A row of the same key is replaced, another one is left alone; bytes are kept as they are."""
+    """A row of the same key is replaced, another one is left alone."""
     with database.write() as connection:
-        bulk.upsert(connection, tables.shards, [(1, 1, 10, b"\x00a"), (1, 2, 20, b"b")])
-        bulk.upsert(connection, tables.shards, [(1, 2, 21, b"\xff"), (2, 1, 0, b"")])
+        bulk.upsert(connection, tables.digests, [(1, 1, "v", 10, "a"), (1, 2, "v", 20, "b")])
+        bulk.upsert(connection, tables.digests, [(1, 2, "w", 21, "ü"), (2, 1, "v", 0, "")])
 
     with database.read() as connection:
-        found = [
-            (*row[:3], bytes(row[3]))
-            for row in connection.execute(sa.select(tables.shards).order_by("audience_id", "shard"))
+        assert table(connection, tables.digests) == [
+            (1, 1, "v", 10, "a"),
+            (1, 2, "w", 21, "ü"),
+            (2, 1, "v", 0, ""),
         ]
-    assert found == [(1, 1, 10, b"\x00a"), (1, 2, 21, b"\xff"), (2, 1, 0, b"")]
 
 
 def test_bulk_delete_takes_exactly_the_rows(database: Database) -> None:
     """Only rows that equal in every given column are deleted; none at all for no rows."""
     rows = [
-        (1, "a", 1, "true", None, 5, 1, None, "entered", False, "schematic", "capture"),
-        (1, "a", 2, "true", None, 5, 1, None, "entered", False, "schematic", "capture"),
-        (1, "b", 1, "true", None, 6, 1, None, "entered", False, "schematic", "capture"),
+        ("a", 1, "true", None, 5, 1, None, "entered", False, "schematic", "capture"),
+        ("a", 2, "true", None, 5, 1, None, "entered", False, "schematic", "capture"),
+        ("b", 1, "true", None, 6, 1, None, "entered", False, "schematic", "capture"),
     ]
     with database.write() as connection:
         bulk.insert(connection, tables.outbox, rows)
-        bulk.delete(connection, tables.outbox, ("shard", "profile_key", "audience_id", "generation"), [])
+        bulk.delete(connection, tables.outbox, ("profile_key", "audience_id", "generation"), [])
         bulk.delete(
             connection,
             tables.outbox,
-            ("shard", "profile_key", "audience_id", "generation"),
-            [(1, "a", 1, 5), (1, "b", 1, 5), (9, "z", 9, 9)],
+            ("profile_key", "audience_id", "generation"),
+            [("a", 1, 5), ("b", 1, 5), ("z", 9, 9)],
         )
 
     with database.read() as connection:
@@ -134,77 +137,103 @@ def test_rejections_are_numbered_on(database: Database) -> None:
     ]
 
 
-def test_memberships_are_read_as_lines(database: Database) -> None:
-    """What the database joins to a line is what the core makes of the same member."""
+def lines(connection: Connection, run: RunRow) -> list[str]:
+    """Return the members of a run's audience as lines."""
+    return b"".join(memberships.texts(connection, run.audience_id, run.wrapping)).decode().split("\n")[:-1]
+
+
+def changes_of(members: Iterable[Member]) -> list[Change]:
+    """Return the entries of members."""
+    return [Change(ChangeKind.ENTERED, *member) for member in members]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_memberships_are_read_as_lines(database: Database, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """What the database joins to lines is what the core makes of the same members, however many there are at once."""
+    monkeypatch.setattr(memberships, "LINES_A_TEXT", at_once)
     members = [
         make_member("a"),
         make_member("a b", company="c\\1"),
-        make_member("é🙂", value=[1, None]),
         make_member("x%", company='"', value="v"),
+        make_member("é🙂", value=[1, None]),
     ]
     with database.write() as connection:
-        run = make_run(connection)
-        for member in members:
-            change = make_change(member.profile_key)._replace(identifiers=member.identifiers, value=member.value)
-            memberships.apply(connection, run, [ShardChanges(3, [change], None)])
+        run, other = make_run(connection), make_run(connection, audience="other")
+        memberships.apply(connection, run, changes_of(members))
 
-        assert memberships.lines(connection, run.audience_id, 3) == sorted(to_line(member) for member in members)
-        assert memberships.lines(connection, run.audience_id, 4) == []
+        assert lines(connection, run) == [to_line(member) for member in members]
+        assert lines(connection, other) == []
+        assert memberships.first(connection, run.audience_id, at_most=2) == members[:2]
+        assert memberships.find(connection, run.audience_id, "x%") == members[2]
+        assert memberships.find(connection, run.audience_id, "x_") is None
 
 
 def test_a_plan_is_staged_and_applied_in_parts(database: Database) -> None:
-    """A plan is applied in the order of its shards, in pieces of about a commit, and leaves as it becomes true."""
-    first = ShardChanges(1, [make_change("a"), make_change("b", company="c")], digest(["a"]), b"as it was read")
-    second = ShardChanges(5, [make_change("c", company="d")], None)
-    third = ShardChanges(6, [], digest([]))
+    """A plan is applied in the order of its profiles, in pieces of about a commit, and leaves as it becomes true."""
+    plan = [make_change("a"), make_change("b", company="c"), make_change("c", company="d")]
     with database.write() as connection:
         run, other = make_run(connection), make_run(connection, audience="other")
-        memberships.stage(connection, run.id, [second, first, third])
-        memberships.stage(connection, other.id, [third])
+        memberships.stage(connection, run, plan[::-1])
+        memberships.stage(connection, other, plan[:1])
 
-        assert memberships.next_staged(connection, run.id, at_most=2) == (1, 1)
-        assert memberships.next_staged(connection, run.id, at_most=3) == (1, 5)
-        memberships.apply_staged(connection, run, low=1, high=1)
-        assert memberships.next_staged(connection, run.id, at_most=99) == (5, 6)
-        assert memberships.lines(connection, run.audience_id, 1) == ["a", 'b\t{"company":{"groupId":"c"}}']
-        assert memberships.digests(connection, run.audience_id) == {1: digest(["a"])}
-        assert memberships.readings(connection, run.audience_id) == {1: b"as it was read"}
-        memberships.unstage(connection, run.id)
+        assert memberships.next_staged(connection, run.id, at_most=2) == "b"
+        assert memberships.next_staged(connection, run.id, at_most=99) == "c"
+        memberships.apply_staged(connection, run, upto="b")
+        assert memberships.next_staged(connection, run.id, at_most=99) == "c"
+        assert lines(connection, run) == ["a", 'b\t{"company":{"groupId":"c"}}']
+        assert audiences.by_id(connection, run.audience_id).members == 2
+        memberships.unstage(connection, run)
         assert memberships.next_staged(connection, run.id, at_most=99) is None
-        assert memberships.next_staged(connection, other.id, at_most=99) == (6, 6)
-        assert table(connection, tables.staged) == []
+        assert memberships.next_staged(connection, other.id, at_most=99) == "a"
 
 
 def test_newcomers_are_members_like_others(database: Database) -> None:
-    """Who enters a shard where nobody was is told, remembered and kept as anybody else, whatever a line holds."""
-    shards = [
+    """Who enters where nobody was is told, remembered and kept as anybody else, whatever a line holds."""
+    groups = [
         [make_member("a"), make_member("a b", company='"c\\1"'), make_member("é🙂\\")],
         [make_member("plain"), make_member("q\"'")],
         [make_member("k", company="c1"), make_member("l", company="c2")],
         [make_member("v", company="c1", value="a\tb"), make_member("w", value=[1, None])],
     ]
-    found = []
-    for number in range(2):
+    for number, members in enumerate(groups):
+        found = []
         with database.write() as connection:
-            run = make_run(connection, audience=f"audience_{number}")
-            for shard, members in enumerate(shards):
-                lines = sorted(map(to_line, members))
-                changes = [
-                    make_change(m.profile_key)._replace(identifiers=m.identifiers, value=m.value) for m in members
-                ]
-                whole = ShardChanges(shard, [], digest(lines), b"r", lines)
-                memberships.apply(
-                    connection, run, [whole if number else ShardChanges(shard, changes, digest(lines), b"r")]
+            for way in ("enter", "apply"):
+                run = make_run(connection, audience=f"audience_{number}_{way}")
+                if way == "enter":
+                    memberships.enter(connection, run, sorted(map(to_line, members)))
+                else:
+                    memberships.apply(connection, run, changes_of(members))
+                statements = (
+                    f"SELECT profile_key, identifiers, value FROM current_members WHERE run_id = {run.id}",
+                    f"SELECT profile_key, kind, identifiers, value FROM all_changes WHERE run_id = {run.id}",
+                    f"SELECT profile_key, kind, identifiers, value FROM outbox WHERE run_id = {run.id}",
                 )
-                assert memberships.lines(connection, run.audience_id, shard) == lines
-            statements = (
-                f"SELECT shard, profile_key, identifiers, value FROM memberships WHERE audience_id = {run.audience_id}",
-                f"SELECT shard, profile_key, kind, identifiers, value FROM changes WHERE run_id = {run.id}",
-                f"SELECT shard, profile_key, kind, identifiers, value FROM outbox WHERE run_id = {run.id}",
-                f"SELECT shard, members, digest FROM shards WHERE audience_id = {run.audience_id}",
-            )
-            found.append([sorted(map(repr, connection.exec_driver_sql(s).all())) for s in statements])
-            found[-1].append([repr(audiences.by_id(connection, run.audience_id).members)])
+                found.append([sorted(map(repr, connection.exec_driver_sql(s).all())) for s in statements])
+                found[-1].append([repr(audiences.by_id(connection, run.audience_id).members)])
 
-    assert found[0] == found[1]
-    assert found[0][-1] == ["9"]
+        assert found[0] == found[1]
+        assert found[0][-1] == [repr(len(members))]
+
+
+def test_a_digest_is_of_the_members_only_once_all_is_applied(database: Database) -> None:
+    """It waits with its plan, any change of the members drops the older one, and with another count it is not used."""
+    whole, short = Digest("v", 2, "1 2"), Digest("v", 1, "3 4")
+    with database.write() as connection:
+        run = make_run(connection)
+        memberships.keep_digest(connection, run, whole)
+        assert memberships.digest(connection, run.audience_id) is None
+        memberships.apply(connection, run, [make_change("a")])
+        memberships.trust_digest(connection, run)
+        assert memberships.digest(connection, run.audience_id) is None
+        memberships.enter(connection, run, ["b"])
+        memberships.trust_digest(connection, run)
+        assert memberships.digest(connection, run.audience_id) == whole
+
+        newer = make_run(connection)
+        memberships.keep_digest(connection, newer, short)
+        memberships.apply(connection, newer, [make_change("b", ChangeKind.EXITED)])
+        assert memberships.digest(connection, run.audience_id) is None
+        memberships.unstage(connection, newer)
+        memberships.trust_digest(connection, newer)
+        assert memberships.digest(connection, run.audience_id) is None

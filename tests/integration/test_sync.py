@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Generator
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
-from audience_sync.core.shards import shard_of
 from audience_sync.store import audiences, memberships
 from audience_sync.sync import reading
 from tests.factories import AUDIENCE_KEY, company_identifiers, make_change
@@ -151,32 +149,14 @@ def test_numbers_and_text_are_one_person(syncing: Syncing) -> None:
     assert syncing.sync([("1", None), (2.0, None)]).run.counts == Counts(read=2, unchanged=2)
 
 
-def test_unchanged_shards_are_not_read(syncing: Syncing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The digests spare the reading of every shard in which nothing changed."""
-    syncing.sync(people(range(2000)))
-    read: list[int] = []
-    lines = memberships.lines_by_shard
-
-    def watched(connection: Connection, audience_id: int, shards: Sequence[int]) -> dict[int, list[str]]:
-        read.extend(shards)
-        return lines(connection, audience_id, shards)
-
-    monkeypatch.setattr(memberships, "lines_by_shard", watched)
-
-    run = syncing.sync(people(range(1999))).run
-
-    assert run.counts == Counts(read=1999, exited=1, unchanged=1999)
-    assert read == [shard_of("u1999")]
-
-
 def test_the_same_rows_in_another_order_are_not_compared(syncing: Syncing, monkeypatch: pytest.MonkeyPatch) -> None:
     """A source may return its rows in any order: what they say is the same, and is known to be."""
     syncing.sync(people(range(2000)))
 
-    def refuse(*_: object) -> dict[int, list[str]]:
-        raise AssertionError("a shard was looked at")
+    def refuse(*_: object) -> Generator[bytes]:
+        raise AssertionError("the members were looked at")
 
-    monkeypatch.setattr(memberships, "lines_by_shard", refuse)
+    monkeypatch.setattr(memberships, "texts", refuse)
     run = syncing.sync(list(reversed(people(range(2000))))).run
 
     assert run.counts == Counts(read=2000, unchanged=2000)
@@ -192,7 +172,7 @@ def test_another_key_of_schematic_is_noticed(syncing: Syncing) -> None:
     assert syncing.sync().run.counts == Counts(read=2, unchanged=2)
 
 
-def test_a_shard_without_digest_is_compared(syncing: Syncing) -> None:
+def test_an_audience_without_digest_is_compared(syncing: Syncing) -> None:
     """Where the digest is dropped, a membership table that was tampered with is put right."""
     syncing.sync(["u1", "u2"])
     with syncing.database.write() as connection:
@@ -201,7 +181,7 @@ def test_a_shard_without_digest_is_compared(syncing: Syncing) -> None:
     assert syncing.sync().run.counts == Counts(read=2, unchanged=2)
 
     with syncing.database.write() as connection:
-        memberships.forget_digests(connection, syncing.audience().id, [shard_of("u1")])
+        memberships.forget_digests(connection)
     run = syncing.sync().run
 
     assert run.counts == Counts(read=2, entered=1, unchanged=1)
@@ -209,12 +189,12 @@ def test_a_shard_without_digest_is_compared(syncing: Syncing) -> None:
 
 
 def test_progress_is_told(syncing: Syncing) -> None:
-    """Whoever watches sees rows being read and shards being compared."""
+    """Whoever watches sees rows being read, members being compared and changes being written."""
     told: list[tuple[str, int]] = []
     syncing.sync(["u1"], on_progress=lambda stage, done: told.append((stage, done)))
+    syncing.sync(["u2", "u3"], on_progress=lambda stage, done: told.append((stage, done)))
 
-    assert told[0] == ("reading", 1)
-    assert told[-1] == ("comparing", 1024)
+    assert told == [("reading", 1), ("writing", 1), ("reading", 2), ("comparing", 1), ("writing", 3)]
 
 
 def test_a_changed_definition_is_noticed(syncing: Syncing) -> None:
@@ -255,7 +235,7 @@ def test_a_newer_change_replaces_an_open_or_dead_one(syncing: Syncing) -> None:
 def test_a_plan_is_what_a_sync_does(syncing: Syncing) -> None:
     """`plan` shows exactly the changes that the next sync makes, and stores nothing."""
     syncing.sync([("u1", "c1"), ("u2", "c1"), ("u3", None)])
-    tables = ("runs", "changes", "outbox", "memberships", "shards", "staged", "rejections")
+    tables = ("runs", "changes", "outbox", "memberships", "digests", "staged", "rejections")
     before = [syncing.query(f"SELECT * FROM {table}") for table in tables]
     syncing.shop.set_orders([("u1", "c2"), ("u3", None), ("u4", None), None])
 
@@ -281,13 +261,14 @@ def test_a_plan_before_the_first_sync(syncing: Syncing) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("in_memory", [7, 5000])
-def test_a_spool_on_disk_gives_what_memory_gives(
-    syncing: Syncing, monkeypatch: pytest.MonkeyPatch, in_memory: int
+@pytest.mark.parametrize("at_once", [7, 5000])
+def test_an_audience_in_many_parts_is_as_in_one(
+    syncing: Syncing, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     """A large audience that does not fit into memory is compared as a small one is."""
     rows = [(f"u{n % 900}", f"c{n % 7}") for n in range(2000)]
-    monkeypatch.setattr("audience_sync.sync.reading.IN_MEMORY", in_memory)
+    for limit in ("LINES_A_PIECE", "ROWS_A_PART", "HASHES_A_PART", "ROWS_A_PAGE"):
+        monkeypatch.setattr(f"audience_sync.sync.diff.{limit}", at_once)
 
     run = syncing.sync([*rows, ("", None)]).run
 

@@ -19,7 +19,6 @@ from audience_sync.errors import ConfigError, SourceError
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import binding, dead, erasure, history, inspection, memberships, outbox, reports
 from audience_sync.store.dead import Which
-from audience_sync.store.memberships import ShardChanges
 from tests.factories import (
     AUDIENCE_KEY,
     VALUES_SQL,
@@ -290,10 +289,10 @@ def test_an_audience_may_have_a_column_of_that_name(syncing: Syncing) -> None:
     assert [tuple(row) for row in syncing.query("SELECT value FROM memberships")] == [(None,)]
 
 
-@pytest.mark.parametrize("in_memory", [3, 20_000])
-def test_many_values_spool_to_disk(trait: Syncing, monkeypatch: pytest.MonkeyPatch, in_memory: int) -> None:
-    """Values of any text come back from the spool as they were."""
-    monkeypatch.setattr("audience_sync.sync.reading.VALUES_IN_MEMORY", in_memory)
+@pytest.mark.parametrize("lines", [3, 20_000])
+def test_many_values_go_through_files(trait: Syncing, monkeypatch: pytest.MonkeyPatch, lines: int) -> None:
+    """Values of any text come back as they were, however many there are in a piece."""
+    monkeypatch.setattr("audience_sync.sync.diff.LINES_A_PIECE", lines)
     texts = {f"u{n}": f"line\n{n}\ttab \u2028\x00 é" for n in range(300)}
 
     trait.sync(texts.items())
@@ -415,7 +414,7 @@ def opened(syncing: Syncing) -> list[tuple[str, Any]]:
 
 def opened_within(connection: Any) -> list[tuple[str, Any]]:
     """Return the same within a transaction."""
-    rows, _ = outbox.page(connection, after=(-1, ""), limit=100)
+    rows, _ = outbox.page(connection, after="", limit=100)
     return [(row.profile_key, row) for row in rows]
 
 
@@ -580,7 +579,7 @@ def test_an_older_database_keeps_what_it_has(empty_url: str) -> None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             run = make_run(connection, audience="gold")
-            memberships.apply(connection, run, [ShardChanges(0, [make_change("u2")], None)])
+            memberships.apply(connection, run, [make_change("u2")])
         with database.read() as connection:
             for view in ("current_members", "sync_runs", "open_deliveries"):
                 rows = connection.exec_driver_sql(f"SELECT DISTINCT audience, computation FROM {view}").all()

@@ -136,7 +136,7 @@ def test_nesting_is_limited_alike() -> None:
 def forwarded(event: str, *mappings: Any) -> Any:
     """Return the body that is posted for a forwarded event."""
     destination = Destination(identity="userId", environment="env_1", mappings=tuple(mappings or presets()))
-    parcel = make_forwarded([Forwarded(0, "u1", 1, "m1", "track", event)], destination, most=100)
+    parcel = make_forwarded([Forwarded("u1", 1, "m1", "track", event)], destination, most=100)
     (made,) = parcel.events
     return json.loads(made.body, parse_float=Decimal)["body"]
 
@@ -183,7 +183,7 @@ def test_a_long_unix_time_is_a_time() -> None:
     """A time with more digits than a float is the instant that it was."""
     event = f"{{{HEAD.replace(chr(34) + '2026-01-01' + chr(34), '1772359200.123456789012345')}}}"
     (made,) = make_forwarded(
-        [Forwarded(0, "u1", 1, "m1", "track", event)],
+        [Forwarded("u1", 1, "m1", "track", event)],
         Destination(identity="userId", environment="env_1", mappings=tuple(presets())),
         most=100,
     ).events

@@ -45,7 +45,7 @@ def event(number: int, kind: str = "track", **facts: Any) -> Forwarded:
     name = {"event": "Sale" if number % 2 else "Visit"} if kind == "track" else {}
     document = {"type": kind, "messageId": f"m{number}", "userId": "u1", "timestamp": "2026-11-23T12:00:00Z"}
     text = orjson.dumps({**document, **name, **facts}).decode()
-    return Forwarded(7, "u1", number, f"m{number}", kind, text)
+    return Forwarded("u1", number, f"m{number}", kind, text)
 
 
 def made(waiting: Sequence[Forwarded], *mappings: Mapping, most: int = 100) -> ForwardedParcel:

@@ -23,8 +23,7 @@ def test_an_interrupt_that_comes_too_early_is_repeated(monkeypatch: pytest.Monke
         if len(calls) == 3:
             third.set()
 
-    deadline = Deadline(timedelta(0), [interrupt])
-    with deadline.running():
+    with Deadline(timedelta(0), [interrupt]) as deadline, deadline.running():
         assert third.wait(SOON)
 
     assert deadline.expired

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.keys import PLACEHOLDERS, KeyRules, Reason, Rejection, key_columns, stringify
-from audience_sync.core.rows import shard_rows
-from audience_sync.core.shards import SHARDS
+from audience_sync.core.lines import from_line, to_line
+from audience_sync.core.rows import LineMaker
 
 DATABASE = KeyRules()
 FILES = KeyRules(of_text_files=True)
@@ -127,7 +127,6 @@ def test_a_page_is_allowed_when_each_of_its_texts_is(rules: KeyRules, texts: lis
 def test_rows_with_placeholders_are_rejected_and_companies_left_out(size: int) -> None:
     """A placeholder names no user and no company, in a page of any kind; everything else is taken as it is."""
     found: list[Rejection] = []
-    lines: list[list[str]] = [[] for _ in range(SHARDS)]
     columns = key_columns(
         ["user_id", "company_id"],
         identity="userId",
@@ -135,9 +134,8 @@ def test_rows_with_placeholders_are_rejected_and_companies_left_out(size: int) -
         company_keys={"groupId": "company_id"},
     )
     plain = [(f"u{n}", "c1") for n in range(size)]
-    shard_rows(columns, lines=lines, reject=found.append, rules=FILES)(
-        [*plain, ("NULL", "c2"), ("x1", "NULL"), ("\\N", "\\N"), ("1.14739E+18", "c3"), ("x2", "1.5")]
-    )
+    maker = LineMaker(columns, reject=found.append, rules=FILES)
+    lines = maker.lines([*plain, ("NULL", "c2"), ("x1", "NULL"), ("\\N", "\\N"), ("1.14739E+18", "c3"), ("x2", "1.5")])
 
     assert found == [
         Rejection(Reason.PLACEHOLDER_KEY, "NULL", '["NULL","c2"]'),
@@ -146,6 +144,10 @@ def test_rows_with_placeholders_are_rejected_and_companies_left_out(size: int) -
         Rejection(Reason.DECIMAL_KEY, "1.14739E+18", '["1.14739E+18","c3"]'),
         Rejection(Reason.OMITTED_IDENTIFIER, "x2", '["x2","1.5"]', "column company_id: decimal_key"),
     ]
-    taken = sorted(line for shard in lines for line in shard)
     company = '{"company":{"groupId":"c1"}}'
-    assert taken == sorted([*(f"{user}\t{company}" for user, _ in plain), "x1", "x2"])
+    assert not maker.may_err
+    assert [to_line(from_line(line, maker.wrapping)) for line in lines.decode().splitlines()] == [
+        *(f"{user}\t{company}" for user, _ in plain),
+        "x1",
+        "x2",
+    ]

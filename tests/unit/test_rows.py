@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from random import Random
@@ -12,12 +14,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.keys import KeyColumns, Reason, Rejection, Row, canonical, key_columns, stringify
+from audience_sync.core.keys import (
+    STANDARD_RULES,
+    KeyColumns,
+    KeyRules,
+    Reason,
+    Rejection,
+    Row,
+    canonical,
+    excerpt,
+    key_columns,
+    storable,
+    stringify,
+)
+from audience_sync.core.lines import from_line, to_line
 from audience_sync.core.model import Member
-from audience_sync.core.rows import distinct, shard_rows, wrapped, wrapping
-from audience_sync.core.shards import SHARDS, from_line, shard_of, to_line
-from audience_sync.core.unreadable import unreadable
+from audience_sync.core.rows import LineMaker, distinct, wrapping
+from audience_sync.core.unreadable import Unreadable, unreadable
 from audience_sync.errors import SourceError
+from audience_sync.sync.diff import Diff
 
 GREATEST = 10**254  # 255 digits
 
@@ -105,14 +120,56 @@ def test_a_key_is_usable_text_or_rejected(text: str) -> None:
     assert isinstance(key, Reason) or (key == text and not set(key) & set(map(chr, [*range(32), 127])))
 
 
-def filed(rows: list[Row], columns: KeyColumns) -> tuple[list[str], list[Rejection]]:
-    """Return the lines of some rows, in shard order, and the rejections."""
-    lines: list[list[str]] = [[] for _ in range(SHARDS)]
+def filed(
+    rows: Sequence[Row], columns: KeyColumns, *, rules: KeyRules = STANDARD_RULES, a_page: int = 1000
+) -> tuple[list[str], list[Rejection]]:
+    """Return the lines of some rows, as a sync reads them page by page, and the rejections."""
     rejections: list[Rejection] = []
-    shard_rows(columns, lines=lines, reject=rejections.append)(rows)
-    for shard, found in enumerate(lines):
-        assert all(shard_of(line.partition("\t")[0]) == shard for line in found)
-    return [line for found in lines for line in found], rejections
+    maker = LineMaker(columns, reject=rejections.append, rules=rules)
+    with Diff(maker.wrapping) as diff:
+        for start in range(0, len(rows), a_page):
+            page = rows[start : start + a_page]
+            diff.add(maker.lines(page), len(page))
+        if maker.may_err and (odd := diff.take_out(rules)):
+            diff.add(maker.again(odd), len(odd))
+        lines = [to_line(from_line(line, diff.wrapping)) for page in diff.everybody() for line in page]
+    keys = [line.partition("\t")[0] for line in lines]
+    assert keys == sorted(keys)
+    return sorted(lines), rejections
+
+
+def taken(
+    rows: Sequence[Row], columns: KeyColumns, *, rules: KeyRules = STANDARD_RULES
+) -> tuple[list[str], list[Rejection]]:
+    """Return the lines of some rows and the rejections as they follow from each value, without any short cut."""
+    lines: list[str] = []
+    rejections: list[Rejection] = []
+    names = columns.names or tuple("123")
+    for row in rows:
+        shown = excerpt(columns, row)
+        key = stringify(row[columns.identity], rules)
+        if isinstance(key, Reason):
+            bad = row[columns.identity]
+            detail = f"column {names[columns.identity]}: {bad.problem}" if isinstance(bad, Unreadable) else None
+            rejections.append(Rejection(key, storable(bad), shown, detail))
+            continue
+        found: dict[str, dict[str, str]] = {}
+        for kind, others in (("user", columns.user), ("company", columns.company)):
+            for name, position in others:
+                text = stringify(row[position], rules)
+                if not isinstance(text, Reason):
+                    found.setdefault(kind, {})[name] = text
+                elif text not in (Reason.NULL_KEY, Reason.EMPTY_KEY):
+                    bad = row[position]
+                    detail = f"column {names[position]}: {bad.problem if isinstance(bad, Unreadable) else text}"
+                    rejections.append(Rejection(Reason.OMITTED_IDENTIFIER, key, shown, detail))
+        lines.append(f"{key}\t{canonical(found)}" if found else key)
+    return lines, rejections
+
+
+def counted(rejections: list[Rejection]) -> Counter[Rejection]:
+    """Return rejections in no order; an absent identifier may be shown as an empty one or as none."""
+    return Counter(rejection._replace(row=rejection.row.replace('""', "null")) for rejection in rejections)
 
 
 def test_other_identifiers_go_with_the_key() -> None:
@@ -210,7 +267,8 @@ def test_a_wrong_column_is_named(columns: list[str], problem: str) -> None:
 )
 def test_one_line_for_each_key_whatever_the_order(lines: list[str], random: Random) -> None:
     """The row with more identifiers is used, then the smallest, in any order of rows; none vanishes uncounted."""
-    kept, left_out = distinct(lines)
+    left_out: list[str] = []
+    kept = list(distinct(sorted(lines), left_out=left_out.append))
 
     def rank(line: str) -> tuple[int, str]:
         found: dict[str, dict[str, str]] = json.loads(from_line(line).identifiers or "{}")
@@ -219,11 +277,14 @@ def test_one_line_for_each_key_whatever_the_order(lines: list[str], random: Rand
     by_key: dict[str, list[str]] = {}
     for line in lines:
         by_key.setdefault(line.partition("\t")[0], []).append(line)
-    assert kept == {min(found, key=rank) for found in by_key.values()}
+    assert kept == sorted(min(found, key=rank) for found in by_key.values())
     assert sorted([*kept, *left_out]) == sorted(lines)
     shuffled = lines[:]
     random.shuffle(shuffled)
-    assert distinct(shuffled) == (kept, left_out)
+    shuffled.sort(key=lambda line: line.partition("\t")[0])
+    others: list[str] = []
+    assert sorted(distinct(shuffled, left_out=others.append)) == sorted(kept)
+    assert sorted(others) == sorted(left_out)
 
 
 def test_the_row_with_more_identifiers_is_used() -> None:
@@ -231,71 +292,181 @@ def test_the_row_with_more_identifiers_is_used() -> None:
     columns = KeyColumns(0, (("email", 1),), (("groupId", 2),))
     lines, _ = filed([("u1", None, None), ("u1", "z@example.com", "c2"), ("u1", "a@example.com", None)], columns)
 
-    kept, left_out = distinct(lines)
+    left_out: list[str] = []
+    kept = list(distinct(lines, left_out=left_out.append))
 
-    assert kept == {'u1\t{"company":{"groupId":"c2"},"user":{"email":"z@example.com"}}'}
+    assert kept == ['u1\t{"company":{"groupId":"c2"},"user":{"email":"z@example.com"}}']
     assert left_out == ["u1", 'u1\t{"user":{"email":"a@example.com"}}']
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.text(max_size=3) | st.sampled_from([" ", "\xa0", "a\xa0b", "x" * 256, 7, None, True]),
-            st.sampled_from(["c1", "c2", "", "bad\x00", 7, None]),
-        ),
-        max_size=6,
-    )
-)
-def test_filing_is_stringifying_each_value(rows: list[tuple[object, object]]) -> None:
+# Texts that a page of ASCII may have: the quick look at such a page knows no placeholder and no length.
+QUICK: list[object] = [
+    *("u1", "u2", "c1", "a.b@example.com", "it's", "'", "''", "%", "100%", "a_b", ".*", "1", "0", "007", "{", "[1]"),
+    *("NULL", "null", "N/A", "n/a", "NaN", "nil", "#REF!", "(null)", str(UUID(int=0)), "true", "STRASSE", "strasse"),
+    *("x" * 255, "x" * 256, "y" * 300, "It'S", "A_B", "100%%", "nullify", "nul", "1.5"),
+]
+ODD: list[object] = [
+    *("", " ", "  ", " u1", "u1 ", " NULL ", "[object Object]", 'a"b', '"', '""', "a\\b", "\\N", "\\", "a\tb", "a\nb"),
+    *("a\x00b", "\x7f", "\x85", "a\x85b", "\xa0", "a\xa0b", "\u2028a", "\r", "e\u0301", "straße", "Straße", "ſtrasse"),
+    *("🙂" * 255, "🙂" * 256, "é" * 256, "é", "\ud800", "ok \udcff", None, 7, 0, -1, 10**255, True, b"u1", 2.5, 3.0),
+    *(Decimal("10.00"), UUID(int=0), UUID(int=1), unreadable("infinity", "date too large")),
+]
+ASCII = st.sampled_from(QUICK) | st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=3)
+VALUES = ASCII | st.sampled_from(ODD) | st.text(max_size=3)
+ROWS = st.lists(st.tuples(VALUES, VALUES, VALUES), max_size=5)
+QUICK_ROWS = st.lists(st.tuples(ASCII, ASCII | st.just(""), ASCII), min_size=1, max_size=5)
+COLUMNS = {
+    "company": KeyColumns(0, (), (("groupId", 1),), ("id", "account")),
+    "unnamed": KeyColumns(0, (), (("groupId", 1),)),
+    "user": KeyColumns(0, (("email", 1),), (), ("id", "mail")),
+    "reversed": KeyColumns(1, (), (("groupId", 0),), ("account", "id")),
+    "three": KeyColumns(2, (("it's", 0),), (), ("mail", "more", "id")),
+    "single": KeyColumns(0, (), (), ("id",)),
+    "key of two": KeyColumns(1, (), (), ("more", "id")),
+    "both": KeyColumns(0, (("email", 0),), (), ("mail",)),
+    "both of two": KeyColumns(1, (), (("groupId", 1),), ("more", "id")),
+    "several": KeyColumns(0, (("email", 2),), (("groupId", 1),), ("id", "account", "mail")),
+}
+RULES = {
+    "standard": STANDARD_RULES,
+    "files": KeyRules(of_text_files=True),
+    "custom": KeyRules(("Straße", "it's", "'", "%", "a_b", ".*", " 100% ", "", "0")),
+    "none": KeyRules(()),
+}
+
+
+def cut(rows: Sequence[Row], columns: KeyColumns) -> list[Row]:
+    """Return rows with as many values as there are columns."""
+    return [row[: len(columns.names) or 2] for row in rows]
+
+
+@given(st.sampled_from([*RULES.values()]), st.lists(ROWS | QUICK_ROWS, max_size=3), st.integers(1, 5))
+@pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
+def test_filing_is_stringifying_each_value(
+    columns: KeyColumns, rules: KeyRules, pages: list[list[Row]], a_page: int
+) -> None:
     """The short cuts of the loop that every row goes through change no key, no identifier and no rejection."""
-    expected = []
-    rejected = 0
-    for key, company in rows:
-        text, other = stringify(key), stringify(company)
-        rejected += isinstance(text, Reason) or other in (Reason.UNUSABLE_TEXT, Reason.UNSUPPORTED_TYPE)
-        if not isinstance(text, Reason):
-            tail = "" if isinstance(other, Reason) else "\t" + canonical({"company": {"groupId": other}})
-            expected.append(text + tail)
+    rows = cut([row for page in pages for row in page], columns)
+    expected, rejected = taken(rows, columns, rules=rules)
 
-    lines, rejections = filed([*rows], KeyColumns(0, (), (("groupId", 1),)))
+    lines, rejections = filed(rows, columns, rules=rules, a_page=a_page)
 
-    assert sorted(lines) == sorted(expected)
-    assert len(rejections) == rejected
+    assert lines == sorted(expected)
+    assert counted(rejections) == counted(rejected)
 
 
-PAGES = st.lists(
-    st.lists(
-        st.tuples(
-            st.text(st.characters(codec="utf-8"), max_size=3) | st.sampled_from([" ", 'a"b', "a\\b", 7, None]),
-            st.text(max_size=3) | st.sampled_from(["c1", 'c"2', "c\\3", "{", "\xa0", 7, None]),
-        ),
-        max_size=4,
-    ),
-    max_size=3,
-)
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
+@pytest.mark.parametrize(("values", "a_page"), [(QUICK, 10_000), (QUICK + ODD, 1)], ids=["ascii", "odd"])
+def test_each_odd_value_is_taken_as_if_it_were_alone(
+    columns: KeyColumns, rules: KeyRules, values: list[object], a_page: int
+) -> None:
+    """An odd value is taken as its type and text demand, as a key and as an identifier, on a page of any size."""
+    pairs = [(one, other) for one in values for other in ("u1", "", "NULL", "x" * 256, one)]
+    if a_page > 1:  # then all keys and identifiers of the page have a text, so that it is not looked at row by row
+        pairs = [pair for pair in pairs if "" not in pair]
+    rows = cut([row for one, other in pairs for row in ((one, other, one), (other, one, other))], columns)
+    expected, rejected = taken(rows, columns, rules=rules)
+
+    lines, rejections = filed(rows, columns, rules=rules, a_page=a_page)
+
+    assert lines == sorted(expected)
+    assert counted(rejections) == counted(rejected)
 
 
-@given(PAGES, st.booleans())
-def test_bare_lines_become_the_same_lines(pages: list[list[Row]], of_user: bool) -> None:
-    """A line that waits without its JSON is in the end the line that it would have been, on whatever page it came."""
-    columns = KeyColumns(0, (("email", 1),), ()) if of_user else KeyColumns(0, (), (("groupId", 1),))
-    found: list[list[list[str]]] = []
-    for bare in (False, True):
-        lines: list[list[str]] = [[] for _ in range(SHARDS)]
-        file = shard_rows(columns, lines=lines, reject=lambda _: None, bare=bare)
-        for page in pages:
-            file(page)
-        found.append(lines)
+def test_what_the_quick_look_lets_through_is_made_again() -> None:
+    """A page of plain ASCII is not looked at row by row; placeholders and long keys are found among its lines."""
+    columns = KeyColumns(0, (), (("groupId", 1),), ("id", "account"))
+    rows = [("u1", "c1"), ("NULL", "c1"), ("u2", "n/a"), ("x" * 256, "null"), ("u3", "c" * 256), ("u4", "")]
+    rejections: list[Rejection] = []
+    maker = LineMaker(columns, reject=rejections.append)
 
-    assert [wrapped("\n".join(lines), wrapping(columns)) for lines in found[1] if lines] == [
-        lines for lines in found[0] if lines
-    ]
+    assert maker.may_err
+    assert maker.lines(rows) == "".join(f"{key}\t{company}\n" for key, company in rows).encode()
+    assert rejections == []
+    lines, rejections = filed(rows, columns)
+    assert lines == ['u1\t{"company":{"groupId":"c1"}}', "u2", "u3", "u4"]
+    assert counted(rejections) == counted(
+        [
+            Rejection(Reason.PLACEHOLDER_KEY, "NULL", '["NULL","c1"]'),
+            Rejection(Reason.OMITTED_IDENTIFIER, "u2", '["u2","n/a"]', "column account: placeholder_key"),
+            Rejection(Reason.LONG_KEY, "x" * 255, canonical(["x" * 255, "null"])),
+            Rejection(Reason.OMITTED_IDENTIFIER, "u3", canonical(["u3", "c" * 255]), "column account: long_key"),
+        ]
+    )
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_the_same_lines_are_made_again(rules: KeyRules) -> None:
+    """Keys that the rules allow, and identifiers without a quick form, come out unchanged."""
+    columns = KeyColumns(1, (), (("groupId", 0),), ("account", "id"))
+    pairs = [("u1", "c1"), ("u2", None), ("x" * 255, "é"), ("a b", 'c"1'), ("u3", "c\\1")]
+    rejections: list[Rejection] = []
+    maker = LineMaker(columns, reject=rejections.append, rules=rules)
+
+    lines = maker.again(pairs).decode().splitlines()
+
+    assert [to_line(from_line(line, maker.wrapping)) for line in lines] == taken(
+        [(other, key) for key, other in pairs], columns, rules=rules
+    )[0]
+    assert rejections == []
+
+
+@pytest.mark.parametrize("columns", COLUMNS.values(), ids=COLUMNS)
+@given(st.lists(ROWS | QUICK_ROWS, max_size=3))
+def test_bare_lines_become_the_same_lines(columns: KeyColumns, pages: list[list[Row]]) -> None:
+    """A line without its JSON is in the end the line that it would have been with it, on whatever page it came."""
+    maker = LineMaker(columns, reject=lambda _: None)
+    for page in pages:
+        rows = cut(page, columns)
+
+        assert [to_line(from_line(line, maker.wrapping)) for line in maker.singly(rows)] == taken(rows, columns)[0]
 
 
 @pytest.mark.parametrize(
-    "columns", [KeyColumns(0, (), ()), KeyColumns(0, (("a", 1),), (("b", 2),))], ids=["none", "two"]
+    ("company", "written"),
+    [
+        ("c1", "\tc1"),
+        ("é 🙂", "\té 🙂"),
+        ("it's", "\tit's"),
+        ("{", "\t{"),
+        (7, "\t7"),
+        ("", ""),
+        (None, ""),
+        ('c"2', '\t{"company":{"groupId":"c\\"2"}}'),
+        ("c\\3", '\t{"company":{"groupId":"c\\\\3"}}'),
+    ],
 )
+def test_a_single_identifier_stands_bare(company: object, written: str) -> None:
+    """An identifier that JSON writes as it is stands in its line alone; any other one stands there in its JSON."""
+    maker = LineMaker(KeyColumns(0, (), (("groupId", 1),)), reject=lambda _: None)
+
+    assert [*maker.singly([("u1", company)])] == [f"u1{written}"]
+    assert maker.lines([("u1", company)]).decode().removesuffix("\n").removesuffix("\t") == f"u1{written}"
+
+
+@pytest.mark.parametrize("name", ["groupId", "it's", 'a"b', "a\\b", "é", "\\u0000"])
+def test_any_name_of_an_identifier_is_written_around_it(name: str) -> None:
+    """The JSON that is left out of lines and put around them again is that of the identifier's name."""
+    columns = KeyColumns(0, (), ((name, 1),), ("id", "account"))
+    rows = [("u1", "c1"), ("u2", None), ("u3", 'c"3'), ("u4", "é"), ("NULL", "NULL")]
+
+    assert filed(rows, columns)[0] == taken(rows, columns)[0]
+
+
+def test_a_byte_order_mark_belongs_to_its_key() -> None:
+    """Text is taken as it is, though it begins as some text files do."""
+    lines, _ = filed([("\ufeffu1", "c1")], COLUMNS["company"])
+
+    assert lines == ['\ufeffu1\t{"company":{"groupId":"c1"}}']
+
+
+@pytest.mark.parametrize("columns", [COLUMNS["single"], COLUMNS["several"]], ids=["none", "two"])
 def test_only_a_single_identifier_is_wrapped(columns: KeyColumns) -> None:
     """Members without other identifiers, or with several, have their whole lines at once."""
-    assert wrapping(columns) is None
-    assert wrapped("u1\nu2", None) == ["u1", "u2"]
+    maker = LineMaker(columns, reject=lambda _: None)
+    rows = cut([("u1", "c1", "a@b"), ("u2", "c2", "c@d"), ("u3", None, "")], columns)
+
+    assert wrapping(columns) is maker.wrapping is None
+    lines = maker.lines(rows).decode().splitlines()
+    assert lines == [to_line(from_line(line, maker.wrapping)) for line in lines] == taken(rows, columns)[0]

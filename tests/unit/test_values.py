@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.keys import KeyColumns, Reason, RefusedValue, Rejection, Row, ValueColumn, value_position
+from audience_sync.core.lines import from_line
 from audience_sync.core.model import Member, TraitType
-from audience_sync.core.rows import shard_rows
-from audience_sync.core.shards import SHARDS, from_line
+from audience_sync.core.rows import LineMaker
 from audience_sync.core.textvalues import text_value_reader
 from audience_sync.core.unreadable import unreadable
 from audience_sync.core.values import MAX_VALUE_LENGTH, value_reader
@@ -263,11 +263,12 @@ def test_a_number_declared_boolean_is_one_where_databases_have_none() -> None:
 
 def filed(rows: list[Row]) -> tuple[list[Member], list[Rejection]]:
     """Return the members that rows of key, value and company are filed as, by key, and the rejections."""
-    lines: list[list[str]] = [[] for _ in range(SHARDS)]
     rejections: list[Rejection] = []
     columns = KeyColumns(0, (), (("groupId", 2),))
-    shard_rows(columns, lines=lines, reject=rejections.append, value_column=ValueColumn(1, of_python))(rows)
-    return sorted(from_line(line) for found in lines for line in found), rejections
+    maker = LineMaker(columns, reject=rejections.append, value_column=ValueColumn(1, of_python))
+    *lines, rest = maker.lines(rows).decode().split("\n")
+    assert (rest, maker.may_err, maker.wrapping) == ("", False, None)
+    return sorted(map(from_line, lines)), rejections
 
 
 def test_a_value_is_the_third_field_of_a_line() -> None:

@@ -110,7 +110,7 @@ def sample(
     company = {name: f"{who} {name}" for name in company_keys}
     known = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
     identifiers = canonical(known) if known else None
-    return OpenChange(0, who, 0, trait, value, 0, 0, computation, ChangeKind.ENTERED, identifiers)
+    return OpenChange(who, 0, trait, value, 0, 0, computation, ChangeKind.ENTERED, identifiers)
 
 
 def looks_at_the_environment(mapping: Mapping) -> bool:

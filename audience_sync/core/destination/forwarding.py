@@ -60,7 +60,7 @@ def _event(forwarded: Forwarded) -> SegmentEvent:
 
 def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Event]:
     """Return the bodies of a forwarded event as events, each under a key of its own, but those accepted before."""
-    shard, profile_key, _, message_id, *_ = forwarded
+    profile_key, _, message_id, *_ = forwarded
     origin = Origin(forwarded, len(verdict.bodies) + len(verdict.rejections) > 1)
     digests: list[str] = []
     events = []
@@ -69,7 +69,7 @@ def _events(forwarded: Forwarded, verdict: Verdict, environment: str) -> list[Ev
         key = forwarded_key(environment, message_id, mapping.digest, digests.count(mapping.digest))
         if key not in forwarded.accepted:
             text = with_idempotency_key(made.text.decode(), key)
-            events.append(Event(shard, profile_key, key, text, None, (), (mapping.name,), origin))
+            events.append(Event(profile_key, key, text, None, (), (mapping.name,), origin))
     return events
 
 

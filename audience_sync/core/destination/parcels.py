@@ -223,4 +223,4 @@ def _event(
     """Return an event that carries changes of one profile, and is not alone in carrying the `shared` ones."""
     first = changes[0]
     carried = [Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c.kind, c in shared) for c in changes]
-    return Event(first.shard, first.profile_key, key, body, identifiers, tuple(carried), names)
+    return Event(first.profile_key, key, body, identifiers, tuple(carried), names)

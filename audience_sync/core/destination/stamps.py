@@ -98,7 +98,7 @@ class Stamps:
         if stamp is None:
             return None
         key, body = stamp.fill(orjson.dumps(first.profile_key), keys, at=at)
-        return Event(first.shard, first.profile_key, key, body, identifiers, stamp.carried, stamp.mappings)
+        return Event(first.profile_key, key, body, identifiers, stamp.carried, stamp.mappings)
 
     def contents(self, changes: OpenChanges, *, at: str) -> Contents | None:
         """Return the events of changes, all of different profiles, as one batch; None where mappings must be asked.
@@ -110,8 +110,8 @@ class Stamps:
         before: object = None
         stamp: Stamp
         people: list[tuple[object, ...]]
-        columns = (changes.shards, changes.profile_keys, _json_texts(changes.profile_keys), changes.identifiers)
-        for said, shard, profile_key, profile, identifiers in zip(changes.said, *columns, strict=True):
+        columns = (changes.profile_keys, _json_texts(changes.profile_keys), changes.identifiers)
+        for said, profile_key, profile, identifiers in zip(changes.said, *columns, strict=True):
             names, keys = known[identifiers]
             if (said, names) != before:
                 made = self._stamp((said,), names)
@@ -120,7 +120,7 @@ class Stamps:
                 stamp, before = made, (said, names)
                 people = found.group(stamp.carried, stamp.mappings)
             key, body = stamp.fill(profile, keys, at=at)
-            people.append((profile_key, key, body, identifiers, None, shard))
+            people.append((profile_key, key, body, identifiers, None))
         return found
 
     def template(self, names: Names, computation: str) -> Template | None:
@@ -132,7 +132,7 @@ class Stamps:
                 for kind, of_kind in zip(_KINDS, names, strict=True)
                 if of_kind
             }
-            change = OpenChange(0, mark(0), 0, "", "true", 0, 0, computation, identifiers=None, kind=ChangeKind.ENTERED)
+            change = OpenChange(mark(0), 0, "", "true", 0, 0, computation, identifiers=None, kind=ChangeKind.ENTERED)
             event = {**self._sample([change], canonical(sample), at=AT), "traits": TRAITS}
             odd = any("\0" in name for of_kind in names for name in of_kind)  # it might pass for a mark
             made = None if odd else make_template(self._mappings, event, keys=next(numbers))
@@ -144,7 +144,7 @@ class Stamps:
         stamp: Stamp | None = self._stamps.get((said, names), _UNKNOWN)
         if stamp is not _UNKNOWN:
             return stamp
-        changes = [OpenChange._make((0, "", *one, None)) for one in said]
+        changes = [OpenChange._make(("", *one, None)) for one in said]
         template = self.template(names, changes[0].computation)
         made = None
         if template is not None and template.named_traits.isdisjoint([change.trait for change in changes]):

@@ -1,0 +1,411 @@
+"""The comparison of what a definition says now with the members of an audience, as sets of lines.
+
+`Diff` answers what `engine.DiffEngine` asks for with DuckDB in this process, whatever the source is. Its memory is
+bounded: the rest goes to a temporary folder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+import duckdb
+import orjson
+
+from audience_sync.core.keys import MAX_KEY_LENGTH, KeyRules, canonical
+from audience_sync.core.lines import Wrapping
+from audience_sync.core.model import Change, ChangeKind, Counts
+from audience_sync.core.rows import distinct
+from audience_sync.store.memberships import Digest
+from audience_sync.sync import in_process
+
+LINES_A_PIECE: Final = 122_880  # loaded while the next ones are read
+ROWS_A_PART: Final = 250_000  # joined or grouped at once: within a join DuckDB keeps to no limit
+BYTES_A_PART: Final = 16 * 1024 * 1024  # of their texts
+HASHES_A_PART: Final = 500_000  # the same, of their hashes alone
+LONGEST_LINE: Final = 1024 * 1024  # bytes; four of them are the buffer of a file that is loaded
+ROWS_A_PAGE: Final = 2_000  # more of them at once are slower in Python
+_RULES: Final = "3"
+"""Change this when the same rows may become other members (`rows.distinct`), or when hashes are made otherwise."""
+
+_FIRST_LINE: Final = b"-\n"  # skipped: from the beginning of a file DuckDB takes a byte order mark away
+_SIDES: Final = (("come", "now", "old"), ("gone", "old", "now"))
+_HASH: Final = "hash(k, i, v)"
+_SUMS: Final = "count(*), coalesce(sum(h), 0), coalesce(sum(hash(v, k, i, 7)), 0)"  # 128 bits of each row
+
+
+class Diff:
+    """A `DiffEngine` of DuckDB.
+
+    A single identifier stands bare in its line, without its JSON (`wrapping`), unless it is one that JSON would change.
+    """
+
+    def __init__(self, wrapping: Wrapping | None = None) -> None:
+        self.wrapping = wrapping
+        self._connection, self._folder = in_process.connect()
+        self._pieces = _Pieces(self._folder, self._load)
+        self._table, self._are_whole = "now", False  # where pieces go, and whether their identifiers are JSON
+        self._sums: tuple[int, int, int] | None = None
+        self._are_distinct = False  # one line of each profile
+        self._make("now")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pieces.close()
+        self._connection.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if isinstance(error, duckdb.FatalException | duckdb.InternalException):
+            in_process.give_up()
+
+    # --- lines ---
+
+    def add(self, lines: bytes, rows: int) -> None:
+        """Add lines in UTF-8, each with its end; they are of `rows` rows.
+
+        Raises:
+            AudienceSyncError: the temporary folder is full.
+        """
+        with self._trouble():
+            self._pieces.add(lines, rows)
+        self._sums, self._are_distinct = None, False
+
+    def add_members(self, members: Iterable[bytes]) -> None:
+        """Add lines of members, whose identifiers may be JSON where they could be bare, each text in UTF-8."""
+        self._are_whole = True
+        with self._trouble():
+            for text in members:
+                self._pieces.add(text, text.count(b"\n"))
+            self._pieces.flush()
+        self._sums = None
+
+    def take_out(self, rules: KeyRules) -> list[tuple[str, str | None]]:
+        """Take out the lines whose key or bare identifier may be none by the rules, and return these two of each."""
+        odd = " OR ".join(_is_odd(column, rules) for column in ("k", "i"))
+        odd = f"NOT contains(coalesce(i, ''), '\"') AND ({odd})"
+        found = self._rows(f"SELECT k, i FROM now WHERE {odd} ORDER BY k, i")
+        if found:
+            self._make("others")
+            self._run(f"INSERT INTO others FROM now WHERE NOT coalesce({odd}, false)")
+            self._rename_others()
+        return found
+
+    def leave_out_duplicates(self, left_out: Callable[[str], None]) -> None:
+        """Keep one line of each profile; the others are passed on."""
+        self._are_distinct = True
+        self._make("several")
+        for part in self._parts("k", "now", rows=ROWS_A_PART):
+            self._run(f"INSERT INTO several BY NAME SELECT k FROM now WHERE {part} GROUP BY k HAVING count(*) > 1")
+        if not self._one("SELECT count(*) FROM several"):
+            return
+        self._make("others")
+        kept = self._folder / "kept"
+        with self._trouble(), kept.open("wb") as file:
+            file.write(_FIRST_LINE)
+            for part in self._parts("k", "several", rows=ROWS_A_PART):
+                several = f"(FROM several WHERE {part})"
+                lines = self._lines(f"now SEMI JOIN {several} USING (k) WHERE {part}", order="k, i, v")
+                for line in distinct((line for page in lines for line in page), left_out=left_out):
+                    file.write(f"{line}\n".encode())
+                self._run(f"INSERT INTO others FROM now ANTI JOIN {several} USING (k) WHERE {part}")
+        self._rename_others()
+        with self._trouble():
+            self._load(kept, "now", are_whole=True)
+
+    def _rename_others(self) -> None:
+        """Have the other lines in the place of all: DuckDB keeps in memory which rows of a table are deleted."""
+        self._run("DROP TABLE now")
+        self._run("ALTER TABLE others RENAME TO now")
+        self._sums = None
+
+    def digest(self) -> Digest:
+        """Return what the lines come to: equal digests are of equal sets of lines."""
+        count, *sums = self._totals()
+        return Digest(version(self.wrapping), count, " ".join(map(str, sums)))
+
+    def everybody(self) -> Iterator[Sequence[str]]:
+        """Yield the lines by profile key, many at a time; a single identifier stands bare in them."""
+        return self._lines("now", identifiers="i")
+
+    def values(self) -> Iterator[Sequence[str]]:
+        """Yield the values of computed traits in a fixed order that says nothing of them, many at a time."""
+        cursor = self._execute("SELECT v FROM now ORDER BY h")
+        while page := cursor.fetchmany(ROWS_A_PAGE):
+            yield [value for (value,) in page]
+
+    def lines_of(self, profile_key: str) -> list[str]:
+        """Return the lines of one profile."""
+        return [line for page in self._lines("now WHERE k = ?", [profile_key], order="i, v") for line in page]
+
+    # --- comparison ---
+
+    def compare(
+        self, members: Iterable[bytes], *, known: Digest | None, keep_missing: bool, left_out: Callable[[str], None]
+    ) -> Counts:
+        """Compare with the lines of the members and return how many changes there are; see `DiffEngine`.
+
+        Rows with equal hashes are equal. Should two others ever have the same, the sums of a `known` digest would not
+        come out, and rows are compared by their whole text.
+        """
+        self._totals()
+        self._make("old")
+        self._table = "old"
+        self.add_members(members)
+        self._find()
+        if not self._are_distinct:
+            if self._may_share_keys():
+                self.leave_out_duplicates(left_out)
+                self._find()
+            self._are_distinct = True
+        if known is not None and known.version == version(self.wrapping) and not self._comes_out(known):
+            self._find_exactly()
+        self._run("DROP TABLE old")
+        return self._classify(keep_missing=keep_missing)
+
+    def changes(self) -> Iterator[Sequence[Change]]:
+        """Yield the changes that `compare` found by profile key, many at a time."""
+        kinds = list(ChangeKind)
+        cursor = self._execute(f"SELECT kind, k, {_wrapped(self.wrapping)}, v FROM (FROM changed ORDER BY k)")
+        while page := cursor.fetchmany(ROWS_A_PAGE):
+            yield [Change(kinds[kind], *rest) for kind, *rest in page]
+
+    def _find(self) -> None:
+        """Put into `come` and `gone` what is only here, and only among the members; rows of one hash are equal."""
+        for found, here, there in _SIDES:
+            self._run("CREATE OR REPLACE TEMP TABLE differing (h UBIGINT)")
+            for part in self._parts("h", "now", "old", rows=HASHES_A_PART):
+                only_here = f"(FROM {here} WHERE {part}) a ANTI JOIN (FROM {there} WHERE {part}) b ON a.h = b.h"
+                self._run(f"INSERT INTO differing SELECT a.h FROM {only_here}")
+            self._make(found)
+            for part in self._parts("h", "differing", rows=HASHES_A_PART):
+                hashes = f"(FROM differing WHERE {part})"
+                self._run(f"INSERT INTO {found} SELECT * FROM {here} WHERE {part} AND h IN {hashes}")
+
+    def _find_exactly(self) -> None:
+        """Do the same by the whole text of the rows."""
+        equal = " AND ".join(f"a.{column} IS NOT DISTINCT FROM b.{column}" for column in ("i", "v"))
+        for found, here, there in _SIDES:
+            self._make(found)
+            for part in self._parts("k", "now", "old", rows=ROWS_A_PART):
+                only_here = f"(FROM {here} WHERE {part}) a ANTI JOIN (FROM {there} WHERE {part}) b"
+                self._run(f"INSERT INTO {found} SELECT a.* FROM {only_here} ON a.k = b.k AND {equal}")
+
+    def _may_share_keys(self) -> bool:
+        """Return whether several lines may be of one profile; the members have one each."""
+        now, old, come, gone = (self._one(f"SELECT count(*) FROM {table}") for table in ("now", "old", "come", "gone"))
+        if now - come != old - gone or max(come, gone) > ROWS_A_PART:
+            return True
+        twice = "SELECT 1 FROM come GROUP BY k HAVING count(*) > 1"
+        stays = "SELECT 1 FROM old SEMI JOIN come USING (k) ANTI JOIN gone USING (k)"
+        return self._one(f"SELECT count(*) FROM ({twice} UNION ALL {stays})") > 0
+
+    def _comes_out(self, known: Digest) -> bool:
+        """Return whether the members' digest with the changes found is that of the lines."""
+        before = [known.members, *map(int, known.total.split())]
+        come, gone = (self._rows(f"SELECT {_SUMS} FROM {table}")[0] for table in ("come", "gone"))
+        found = [was + more - less for was, more, less in zip(before, come, gone, strict=True)]
+        return found == [*self._totals()]
+
+    def _classify(self, *, keep_missing: bool) -> Counts:
+        """Make the changes of what comes and goes, in the table `changed`."""
+        kinds = list(ChangeKind)
+        entered, exited, updated = map(kinds.index, (ChangeKind.ENTERED, ChangeKind.EXITED, ChangeKind.UPDATED))
+        self._run("CREATE OR REPLACE TEMP TABLE changed (kind UTINYINT, k VARCHAR, i VARCHAR, v VARCHAR)")
+        lines, *_ = totals = self._totals()
+        for part in self._parts("k", "come", "gone", rows=ROWS_A_PART):
+            come, gone = f"(FROM come WHERE {part})", f"(FROM gone WHERE {part})"
+            self._run(
+                f"INSERT INTO changed SELECT CASE WHEN b.k IS NULL THEN {entered} ELSE {updated} END, a.k, a.i, a.v"
+                f" FROM {come} a LEFT JOIN {gone} b ON a.k = b.k"
+            )
+            left = f"{gone} a ANTI JOIN {come} b ON a.k = b.k"
+            if keep_missing:
+                stay = self._rows(f"SELECT {_SUMS} FROM (SELECT a.* FROM {left})")[0]
+                totals = (totals[0] + stay[0], totals[1] + stay[1], totals[2] + stay[2])
+            else:
+                self._run(f"INSERT INTO changed SELECT {exited}, a.k, a.i, a.v FROM {left}")
+        self._sums = totals
+        counted = dict(self._rows("SELECT kind, count(*) FROM changed GROUP BY kind"))
+        counts = Counts(entered=counted.get(entered, 0), exited=counted.get(exited, 0), updated=counted.get(updated, 0))
+        return replace(counts, unchanged=lines - counts.entered - counts.updated)
+
+    # --- DuckDB ---
+
+    def _make(self, table: str) -> None:
+        """Make an empty table of lines, of each its key, identifiers, value and hash."""
+        self._run(f"CREATE OR REPLACE TEMP TABLE {table} (k VARCHAR, i VARCHAR, v VARCHAR, h UBIGINT)")
+
+    def _load(self, file: Path, table: str | None = None, *, are_whole: bool | None = None) -> None:
+        """Append the lines of a file to a table; in the thread of the pieces, too, while nobody else executes."""
+        bare = _bare(self.wrapping) if are_whole or self._are_whole else "i"
+        lines = (
+            f"SELECT k, {bare} AS i, v FROM read_csv('{file}', delim = '\t', quote = '', escape = '', nullstr = '',"
+            " null_padding = true, header = false, skip = 1, auto_detect = false, parallel = false,"
+            f" max_line_size = {LONGEST_LINE}, buffer_size = {4 * LONGEST_LINE},"
+            " columns = {'k': 'VARCHAR', 'i': 'VARCHAR', 'v': 'VARCHAR'})"
+        )
+        self._with_memory(f"INSERT INTO {table or self._table} SELECT k, i, v, {_HASH} FROM ({lines})")
+
+    def _lines(
+        self, source: str, parameters: Sequence[object] = (), *, order: str = "k", identifiers: str | None = None
+    ) -> Iterator[list[str]]:
+        line = f"concat_ws(chr(9), k, {identifiers or _wrapped(self.wrapping)})"
+        value = f"CASE WHEN v IS NULL THEN {line} ELSE k || chr(9) || coalesce(i, '') || chr(9) || v END"
+        cursor = self._execute(f"SELECT {value} FROM (SELECT k, i, v FROM {source} ORDER BY {order})", parameters)
+        while page := cursor.fetchmany(ROWS_A_PAGE):
+            yield [text for (text,) in page]
+
+    def _totals(self) -> tuple[int, int, int]:
+        """Return how many lines there are, and the sums of their two hashes."""
+        if self._sums is None:
+            count, first, second = self._rows(f"SELECT {_SUMS} FROM now")[0]
+            self._sums = (count, first, second)
+        return self._sums
+
+    def _parts(self, column: str, *tables: str, rows: int) -> Iterator[str]:
+        """Yield conditions that part the rows of some tables by a column, so that each part fits into memory."""
+        texts = " + ".join(f"coalesce(strlen({name}), 0)" for name in ("k", "i", "v"))
+        size = "0" if column == "h" else f"coalesce(sum({texts}), 0)"
+        parts = 1
+        for table in tables:
+            count, characters = self._rows(f"SELECT count(*), {size} FROM {table}")[0]
+            parts = max(parts, -(-count // rows), -(-int(characters) // BYTES_A_PART))
+        value = column if column == "h" else f"hash({column})"
+        yield from (f"{value} % {parts} = {part}" for part in range(parts)) if parts > 1 else ("true",)
+
+    def _one(self, query: str) -> int:
+        return int(self._rows(query)[0][0])
+
+    def _rows(self, query: str) -> list[Any]:
+        return self._execute(query).fetchall()
+
+    def _run(self, statement: str) -> None:
+        self._execute(statement)
+
+    def _execute(self, statement: str, parameters: Sequence[object] = ()) -> duckdb.DuckDBPyConnection:
+        """Execute a statement once everything is loaded; the next one ends its result."""
+        with self._trouble():
+            self._pieces.flush()
+            return self._with_memory(statement, parameters)
+
+    def _with_memory(self, statement: str, parameters: Sequence[object] = ()) -> duckdb.DuckDBPyConnection:
+        """Execute a statement, with more memory if it needs more: long texts may, and a sync is not to fail of that."""
+        while True:
+            try:
+                return self._connection.execute(statement, list(parameters))
+            except duckdb.OutOfMemoryException:
+                if not in_process.allow_more():
+                    raise
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        """Say in one sentence that the disk is full."""
+        try:
+            yield
+        except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error).splitlines()[0]
+            raise in_process.no_space(reason) from None
+
+
+class _Pieces:
+    """Lines on their way to DuckDB, which loads a file of them in a thread while the next ones are read."""
+
+    def __init__(self, folder: Path, load: Callable[[Path], None]) -> None:
+        self._folder = folder
+        self._load = load
+        self._thread = ThreadPoolExecutor(1, "diff")
+        self._loading: Future[None] | None = None
+        self._file: IO[bytes] | None = None
+        self._rows = self._number = 0
+
+    def add(self, lines: bytes, rows: int) -> None:
+        """Add lines; load what there is if it is many."""
+        if self._file is None:
+            self._number += 1
+            self._file = (self._folder / f"piece-{self._number}").open("wb")
+            self._file.write(_FIRST_LINE)
+        self._file.write(lines)
+        self._rows += rows
+        if self._rows >= LINES_A_PIECE:
+            self._hand_over(self._file)
+
+    def flush(self) -> None:
+        """Load what is left, and wait until all is loaded."""
+        if self._file is not None:
+            self._hand_over(self._file)
+        self._wait()
+
+    def close(self) -> None:
+        """Give up what is left."""
+        self._thread.shutdown()
+        if self._file is not None:
+            with suppress(OSError):  # a full disk does not take what is left in memory either
+                self._file.close()
+
+    def _hand_over(self, file: IO[bytes]) -> None:
+        file.close()
+        self._file, self._rows = None, 0
+        self._wait()
+        self._loading = self._thread.submit(self._load_and_drop, Path(file.name))
+
+    def _wait(self) -> None:
+        if self._loading is not None:
+            loading, self._loading = self._loading, None
+            loading.result()
+
+    def _load_and_drop(self, file: Path) -> None:
+        self._load(file)
+        file.unlink()
+
+
+def version(wrapping: Wrapping | None) -> str:
+    """Return the version of digests: all that they depend on but the lines."""
+    return canonical([_RULES, duckdb.__version__, *(wrapping or ())])
+
+
+def wrapping_of(version: str) -> Wrapping | None:
+    """Return the wrapping of the lines that a digest of a version was made of."""
+    _, _, *around = orjson.loads(version)
+    return Wrapping(*around) if around else None
+
+
+def _is_odd(column: str, rules: KeyRules) -> str:
+    """Return the condition of texts that may be no keys: too long, or placeholders."""
+    found = f"length({column}) > {MAX_KEY_LENGTH}"
+    if rules.folded:
+        lengths = ", ".join(map(str, sorted({len(text.encode()) for text in rules.folded})))
+        texts = ", ".join(map(_quoted, sorted(rules.folded)))
+        found += f" OR strlen({column}) IN ({lengths}) AND lower({column}) IN ({texts})"
+    return f"({found})"
+
+
+def _wrapped(around: Wrapping | None) -> str:
+    """Return the identifiers of a row as JSON."""
+    if around is None:
+        return "i"
+    return f"CASE WHEN contains(i, '\"') THEN i ELSE {_quoted(around.before)} || i || {_quoted(around.after)} END"
+
+
+def _bare(around: Wrapping | None) -> str:
+    """Return the identifiers of a row without the JSON around a single one, if it stands for itself."""
+    if around is None:
+        return "i"
+    before, after = around
+    inner = f"substring(i, {len(before) + 1}, length(i) - {len(before) + len(after)})"
+    return (
+        f"CASE WHEN starts_with(i, {_quoted(before)}) AND ends_with(i, {_quoted(after)})"
+        f" AND NOT contains({inner}, '\"') AND NOT contains({inner}, '\\') THEN {inner} ELSE i END"
+    )
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

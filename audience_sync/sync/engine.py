@@ -1,0 +1,54 @@
+"""The questions of a run to the engine that compares: `diff` has that of this process, another can be in a warehouse.
+
+`tests/integration/test_diff.py` holds what each of them must do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
+
+from audience_sync.core.keys import KeyRules
+from audience_sync.core.lines import Wrapping
+from audience_sync.core.model import Change, Counts
+from audience_sync.store.memberships import Digest
+
+
+class DiffEngine(Protocol):
+    """The lines (`core.lines`) that a definition has, compared with those of an audience's members."""
+
+    wrapping: Wrapping | None  # of its lines; set before the first is added
+
+    def add(self, lines: bytes, rows: int) -> None:
+        """Add lines in UTF-8, each with its end; they are of `rows` rows."""
+
+    def take_out(self, rules: KeyRules) -> list[tuple[str, str | None]]:
+        """Take out the lines whose key or bare identifier may be none by the rules, and return these two of each."""
+
+    def leave_out_duplicates(self, left_out: Callable[[str], None]) -> None:
+        """Keep one line of each profile; the others are passed on."""
+
+    def digest(self) -> Digest:
+        """Return what the lines come to: equal digests are of equal sets of lines."""
+
+    def compare(
+        self, members: Iterable[bytes], *, known: Digest | None, keep_missing: bool, left_out: Callable[[str], None]
+    ) -> Counts:
+        """Compare with the lines of the members and return how many changes there are.
+
+        Of several lines of a profile all but one are left out, if that was not done before. `known` is the digest of
+        the members if there is one. With `keep_missing` nobody exits, and the digest is of the lines and those who
+        stay.
+        """
+
+    def changes(self) -> Iterator[Sequence[Change]]:
+        """Yield the changes that `compare` found by profile key, many at a time."""
+
+    def everybody(self) -> Iterator[Sequence[str]]:
+        """Yield the lines by profile key, many at a time; a single identifier stands bare in them."""
+
+    def values(self) -> Iterator[Sequence[str]]:
+        """Yield the values of computed traits in a fixed order that says nothing of them, many at a time."""
+
+    def lines_of(self, profile_key: str) -> list[str]:
+        """Return the lines of one profile."""
