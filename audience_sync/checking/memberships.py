@@ -7,8 +7,9 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.checking.finding import Finding, State, ok
+from audience_sync.checking.finding import Finding, State, error, ok
 from audience_sync.db import Database
+from audience_sync.errors import AudienceSyncError
 from audience_sync.store import audiences, memberships
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.memberships import Digest
@@ -25,7 +26,11 @@ def look(database: Database) -> Iterator[Finding]:
         with database.read() as connection:
             if not database.is_sqlite:  # a reader of SQLite has one snapshot anyway
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            yield from list(_audience(connection, audiences.by_id(connection, audience_id)))
+            row = audiences.by_id(connection, audience_id)
+            try:
+                yield from list(_audience(connection, row))
+            except AudienceSyncError as refused:  # no space for temporary files
+                yield error(CHECK, row.key, refused)
 
 
 def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:

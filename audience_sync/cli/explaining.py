@@ -93,9 +93,8 @@ def preview(
 ) -> None:
     """Count the members of an audience, show a sample, store nothing.
 
-    Needs no membership database and no API key. The sample is the first profiles by shard and key, in the order of
-    `members`: a hash picks them, and they are the same every time. As json this is one object with the sample; as csv,
-    the sample.
+    Needs no membership database and no API key. The sample is the first profiles by key, as
+    `members` lists them. As json this is one object with the sample; as csv, the sample.
     """
     settings = settings_of(context)
     chosen, as_of, clock = settings.audience(audience), _instant(now), seams().monotonic

@@ -31,6 +31,7 @@ from audience_sync.core.keys import (
 from audience_sync.core.lines import Wrapping, from_line
 from audience_sync.core.unreadable import Unreadable
 
+LONGEST_TEXT = 1_000_000  # bytes; a longer page may have a line of more, which DuckDB does not load
 COMPANIES_KNOWN = 50_000  # distinct values of a single further identifier whose JSON is kept while reading
 _PLAIN: Final = bytes(set(range(0x21, 0x7F)) - set(b'"\\'))  # ASCII that stands for itself, in JSON as well
 
@@ -108,6 +109,8 @@ class LineMaker:
                 text = "\n".join(map("".join, page) if self._take is None else rows).encode()  # type: ignore[arg-type]
                 between, no_key = b"\n", b"\n\n"
         except (TypeError, UnicodeEncodeError):
+            return None
+        if len(text) > LONGEST_TEXT:
             return None
         text = b"\n" + text + b"\n"
         if no_key in text or text.translate(None, _PLAIN) != b"\n" + between * len(page):

@@ -77,11 +77,11 @@ def insert_members(connection: Connection, lines: Sequence[str], *, audience_id:
 
 def copied_lines(connection: Connection, query: str) -> Iterator[bytes]:
     """Yield the texts of a query's one column as lines in UTF-8, many at a time: what COPY of Postgres sends."""
-    # Neither character is in a line, so that none is ever quoted.
+    # Neither character is in a line, so that only a line that would look like the end of the data is quoted.
     statement = f"COPY ({query}) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
     with _copying(connection, statement) as copy:
-        while data := copy.read():
-            yield bytes(data)
+        while rows := list(islice(copy, LINES_A_TEXT)):
+            yield b"".join(bytes(row) for row in rows).replace(b"\x01", b"")
 
 
 @contextmanager

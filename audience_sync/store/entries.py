@@ -30,7 +30,7 @@ _WRITE: Final = sa.text(  # CROSS JOIN: SQLite goes from each change to its memb
     " FROM staged s CROSS JOIN memberships m CROSS JOIN runs r"
     f" WHERE s.run_id = :r AND s.profile_key <= :upto AND s.kind <> '{ChangeKind.ENTERED}'"
     " AND m.audience_id = :a AND m.profile_key = s.profile_key AND r.id = m.entered_run_id AND r.id = m.run_id"
-    " AND r.kind = 'initial'"
+    " AND r.kind = 'initial' AND r.as_of >= :history_from"
     " ON CONFLICT DO NOTHING"
 )
 
@@ -42,4 +42,6 @@ def history_from(connection: Connection) -> int:
 
 def write(connection: Connection, run: RunRow, *, upto: str) -> None:
     """Write down the entries of members who change or leave with what a run has staged up to a profile."""
-    connection.execute(_WRITE, {"r": run.id, "a": run.audience_id, "upto": upto})
+    connection.execute(
+        _WRITE, {"r": run.id, "a": run.audience_id, "upto": upto, "history_from": history_from(connection)}
+    )

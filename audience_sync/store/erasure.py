@@ -111,6 +111,7 @@ def forget(connection: Connection, profile_key: str) -> dict[str, int]:
     memberships.forget_digests(connection)  # those of plans that wait were made with the person
     for table, where in _PLACES.items():
         connection.execute(sa.text(f"DELETE FROM {table} WHERE {where}"), _of(profile_key))
+    connection.execute(sa.text("UPDATE runs SET resent_to = '' WHERE resent_to = :k"), {"k": profile_key})
     batches.forget(connection, profile_key)
     _forget_reasons(connection, profile_key)
     return found

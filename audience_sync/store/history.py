@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.printable import instant_text
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, UnknownName
+from audience_sync.store import outbox
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.entries import history_from
 from audience_sync.store.reports import MEMBER_COLUMNS, Record, iso
@@ -80,25 +81,13 @@ def _walk(database: Database, audience: AudienceRow, last_run: int) -> Iterator[
         with database.read() as connection:
             if not database.is_sqlite:  # several statements must see one state; in a transaction of SQLite they do
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            upto = _page_end(connection, audience.id, after)
+            upto = outbox.page_end(connection, audience.id, after=after, at_most=MEMBERS_A_READ)
             found = _members_after(connection, {"a": audience.id, "run": last_run, "after": after, "upto": upto})
         after = upto
         for key in sorted(found):
             past = found[key]
             said = (past.value, past.identifiers, iso(past.since), past.run_id, past.generation)
             yield dict(zip(MEMBER_COLUMNS, (audience.key, key, *said, audience.computation.value), strict=True))
-
-
-def _page_end(connection: Connection, audience_id: int, after: str) -> str | None:
-    """Return the profile up to which to read behind another; None: to the end."""
-    last: str | None = connection.execute(
-        sa.text(
-            "SELECT CASE WHEN count(*) = :n THEN max(profile_key) END FROM (SELECT profile_key FROM memberships"
-            " WHERE audience_id = :a AND profile_key > :after ORDER BY profile_key LIMIT :n) AS next"
-        ),
-        {"a": audience_id, "after": after, "n": MEMBERS_A_READ},
-    ).scalar()
-    return last
 
 
 def _members_after(connection: Connection, place: dict[str, Any]) -> dict[str, _Past]:

@@ -1,7 +1,7 @@
 """Memberships, and the plans that wait to become memberships.
 
-The table changes only in `apply` and `enter` (and in `forget`), always together with history, outbox and the audience's
-count: whoever sees one sees all of them.
+The table changes only in `apply_staged` and `enter` (and in `erasure.forget`), always together with history, outbox and
+the audience's count: whoever sees one sees all of them.
 """
 
 from __future__ import annotations
@@ -191,6 +191,7 @@ def enter(connection: Connection, run: RunRow, lines: Sequence[str]) -> None:
 
 
 # --- digests ----------------------------------------------------------------------------------------------------------
+# That of the members is dropped by whatever changes one, that of a plan with the plan, and all of them by `forget`.
 
 
 def digest(connection: Connection, audience_id: int) -> Digest | None:
@@ -208,16 +209,29 @@ def keep_digest(connection: Connection, run: RunRow, digest: Digest) -> None:
 
 
 def trust_digest(connection: Connection, run: RunRow) -> None:
-    """Make the digest of a run's plan, all of which is applied, that of the members, if it has as many."""
+    """Make the digest of a run's plan, which is applied whole, that of the members, if it has as many.
+
+    A count that somebody's hand has made wrong is corrected first: the run has compared everybody, and knows better.
+    """
     place = {"a": run.audience_id, "r": run.id, "now": _NOW}
-    is_right = connection.execute(
+    kept = connection.execute(
         sa.text(
-            "SELECT 1 FROM digests d JOIN audiences a ON a.id = d.audience_id AND a.members = d.members"
+            "SELECT d.members, a.members FROM digests d JOIN audiences a ON a.id = d.audience_id"
             " WHERE d.audience_id = :a AND d.run_id = :r"
         ),
         place,
     ).first()
-    if is_right is None:
+    if kept is None:
+        return
+    expected, counted = kept
+    if counted != expected:
+        found = connection.execute(
+            sa.text("SELECT count(*) FROM memberships WHERE audience_id = :a"), place
+        ).scalar_one()
+        audiences.add_members(connection, run.audience_id, found - counted)
+        counted = found
+    if counted != expected:
+        _drop_digest(connection, run.audience_id, run.id)
         return
     _drop_digest(connection, run.audience_id, _NOW)
     connection.execute(sa.text("UPDATE digests SET run_id = :now WHERE audience_id = :a AND run_id = :r"), place)

@@ -81,39 +81,43 @@ def enqueue_members(connection: Connection, run: RunRow, *, first: str, last: st
     )
 
 
-def resend(connection: Connection, run: RunRow, *, after: str, at_most: int) -> tuple[int, str | None]:
-    """Put the current values of the next profiles into the outbox, and the exits still remembered.
-
-    Return how many these are, and the last profile looked at; None where nothing is behind it.
-    """
-    place = {"a": run.audience_id, "g": run.generation, "r": run.id, "after": after, "n": at_most}
-    last = connection.execute(
+def page_end(connection: Connection, audience_id: int, *, after: str, at_most: int) -> str | None:
+    """Return the member of an audience that is so many behind a profile; None where there are fewer."""
+    last: str | None = connection.execute(
         sa.text(
             "SELECT CASE WHEN count(*) = :n THEN max(profile_key) END FROM (SELECT profile_key FROM memberships"
             " WHERE audience_id = :a AND profile_key > :after ORDER BY profile_key LIMIT :n) AS next"
         ),
-        place,
+        {"a": audience_id, "after": after, "n": at_most},
     ).scalar()
-    upto = "" if last is None else " AND {}.profile_key <= :last"
+    return last
+
+
+def resend(connection: Connection, run: RunRow, *, after: str, upto: str | None) -> int:
+    """Put the current values of the profiles behind one and up to another, or to the end, into the outbox.
+
+    With them go the exits still remembered. Return how many rows these are.
+    """
+    until = "" if upto is None else " AND {}.profile_key <= :upto"
     resent = connection.execute(
         sa.text(
             f"{INTO} SELECT * FROM (SELECT m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'),"
             f" {identifiers_of('m.identifiers', 'w')}, :g, :r, 'resent'"
             " FROM memberships m LEFT JOIN runs w ON w.id = m.run_id"
-            f" WHERE m.audience_id = :a AND m.profile_key > :after{upto.format('m')}"
+            f" WHERE m.audience_id = :a AND m.profile_key > :after{until.format('m')}"
             f" UNION ALL SELECT c.profile_key, r.audience_id, {audiences.exit_value(':a')},"
             f" {identifiers_of('c.identifiers', 'r')},"
             " :g, :r, 'resent' FROM runs r JOIN changes c ON c.run_id = r.id"
-            f" WHERE r.audience_id = :a AND r.exited > 0 AND c.profile_key > :after{upto.format('c')}"
+            f" WHERE r.audience_id = :a AND r.exited > 0 AND c.profile_key > :after{until.format('c')}"
             " AND c.kind = 'exited' AND NOT EXISTS (SELECT 1 FROM memberships m WHERE m.audience_id = r.audience_id"
             "   AND m.profile_key = c.profile_key)"
             " AND NOT EXISTS (SELECT 1 FROM runs r2 JOIN changes c2 ON c2.run_id = r2.id WHERE r2.audience_id = :a"
             "   AND r2.id > r.id AND c2.profile_key = c.profile_key AND c2.kind = 'exited')"
             f") AS current WHERE true ORDER BY 1 {REPLACE}"
         ),
-        {**place, "last": last},
+        {"a": run.audience_id, "g": run.generation, "r": run.id, "after": after, "upto": upto},
     )
-    return resent.rowcount, last
+    return resent.rowcount
 
 
 def page(

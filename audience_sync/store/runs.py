@@ -66,7 +66,7 @@ def identifiers_of(column: str, run: str) -> str:
 
 HAS_CHANGED_MEMBERS: Final = (
     "(state IN ('succeeded', 'applying') OR EXISTS (SELECT 1 FROM changes c WHERE c.run_id = runs.id)"
-    " OR kind = 'initial' AND EXISTS"
+    " OR kind = 'initial' AND entered > 0 AND EXISTS"
     " (SELECT 1 FROM memberships m WHERE m.audience_id = runs.audience_id AND m.entered_run_id = runs.id))"
 )
 """Of runs: a failed one may have, too, as an initial run commits part by part."""

@@ -88,16 +88,19 @@ class Diff:
             self._pieces.flush()
         self._sums = None
 
-    def take_out(self, rules: KeyRules) -> list[tuple[str, str | None]]:
-        """Take out the lines whose key or bare identifier may be none by the rules, and return these two of each."""
+    def take_out(self, rules: KeyRules) -> Iterator[Sequence[tuple[str, str | None]]]:
+        """Take out the lines whose key or bare identifier may be none by the rules; yield these two, many at a time.
+
+        Nothing may be added until all are taken out.
+        """
         odd = " OR ".join(_is_odd(column, rules) for column in ("k", "i"))
         odd = f"NOT contains(coalesce(i, ''), '\"') AND ({odd})"
-        found = self._rows(f"SELECT k, i FROM now WHERE {odd} ORDER BY k, i")
-        if found:
-            self._make("others")
-            self._run(f"INSERT INTO others FROM now WHERE NOT coalesce({odd}, false)")
-            self._rename_others()
-        return found
+        if not self._one(f"SELECT count(*) FROM now WHERE {odd}"):
+            return
+        self._make("others")
+        self._run(f"INSERT INTO others FROM now WHERE NOT coalesce({odd}, false)")
+        yield from self._pages(f"SELECT k, i FROM now WHERE {odd} ORDER BY k, i")
+        self._rename_others()
 
     def leave_out_duplicates(self, left_out: Callable[[str], None]) -> None:
         """Keep one line of each profile; the others are passed on."""
@@ -138,9 +141,7 @@ class Diff:
 
     def values(self) -> Iterator[Sequence[str]]:
         """Yield the values of computed traits in a fixed order that says nothing of them, many at a time."""
-        cursor = self._execute("SELECT v FROM now ORDER BY h")
-        while page := cursor.fetchmany(ROWS_A_PAGE):
-            yield [value for (value,) in page]
+        return ([value for (value,) in page] for page in self._pages("SELECT v FROM now ORDER BY h"))
 
     def lines_of(self, profile_key: str) -> list[str]:
         """Return the lines of one profile."""
@@ -174,9 +175,8 @@ class Diff:
     def changes(self) -> Iterator[Sequence[Change]]:
         """Yield the changes that `compare` found by profile key, many at a time."""
         kinds = list(ChangeKind)
-        cursor = self._execute(f"SELECT kind, k, {_wrapped(self.wrapping)}, v FROM (FROM changed ORDER BY k)")
-        while page := cursor.fetchmany(ROWS_A_PAGE):
-            yield [Change(kinds[kind], *rest) for kind, *rest in page]
+        query = f"SELECT kind, k, {_wrapped(self.wrapping)}, v FROM (FROM changed ORDER BY k)"
+        return ([Change(kinds[kind], *rest) for kind, *rest in page] for page in self._pages(query))
 
     def _find(self) -> None:
         """Put into `come` and `gone` what is only here, and only among the members; rows of one hash are equal."""
@@ -248,8 +248,8 @@ class Diff:
         """Append the lines of a file to a table; in the thread of the pieces, too, while nobody else executes."""
         bare = _bare(self.wrapping) if are_whole or self._are_whole else "i"
         lines = (
-            f"SELECT k, {bare} AS i, v FROM read_csv('{file}', delim = '\t', quote = '', escape = '', nullstr = '',"
-            " null_padding = true, header = false, skip = 1, auto_detect = false, parallel = false,"
+            f"SELECT k, {bare} AS i, v FROM read_csv({_quoted(str(file))}, delim = '\t', quote = '', escape = '',"
+            " nullstr = '', null_padding = true, header = false, skip = 1, auto_detect = false, parallel = false,"
             f" max_line_size = {LONGEST_LINE}, buffer_size = {4 * LONGEST_LINE},"
             " columns = {'k': 'VARCHAR', 'i': 'VARCHAR', 'v': 'VARCHAR'})"
         )
@@ -260,9 +260,18 @@ class Diff:
     ) -> Iterator[list[str]]:
         line = f"concat_ws(chr(9), k, {identifiers or _wrapped(self.wrapping)})"
         value = f"CASE WHEN v IS NULL THEN {line} ELSE k || chr(9) || coalesce(i, '') || chr(9) || v END"
-        cursor = self._execute(f"SELECT {value} FROM (SELECT k, i, v FROM {source} ORDER BY {order})", parameters)
-        while page := cursor.fetchmany(ROWS_A_PAGE):
-            yield [text for (text,) in page]
+        query = f"SELECT {value} FROM (SELECT k, i, v FROM {source} ORDER BY {order})"
+        return ([text for (text,) in page] for page in self._pages(query, parameters))
+
+    def _pages(self, query: str, parameters: Sequence[object] = ()) -> Iterator[list[Any]]:
+        """Yield the rows of a query, many at a time; no other statement is executed meanwhile."""
+        cursor = self._execute(query, parameters)
+        while True:
+            with self._trouble():
+                page = cursor.fetchmany(ROWS_A_PAGE)
+            if not page:
+                return
+            yield page
 
     def _totals(self) -> tuple[int, int, int]:
         """Return how many lines there are, and the sums of their two hashes."""

@@ -22,8 +22,11 @@ class DiffEngine(Protocol):
     def add(self, lines: bytes, rows: int) -> None:
         """Add lines in UTF-8, each with its end; they are of `rows` rows."""
 
-    def take_out(self, rules: KeyRules) -> list[tuple[str, str | None]]:
-        """Take out the lines whose key or bare identifier may be none by the rules, and return these two of each."""
+    def take_out(self, rules: KeyRules) -> Iterator[Sequence[tuple[str, str | None]]]:
+        """Take out the lines whose key or bare identifier may be none by the rules; yield these two, many at a time.
+
+        Nothing may be added until all are taken out.
+        """
 
     def leave_out_duplicates(self, left_out: Callable[[str], None]) -> None:
         """Keep one line of each profile; the others are passed on."""

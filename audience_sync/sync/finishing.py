@@ -90,10 +90,11 @@ def apply_plan(
                 break
             memberships.apply_staged(connection, run, upto=upto)
         seams.reach("apply.committed")
-    if run.kind is RunKind.RESYNC:
-        _resend(workspace, lease, run)
+    after: str | None = _resend(workspace, lease, run) if run.kind is RunKind.RESYNC else None
     with workspace.database.write() as connection:
         lease.assert_held(connection)
+        if after is not None:
+            _resend_page(connection, run, after)
         if run.partial:
             runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=seams.now_ms())
         else:
@@ -117,12 +118,24 @@ def take_out_members(workspace: Workspace, lease: HeldLease, run: RunRow) -> Run
         workspace.seams.reach("retract.committed")
 
 
-def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> None:
-    """Put every current value and every remembered exit into the outbox; goes on where a dead process stopped."""
-    after: str | None = run.resent_to or ""
-    while after is not None:
+def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> str:
+    """Put every current value and every remembered exit into the outbox, but those of the last page.
+
+    Return the profile behind which that page begins: it goes with the end of the run, so that nothing is sent twice.
+    A run goes on where a dead process stopped.
+    """
+    after = run.resent_to or ""
+    while True:
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            resent, after = outbox.resend(connection, run, after=after, at_most=CHANGES_A_COMMIT)
-            runs.set_resent(connection, run.id, upto=after, resent=resent)
+            upto = outbox.page_end(connection, run.audience_id, after=after, at_most=CHANGES_A_COMMIT)
+            if upto is None:
+                return after
+            _resend_page(connection, run, after, upto)
+        after = upto
         workspace.seams.reach("resync.committed")
+
+
+def _resend_page(connection: Connection, run: RunRow, after: str, upto: str | None = None) -> None:
+    resent = outbox.resend(connection, run, after=after, upto=upto)
+    runs.set_resent(connection, run.id, upto=upto, resent=resent)

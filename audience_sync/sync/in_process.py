@@ -7,6 +7,7 @@ when the process ends, or by the next process when it was killed.
 from __future__ import annotations
 
 import atexit
+import gc
 import tempfile
 import threading
 from contextlib import ExitStack
@@ -19,12 +20,11 @@ import duckdb
 from audience_sync.errors import AudienceSyncError
 from audience_sync.folders import scratch_folder
 
-MEMORY_MB: Final = 64
+MEMORY_MB: Final = 56
 MOST_MEMORY_MB: Final = 1024  # DuckDB gets this where long rows need it
 
 _alone = threading.Lock()
 _until_exit = ExitStack()
-atexit.register(_until_exit.close)
 
 
 @dataclass
@@ -64,7 +64,7 @@ def connect() -> tuple[duckdb.DuckDBPyConnection, Path]:
 def no_space(reason: str) -> AudienceSyncError:
     """Return the error of a disk that has no space for temporary files, or none for this process."""
     return AudienceSyncError(
-        f"cannot keep the rows of the source in {tempfile.gettempdir()}: {reason}",
+        f"cannot keep temporary files in {tempfile.gettempdir()}: {reason}",
         hint="nothing was changed: free space there, or set TMPDIR to a folder with more",
     )
 
@@ -93,3 +93,13 @@ def _open() -> _Opened:
         ":memory:", config={"threads": 1, "memory_limit": f"{MEMORY_MB}MB", "temp_directory": str(folder / "spill")}
     )
     return _Opened(_until_exit.enter_context(database), folder, MEMORY_MB)
+
+
+def _close() -> None:
+    """Close all at the end of the process; an error that ends it may still refer to some of it, in a circle."""
+    _opened.clear()
+    _until_exit.close()
+    gc.collect()
+
+
+atexit.register(_close)

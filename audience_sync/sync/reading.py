@@ -112,8 +112,10 @@ def _read(
             diff.add(maker.lines(page), len(page))
             rows += len(page)
             on_page(rows)
-    if maker.may_err and (odd := diff.take_out(maker.rules)):
-        diff.add(maker.again(odd), len(odd))
+    if maker.may_err:
+        again = [(maker.again(odd), len(odd)) for odd in diff.take_out(maker.rules)]
+        for lines, count in again:
+            diff.add(lines, count)
     return rows
 
 

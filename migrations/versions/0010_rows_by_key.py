@@ -73,10 +73,12 @@ def upgrade() -> None:
     op.drop_column("runs", "resend_from")
     op.add_column("runs", sa.Column("resent_to", KEY, nullable=True))
     op.add_column("runs", sa.Column("identifiers", sa.Text(), nullable=True))
+    op.create_index("runs_generation", "runs", ["audience_id", "generation"])  # for `RUN_OF`
     if bind.dialect.name == "sqlite":
         _remake(bind, _without_shard, newer)
     else:
         _drop_columns(bind, newer)
+    op.drop_index("runs_generation", "runs")
     if bind.dialect.name == "sqlite":
         op.execute(f"CREATE VIEW all_changes AS {ALL_CHANGES}")
         _create_views_of_members(bind)

@@ -564,9 +564,6 @@ def test_the_remedies_of_check_deep_repair_the_damage(
     execute(workspace.database, "DELETE FROM memberships WHERE profile_key = :k", k="u1")
 
     sync(workspace, Job(settings=settings, audience=settings.audiences[0], resync=True))
-    synced = command("check", "--deep", "--format", "json")
-    (number,) = re.findall(r"row of `audiences` to (\d+)", synced.about("memberships", AUDIENCE_KEY))
-    execute(workspace.database, "UPDATE audiences SET members = :n", n=int(number))
     done = command("check", "--deep", "--format", "json")
 
     assert (done.code, done.wrong()) == (0, {})

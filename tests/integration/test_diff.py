@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import chain, islice, zip_longest
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -807,3 +809,14 @@ def test_millions_of_members_fit_into_little_memory(engines: Engines, is_known: 
     assert wrong == []
     third = PEOPLE // 300
     assert counts == Counts(entered=third, exited=third, updated=third, unchanged=PEOPLE - 2 * third)
+
+
+def test_the_temporary_folder_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quote or a bracket in TMPDIR is part of a path, and of no statement."""
+    folder = tmp_path / "o'b [1]*"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with Diff() as engine:
+        engine.add(b"u1\n", 1)
+
+        assert list(engine.everybody()) == [["u1"]]

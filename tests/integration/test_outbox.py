@@ -246,8 +246,9 @@ def test_resending_says_everything_again(database: Database) -> None:
         after: str | None = ""
         resent = []
         while after is not None:
-            count, after = outbox.resend(connection, resync, after=after, at_most=1)
-            resent.append(count)
+            upto = outbox.page_end(connection, resync.audience_id, after=after, at_most=1)
+            resent.append(outbox.resend(connection, resync, after=after, upto=upto))
+            after = upto
 
         assert (sum(resent), len(resent)) == (4, 3)
         assert {(row.profile_key, row.value, row.identifiers) for row in opened(connection)} == {

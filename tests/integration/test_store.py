@@ -152,6 +152,7 @@ def test_memberships_are_read_as_lines(database: Database, monkeypatch: pytest.M
     """What the database joins to lines is what the core makes of the same members, however many there are at once."""
     monkeypatch.setattr(memberships, "LINES_A_TEXT", at_once)
     members = [
+        make_member("\\."),  # the end of the data of Postgres' COPY
         make_member("a"),
         make_member("a b", company="c\\1"),
         make_member("x%", company='"', value="v"),
@@ -164,7 +165,7 @@ def test_memberships_are_read_as_lines(database: Database, monkeypatch: pytest.M
         assert lines(connection, run) == [to_line(member) for member in members]
         assert lines(connection, other) == []
         assert memberships.first(connection, run.audience_id, at_most=2) == members[:2]
-        assert memberships.find(connection, run.audience_id, "x%") == members[2]
+        assert memberships.find(connection, run.audience_id, "x%") == members[3]
         assert memberships.find(connection, run.audience_id, "x_") is None
 
 
@@ -217,23 +218,33 @@ def test_newcomers_are_members_like_others(database: Database) -> None:
 
 
 def test_a_digest_is_of_the_members_only_once_all_is_applied(database: Database) -> None:
-    """It waits with its plan, any change of the members drops the older one, and with another count it is not used."""
-    whole, short = Digest("v", 2, "1 2"), Digest("v", 1, "3 4")
+    """It waits with its plan, any change of the members drops the older one, and with another number it is not used."""
+    whole = Digest("v", 2, "1 2")
     with database.write() as connection:
         run = make_run(connection)
         memberships.keep_digest(connection, run, whole)
         assert memberships.digest(connection, run.audience_id) is None
-        memberships.apply(connection, run, [make_change("a")])
-        memberships.trust_digest(connection, run)
-        assert memberships.digest(connection, run.audience_id) is None
-        memberships.enter(connection, run, ["b"])
+        memberships.enter(connection, run, ["a", "b"])
         memberships.trust_digest(connection, run)
         assert memberships.digest(connection, run.audience_id) == whole
 
         newer = make_run(connection)
-        memberships.keep_digest(connection, newer, short)
+        memberships.keep_digest(connection, newer, whole)
         memberships.apply(connection, newer, [make_change("b", ChangeKind.EXITED)])
         assert memberships.digest(connection, run.audience_id) is None
-        memberships.unstage(connection, newer)
         memberships.trust_digest(connection, newer)
         assert memberships.digest(connection, run.audience_id) is None
+        assert table(connection, tables.digests) == []
+
+
+def test_a_whole_run_corrects_the_count(database: Database) -> None:
+    """A number of members that a person's hand has made wrong is right after the next run that compares everybody."""
+    with database.write() as connection:
+        run = make_run(connection)
+        memberships.keep_digest(connection, run, Digest("v", 2, "1 2"))
+        memberships.enter(connection, run, ["a", "b"])
+        audiences.add_members(connection, run.audience_id, 7)
+        memberships.trust_digest(connection, run)
+
+        assert audiences.by_id(connection, run.audience_id).members == 2
+        assert memberships.digest(connection, run.audience_id) == Digest("v", 2, "1 2")

@@ -130,8 +130,9 @@ def filed(
         for start in range(0, len(rows), a_page):
             page = rows[start : start + a_page]
             diff.add(maker.lines(page), len(page))
-        if maker.may_err and (odd := diff.take_out(rules)):
-            diff.add(maker.again(odd), len(odd))
+        if maker.may_err:
+            for lines_again, count in [(maker.again(odd), len(odd)) for odd in diff.take_out(rules)]:
+                diff.add(lines_again, count)
         lines = [to_line(from_line(line, diff.wrapping)) for page in diff.everybody() for line in page]
     keys = [line.partition("\t")[0] for line in lines]
     assert keys == sorted(keys)
@@ -470,3 +471,11 @@ def test_only_a_single_identifier_is_wrapped(columns: KeyColumns) -> None:
     assert wrapping(columns) is maker.wrapping is None
     lines = maker.lines(rows).decode().splitlines()
     assert lines == [to_line(from_line(line, maker.wrapping)) for line in lines] == taken(rows, columns)[0]
+
+
+def test_a_key_of_a_million_characters_is_a_long_key() -> None:
+    """A text of any length costs only its own row."""
+    lines, rejections = filed([("a", "c"), ("x" * 1_200_000, "c"), ("b", "d")], KeyColumns(0, (), (("groupId", 1),)))
+
+    assert [line.partition("\t")[0] for line in lines] == ["a", "b"]
+    assert [one.reason for one in rejections] == [Reason.LONG_KEY]
