@@ -75,15 +75,6 @@ def insert_members(connection: Connection, lines: Sequence[str], *, audience_id:
             copy.write("".join([f"{before}\t{key}\t{_copied(rest)}\n" for key, rest in parted]))
 
 
-def copied_lines(connection: Connection, query: str) -> Iterator[bytes]:
-    """Yield the texts of a query's one column as lines in UTF-8, many at a time: what COPY of Postgres sends."""
-    # Neither character is in a line, so that only a line that would look like the end of the data is quoted.
-    statement = f"COPY ({query}) TO STDOUT (FORMAT csv, DELIMITER E'\\x02', QUOTE E'\\x01')"
-    with _copying(connection, statement) as copy:
-        while rows := list(islice(copy, LINES_A_TEXT)):
-            yield b"".join(bytes(row) for row in rows).replace(b"\x01", b"")
-
-
 @contextmanager
 def _copying(connection: Connection, statement: str) -> Iterator[Any]:
     """Open a COPY of psycopg, whose errors are said as SQLAlchemy would say them."""

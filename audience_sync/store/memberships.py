@@ -49,15 +49,13 @@ def texts(connection: Connection, audience_id: int, wrapping: Wrapping | None) -
     source, identifiers = "memberships m", "m.identifiers"
     if others is not None:
         source, identifiers = f"{source} JOIN runs w ON w.id = m.run_id", _WHOLE
-    if connection.dialect.name != "sqlite":
-        line = _line("m.profile_key", identifiers, "m.value", "chr(9)")
-        yield from bulk.copied_lines(connection, f"SELECT {line} FROM {source} WHERE m.audience_id = {audience_id:d}")
-        return
+    is_sqlite = connection.dialect.name == "sqlite"
+    tab, end, join = ("char(9)", "char(10)", "group_concat") if is_sqlite else ("chr(9)", "chr(10)", "string_agg")
     after = ""
     page = sa.text(
-        f"SELECT group_concat({_line('k', 'i', 'v', 'char(9)')}, char(10)) || char(10), max(k) FROM"
+        f"SELECT {join}({_line('k', 'i', 'v', tab)}, {end}) || {end}, max(k) FROM"
         f" (SELECT m.profile_key AS k, {identifiers} AS i, m.value AS v FROM {source} WHERE m.audience_id = :a"
-        " AND m.profile_key > :after ORDER BY m.profile_key LIMIT :n)"
+        " AND m.profile_key > :after ORDER BY m.profile_key LIMIT :n) AS page"
     )
     while True:
         text, last = connection.execute(page, {"a": audience_id, "after": after, "n": LINES_A_TEXT}).one()

@@ -220,7 +220,7 @@ def test_an_older_database_is_accepted(place: Place) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["resync.committed:1", "deliver.posted"])
+@pytest.mark.parametrize("point", ["sync.decided", "deliver.posted"])
 def test_an_acceptance_that_was_killed_is_finished(place: Place, point: str) -> None:
     """Killed anywhere behind the decision, it is finished by whatever sync comes next, without being asked again."""
     backup = came_back_while_forgotten(place)

@@ -152,7 +152,7 @@ def test_memberships_are_read_as_lines(database: Database, monkeypatch: pytest.M
     """What the database joins to lines is what the core makes of the same members, however many there are at once."""
     monkeypatch.setattr(memberships, "LINES_A_TEXT", at_once)
     members = [
-        make_member("\\."),  # the end of the data of Postgres' COPY
+        make_member("\\."),
         make_member("a"),
         make_member("a b", company="c\\1"),
         make_member("x%", company='"', value="v"),
