@@ -63,6 +63,7 @@ VIEWS_OF_VALUES = {"open_values": "open_deliveries", "batched_events": "open_eve
 def upgrade() -> None:
     bind = op.get_bind()
     newer = run_path(str(Path(__file__).parent / "0009_batches.py"))
+    newer["_refuse_processes_at_work"](bind)
     for name in VIEWS_OF_VALUES:
         query = newer["VIEWS"][name]
         for sharded in ("{p.value[5]bigint} AS shard, ", "o.shard = v.shard AND ", "e.shard = v.shard AND ", "shard, "):
