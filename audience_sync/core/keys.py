@@ -119,22 +119,17 @@ class KeyRules:
 
     placeholders: tuple[str, ...] = PLACEHOLDERS
     of_text_files: bool = False
-    _folded: frozenset[str] = field(init=False)
+    folded: frozenset[str] = field(init=False)  # the placeholders as they compare
     _lengths: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
         folded = frozenset(text.strip().casefold() for text in self.placeholders)
-        object.__setattr__(self, "_folded", folded)
+        object.__setattr__(self, "folded", folded)
         object.__setattr__(self, "_lengths", frozenset(map(len, (*folded, *map(str.strip, self.placeholders)))))
-
-    @property
-    def folded(self) -> frozenset[str]:
-        """Return the placeholders as they compare: without blanks around them, folded."""
-        return self._folded
 
     def objection(self, text: str) -> Reason | None:
         """Return why a text is not a key; None: it is one."""
-        if self._folded and text.strip().casefold() in self._folded:
+        if self.folded and text.strip().casefold() in self.folded:
             return Reason.PLACEHOLDER_KEY
         if self.of_text_files and (found := _OTHER_TYPES.fullmatch(text)):
             return Reason.DECIMAL_KEY if found["decimal"] else Reason.UNSUPPORTED_TYPE
@@ -146,7 +141,7 @@ class KeyRules:
         if not text.isascii():  # folding may change the length of a text
             return not any(map(self.objection, values))
         bare = list(map(str.strip, values)) if " " in text else values
-        if not self._lengths.isdisjoint(map(len, bare)) and not self._folded.isdisjoint(map(str.casefold, bare)):
+        if not self._lengths.isdisjoint(map(len, bare)) and not self.folded.isdisjoint(map(str.casefold, bare)):
             return False
         return not self.of_text_files or text.isdecimal() or not any(map(_OTHER_TYPES.fullmatch, values))
 

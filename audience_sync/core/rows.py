@@ -28,7 +28,7 @@ from audience_sync.core.keys import (
     storable,
     stringify,
 )
-from audience_sync.core.lines import Wrapping, from_line
+from audience_sync.core.lines import Wrapping, bare, from_line
 from audience_sync.core.unreadable import Unreadable
 
 LONGEST_TEXT = 1_000_000  # bytes; a longer page may have a line of more, which DuckDB does not load
@@ -77,7 +77,7 @@ class LineMaker:
         All rows are looked at together; one that is out of the ordinary has all of them looked at singly. Of keys that
         are too long, or placeholders, some may be among the lines where `may_err`: they are to be made `again`.
         """
-        if self._is_simple and not self.rules.of_text_files and (found := self._joined(page)) is not None:
+        if self.may_err and (found := self._joined(page)) is not None:
             return found
         return self._plain(page) or "".join([f"{line}\n" for line in self.singly(page)]).encode()
 
@@ -150,7 +150,7 @@ class LineMaker:
                 middle = self._known.get(other) if type(other) is str else None
                 if middle is None:
                     found = _identifiers(columns, row, key, self._reject, rules)
-                    middle = _middle(found, bare=only is not None)
+                    middle = bare(canonical(found), self.wrapping) if found else ""
                     if middle and type(other) is str and len(self._known) < COMPANIES_KNOWN:
                         self._known[other] = middle
             yield f"{key}\t{middle}\t{value}" if value else f"{key}\t{middle}" if middle else key
@@ -188,18 +188,6 @@ def _are_plain(values: list[str], rules: KeyRules, *, in_json: bool = False) -> 
         and not (in_json and ('"' in text or "\\" in text))
         and rules.allow_all(values)
     )
-
-
-def _middle(identifiers: dict[str, dict[str, str]], *, bare: bool) -> str:
-    """Return what is between the key and the value in a line."""
-    if not identifiers:
-        return ""
-    if bare:
-        (texts,) = identifiers.values()
-        (text,) = texts.values()
-        if canonical(text) == f'"{text}"' and '"' not in text:
-            return text
-    return canonical(identifiers)
 
 
 def _identifiers(

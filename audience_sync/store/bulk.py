@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 CHUNK = 20_000  # rows a statement
-LINES_A_TEXT = 1_000  # more at once cost SQLite more for each
+LINES_A_STATEMENT = 1_000  # more at once cost SQLite more for each
 _NULL = r"\N"  # in the text format of COPY
 
 
@@ -61,16 +61,16 @@ def insert_members(connection: Connection, lines: Sequence[str], *, audience_id:
         rest = "NULLIF(value, ''), NULL"
         if lines[0].count("\t") > 1:  # of a computed trait all have both
             rest = "NULLIF(substr(value, 1, instr(value, char(9)) - 1), ''), substr(value, instr(value, char(9)) + 1)"
-        for start in range(0, len(lines), LINES_A_TEXT):
+        for start in range(0, len(lines), LINES_A_STATEMENT):
             connection.exec_driver_sql(
                 f"INSERT INTO memberships ({names}) SELECT ?, ?, ?, key, {rest} FROM json_each(?)",
-                (audience_id, run_id, run_id, _as_object(lines[start : start + LINES_A_TEXT])),
+                (audience_id, run_id, run_id, _as_object(lines[start : start + LINES_A_STATEMENT])),
             )
         return
     with _copying(connection, f"COPY memberships ({names}) FROM STDIN") as copy:
         before = f"{audience_id}\t{run_id}\t{run_id}"
-        for start in range(0, len(lines), LINES_A_TEXT):
-            text = "\n".join(lines[start : start + LINES_A_TEXT]).replace("\\", "\\\\")
+        for start in range(0, len(lines), LINES_A_STATEMENT):
+            text = "\n".join(lines[start : start + LINES_A_STATEMENT]).replace("\\", "\\\\")
             parted = (line.partition("\t")[::2] for line in text.split("\n"))
             copy.write("".join([f"{before}\t{key}\t{_copied(rest)}\n" for key, rest in parted]))
 

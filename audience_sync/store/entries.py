@@ -29,9 +29,7 @@ _WRITE: Final = sa.text(  # CROSS JOIN: SQLite goes from each change to its memb
     f" SELECT m.entered_run_id, m.profile_key, '{ChangeKind.ENTERED}', m.identifiers, m.value"
     " FROM staged s CROSS JOIN memberships m CROSS JOIN runs r"
     f" WHERE s.run_id = :r AND s.profile_key <= :upto AND s.kind <> '{ChangeKind.ENTERED}'"
-    " AND m.audience_id = :a AND m.profile_key = s.profile_key AND r.id = m.entered_run_id AND r.id = m.run_id"
-    " AND r.kind = 'initial' AND r.as_of >= :history_from"
-    " ON CONFLICT DO NOTHING"
+    f" AND m.audience_id = :a AND m.profile_key = s.profile_key AND {UNWRITTEN}"
 )
 
 

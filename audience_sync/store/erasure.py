@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,10 @@ def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str,
             binding.put(connection, HISTORY_FROM, str(limits["changes"]))
     limits["batches"] = limits["deliveries"]
     limits["event_counts"] = limits["deliveries"] // events.DAY_MS
-    purged = {"changes": _purge_changes(database, before=limits["changes"])}
+    purged = {"changes": _in_commits(database, partial(_delete_changes, before=limits["changes"]))}
     purged |= {table: _purge(database, *statements, limits[table]) for table, statements in _OLD.items()}
-    purged["message_ids"] = _purge_message_ids(database, before=now_ms // events.DAY_MS - events.KNOWN_DAYS)
+    first_day = now_ms // events.DAY_MS - events.KNOWN_DAYS
+    purged["message_ids"] = _in_commits(database, partial(_delete_message_ids, before=first_day))
     compact(database)
     return purged
 
@@ -168,47 +170,47 @@ def _purge(database: Database, groups: str, delete: str, limit: int) -> int:
             return deleted
 
 
-def _purge_changes(database: Database, *, before: int) -> int:
-    """Delete the changes of runs before an instant, some of them in each commit: a run may have millions."""
+def _in_commits(database: Database, delete_some: Callable[[Connection], int]) -> int:
+    """Delete rows `ROWS_A_COMMIT` at a time, each time in a commit, until fewer are left; return how many they were."""
     deleted = 0
     while True:
         with database.write() as connection:
-            found = connection.execute(
-                sa.text(
-                    "SELECT r.id FROM runs r WHERE r.as_of < :before"
-                    " AND EXISTS (SELECT 1 FROM changes c WHERE c.run_id = r.id) ORDER BY r.id LIMIT :n"
-                ),
-                {"before": before, "n": ROWS_A_COMMIT},
-            )
-            gone = 0
-            for run_id in found.scalars().all():
-                gone += connection.execute(_OLD_CHANGES, {"r": run_id, "n": ROWS_A_COMMIT - gone}).rowcount
-                if gone >= ROWS_A_COMMIT:
-                    break
+            gone = delete_some(connection)
         deleted += gone
         if gone < ROWS_A_COMMIT:
             return deleted
 
 
-def _purge_message_ids(database: Database, *, before: int) -> int:
-    """Delete what arrived before a day, some of it in each commit: a day may have millions."""
-    deleted = 0
-    while True:
-        with database.write() as connection:
-            rest = connection.execute(
-                sa.text(
-                    "SELECT day, message_id FROM message_ids WHERE day < :before"
-                    " ORDER BY day, message_id LIMIT 1 OFFSET :n"
-                ),
-                {"before": before, "n": ROWS_A_COMMIT},
-            ).first()
-            day, message_id = rest or (before, "")
-            deleted += connection.execute(
-                sa.text("DELETE FROM message_ids WHERE (day, message_id) < (:day, :message_id)"),
-                {"day": day, "message_id": message_id},
-            ).rowcount
-        if rest is None:
-            return deleted
+def _delete_changes(connection: Connection, *, before: int) -> int:
+    """Delete some of the changes of runs before an instant: a run may have millions."""
+    found = connection.execute(
+        sa.text(
+            "SELECT r.id FROM runs r WHERE r.as_of < :before"
+            " AND EXISTS (SELECT 1 FROM changes c WHERE c.run_id = r.id) ORDER BY r.id LIMIT :n"
+        ),
+        {"before": before, "n": ROWS_A_COMMIT},
+    )
+    gone = 0
+    for run_id in found.scalars().all():
+        gone += connection.execute(_OLD_CHANGES, {"r": run_id, "n": ROWS_A_COMMIT - gone}).rowcount
+        if gone >= ROWS_A_COMMIT:
+            break
+    return gone
+
+
+def _delete_message_ids(connection: Connection, *, before: int) -> int:
+    """Delete some of what arrived before a day: a day may have millions."""
+    rest = connection.execute(
+        sa.text(
+            "SELECT day, message_id FROM message_ids WHERE day < :before ORDER BY day, message_id LIMIT 1 OFFSET :n"
+        ),
+        {"before": before, "n": ROWS_A_COMMIT},
+    ).first()
+    day, message_id = rest or (before, "")
+    return connection.execute(
+        sa.text("DELETE FROM message_ids WHERE (day, message_id) < (:day, :message_id)"),
+        {"day": day, "message_id": message_id},
+    ).rowcount
 
 
 def _chunks(groups: Sequence[Mapping[str, int]]) -> Iterator[list[Mapping[str, int]]]:

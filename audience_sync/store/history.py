@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.printable import instant_text
 from audience_sync.db import Database
 from audience_sync.errors import ConfigError, UnknownName
-from audience_sync.store import outbox
+from audience_sync.store import memberships
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.entries import history_from
 from audience_sync.store.reports import MEMBER_COLUMNS, Record, iso
@@ -81,7 +81,7 @@ def _walk(database: Database, audience: AudienceRow, last_run: int) -> Iterator[
         with database.read() as connection:
             if not database.is_sqlite:  # several statements must see one state; in a transaction of SQLite they do
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            upto = outbox.page_end(connection, audience.id, after=after, at_most=MEMBERS_A_READ)
+            upto = memberships.page_end(connection, audience.id, after=after, at_most=MEMBERS_A_READ)
             found = _members_after(connection, {"a": audience.id, "run": last_run, "after": after, "upto": upto})
         after = upto
         for key in sorted(found):

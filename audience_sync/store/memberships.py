@@ -53,7 +53,7 @@ def texts(connection: Connection, audience_id: int, wrapping: Wrapping | None) -
     tab, end, join = ("char(9)", "char(10)", "group_concat") if is_sqlite else ("chr(9)", "chr(10)", "string_agg")
     after = ""
     page = sa.text(
-        f"SELECT {join}({_line('k', 'i', 'v', tab)}, {end}) || {end}, max(k) FROM"
+        f"SELECT {join}({_line(tab)}, {end}) || {end}, max(k) FROM"
         f" (SELECT m.profile_key AS k, {identifiers} AS i, m.value AS v FROM {source} WHERE m.audience_id = :a"
         " AND m.profile_key > :after ORDER BY m.profile_key LIMIT :n) AS page"
     )
@@ -65,10 +65,11 @@ def texts(connection: Connection, audience_id: int, wrapping: Wrapping | None) -
         after = last
 
 
-def _line(key: str, identifiers: str, value: str, tab: str) -> str:
+def _line(tab: str) -> str:
+    """Return the SQL of a line of the columns `k`, `i` and `v`."""
     return (
-        f"CASE WHEN {value} IS NOT NULL THEN {key} || {tab} || COALESCE({identifiers}, '') || {tab} || {value}"
-        f" WHEN {identifiers} IS NOT NULL THEN {key} || {tab} || {identifiers} ELSE {key} END"
+        f"CASE WHEN v IS NOT NULL THEN k || {tab} || COALESCE(i, '') || {tab} || v"
+        f" WHEN i IS NOT NULL THEN k || {tab} || i ELSE k END"
     )
 
 
@@ -87,6 +88,18 @@ def first(connection: Connection, audience_id: int, *, at_most: int) -> list[Mem
         {"a": audience_id, "n": at_most},
     )
     return [Member(*row) for row in rows]
+
+
+def page_end(connection: Connection, audience_id: int, *, after: str, at_most: int) -> str | None:
+    """Return the last profile of the `at_most` members that follow a profile; None where fewer follow."""
+    last: str | None = connection.execute(
+        sa.text(
+            "SELECT CASE WHEN count(*) = :n THEN max(profile_key) END FROM (SELECT profile_key FROM memberships"
+            " WHERE audience_id = :a AND profile_key > :after ORDER BY profile_key LIMIT :n) AS next"
+        ),
+        {"a": audience_id, "after": after, "n": at_most},
+    ).scalar()
+    return last
 
 
 def delivered_profiles(

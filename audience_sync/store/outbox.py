@@ -81,18 +81,6 @@ def enqueue_members(connection: Connection, run: RunRow, *, first: str, last: st
     )
 
 
-def page_end(connection: Connection, audience_id: int, *, after: str, at_most: int) -> str | None:
-    """Return the member of an audience that is so many behind a profile; None where there are fewer."""
-    last: str | None = connection.execute(
-        sa.text(
-            "SELECT CASE WHEN count(*) = :n THEN max(profile_key) END FROM (SELECT profile_key FROM memberships"
-            " WHERE audience_id = :a AND profile_key > :after ORDER BY profile_key LIMIT :n) AS next"
-        ),
-        {"a": audience_id, "after": after, "n": at_most},
-    ).scalar()
-    return last
-
-
 def resend(connection: Connection, run: RunRow, *, after: str, upto: str | None) -> int:
     """Put the current values of the profiles behind one and up to another, or to the end, into the outbox.
 

@@ -39,12 +39,11 @@ class Comparison:
     def commit(self, found: Found) -> RunRow:
         """Commit an initial run in parts, so that a run that dies is work done."""
         difference = self._compare(found)
-        if difference.are_newcomers:
-            self._put_all(
-                difference.newcomers(), difference, memberships.enter, kinds=_all_enter, reached="sync.committed"
-            )
+        newcomers, changes, reached = difference.newcomers, difference.changes, "sync.committed"
+        if newcomers is not None:
+            self._put_all(newcomers, difference, memberships.enter, kinds=_all_enter, reached=reached)
         else:
-            self._put_all(difference.changes(), difference, memberships.apply, kinds=_kinds, reached="sync.committed")
+            self._put_all(changes, difference, memberships.apply, kinds=_kinds, reached=reached)
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
             self._close(connection, difference)
@@ -53,13 +52,7 @@ class Comparison:
     def stage(self, found: Found) -> RunRow:
         """Stage the whole plan, let the guard look, and apply it."""
         difference = self._compare(found)
-        self._put_all(
-            difference.changes(),
-            difference,
-            memberships.stage,
-            kinds=_kinds,
-            reached="sync.staged",
-        )
+        self._put_all(difference.changes, difference, memberships.stage, kinds=_kinds, reached="sync.staged")
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
             self._close(connection, difference)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -12,35 +12,18 @@ from audience_sync.core.rows import distinct
 from audience_sync.db import Database
 from audience_sync.store import memberships
 from audience_sync.store.memberships import Digest
-from audience_sync.sync.engine import DiffEngine
 from audience_sync.sync.reading import Found
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The changes that turn the members into what the definition says, counted; both yield them by profile key."""
+    """The changes that turn the members into what the definition says, counted."""
 
     counts: Counts
     digest: Digest | None  # of the members once they are all applied; None: it is as it was, or not known
     wrapping: Wrapping | None
-    _diff: DiffEngine | None = None
-    _changes: tuple[Change, ...] = ()
-    are_newcomers: bool = False  # nobody was a member before
-
-    def newcomers(self) -> Iterator[Sequence[str]]:
-        """Yield the lines of those who enter where nobody was, identifiers bare, many at a time."""
-        return iter(()) if self._diff is None else self._diff.everybody()
-
-    def changes(self) -> Iterator[Sequence[Change]]:
-        """Yield the changes, many at a time."""
-        if self._diff is None:
-            return iter([self._changes])
-        if self.are_newcomers:
-            return map(self._entries, self.newcomers())
-        return self._diff.changes()
-
-    def _entries(self, lines: Sequence[str]) -> list[Change]:
-        return [Change(ChangeKind.ENTERED, *from_line(line, self.wrapping)) for line in lines]
+    changes: Iterable[Sequence[Change]] = ()  # by profile key, many at a time, once
+    newcomers: Iterable[Sequence[str]] | None = None  # the same as lines, identifiers bare, where nobody was before
 
 
 def compare(
@@ -59,19 +42,19 @@ def compare(
     """
     diff = found.diff
     if audience_id is None:
-        duplicates = found.leave_out_duplicates()
+        found.leave_out_duplicates()
         digest = diff.digest()
-        return Difference(
-            Counts(entered=digest.members, duplicates=duplicates), digest, diff.wrapping, diff, are_newcomers=True
-        )
+        counts = Counts(entered=digest.members, duplicates=found.duplicates)
+        changes = (_entries(lines, diff.wrapping) for lines in diff.everybody())
+        return Difference(counts, digest, diff.wrapping, changes, newcomers=diff.everybody())
     with database.read() as connection:
         known = memberships.digest(connection, audience_id)
     now = diff.digest()
-    duplicates = 0
     if trust and known is not None and now.members > known.members:  # as of a join that returns rows twice
-        duplicates, now = found.leave_out_duplicates(), diff.digest()
+        found.leave_out_duplicates()
+        now = diff.digest()
     if trust and now == known:
-        return Difference(Counts(unchanged=now.members, duplicates=duplicates), None, diff.wrapping)
+        return Difference(Counts(unchanged=now.members, duplicates=found.duplicates), None, diff.wrapping)
     with database.read() as connection, closing(memberships.texts(connection, audience_id, diff.wrapping)) as texts:
         counts = diff.compare(
             _counted(texts, on_members),
@@ -79,21 +62,22 @@ def compare(
             keep_missing=on_missing is OnMissing.KEEP,
             left_out=found.leave_out,
         )
-    return Difference(counts + Counts(duplicates=found.duplicates), diff.digest(), diff.wrapping, diff)
+    return Difference(counts + Counts(duplicates=found.duplicates), diff.digest(), diff.wrapping, diff.changes())
+
+
+def _entries(lines: Sequence[str], wrapping: Wrapping | None) -> list[Change]:
+    return [Change(ChangeKind.ENTERED, *from_line(line, wrapping)) for line in lines]
 
 
 def compare_one(
     database: Database, audience_id: int, found: Found, profile_key: str, *, on_missing: OnMissing
 ) -> Difference:
     """Compare what was found of one profile with its membership; nobody else is looked at."""
-    left_out: list[str] = []
-    lines = list(distinct(found.diff.lines_of(profile_key), left_out=left_out.append))
-    for line in left_out:
-        found.leave_out(line)
+    lines = list(distinct(found.diff.lines_of(profile_key), left_out=found.leave_out))
     now = from_line(lines[0]) if lines else None
     with database.read() as connection:
         before = memberships.find(connection, audience_id, profile_key)
-    counts, around = Counts(duplicates=len(left_out)), found.diff.wrapping
+    counts, around = Counts(duplicates=found.duplicates), found.diff.wrapping
     if now == before:
         return Difference(counts + Counts(unchanged=len(lines)), None, around)
     if now is None or before is None:
@@ -102,7 +86,7 @@ def compare_one(
         kind, member = ChangeKind.UPDATED, now
     if member is None or (kind is ChangeKind.EXITED and on_missing is OnMissing.KEEP):
         return Difference(counts, None, around)
-    return Difference(counts + Counts(**{kind.value: 1}), None, around, None, (Change(kind, *member),))
+    return Difference(counts + Counts(**{kind.value: 1}), None, around, [[Change(kind, *member)]])
 
 
 def _counted(texts: Iterator[bytes], on_members: Callable[[int], None]) -> Iterator[bytes]:

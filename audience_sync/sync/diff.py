@@ -244,7 +244,7 @@ class Diff:
         """Make an empty table of lines, of each its key, identifiers, value and hash."""
         self._run(f"CREATE OR REPLACE TEMP TABLE {table} (k VARCHAR, i VARCHAR, v VARCHAR, h UBIGINT)")
 
-    def _load(self, file: Path, table: str | None = None, *, are_whole: bool | None = None) -> None:
+    def _load(self, file: Path, table: str | None = None, *, are_whole: bool = False) -> None:
         """Append the lines of a file to a table; in the thread of the pieces, too, while nobody else executes."""
         bare = _bare(self.wrapping) if are_whole or self._are_whole else "i"
         lines = (

@@ -128,7 +128,7 @@ def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> str:
     while True:
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            upto = outbox.page_end(connection, run.audience_id, after=after, at_most=CHANGES_A_COMMIT)
+            upto = memberships.page_end(connection, run.audience_id, after=after, at_most=CHANGES_A_COMMIT)
             if upto is None:
                 return after
             _resend_page(connection, run, after, upto)

@@ -7,7 +7,6 @@ when the process ends, or by the next process when it was killed.
 from __future__ import annotations
 
 import atexit
-import gc
 import tempfile
 import threading
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ MOST_MEMORY_MB: Final = 1024  # DuckDB gets this where long rows need it
 
 _alone = threading.Lock()
 _until_exit = ExitStack()
+atexit.register(_until_exit.close)
 
 
 @dataclass
@@ -93,13 +93,3 @@ def _open() -> _Opened:
         ":memory:", config={"threads": 1, "memory_limit": f"{MEMORY_MB}MB", "temp_directory": str(folder / "spill")}
     )
     return _Opened(_until_exit.enter_context(database), folder, MEMORY_MB)
-
-
-def _close() -> None:
-    """Close all at the end of the process; an error that ends it may still refer to some of it, in a circle."""
-    _opened.clear()
-    _until_exit.close()
-    gc.collect()
-
-
-atexit.register(_close)

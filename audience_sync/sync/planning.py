@@ -89,7 +89,7 @@ def plan(
             on_missing=job.audience.on_missing,
             on_members=job.on_members,
         )
-        for changes in difference.changes():
+        for changes in difference.changes:
             job.check_stop()
             on_found(changes)
     counts += difference.counts

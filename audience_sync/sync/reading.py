@@ -28,9 +28,13 @@ class Rejections:
 
     def add(self, rejection: Rejection) -> None:
         """Count a rejection, and keep it if it is among the first of its reason."""
-        self.counts[rejection.reason] += 1
-        if self.counts[rejection.reason] <= SAMPLES:
+        if self.count(rejection.reason):
             self.samples.append(rejection)
+
+    def count(self, reason: Reason) -> bool:
+        """Count a rejection; return whether it is among the first of its reason, which are kept."""
+        self.counts[reason] += 1
+        return self.counts[reason] <= SAMPLES
 
     @property
     def rows(self) -> int:
@@ -51,17 +55,15 @@ class Found:
         """Return how many lines were left out because their profile has another one."""
         return self.rejections.counts[Reason.DUPLICATE]
 
-    def leave_out_duplicates(self) -> int:
-        """Keep one line of each profile; return how many others there were."""
+    def leave_out_duplicates(self) -> None:
+        """Keep one line of each profile."""
         self.diff.leave_out_duplicates(self.leave_out)
-        return self.duplicates
 
     def leave_out(self, line: str) -> None:
         """Count a line whose profile has another one."""
-        if self.duplicates >= SAMPLES:  # there may be millions
-            self.rejections.counts[Reason.DUPLICATE] += 1
-            return
-        self.rejections.add(Rejection(Reason.DUPLICATE, from_line(line).profile_key, canonical(line.split("\t"))))
+        if self.rejections.count(Reason.DUPLICATE):  # there may be millions: few of them become rejections
+            key = from_line(line).profile_key
+            self.rejections.samples.append(Rejection(Reason.DUPLICATE, key, canonical(line.split("\t"))))
 
 
 @contextmanager

@@ -77,12 +77,10 @@ def upgrade() -> None:
     op.create_index("runs_generation", "runs", ["audience_id", "generation"])  # for `RUN_OF`
     if bind.dialect.name == "sqlite":
         _remake(bind, _without_shard, newer)
+        _create_views_of_members(bind)
     else:
         _drop_columns(bind, newer)
     op.drop_index("runs_generation", "runs")
-    if bind.dialect.name == "sqlite":
-        op.execute(f"CREATE VIEW all_changes AS {ALL_CHANGES}")
-        _create_views_of_members(bind)
     op.create_table(
         "digests",
         sa.Column("audience_id", sa.Integer(), nullable=False),
@@ -97,6 +95,8 @@ def upgrade() -> None:
 
 def _create_views_of_members(bind: sa.Connection, *, older: bool = False) -> None:
     """Make the views of members and of changes, in the form of this revision or of the one before."""
+    if not older:
+        op.execute(f"CREATE VIEW all_changes AS {ALL_CHANGES}")
     view = run_path(str(Path(__file__).parent / "0004_computed_traits.py"))["_view"]
     for name in ("current_members", "membership_changes"):
         query = view(name, computation=", a.computation")
@@ -175,7 +175,6 @@ def _drop_columns(bind: sa.Connection, views: dict[str, Any]) -> None:
     op.add_column("memberships", sa.Column("run_id", sa.Integer(), nullable=True))
     op.execute(f"UPDATE memberships SET run_id = {RUN_OF}")
     op.alter_column("memberships", "run_id", nullable=False)
-    op.execute(f"CREATE VIEW all_changes AS {ALL_CHANGES}")
     _create_views_of_members(bind)
     op.drop_column("memberships", "generation")
 

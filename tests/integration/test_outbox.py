@@ -246,7 +246,7 @@ def test_resending_says_everything_again(database: Database) -> None:
         after: str | None = ""
         resent = []
         while after is not None:
-            upto = outbox.page_end(connection, resync.audience_id, after=after, at_most=1)
+            upto = memberships.page_end(connection, resync.audience_id, after=after, at_most=1)
             resent.append(outbox.resend(connection, resync, after=after, upto=upto))
             after = upto
 
