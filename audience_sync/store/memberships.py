@@ -51,26 +51,19 @@ def texts(connection: Connection, audience_id: int, wrapping: Wrapping | None) -
         source, identifiers = f"{source} JOIN runs w ON w.id = m.run_id", _WHOLE
     is_sqlite = connection.dialect.name == "sqlite"
     tab, end, join = ("char(9)", "char(10)", "group_concat") if is_sqlite else ("chr(9)", "chr(10)", "string_agg")
-    after = ""
-    page = sa.text(
-        f"SELECT {join}({_line(tab)}, {end}) || {end}, max(k) FROM"
-        f" (SELECT m.profile_key AS k, {identifiers} AS i, m.value AS v FROM {source} WHERE m.audience_id = :a"
-        " AND m.profile_key > :after ORDER BY m.profile_key LIMIT :n) AS page"
+    line = (
+        f"CASE WHEN m.value IS NULL AND m.identifiers IS NOT NULL THEN m.profile_key || {tab} || {identifiers}"
+        f" WHEN m.value IS NULL THEN m.profile_key"
+        f" ELSE m.profile_key || {tab} || COALESCE({identifiers}, '') || {tab} || m.value END"
     )
-    while True:
-        text, last = connection.execute(page, {"a": audience_id, "after": after, "n": LINES_A_TEXT}).one()
-        if text is None:
-            return
-        yield text.encode()
-        after = last
-
-
-def _line(tab: str) -> str:
-    """Return the SQL of a line of the columns `k`, `i` and `v`."""
-    return (
-        f"CASE WHEN v IS NOT NULL THEN k || {tab} || COALESCE(i, '') || {tab} || v"
-        f" WHEN i IS NOT NULL THEN k || {tab} || i ELSE k END"
-    )
+    page = f"SELECT {join}({line}, {end}) || {end} FROM {source} WHERE m.audience_id = :a AND m.profile_key > :after"
+    upto: str | None = ""
+    while upto is not None:
+        after, upto = upto, page_end(connection, audience_id, after=upto, at_most=LINES_A_TEXT)
+        until = "" if upto is None else " AND m.profile_key <= :upto"  # a LIMIT would have each row copied once more
+        text = connection.execute(sa.text(page + until), {"a": audience_id, "after": after, "upto": upto}).scalar()
+        if text is not None:
+            yield text.encode()
 
 
 def find(connection: Connection, audience_id: int, profile_key: str) -> Member | None:
@@ -94,10 +87,10 @@ def page_end(connection: Connection, audience_id: int, *, after: str, at_most: i
     """Return the last profile of the `at_most` members that follow a profile; None where fewer follow."""
     last: str | None = connection.execute(
         sa.text(
-            "SELECT CASE WHEN count(*) = :n THEN max(profile_key) END FROM (SELECT profile_key FROM memberships"
-            " WHERE audience_id = :a AND profile_key > :after ORDER BY profile_key LIMIT :n) AS next"
+            "SELECT profile_key FROM memberships WHERE audience_id = :a AND profile_key > :after"
+            " ORDER BY profile_key LIMIT 1 OFFSET :n"
         ),
-        {"a": audience_id, "after": after, "n": at_most},
+        {"a": audience_id, "after": after, "n": at_most - 1},
     ).scalar()
     return last
 
