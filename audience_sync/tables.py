@@ -121,6 +121,7 @@ digests = _clustered(
     _column("version", sa.Text),
     _column("members", sa.BigInteger),
     _column("total", sa.Text),
+    _column("source_sums", sa.Text, nullable=True),  # what the source said that the rows come to, if each is a member
 )
 
 staged = _clustered(

@@ -15,7 +15,7 @@ from audience_sync.core.model import Computation
 from audience_sync.core.parameters import Statement
 from audience_sync.core.textvalues import text_value_reader
 from audience_sync.core.values import ValueReader, value_reader
-from audience_sync.source import Page, open_rows, probe
+from audience_sync.source import Page, Sums, open_rows, probe
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Definition:
 
     columns: tuple[str, ...]
     pages: Callable[[], Iterator[Page]]
+    sums: Callable[[], Sums | None]
     values_are_json: bool
 
 
@@ -39,7 +40,7 @@ def open_definition(settings: Settings, audience: Audience, *, as_of: datetime) 
     """
     query = statement_of(settings, audience, as_of=as_of)
     with open_rows(settings.sources[audience.source], query, as_of=as_of) as rows:
-        yield Definition(rows.columns, rows.pages, values_are_json=audience.query is not None)
+        yield Definition(rows.columns, rows.pages, rows.sums, values_are_json=audience.query is not None)
 
 
 def reader_of_values(settings: Settings, audience: Audience) -> ValueReader:

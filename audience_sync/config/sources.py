@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from audience_sync.config.problems import Location, Problem
 from audience_sync.config.table import Table
+from audience_sync.config.urls import SecretUrl
 from audience_sync.config.values import (
     ColumnTypeName,
     DateOrderName,
@@ -61,12 +62,22 @@ class SourceTable(Table):
     url: SourceUrl | None = None
     path: Files | None = None
     statement_timeout: Duration = timedelta(minutes=30)
+    sums_first: bool = False
     memory_limit: Size = DEFAULT_MEMORY
     separator: Separator | None = None
     date_order: DateOrderName | None = None
     types: dict[Text, ColumnTypeName] = Field(default_factory=dict)
     events: EventsTable | None = None
     profiles: ProfilesTable | None = None
+
+    @field_validator("sums_first")
+    @classmethod
+    def _has_sums(cls, value: bool, info: ValidationInfo) -> bool:
+        url: SecretUrl | None = info.data.get("url")
+        is_known = "url" in info.data  # else the url has a problem of its own
+        if value and is_known and (url is None or url.get_secret_value().get_backend_name() != "postgresql"):
+            raise ValueError("needs a PostgreSQL source: leave it out")
+        return value
 
 
 class Source(BaseModel):
@@ -82,6 +93,7 @@ class Source(BaseModel):
     date_order: DateOrder | None = None  # None: a date such as 11/05/2026 is refused
     types: dict[str, ColumnType] = {}  # columns of files that are not text
     statement_timeout: timedelta
+    sums_first: bool = False  # nothing is read where the database says that the rows are those of the last sync
     events: EventsTable | None  # with a table or sql, never with a path
     profiles: ProfilesTable | None
 
@@ -113,6 +125,7 @@ def make_source(name: str, table: SourceTable) -> Source:
         date_order=table.date_order,
         types=table.types,
         statement_timeout=table.statement_timeout,
+        sums_first=table.sums_first,
         **rooms,
     )
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from audience_sync.core.parameters import Statement
 from audience_sync.source.opening import backend
 from audience_sync.source.reading import Rows, columns, open_rows, ping, probe, table_columns
-from audience_sync.source.session import Column, Page
+from audience_sync.source.session import Column, Page, Sums
 
 __all__ = [
     "Column",
     "Page",
     "Rows",
     "Statement",
+    "Sums",
     "backend",
     "columns",
     "open_rows",

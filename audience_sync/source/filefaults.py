@@ -116,9 +116,11 @@ def _declare(message: str, source: Source, texts: Collection[str]) -> str:
     words = [
         (match.start(), known[match[0].lower()]) for match in re.finditer(r"\w+", line) if match[0].lower() in known
     ]
-    names = [name for at, name in words if start <= at < end] or [name for _, name in words] or ["COLUMN"]
+    within = [name for at, name in words if start <= at < end]
+    before = [name for at, name in words if at < start]  # DuckDB 1.5 marks only the operator behind a column
+    name = [*within, *before[-1:], *(name for _, name in words), "COLUMN"][0]
     kind = ColumnType.TIME if _OF_TIMES.search(message.partition("\n")[0] + line[start:end]) else ColumnType.NUMBER
     return (
-        f'columns of CSV and JSON files are text: set types = {{ {names[0]} = "{kind}" }} in [sources.{source.name}], '
-        f"or write parse_{kind}({names[0]}) in the SQL"
+        f'columns of CSV and JSON files are text: set types = {{ {name} = "{kind}" }} in [sources.{source.name}], '
+        f"or write parse_{kind}({name}) in the SQL"
     )

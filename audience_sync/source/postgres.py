@@ -25,12 +25,13 @@ from sqlalchemy.engine import URL
 
 from audience_sync.core.parameters import Bound, Statement, bind_now, lexis_of
 from audience_sync.core.unreadable import unreadable
-from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, PAGE, Column, Page
+from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, PAGE, Column, Page, Sums
 
 CONNECT_ERRORS = (psycopg.Error,)
 _LEXIS = lexis_of("postgresql")
 _CURSOR = "audience_sync"
 _DECLARE = f'DECLARE "{_CURSOR}" CURSOR FOR '  # what psycopg puts before a query
+_MISSING = "E'\\x01NULL\\x01'"  # hashed in place of NULL: a text that no key may be
 _TYPES = "SELECT oid, typname FROM pg_catalog.pg_type WHERE oid = ANY(%s)"
 _MARGIN = timedelta(seconds=30)  # our own clock stops a query first; the server's is for when we have died
 _UNREADABLE = (psycopg.DataError, ValueError, ArithmeticError, RecursionError)  # what loaders raise
@@ -92,6 +93,26 @@ class PostgresSession:
         if not self._has_encoding:  # else the server refuses to send bytes that are not UTF-8
             self._connection.execute("SET client_encoding TO 'SQL_ASCII'")
         return tuple(column.name for column in self._cursor.description or ())
+
+    def sums(self, statement: Statement) -> Sums | None:
+        """Return what the rows of the query that was executed come to, as PostgreSQL 11 and later can say it."""
+        names = [f"c{number}" for number, _ in enumerate(self._cursor.description or ())]
+        hashes = []
+        for seed in range(2):
+            value = str(seed)
+            for name in names:  # by its bytes, whatever the collation
+                text = f'coalesce({name}::text, {_MISSING}) COLLATE "C"'
+                value = f"pg_catalog.hashtextextended({text}, {value})"
+            hashes.append(f"coalesce(sum({value}), 0)")
+        said = f"count(*), concat_ws(' ', {', '.join(hashes)}, current_setting('server_version_num'))"
+        rows = f"(\n{statement.sql}\n) AS audience_sync_rows ({', '.join(names)})"
+        query = f"SELECT {said} FROM {rows}"  # noqa: S608 - read only
+        try:
+            with self._connection.transaction():  # a savepoint: what fails here leaves the cursor as it is
+                found = self._connection.execute(query.encode(), statement.parameters).fetchone()
+        except (psycopg.ProgrammingError, psycopg.NotSupportedError):  # no such function, as before PostgreSQL 11
+            return None
+        return None if found is None else Sums(*found)
 
     def fetch(self) -> Page:
         """Return the next rows; what psycopg cannot represent is an `Unreadable` in its row."""

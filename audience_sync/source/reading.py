@@ -17,7 +17,7 @@ from audience_sync.config import Source
 from audience_sync.core.parameters import Statement
 from audience_sync.errors import SourceError
 from audience_sync.source.opening import backend, opened
-from audience_sync.source.session import Column, Page, Session
+from audience_sync.source.session import Column, Page, Session, Summing, Sums
 
 _STANDARD = {"sqlite", "postgresql", "duckdb"}  # quote names as standard SQL does
 _DECLARED = "SELECT name, type FROM pragma_table_xinfo(:name, :schema) WHERE hidden <> 1"  # 1: not in SELECT *
@@ -25,10 +25,14 @@ _DECLARED = "SELECT name, type FROM pragma_table_xinfo(:name, :schema) WHERE hid
 
 @dataclass(frozen=True)
 class Rows:
-    """The result of one query: its columns as the database names them, and its rows, once."""
+    """The result of one query: its columns as the database names them, and its rows, once.
+
+    `sums` may be asked before the first page; None where the database cannot say it.
+    """
 
     columns: tuple[str, ...]
     pages: Callable[[], Iterator[Page]]
+    sums: Callable[[], Sums | None]
 
 
 @contextmanager
@@ -56,7 +60,13 @@ def open_rows(source: Source, query: str | Statement, *, as_of: datetime) -> Ite
                     return
                 yield page
 
-        yield Rows(names, pages)
+        def sums() -> Sums | None:
+            if not isinstance(session, Summing):
+                return None
+            with reach("failed while its rows were counted"):
+                return session.sums(statement)
+
+        yield Rows(names, pages, sums)
 
 
 def probe(source: Source, query: str | Statement, *, as_of: datetime) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import chain, repeat
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from audience_sync.core.parameters import Statement
 from audience_sync.signals import interrupting
@@ -31,6 +31,13 @@ class Column(NamedTuple):
 
     name: str
     type: str
+
+
+class Sums(NamedTuple):
+    """Result of summing rows, in whatever order: how many they are, and 128 bits of their hashes."""
+
+    rows: int
+    hashes: str
 
 
 class Session(Protocol):
@@ -64,6 +71,14 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give everything back; never raises."""
+
+
+@runtime_checkable
+class Summing(Protocol):
+    """A session whose database says what the rows of a query come to, from the snapshot in which they are read."""
+
+    def sums(self, statement: Statement) -> Sums | None:
+        """Return what its rows come to; None: the database cannot say it, and the query can still be read."""
 
 
 class Deadline:

@@ -207,9 +207,29 @@ def digest(connection: Connection, audience_id: int) -> Digest | None:
     return None if row is None else Digest(*row)
 
 
-def keep_digest(connection: Connection, run: RunRow, digest: Digest) -> None:
-    """Keep with a run's plan what the members come to once all of it is applied."""
-    bulk.upsert(connection, tables.digests, [(run.audience_id, run.id, *digest)])
+def keep_digest(connection: Connection, run: RunRow, digest: Digest, *, source_sums: str | None) -> None:
+    """Keep with a run's plan what the members come to once all of it is applied, and what the source said of them."""
+    bulk.upsert(connection, tables.digests, [(run.audience_id, run.id, *digest, source_sums)])
+
+
+def source_sums(connection: Connection, audience_id: int) -> str | None:
+    """Return what the source said of the rows that the members of an audience are; None: it did not, or they are not.
+
+    It goes with the digest: whatever changes a member drops both.
+    """
+    found: str | None = connection.execute(
+        sa.text("SELECT source_sums FROM digests WHERE audience_id = :a AND run_id = :r"),
+        {"a": audience_id, "r": _NOW},
+    ).scalar()
+    return found
+
+
+def keep_source_sums(connection: Connection, audience_id: int, found: str | None) -> None:
+    """Keep what the source said of the rows that the members of an audience are, if there is a digest of them."""
+    connection.execute(
+        sa.text("UPDATE digests SET source_sums = :s WHERE audience_id = :a AND run_id = :r"),
+        {"s": found, "a": audience_id, "r": _NOW},
+    )
 
 
 def trust_digest(connection: Connection, run: RunRow) -> None:

@@ -46,7 +46,7 @@ class Comparison:
             self._put_all(changes, difference, memberships.apply, kinds=_kinds, reached=reached)
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
-            self._close(connection, difference)
+            self._close(connection, found, difference)
         return apply_plan(self.workspace, self.lease, self.run, check_stop=self.job.check_stop)
 
     def stage(self, found: Found) -> RunRow:
@@ -55,7 +55,7 @@ class Comparison:
         self._put_all(difference.changes, difference, memberships.stage, kinds=_kinds, reached="sync.staged")
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
-            self._close(connection, difference)
+            self._close(connection, found, difference)
             limits = self.job.audience.guard
             if self.run.partial:  # a part says nothing of the size of the whole
                 limits = replace(limits, min_initial_members=0)
@@ -117,14 +117,22 @@ class Comparison:
         self._rejections_stored += len(samples)
         samples.clear()
 
-    def _close(self, connection: Connection, difference: Difference) -> None:
+    def _keep_digest(self, connection: Connection, found: Found, difference: Difference) -> None:
+        """Keep what the members come to, and what the source said of the rows if each of them is one as it stands."""
+        said = None if self.rejections.counts else found.sums
+        if difference.digest is not None:
+            memberships.keep_digest(connection, self.run, difference.digest, source_sums=said)
+        elif not found.is_known:
+            memberships.keep_source_sums(connection, self.run.audience_id, said)
+
+    def _close(self, connection: Connection, found: Found, difference: Difference) -> None:
         """Keep what was found; the plans that waited are superseded by it."""
         self._note(connection, self.counts)
         is_cut = self.counts.changed < difference.counts.changed
         if self.run.partial and self.job.only is None and not is_cut:  # the limit has left out no change
             self.run = runs.set_whole(connection, self.run.id)
-        if not self.run.partial and difference.digest is not None:
-            memberships.keep_digest(connection, self.run, difference.digest)
+        if not self.run.partial:
+            self._keep_digest(connection, found, difference)
         supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
 
 

@@ -41,6 +41,8 @@ def compare(
     kept, nobody exits. `on_members` gets how many members were looked at.
     """
     diff = found.diff
+    if found.is_known:
+        return Difference(Counts(unchanged=found.rows), None, diff.wrapping)
     if audience_id is None:
         found.leave_out_duplicates()
         digest = diff.digest()

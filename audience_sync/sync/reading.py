@@ -10,6 +10,7 @@ from datetime import datetime
 
 from audience_sync.computing import Definition, open_definition, reader_of_values
 from audience_sync.config import Audience, Settings
+from audience_sync.config.queries import digest_of
 from audience_sync.core.keys import Reason, Rejection, ValueColumn, canonical, key_columns, value_position
 from audience_sync.core.lines import from_line
 from audience_sync.core.model import Computation
@@ -47,8 +48,10 @@ class Found:
     """What a definition says, as lines; several of them may be of one profile until `leave_out_duplicates`."""
 
     diff: DiffEngine
-    rows: int
     rejections: Rejections
+    rows: int = 0
+    sums: str | None = None  # what the source says that the rows come to, with all that makes members of them
+    is_known: bool = False  # that is what is known of the members: nothing was read
 
     @property
     def duplicates(self) -> int:
@@ -74,8 +77,11 @@ def reading(
     as_of: datetime,
     rejections: Rejections,
     on_page: Callable[[int], None],
+    known: str | None = None,
 ) -> Iterator[Found]:
     """Read a definition to its end and yield what it says; `on_page` gets the number of rows page by page.
+
+    Nothing is read where the source says that the rows come to what is `known` (`Found.sums`).
 
     Raises:
         ConfigError: the definition can be seen to be wrong without running it.
@@ -84,21 +90,21 @@ def reading(
     from audience_sync.sync.diff import Diff  # noqa: PLC0415 - DuckDB is slow to import, and few commands compare
 
     with Diff() as diff:
-        yield Found(
-            diff, _read(settings, audience, diff, as_of=as_of, reject=rejections.add, on_page=on_page), rejections
-        )
+        found = Found(diff, rejections)
+        _read(settings, audience, found, as_of=as_of, on_page=on_page, known=known)
+        yield found
 
 
 def _read(
     settings: Settings,
     audience: Audience,
-    diff: DiffEngine,
+    found: Found,
     *,
     as_of: datetime,
-    reject: Callable[[Rejection], None],
     on_page: Callable[[int], None],
-) -> int:
-    """Read a definition into a diff; return how many rows there were."""
+    known: str | None,
+) -> None:
+    diff = found.diff
     with open_definition(settings, audience, as_of=as_of) as definition:
         columns = key_columns(
             definition.columns,
@@ -107,18 +113,29 @@ def _read(
             company_keys=audience.company_keys,
         )
         value_column = _value_column(settings, audience, definition)
-        maker = LineMaker(columns, reject=reject, value_column=value_column, rules=settings.key_rules(audience))
+        rules = settings.key_rules(audience)
+        maker = LineMaker(columns, reject=found.rejections.add, value_column=value_column, rules=rules)
         diff.wrapping = maker.wrapping
-        rows = 0
+        if settings.sources[audience.source].sums_first and (sums := definition.sums()) is not None:
+            found.sums = canonical([*sums, _meaning(settings, audience), diff.digest().version])
+            if found.sums == known:
+                found.rows, found.is_known = sums.rows, True
+                on_page(sums.rows)
+                return
         for page in definition.pages():
             diff.add(maker.lines(page), len(page))
-            rows += len(page)
-            on_page(rows)
+            found.rows += len(page)
+            on_page(found.rows)
     if maker.may_err:
         again = [(maker.again(odd), len(odd)) for odd in diff.take_out(maker.rules)]
         for lines, count in again:
             diff.add(lines, count)
-    return rows
+
+
+def _meaning(settings: Settings, audience: Audience) -> str:
+    """Return a digest of everything in the settings that makes members of rows."""
+    placeholders = sorted(settings.key_rules(audience).folded)
+    return digest_of([audience.definition_hash, settings.identity, placeholders])
 
 
 def _value_column(settings: Settings, audience: Audience, definition: Definition) -> ValueColumn | None:

@@ -22,7 +22,7 @@ from audience_sync.core.printable import instant_text
 from audience_sync.database_error import first_line
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.leasing import HeldLease, Workspace
-from audience_sync.store import audiences, binding, identifiers, runs
+from audience_sync.store import audiences, binding, identifiers, memberships, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.sync.committing import Comparison
@@ -192,9 +192,12 @@ def _instant(job: Job, audience: AudienceRow, *, now_ms: int) -> int:
 
 
 def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> RunReport:
-    rejections = Rejections()
+    rejections, known = Rejections(), None
+    if run.kind is RunKind.INCREMENTAL and not run.partial:
+        with workspace.database.read() as connection:
+            known = memberships.source_sums(connection, run.audience_id)
     with reading(
-        job.settings, job.audience, as_of=from_ms(run.as_of), rejections=rejections, on_page=job.on_page
+        job.settings, job.audience, as_of=from_ms(run.as_of), rejections=rejections, on_page=job.on_page, known=known
     ) as found:
         workspace.seams.reach("sync.read")
         counts = Counts(read=found.rows, rejected=rejections.rows)

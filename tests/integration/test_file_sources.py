@@ -286,7 +286,7 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     """Parquet says itself of what type its columns are."""
     with duckdb.connect() as writer:
         rows = writer.sql(
-            "SELECT 'u1' AS user_id, 1.50::decimal(5,2) AS price, timestamptz '2024-02-29 10:00+02' AS instant"
+            "SELECT 'u1' AS user_id, 1.50::decimal(5,2) AS price, timestamptz '2024-02-29 10:00:00+02' AS instant"
         )
         rows.write_parquet(str(tmp_path / "m.parquet"))
 

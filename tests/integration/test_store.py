@@ -42,14 +42,14 @@ def test_bulk_insert_writes_every_row(database: Database, count: int) -> None:
 def test_bulk_upsert_replaces_by_primary_key(database: Database) -> None:
     """A row of the same key is replaced, another one is left alone."""
     with database.write() as connection:
-        bulk.upsert(connection, tables.digests, [(1, 1, "v", 10, "a"), (1, 2, "v", 20, "b")])
-        bulk.upsert(connection, tables.digests, [(1, 2, "w", 21, "ü"), (2, 1, "v", 0, "")])
+        bulk.upsert(connection, tables.digests, [(1, 1, "v", 10, "a", None), (1, 2, "v", 20, "b", None)])
+        bulk.upsert(connection, tables.digests, [(1, 2, "w", 21, "ü", None), (2, 1, "v", 0, "", None)])
 
     with database.read() as connection:
         assert table(connection, tables.digests) == [
-            (1, 1, "v", 10, "a"),
-            (1, 2, "w", 21, "ü"),
-            (2, 1, "v", 0, ""),
+            (1, 1, "v", 10, "a", None),
+            (1, 2, "w", 21, "ü", None),
+            (2, 1, "v", 0, "", None),
         ]
 
 
@@ -222,16 +222,18 @@ def test_a_digest_is_of_the_members_only_once_all_is_applied(database: Database)
     whole = Digest("v", 2, "1 2")
     with database.write() as connection:
         run = make_run(connection)
-        memberships.keep_digest(connection, run, whole)
+        memberships.keep_digest(connection, run, whole, source_sums="3 a")
         assert memberships.digest(connection, run.audience_id) is None
         memberships.enter(connection, run, ["a", "b"])
         memberships.trust_digest(connection, run)
         assert memberships.digest(connection, run.audience_id) == whole
+        assert memberships.source_sums(connection, run.audience_id) == "3 a"
 
         newer = make_run(connection)
-        memberships.keep_digest(connection, newer, whole)
+        memberships.keep_digest(connection, newer, whole, source_sums="3 a")
         memberships.apply(connection, newer, [make_change("b", ChangeKind.EXITED)])
         assert memberships.digest(connection, run.audience_id) is None
+        assert memberships.source_sums(connection, run.audience_id) is None
         memberships.trust_digest(connection, newer)
         assert memberships.digest(connection, run.audience_id) is None
         assert table(connection, tables.digests) == []
@@ -241,7 +243,7 @@ def test_a_whole_run_corrects_the_count(database: Database) -> None:
     """A number of members that a person's hand has made wrong is right after the next run that compares everybody."""
     with database.write() as connection:
         run = make_run(connection)
-        memberships.keep_digest(connection, run, Digest("v", 2, "1 2"))
+        memberships.keep_digest(connection, run, Digest("v", 2, "1 2"), source_sums=None)
         memberships.enter(connection, run, ["a", "b"])
         audiences.add_members(connection, run.audience_id, 7)
         memberships.trust_digest(connection, run)

@@ -62,7 +62,10 @@ ODD = {
     ],
     "duckdb": [
         Odd(
-            "TIMESTAMPTZ '20000-01-01 00:00Z'", "TIMESTAMPTZ '2026-01-01 00:00Z'", "20000-01-01 00:00:00+00", NO_PYTHON
+            "TIMESTAMPTZ '20000-01-01 00:00:00Z'",
+            "TIMESTAMPTZ '2026-01-01 00:00:00Z'",
+            "20000-01-01 00:00:00+00",
+            NO_PYTHON,
         ),
         Odd("TIMESTAMP 'infinity'", "TIMESTAMP '2026-01-01'", "infinity", INFINITE),
         Odd("DATE '-infinity'", "DATE '9999-12-31'", "-infinity", INFINITE),
