@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import pairwise, permutations
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -35,6 +36,7 @@ _RULES: Final = "3"
 """Change this when the same rows may become other members (`rows.distinct`), or when hashes are made otherwise."""
 
 _FIRST_LINE: Final = b"-\n"  # skipped: from the beginning of a file DuckDB takes a byte order mark away
+_HASHES: Final = 2**64  # from 0
 _SIDES: Final = (("come", "now", "old"), ("gone", "old", "now"))
 _HASH: Final = "hash(k, i, v)"
 _SUMS: Final = "count(*), coalesce(sum(h), 0), coalesce(sum(hash(v, k, i, 7)), 0)"  # 128 bits of each row
@@ -105,11 +107,17 @@ class Diff:
     def leave_out_duplicates(self, left_out: Callable[[str], None]) -> None:
         """Keep one line of each profile; the others are passed on."""
         self._are_distinct = True
-        self._make("several")
-        for part in self._parts("k", "now", rows=ROWS_A_PART):
-            self._run(f"INSERT INTO several BY NAME SELECT k FROM now WHERE {part} GROUP BY k HAVING count(*) > 1")
-        if not self._one("SELECT count(*) FROM several"):
+        self._run("CREATE OR REPLACE TEMP TABLE twice (h UBIGINT)")  # of keys; a few may be of two keys
+        (keys,) = self._hashes("hash(k)", "now")
+        for part in self._ranges(keys):
+            self._run(f"INSERT INTO twice SELECT h FROM {keys} WHERE {part} GROUP BY h HAVING count(*) > 1")
+        self._run(f"DROP TABLE {keys}")
+        if not self._one("SELECT count(*) FROM twice"):
             return
+        self._make("several")
+        for part in self._parts("h", "twice", rows=ROWS_A_PART):
+            again = f"hash(k) IN (FROM twice WHERE {part})"
+            self._run(f"INSERT INTO several BY NAME SELECT DISTINCT k FROM now WHERE {again}")
         self._make("others")
         kept = self._folder / "kept"
         with self._trouble(), kept.open("wb") as file:
@@ -180,15 +188,20 @@ class Diff:
 
     def _find(self) -> None:
         """Put into `come` and `gone` what is only here, and only among the members; rows of one hash are equal."""
-        for found, here, there in _SIDES:
-            self._run("CREATE OR REPLACE TEMP TABLE differing (h UBIGINT)")
-            for part in self._parts("h", "now", "old", rows=HASHES_A_PART):
-                only_here = f"(FROM {here} WHERE {part}) a ANTI JOIN (FROM {there} WHERE {part}) b ON a.h = b.h"
-                self._run(f"INSERT INTO differing SELECT a.h FROM {only_here}")
+        hashes = self._hashes("h", "now", "old")
+        ranges = self._ranges(*hashes)
+        for (found, *_), (mine, theirs) in zip(_SIDES, permutations(hashes), strict=True):
+            self._run(f"CREATE OR REPLACE TEMP TABLE only_{found} (h UBIGINT)")
+            for part in ranges:
+                only_here = f"(FROM {mine} WHERE {part}) a ANTI JOIN (FROM {theirs} WHERE {part}) b ON a.h = b.h"
+                self._run(f"INSERT INTO only_{found} SELECT a.h FROM {only_here}")
+        for table in hashes:
+            self._run(f"DROP TABLE {table}")
+        for found, here, _ in _SIDES:
             self._make(found)
-            for part in self._parts("h", "differing", rows=HASHES_A_PART):
-                hashes = f"(FROM differing WHERE {part})"
-                self._run(f"INSERT INTO {found} SELECT * FROM {here} WHERE {part} AND h IN {hashes}")
+            for part in self._parts("h", f"only_{found}", rows=HASHES_A_PART):
+                differing = f"(FROM only_{found} WHERE {part})"
+                self._run(f"INSERT INTO {found} SELECT * FROM {here} WHERE {part} AND h IN {differing}")
 
     def _find_exactly(self) -> None:
         """Do the same by the whole text of the rows."""
@@ -280,8 +293,24 @@ class Diff:
             self._sums = (count, first, second)
         return self._sums
 
+    def _hashes(self, hashed: str, *tables: str) -> list[str]:
+        """Return tables of the hashes of rows, in their order: DuckDB reads a range of them without the rest."""
+        for table in tables:
+            in_order = f"SELECT {hashed} AS h FROM {table} ORDER BY h"
+            self._run(f"CREATE OR REPLACE TEMP TABLE hashes_{table} AS {in_order}")
+        return [f"hashes_{table}" for table in tables]
+
+    def _ranges(self, *tables: str) -> list[str]:
+        """Return conditions that part the hashes of some tables, so that each part fits into memory."""
+        parts = max(-(-self._one(f"SELECT count(*) FROM {table}") // HASHES_A_PART) for table in tables) or 1
+        ends = [_HASHES * part // parts for part in range(parts + 1)]
+        return [f"h BETWEEN {first} AND {end - 1}" for first, end in pairwise(ends)]
+
     def _parts(self, column: str, *tables: str, rows: int) -> Iterator[str]:
-        """Yield conditions that part the rows of some tables by a column, so that each part fits into memory."""
+        """Yield conditions that part the rows of some tables by a column, so that each part fits into memory.
+
+        Each part is a look at all rows, which lie on the disk where they are many.
+        """
         texts = " + ".join(f"coalesce(strlen({name}), 0)" for name in ("k", "i", "v"))
         size = "0" if column == "h" else f"coalesce(sum({texts}), 0)"
         parts = 1

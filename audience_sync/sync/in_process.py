@@ -89,7 +89,11 @@ def give_up() -> None:
 
 def _open() -> _Opened:
     folder = _until_exit.enter_context(scratch_folder())
-    database = duckdb.connect(
-        ":memory:", config={"threads": 1, "memory_limit": f"{MEMORY_MB}MB", "temp_directory": str(folder / "spill")}
-    )
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "threads": 1,
+        "memory_limit": f"{MEMORY_MB}MB",
+        "temp_directory": str(folder / "spill"),
+        "checkpoint_threshold": "1TB",  # it would write all temporary tables anew now and then
+    }
+    database = duckdb.connect(":memory:", config=config)
     return _Opened(_until_exit.enter_context(database), folder, MEMORY_MB)

@@ -30,7 +30,7 @@ from audience_sync.errors import AudienceSyncError, SourceError
 from audience_sync.migrating import migrate
 from audience_sync.sandbox.wire import Answer, Request
 from audience_sync.seams import Seams
-from audience_sync.sync import Job, sync
+from audience_sync.sync import Job, in_process, sync
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import (
     ON_ONE_DATABASE,
@@ -39,6 +39,7 @@ from tests.acceptance.running import (
     assert_settled,
     assert_stored,
     customers,
+    memberships,
     open_place,
     until,
 )
@@ -229,6 +230,57 @@ def test_a_temporary_folder_that_is_full(place: Place, small_disk: SmallDisk, mo
     assert place.rows("SELECT state FROM runs") == [("failed",)]
     assert place.command("sync").code == 0
     assert_settled(place, EVERYBODY)
+
+
+# A full disk of temporary files
+
+
+@pytest.fixture
+def in_small_folder(monkeypatch: pytest.MonkeyPatch, small_disk: SmallDisk) -> Iterator[SmallDisk]:
+    """Have this process keep temporary files on a small disk, and compare with 40 MB."""
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk.folder))
+    monkeypatch.setattr(in_process, "MEMORY_MB", 40)
+    in_process.give_up()
+    yield small_disk
+    in_process.give_up()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_disk_that_fills_up_while_rows_are_compared(place: Place, in_small_folder: SmallDisk) -> None:
+    """A comparison that needs more space than there is names the folder; with room it ends right."""
+    before, after = customers(range(600_000)), customers(range(300, 600_300))
+    settings = place.configure(guard={"min_members": 1_000_000})
+    place.sync_here(settings, before)
+    in_small_folder.resize(used(in_small_folder.folder) + 24 * KIB)
+    with pytest.raises(AudienceSyncError, match=str(in_small_folder.folder)) as caught:
+        place.sync_here(settings, after)
+
+    assert "set TMPDIR to a folder with more" in str(caught.value.hint)
+    assert place.rows("SELECT state FROM sync_runs ORDER BY id DESC LIMIT 1") == [("failed",)]
+    assert len(place.members()) == len(before)
+    assert place.rows("SELECT count(*) FROM staged") == [(0,)]
+    in_small_folder.resize(400 * KIB)
+    (report,) = place.sync_here(settings, after)
+    assert (report.run.counts.entered, report.run.counts.exited) == (300, 300)
+    assert place.members() == memberships(after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [("sync", "--no-deliver"), ("plan",), ("preview", AUDIENCE_KEY)], ids=lambda w: w[0])
+@ON_ONE_DATABASE
+def test_a_folder_without_room_is_named(place: Place, small_disk: SmallDisk, words: tuple[str, ...]) -> None:
+    """Whatever command compares says which folder is full, and what to do."""
+    place.always_forks = True
+    place.environment["TMPDIR"] = str(small_disk.folder)
+    small_disk.resize(used(small_disk.folder) + 8)
+    ended = place.command(*words)
+
+    assert ended.code == 1
+    (said,) = [line for line in ended.err.splitlines() if line.startswith("error:")]
+    assert said.startswith(f"error: cannot keep temporary files in {small_disk.folder}: ")
+    assert "hint: nothing was changed: free space there, or set TMPDIR to a folder with more" in ended.err
+    assert "Traceback" not in ended.err
 
 
 # A lock that another program holds
