@@ -171,7 +171,8 @@ def _postgres_arguments(url: URL) -> dict[str, Any]:
     """Return what psycopg is told besides the URL; options of the URL, such as a search_path, stay."""
     options = url.query.get("options", "")
     given = options if isinstance(options, str) else " ".join(options)
-    return {"connect_timeout": CONNECT_TIMEOUT, "options": f"{given} -c timezone=UTC".strip()}
+    # Rows are read by key, page after page: a table without statistics, as after a first sync, would be sorted for each.
+    return {"connect_timeout": CONNECT_TIMEOUT, "options": f"{given} -c timezone=UTC -c enable_bitmapscan=off".strip()}
 
 
 def _sqlite_engine(url: URL, *, create: bool) -> Engine:

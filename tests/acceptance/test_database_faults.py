@@ -252,7 +252,7 @@ def test_a_disk_that_fills_up_while_rows_are_compared(place: Place, in_small_fol
     before, after = customers(range(600_000)), customers(range(300, 600_300))
     settings = place.configure(guard={"min_members": 1_000_000})
     place.sync_here(settings, before)
-    in_small_folder.resize(used(in_small_folder.folder) + 24 * KIB)
+    in_small_folder.resize(used(in_small_folder.folder) + 6 * KIB)
     with pytest.raises(AudienceSyncError, match=str(in_small_folder.folder)) as caught:
         place.sync_here(settings, after)
 
@@ -278,7 +278,7 @@ def test_a_folder_without_room_is_named(place: Place, small_disk: SmallDisk, wor
 
     assert ended.code == 1
     (said,) = [line for line in ended.err.splitlines() if line.startswith("error:")]
-    assert said.startswith(f"error: cannot keep temporary files in {small_disk.folder}: ")
+    assert f"cannot keep temporary files in {small_disk.folder}: " in said
     assert "hint: nothing was changed: free space there, or set TMPDIR to a folder with more" in ended.err
     assert "Traceback" not in ended.err
 
