@@ -240,6 +240,16 @@ def test_whatever_else_changes_members_has_them_read(place: Place, way: str) -> 
     assert place.has_read()
 
 
+@pytest.mark.parametrize(
+    "wanted", [{"resync": True}, {"limit": 9}, {"only": "u1"}], ids=lambda wanted: next(iter(wanted))
+)
+def test_who_asks_for_more_has_the_rows_read(place: Place, wanted: dict[str, Any]) -> None:
+    """A resync believes no digest, and a limited run says nothing of the whole."""
+    place.sync()
+    place.sync(**wanted)
+    assert place.has_read()
+
+
 def test_a_blocked_run_is_blocked_again(place: Place) -> None:
     """The sums of a plan that waits are nobody's until it is approved."""
     strict = place.settings(guard={"min_members": 10, "max_exit_percent": 10})
