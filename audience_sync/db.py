@@ -171,7 +171,7 @@ def _postgres_arguments(url: URL) -> dict[str, Any]:
     """Return what psycopg is told besides the URL; options of the URL, such as a search_path, stay."""
     options = url.query.get("options", "")
     given = options if isinstance(options, str) else " ".join(options)
-    # Rows are read by key, page after page: a table without statistics, as after a first sync, would be sorted for each.
+    # Rows are read by key, page by page: a table without statistics, as after a first sync, would be sorted for each.
     return {"connect_timeout": CONNECT_TIMEOUT, "options": f"{given} -c timezone=UTC -c enable_bitmapscan=off".strip()}
 
 

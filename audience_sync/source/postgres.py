@@ -23,6 +23,7 @@ from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 from sqlalchemy.engine import URL
 
+from audience_sync.core.keys import canonical
 from audience_sync.core.parameters import Bound, Statement, bind_now, lexis_of
 from audience_sync.core.unreadable import unreadable
 from audience_sync.source.session import CONNECT_TIMEOUT, GRACE, PAGE, Column, Page, Sums
@@ -95,16 +96,20 @@ class PostgresSession:
         return tuple(column.name for column in self._cursor.description or ())
 
     def sums(self, statement: Statement) -> Sums | None:
-        """Return what the rows of the query that was executed come to, as PostgreSQL 11 and later can say it."""
-        names = [f"c{number}" for number, _ in enumerate(self._cursor.description or ())]
-        hashes = []
+        """Return what the rows of the query that was executed come to, as PostgreSQL 11 and later can say it.
+
+        A column of another name, or of another type, is another one though its texts are equal.
+        """
+        columns = [[column.name, column.type_code] for column in self._cursor.description or ()]
+        names = [f"c{number}" for number, _ in enumerate(columns)]
+        parts = [f"count({name})" for name in names]
         for seed in range(2):
             value = str(seed)
             for name in names:  # by its bytes, whatever the collation
                 text = f'coalesce({name}::text, {_MISSING}) COLLATE "C"'
                 value = f"pg_catalog.hashtextextended({text}, {value})"
-            hashes.append(f"coalesce(sum({value}), 0)")
-        said = f"count(*), concat_ws(' ', {', '.join(hashes)}, current_setting('server_version_num'))"
+            parts.append(f"coalesce(sum({value}), 0)")
+        said = f"count(*), concat_ws(' ', {', '.join(parts)}, current_setting('server_version_num'))"
         rows = f"(\n{statement.sql}\n) AS audience_sync_rows ({', '.join(names)})"
         query = f"SELECT {said} FROM {rows}"  # noqa: S608 - read only
         try:
@@ -112,7 +117,7 @@ class PostgresSession:
                 found = self._connection.execute(query.encode(), statement.parameters).fetchone()
         except (psycopg.ProgrammingError, psycopg.NotSupportedError):  # no such function, as before PostgreSQL 11
             return None
-        return None if found is None else Sums(*found)
+        return None if found is None else Sums(found[0], f"{found[1]} {canonical(columns)}")
 
     def fetch(self) -> Page:
         """Return the next rows; what psycopg cannot represent is an `Unreadable` in its row."""

@@ -34,7 +34,7 @@ class Column(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Result of summing rows, in whatever order: how many they are, and 128 bits of their hashes."""
+    """Result of summing rows, in whatever order: their number, and 128 bits of their hashes with the columns."""
 
     rows: int
     hashes: str

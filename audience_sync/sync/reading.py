@@ -77,11 +77,13 @@ def reading(
     as_of: datetime,
     rejections: Rejections,
     on_page: Callable[[int], None],
+    asks_sums: bool = False,
     known: str | None = None,
 ) -> Iterator[Found]:
     """Read a definition to its end and yield what it says; `on_page` gets the number of rows page by page.
 
-    Nothing is read where the source says that the rows come to what is `known` (`Found.sums`).
+    A source with `sums_first` is asked what the rows come to if somebody `asks_sums`. Nothing is read where that is
+    `known` (`Found.sums`).
 
     Raises:
         ConfigError: the definition can be seen to be wrong without running it.
@@ -91,7 +93,8 @@ def reading(
 
     with Diff() as diff:
         found = Found(diff, rejections)
-        _read(settings, audience, found, as_of=as_of, on_page=on_page, known=known)
+        asks_sums = asks_sums and settings.sources[audience.source].sums_first
+        _read(settings, audience, found, as_of=as_of, on_page=on_page, asks_sums=asks_sums, known=known)
         yield found
 
 
@@ -102,6 +105,7 @@ def _read(
     *,
     as_of: datetime,
     on_page: Callable[[int], None],
+    asks_sums: bool,
     known: str | None,
 ) -> None:
     diff = found.diff
@@ -116,7 +120,7 @@ def _read(
         rules = settings.key_rules(audience)
         maker = LineMaker(columns, reject=found.rejections.add, value_column=value_column, rules=rules)
         diff.wrapping = maker.wrapping
-        if settings.sources[audience.source].sums_first and (sums := definition.sums()) is not None:
+        if asks_sums and (sums := definition.sums()) is not None:
             found.sums = canonical([*sums, _meaning(settings, audience), diff.digest().version])
             if found.sums == known:
                 found.rows, found.is_known = sums.rows, True

@@ -197,7 +197,13 @@ def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> R
         with workspace.database.read() as connection:
             known = memberships.source_sums(connection, run.audience_id)
     with reading(
-        job.settings, job.audience, as_of=from_ms(run.as_of), rejections=rejections, on_page=job.on_page, known=known
+        job.settings,
+        job.audience,
+        as_of=from_ms(run.as_of),
+        rejections=rejections,
+        on_page=job.on_page,
+        asks_sums=not run.partial,
+        known=known,
     ) as found:
         workspace.seams.reach("sync.read")
         counts = Counts(read=found.rows, rejected=rejections.rows)
