@@ -40,6 +40,24 @@ def require_temporary_folder(environ: Mapping[str, str]) -> None:
         require_folder(Path(named), f"that {TEMPORARY_FOLDER} names")
 
 
+def require_usable_temporary_folder(environ: Mapping[str, str]) -> None:
+    """Refuse a TMPDIR to which nothing can be written, for the same reason: only what needs it looks so closely.
+
+    Raises:
+        ConfigError: nothing can be written to it, or it is missing.
+    """
+    require_temporary_folder(environ)
+    if named := environ.get(TEMPORARY_FOLDER):
+        try:
+            with tempfile.TemporaryFile(dir=named) as file:
+                file.write(b"tried")
+        except OSError as error:
+            raise ConfigError(
+                f"the folder {named} that {TEMPORARY_FOLDER} names cannot be written to: {error.strerror}",
+                hint=f"free space there, or set {TEMPORARY_FOLDER} to a folder of this user",
+            ) from None
+
+
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Yield a new folder for temporary files, of nobody else, and delete it at the end; it may hold personal data.
@@ -47,9 +65,9 @@ def scratch_folder() -> Iterator[Path]:
     What processes left behind that were killed is deleted first: while one lives, it has a lock on its folder.
 
     Raises:
-        ConfigError: TMPDIR is missing.
+        ConfigError: TMPDIR is missing, or nothing can be written to it.
     """
-    require_temporary_folder(os.environ)
+    require_usable_temporary_folder(os.environ)
     _delete_abandoned(Path(tempfile.gettempdir()))
     folder, descriptor = _locked_folder()
     try:

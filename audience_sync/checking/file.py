@@ -8,7 +8,7 @@ from typing import Final
 
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
-from audience_sync.folders import TEMPORARY_FOLDER, require_temporary_folder
+from audience_sync.folders import TEMPORARY_FOLDER, require_usable_temporary_folder
 
 CHECK: Final = "configuration"
 
@@ -37,7 +37,7 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     elif not settings.audiences:
         yield warning(CHECK, str(path), "has no [[audiences]]: nothing is synced", remedy=f"see {example()}")
     try:
-        require_temporary_folder(environ)
+        require_usable_temporary_folder(environ)
     except EXPECTED as raised:
         yield error(CHECK, TEMPORARY_FOLDER, raised)
 

@@ -20,7 +20,7 @@ from audience_sync.compiling.conversions import conversions
 from audience_sync.config import Source
 from audience_sync.core.parameters import Statement
 from audience_sync.errors import SourceError
-from audience_sync.folders import require_temporary_folder
+from audience_sync.folders import require_usable_temporary_folder
 from audience_sync.source.csv_files import folded
 from audience_sync.source.disk import Fingerprint, fingerprint
 from audience_sync.source.duckdb import DuckdbSession
@@ -39,7 +39,7 @@ def connect(source: Source, limit: timedelta) -> FileSession:
     Raises:
         SourceError: no file fits a path, or a file cannot be read.
     """
-    require_temporary_folder(os.environ)
+    require_usable_temporary_folder(os.environ)
     place = place_of(source)
     files = {view: _find(path) for view, path in source.files.items()}
     known = {path: fingerprint(path) for paths in files.values() for path in paths}

@@ -49,7 +49,7 @@ def connect() -> tuple[duckdb.DuckDBPyConnection, Path]:
     """Return a new connection, whose temporary tables nobody else sees, and a new folder; both are the caller's.
 
     Raises:
-        ConfigError: TMPDIR is missing.
+        ConfigError: TMPDIR is missing, or nothing can be written to it.
         AudienceSyncError: the disk is full.
     """
     with _alone:

@@ -17,7 +17,7 @@ from audience_sync.checking.looking import check
 from audience_sync.config import Settings, load
 from audience_sync.database_error import explain, first_line
 from audience_sync.errors import AudienceSyncError, ConfigError
-from audience_sync.folders import require_temporary_folder
+from audience_sync.folders import require_temporary_folder, require_usable_temporary_folder
 from audience_sync.migrating import migrate
 from audience_sync.seams import Seams
 from audience_sync.store import binding
@@ -233,3 +233,15 @@ def test_a_missing_temporary_folder_is_refused(tmp_path: Path) -> None:
     assert found["audience", "vip"][0] == "ok"
     require_temporary_folder({})
     require_temporary_folder({"TMPDIR": str(tmp_path)})
+
+
+def test_a_temporary_folder_that_takes_no_file_is_refused(tmp_path: Path) -> None:
+    """The same where it is there but read-only: whatever writes temporary files says so, and `status` does not mind."""
+    found = checked(configured(tmp_path, "sqlite:a.db"), {"TMPDIR": "/proc"})
+    with pytest.raises(ConfigError) as caught:
+        require_usable_temporary_folder({"TMPDIR": "/proc"})
+
+    assert str(caught.value).startswith("the folder /proc that TMPDIR names cannot be written to: ")
+    assert found["configuration", "TMPDIR"][0] == "error"
+    require_temporary_folder({"TMPDIR": "/proc"})
+    require_usable_temporary_folder({"TMPDIR": str(tmp_path)})

@@ -8,6 +8,8 @@ from collections.abc import Generator
 import pytest
 import sqlalchemy as sa
 
+from audience_sync.checking.finding import State
+from audience_sync.checking.memberships import look
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
 from audience_sync.store import audiences, memberships
@@ -277,3 +279,18 @@ def test_an_audience_in_many_parts_is_as_in_one(
     assert adds_up(run.counts)
     assert syncing.members() == {key: company_identifiers(company) for key, company in smallest.items()}
     assert replayed(syncing.database) == syncing.members()
+
+
+@pytest.mark.parametrize("change", ["total = 'x'", "total = '1 2 3'", "version = 'q'", "version = '[1]'"])
+def test_an_unreadable_digest_counts_as_none(syncing: Syncing, change: str) -> None:
+    """A digest that a hand has changed costs a comparison; `check --deep` and the next sync go on."""
+    syncing.sync(["u1", "u2"])
+    with syncing.database.write() as connection:
+        connection.execute(sa.text(f"UPDATE digests SET {change}"))
+    found = list(look(syncing.database))
+    report = syncing.sync(["u2", "u3"])
+
+    assert len(found) == 1
+    assert (report.run.counts.entered, report.run.counts.exited) == (1, 1)
+    assert syncing.members().keys() == {"u2", "u3"}
+    assert [one.state for one in look(syncing.database)] == [State.OK]
