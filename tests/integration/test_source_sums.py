@@ -181,7 +181,7 @@ def test_nothing_is_read_where_nothing_changed(place: Place) -> None:
 
 
 def test_a_renamed_column_is_read(place: Place) -> None:
-    """Two columns that change names make other people of the same texts: what a column is called is part of the sums."""
+    """Two columns that change names make other people of the same texts: the name of a column is part of the sums."""
     settings = place.settings(sql="SELECT * FROM orders")
     place.sync(settings=settings)
     for old, new in (("user_id", "former"), ("company_id", "user_id"), ("former", "company_id")):
