@@ -32,7 +32,8 @@ CONNECT_ERRORS = (psycopg.Error,)
 _LEXIS = lexis_of("postgresql")
 _CURSOR = "audience_sync"
 _DECLARE = f'DECLARE "{_CURSOR}" CURSOR FOR '  # what psycopg puts before a query
-_MISSING = "E'\\x01NULL\\x01'"  # hashed in place of NULL: a text that no key may be
+_MISSING = "E'\\x01NULL\\x01'"  # hashed in place of NULL; how many values are not NULL is counted besides
+_SETTINGS = ("server_version_num", "server_encoding", "DateStyle", "IntervalStyle")  # the same bytes mean other values
 _TYPES = "SELECT oid, typname FROM pg_catalog.pg_type WHERE oid = ANY(%s)"
 _MARGIN = timedelta(seconds=30)  # our own clock stops a query first; the server's is for when we have died
 _UNREADABLE = (psycopg.DataError, ValueError, ArithmeticError, RecursionError)  # what loaders raise
@@ -59,6 +60,7 @@ def connect(url: URL, limit: timedelta) -> PostgresSession:
         connection.read_only = True
         connection.execute(
             "SELECT set_config('TimeZone', 'UTC', true), set_config('cursor_tuple_fraction', '1', true),"
+            " set_config('synchronize_seqscans', 'off', true),"
             " set_config('statement_timeout', %s, true)",
             [str(int((limit + _MARGIN) / timedelta(milliseconds=1)))],
         )
@@ -102,18 +104,19 @@ class PostgresSession:
         """
         columns = [[column.name, column.type_code] for column in self._cursor.description or ()]
         names = [f"c{number}" for number, _ in enumerate(columns)]
-        parts = [f"count({name})" for name in names]
+        parts = [f"count({name})" for name in names] + [f"current_setting('{name}')" for name in _SETTINGS]
         for seed in range(2):
             value = str(seed)
             for name in names:  # by its bytes, whatever the collation
                 text = f'coalesce({name}::text, {_MISSING}) COLLATE "C"'
                 value = f"pg_catalog.hashtextextended({text}, {value})"
             parts.append(f"coalesce(sum({value}), 0)")
-        said = f"count(*), concat_ws(' ', {', '.join(parts)}, current_setting('server_version_num'))"
+        said = f"count(*), array_to_string(ARRAY[{', '.join(f'({part})::text' for part in parts)}], ' ')"
         rows = f"(\n{statement.sql}\n) AS audience_sync_rows ({', '.join(names)})"
         query = f"SELECT {said} FROM {rows}"  # noqa: S608 - read only
         try:
             with self._connection.transaction():  # a savepoint: what fails here leaves the cursor as it is
+                self._connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")  # as the cursor has none
                 found = self._connection.execute(query.encode(), statement.parameters).fetchone()
         except (psycopg.ProgrammingError, psycopg.NotSupportedError):  # no such function, as before PostgreSQL 11
             return None

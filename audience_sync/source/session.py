@@ -34,7 +34,7 @@ class Column(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Result of summing rows, in whatever order: their number, and 128 bits of their hashes with the columns."""
+    """Number of the rows of a query, and all that tells other rows: hashes, columns, and the server's settings."""
 
     rows: int
     hashes: str

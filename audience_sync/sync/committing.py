@@ -118,11 +118,14 @@ class Comparison:
         samples.clear()
 
     def _keep_digest(self, connection: Connection, found: Found, difference: Difference) -> None:
-        """Keep what the members come to, and what the source said of the rows if each of them is one as it stands."""
-        said = None if self.rejections.counts else found.sums
+        """Keep what the members come to, and what the source said of the rows if each of them is one as it stands.
+
+        Where the source was not asked, what it said of the same members before still holds.
+        """
+        said = None if self.rejections.counts or found.is_other else found.sums
         if difference.digest is not None:
             memberships.keep_digest(connection, self.run, difference.digest, source_sums=said)
-        elif not found.is_known:
+        elif found.sums is not None and not found.is_known:
             memberships.keep_source_sums(connection, self.run.audience_id, said)
 
     def _close(self, connection: Connection, found: Found, difference: Difference) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import pairwise, permutations
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
@@ -34,7 +34,7 @@ HASHES_A_PART: Final = 500_000  # the same, of their hashes alone
 LONGEST_LINE: Final = 1024 * 1024  # bytes; four of them are the buffer of a file that is loaded
 ROWS_A_PAGE: Final = 2_000  # more of them at once are slower in Python
 _RULES: Final = "3"
-"""Change this when the same rows may become other members (`rows.distinct`), or when hashes are made otherwise."""
+"""Change this when the same rows may become other members (a rule for keys or values), or when hashes are others."""
 
 _FIRST_LINE: Final = b"-\n"  # skipped: from the beginning of a file DuckDB takes a byte order mark away
 _HASHES: Final = 2**64  # from 0
@@ -192,11 +192,11 @@ class Diff:
         """Put into `come` and `gone` what is only here, and only among the members; rows of one hash are equal."""
         hashes = self._hashes("h", "now", "old")
         ranges = self._ranges(*hashes)
-        for (found, *_), (mine, theirs) in zip(_SIDES, permutations(hashes), strict=True):
+        for found, here, there in _SIDES:
             self._run(f"CREATE OR REPLACE TEMP TABLE only_{found} (h UBIGINT)")
             for part in ranges:
-                only_here = f"(FROM {mine} WHERE {part}) a ANTI JOIN (FROM {theirs} WHERE {part}) b ON a.h = b.h"
-                self._run(f"INSERT INTO only_{found} SELECT a.h FROM {only_here}")
+                mine, theirs = (f"(FROM hashes_{table} WHERE {part})" for table in (here, there))
+                self._run(f"INSERT INTO only_{found} SELECT a.h FROM {mine} a ANTI JOIN {theirs} b ON a.h = b.h")
         for table in hashes:
             self._run(f"DROP TABLE {table}")
         for found, here, _ in _SIDES:

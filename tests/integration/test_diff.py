@@ -42,7 +42,7 @@ IMPLEMENTATIONS: list[tuple[str, Engines]] = [
 ]
 SEQUENCES = amount("AUDIENCE_SYNC_DIFF_SEQUENCES", small=15, large=1000)
 STEPS = 5  # comparisons in each of them
-SMALL = {"LINES_A_PIECE": 7, "ROWS_A_PART": 5, "ROWS_A_PAGE": 3}
+SMALL = {"LINES_A_PIECE": 7, "ROWS_A_PART": 5, "HASHES_A_PART": 4, "ROWS_A_PAGE": 3}
 
 COMPANY = wrapping(KeyColumns(0, (), (("groupId", 1),)))
 QUOTED = wrapping(KeyColumns(0, (('it\'s a "né\\m" %s ?', 1),), ()))

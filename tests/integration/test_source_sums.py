@@ -17,7 +17,7 @@ from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import SourceError
 from audience_sync.leasing import Workspace
 from audience_sync.source import Sums, open_rows
-from audience_sync.store import erasure
+from audience_sync.store import erasure, memberships
 from audience_sync.sync import Job, RunReport, approve, sync
 from tests.factories import FrozenClock
 
@@ -177,6 +177,29 @@ def test_nothing_is_read_where_nothing_changed(place: Place) -> None:
     assert place.has_read()
     assert (changed.run.counts.entered, changed.run.counts.updated) == (1, 1)
     assert place.sync().run.counts.unchanged == 5_001
+    assert not place.has_read()
+
+
+def test_many_columns_are_summed(place: Place) -> None:
+    """A function of PostgreSQL takes a hundred arguments; a table may have more columns."""
+    one, other = (f"SELECT {', '.join(f'{n} AS c{n}' for n in range(200))}, {last} AS last" for last in (1, 2))
+    assert place.sums(one) != place.sums(other) is not None
+
+
+def test_rows_that_were_not_summed_are_read_again(place: Place) -> None:
+    """A definition that returns other rows than were summed has no sums to be believed."""
+    turn = "set_config('shop.turn', (coalesce(current_setting('shop.turn', true), '') || 'x'), true)"
+    some = place.settings(sql=f"{SQL} WHERE (SELECT {turn}) = 'x' OR user_id < 'u3'")
+    assert place.sync(settings=some).members not in {0, len(PEOPLE)}
+    with place.workspace.database.read() as connection:
+        assert memberships.source_sums(connection, 1) is None
+
+
+def test_a_limited_run_without_changes_leaves_the_sums(place: Place) -> None:
+    """Sums of members still hold where a run that did not ask has changed none."""
+    place.sync()
+    place.sync(limit=5)
+    place.sync()
     assert not place.has_read()
 
 
