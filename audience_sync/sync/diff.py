@@ -38,6 +38,7 @@ _RULES: Final = "3"
 
 _FIRST_LINE: Final = b"-\n"  # skipped: from the beginning of a file DuckDB takes a byte order mark away
 _HASHES: Final = 2**64  # from 0
+_DISK_ERRORS: Final = (OSError, duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException)
 _TOTAL: Final = re.compile(r"\d+ \d+", re.ASCII)
 _SIDES: Final = (("come", "now", "old"), ("gone", "old", "now"))
 _HASH: Final = "hash(k, i, v)"
@@ -353,7 +354,9 @@ class Diff:
         """Say in one sentence that the disk is full."""
         try:
             yield
-        except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        except _DISK_ERRORS as error:
+            if isinstance(error, duckdb.TransactionException):  # it could not write what it commits, and may be broken
+                in_process.give_up()
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error).splitlines()[0]
             raise in_process.no_space(reason) from None
 
