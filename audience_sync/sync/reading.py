@@ -83,8 +83,8 @@ def reading(
 ) -> Iterator[Found]:
     """Read a definition to its end and yield what it says; `on_page` gets the number of rows page by page.
 
-    A source with `sums_first` is asked what the rows come to if somebody `asks_sums`. Nothing is read where that is
-    `known` (`Found.sums`).
+    With `asks_sums` the source is asked first what the rows come to. Nothing is read where that is `known`
+    (`Found.sums`).
 
     Raises:
         ConfigError: the definition can be seen to be wrong without running it.
@@ -94,7 +94,6 @@ def reading(
 
     with Diff() as diff:
         found = Found(diff, rejections)
-        asks_sums = asks_sums and settings.sources[audience.source].sums_first
         _read(settings, audience, found, as_of=as_of, on_page=on_page, asks_sums=asks_sums, known=known)
         yield found
 

@@ -193,7 +193,8 @@ def _instant(job: Job, audience: AudienceRow, *, now_ms: int) -> int:
 
 def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> RunReport:
     rejections, known = Rejections(), None
-    if run.kind is RunKind.INCREMENTAL and not run.partial:
+    asks_sums = job.settings.sources[job.audience.source].sums_first and not run.partial
+    if asks_sums and run.kind is RunKind.INCREMENTAL:
         with workspace.database.read() as connection:
             known = memberships.source_sums(connection, run.audience_id)
     with reading(
@@ -202,7 +203,7 @@ def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> R
         as_of=from_ms(run.as_of),
         rejections=rejections,
         on_page=job.on_page,
-        asks_sums=not run.partial,
+        asks_sums=asks_sums,
         known=known,
     ) as found:
         workspace.seams.reach("sync.read")
