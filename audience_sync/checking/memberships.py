@@ -53,7 +53,15 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
             if is_damaged
             else f"stop the service, and set `members` of this row of `audiences` to {found.members}",
         )
-    if not is_damaged and found.members == row.members:
+    orphans = memberships.count_without_run(connection, row.id)
+    if orphans:
+        yield _wrong(
+            row,
+            f"{orphans:,} of its members name a run that does not exist, so views and commands do not show them",
+            remedy="restore a backup; or stop the service, set `run_id` of these rows of `memberships` to the last run"
+            f" of this audience, and run `audience-sync sync {row.key} --resync`",
+        )
+    if not is_damaged and not orphans and found.members == row.members:
         digest = "their digest and " if is_known else ""
         yield ok(CHECK, row.key, f"{found.members:,} members agree with {digest}the count")
 

@@ -194,6 +194,13 @@ def enter(connection: Connection, run: RunRow, lines: Sequence[str]) -> None:
     audiences.add_members(connection, run.audience_id, len(lines))
 
 
+def count_without_run(connection: Connection, audience_id: int) -> int:
+    """Return how many members of an audience name a run that does not exist: only damage can do that."""
+    missing = "NOT EXISTS (SELECT 1 FROM runs w WHERE w.id = m.run_id)"
+    query = f"SELECT count(*) FROM memberships m WHERE audience_id = :a AND {missing}"
+    return int(connection.execute(sa.text(query), {"a": audience_id}).scalar_one())
+
+
 # --- digests ----------------------------------------------------------------------------------------------------------
 # That of the members is dropped by whatever changes one, that of a plan with the plan, and all of them by `forget`.
 

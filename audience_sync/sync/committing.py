@@ -122,7 +122,7 @@ class Comparison:
 
         Where the source was not asked, what it said of the same members before still holds.
         """
-        said = None if self.rejections.counts or found.is_other else found.sums
+        said = None if self.rejections.counts else found.sums
         if difference.digest is not None:
             memberships.keep_digest(connection, self.run, difference.digest, source_sums=said)
         elif found.sums is not None and not found.is_known:

@@ -7,10 +7,9 @@ bounded: the rest goes to a temporary folder.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -53,14 +52,17 @@ class Diff:
 
     def __init__(self, wrapping: Wrapping | None = None) -> None:
         self.wrapping = wrapping
-        self._connection, self._folder = in_process.connect()
-        self._pieces = _Pieces(self._folder, self._load)
+        self._connection = in_process.Connection()
+        self._pieces = _Pieces(self._connection.folder, self._load)
         self._table, self._are_whole = "now", False  # where pieces go, and whether their identifiers are JSON
         self._sums: tuple[int, int, int] | None = None
         self._are_distinct = False  # one line of each profile
-        self._make("now")
 
     def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            undo.push(self)
+            self._make("now")
+            undo.pop_all()
         return self
 
     def __exit__(
@@ -68,7 +70,6 @@ class Diff:
     ) -> None:
         self._pieces.close()
         self._connection.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
         if isinstance(error, duckdb.FatalException | duckdb.InternalException):
             in_process.give_up()
 
@@ -115,14 +116,18 @@ class Diff:
         for part in self._ranges(keys):
             self._run(f"INSERT INTO twice SELECT h FROM {keys} WHERE {part} GROUP BY h HAVING count(*) > 1")
         self._run(f"DROP TABLE {keys}")
-        if not self._one("SELECT count(*) FROM twice"):
-            return
+        if self._one("SELECT count(*) FROM twice"):
+            self._leave_out(left_out)
+        self._run("DROP TABLE twice")
+
+    def _leave_out(self, left_out: Callable[[str], None]) -> None:
+        """Keep one line of each profile whose key may be there more than once."""
         self._make("several")
         for part in self._parts("h", "twice", rows=ROWS_A_PART):
             again = f"hash(k) IN (FROM twice WHERE {part})"
             self._run(f"INSERT INTO several BY NAME SELECT DISTINCT k FROM now WHERE {again}")
         self._make("others")
-        kept = self._folder / "kept"
+        kept = self._connection.folder / "kept"
         with self._trouble(), kept.open("wb") as file:
             file.write(_FIRST_LINE)
             for part in self._parts("k", "several", rows=ROWS_A_PART):
@@ -131,6 +136,7 @@ class Diff:
                 for line in distinct((line for page in lines for line in page), left_out=left_out):
                     file.write(f"{line}\n".encode())
                 self._run(f"INSERT INTO others FROM now ANTI JOIN {several} USING (k) WHERE {part}")
+        self._run("DROP TABLE several")
         self._rename_others()
         with self._trouble():
             self._load(kept, "now", are_whole=True)
@@ -141,10 +147,14 @@ class Diff:
         self._run("ALTER TABLE others RENAME TO now")
         self._sums = None
 
+    def version(self) -> str:
+        """Return the version of digests: all that they depend on but the lines."""
+        return canonical([_RULES, duckdb.__version__, *(self.wrapping or ())])
+
     def digest(self) -> Digest:
         """Return what the lines come to: equal digests are of equal sets of lines."""
         count, *sums = self._totals()
-        return Digest(version(self.wrapping), count, " ".join(map(str, sums)))
+        return Digest(self.version(), count, " ".join(map(str, sums)))
 
     def everybody(self) -> Iterator[Sequence[str]]:
         """Yield the lines by profile key, many at a time; a single identifier stands bare in them."""
@@ -178,7 +188,7 @@ class Diff:
                 self.leave_out_duplicates(left_out)
                 self._find()
             self._are_distinct = True
-        if known is not None and known.version == version(self.wrapping) and not self._comes_out(known):
+        if known is not None and known.version == self.version() and not self._comes_out(known):
             self._find_exactly()
         self._run("DROP TABLE old")
         return self._classify(keep_missing=keep_missing)
@@ -205,6 +215,7 @@ class Diff:
             for part in self._parts("h", f"only_{found}", rows=HASHES_A_PART):
                 differing = f"(FROM only_{found} WHERE {part})"
                 self._run(f"INSERT INTO {found} SELECT * FROM {here} WHERE {part} AND h IN {differing}")
+            self._run(f"DROP TABLE only_{found}")
 
     def _find_exactly(self) -> None:
         """Do the same by the whole text of the rows."""
@@ -271,7 +282,7 @@ class Diff:
             f" max_line_size = {LONGEST_LINE}, buffer_size = {4 * LONGEST_LINE},"
             " columns = {'k': 'VARCHAR', 'i': 'VARCHAR', 'v': 'VARCHAR'})"
         )
-        self._with_memory(f"INSERT INTO {table or self._table} SELECT k, i, v, {_HASH} FROM ({lines})")
+        self._connection.execute(f"INSERT INTO {table or self._table} SELECT k, i, v, {_HASH} FROM ({lines})")
 
     def _lines(
         self, source: str, parameters: Sequence[object] = (), *, order: str = "k", identifiers: str | None = None
@@ -338,27 +349,19 @@ class Diff:
         """Execute a statement once everything is loaded; the next one ends its result."""
         with self._trouble():
             self._pieces.flush()
-            return self._with_memory(statement, parameters)
-
-    def _with_memory(self, statement: str, parameters: Sequence[object] = ()) -> duckdb.DuckDBPyConnection:
-        """Execute a statement, with more memory if it needs more: long texts may, and a sync is not to fail of that."""
-        while True:
-            try:
-                return self._connection.execute(statement, list(parameters))
-            except duckdb.OutOfMemoryException:
-                if not in_process.allow_more():
-                    raise
+            return self._connection.execute(statement, parameters)
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
-        """Say in one sentence that the disk is full."""
+        """Say in one sentence that the disk is full, or the memory."""
         try:
             yield
         except _DISK_ERRORS as error:
             if isinstance(error, duckdb.TransactionException):  # it could not write what it commits, and may be broken
                 in_process.give_up()
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error).splitlines()[0]
-            raise in_process.no_space(reason) from None
+            is_memory = isinstance(error, duckdb.OutOfMemoryException) and not in_process.is_disk_limit(error)
+            raise (in_process.no_memory if is_memory else in_process.no_space)(reason) from None
 
 
 class _Pieces:
@@ -410,11 +413,6 @@ class _Pieces:
     def _load_and_drop(self, file: Path) -> None:
         self._load(file)
         file.unlink()
-
-
-def version(wrapping: Wrapping | None) -> str:
-    """Return the version of digests: all that they depend on but the lines."""
-    return canonical([_RULES, duckdb.__version__, *(wrapping or ())])
 
 
 def wrapping_of(version: str) -> Wrapping | None:

@@ -31,6 +31,9 @@ class DiffEngine(Protocol):
     def leave_out_duplicates(self, left_out: Callable[[str], None]) -> None:
         """Keep one line of each profile; the others are passed on."""
 
+    def version(self) -> str:
+        """Return the version of digests: all that they depend on but the lines."""
+
     def digest(self) -> Digest:
         """Return what the lines come to: equal digests are of equal sets of lines."""
 

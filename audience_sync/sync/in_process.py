@@ -7,8 +7,10 @@ when the process ends, or by the next process when it was killed.
 from __future__ import annotations
 
 import atexit
+import shutil
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from audience_sync.folders import scratch_folder
 MEMORY_MB: Final = 56
 MOST_MEMORY_MB: Final = 1024  # DuckDB gets this where long rows need it
 
-_alone = threading.Lock()
+_lock = threading.Lock()
 _until_exit = ExitStack()
 atexit.register(_until_exit.close)
 
@@ -34,6 +36,7 @@ class _Opened:
     database: duckdb.DuckDBPyConnection
     folder: Path
     memory_mb: int
+    connections: int = 0
     is_sound: bool = True
 
     @property
@@ -45,44 +48,81 @@ class _Opened:
 _opened: list[_Opened] = []  # the last one is in use
 
 
-def connect() -> tuple[duckdb.DuckDBPyConnection, Path]:
-    """Return a new connection, whose temporary tables nobody else sees, and a new folder; both are the caller's.
+class Connection:
+    """A connection whose temporary tables no other connection sees, and a temporary folder of its own.
 
     Raises:
         ConfigError: TMPDIR is missing, or nothing can be written to it.
         AudienceSyncError: the disk is full.
     """
-    with _alone:
-        try:
-            if not (_opened and _opened[-1].is_usable):
-                _opened.append(_open())
-            return _opened[-1].database.cursor(), Path(tempfile.mkdtemp(dir=_opened[-1].folder))
-        except OSError as error:
-            raise no_space(error.strerror or str(error)) from None
+
+    def __init__(self) -> None:
+        with _lock:
+            try:
+                if not (_opened and _opened[-1].is_usable):
+                    _opened.append(_open())
+                self._opened = _opened[-1]
+                self.folder = Path(tempfile.mkdtemp(dir=self._opened.folder))
+            except OSError as error:
+                raise no_space(error.strerror or str(error)) from None
+            self._cursor = self._opened.database.cursor()
+            self._opened.connections += 1
+
+    def execute(self, statement: str, parameters: Sequence[object] = ()) -> duckdb.DuckDBPyConnection:
+        """Execute a statement; raise the memory limit if the statement needs more, as long values may."""
+        while True:
+            try:
+                return self._cursor.execute(statement, list(parameters))
+            except duckdb.OutOfMemoryException as error:
+                if is_disk_limit(error) or not self._allow_more():
+                    raise
+
+    def close(self) -> None:
+        """Delete the folder and the tables. The last connection to close restores the memory limit."""
+        self._cursor.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with _lock:
+            self._opened.connections -= 1
+            if not self._opened.connections and self._opened.memory_mb != MEMORY_MB and self._opened.is_sound:
+                self._set_limit(MEMORY_MB)
+
+    def _allow_more(self) -> bool:
+        """Double the memory limit; return whether it is higher now."""
+        with _lock:
+            if self._opened.memory_mb >= MOST_MEMORY_MB:
+                return False
+            self._set_limit(self._opened.memory_mb * 2)
+            return True
+
+    def _set_limit(self, memory_mb: int) -> None:
+        self._opened.database.execute(f"SET memory_limit = '{memory_mb}MB'")
+        self._opened.memory_mb = memory_mb
 
 
 def no_space(reason: str) -> AudienceSyncError:
     """Return the error of a disk that has no space for temporary files, or none for this process."""
     return AudienceSyncError(
         f"cannot keep temporary files in {tempfile.gettempdir()}: {reason}",
-        hint="nothing was changed: free space there, or set TMPDIR to a folder with more",
+        hint="free space there, or set TMPDIR to a folder with more, then run it again",
     )
 
 
-def allow_more() -> bool:
-    """Double the memory limit; return whether it is higher now."""
-    with _alone:
-        opened = _opened[-1]
-        if opened.memory_mb >= MOST_MEMORY_MB:
-            return False
-        opened.memory_mb *= 2
-        opened.database.execute(f"SET memory_limit = '{opened.memory_mb}MB'")
-        return True
+def no_memory(reason: str) -> AudienceSyncError:
+    """Return the error of a comparison that needs more than `MOST_MEMORY_MB`."""
+    return AudienceSyncError(
+        f"the comparison needs more than {MOST_MEMORY_MB:,} MB of memory: {reason}",
+        hint="look for very long values in the definition's result",
+    )
+
+
+def is_disk_limit(error: duckdb.OutOfMemoryException) -> bool:
+    """Return whether DuckDB found no disk space to spill to; it takes at most nine tenths of what is free."""
+    return "max_temp_directory_size" in str(error)
 
 
 def give_up() -> None:
     """Open another database next time: an error of DuckDB's own has made this one useless."""
-    with _alone:
+    with _lock:
         for opened in _opened:
             opened.is_sound = False
 

@@ -52,7 +52,6 @@ class Found:
     rows: int = 0
     sums: str | None = None  # what the source says that the rows come to, with all that makes members of them
     is_known: bool = False  # that is what is known of the members: nothing was read
-    is_other: bool = False  # the rows that were read are others than those it summed: their number tells
 
     @property
     def duplicates(self) -> int:
@@ -122,7 +121,7 @@ def _read(
         diff.wrapping = maker.wrapping
         sums = definition.sums() if asks_sums else None
         if sums is not None:
-            found.sums = canonical([*sums, _meaning(settings, audience), diff.digest().version])
+            found.sums = canonical([*sums, _meaning(settings, audience), diff.version()])
             if found.sums == known:
                 found.rows, found.is_known = sums.rows, True
                 on_page(sums.rows)
@@ -131,7 +130,8 @@ def _read(
             diff.add(maker.lines(page), len(page))
             found.rows += len(page)
             on_page(found.rows)
-        found.is_other = sums is not None and sums.rows != found.rows
+        if sums is not None and sums.rows != found.rows:  # the source changed meanwhile
+            found.sums = None
     if maker.may_err:
         again = [(maker.again(odd), len(odd)) for odd in diff.take_out(maker.rules)]
         for lines, count in again:

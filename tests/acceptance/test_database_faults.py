@@ -279,7 +279,7 @@ def test_a_folder_without_room_is_named(place: Place, small_disk: SmallDisk, wor
     assert ended.code == 1
     (said,) = [line for line in ended.err.splitlines() if line.startswith("error:")]
     assert f"cannot keep temporary files in {small_disk.folder}: " in said
-    assert "hint: nothing was changed: free space there, or set TMPDIR to a folder with more" in ended.err
+    assert "hint: free space there, or set TMPDIR to a folder with more, then run it again" in ended.err
     assert "Traceback" not in ended.err
 
 

@@ -735,6 +735,32 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     in_process.give_up()
 
 
+def memory_limit() -> str:
+    """Return the memory limit of DuckDB in this process."""
+    connection = in_process.Connection()
+    try:
+        found: str = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
+        return found
+    finally:
+        connection.close()
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_the_memory_limit_rises_for_long_values_and_falls_again() -> None:
+    """A comparison that needs more than the limit ends right, and the next one begins with the limit."""
+    before = memory_limit()
+    with Diff(None) as engine:
+        for n in range(60):
+            engine.add(b'u%02d\t\t"%s"\n' % (n, b"x" * 1_000_000), 1)
+        engine.leave_out_duplicates(no_line)
+        kept = sum(map(len, engine.everybody()))
+        raised = memory_limit()
+
+    assert kept == 60
+    assert raised != before
+    assert memory_limit() == before
+
+
 def in_texts(lines: Iterator[str]) -> Generator[tuple[bytes, int]]:
     """Yield many lines at a time as UTF-8, with their number."""
     while page := list(islice(lines, ROWS_AT_ONCE)):

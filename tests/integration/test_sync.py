@@ -294,3 +294,19 @@ def test_an_unreadable_digest_counts_as_none(syncing: Syncing, change: str) -> N
     assert (report.run.counts.entered, report.run.counts.exited) == (1, 1)
     assert syncing.members().keys() == {"u2", "u3"}
     assert [one.state for one in look(syncing.database)] == [State.OK]
+
+
+def test_a_member_of_a_run_that_does_not_exist_is_found(syncing: Syncing) -> None:
+    """Views do not show such a member, so `check --deep` reports it; its remedy works."""
+    syncing.sync(["u1", "u2"])
+    with syncing.database.write() as connection:
+        connection.execute(sa.text("UPDATE memberships SET run_id = 77 WHERE profile_key = 'u2'"))
+    (found,) = look(syncing.database)
+
+    assert found.state is State.ERROR
+    assert found.message.startswith("1 of its members name a run that does not exist")
+    with syncing.database.write() as connection:
+        connection.execute(sa.text("UPDATE memberships SET run_id = (SELECT max(id) FROM runs) WHERE run_id = 77"))
+    syncing.sync(["u1", "u2"], resync=True)
+    assert [one.state for one in look(syncing.database)] == [State.OK]
+    assert syncing.members().keys() == {"u1", "u2"}
