@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 
 from audience_sync.errors import AudienceSyncError
 
+NOT_UTF8: Final = "Could not decode to UTF-8"
 NOTHING_LOST: Final = "nothing was lost: try again"
 _SQLITE: Final[Mapping[str, str]] = {
     "SQLITE_BUSY": "another program has locked the file: close it; nothing was lost",
@@ -32,6 +33,7 @@ _POSTGRES: Final[Mapping[str, str]] = {
     "42501": "grant {role} its rights: GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"
     " GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
     " GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
+    "42P01": "restore the database from a backup: something other than audience-sync removed the table or view",
     "25006": "connect to the primary server: this one is a replica, or its transactions are set to read-only",
     "3D000": "create the database, or check database.url",
     "28000": "check user and password in database.url, and the server's pg_hba.conf",
@@ -45,6 +47,13 @@ _FATAL: Final[Mapping[str, str]] = {
     "authentication failed": "check user and password in database.url",
 }
 """The remedy for what a server says to somebody who connects: libpq passes on no SQLSTATE then."""
+_DAMAGED: Final[Mapping[str, str]] = {
+    "no such table": "restore the file from a backup: something other than audience-sync removed the table",
+    "no such view": "restore the file from a backup: something other than audience-sync removed the view",
+    NOT_UTF8: "restore the file from a backup: something other than audience-sync wrote to it;"
+    " `audience-sync check --deep` says to which audience",
+}
+"""The remedy for what SQLite says of a file that somebody else has changed."""
 _CLOSED: Final = "server closed the connection unexpectedly"  # of libpq, followed by guesses
 _AWAY: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
@@ -82,6 +91,8 @@ def first_line(error: BaseException) -> str:
     origin = getattr(error, "orig", None) or error
     if _CLOSED in str(origin):
         return "the server closed the connection"
+    if NOT_UTF8 in str(origin):  # the driver quotes the whole expression, and the text
+        return f"{NOT_UTF8}: a row has bytes that are not text"
     return str(origin).strip().partition("\n")[0] or type(origin).__name__
 
 
@@ -100,9 +111,10 @@ def _template(error: sa.exc.SQLAlchemyError) -> str | None:
     origin = getattr(error, "orig", None)
     primary = "_".join(str(getattr(origin, "sqlite_errorname", "")).split("_")[:2])  # SQLITE_READONLY_DBMOVED
     known = _SQLITE.get(primary) or _POSTGRES.get(getattr(origin, "sqlstate", None) or "")
-    if known is None and "FATAL" in str(origin):
-        return next((remedy for said, remedy in _FATAL.items() if said in str(origin)), None)
-    return known
+    if known is not None or not isinstance(error, sa.exc.DBAPIError):
+        return known
+    others = _FATAL if "FATAL" in str(origin) else _DAMAGED
+    return next((remedy for said, remedy in others.items() if said in str(origin)), None)
 
 
 def _schema(said: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shlex
@@ -23,11 +24,14 @@ def require_folder(folder: Path, purpose: str) -> None:
     Raises:
         ConfigError: there is none.
     """
-    if not folder.is_dir():
-        missing = "is not a folder" if folder.exists() else "does not exist"
-        raise ConfigError(
-            f"the folder {folder} {purpose} {missing}", hint=f"mkdir -p {shlex.quote(str(folder))}, or correct the path"
-        )
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise ConfigError(f"{folder} {purpose} is not a folder", hint="correct the path")
+    raise ConfigError(
+        f"the folder {folder} {purpose} does not exist",
+        hint=f"mkdir -p {shlex.quote(str(folder))}, or correct the path",
+    )
 
 
 def require_temporary_folder(environ: Mapping[str, str]) -> None:
@@ -52,9 +56,10 @@ def require_usable_temporary_folder(environ: Mapping[str, str]) -> None:
             with tempfile.TemporaryFile(dir=named) as file:
                 file.write(b"tried")
         except OSError as error:
+            remedy = "free space there, or " if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
             raise ConfigError(
                 f"the folder {named} that {TEMPORARY_FOLDER} names cannot be written to: {error.strerror}",
-                hint=f"free space there, or set {TEMPORARY_FOLDER} to a folder of this user",
+                hint=f"{remedy}set {TEMPORARY_FOLDER} to a folder that this user can write to",
             ) from None
 
 

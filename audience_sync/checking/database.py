@@ -11,12 +11,12 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import db
+from audience_sync import db, tables
 from audience_sync.checking.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
 from audience_sync.database_error import explain
 from audience_sync.db import Database
-from audience_sync.errors import MarkUnusable
+from audience_sync.errors import AudienceSyncError, MarkUnusable
 from audience_sync.store import binding, highwater
 
 CHECK: Final = "database"
@@ -32,6 +32,11 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
         return None
     try:
         db.verify(database)
+        if missing := sorted(set(tables.metadata.tables) - set(sa.inspect(database.engine).get_table_names())):
+            raise AudienceSyncError(
+                f"{db.display_url(database.engine.url)} has no table {', '.join(missing)}",
+                hint="restore it from a backup: something other than audience-sync removed that",
+            )
         attempt(database, lambda connection: _write(connection, settings.identity))
     except EXPECTED as raised:
         database.close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.checking.finding import Finding, State, error, ok
+from audience_sync.database_error import NOT_UTF8
 from audience_sync.db import Database
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store import audiences, memberships
@@ -22,6 +24,16 @@ def look(database: Database) -> Iterator[Finding]:
     """Yield how the memberships of each audience stand."""
     with database.read() as connection:
         ids = [row.id for row in audiences.every(connection)]
+        strangers = memberships.count_without_audience(connection)
+    if strangers:
+        yield Finding(
+            CHECK,
+            "memberships",
+            State.ERROR,
+            f"{strangers:,} rows are of an audience that does not exist",
+            "restore a backup, or stop the service and delete these rows of `memberships`",
+            1,
+        )
     for audience_id in ids:
         with database.read() as connection:
             if not database.is_sqlite:  # a reader of SQLite has one snapshot anyway
@@ -31,6 +43,15 @@ def look(database: Database) -> Iterator[Finding]:
                 yield from list(_audience(connection, row))
             except AudienceSyncError as refused:  # no space for temporary files
                 yield error(CHECK, row.key, refused)
+            except sa.exc.DBAPIError as damage:
+                if NOT_UTF8 not in str(damage):
+                    raise
+                yield _wrong(
+                    row,
+                    "a member has bytes that are not text, so nobody can be compared",
+                    remedy="restore a backup; or stop the service, delete the rows of `memberships` with such bytes"
+                    f" and the audience's row of `digests`, and run `audience-sync sync {row.key}`",
+                )
 
 
 def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
@@ -57,13 +78,14 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
     if orphans:
         yield _wrong(
             row,
-            f"{orphans:,} of its members name a run that does not exist, so views and commands do not show them",
-            remedy="restore a backup; or stop the service, set `run_id` of these rows of `memberships` to the last run"
+            f"{orphans:,} of its members have a `run_id` or `entered_run_id` that is no run of it, so views"
+            " and commands do not show them",
+            remedy="restore a backup; or stop the service, set that column of `memberships` to the last run"
             f" of this audience, and run `audience-sync sync {row.key} --resync`",
         )
     if not is_damaged and not orphans and found.members == row.members:
-        digest = "their digest and " if is_known else ""
-        yield ok(CHECK, row.key, f"{found.members:,} members agree with {digest}the count")
+        digest = "their digest and the count" if is_known else "the count; the next sync makes their digest"
+        yield ok(CHECK, row.key, f"{found.members:,} members agree with {digest}")
 
 
 def _digest(connection: Connection, row: AudienceRow, kept: Digest | None) -> Digest:

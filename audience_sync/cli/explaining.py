@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, TypeVar
@@ -22,7 +21,8 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.keys import KeyRules, Reason, stringify
 from audience_sync.core.model import Computation
-from audience_sync.errors import ConfigError, UnknownName
+from audience_sync.errors import AudienceSyncError, ConfigError, UnknownName
+from audience_sync.signals import stoppable
 from audience_sync.sync.previewing import preview as preview_audience
 
 SQL_COLUMNS = ("audience", "source", "as_of", "sql", "parameters")
@@ -170,19 +170,17 @@ def _show_sql(settings: Settings, audience: Audience, *, as_of: datetime, format
 
 
 def _interruptible(work: Callable[[], T]) -> T:
-    """Do work that only reads in a thread, so that Ctrl-C does not wait for the query."""
-    done: list[T] = []
-    failed: list[BaseException] = []
+    """Do work that only reads; a signal interrupts the query under way.
 
-    def run() -> None:
+    Raises:
+        KeyboardInterrupt: a signal came.
+    """
+    with stoppable(lambda: None) as stop:
         try:
-            done.append(work())
-        except BaseException as error:  # noqa: BLE001 - it is raised again, where it is waited for
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="reading", daemon=True)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
+            found = work()
+        except AudienceSyncError:
+            if not stop.is_set():
+                raise
+        if stop.is_set():
+            raise KeyboardInterrupt
+    return found

@@ -123,6 +123,7 @@ def sync(
             try:
                 _require_free(settings, audience, busy)
                 reports.append(_sync_one(workspace, job, wait))
+                _say_unknown(job, reports[-1])
             except BindingRefused:
                 raise
             except AudienceSyncError as error:
@@ -135,6 +136,13 @@ def sync(
         sent = reporting.show_runs(workspace.database, reports, format=format)
         reporting.shared_identifiers(workspace.database)
         raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery, sent=sent))
+
+
+def _say_unknown(job: Job, report: RunReport) -> None:
+    """Say that the user to whom a sync was limited is not there: perhaps the key is misspelled."""
+    counts, is_done = report.run.counts, report.run.state is RunState.SUCCEEDED
+    if job.only is not None and is_done and not counts.changed + counts.unchanged:
+        reporting.note(f"{job.only} is not in the result of {report.audience_key}, so nothing changed")
 
 
 def plan(

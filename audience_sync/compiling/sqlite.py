@@ -127,6 +127,10 @@ class Sqlite(Dialect):
         dated = sa.and_(written, sa.func.date(sa.func.julianday(day)) == day)
         return sa.case((dated, milliseconds))
 
+    def family(self, kind: str) -> str:
+        """Return what types compare with one another: all that SQLite takes for whole numbers do."""
+        return "int" if "int" in kind else super().family(kind)
+
     def key(self, column: Expression, kind: str) -> Expression:
         """Return a column as text, whole doubles without their fraction."""
         del kind

@@ -104,14 +104,33 @@ class SqliteSession:
         return page
 
     def describe(self, statement: Statement) -> tuple[Column, ...]:
-        """Name the columns without reading a row; SQLite numbers the names that come twice, so take that back."""
+        """Name the columns, with their affinities as types, without reading a row.
+
+        SQLite numbers the names that come twice, so take that back.
+        """
         empty = f"SELECT * FROM (\n{statement.sql}\n) AS audience_sync_probe WHERE 1 = 0"  # noqa: S608 - read only
         names = self.execute(statement._replace(sql=empty))
         plain = [re.sub(r":\d+$", "", name) for name in names]
         return tuple(
-            Column(short if short in names[:i] else name, "")
-            for i, (name, short) in enumerate(zip(names, plain, strict=True))
+            Column(short if short in names[:i] else name, kind)
+            for i, (name, short, kind) in enumerate(zip(names, plain, self._affinities(empty), strict=True))
         )
+
+    def _affinities(self, empty: str) -> list[str]:
+        """Return the affinity of each column of the query that was just described: `text`, `int`, `num`, `real` or "".
+
+        A temporary table made of a query has them as its types (https://www.sqlite.org/lang_createtable.html#ctas).
+        Joins of columns with one affinity can use an index; a cast on both sides makes them quadratic.
+        """
+        self._connection.execute("PRAGMA query_only = OFF")  # the file itself was opened for reading alone
+        try:
+            self._connection.execute(f"CREATE TEMP TABLE audience_sync_types AS {empty}", self._statement[1])
+            declared = self._connection.execute("SELECT type FROM pragma_table_info('audience_sync_types', 'temp')")
+            kinds = [str(kind).lower() for (kind,) in declared]
+            self._connection.execute("DROP TABLE temp.audience_sync_types")
+        finally:
+            self._connection.execute("PRAGMA query_only = ON")
+        return kinds
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
         """Return SQLite's own interrupt."""

@@ -196,9 +196,16 @@ def enter(connection: Connection, run: RunRow, lines: Sequence[str]) -> None:
 
 def count_without_run(connection: Connection, audience_id: int) -> int:
     """Return how many members of an audience name a run that does not exist: only damage can do that."""
-    missing = "NOT EXISTS (SELECT 1 FROM runs w WHERE w.id = m.run_id)"
-    query = f"SELECT count(*) FROM memberships m WHERE audience_id = :a AND {missing}"
+    is_there = "SELECT 1 FROM runs w WHERE w.id = m.{0} AND w.audience_id = m.audience_id"
+    missing = " OR ".join(f"NOT EXISTS ({is_there.format(column)})" for column in ("run_id", "entered_run_id"))
+    query = f"SELECT count(*) FROM memberships m WHERE audience_id = :a AND ({missing})"
     return int(connection.execute(sa.text(query), {"a": audience_id}).scalar_one())
+
+
+def count_without_audience(connection: Connection) -> int:
+    """Return how many members are of an audience that does not exist: only damage can do that."""
+    query = "SELECT count(*) FROM memberships WHERE audience_id NOT IN (SELECT id FROM audiences)"
+    return int(connection.execute(sa.text(query)).scalar_one())
 
 
 # --- digests ----------------------------------------------------------------------------------------------------------

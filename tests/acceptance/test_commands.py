@@ -486,7 +486,10 @@ def test_only_and_limit_send_exits_too(synced: Place) -> None:
     """A limited later sync applies only what it was told to, and the next one the rest."""
     now = customers(range(20, 200))
     synced.shop.set_orders(now.items())
-    assert synced.command("sync", "--only", "u3").code == 0
+    unknown, known = (synced.command("sync", "--only", user) for user in ("nobody", "u3"))
+    assert (unknown.code, known.code) == (0, 0)
+    assert f"note: nobody is not in the result of {AUDIENCE_KEY}, so nothing changed" in unknown.err
+    assert "note: " not in known.err
     assert set(synced.members()) == set(EVERYBODY) - {"u3"}
     assert synced.command("sync", "--limit", "5").code == 0
     assert len(synced.members()) == 194

@@ -233,6 +233,25 @@ def test_a_missing_temporary_folder_is_refused(tmp_path: Path) -> None:
     assert found["audience", "vip"][0] == "ok"
     require_temporary_folder({})
     require_temporary_folder({"TMPDIR": str(tmp_path)})
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="that TMPDIR names is not a folder"):
+        require_temporary_folder({"TMPDIR": str(tmp_path / "file")})
+
+
+@pytest.mark.parametrize("table", ["digests", "staged", "leases", "runs"])
+def test_a_missing_table_is_named(tmp_path: Path, table: str) -> None:
+    """`check` looks whether every table is there, and a sync says what a person can do."""
+    settings = configured(tmp_path, "sqlite:a.db")
+    app.create(settings)
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        connection.execute(f"DROP TABLE {table}")
+    state, said, _ = checked(settings)["database", f"sqlite:///{tmp_path}/a.db"]
+
+    assert state == "error"
+    assert said == (
+        f"sqlite:///{tmp_path}/a.db has no table {table} | restore it from a backup: something other than"
+        " audience-sync removed that"
+    )
 
 
 def test_a_temporary_folder_that_takes_no_file_is_refused(tmp_path: Path) -> None:
@@ -242,6 +261,7 @@ def test_a_temporary_folder_that_takes_no_file_is_refused(tmp_path: Path) -> Non
         require_usable_temporary_folder({"TMPDIR": "/proc"})
 
     assert str(caught.value).startswith("the folder /proc that TMPDIR names cannot be written to: ")
+    assert caught.value.hint == "set TMPDIR to a folder that this user can write to"
     assert found["configuration", "TMPDIR"][0] == "error"
     require_temporary_folder({"TMPDIR": "/proc"})
     require_usable_temporary_folder({"TMPDIR": str(tmp_path)})

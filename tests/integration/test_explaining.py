@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -254,6 +255,35 @@ def test_the_sql_and_its_parameters_are_all_that_runs(settings: Settings) -> Non
     assert "'Order Completed'" in written.parameters.values()
     assert len(comments) == len(written.parameters)
     assert all(line.startswith("-- ") for line in comments)
+
+
+def test_sqlite_joins_queries_on_plain_columns(tmp_path: Path) -> None:
+    """A cast on both sides of a join takes the time of all pairs: users as text are compared as they are."""
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+        connection.executescript("CREATE TABLE e (user_id TEXT, event TEXT, at TEXT); CREATE TABLE u (user_id TEXT)")
+    (tmp_path / "config.toml").write_text(
+        f"""
+[sources.shop]
+url = "sqlite:///{tmp_path / "shop.db"}"
+events = {{ sql = "SELECT user_id, event, at AS timestamp FROM e WHERE at <= :now" }}
+profiles = {{ sql = "SELECT user_id FROM u" }}
+[[audiences]]
+name = "Buyers"
+query = "event('Order Completed').count() >= 1"
+[[audiences]]
+name = "Known"
+sql = "SELECT user_id FROM u WHERE :now > ''"
+[[audiences]]
+name = "Known Buyers"
+query = "trait('known') = true AND event('Order Completed').count() >= 1"
+"""
+    )
+    settings = load(tmp_path / "config.toml", {})
+    for key in ("buyers", "known_buyers"):
+        sql = written_sql(settings, settings.audience(key), as_of=NOW).sql
+        joins = re.findall(r" ON (.*?)(?= LEFT OUTER JOIN| \nWHERE)", sql)
+        assert joins
+        assert not [condition for condition in joins if "CAST" in condition or "CASE" in condition]
 
 
 def test_a_preview_is_what_a_sync_would_take(settings: Settings) -> None:

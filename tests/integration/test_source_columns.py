@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from audience_sync.config import SecretUrl, Source
 from audience_sync.errors import SourceError
-from audience_sync.source import Column, Statement, backend, columns, open_rows, opening, probe, table_columns
+from audience_sync.source import Column, Statement, backend, columns, open_rows, opening, probe, sqlite, table_columns
 
 AS_OF = datetime(2026, 3, 31, 12, 0, 30, tzinfo=UTC)
 RICH = (
@@ -141,7 +141,16 @@ def test_sqlite_tells_what_was_declared(sqlite_url: str) -> None:
     ]
     assert table_types(sqlite_url, "recent") == [("At", "timestamp"), ("more", "")]
     assert table_types(sqlite_url, "words") == [("word", "")]
-    assert types(sqlite_url, "SELECT id, 1 AS one FROM events") == [("id", ""), ("one", "")]
+
+
+def test_sqlite_tells_the_affinity_of_what_a_query_gives(sqlite_url: str) -> None:
+    """Columns of a query have the type that SQLite compares them as; the session stays read-only."""
+    wanted = "SELECT id, CAST(id AS TEXT) AS name, price, 1 AS one, :now AS now FROM events"
+    assert types(sqlite_url, wanted) == [("id", "int"), ("name", "text"), ("price", "num"), ("one", ""), ("now", "")]
+    with closing(sqlite.connect(make_url(sqlite_url), timedelta(seconds=5))) as session:
+        session.describe(session.bind("SELECT 1", datetime(2026, 1, 1, tzinfo=UTC)))
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            session.execute(Statement("CREATE TEMP TABLE t (a)", None))
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "rich_postgres", "duckdb"])

@@ -296,6 +296,37 @@ def test_an_unreadable_digest_counts_as_none(syncing: Syncing, change: str) -> N
     assert [one.state for one in look(syncing.database)] == [State.OK]
 
 
+def test_members_that_are_not_text_are_found(syncing: Syncing) -> None:
+    """Bytes that SQLite cannot give as text end nothing: `check --deep` names the audience, and its remedy works."""
+    if not syncing.database.is_sqlite:
+        pytest.skip("PostgreSQL takes no such bytes")
+    syncing.sync(["u1", "u2"])
+    with syncing.database.write() as connection:
+        connection.execute(
+            sa.text("UPDATE memberships SET identifiers = CAST(x'ff00' AS TEXT) WHERE profile_key = 'u2'")
+        )
+    (found,) = look(syncing.database)
+
+    assert (found.state, found.message) == (
+        State.ERROR,
+        "a member has bytes that are not text, so nobody can be compared",
+    )
+    with syncing.database.write() as connection:
+        connection.execute(sa.text("DELETE FROM memberships WHERE profile_key = 'u2'"))
+        connection.execute(sa.text("DELETE FROM digests"))
+    syncing.sync(["u1", "u2"])
+    assert syncing.members().keys() == {"u1", "u2"}
+
+
+def test_members_of_an_audience_that_does_not_exist_are_found(syncing: Syncing) -> None:
+    """Nobody else looks at such rows."""
+    syncing.sync(["u1"])
+    with syncing.database.write() as connection:
+        connection.execute(sa.text("UPDATE memberships SET audience_id = 77"))
+
+    assert next(one.message for one in look(syncing.database)) == "1 rows are of an audience that does not exist"
+
+
 def test_a_member_of_a_run_that_does_not_exist_is_found(syncing: Syncing) -> None:
     """Views do not show such a member, so `check --deep` reports it; its remedy works."""
     syncing.sync(["u1", "u2"])
@@ -304,7 +335,7 @@ def test_a_member_of_a_run_that_does_not_exist_is_found(syncing: Syncing) -> Non
     (found,) = look(syncing.database)
 
     assert found.state is State.ERROR
-    assert found.message.startswith("1 of its members name a run that does not exist")
+    assert found.message.startswith("1 of its members have a `run_id` or `entered_run_id` that is no run of it")
     with syncing.database.write() as connection:
         connection.execute(sa.text("UPDATE memberships SET run_id = (SELECT max(id) FROM runs) WHERE run_id = 77"))
     syncing.sync(["u1", "u2"], resync=True)
