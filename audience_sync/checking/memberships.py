@@ -78,7 +78,7 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
     if orphans:
         yield _wrong(
             row,
-            f"{orphans:,} of its members have a `run_id` or `entered_run_id` that is no run of it, so views"
+            f"{orphans:,} of its members have a `run_id` or `entered_run_id` that names no run of it, so views"
             " and commands do not show them",
             remedy="restore a backup; or stop the service, set that column of `memberships` to the last run"
             f" of this audience, and run `audience-sync sync {row.key} --resync`",

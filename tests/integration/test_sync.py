@@ -335,7 +335,7 @@ def test_a_member_of_a_run_that_does_not_exist_is_found(syncing: Syncing) -> Non
     (found,) = look(syncing.database)
 
     assert found.state is State.ERROR
-    assert found.message.startswith("1 of its members have a `run_id` or `entered_run_id` that is no run of it")
+    assert found.message.startswith("1 of its members have a `run_id` or `entered_run_id` that names no run of it")
     with syncing.database.write() as connection:
         connection.execute(sa.text("UPDATE memberships SET run_id = (SELECT max(id) FROM runs) WHERE run_id = 77"))
     syncing.sync(["u1", "u2"], resync=True)
