@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from audience_sync import db, holders
+from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.database_error import explain
-from audience_sync.db import Database
 from audience_sync.folders import require_temporary_folder
-from audience_sync.leasing import Workspace
-from audience_sync.seams import Seams
-from audience_sync.store import highwater
+from audience_sync.store import database as db
+from audience_sync.store import highwater, holders
+from audience_sync.store.database import Database
+from audience_sync.store.workspace import Workspace
 
 
 def _ignore(_: str) -> None:
@@ -87,12 +87,12 @@ class Created(NamedTuple):
 
 def create(settings: Settings) -> Created:
     """Create the membership database, or bring it up to date."""
-    from audience_sync import migrating  # noqa: PLC0415 - Alembic is a fifth of every command's start
+    from audience_sync.store import migration  # noqa: PLC0415 - Alembic is a fifth of every command's start
 
     database = db.connect(settings.database.url.get_secret_value(), create=True)
     try:
         with _explained(settings):
-            before, after = migrating.migrate(database)
-            return Created(before, after, migrating.let_shrink(database))
+            before, after = migration.migrate(database)
+            return Created(before, after, migration.let_shrink(database))
     finally:
         database.close()

@@ -19,9 +19,9 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.printable import printable
 from audience_sync.journal import is_journal, with_priority
+from audience_sync.segment.timestamps import iso
 
 
 def configure() -> None:

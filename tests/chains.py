@@ -13,10 +13,10 @@ import pytest
 
 from audience_sync.config import load
 from audience_sync.errors import AudienceSyncError
-from audience_sync.leasing import Workspace
 from audience_sync.store import audiences
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import RunRow
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, Plan, Round, make_round, plan, standing_hold, sync
 from tests.factories import FrozenClock, Shop
 from tests.syncing import MINUTE, query

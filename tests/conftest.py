@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync import db, holders
+from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.config import load as load_settings
-from audience_sync.db import Database
-from audience_sync.leasing import Workspace
-from audience_sync.migrating import migrate
-from audience_sync.seams import Seams
+from audience_sync.store import database as db
+from audience_sync.store import holders
+from audience_sync.store.database import Database
+from audience_sync.store.migration import migrate
+from audience_sync.store.workspace import Workspace
 from tests import bytecode, leaks, pg_cluster, pg_selection, profile
 from tests.factories import FrozenClock, Shop, config_text
 from tests.pg_cluster import ReusedDatabase, Server

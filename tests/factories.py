@@ -11,13 +11,13 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination.mappings import Mapping as DestinationMapping
-from audience_sync.core.destination.parcels import Destination, make_parcel
-from audience_sync.core.destination.presets import presets
-from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.events import Contents, Event, OpenChange
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Change, ChangeKind, Computation, Member, RunKind, RunState
+from audience_sync.destinations.schematic.mappings import Mapping as DestinationMapping
+from audience_sync.destinations.schematic.parcels import Destination, make_parcel
+from audience_sync.destinations.schematic.presets import presets
+from audience_sync.destinations.wire_events import Contents, Event, OpenChange
+from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, batches, binding, outbox, runs
 from audience_sync.store.batches import Batch
 from audience_sync.store.runs import NewRun, RunRow

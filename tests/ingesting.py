@@ -15,12 +15,12 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 from segment.analytics import request
 
-from audience_sync import tables
 from audience_sync.config import Address
-from audience_sync.db import Database
-from audience_sync.ingest.limits import DEFAULT, Limits
-from audience_sync.ingest.server import Server
-from audience_sync.leasing import Workspace
+from audience_sync.store import schema
+from audience_sync.store.database import Database
+from audience_sync.store.workspace import Workspace
+from audience_sync.tracking_api.limits import DEFAULT, Limits
+from audience_sync.tracking_api.server import Server
 
 KEY = "wk_of_the_shop"
 OTHER_KEY = "wk_of_the_app"
@@ -99,7 +99,7 @@ def sending(workspace: Workspace, *, limits: Limits = DEFAULT) -> Iterator[Sende
 
 def kept(database: Database) -> list[dict[str, Any]]:
     """Return the events that are kept, in the order in which they arrived."""
-    query = sa.select(tables.events.c.payload).order_by(tables.events.c.position)
+    query = sa.select(schema.events.c.payload).order_by(schema.events.c.position)
     with database.read() as connection:
         return [orjson.loads(payload) for payload in connection.execute(query).scalars()]
 

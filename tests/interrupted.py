@@ -16,11 +16,12 @@ from contextlib import closing
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from audience_sync import db, holders
+from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import load
 from audience_sync.errors import LeaseHeld
-from audience_sync.leasing import Workspace
-from audience_sync.seams import KILL_VARIABLE, Seams
+from audience_sync.store import database as db
+from audience_sync.store import holders
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, approve, committing, finishing, retract, sync
 
 CHANGES_A_COMMIT = 50  # few, so that a small audience has many commits

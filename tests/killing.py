@@ -1,6 +1,6 @@
 """Commands that die at an instant drawn by lot, and the trail that an undisturbed one leaves to draw from.
 
-An instant is a moment after the start, or the n-th time that a point is reached: one that `audience_sync.seams` names,
+An instant is a moment after the start, or the n-th time that a point is reached: one that `audience_sync.clock` names,
 a statement on any database, a commit that writes, or such a commit of one place in the program: what happens once in a
 command is drawn as often as what happens a hundred times. A command is forked from a process that has imported the
 program, and works in small commits, so that a small audience has many of them.
@@ -22,8 +22,9 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from audience_sync import db, seams
-from audience_sync.seams import KILL_VARIABLE
+from audience_sync import clock
+from audience_sync.clock import KILL_VARIABLE
+from audience_sync.store import database
 from tests import commands
 
 DEADLINE = 120.0  # seconds; a command that takes longer on a busy machine hangs
@@ -129,8 +130,8 @@ def _run(words: list[str], environment: dict[str, str], out: Path, err: Path) ->
             assert hasattr(module, constant), f"{name}.{constant} is gone"
             setattr(module, constant, value)
     trail = environment.pop(TRAIL_VARIABLE, None)
-    reach = seams.killer(environment) if trail is None else _recorder(trail)
-    seams.killer = lambda environ: reach  # noqa: ARG005 - one count of every point, however many ask for it
+    reach = clock.killer(environment) if trail is None else _recorder(trail)
+    clock.killer = lambda environ: reach  # noqa: ARG005 - one count of every point, however many ask for it
     sa.event.listen(sa.Engine, "before_cursor_execute", lambda *_: reach(STATEMENT))
     sa.event.listen(sa.Engine, "commit", partial(_committing, reach))
     commands._run(words, environment, [os.devnull, str(out), str(err)], str(out.parent))
@@ -138,7 +139,7 @@ def _run(words: list[str], environment: dict[str, str], out: Path, err: Path) ->
 
 def _committing(reach: Callable[[str], None], connection: sa.Connection) -> None:
     """Reach the points of a commit, if it writes."""
-    if connection.get_execution_options().get(db.WRITE_OPTION):
+    if connection.get_execution_options().get(database.WRITE_OPTION):
         reach(COMMIT)
         reach(PLACE + _place())
 
@@ -147,7 +148,7 @@ def _place() -> str:
     """Return the line of the program that the database was last called from."""
     frame = sys._getframe()
     while frame.f_back and not (
-        (name := frame.f_globals["__name__"]).startswith("audience_sync.") and name != db.__name__
+        (name := frame.f_globals["__name__"]).startswith("audience_sync.") and name != database.__name__
     ):
         frame = frame.f_back
     return f"{frame.f_globals['__name__']}.{frame.f_code.co_name}/{frame.f_lineno}"

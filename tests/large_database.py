@@ -15,11 +15,11 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import db, tables
-from audience_sync.core.events import Contents
+from audience_sync.clock import Seams
 from audience_sync.core.shards import shard_of
-from audience_sync.seams import Seams
-from audience_sync.store import batches, leases
+from audience_sync.destinations.wire_events import Contents
+from audience_sync.store import batches, leases, schema
+from audience_sync.store import database as db
 from tests.factories import make_event, make_open
 
 AT: Final = 1_795_961_109_123  # 2026-11-29 14:05:09.123Z
@@ -115,7 +115,7 @@ def fill(folder: Path, url: str, names: Names) -> None:
 
 def _insert(connection: Connection, table: str, *rows: dict[str, object]) -> None:
     for row in rows:
-        connection.execute(tables.metadata.tables[table].insert().values(**row))
+        connection.execute(schema.metadata.tables[table].insert().values(**row))
 
 
 def _audiences(connection: Connection, names: Names) -> None:
@@ -194,7 +194,7 @@ def _people(connection: Connection, names: Names) -> None:
 
 def _events(connection: Connection, names: Names) -> None:
     _insert(connection, "settings", {"name": "identity", "value": "userId"})
-    connection.execute(tables.settings.update().where(tables.settings.c.name == "event_position").values(value="3"))
+    connection.execute(schema.settings.update().where(schema.settings.c.name == "event_position").values(value="3"))
     for position, dead in ((1, None), (2, REFUSAL)):
         _insert(
             connection,

@@ -25,8 +25,9 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from audience_sync import db, tables
-from audience_sync.migrating import migrate
+from audience_sync.store import database as db
+from audience_sync.store import schema
+from audience_sync.store.migration import migrate
 
 START_DEADLINE = 60.0  # seconds
 STOP_DEADLINE = 30.0  # seconds
@@ -210,7 +211,7 @@ class ReusedDatabase:
 
     def _empty(self, connection: psycopg.Connection) -> None:
         filled = _filled(connection)
-        order = [table.name for table in reversed(tables.metadata.sorted_tables)]
+        order = [table.name for table in reversed(schema.metadata.sorted_tables)]
         names = sorted(filled, key=lambda name: order.index(name) if name in order else len(order))
         statements = [sql.SQL("DELETE FROM {}").format(sql.Identifier(name)) for name in names]
         if any(size > TRUNCATE_FROM for size in filled.values()):

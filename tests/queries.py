@@ -10,8 +10,8 @@ from functools import cache
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from audience_sync.core.query.checking import MAX_COMPARISONS
-from audience_sync.core.query.tree import (
+from audience_sync.query.checking import MAX_COMPARISONS
+from audience_sync.query.tree import (
     EACH,
     And,
     Between,
@@ -43,7 +43,7 @@ from audience_sync.core.query.tree import (
     kind_of,
     walk,
 )
-from audience_sync.core.query.vocabulary import (
+from audience_sync.query.vocabulary import (
     DateTest,
     Duration,
     Form,
@@ -55,7 +55,7 @@ from audience_sync.core.query.vocabulary import (
     TextTest,
     Unit,
 )
-from audience_sync.core.query.words import seconds_about
+from audience_sync.query.words import seconds_about
 
 
 def _path(names: Sequence[str]) -> Path:

@@ -22,17 +22,17 @@ import orjson
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from audience_sync import holders
+from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import Settings, load
-from audience_sync.core.arrivals import arrive
-from audience_sync.db import Database
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
-from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox, StoredEvent
 from audience_sync.sandbox.wire import Answer, Request
-from audience_sync.seams import KILL_VARIABLE, Seams
+from audience_sync.segment.segment_events import arrive
 from audience_sync.store import events as waiting_events
+from audience_sync.store import holders
+from audience_sync.store.database import Database
 from audience_sync.store.runs import RunRow
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
 from tests.commands import Command, call
 from tests.factories import Shop

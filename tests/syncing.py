@@ -9,12 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from audience_sync.config import Settings
-from audience_sync.core.events import OpenChange
 from audience_sync.core.model import Change, Counts
-from audience_sync.db import Database
-from audience_sync.leasing import Workspace
+from audience_sync.destinations.wire_events import OpenChange
 from audience_sync.store import audiences, outbox, runs
+from audience_sync.store.database import Database
 from audience_sync.store.runs import RunRow
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, Plan, RunReport, approve, plan, retract, sync
 from tests.factories import FrozenClock, Shop
 

@@ -16,7 +16,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from audience_sync import __version__, errors
 from audience_sync.cli.commands import COMMANDS, load
-from audience_sync.db import Database
+from audience_sync.store.database import Database
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db, tables
 from audience_sync.errors import AudienceSyncError
+from audience_sync.store import database as db
+from audience_sync.store import schema
 from tests import pg_cluster, pg_selection
 from tests.factories import make_run
 from tests.pg_cluster import ReusedDatabase, Run, Server
@@ -155,5 +156,5 @@ def _contents(reused: ReusedDatabase) -> dict[str, list[tuple[object, ...]]]:
     with closing(db.connect(reused.url)) as database, database.read() as connection:
         return {
             table.name: [tuple(row) for row in connection.execute(table.select())]
-            for table in tables.metadata.sorted_tables
+            for table in schema.metadata.sorted_tables
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from audience_sync.db import Database
+from audience_sync.store.database import Database
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 15.0) -> None:

@@ -7,11 +7,10 @@ from typing import Final
 
 from sqlalchemy.engine import Connection
 
-from audience_sync import holders
 from audience_sync.cli.table import TableView
-from audience_sync.db import Database
-from audience_sync.seams import Seams
-from audience_sync.store import batches, leases
+from audience_sync.clock import Seams
+from audience_sync.store import batches, holders, leases
+from audience_sync.store.database import Database
 from audience_sync.store.reports import Record, iso
 
 COLUMNS: Final = ("work", "audience", "batches", "holder", "until")

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from audience_sync.cli.globals import Globals
 from audience_sync.cli.paragraph import wrap
+from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.printable import printable
 from audience_sync.journal import is_journal, with_priority
-from audience_sync.seams import Seams
 
 DEFAULT_WIDTH: Final = 80
 """Columns of a terminal that does not say how many it has."""

@@ -18,9 +18,9 @@ from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.progress import Progress
 from audience_sync.config import Settings, parse_duration, resolve_api_key
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
-from audience_sync.leasing import Workspace
 from audience_sync.signals import stoppable
 from audience_sync.store import erasure, waiting
+from audience_sync.store.workspace import Workspace
 
 
 def duration(text: str | timedelta) -> timedelta:

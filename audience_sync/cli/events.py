@@ -14,8 +14,8 @@ from audience_sync.cli.output import Format, FormatOption, LimitOption, harmless
 from audience_sync.cli.syncing import instant
 from audience_sync.cli.table import TableView
 from audience_sync.core.instants import to_ms
-from audience_sync.db import Database
 from audience_sync.store import event_reports
+from audience_sync.store.database import Database
 from audience_sync.store.event_reports import EVENT_COLUMNS, REASON_COLUMNS, UNSENT_COLUMNS, EventState
 from audience_sync.store.reports import Record
 

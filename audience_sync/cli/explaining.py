@@ -8,15 +8,15 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from audience_sync.audiences.explaining import Explanation
+from audience_sync.audiences.explaining import explain as explain_user
+from audience_sync.audiences.spelling import written_sql
 from audience_sync.cli import explanations, findings
 from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.output import Format, FormatOption, json_line, print_records
 from audience_sync.cli.progress import Progress
 from audience_sync.cli.standing import standing_of
 from audience_sync.cli.syncing import Now
-from audience_sync.computing.explaining import Explanation
-from audience_sync.computing.explaining import explain as explain_user
-from audience_sync.computing.spelling import written_sql
 from audience_sync.config import Audience, Settings
 from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.keys import KeyRules, Reason, stringify

@@ -10,18 +10,18 @@ from typing import Final
 import orjson
 from rich.text import Text
 
+from audience_sync.audiences.clauses import Clause, Fact, asked_for
+from audience_sync.audiences.explaining import Explanation
 from audience_sync.cli.context import out
 from audience_sync.cli.output import Format, Sheet, harmless, json_line
 from audience_sync.cli.paragraph import wrap
 from audience_sync.cli.standing import Standing
 from audience_sync.cli.table import Record
-from audience_sync.computing.clauses import Clause, Fact, asked_for
-from audience_sync.computing.explaining import Explanation
-from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Computation
 from audience_sync.core.printable import instant_text, printable
-from audience_sync.core.query.printing import to_text
-from audience_sync.core.query.tree import And, Not, Or, Reduction
+from audience_sync.query.printing import to_text
+from audience_sync.query.tree import And, Not, Or, Reduction
+from audience_sync.segment.timestamps import iso
 
 COLUMNS: Final = (
     "audience", "user", "as_of", "node", "kind", "text", "holds", "value", "at", "properties", "identifiers", "run_id",

@@ -12,9 +12,9 @@ import typer
 from audience_sync.cli.output import Format, harmless, json_line, print_facts, print_records
 from audience_sync.cli.table import Record, TableView
 from audience_sync.config import Audience
-from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Computation
 from audience_sync.core.printable import instant_text
+from audience_sync.segment.timestamps import iso
 from audience_sync.sync.previewing import Preview, Values
 
 SAMPLE_COLUMNS: Final = ("profile_key", "value", "identifiers")

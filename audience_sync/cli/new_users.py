@@ -8,8 +8,8 @@ from typing import Final
 from audience_sync.core.forecast import ProfileCounter
 from audience_sync.core.model import Change, ChangeKind
 from audience_sync.core.shards import shard_of
-from audience_sync.db import Database
 from audience_sync.store import audiences, memberships
+from audience_sync.store.database import Database
 
 LOOKED_UP: Final = 10_000  # users of each audience; beyond that, only a sample of them
 SAMPLE_ONE_IN: Final = 16

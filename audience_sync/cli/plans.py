@@ -18,17 +18,17 @@ from audience_sync.cli.output import Format, Sheet
 from audience_sync.cli.plan_samples import PlanSamples
 from audience_sync.cli.table import Record, TableView
 from audience_sync.config import Audience, Settings
-from audience_sync.core.destination.coverage import PEOPLE, sample, sample_values
-from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.destination.volume import joined, volume
-from audience_sync.core.events import OpenChange
 from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts
 from audience_sync.core.printable import instant_text
-from audience_sync.db import Database
+from audience_sync.destinations.schematic.coverage import PEOPLE, sample, sample_values
+from audience_sync.destinations.schematic.volume import joined, volume
+from audience_sync.destinations.wire_events import OpenChange
 from audience_sync.errors import AudienceSyncError
+from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, binding, outbox
+from audience_sync.store.database import Database
 from audience_sync.sync import Plan
 
 COLUMNS: Final = (

@@ -12,9 +12,9 @@ from rich.text import Text
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet, json_line, print_records
 from audience_sync.cli.table import Record
-from audience_sync.core.arrivals import TYPES
-from audience_sync.core.destination.mappings import Mapping
+from audience_sync.destinations.schematic.mappings import Mapping
 from audience_sync.forwarding import BadLine, Preview
+from audience_sync.segment.segment_events import TYPES
 
 COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
 SUMMARY_COLUMNS = ("what", "which", "count")

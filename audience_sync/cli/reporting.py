@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from audience_sync.checking import permissions
+from audience_sync.checks import permissions
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
 from audience_sync.cli.paragraph import wrap
@@ -18,10 +18,10 @@ from audience_sync.cli.table import TableView
 from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import forecast
 from audience_sync.core.model import EXIT_VALUES, Computation, RunState
-from audience_sync.db import Database, display_url
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused
 from audience_sync.store import audiences, identifiers, outbox, runs
+from audience_sync.store.database import Database, display_url
 from audience_sync.store.renames import rename_warnings
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import RunReport

@@ -24,11 +24,11 @@ from audience_sync.cli.output import (
 from audience_sync.cli.table import TableView
 from audience_sync.config import Audience, Settings
 from audience_sync.core.printable import instant_text
-from audience_sync.db import Database, display_url
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
 from audience_sync.store import binding, event_reports, identifiers, inspection, outbox
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.database import Database, display_url
 from audience_sync.store.outages import OutageKind
 from audience_sync.store.reports import Record, iso
 from audience_sync.sync import standing_hold

@@ -16,7 +16,7 @@ import orjson
 from rich.text import Text
 
 from audience_sync import app as engine
-from audience_sync import demo as shop
+from audience_sync import demo_shop as shop
 from audience_sync.cli.context import out, seams
 from audience_sync.cli.output import print_table
 from audience_sync.cli.paragraph import wrap_command
@@ -26,9 +26,9 @@ from audience_sync.config.loading import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError
-from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, EventFilter, Ledger, Sandbox
 from audience_sync.store import audiences, memberships, runs
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
 
 RUNS_SHOWN: Final = TableView(

@@ -27,10 +27,10 @@ from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import Computation, RunState
 from audience_sync.core.printable import instant_text
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
-from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, restored, runs
 from audience_sync.store.reports import iso
 from audience_sync.store.runs import RunRow
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, Plan, Round, RunReport, make_round, newest_blocked, recover, uses_any
 from audience_sync.sync import approve as approve_run
 from audience_sync.sync import plan as make_plan

@@ -11,13 +11,13 @@ from typing import Any
 
 from audience_sync.config.document import MappingTable
 from audience_sync.config.problems import Problem, near
-from audience_sync.core.destination.directives.problems import problems
-from audience_sync.core.destination.directives.shape import directive_of
-from audience_sync.core.destination.fields import FIELDS, Action, Field, FieldKind
-from audience_sync.core.destination.mappings import MOST_MAPPINGS, Mapping, make_mapping
-from audience_sync.core.destination.presets import DEFAULTS, TRIGGERS, presets
 from audience_sync.core.model import Json
+from audience_sync.destinations.schematic.fields import FIELDS, Action, Field, FieldKind
+from audience_sync.destinations.schematic.mappings import MOST_MAPPINGS, Mapping, make_mapping
+from audience_sync.destinations.schematic.presets import DEFAULTS, TRIGGERS, presets
 from audience_sync.errors import TriggerError
+from audience_sync.segment.mapping.problems import problems
+from audience_sync.segment.mapping.shape import directive_of
 
 
 def check_mappings(raw: abc.Mapping[str, Any]) -> Iterator[Problem]:
@@ -59,7 +59,7 @@ def _mapping(entry: MappingTable) -> Mapping:
 def _trigger(entry: abc.Mapping[str, Any], index: int) -> Iterator[Problem]:
     trigger = entry.get("trigger")
     if isinstance(trigger, str):
-        from audience_sync.core.destination.triggers.parsing import parse  # noqa: PLC0415 - Lark is slow to import
+        from audience_sync.segment.fql.parsing import parse  # noqa: PLC0415 - Lark is slow to import
 
         try:
             parse(trigger)

@@ -18,9 +18,9 @@ from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import is_away
 from audience_sync.delivery import Delivery, OutageChange, Reachability, deliver
 from audience_sync.errors import AudienceSyncError, BindingRefused
-from audience_sync.leasing import Workspace
 from audience_sync.store import erasure, outages, reports, waiting
 from audience_sync.store.outages import OutageKind
+from audience_sync.store.workspace import Workspace
 
 TICK = 1.0  # seconds between two looks for something that waits
 GATHER = 30.0  # seconds that a delivery waits for syncs under way: their changes may share events

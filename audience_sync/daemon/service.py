@@ -20,7 +20,6 @@ import structlog
 from pydantic import SecretStr
 
 from audience_sync.config import Settings
-from audience_sync.core.destination.timestamps import iso
 from audience_sync.daemon.crashes import crashes_logged
 from audience_sync.daemon.dispatcher import Dispatcher
 from audience_sync.daemon.notifier import Notifier
@@ -29,12 +28,13 @@ from audience_sync.daemon.syncing import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import first_line, is_away
 from audience_sync.errors import AudienceSyncError, ConfigError
-from audience_sync.ingest.opening import open_server
-from audience_sync.leasing import Workspace
+from audience_sync.segment.timestamps import iso
 from audience_sync.store import waiting
+from audience_sync.store.workspace import Workspace
+from audience_sync.tracking_api.opening import open_server
 
 if TYPE_CHECKING:
-    from audience_sync.ingest.server import Server
+    from audience_sync.tracking_api.server import Server
 
 TICK = 1.0  # seconds
 STATUS_EVERY = 60.0  # seconds: counting a large outbox is work

@@ -14,7 +14,6 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from audience_sync.config import Audience, Schedule, Settings
-from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.model import RunState
 from audience_sync.daemon.claims import Claims
@@ -22,10 +21,11 @@ from audience_sync.daemon.schedule import next_due
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import first_line
 from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost
-from audience_sync.leasing import HeldLease, Workspace
+from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, erasure, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.renames import rename_warnings
+from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync import Job, Round, RunReport, make_round, recover, sync_under, taking, uses_any
 
 SYNCS_AT_ONCE = 2

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.delivery.pool import Pool
-from audience_sync.leasing import Workspace
 from audience_sync.store import batches, highwater
 from audience_sync.store.batches import Batch
+from audience_sync.store.workspace import Workspace
 
 MARGIN: Final = timedelta(seconds=9)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from audience_sync.core.events import Event
+from audience_sync.destinations.wire_events import Event
 
 
 def pack(profiles: Iterable[Sequence[Event]], size: int) -> list[list[Event]]:

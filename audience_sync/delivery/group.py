@@ -8,17 +8,17 @@ from datetime import timedelta
 from operator import attrgetter
 from typing import Final
 
-from audience_sync.core.events import Event
 from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.pace import Pace
 from audience_sync.delivery.pool import Pool
 from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settling import Settler
 from audience_sync.delivery.taker import Batching
+from audience_sync.destinations.wire_events import Event
 from audience_sync.errors import DestinationError, MarkUnusable
-from audience_sync.leasing import Workspace
 from audience_sync.store import batches, binding, events, outbox
 from audience_sync.store.batches import Batch
+from audience_sync.store.workspace import Workspace
 
 MOST_REJECTED: Final = 20  # refused one after the other with nothing accepted: then it is not the events
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
-from audience_sync.core.outcomes import LONGEST_ASKED, backoff
-from audience_sync.leasing import Workspace
+from audience_sync.destinations.outcomes import LONGEST_ASKED, backoff
 from audience_sync.store import binding
+from audience_sync.store.workspace import Workspace
 
 RESERVE_SECONDS = 0.1  # moments are reserved in the database for so long at once
 LEAST = 1.0  # requests a second, after the longest outage, unless the limit is below

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from audience_sync.seams import Seams
+from audience_sync.clock import Seams
 from audience_sync.store.batches import Batch
 
 

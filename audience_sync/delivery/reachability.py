@@ -14,9 +14,9 @@ from datetime import timedelta
 from typing import TypeAlias
 
 from audience_sync.errors import AudienceSyncError, DestinationAway, KeyRefused
-from audience_sync.leasing import Workspace
 from audience_sync.store import outages
 from audience_sync.store.outages import Outage, OutageKind
+from audience_sync.store.workspace import Workspace
 
 REPORT_AFTER = timedelta(seconds=10)
 

@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from audience_sync.config import Settings
-from audience_sync.core.outcomes import backoff, tries_until_stuck
 from audience_sync.database_error import first_line, is_lock_timeout
 from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.group import WorkerGroup
@@ -23,11 +22,12 @@ from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settling import Settler
 from audience_sync.delivery.taker import Batching, Taker
 from audience_sync.delivery.worker import Worker
+from audience_sync.destinations.outcomes import backoff, tries_until_stuck
+from audience_sync.destinations.schematic.client import Schematic
 from audience_sync.errors import DestinationAway, DestinationError, MarkUnusable
-from audience_sync.leasing import Workspace
-from audience_sync.schematic import Schematic
 from audience_sync.store import highwater, waiting
 from audience_sync.store.batches import Batch
+from audience_sync.store.workspace import Workspace
 
 LOOK = 0.02  # seconds between two looks at the workers
 IDLE = 0.1  # seconds between two looks for rows where there were none

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from audience_sync.database_error import first_line, is_lock_timeout
 from audience_sync.errors import MarkUnusable
-from audience_sync.leasing import Workspace
 from audience_sync.store import batches, binding
 from audience_sync.store.batches import Batch
+from audience_sync.store.workspace import Workspace
 
 COMMIT_EVERY = 0.02  # seconds; what came meanwhile is one commit
 ENOUGH = 8  # batches that are committed at once: as long as they are not, no others can be taken in their place

@@ -16,15 +16,15 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination.forwarding import ForwardedParcel, make_forwarded
-from audience_sync.core.destination.parcels import Destination, Parcel, Rejected, make_parcels
-from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.events import Contents, Forwarded, OpenChanges
 from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.cuts import filling, pack
-from audience_sync.leasing import Workspace
+from audience_sync.destinations.schematic.forwarding import ForwardedParcel, make_forwarded
+from audience_sync.destinations.schematic.parcels import Destination, Parcel, Rejected, make_parcels
+from audience_sync.destinations.wire_events import Contents, Forwarded, OpenChanges
+from audience_sync.segment.timestamps import iso
 from audience_sync.store import batches, binding, events, highwater, identifiers, outbox
 from audience_sync.store.batches import Batch, Taking
+from audience_sync.store.workspace import Workspace
 
 MOST_BATCHES: Final = 20  # a take
 LONGEST_BUILD: Final = 0.1  # seconds that events are built in one take: others wait for its rows

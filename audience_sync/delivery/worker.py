@@ -9,10 +9,10 @@ from typing import Final, assert_never
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination.parcels import resolve_parcel
-from audience_sync.core.destination.timestamps import iso
-from audience_sync.core.events import Event, OpenChange, batch_body
-from audience_sync.core.outcomes import (
+from audience_sync.delivery.cuts import halves, smaller
+from audience_sync.delivery.group import WorkerGroup
+from audience_sync.delivery.pool import Held
+from audience_sync.destinations.outcomes import (
     Accepted,
     Later,
     Outcome,
@@ -23,11 +23,11 @@ from audience_sync.core.outcomes import (
     backoff,
     classify,
 )
-from audience_sync.delivery.cuts import halves, smaller
-from audience_sync.delivery.group import WorkerGroup
-from audience_sync.delivery.pool import Held
+from audience_sync.destinations.schematic.client import Schematic
+from audience_sync.destinations.schematic.parcels import resolve_parcel
+from audience_sync.destinations.wire_events import Event, OpenChange, batch_body
 from audience_sync.errors import DestinationError, KeyRefused, LeaseLost, MarkUnusable
-from audience_sync.schematic import Schematic
+from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, batches, binding, highwater, outbox
 
 IDLE: Final = 0.1  # seconds between two looks for a batch that is due

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from audience_sync.core.destination.actions import Rejection
-from audience_sync.core.destination.mappings import Mapping, judge
-from audience_sync.core.events import with_key
+from audience_sync.destinations.schematic.actions import Rejection
+from audience_sync.destinations.schematic.mappings import Mapping, judge
+from audience_sync.destinations.wire_events import with_key
 from audience_sync.forwarding.reading import Read
 
 

@@ -17,9 +17,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from audience_sync.core.arrivals import MOST_BYTES, TOO_LONG, Fault, NotAnEvent, read_event
-from audience_sync.core.destination.mappings import SegmentEvent
 from audience_sync.errors import SourceError
+from audience_sync.segment.segment_events import MOST_BYTES, TOO_LONG, Fault, NotAnEvent, SegmentEvent, read_event
 
 STDIN: Final = "-"
 

@@ -15,11 +15,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from audience_sync.core.arrivals import Arrival, arrive
 from audience_sync.errors import SourceError
 from audience_sync.forwarding.reading import BadLine, name_of, open_events, read_pages
-from audience_sync.leasing import Workspace
+from audience_sync.segment.segment_events import Arrival, arrive
 from audience_sync.store import events
+from audience_sync.store.workspace import Workspace
 
 WINDOW: Final = 24_000  # events that are taken between two deliveries
 LONGEST: Final = 5.0  # seconds that a window takes, however few come

@@ -16,15 +16,15 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from audience_sync.clock import Seams
 from audience_sync.core import exact_json
-from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.model import Json
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox import entities
 from audience_sync.sandbox.stored import EventFilter, StoredEvent
 from audience_sync.sandbox.tables import NAMES, SCHEMA
 from audience_sync.sandbox.validation import Definition, Event
-from audience_sync.seams import Seams
+from audience_sync.segment.timestamps import iso
 
 MEMORY: Final = timedelta(hours=24)
 """How long an idempotency key is remembered."""

@@ -17,6 +17,7 @@ from typing import Final, Self
 
 import orjson
 
+from audience_sync.clock import Seams
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox.api import api
 from audience_sync.sandbox.capture import capture, count, user_keys
@@ -25,7 +26,6 @@ from audience_sync.sandbox.faults import CAPTURE_PATHS, FaultRule, Faults, Gate
 from audience_sync.sandbox.ledger import Ledger
 from audience_sync.sandbox.state import Keys, Settings, State
 from audience_sync.sandbox.wire import Answer, Request, Server, refusal
-from audience_sync.seams import Seams
 
 DEVELOPMENT_KEY: Final = "sch_dev_sandbox"
 """The API key accepted unless others are named. It opens nothing but sandboxes."""

@@ -17,12 +17,11 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import tables
-from audience_sync.core.events import Contents, Event, quoted
 from audience_sync.core.model import EXIT_VALUES
 from audience_sync.core.shards import shard_of
+from audience_sync.destinations.wire_events import Contents, Event, quoted
 from audience_sync.errors import LeaseLost
-from audience_sync.store import binding, bulk, events, identifiers, jsonrows, leases, outbox, runs
+from audience_sync.store import binding, bulk, events, identifiers, jsonrows, leases, outbox, runs, schema
 
 MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others may want some, too
 
@@ -243,7 +242,7 @@ def settle(connection: Connection, accepted: Sequence[tuple[Batch, int]], *, now
     Members who share an identifier with an accepted exit are sent again.
     """
     rows = [(batch.id, batch.claim, status, batch.contents.summary()) for batch, status in accepted]
-    c = tables.batches.columns
+    c = schema.batches.columns
     _lock(connection, f"id IN ({_listed(batch.id for batch, _ in accepted)})", {})
     done = connection.execute(
         sa.text(
@@ -286,7 +285,7 @@ def _sent(connection: Connection, settled: Iterable[Batch]) -> Counter[int]:
 
 def _in_outbox(connection: Connection, values: Iterable[tuple[str, int, int]]) -> set[tuple[str, int, int]]:
     """Return which values (profile, audience, generation) are in the outbox, too: a mapping rejected a part of them."""
-    c = tables.outbox.columns
+    c = schema.outbox.columns
     given = jsonrows.table(connection, "given", (c.profile_key, c.audience_id, c.generation))
     rows = connection.execute(
         sa.text(

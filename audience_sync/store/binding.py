@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.db import after_commit
 from audience_sync.errors import BindingRefused
 from audience_sync.store import highwater
+from audience_sync.store.database import after_commit
 
 MOST_RESERVED = 3_000  # requests: a minute at the default rate
 FURTHEST_RESERVED = 600_000_000  # microseconds: at a low rate so many requests would take hours

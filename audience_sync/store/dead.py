@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import MEMBER_VALUE
-from audience_sync.db import Database
 from audience_sync.store import audiences, binding, event_reports, events, reports
+from audience_sync.store.database import Database
 from audience_sync.store.event_reports import EventState
 from audience_sync.store.reports import PAGE, Record, iso
 from audience_sync.store.runs import identifiers_of

@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection
 from audience_sync.config import Retention
 from audience_sync.core.keys import MAX_KEY_LENGTH
 from audience_sync.core.shards import shard_of
-from audience_sync.db import Database
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences, batches, binding, events, memberships
+from audience_sync.store.database import Database
 from audience_sync.store.entries import HISTORY_FROM, history_from
 
 ROWS_A_COMMIT = 20_000  # about so many old rows are deleted at once

@@ -12,8 +12,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.db import Database
 from audience_sync.store import binding, events, outages, reports
+from audience_sync.store.database import Database
 from audience_sync.store.reports import PAGE, Record, iso
 
 EVENT_COLUMNS = (

@@ -15,11 +15,10 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import tables
-from audience_sync.core.arrivals import Arrival, RefusedEvent
-from audience_sync.core.destination.forwarding import Unsent
-from audience_sync.core.events import Event, Forwarded, Origin
-from audience_sync.store import binding, bulk
+from audience_sync.destinations.schematic.forwarding import Unsent
+from audience_sync.destinations.wire_events import Event, Forwarded, Origin
+from audience_sync.segment.segment_events import Arrival, RefusedEvent
+from audience_sync.store import binding, bulk, schema
 
 KNOWN_DAYS = 7
 DAY_MS = 24 * 60 * 60 * 1000
@@ -47,7 +46,7 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
         (a.profile_key, at, a.message_id, a.type, a.name, a.payload, now_ms, None, None)
         for at, a in enumerate(taken, position)
     )
-    bulk.insert(connection, tables.events, rows)
+    bulk.insert(connection, schema.events, rows)
     binding.put(connection, POSITION, str(position + len(taken)))
     return len(taken)
 
@@ -108,7 +107,7 @@ def remove(connection: Connection, taken: Iterable[Forwarded]) -> None:
     if not rows:
         return
     if connection.dialect.name != "sqlite":
-        bulk.delete(connection, tables.events, _KEY, rows)
+        bulk.delete(connection, schema.events, _KEY, rows)
         return
     connection.execute(  # as in the outbox
         sa.text(
@@ -139,7 +138,7 @@ def put_back_dead(connection: Connection, origin: Origin, reason: str) -> None:
         return
     accepted = orjson.dumps(sorted(row.accepted)).decode() if row.accepted else None
     kept = (row.profile_key, row.position, row.message_id, row.type, row.name, row.payload, row.received_at)
-    bulk.insert(connection, tables.events, [(*kept, reason, accepted)])
+    bulk.insert(connection, schema.events, [(*kept, reason, accepted)])
 
 
 def add_accepted(connection: Connection, accepted: Iterable[Event]) -> None:
@@ -181,7 +180,7 @@ def _count_unsent(connection: Connection, unsent: Sequence[tuple[str, str, str]]
         "ON CONFLICT (day, reason, type) DO UPDATE SET count = event_counts.count + excluded.count,"
         " last_message_id = excluded.last_message_id, last_at = excluded.last_at"
     )
-    bulk.insert(connection, tables.event_counts, rows, on_conflict=on_conflict)
+    bulk.insert(connection, schema.event_counts, rows, on_conflict=on_conflict)
 
 
 def set_dead(connection: Connection, key: str, position: int, *, reason: str | None) -> None:

@@ -28,11 +28,11 @@ from typing import Final, NamedTuple, TextIO
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.instants import from_ms
 from audience_sync.core.printable import instant_text
-from audience_sync.db import Database, file_of, highwater_of
 from audience_sync.errors import DatabaseOlder, MarkUnusable
+from audience_sync.segment.timestamps import iso
+from audience_sync.store.database import Database, file_of, highwater_of
 
 MISSING: Final = (
     "the high-water mark next to the membership database is missing, so it is not known whether this is the newest copy"

@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.printable import instant_text
-from audience_sync.db import Database
 from audience_sync.errors import ConfigError, UnknownName
 from audience_sync.store import memberships
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.database import Database
 from audience_sync.store.entries import history_from
 from audience_sync.store.reports import MEMBER_COLUMNS, Record, iso
 from audience_sync.store.runs import HAS_CHANGED_MEMBERS, identifiers_of

@@ -16,11 +16,10 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import tables
-from audience_sync.core.events import Event, OpenChanges
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
-from audience_sync.store import audiences, binding, bulk, jsonrows, outbox
+from audience_sync.destinations.wire_events import Event, OpenChanges
+from audience_sync.store import audiences, binding, bulk, jsonrows, outbox, schema
 from audience_sync.store.runs import RunRow, identifiers_of
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
@@ -78,7 +77,7 @@ def remember(connection: Connection, changes: OpenChanges, sent: OpenChanges) ->
             row = (changes.profile_keys[n], *pair)
             rows[row] = rows.get(row, False) or pair in kept
     if rows:
-        given = jsonrows.table(connection, "rows", tables.user_identifiers.columns)
+        given = jsonrows.table(connection, "rows", schema.user_identifiers.columns)
         connection.execute(
             sa.text(
                 "INSERT INTO user_identifiers (profile_key, name, value, sent)"
@@ -108,7 +107,7 @@ def without_shared(connection: Connection, changes: OpenChanges) -> OpenChanges:
     for n in with_keys:
         for pair in _pairs(rows[n].identifiers):
             holders[pair].add(rows[n].profile_key)
-    c = tables.user_identifiers.columns
+    c = schema.user_identifiers.columns
     pairs = jsonrows.table(connection, "pairs", (c.name, c.value))
     known = connection.execute(
         sa.text(
@@ -168,7 +167,7 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
     lock_take(connection)  # what a sync writes from now on stays in the outbox until the end
     if connection.dialect.name != "sqlite":
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_YIELDS_MS}")
-    c = tables.outbox.columns
+    c = schema.outbox.columns
     given = jsonrows.table(connection, "exits", (c.profile_key, c.audience_id, c.run_id))
     found = connection.execute(
         sa.text(

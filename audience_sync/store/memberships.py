@@ -12,10 +12,9 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import tables
 from audience_sync.core.lines import Wrapping, bare
 from audience_sync.core.model import Change, ChangeKind, Member
-from audience_sync.store import audiences, bulk, entries, identifiers, outbox, runs
+from audience_sync.store import audiences, bulk, entries, identifiers, outbox, runs, schema
 from audience_sync.store.runs import RunRow
 
 LINES_A_TEXT: Final = 10_000
@@ -120,7 +119,7 @@ def stage(connection: Connection, run: RunRow, changes: Sequence[Change]) -> Non
     """Keep changes as part of a run's plan."""
     around = run.wrapping
     rows = ((run.id, c.profile_key, c.kind.value, bare(c.identifiers, around), c.value) for c in changes)
-    bulk.insert(connection, tables.staged, rows)
+    bulk.insert(connection, schema.staged, rows)
 
 
 def next_staged(connection: Connection, run_id: int, *, at_most: int) -> str | None:
@@ -177,7 +176,7 @@ def apply_staged(connection: Connection, run: RunRow, *, upto: str) -> None:
     for statement in statements:
         connection.execute(sa.text(statement), place)
     # By their keys: for a condition on several columns SQLite would look through all members.
-    bulk.delete(connection, tables.memberships, ("audience_id", "profile_key"), exits)
+    bulk.delete(connection, schema.memberships, ("audience_id", "profile_key"), exits)
     audiences.add_members(connection, run.audience_id, kinds.get("entered", 0) - kinds.get("exited", 0))
     connection.execute(sa.text(f"DELETE {staged}"), place)
 
@@ -223,7 +222,7 @@ def digest(connection: Connection, audience_id: int) -> Digest | None:
 
 def keep_digest(connection: Connection, run: RunRow, digest: Digest, *, source_sums: str | None) -> None:
     """Keep with a run's plan what the members come to once all of it is applied, and what the source said of them."""
-    bulk.upsert(connection, tables.digests, [(run.audience_id, run.id, *digest, source_sums)])
+    bulk.upsert(connection, schema.digests, [(run.audience_id, run.id, *digest, source_sums)])
 
 
 def source_sums(connection: Connection, audience_id: int) -> str | None:

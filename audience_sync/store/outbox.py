@@ -12,11 +12,10 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import tables
-from audience_sync.core.destination.parcels import Rejected
-from audience_sync.core.events import Event, OpenChange, OpenChanges
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation
-from audience_sync.store import audiences, bulk, jsonrows
+from audience_sync.destinations.schematic.parcels import Rejected
+from audience_sync.destinations.wire_events import Event, OpenChange, OpenChanges
+from audience_sync.store import audiences, bulk, jsonrows, schema
 from audience_sync.store.runs import RunRow, identifiers_of
 
 _KEY_COLUMNS: Final = 2  # of a page: profile and audience
@@ -43,7 +42,7 @@ REPLACE = (
 def insert(connection: Connection, rows: Iterable[Sequence[object]], *, on_conflict: str) -> None:
     """Insert rows of the columns from `profile_key` to `kind`."""
     bulk.insert(
-        connection, tables.outbox, rows, without={"gives_up", "destination", "channel"}, on_conflict=on_conflict
+        connection, schema.outbox, rows, without={"gives_up", "destination", "channel"}, on_conflict=on_conflict
     )
 
 
@@ -168,7 +167,7 @@ def remove(connection: Connection, changes: OpenChanges, *, held: Set[str], exit
         return
     if connection.dialect.name != "sqlite":
         rows = zip(*(changes.columns[OpenChange._fields.index(name)] for name in _IN_BATCH), strict=True)
-        bulk.delete(connection, tables.outbox, _IN_BATCH, rows)
+        bulk.delete(connection, schema.outbox, _IN_BATCH, rows)
         return
     connection.execute(  # SQLite looks up each of many keys at a time; a range is quicker, and its writer is alone
         sa.text(

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination import timestamps
 from audience_sync.core.instants import from_ms
 from audience_sync.core.model import ChangeKind, RunKind
-from audience_sync.db import Database
+from audience_sync.segment import timestamps
 from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.database import Database
 from audience_sync.store.entries import UNWRITTEN, history_from
 from audience_sync.store.runs import identifiers_of
 

@@ -9,12 +9,11 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import tables
 from audience_sync.core.keys import Rejection
 from audience_sync.core.lines import GAP, Wrapping
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import STOPPED_ON_REQUEST, UnknownName
-from audience_sync.store import audiences, bulk
+from audience_sync.store import audiences, bulk, schema
 
 
 class RunRow(NamedTuple):
@@ -278,4 +277,4 @@ def add_sent(connection: Connection, sent: dict[int, int]) -> None:
 def add_rejections(connection: Connection, run_id: int, rejections: Sequence[Rejection], *, first: int) -> None:
     """Keep samples of rejected rows, numbered on from `first`."""
     rows = [(run_id, first + n, r.reason, r.profile_key, r.row, r.detail) for n, r in enumerate(rejections)]
-    bulk.insert(connection, tables.rejections, rows)
+    bulk.insert(connection, schema.rejections, rows)

@@ -9,11 +9,11 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.model import RunState
 from audience_sync.core.printable import instant_text
 from audience_sync.errors import ApprovalRefused
-from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, binding, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import iso
 from audience_sync.store.runs import RunRow
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync.finishing import apply_plan, finish_dead_runs, holding
 
 

@@ -12,9 +12,9 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.guard import guard
 from audience_sync.core.model import Change, ChangeKind, Counts, RunKind, RunState
-from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import memberships, runs
 from audience_sync.store.runs import RunRow
+from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync.comparing import Difference, compare, compare_one
 from audience_sync.sync.finishing import CHANGES_A_COMMIT, apply_plan, supersede
 from audience_sync.sync.job import Job

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from audience_sync.core.lines import Wrapping, from_line
 from audience_sync.core.model import Change, ChangeKind, Counts, OnMissing
 from audience_sync.core.rows import distinct
-from audience_sync.db import Database
 from audience_sync.store import memberships
+from audience_sync.store.database import Database
 from audience_sync.store.memberships import Digest
 from audience_sync.sync.reading import Found
 

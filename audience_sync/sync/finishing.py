@@ -13,10 +13,10 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import Change, ChangeKind, Counts, RunKind, RunState
 from audience_sync.errors import LeaseHeld
-from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import memberships, outbox, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import RunRow
+from audience_sync.store.workspace import HeldLease, Workspace
 
 CHANGES_A_COMMIT = 50_000  # on SQLite everybody else waits for a commit to end
 LEASE_SECONDS = 30.0

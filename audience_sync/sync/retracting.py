@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from audience_sync.core.model import RunKind, RunState
-from audience_sync.leasing import HeldLease, Workspace
 from audience_sync.store import audiences, binding, runs
 from audience_sync.store.runs import NewRun, RunRow
+from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync.finishing import finish_dead_runs, holding, supersede, take_out_members
 
 

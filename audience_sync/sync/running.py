@@ -13,7 +13,6 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.destination.timestamps import iso
 from audience_sync.core.guard import is_guarded
 from audience_sync.core.hold import Hold
 from audience_sync.core.instants import from_ms, to_ms
@@ -21,10 +20,11 @@ from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.core.printable import instant_text
 from audience_sync.database_error import first_line
 from audience_sync.errors import ConfigError, LeaseLost
-from audience_sync.leasing import HeldLease, Workspace
+from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, binding, identifiers, memberships, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun, RunRow
+from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync.committing import Comparison
 from audience_sync.sync.finishing import LEASE_SECONDS, fail, finish_dead_runs, holding, supersede
 from audience_sync.sync.job import Job, RunReport

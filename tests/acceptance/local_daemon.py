@@ -14,11 +14,13 @@ from unittest import mock
 import structlog
 from pydantic import SecretStr
 
-from audience_sync import daemon, db, holders
+from audience_sync import daemon
+from audience_sync.clock import Seams
 from audience_sync.config import load
 from audience_sync.daemon import dispatcher, service
-from audience_sync.leasing import Workspace
-from audience_sync.seams import Seams
+from audience_sync.store import database as db
+from audience_sync.store import holders
+from audience_sync.store.workspace import Workspace
 from tests.acceptance.running import DEADLINE, Place, until
 
 TICK = 0.05  # seconds: the daemon looks more often than in production

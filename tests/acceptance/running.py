@@ -17,13 +17,14 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from audience_sync import db, holders, tables
+from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import Settings, load
-from audience_sync.db import Database
 from audience_sync.delivery import Delivery, deliver
-from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
-from audience_sync.seams import KILL_VARIABLE, Seams
+from audience_sync.store import database as db
+from audience_sync.store import holders, schema
+from audience_sync.store.database import Database
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, RunReport, sync
 from tests.commands import Command, call
 from tests.factories import AUDIENCE_KEY, Shop, company_identifiers, config_text
@@ -176,7 +177,7 @@ class Place:
 
     def everything(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return all that the membership database holds, by table; leases aside, they are taken and given back."""
-        kept = [table for table in tables.metadata.sorted_tables if table.name != "leases"]
+        kept = [table for table in schema.metadata.sorted_tables if table.name != "leases"]
         with self.database.read() as connection:
             return {
                 table.name: sorted((tuple(row) for row in connection.execute(table.select())), key=repr)

@@ -19,9 +19,9 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.core.model import Counts, RunKind, RunState
-from audience_sync.db import Database
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import audiences, history
+from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending
 
 SAMPLE = Path(__file__).parent.parent / "data" / "cdnow_sample.txt.gz"

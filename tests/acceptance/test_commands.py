@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db
 from audience_sync.sandbox import FaultRule
 from audience_sync.store import audiences
+from audience_sync.store import database as db
 from tests.acceptance.running import (
     ON_ONE_DATABASE,
     Customers,

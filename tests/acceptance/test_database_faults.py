@@ -22,14 +22,14 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from audience_sync import db
 from audience_sync.cli import delivering
 from audience_sync.cli.main import _run as run_command
+from audience_sync.clock import Seams
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError, SourceError
-from audience_sync.migrating import migrate
 from audience_sync.sandbox.wire import Answer, Request
-from audience_sync.seams import Seams
+from audience_sync.store import database as db
+from audience_sync.store.migration import migrate
 from audience_sync.sync import Job, in_process, sync
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import (

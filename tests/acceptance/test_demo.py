@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from audience_sync import demo as shop
+from audience_sync import demo_shop as shop
 from audience_sync.config import Settings, load
 from audience_sync.core.model import ChangeKind
 from audience_sync.sandbox import DEVELOPMENT_KEY, Ledger

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.db import FROZEN
 from audience_sync.delivery.pace import RESERVE_SECONDS
 from audience_sync.sandbox import FaultRule
 from audience_sync.sandbox.wire import Answer, Request
+from audience_sync.store.database import FROZEN
 from tests.acceptance.running import KILLED, Customers, Place, Running, assert_settled, customers, open_place, until
 from tests.sending import in_between
 

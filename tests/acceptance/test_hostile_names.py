@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from audience_sync.cli import main
-from audience_sync.db import Database
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
 from audience_sync.sandbox import Settings as SandboxSettings
+from audience_sync.store.database import Database
 
 HOSTILE = (
     "x'; DROP TABLE memberships; --",

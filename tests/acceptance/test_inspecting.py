@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db, tables
 from audience_sync.cli import main, operating
+from audience_sync.clock import Seams
 from audience_sync.config import Settings
-from audience_sync.core.events import OpenChange
 from audience_sync.core.model import Computation, RunState
-from audience_sync.leasing import Workspace
-from audience_sync.seams import Seams
-from audience_sync.store import audiences, batches, binding, entries, erasure, leases, outbox
+from audience_sync.destinations.wire_events import OpenChange
+from audience_sync.store import audiences, batches, binding, entries, erasure, leases, outbox, schema
+from audience_sync.store import database as db
 from audience_sync.store.reports import iso
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, RunReport, approve, retract, sync
 from tests.factories import (
     AUDIENCE_KEY,
@@ -645,7 +645,7 @@ def _places_with(database: db.Database, text: str) -> list[str]:
     """Return the tables with a value in which a text occurs."""
     found = []
     with database.read() as connection:
-        for table in tables.metadata.sorted_tables:
+        for table in schema.metadata.sorted_tables:
             rows = connection.execute(sa.select(table)).all()
             if any(isinstance(value, str) and text in value for row in rows for value in row):
                 found.append(table.name)

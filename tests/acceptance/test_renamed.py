@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.checking import State
-from audience_sync.checking import audiences as checks
-from audience_sync.seams import wall_clock
+from audience_sync.checks import State
+from audience_sync.checks import audiences as checks
+from audience_sync.clock import wall_clock
 from tests.acceptance.running import Place, customers, open_place
 from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL
 

@@ -35,8 +35,8 @@ from audience_sync.config import Settings, load
 from audience_sync.core.model import TraitType
 from audience_sync.core.redaction import redaction
 from audience_sync.delivery import Delivery, deliver
+from audience_sync.destinations.schematic.client import Schematic
 from audience_sync.sandbox import DEVELOPMENT_KEY
-from audience_sync.schematic import Schematic
 from tests.acceptance import running
 from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY

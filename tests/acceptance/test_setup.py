@@ -19,20 +19,21 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db, migrating, tables
-from audience_sync.checking.file import example
-from audience_sync.checking.permissions import holds_secret
+from audience_sync.checks.file import example
+from audience_sync.checks.permissions import holds_secret
 from audience_sync.cli import main, setup
 from audience_sync.cli.context import MessageConsole
 from audience_sync.cli.unit import Unit, quoted
+from audience_sync.clock import Seams, wall_clock
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Computation
-from audience_sync.db import Database
-from audience_sync.leasing import Workspace
-from audience_sync.migrating import migrate
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
-from audience_sync.seams import Seams, wall_clock
-from audience_sync.store import audiences, binding
+from audience_sync.store import audiences, binding, migration
+from audience_sync.store import database as db
+from audience_sync.store import schema as tables
+from audience_sync.store.database import Database
+from audience_sync.store.migration import migrate
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
 from tests.factories import AUDIENCE_KEY, ORDERS_SQL, Shop, config_text
 
@@ -219,14 +220,14 @@ def test_migrate_says_from_where_to_where_and_speaks_of_a_backup(
     """An upgrade that brings a migration is refused by `check`, applied by `migrate`, and then done."""
     configure(database_url)
     scripts = tmp_path / "migrations"
-    shutil.copytree(Path(db.__file__).parents[1] / "migrations", scripts)
+    shutil.copytree(db.migrations(), scripts)
     newest = db.revisions()[-1]
     (scripts / "versions" / "9998_more.py").write_text(
         f"revision, down_revision = '9998', '{newest}'\nbranch_labels = depends_on = None\ndef upgrade():\n    pass\n",
         encoding="utf-8",
     )
 
-    for module in (db, migrating):
+    for module in (db, migration):
         monkeypatch.setattr(module, "migrations", lambda: scripts)
 
     refused, done, again = command("check", "--format", "json"), command("migrate"), command("migrate")

@@ -18,8 +18,8 @@ import sqlalchemy as sa
 
 from audience_sync import signals
 from audience_sync.config import Settings, load
+from audience_sync.engines import opening, session, sqlite
 from audience_sync.errors import AudienceSyncError, SourceError
-from audience_sync.source import opening, session, sqlite
 from audience_sync.sync import Job, sync
 from tests.acceptance.running import ON_ONE_DATABASE, Place, customers, open_place, until
 

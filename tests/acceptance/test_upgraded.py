@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from audience_sync import db
 from audience_sync.sandbox import EventFilter, FaultRule
 from audience_sync.sandbox.wire import Answer, Request, refusal
+from audience_sync.store import database
 from tests.acceptance.running import KILLED, Ended, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY
 from tests.killing import COMMIT, STATEMENT, Kill, perform
@@ -201,7 +201,7 @@ class Busy:
 def open_busy(folder: Path, url: str, version: str, name: str) -> Iterator[Busy]:
     """Make a database with an older version, and a sandbox that refuses some events."""
     print(f"AUDIENCE_SYNC_KILL_SEED={SEED}")
-    with closing(db.connect(url, create=True)):
+    with closing(database.connect(url, create=True)):
         pass
     schematic = Schematic()
     older = OlderProgram(version, folder / "older")

@@ -30,7 +30,7 @@ import httpx
 
 from audience_sync import app
 from audience_sync.config import load
-from audience_sync.core.destination.presets import presets
+from audience_sync.destinations.schematic.presets import presets
 from audience_sync.forwarding import Read, open_events, preview, read_events
 from tests.benchmarks.deliver_one_million import CONFIG, Sink
 

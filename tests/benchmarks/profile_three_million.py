@@ -17,11 +17,11 @@ from contextlib import closing
 
 import orjson
 
-from audience_sync import db, tables
 from audience_sync.core.shards import shard_of
-from audience_sync.db import Database
-from audience_sync.migrating import migrate
-from audience_sync.store import bulk, inspection
+from audience_sync.store import bulk, inspection, schema
+from audience_sync.store import database as db
+from audience_sync.store.database import Database
+from audience_sync.store.migration import migrate
 from tests.benchmarks.sync_one_million import database_url
 
 PEOPLE = [f"user-{n:07d}" for n in range(1_000_000)]
@@ -45,12 +45,12 @@ def batches(dice: random.Random, *, count: int, size: int) -> Iterator[Sequence[
 
 def measure(database: Database, *, events: int, size: int) -> None:
     """Fill a database and print how long the deliveries of some people take."""
-    left_out = {column.name for column in tables.batches.columns} - set(COLUMNS)
-    columns = [column.name for column in tables.batches.columns if column.name not in left_out]
+    left_out = {column.name for column in schema.batches.columns} - set(COLUMNS)
+    columns = [column.name for column in schema.batches.columns if column.name not in left_out]
     order = [COLUMNS.index(name) for name in columns]
     rows = (tuple(row[n] for n in order) for row in batches(random.Random(1), count=events // size, size=size))
     with database.write() as connection:
-        bulk.insert(connection, tables.batches, rows, without=left_out)
+        bulk.insert(connection, schema.batches, rows, without=left_out)
     if not database.is_sqlite:
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE batches")

@@ -26,8 +26,8 @@ from pathlib import Path
 import psycopg
 
 from audience_sync import app
+from audience_sync.clock import Seams
 from audience_sync.config import load
-from audience_sync.seams import Seams
 from audience_sync.sync import Job, diff, sync
 
 CONFIG = """

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db
+from audience_sync.clock import Seams
 from audience_sync.core.shards import shard_of
-from audience_sync.db import Database
 from audience_sync.errors import LeaseHeld
-from audience_sync.seams import Seams
 from audience_sync.store import batches, leases, outbox, waiting
+from audience_sync.store import database as db
 from audience_sync.store.batches import Batch
+from audience_sync.store.database import Database
 from tests.integration.test_migrations import run_alembic
 
 AT = 1_774_958_400_000

@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from audience_sync.db import Database
 from audience_sync.errors import BindingRefused
 from audience_sync.store import binding, events, highwater
+from audience_sync.store.database import Database
 from tests.waiting import somebody_waits, wait_until
 
 NOW_US = 1_774_958_400_000_000

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from audience_sync.computing.finding import find
+from audience_sync.audiences.finding import find
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Member
-from audience_sync.source import opening
-from audience_sync.source.other import is_blank_padded
+from audience_sync.engines import opening
+from audience_sync.engines.other import is_blank_padded
 from audience_sync.sync.previewing import preview
 from tests.factories import NOON
 from tests.syncing import Syncing

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.checking import destination
-from audience_sync.checking.finding import Finding
+from audience_sync.checks import destination
+from audience_sync.checks.finding import Finding
+from audience_sync.clock import wall_clock
 from audience_sync.config import load
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
-from audience_sync.seams import wall_clock
 
 HINT = "set schematic.capture_url to https://c.schematichq.com, or to your proxy of it"
 UNCHECKED = "not checked: that it is Schematic, and that the key may send events; the first delivery shows both"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.checking import ingest
-from audience_sync.checking.finding import Finding, State
+from audience_sync.checks import ingest
+from audience_sync.checks.finding import Finding, State
 from audience_sync.config import load
 from audience_sync.extras import EXTRAS, install_command
 from tests.factories import config_text
@@ -67,7 +67,7 @@ def test_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def spec_of(name: str) -> object:
         return None if name == "uvicorn" else find_spec(name)
 
-    monkeypatch.setattr("audience_sync.ingest.opening.find_spec", spec_of)
+    monkeypatch.setattr("audience_sync.tracking_api.opening.find_spec", spec_of)
     (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS)
 
     assert (found.state, found.exit_code) == (State.ERROR, 2)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.checking import mappings
-from audience_sync.checking.finding import Finding, State
+from audience_sync.checks import mappings
+from audience_sync.checks.finding import Finding, State
 from audience_sync.config import load
 from tests.factories import config_text
 

@@ -17,15 +17,15 @@ import pytest
 from apscheduler.schedulers import base
 from pydantic import SecretStr
 
-from audience_sync import daemon, holders
+from audience_sync import daemon
+from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.model import RunState
 from audience_sync.daemon import service
-from audience_sync.db import Database
-from audience_sync.leasing import Workspace
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.seams import Seams
-from audience_sync.store import binding
+from audience_sync.store import binding, holders
+from audience_sync.store.database import Database
+from audience_sync.store.workspace import Workspace
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending
 from tests.waiting import wait_until
 

@@ -18,16 +18,16 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from audience_sync import daemon, holders
+from audience_sync import daemon
+from audience_sync.clock import Seams
 from audience_sync.config import load, resolve_api_key
 from audience_sync.daemon import dispatcher, service, syncing
-from audience_sync.db import Database
 from audience_sync.errors import AudienceSyncError
-from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
 from audience_sync.sandbox import Settings as SandboxSettings
-from audience_sync.seams import Seams
-from audience_sync.store import waiting
+from audience_sync.store import holders, waiting
+from audience_sync.store.database import Database
+from audience_sync.store.workspace import Workspace
 from tests.factories import Shop
 from tests.waiting import wait_until
 

@@ -22,8 +22,8 @@ from audience_sync.config import Settings, load
 from audience_sync.daemon import syncing
 from audience_sync.daemon.syncing import Syncing
 from audience_sync.daemon.troubles import Troubles
-from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, inspection
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import approve
 from tests.factories import NOON, FrozenClock, Shop
 

@@ -12,15 +12,16 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from audience_sync import app, db
-from audience_sync.checking.looking import check
+from audience_sync import app
+from audience_sync.checks.looking import check
+from audience_sync.clock import Seams
 from audience_sync.config import Settings, load
 from audience_sync.database_error import explain, first_line
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.folders import require_temporary_folder, require_usable_temporary_folder
-from audience_sync.migrating import migrate
-from audience_sync.seams import Seams
 from audience_sync.store import binding
+from audience_sync.store import database as db
+from audience_sync.store.migration import migrate
 
 URL = make_url("sqlite:////srv/state/a.db")
 

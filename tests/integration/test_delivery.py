@@ -14,14 +14,14 @@ import pytest
 from schematic.event_capture import _CaptureBatchPayload
 from schematic.types import EventBodyIdentify
 
-from audience_sync import holders
 from audience_sync.core.model import Json
-from audience_sync.db import Database
 from audience_sync.delivery.pace import Pace
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
-from audience_sync.leasing import Workspace
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox, Settings
 from audience_sync.sandbox.wire import Request
+from audience_sync.store import holders
+from audience_sync.store.database import Database
+from audience_sync.store.workspace import Workspace
 from tests.sending import Sending, assert_agreed, in_between, members_of, open_sending
 from tests.waiting import wait_until
 

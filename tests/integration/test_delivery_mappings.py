@@ -9,10 +9,10 @@ from pathlib import Path
 import orjson
 import pytest
 
-from audience_sync.db import Database
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox import FaultRule, Sandbox, StoredEvent
 from audience_sync.sandbox.wire import Answer, Request, refusal
+from audience_sync.store.database import Database
 from audience_sync.sync import Job, plan, sync
 from tests.sending import Sending, in_between, open_sending, run_deliver
 

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import holders
-from audience_sync.db import Database
 from audience_sync.delivery import taker
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.store import binding, identifiers, outbox
+from audience_sync.store import binding, holders, identifiers, outbox
+from audience_sync.store.database import Database
 from tests.factories import make_event, open_changes
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
 from tests.waiting import somebody_waits, wait_until

@@ -16,14 +16,14 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db
 from audience_sync.core.model import Json
-from audience_sync.db import Database
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import DestinationError, KeyRefused
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Gate, Sandbox, Settings
 from audience_sync.sandbox.wire import Answer, Request, refusal
 from audience_sync.store import batches
+from audience_sync.store import database as db
+from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, in_between, open_sending, speaking
 from tests.waiting import wait_until
 

@@ -8,12 +8,11 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import tables
-from audience_sync.computing import finding
+from audience_sync.audiences import finding
 from audience_sync.config import load
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import Counts, Member
-from audience_sync.store import reports
+from audience_sync.store import reports, schema
 from audience_sync.sync import diff
 from audience_sync.sync.previewing import preview
 from tests.factories import NOON, company_identifiers
@@ -90,7 +89,7 @@ def test_another_rule_compares_everybody_again(
     kept = syncing.query("SELECT run_id, version, members, total FROM digests")
     assert [(row.run_id, json.loads(row.version)[0], row.members) for row in kept] == [(0, rules, 1)]
     with syncing.database.write() as connection:  # as if that version had used another row
-        connection.execute(sa.update(tables.memberships).values(identifiers=None))
+        connection.execute(sa.update(schema.memberships).values(identifiers=None))
 
     assert syncing.sync([("u1", "c1")]).run.counts == Counts(read=1, updated=updated, unchanged=1 - updated)
     now = syncing.query("SELECT run_id, version, members, total FROM digests")

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
-from audience_sync import holders
-from audience_sync.db import Database
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.sandbox.wire import Answer, Request, refusal
 from audience_sync.store import events as waiting_events
-from audience_sync.store import waiting
+from audience_sync.store import holders, waiting
+from audience_sync.store.database import Database
 from tests.sending import Sending, in_between, open_sending, run_deliver
 from tests.waiting import wait_until
 

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import tables
 from audience_sync.cli import main
 from audience_sync.config import Retention
-from audience_sync.db import Database
 from audience_sync.sandbox import Sandbox
 from audience_sync.sandbox.wire import Answer, Request, refusal
-from audience_sync.store import dead, erasure, event_reports, reports
+from audience_sync.store import dead, erasure, event_reports, reports, schema
+from audience_sync.store.database import Database
 from audience_sync.store.dead import Which
 from tests.sending import Sending, in_between, open_sending
 
@@ -486,6 +485,6 @@ def _position(record: dict[str, Any]) -> int:
 def _texts(sending: Sending) -> Iterator[tuple[str, list[str]]]:
     """Yield the texts of every row of every table."""
     with sending.workspace.database.read() as connection:
-        for table in tables.metadata.sorted_tables:
+        for table in schema.metadata.sorted_tables:
             for row in connection.execute(sa.select(table)):
                 yield table.name, [value for value in row if isinstance(value, str)]

@@ -15,14 +15,14 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from audience_sync.computing import open_definition
-from audience_sync.computing.clauses import Clause, Fact, asked_for
-from audience_sync.computing.explaining import Explanation, explain
-from audience_sync.computing.spelling import written_sql
+from audience_sync.audiences import open_definition
+from audience_sync.audiences.clauses import Clause, Fact, asked_for
+from audience_sync.audiences.explaining import Explanation, explain
+from audience_sync.audiences.spelling import written_sql
 from audience_sync.config import Settings, load
 from audience_sync.core.keys import Reason, stringify
 from audience_sync.core.model import Computation
-from audience_sync.core.query.printing import to_text
+from audience_sync.query.printing import to_text
 from audience_sync.sync.previewing import preview
 
 pytestmark = pytest.mark.slow_on_postgres

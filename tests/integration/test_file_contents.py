@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType, DateOrder
+from audience_sync.engines import columns, open_rows
+from audience_sync.engines.csv_files import look_at, read_csv
+from audience_sync.engines.diagnosis import fault_in_csv
 from audience_sync.errors import SourceError
-from audience_sync.source import columns, open_rows
-from audience_sync.source.csv_files import look_at, read_csv
-from audience_sync.source.diagnosis import fault_in_csv
 
 AS_OF = datetime(2026, 11, 12, tzinfo=UTC)
 CORRECT = "correct the file; nothing was changed"
@@ -424,8 +424,8 @@ def test_a_file_that_cannot_be_opened_is_told(write: Write, monkeypatch: pytest.
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("audience_sync.source.csv_files.open_bytes", forbidden)
-    monkeypatch.setattr("audience_sync.source.disk.open_bytes", forbidden)
+    monkeypatch.setattr("audience_sync.engines.csv_files.open_bytes", forbidden)
+    monkeypatch.setattr("audience_sync.engines.disk.open_bytes", forbidden)
     assert refused(path) == (
         f"The file {path} cannot be read: Permission denied.",
         "check that the file exists and is complete",

@@ -14,8 +14,8 @@ import pytest
 
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType
+from audience_sync.engines import Column, Statement, backend, columns, open_rows, ping, probe, table_columns
 from audience_sync.errors import ConfigError, SourceError
-from audience_sync.source import Column, Statement, backend, columns, open_rows, ping, probe, table_columns
 
 AS_OF = datetime(2026, 3, 31, 12, 0, 30, tzinfo=UTC)
 MANY = 30_000  # rows, more than DuckDB looks at to guess types

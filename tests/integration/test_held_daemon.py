@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from audience_sync.daemon.claims import Claims
 from audience_sync.daemon.syncing import AGAIN, Syncing
 from audience_sync.daemon.troubles import Troubles
-from audience_sync.leasing import Workspace
 from audience_sync.store import audiences, leases, runs
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import approve
 from tests.chains import EVERYBODY, ON_SQLITE, QUIET, SPEND, TOP, Chain, set_spend
 from tests.factories import FrozenClock, Shop

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from audience_sync import db
-from audience_sync.db import Database
+from audience_sync.store import database as db
+from audience_sync.store.database import Database
 
 REVISION, BEFORE = "0006", "0005"
 STATES = ["running", "blocked", "applying", "succeeded", "failed", "superseded"]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.checking.audiences import look
-from audience_sync.computing.definitions import statement_of
+from audience_sync.audiences.definitions import statement_of
+from audience_sync.checks.audiences import look
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import QueryError
-from audience_sync.leasing import Workspace
 from audience_sync.store import audiences
 from audience_sync.store.runs import RunRow
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, approve, retract, sync
 from tests.chains import EVERYBODY, ON_SQLITE, QUIET, SPEND, SPENDERS, TOP, Chain, set_spend, states
 from tests.factories import NOON, FrozenClock, Shop

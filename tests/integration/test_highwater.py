@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync import db, holders
-from audience_sync.db import Database
 from audience_sync.errors import DatabaseOlder, MarkUnusable
-from audience_sync.leasing import Workspace
 from audience_sync.sandbox import Sandbox
-from audience_sync.store import binding, dead, highwater, restored
+from audience_sync.store import binding, dead, highwater, holders, restored
+from audience_sync.store import database as db
+from audience_sync.store.database import Database
+from audience_sync.store.workspace import Workspace
 from tests.ingesting import TRACK, kept
 from tests.ingesting import sending as sending_to
 from tests.sending import SHORTEST, Sending, open_sending

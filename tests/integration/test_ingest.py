@@ -16,15 +16,15 @@ import structlog
 from segment.analytics.client import Client
 
 from audience_sync.config import Address
-from audience_sync.core.arrivals import MOST_BYTES
-from audience_sync.core.destination.timestamps import to_utc
-from audience_sync.db import BUSY_TIMEOUT, Database
 from audience_sync.errors import AudienceSyncError
-from audience_sync.ingest.limits import DEFAULT
-from audience_sync.ingest.requests import MOST_IN_BATCH
-from audience_sync.ingest.server import Server
-from audience_sync.leasing import Workspace
+from audience_sync.segment.segment_events import MOST_BYTES
+from audience_sync.segment.timestamps import to_utc
 from audience_sync.store import event_reports
+from audience_sync.store.database import BUSY_TIMEOUT, Database
+from audience_sync.store.workspace import Workspace
+from audience_sync.tracking_api.limits import DEFAULT
+from audience_sync.tracking_api.requests import MOST_IN_BATCH
+from audience_sync.tracking_api.server import Server
 from tests.ingesting import (
     KEY,
     OTHER_KEY,

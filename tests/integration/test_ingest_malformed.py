@@ -24,14 +24,15 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from audience_sync import db, holders
+from audience_sync.clock import Seams
 from audience_sync.config import Address
-from audience_sync.core.arrivals import MOST_BYTES
-from audience_sync.db import Database
-from audience_sync.ingest.limits import DEFAULT
-from audience_sync.ingest.requests import ENDPOINTS, MOST_IN_BATCH
-from audience_sync.leasing import Workspace
-from audience_sync.seams import Seams
+from audience_sync.segment.segment_events import MOST_BYTES
+from audience_sync.store import database as db
+from audience_sync.store import holders
+from audience_sync.store.database import Database
+from audience_sync.store.workspace import Workspace
+from audience_sync.tracking_api.limits import DEFAULT
+from audience_sync.tracking_api.requests import ENDPOINTS, MOST_IN_BATCH
 from tests.ingesting import TRACK, basic, kept, serving
 from tests.profile import amount
 

@@ -13,14 +13,14 @@ from multiprocessing.process import BaseProcess
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db, holders
 from audience_sync.cli.at_work import at_work as show
-from audience_sync.db import Database
+from audience_sync.clock import Seams
 from audience_sync.errors import LeaseLost
-from audience_sync.leasing import Workspace
-from audience_sync.seams import Seams
-from audience_sync.store import leases
+from audience_sync.store import database as db
+from audience_sync.store import holders, leases
+from audience_sync.store.database import Database
 from audience_sync.store.leases import Lease
+from audience_sync.store.workspace import Workspace
 from tests.commands import FORKS
 from tests.factories import FrozenClock
 from tests.interrupted import hold_lease

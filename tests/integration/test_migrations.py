@@ -14,18 +14,19 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from audience_sync import db, tables
-from audience_sync.db import Database
 from audience_sync.errors import SchemaOutOfDate
-from audience_sync.migrating import migrate
+from audience_sync.store import database as db
 from audience_sync.store import outages
+from audience_sync.store import schema as tables
+from audience_sync.store.database import Database
+from audience_sync.store.migration import migrate
 from audience_sync.store.outages import Outage, OutageKind
 
 VIEWS = {
     "current_members", "membership_changes", "sync_runs", "open_deliveries", "sent_deliveries", "open_events",
     "unsent_events",
 }  # fmt: skip
-MIGRATIONS = Path(db.__file__).parent.parent / "migrations"
+MIGRATIONS = db.migrations()
 
 NEWEST = db.revisions()[-1]
 
@@ -172,7 +173,7 @@ def test_a_missing_sqlite_file_is_refused_and_not_made(tmp_path: Path) -> None:
 def test_an_older_schema_is_refused(empty: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that is newer than its database says how to bring it up to date."""
     migrate(empty)
-    monkeypatch.setattr("audience_sync.db.revisions", lambda: [NEWEST, "9998"])
+    monkeypatch.setattr("audience_sync.store.database.revisions", lambda: [NEWEST, "9998"])
 
     with pytest.raises(SchemaOutOfDate, match=f"older schema {NEWEST}") as caught:
         db.verify(empty)

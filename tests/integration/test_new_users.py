@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.cli.new_users import NewUsers
-from audience_sync.db import Database
 from audience_sync.store import memberships
+from audience_sync.store.database import Database
 from tests.factories import make_change, make_run
 from tests.syncing import people
 

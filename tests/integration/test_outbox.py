@@ -9,13 +9,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.events import Contents, Event, OpenChange
 from audience_sync.core.model import Change, ChangeKind
 from audience_sync.core.shards import shard_of
-from audience_sync.db import Database
+from audience_sync.destinations.wire_events import Contents, Event, OpenChange
 from audience_sync.errors import LeaseLost
 from audience_sync.store import audiences, batches, memberships, outbox, runs, waiting
 from audience_sync.store.batches import Batch
+from audience_sync.store.database import Database
 from audience_sync.store.runs import RunRow
 from tests.factories import company_identifiers, make_change, make_event, make_open, make_run, open_changes, take_batch
 

@@ -16,9 +16,9 @@ from audience_sync.cli import plan_samples
 from audience_sync.cli.output import Format
 from audience_sync.cli.plans import COLUMNS, PlanSheet
 from audience_sync.config import load
-from audience_sync.db import Database
 from audience_sync.errors import SourceError
 from audience_sync.sandbox import Sandbox
+from audience_sync.store.database import Database
 from audience_sync.sync import Job, plan
 from tests.sending import Sending, open_sending
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.db import Database
+from audience_sync.clock import Seams
 from audience_sync.delivery import OutageChange, Reachability
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
-from audience_sync.leasing import Workspace
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.sandbox.wire import Answer, Request
-from audience_sync.seams import Seams
 from audience_sync.store import inspection, outages
+from audience_sync.store.database import Database
 from audience_sync.store.outages import Outage, OutageKind
 from audience_sync.store.reports import iso
+from audience_sync.store.workspace import Workspace
 from tests.factories import NOON, FrozenClock
 from tests.sending import Sending, open_sending
 from tests.waiting import wait_until

@@ -9,11 +9,11 @@ from typing import Final
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db
-from audience_sync.core.events import Contents
 from audience_sync.core.shards import shard_of
-from audience_sync.db import Database
+from audience_sync.destinations.wire_events import Contents
 from audience_sync.store import audiences, batches, memberships, outbox
+from audience_sync.store import database as db
+from audience_sync.store.database import Database
 from tests.factories import make_event, make_open
 from tests.integration.test_migrations import run_alembic
 

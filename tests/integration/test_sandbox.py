@@ -18,10 +18,10 @@ from schematic.client import IdentifyOptions, Schematic, SchematicConfig
 from schematic.core.api_error import ApiError
 from schematic.types import CreateEventRequestBody, EventBodyIdentify, EventBodyIdentifyCompany
 
+from audience_sync.clock import Seams
 from audience_sync.core.model import Json
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox import DEVELOPMENT_KEY, EventFilter, FaultRule, Ledger, Sandbox, Settings
-from audience_sync.seams import Seams
 
 
 class Clock:

@@ -20,14 +20,14 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
-from audience_sync import db
 from audience_sync.config import Schematic as SchematicSettings
-from audience_sync.core.outcomes import Answer
-from audience_sync.db import Database
+from audience_sync.destinations.outcomes import Answer
+from audience_sync.destinations.schematic.client import MOST_TEXT, Schematic
 from audience_sync.errors import DestinationError
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.sandbox.wire import Request
-from audience_sync.schematic import MOST_TEXT, Schematic
+from audience_sync.store import database as db
+from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, assert_in_order, in_between, open_sending, speaking
 
 pytestmark = pytest.mark.slow_on_postgres

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import pytest
 
 from audience_sync.cli import operating
-from audience_sync.db import Database
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import batches, erasure
 from audience_sync.store.batches import Batch
+from audience_sync.store.database import Database
 from tests.commands import call
 from tests.factories import make_event, make_open, take_batch
 from tests.sending import Sending, open_sending, user_of

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync import db
 from audience_sync.config import Retention
-from audience_sync.db import Database
 from audience_sync.errors import AudienceSyncError
-from audience_sync.migrating import let_shrink, migrate
 from audience_sync.sandbox import Sandbox
+from audience_sync.store import database as db
 from audience_sync.store import erasure
+from audience_sync.store.database import Database
+from audience_sync.store.migration import let_shrink, migrate
 from tests.sending import Sending, open_sending
 
 MANY = 12_000

@@ -21,11 +21,11 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from audience_sync.config import SecretUrl, Source
+from audience_sync.engines import open_rows, opening, other, ping, probe
+from audience_sync.engines.explain import spell
+from audience_sync.engines.session import PAGE
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.extras import EXTRAS, install_command
-from audience_sync.source import open_rows, opening, other, ping, probe
-from audience_sync.source.explain import spell
-from audience_sync.source.session import PAGE
 
 AS_OF = datetime(2026, 3, 31, 14, 0, 30, tzinfo=timezone(timedelta(hours=2)))  # 12:00:30 in UTC
 MINUTE = timedelta(minutes=1)
@@ -344,7 +344,7 @@ def test_an_error_among_the_rows_is_told(source_postgres_url: str) -> None:
 
 def test_a_server_that_falls_silent_is_left(source_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the server does not even answer the request to cancel, the connection is cut."""
-    monkeypatch.setattr("audience_sync.source.session.GRACE", 0.1)
+    monkeypatch.setattr("audience_sync.engines.session.GRACE", 0.1)
     monkeypatch.setattr(psycopg.Connection, "cancel_safe", lambda *_, **__: None)
     error = refusal(source_postgres_url, STUCK["postgresql"], SHORT)
 
@@ -461,7 +461,7 @@ def test_what_cannot_be_reached_is_named(source_postgres_url: str) -> None:
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The remedy is the extra to install, or the driver."""
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "audience_sync.source.postgres", raising=False)
+    monkeypatch.delitem(sys.modules, "audience_sync.engines.postgres", raising=False)
 
     error = refusal("postgresql://reader@db/shop")
     assert "psycopg" in str(error)

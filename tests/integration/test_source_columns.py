@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from audience_sync.config import SecretUrl, Source
+from audience_sync.engines import Column, Statement, backend, columns, open_rows, opening, probe, sqlite, table_columns
 from audience_sync.errors import SourceError
-from audience_sync.source import Column, Statement, backend, columns, open_rows, opening, probe, sqlite, table_columns
 
 AS_OF = datetime(2026, 3, 31, 12, 0, 30, tzinfo=UTC)
 RICH = (

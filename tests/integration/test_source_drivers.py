@@ -17,12 +17,12 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.default import DefaultDialect
 
-from audience_sync.checking.looking import check
+from audience_sync.checks.looking import check
+from audience_sync.clock import Seams
 from audience_sync.config import Source, load
 from audience_sync.config.urls import SecretUrl
+from audience_sync.engines import columns, open_rows, other, ping
 from audience_sync.errors import SourceError
-from audience_sync.seams import Seams
-from audience_sync.source import columns, open_rows, other, ping
 
 AS_OF = datetime(2026, 11, 23, 14, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -222,7 +222,7 @@ def test_a_missing_driver_comes_with_the_command_that_installs_it(
     """The hint can be pasted: it names this Python and the packages, not an extra that no index has."""
     monkeypatch.setattr(other, "_is_installed", lambda _: False)
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "audience_sync.source.postgres", raising=False)
+    monkeypatch.delitem(sys.modules, "audience_sync.engines.postgres", raising=False)
     error = refusal(url)
     place = f"the {make_url(url).get_backend_name()} source shop@db"
 

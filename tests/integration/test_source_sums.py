@@ -14,10 +14,10 @@ from sqlalchemy.engine import make_url
 
 from audience_sync.config import Settings
 from audience_sync.core.model import Counts, RunKind, RunState
+from audience_sync.engines import Sums, open_rows
 from audience_sync.errors import SourceError
-from audience_sync.leasing import Workspace
-from audience_sync.source import Sums, open_rows
 from audience_sync.store import erasure, memberships
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, RunReport, approve, sync
 from tests.factories import FrozenClock
 

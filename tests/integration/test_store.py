@@ -8,13 +8,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync import tables
 from audience_sync.core.keys import Reason, Rejection
 from audience_sync.core.lines import to_line
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, Member, RunKind, RunState
-from audience_sync.db import Database
 from audience_sync.errors import UnknownName
-from audience_sync.store import audiences, bulk, memberships, runs
+from audience_sync.store import audiences, bulk, memberships, runs, schema
+from audience_sync.store.database import Database
 from audience_sync.store.memberships import Digest
 from audience_sync.store.runs import RunRow
 from tests.factories import make_change, make_member, make_run
@@ -33,20 +32,20 @@ def test_bulk_insert_writes_every_row(database: Database, count: int) -> None:
     rows = [(1, f"ü{n}", "entered", None if n % 2 else '{"a":1}', None) for n in range(count)]
 
     with database.write() as connection:
-        bulk.insert(connection, tables.staged, (row for row in rows))
+        bulk.insert(connection, schema.staged, (row for row in rows))
 
     with database.read() as connection:
-        assert table(connection, tables.staged) == sorted(rows, key=lambda row: row[1].encode())
+        assert table(connection, schema.staged) == sorted(rows, key=lambda row: row[1].encode())
 
 
 def test_bulk_upsert_replaces_by_primary_key(database: Database) -> None:
     """A row of the same key is replaced, another one is left alone."""
     with database.write() as connection:
-        bulk.upsert(connection, tables.digests, [(1, 1, "v", 10, "a", None), (1, 2, "v", 20, "b", None)])
-        bulk.upsert(connection, tables.digests, [(1, 2, "w", 21, "ü", None), (2, 1, "v", 0, "", None)])
+        bulk.upsert(connection, schema.digests, [(1, 1, "v", 10, "a", None), (1, 2, "v", 20, "b", None)])
+        bulk.upsert(connection, schema.digests, [(1, 2, "w", 21, "ü", None), (2, 1, "v", 0, "", None)])
 
     with database.read() as connection:
-        assert table(connection, tables.digests) == [
+        assert table(connection, schema.digests) == [
             (1, 1, "v", 10, "a", None),
             (1, 2, "w", 21, "ü", None),
             (2, 1, "v", 0, "", None),
@@ -61,17 +60,17 @@ def test_bulk_delete_takes_exactly_the_rows(database: Database) -> None:
         ("b", 1, "true", None, 6, 1, None, "entered", False, "schematic", "capture"),
     ]
     with database.write() as connection:
-        bulk.insert(connection, tables.outbox, rows)
-        bulk.delete(connection, tables.outbox, ("profile_key", "audience_id", "generation"), [])
+        bulk.insert(connection, schema.outbox, rows)
+        bulk.delete(connection, schema.outbox, ("profile_key", "audience_id", "generation"), [])
         bulk.delete(
             connection,
-            tables.outbox,
+            schema.outbox,
             ("profile_key", "audience_id", "generation"),
             [("a", 1, 5), ("b", 1, 5), ("z", 9, 9)],
         )
 
     with database.read() as connection:
-        assert table(connection, tables.outbox) == rows[1:]
+        assert table(connection, schema.outbox) == rows[1:]
 
 
 def test_an_audience_keeps_its_row(database: Database) -> None:
@@ -129,7 +128,7 @@ def test_rejections_are_numbered_on(database: Database) -> None:
         runs.add_rejections(connection, run.id, samples, first=0)
         runs.add_rejections(connection, run.id, samples[:1], first=2)
 
-        found = [row[1:] for row in table(connection, tables.rejections)]
+        found = [row[1:] for row in table(connection, schema.rejections)]
     assert found == [
         (0, "null_key", None, "[null]", None),
         (1, "unfit_value", "x", '["x"]', "column value: not a finite number"),
@@ -236,7 +235,7 @@ def test_a_digest_is_of_the_members_only_once_all_is_applied(database: Database)
         assert memberships.source_sums(connection, run.audience_id) is None
         memberships.trust_digest(connection, newer)
         assert memberships.digest(connection, run.audience_id) is None
-        assert table(connection, tables.digests) == []
+        assert table(connection, schema.digests) == []
 
 
 def test_a_whole_run_corrects_the_count(database: Database) -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync import db
 from audience_sync.config import Settings
 from audience_sync.core.model import RunState
-from audience_sync.db import Database
+from audience_sync.store import database as db
+from audience_sync.store.database import Database
 from audience_sync.sync import committing, finishing
 from tests import interrupted
 from tests.factories import VALUES_SQL, Shop

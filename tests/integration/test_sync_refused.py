@@ -8,8 +8,8 @@ import pytest
 
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import AudienceSyncError, BindingRefused, ConfigError, LeaseHeld, SourceError
-from audience_sync.leasing import Workspace
 from audience_sync.store import leases
+from audience_sync.store.workspace import Workspace
 from tests.factories import AUDIENCE_KEY, company_identifiers
 from tests.syncing import Syncing
 

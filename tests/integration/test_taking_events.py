@@ -16,12 +16,12 @@ from typing import Any, TextIO
 import orjson
 import pytest
 
-from audience_sync.db import Database
 from audience_sync.errors import SourceError
 from audience_sync.forwarding import BadLine, Forwarding, Tally, forward, taking
 from audience_sync.forwarding.reading import STDIN
-from audience_sync.leasing import Workspace
 from audience_sync.sandbox import FaultRule, Sandbox
+from audience_sync.store.database import Database
+from audience_sync.store.workspace import Workspace
 from tests.factories import FrozenClock
 from tests.sending import open_sending
 from tests.waiting import wait_until

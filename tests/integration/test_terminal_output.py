@@ -21,12 +21,12 @@ import sqlalchemy as sa
 import typer
 from rich.cells import cell_len
 
-from audience_sync import db
 from audience_sync.cli import main, plans, reporting
 from audience_sync.cli.commands import COMMANDS as TABLE
 from audience_sync.cli.output import Format, print_records
 from audience_sync.cli.table import lay_out
-from audience_sync.db import Database
+from audience_sync.store import database as db
+from audience_sync.store.database import Database
 from tests import large_database
 from tests.large_database import LONG, OUTAGE, REASON, REFUSAL, USUAL, Names, fill
 

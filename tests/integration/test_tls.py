@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import trustme
 
-from audience_sync import db
+from audience_sync.destinations.trust import trusted_authorities
 from audience_sync.errors import ConfigError, DestinationError
 from audience_sync.sandbox import Sandbox
-from audience_sync.trust import trusted_authorities
+from audience_sync.store import database as db
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import ON_ONE_DATABASE, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY

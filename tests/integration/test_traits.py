@@ -11,13 +11,13 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from audience_sync import db
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
-from audience_sync.db import Database
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import binding, dead, erasure, history, inspection, memberships, outbox, reports
+from audience_sync.store import database as db
+from audience_sync.store.database import Database
 from audience_sync.store.dead import Which
 from tests.factories import (
     AUDIENCE_KEY,
@@ -558,7 +558,7 @@ def test_dead_values_are_retried_as_they_are_now(sending: Sending) -> None:
 def test_an_older_database_keeps_what_it_has(empty_url: str) -> None:
     """What was in the database before there were computed traits is an audience, and its views say so."""
     config = Config()
-    config.set_main_option("script_location", str(Path(db.__file__).parent.parent / "migrations"))
+    config.set_main_option("script_location", str(db.migrations()))
     database = db.connect(empty_url, create=True)
     try:
         with database.write() as connection:

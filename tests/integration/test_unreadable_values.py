@@ -14,14 +14,14 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from audience_sync.computing.finding import find
+from audience_sync.audiences.finding import find
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import Counts, Member
 from audience_sync.core.parameters import Statement
 from audience_sync.core.unreadable import Unreadable
+from audience_sync.engines import opening, other, postgres
+from audience_sync.engines.session import PAGE
 from audience_sync.errors import SourceError
-from audience_sync.source import opening, other, postgres
-from audience_sync.source.session import PAGE
 from audience_sync.store import reports
 from audience_sync.sync.previewing import preview
 from tests.factories import NOON

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from audience_sync import db
-from audience_sync.db import Database, connect
+from audience_sync.store import database as db
+from audience_sync.store.database import Database, connect
 from tests.waiting import wait_until
 
 ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)

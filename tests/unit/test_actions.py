@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
-from audience_sync.core.destination.actions import Rejection, RejectionReason, make_body
-from audience_sync.core.destination.fields import FIELDS, Action, FieldKind
 from audience_sync.core.model import Json
+from audience_sync.destinations.schematic.actions import Rejection, RejectionReason, make_body
+from audience_sync.destinations.schematic.fields import FIELDS, Action, FieldKind
 from tests.profile import amount
 
 CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=300, large=3000)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.arrivals import (
+from audience_sync.segment.segment_events import (
     MOST_BYTES,
     MOST_NAME,
     TYPES,

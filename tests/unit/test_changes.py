@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from audience_sync.core.destination.changes import newest
-from audience_sync.core.destination.coverage import coverage
-from audience_sync.core.destination.fields import Action
-from audience_sync.core.destination.mappings import Mapping, make_mapping
-from audience_sync.core.destination.parcels import NOBODY, NOT_MAPPED, Parcel, make_parcel, resolve_parcel
-from audience_sync.core.destination.presets import DEFAULTS
-from audience_sync.core.events import OpenChange
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json, TraitType
+from audience_sync.destinations.schematic.changes import newest
+from audience_sync.destinations.schematic.coverage import coverage
+from audience_sync.destinations.schematic.fields import Action
+from audience_sync.destinations.schematic.mappings import Mapping, make_mapping
+from audience_sync.destinations.schematic.parcels import NOBODY, NOT_MAPPED, Parcel, make_parcel, resolve_parcel
+from audience_sync.destinations.schematic.presets import DEFAULTS
+from audience_sync.destinations.wire_events import OpenChange
 from tests.factories import company_identifiers, make_destination, make_event, make_open
 
 AT = "2026-03-31T12:00:00.000Z"

@@ -29,10 +29,10 @@ from audience_sync.config import (
 )
 from audience_sync.config.document import AudienceTable, Document, TraitTable
 from audience_sync.config.sources import SourceTable
-from audience_sync.core.destination.fields import FIELDS, Action
-from audience_sync.core.destination.mappings import apply
-from audience_sync.core.destination.presets import presets
 from audience_sync.core.model import GuardLimits, Json
+from audience_sync.destinations.schematic.fields import FIELDS, Action
+from audience_sync.destinations.schematic.mappings import apply
+from audience_sync.destinations.schematic.presets import presets
 from audience_sync.errors import ConfigError, UnknownName
 from tests.places import without_place
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from audience_sync.config import Settings, load
-from audience_sync.core.destination.fields import Action
-from audience_sync.core.destination.mappings import MOST_MAPPINGS
-from audience_sync.core.destination.presets import DEFAULTS
+from audience_sync.destinations.schematic.fields import Action
+from audience_sync.destinations.schematic.mappings import MOST_MAPPINGS
+from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.errors import ConfigError
 from tests.places import without_place
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.destination.fields import Action
-from audience_sync.core.destination.forwarding import make_forwarded
-from audience_sync.core.destination.mappings import make_mapping
-from audience_sync.core.destination.parcels import Destination
-from audience_sync.core.destination.presets import presets
-from audience_sync.core.events import Forwarded
 from audience_sync.core.exact_json import LongFraction, NumberTooLarge, dumps, loads
+from audience_sync.destinations.schematic.fields import Action
+from audience_sync.destinations.schematic.forwarding import make_forwarded
+from audience_sync.destinations.schematic.mappings import make_mapping
+from audience_sync.destinations.schematic.parcels import Destination
+from audience_sync.destinations.schematic.presets import presets
+from audience_sync.destinations.wire_events import Forwarded
 
 NUMBERS = [
     "0",

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core import exact_json
-from audience_sync.core.destination.fields import Action
-from audience_sync.core.destination.forwarding import ForwardedParcel, make_forwarded
-from audience_sync.core.destination.mappings import Mapping, judge, make_mapping
-from audience_sync.core.destination.parcels import Destination
-from audience_sync.core.destination.presets import presets
-from audience_sync.core.events import Contents, Event, Forwarded
+from audience_sync.destinations.schematic.fields import Action
+from audience_sync.destinations.schematic.forwarding import ForwardedParcel, make_forwarded
+from audience_sync.destinations.schematic.mappings import Mapping, judge, make_mapping
+from audience_sync.destinations.schematic.parcels import Destination
+from audience_sync.destinations.schematic.presets import presets
+from audience_sync.destinations.wire_events import Contents, Event, Forwarded
 
 FIELDS: dict[str, Any] = {
     "event_name": {"@path": "$.event"},

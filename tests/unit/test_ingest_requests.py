@@ -14,11 +14,11 @@ from typing import Any
 import orjson
 import pytest
 
-from audience_sync.core.arrivals import MOST_BYTES
-from audience_sync.ingest.bodies import Body, open_body
-from audience_sync.ingest.keys import knows_sender
-from audience_sync.ingest.refusals import Refusal
-from audience_sync.ingest.requests import ENDPOINTS, MOST_IN_BATCH, MOST_TOGETHER, EventsRead, read
+from audience_sync.segment.segment_events import MOST_BYTES
+from audience_sync.tracking_api.bodies import Body, open_body
+from audience_sync.tracking_api.keys import knows_sender
+from audience_sync.tracking_api.refusals import Refusal
+from audience_sync.tracking_api.requests import ENDPOINTS, MOST_IN_BATCH, MOST_TOGETHER, EventsRead, read
 from tests.factories import NOON
 
 KEYS = (b"wk_1", b"wk_2")

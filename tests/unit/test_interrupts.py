@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from audience_sync.source import session
-from audience_sync.source.session import Deadline
+from audience_sync.engines import session
+from audience_sync.engines.session import Deadline
 
 SOON = 15.0  # seconds
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from audience_sync.core.destination.directives.compiling import compile_mapping
-from audience_sync.core.destination.directives.problems import MappingProblem, problems
-from audience_sync.core.destination.presets import DEFAULTS
 from audience_sync.core.model import Json
+from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.errors import MappingError
+from audience_sync.segment.mapping.compiling import compile_mapping
+from audience_sync.segment.mapping.problems import MappingProblem, problems
 
 PATH: Json = {"@path": "$.a"}
 

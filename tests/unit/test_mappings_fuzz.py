@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from audience_sync.core.destination.directives.compiling import MISSING, Missing, compile_mapping, reads
-from audience_sync.core.destination.directives.problems import problems
-from audience_sync.core.destination.directives.rules import RULES
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
+from audience_sync.segment.mapping.compiling import MISSING, Missing, compile_mapping, reads
+from audience_sync.segment.mapping.problems import problems
+from audience_sync.segment.mapping.rules import RULES
 from tests.profile import amount
 
 CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=300, large=3000)

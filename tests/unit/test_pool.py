@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from audience_sync.core.events import Contents
+from audience_sync.clock import Seams
 from audience_sync.delivery.pool import Pool
-from audience_sync.seams import Seams
+from audience_sync.destinations.wire_events import Contents
 from audience_sync.store.batches import Batch
 from tests.factories import make_event, make_open
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.query.parsing import parse_audience, parse_trait
-from audience_sync.core.query.printing import to_text
-from audience_sync.core.query.tree import (
+from audience_sync.errors import QueryError
+from audience_sync.query.parsing import parse_audience, parse_trait
+from audience_sync.query.printing import to_text
+from audience_sync.query.tree import (
     EACH,
     And,
     Between,
@@ -38,7 +39,7 @@ from audience_sync.core.query.tree import (
     Within,
     traits_of,
 )
-from audience_sync.core.query.vocabulary import (
+from audience_sync.query.vocabulary import (
     DateTest,
     Duration,
     Form,
@@ -49,8 +50,7 @@ from audience_sync.core.query.vocabulary import (
     TextTest,
     Unit,
 )
-from audience_sync.core.query.words import moment_of_text, number_of_text
-from audience_sync.errors import QueryError
+from audience_sync.query.words import moment_of_text, number_of_text
 from tests.queries import queries
 from tests.steps import steps
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from audience_sync.compiling.dialect import Dialect
-from audience_sync.compiling.rendering import DIALECTS, dialect_of, render
-from audience_sync.compiling.rooms import EventsRoom, ProfilesRoom, Relation
-from audience_sync.compiling.statements import Compiler
-from audience_sync.core.query.parsing import parse_audience, parse_trait
-from audience_sync.core.query.tree import EACH, Condition, Scalar, TextCondition
-from audience_sync.core.query.vocabulary import Duration, TextTest
+from audience_sync.compiler.dialect import Dialect
+from audience_sync.compiler.rendering import DIALECTS, dialect_of, render
+from audience_sync.compiler.rooms import EventsRoom, ProfilesRoom, Relation
+from audience_sync.compiler.statements import Compiler
 from audience_sync.errors import ConfigError, QueryError
+from audience_sync.query.parsing import parse_audience, parse_trait
+from audience_sync.query.tree import EACH, Condition, Scalar, TextCondition
+from audience_sync.query.vocabulary import Duration, TextTest
 from tests.profile import amount
 from tests.queries import audiences, computed_traits
 

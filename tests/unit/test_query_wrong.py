@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from audience_sync.core.query.parsing import parse_audience, parse_trait
-from audience_sync.core.query.printing import to_text
-from audience_sync.core.query.tree import Comparison, Literal, Trait
-from audience_sync.core.query.vocabulary import Operator
 from audience_sync.errors import QueryError
+from audience_sync.query.parsing import parse_audience, parse_trait
+from audience_sync.query.printing import to_text
+from audience_sync.query.tree import Comparison, Literal, Trait
+from audience_sync.query.vocabulary import Operator
 
 AUDIENCES = [
     # nothing

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.arrivals import MOST_BYTES, Fault, NotAnEvent, RefusedEvent
-from audience_sync.ingest.refusals import Refusal
-from audience_sync.ingest.requests import ENDPOINTS, EventsRead, read
-from audience_sync.ingest.salvage import Pieces, cut
+from audience_sync.segment.segment_events import MOST_BYTES, Fault, NotAnEvent, RefusedEvent
+from audience_sync.tracking_api.refusals import Refusal
+from audience_sync.tracking_api.requests import ENDPOINTS, EventsRead, read
+from audience_sync.tracking_api.salvage import Pieces, cut
 from tests.factories import NOON
 
 TYPES = "it must be one of identify, track, page, screen, group, alias"

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from audience_sync.core.destination.fields import Action
-from audience_sync.core.destination.mappings import Mapping, make_mapping
-from audience_sync.core.destination.parcels import Parcel, make_parcel, resolve_parcel
-from audience_sync.core.destination.presets import DEFAULTS
-from audience_sync.core.events import Contents, OpenChange, OpenChanges
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json
+from audience_sync.destinations.schematic.fields import Action
+from audience_sync.destinations.schematic.mappings import Mapping, make_mapping
+from audience_sync.destinations.schematic.parcels import Parcel, make_parcel, resolve_parcel
+from audience_sync.destinations.schematic.presets import DEFAULTS
+from audience_sync.destinations.wire_events import Contents, OpenChange, OpenChanges
 from audience_sync.errors import MappingError
 from tests.factories import make_destination, make_open
 from tests.profile import amount

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from audience_sync.core.destination.timestamps import to_utc
 from audience_sync.core.model import Json
+from audience_sync.segment.timestamps import to_utc
 from tests.profile import amount
 
 CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=300, large=3000)

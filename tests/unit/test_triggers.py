@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.destination.triggers.expressions import (
+from audience_sync.core.model import Json
+from audience_sync.errors import TriggerError
+from audience_sync.segment.fql.expressions import (
     And,
     Call,
     Comparison,
@@ -23,12 +25,10 @@ from audience_sync.core.destination.triggers.expressions import (
     fields,
     to_text,
 )
-from audience_sync.core.destination.triggers.matching import matcher
-from audience_sync.core.destination.triggers.parsing import parse
-from audience_sync.core.destination.triggers.patterns import escape, pattern_test
-from audience_sync.core.destination.triggers.words import OBJECT_FIELDS, PLAIN_FIELDS
-from audience_sync.core.model import Json
-from audience_sync.errors import TriggerError
+from audience_sync.segment.fql.matching import matcher
+from audience_sync.segment.fql.parsing import parse
+from audience_sync.segment.fql.patterns import escape, pattern_test
+from audience_sync.segment.fql.words import OBJECT_FIELDS, PLAIN_FIELDS
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "triggers.json").read_text())
 SEGMENTS_FAULTS = {

@@ -13,11 +13,11 @@ from random import Random
 
 import pytest
 
-from audience_sync.core.destination.triggers.differences import differences
-from audience_sync.core.destination.triggers.expressions import fields, to_text
-from audience_sync.core.destination.triggers.matching import matcher
-from audience_sync.core.destination.triggers.parsing import parse
 from audience_sync.errors import TriggerError
+from audience_sync.segment.fql.differences import differences
+from audience_sync.segment.fql.expressions import fields, to_text
+from audience_sync.segment.fql.matching import matcher
+from audience_sync.segment.fql.parsing import parse
 from tests.profile import amount
 from tests.steps import steps
 

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy.engine import URL
 
 from audience_sync.config import load
-from audience_sync.db import display_url
 from audience_sync.errors import ConfigError
+from audience_sync.store.database import display_url
 
 
 def urls_of(tmp_path: Path, url: str) -> tuple[URL, URL]:

@@ -1,0 +1,118 @@
+"""The sources and the audiences: does each answer, has each query the columns it needs, and does the database agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Final
+
+from audience_sync.audiences import columns_of
+from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
+from audience_sync.config import Audience, Settings, Source
+from audience_sync.core.keys import key_columns, value_position
+from audience_sync.core.model import EXIT_VALUES, Computation
+from audience_sync.engines import ping
+from audience_sync.store import audiences
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.database import Database
+from audience_sync.store.renames import rename_warnings
+from audience_sync.sync import standing_hold
+
+CHECK: Final = "audience"
+PATIENCE: Final = timedelta(minutes=2)  # a warehouse may have to wake up first
+
+
+def look(settings: Settings, database: Database | None, *, now: datetime) -> Iterator[Finding]:
+    """Yield how every source and every audience stands; without a database only what the sources say."""
+    answering = set()
+    for name, source in settings.sources.items():
+        found = _source(name, source)
+        answering.update([name] if found.exit_code == 0 else [])
+        yield found
+    known = _known(database)
+    keys = {one.key for one in settings.audiences}
+    orphans = [row for key, row in known.items() if key not in keys]
+    for audience in settings.audiences:
+        if not audience.enabled:
+            yield ok(CHECK, audience.key, "is disabled in the configuration and was not checked")
+            continue
+        yield _query(settings, audience, now=now, source_answers=audience.source in answering)
+        yield from _kept(audience, known.get(audience.key))
+        for _, sentence, remedy in rename_warnings(settings, [audience], list(known.values())):
+            yield warning(CHECK, audience.key, sentence, remedy=remedy)
+        yield from _held(settings, audience, database)
+    for row in orphans:
+        if row.state != "retired":
+            yield _orphan(row, settings)
+
+
+def _source(name: str, source: Source) -> Finding:
+    try:
+        ping(source, min(PATIENCE, source.statement_timeout))
+    except EXPECTED as raised:
+        return error("source", name, raised)
+    return ok("source", name, f"answers: {source.url or ', '.join(source.files.values())}")
+
+
+def _query(settings: Settings, audience: Audience, *, now: datetime, source_answers: bool) -> Finding:
+    if not source_answers:
+        return warning(
+            CHECK,
+            audience.key,
+            f"could not be checked: its source {audience.source} does not answer",
+            remedy="fix the source first, then check again",
+        )
+    try:
+        columns = columns_of(settings, audience, as_of=now)
+        key_columns(
+            columns, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
+        )
+        if audience.computation is Computation.TRAIT:
+            value_position(columns)
+    except EXPECTED as raised:
+        return error(CHECK, audience.key, raised)
+    return ok(CHECK, audience.key, f"query accepted; its columns are {', '.join(columns)}; not checked: their values")
+
+
+def _kept(audience: Audience, row: AudienceRow | None) -> Iterator[Finding]:
+    """Yield what the database has against an audience."""
+    if row is not None and row.state == "retired":
+        yield warning(
+            CHECK,
+            audience.key,
+            "is retired: its key is never used again, and it is skipped",
+            remedy="take it out of the file, or give it another name or key to start anew",
+        )
+    elif row is not None and row.state == "paused":
+        yield warning(
+            CHECK,
+            audience.key,
+            "is paused: it is not synced, and what is still to be sent of it waits",
+            remedy=f"`audience-sync resume {audience.key}` when it should go on",
+        )
+
+
+def _held(settings: Settings, audience: Audience, database: Database | None) -> Iterator[Finding]:
+    """Yield why a sync of an audience would be held."""
+    if database is not None:
+        with database.read() as connection:
+            hold = standing_hold(connection, settings, audience)
+        if hold is not None:
+            yield warning(CHECK, audience.key, f"would be held by a sync: {hold.cause}", remedy=hold.remedy)
+
+
+def _orphan(row: AudienceRow, settings: Settings) -> Finding:
+    return warning(
+        CHECK,
+        row.key,
+        f"is an orphan: {row.members:,} members in the database, but it is not in {settings.path}; its traits stay",
+        remedy=f"`audience-sync retract {row.key}` sends {EXIT_VALUES[row.computation]} to all; if it was renamed, set"
+        f' key = "{row.key}" under its new name',
+    )
+
+
+def _known(database: Database | None) -> dict[str, AudienceRow]:
+    if database is None:
+        return {}
+    with database.read() as connection:
+        return {row.key: row for row in audiences.every(connection)}

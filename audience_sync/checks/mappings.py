@@ -1,0 +1,146 @@
+"""Check whether each audience reaches Schematic through the mappings, and where Segment would answer otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from audience_sync.checks.finding import Finding, error, ok, warning
+from audience_sync.config import Audience, Settings
+from audience_sync.destinations.schematic.coverage import AT, PEOPLE, looks_at_the_environment, sample, sample_values
+from audience_sync.destinations.schematic.mappings import Mapping
+from audience_sync.destinations.schematic.presets import DEFAULTS
+from audience_sync.errors import ConfigError
+from audience_sync.segment.fql.expressions import Comparison, Exists, Has, OneOf, conditions
+from audience_sync.segment.mapping.compiling import reads
+from audience_sync.segment.segment_events import SegmentEvent
+from audience_sync.store import binding
+from audience_sync.store.database import Database
+
+CHECK: Final = "mapping"
+KEYS: Final = ("user_keys", "company_keys")
+OF_APPLICATIONS: Final = frozenset({"track", "page", "screen", "group", "alias"})  # an audience change is an identify
+
+
+def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
+    """Yield what the mappings do to every audience, and where they mean something else than at Segment."""
+    environment = _bound(database)
+    audiences = [audience for audience in settings.audiences if audience.enabled]
+    events = [event for audience in audiences for event in _samples(audience, settings, environment)]
+    for mapping in settings.mappings:
+        if not mapping.enabled:
+            yield ok(CHECK, mapping.name, "is disabled in the configuration")
+            continue
+        found = [*_compared(mapping)]
+        if settings.mapping_tables and events and (environment or not looks_at_the_environment(mapping)):
+            found += _used(mapping, events, takes_others=settings.ingest.listen is not None)
+        yield from found or [ok(CHECK, mapping.name, f"makes {mapping.action} of events with {mapping.trigger}")]
+    for audience in audiences:
+        yield from _carried(audience, settings, environment)
+
+
+def _bound(database: Database | None) -> str:
+    if database is None:
+        return ""
+    with database.read() as connection:
+        return binding.environment(connection)
+
+
+def _samples(audience: Audience, settings: Settings, environment: str) -> Iterator[SegmentEvent]:
+    destination = settings.destination(environment)
+    present, absent = sample_values(audience.computation, audience.declared_type)
+    for value, kinds in ((present, ("entered", "updated", "resent")), (absent, ("exited", "resent"))):
+        keys = audience.user_keys, audience.company_keys
+        one = sample(audience.key, value, PEOPLE[0], destination, *keys, audience.computation)
+        for kind in kinds:
+            change = one._replace(kind=kind)
+            yield destination.event([change], change.identifiers, at=AT)
+
+
+def _compared(mapping: Mapping) -> Iterator[Finding]:
+    """Yield where Segment's own parser would answer differently.
+
+    Nothing is said of a trigger with `in` or `exists`: Segment has neither, so it was written for this program.
+    """
+    if any(isinstance(one, OneOf | Has | Exists) for one in conditions(mapping.expression)):
+        return
+    from audience_sync.segment.fql.differences import differences  # noqa: PLC0415 - Lark is slow to import
+
+    if sentences := differences(mapping.trigger):
+        yield warning(
+            CHECK,
+            mapping.name,
+            f"its trigger means something else at Segment: {'; '.join(sentences)}",
+            remedy="here it means what is written; change it if it should mean what it means at Segment",
+        )
+
+
+def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -> Iterator[Finding]:
+    """Yield that a mapping matches no audience change, or looks for keys that no change has.
+
+    A mapping for the events of an application is not checked: these events may have anything. Its trigger names their
+    type, or there is [ingest] (`takes_others`) and the trigger asks for nothing that only changes have.
+    """
+    matched = [event for event in events if mapping.matches(event)]
+    if not matched and _names_other_events(mapping):
+        yield ok(CHECK, mapping.name, f"makes {mapping.action} of forwarded events alone, with {mapping.trigger}")
+        return
+    if takes_others and (not matched or any(mapping.matches(_of_an_application(event)) for event in matched)):
+        return
+    if not matched:
+        yield warning(
+            CHECK,
+            mapping.name,
+            f"matches no change of any audience: {mapping.trigger}",
+            remedy="correct the trigger (a change is an identify of one user with one trait), or ignore this if the"
+            " mapping is for `audience-sync forward`",
+        )
+        return
+    written = {field: mapping.fields[field] for field in KEYS if field in mapping.fields}
+    for field, value in written.items():
+        for path in sorted(reads(value) if value != DEFAULTS[mapping.action].get(field) else ()):
+            if not any(_has(event, path) for event in matched):
+                yield warning(
+                    CHECK,
+                    mapping.name,
+                    f"{field} reads $.{'.'.join(path)}, which no audience change has",
+                    remedy=f"name the key in the audience's {field}, and read it at $.context.{field}",
+                )
+
+
+def _names_other_events(mapping: Mapping) -> bool:
+    """Return whether a trigger names a type of events that no audience change has, as for `audience-sync forward`."""
+    for one in conditions(mapping.expression):
+        match one:
+            case Comparison(("type",), "=", str(value)) if value in OF_APPLICATIONS:
+                return True
+            case OneOf(("type",), values, False) if OF_APPLICATIONS.intersection(map(str, values)):
+                return True
+    return False
+
+
+def _of_an_application(event: SegmentEvent) -> SegmentEvent:
+    """Return an audience change as an application could send it: without what only changes have."""
+    return {**event, "context": {}}
+
+
+def _has(event: SegmentEvent, path: tuple[str, ...]) -> bool:
+    """Return whether an event has something at a path."""
+    found: Any = event
+    for name in path:
+        if not isinstance(found, dict) or name not in found:
+            return False
+        found = found[name]
+    return True
+
+
+def _carried(audience: Audience, settings: Settings, environment: str) -> Iterator[Finding]:
+    found = settings.coverage(audience, environment=environment)
+    for sentence in found.rejections:
+        remedy = "fix that field, or narrow the mapping's trigger so that it does not match audience changes"
+        yield error("audience", audience.key, ConfigError(sentence, hint=remedy))
+    for sentence in found.gaps:
+        remedy = "map user_traits to $.traits, and user_keys to a key of each, where the trigger matches every change"
+        yield error("audience", audience.key, ConfigError(sentence, hint=remedy))
+    for sentence in found.surprises:
+        yield warning("audience", audience.key, sentence, remedy="nothing, if that is meant")

@@ -1,0 +1,100 @@
+"""The members of every audience against their digest and their count: what only damage could have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from audience_sync.checks.finding import Finding, State, error, ok
+from audience_sync.database_error import NOT_UTF8
+from audience_sync.errors import AudienceSyncError
+from audience_sync.store import audiences, memberships
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.database import Database
+from audience_sync.store.memberships import Digest
+from audience_sync.sync.diff import Diff, wrapping_of
+
+CHECK: Final = "memberships"
+
+
+def look(database: Database) -> Iterator[Finding]:
+    """Yield how the memberships of each audience stand."""
+    with database.read() as connection:
+        ids = [row.id for row in audiences.every(connection)]
+        strangers = memberships.count_without_audience(connection)
+    if strangers:
+        yield Finding(
+            CHECK,
+            "memberships",
+            State.ERROR,
+            f"{strangers:,} rows are of an audience that does not exist",
+            "restore a backup, or stop the service and delete these rows of `memberships`",
+            1,
+        )
+    for audience_id in ids:
+        with database.read() as connection:
+            if not database.is_sqlite:  # a reader of SQLite has one snapshot anyway
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            row = audiences.by_id(connection, audience_id)
+            try:
+                yield from list(_audience(connection, row))
+            except AudienceSyncError as refused:  # no space for temporary files
+                yield error(CHECK, row.key, refused)
+            except sa.exc.DBAPIError as damage:
+                if NOT_UTF8 not in str(damage):
+                    raise
+                yield _wrong(
+                    row,
+                    "a member has bytes that are not text, so nobody can be compared",
+                    remedy="restore a backup; or stop the service, delete the rows of `memberships` with such bytes"
+                    f" and the audience's row of `digests`, and run `audience-sync sync {row.key}`",
+                )
+
+
+def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
+    kept = memberships.digest(connection, row.id)
+    found = _digest(connection, row, kept)
+    is_known = kept is not None and kept.version == found.version
+    is_damaged = is_known and kept != found
+    if is_damaged:
+        yield _wrong(
+            row,
+            "its members are not those that the last sync wrote",
+            remedy=f"`audience-sync sync {row.key} --resync` compares everybody anew and sends every value again",
+        )
+    if found.members != row.members:
+        yield _wrong(
+            row,
+            f"has {found.members:,} members, but its count says {row.members:,}: guards and plans reckon with a wrong"
+            " number",
+            remedy="repair the members first, then check again"
+            if is_damaged
+            else f"stop the service, and set `members` of this row of `audiences` to {found.members}",
+        )
+    orphans = memberships.count_without_run(connection, row.id)
+    if orphans:
+        yield _wrong(
+            row,
+            f"{orphans:,} of its members have a `run_id` or `entered_run_id` that names no run of it, so views"
+            " and commands do not show them",
+            remedy="restore a backup; or stop the service, set that column of `memberships` to the last run"
+            f" of this audience, and run `audience-sync sync {row.key} --resync`",
+        )
+    if not is_damaged and not orphans and found.members == row.members:
+        digest = "their digest and the count" if is_known else "the count; the next sync makes their digest"
+        yield ok(CHECK, row.key, f"{found.members:,} members agree with {digest}")
+
+
+def _digest(connection: Connection, row: AudienceRow, kept: Digest | None) -> Digest:
+    """Return what the members come to, in the way of the digest that is kept."""
+    wrapping = None if kept is None else wrapping_of(kept.version)
+    with Diff(wrapping) as diff:
+        diff.add_members(memberships.texts(connection, row.id, wrapping))
+        return diff.digest()
+
+
+def _wrong(row: AudienceRow, message: str, *, remedy: str) -> Finding:
+    return Finding(CHECK, row.key, State.ERROR, message, remedy, 1)

@@ -1,0 +1,94 @@
+"""Files that others on this machine can open: the configuration, the key, and the memberships of a SQLite database.
+
+Nothing is opened here, so `sync` and `run` can say it, too, before they do anything.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from audience_sync.checks.finding import Finding, warning
+from audience_sync.config import Settings
+
+_OTHERS: Final = stat.S_IRWXO
+_NOT_THE_OWNER: Final = stat.S_IRWXG | stat.S_IRWXO
+_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")  # SQLite writes parts of a database's content next to it
+
+_PASSWORD = re.compile(r"""://[^:/?#@\s"']*:(?!\$\{\w+\}@)[^@\s"']+@""")
+_TOKEN = re.compile(
+    r"""://[^\s"']*[?&]\w*(?:password|passwd|pwd|token|secret|api_?key|private_?key)\w*=(?!\$\{)[^\s"']""",
+    re.IGNORECASE,
+)
+
+
+def look(settings: Settings) -> Iterator[Finding]:
+    """Yield a warning for each file that is there and can be opened by those who should not."""
+    yield from _configuration(settings.path)
+    yield from _key_file(settings.schematic.api_key_file)
+    url = settings.database.url.get_secret_value()
+    if url.get_backend_name() == "sqlite":
+        for ending in _SUFFIXES:
+            yield from _memberships(Path(f"{url.database}{ending}"))
+
+
+def holds_secret(text: str) -> bool:
+    """Return whether a URL in a configuration has a password or a token that is no ``${NAME}``."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return any(_PASSWORD.search(line) or _TOKEN.search(line) for line in lines)
+
+
+def _configuration(path: Path) -> Iterator[Finding]:
+    mode = _mode(path)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield warning(
+            "configuration",
+            str(path),
+            f"can be changed by others (mode {mode:o}), who could have the API key sent elsewhere",
+            remedy=f"chmod go-w {_quoted(path)}",
+        )
+    if mode & stat.S_IROTH and holds_secret(path.read_text(encoding="utf-8-sig")):
+        yield warning(
+            "configuration",
+            str(path),
+            f"can be read by everybody (mode {mode:o}) and holds a password",
+            remedy="write ${NAME} in its place and keep it in the environment or a credential, or"
+            f" chmod 640 {_quoted(path)}",
+        )
+
+
+def _key_file(path: Path | None) -> Iterator[Finding]:
+    if path is not None and (mode := _mode(path)) & (_OTHERS | stat.S_IWGRP):  # a group may be that of the service
+        yield warning(
+            "schematic",
+            str(path),
+            f"holds the API key and can be opened by others than its owner (mode {mode:o})",
+            remedy=f"chmod 600 {_quoted(path)}; if others may have read it, make a new key in Schematic",
+        )
+
+
+def _memberships(path: Path) -> Iterator[Finding]:
+    mode = _mode(path)
+    if mode & _NOT_THE_OWNER:
+        yield warning(
+            "database",
+            str(path),
+            f"can be opened by others than its owner (mode {mode:o}): it says who belongs to which audience",
+            remedy=f"chmod 600 {_quoted(path)}",
+        )
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _mode(path: Path) -> int:
+    """Return the permissions of a file, or of what a link leads to; none for one that is not there."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return 0

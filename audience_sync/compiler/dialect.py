@@ -1,0 +1,158 @@
+"""What a database has to say for queries to run in it: a dialect file is one subclass, about a hundred lines.
+
+A value in SQL is looked at in five ways (`Value`): as text, as number, as moment, as JSON, and whether it is there.
+Each gives NULL for a value that is not of that kind. A moment is whatever the database compares instants in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeAlias
+
+import sqlalchemy as sa
+from sqlalchemy.sql.expression import FromClause
+
+from audience_sync.query.words import NUMBER
+
+Expression: TypeAlias = sa.ColumnElement[Any]
+Truth: TypeAlias = sa.ColumnElement[bool]
+
+NUMBER_PATTERN = f"^{NUMBER}$"
+LAST_MILLISECOND = 253_402_300_799_000
+"""The end of the year 9999, since 1970; numbers beyond it are no time, and so are those as far before."""
+
+SECONDS_UP_TO = 100_000_000_000
+"""A number from here on is milliseconds since 1970, a smaller one seconds."""
+
+_LEAP_YEAR = "([0-9][0-9](0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
+_DATE = (
+    "(([0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+    f"|{_LEAP_YEAR}-02-29)"
+)
+_TIME = r"[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?(Z|[-+](0[0-9]|1[0-4]):[0-5][0-9])?"
+MOMENT_PATTERN = f"^{_DATE}({_TIME})?$"
+"""A text that is an ISO 8601 date or timestamp which really exists."""
+
+
+def fixed(value: str | float) -> Expression:
+    """Return a constant of our own as part of the text: a person who reads the SQL need not look it up."""
+    return sa.literal_column("'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value))
+
+
+class Value(Protocol):
+    """One value in SQL, in every way a condition may look at it."""
+
+    def present(self) -> Truth:
+        """Return whether there is a value: not NULL, and not JSON's null."""
+
+    def text(self) -> Expression:
+        """Return the text of the value; NULL where there is none."""
+
+    def number(self) -> Expression:
+        """Return the value as a double; NULL where it is no number, and no text written as one."""
+
+    def moment(self) -> Expression:
+        """Return the value as an instant; NULL where it is none."""
+
+    def json(self) -> Expression:
+        """Return the value as JSON; NULL where there is none."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The time of an event in SQL, and how others are set beside it."""
+
+    instant: Expression
+    constant: Callable[[datetime], Expression]
+    later: Callable[[timedelta], Expression]  # the time of the event and so much more
+
+
+class Dialect(ABC):
+    """What one kind of database does its own way."""
+
+    name: str
+    double: str  # what the database calls the type of doubles
+    joins_existence = True  # EXISTS about the row at hand is a join, not a look at every event for every row
+
+    @property
+    @abstractmethod
+    def sqlalchemy(self) -> sa.Dialect:
+        """Return the dialect that writes statements, in the parameter style of the driver that runs them."""
+
+    @abstractmethod
+    def now(self, instant: datetime) -> object:
+        """Return what `:now` is bound to in a person's SQL."""
+
+    @abstractmethod
+    def inside(self, document: Expression, kind: str, path: tuple[str, ...]) -> Value:
+        """Return what lies at a path in a column of JSON, whose type the database calls `kind`."""
+
+    def inside_column(self, column: Expression, kind: str, path: tuple[str, ...]) -> Value:
+        """Return what lies at a path in a column that nobody says is JSON."""
+        return self.inside(column, kind, path)
+
+    @abstractmethod
+    def column(self, column: Expression, kind: str) -> Value:
+        """Return a column as a value; `kind` is its type as the database calls it."""
+
+    @abstractmethod
+    def document(self, json: Expression) -> Value:
+        """Return an expression of JSON, one that `Value.json` gave, as a value."""
+
+    @abstractmethod
+    def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
+        """Return the elements of a list as rows, none for anything else, and what gives the value at a path in each."""
+
+    @abstractmethod
+    def timeline(self, column: Expression, kind: str) -> Timeline:
+        """Return the time of an event, from a column whose type the database calls `kind`."""
+
+    @abstractmethod
+    def instant(self, instant: datetime) -> Expression:
+        """Return a constant that compares with what `Value.moment` gives."""
+
+    @abstractmethod
+    def number_of_text(self, text: Expression) -> Expression:
+        """Return a text as a double; NULL where it is not written as a number."""
+
+    @abstractmethod
+    def moment_of_text(self, text: Expression) -> Expression:
+        """Return a text as an instant; NULL where it is none."""
+
+    @abstractmethod
+    def matches(self, text: Expression, pattern: str) -> Truth:
+        """Return whether a regular expression is found in a text."""
+
+    @abstractmethod
+    def json_of(self, expression: Expression) -> Expression:
+        """Return a text, number or boolean as JSON."""
+
+    def number_text(self, number: Expression) -> Expression:
+        """Return a number as JSON text: a whole number as its digits, a large double in a way that tells it apart.
+
+        What is not a finite number may be text that is not JSON.
+        """
+        return sa.cast(number, sa.Text)
+
+    @abstractmethod
+    def list_of(self, text: Expression) -> Expression:
+        """Return the aggregate of distinct texts as a JSON list."""
+
+    def family(self, kind: str) -> str:
+        """Return what types compare with one another without a cast, by a name; texts are `text`."""
+        return "text" if "char" in kind or kind in ("text", "string") else kind
+
+    @abstractmethod
+    def key(self, column: Expression, kind: str) -> Expression:
+        """Return a column that names users as the text of the key: whole numbers are their digits."""
+
+    def ordered(self, text: Expression) -> Expression:
+        """Return a text so that it compares by code point."""
+        return text
+
+    def holds(self, text: Expression, part: str) -> Truth:
+        """Return whether a text has another in it."""
+        return sa.func.strpos(text, part) > 0

@@ -1,0 +1,191 @@
+"""Where events and profiles are in a source, and one row of each as a query looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+
+import sqlalchemy as sa
+from sqlalchemy.sql.expression import FromClause
+
+from audience_sync.compiler.dialect import Dialect, Expression, Timeline, Value
+from audience_sync.core.parameters import bind_now, lexis_of
+from audience_sync.errors import ConfigError, QueryError
+from audience_sync.query.tree import Context, Property
+
+ROW = "audience_sync_row"
+"""The number of a row that is looked at beside others; no column of a person's is called so."""
+_NOW = "\0"  # no SQL has one
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table, or a query in its place, with the types of its columns as the database calls them."""
+
+    place: str  # what messages call it: [sources.shop.events]
+    table: str | None
+    sql: str | None
+    types: Mapping[str, str]
+
+    def require(self, column: str, *, setting: str) -> str:
+        """Return the type of a column that a setting names.
+
+        Raises:
+            ConfigError: there is no such column.
+        """
+        if column not in self.types:
+            raise ConfigError(
+                f"{self.place} has no column {column!r}, which `{setting}` names",
+                hint=f"its columns are {', '.join(self.types)}",
+            )
+        return self.types[column]
+
+    def rows(self, dialect: Dialect, as_of: datetime) -> FromClause:
+        """Return the relation, to be selected from."""
+        columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in self.types]
+        if self.table is not None:
+            *schema, name = self.table.split(".")
+            return sa.table(name, *columns, schema=".".join(schema) or None).alias()
+        return person_sql(self.sql or "", dialect, as_of, columns=list(self.types))
+
+
+def person_sql(sql: str, dialect: Dialect, as_of: datetime, *, columns: list[str]) -> FromClause:
+    """Return a person's own SQL as a subquery; `:now` in it is bound.
+
+    Raises:
+        ConfigError: it can be seen to be no single query.
+    """
+    text = bind_now(sql, _NOW, lexis=lexis_of(dialect.name)).sql.replace(":", "\\:").replace(_NOW, ":now")
+    clause = sa.text(text + "\n")
+    if ":now" in text.replace("\\:", ""):
+        clause = clause.bindparams(sa.bindparam("now", dialect.now(as_of), type_=sa.types.NullType()))
+    return clause.columns(*[sa.column(name) for name in columns]).subquery()
+
+
+@dataclass(frozen=True)
+class EventsRoom:
+    """Which column of the events is what."""
+
+    relation: Relation
+    user: str
+    name: str
+    timestamp: str
+    properties: str | None
+    context: str | None
+    source: str | None
+
+    def __post_init__(self) -> None:
+        for setting in ("user", "name", "timestamp", "properties", "context", "source"):
+            column = getattr(self, setting)
+            if column is not None:
+                self.relation.require(column, setting=setting)
+
+    @property
+    def kind(self) -> str:
+        """Return the type of users."""
+        return self.relation.types[self.user]
+
+
+@dataclass(frozen=True)
+class ProfilesRoom:
+    """Which column of the profiles is what."""
+
+    relation: Relation
+    user: str
+    traits: str | None
+
+    def __post_init__(self) -> None:
+        self.relation.require(self.user, setting="user")
+        if self.traits is not None:
+            self.relation.require(self.traits, setting="traits")
+
+    @property
+    def kind(self) -> str:
+        """Return the type of users."""
+        return self.relation.types[self.user]
+
+    def trait(self, rows: FromClause, path: tuple[str, ...], dialect: Dialect, *, at: int) -> Value:
+        """Return a trait of a profile.
+
+        Raises:
+            QueryError: traits are columns, and there is none of this name.
+        """
+        if self.traits is not None:
+            return dialect.inside(rows.c[self.traits], self.relation.types[self.traits], path)
+        return _column(self.relation, rows, path, dialect, at=at)
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """One event: a row of the events, or of something that has their columns."""
+
+    room: EventsRoom
+    rows: FromClause
+    dialect: Dialect
+
+    @property
+    def user(self) -> Expression:
+        """Return whose event it is."""
+        return self.rows.c[self.room.user]
+
+    @property
+    def name(self) -> Expression:
+        """Return what happened, as text."""
+        name = self.rows.c[self.room.name]
+        is_text = self.dialect.family(self.room.relation.types[self.room.name] or "text") == "text"
+        return name if is_text else sa.cast(name, sa.Text)
+
+    def source(self, *, at: int) -> Expression:
+        """Return where it comes from.
+
+        Raises:
+            QueryError: the source does not say.
+        """
+        if self.room.source is None:
+            raise QueryError(
+                f"sources(...) needs `source` in {self.room.relation.place}, the column that names them", position=at
+            )
+        return self.rows.c[self.room.source]
+
+    @property
+    def number(self) -> Expression:
+        """Return the number of the row, if its rows are numbered."""
+        return self.rows.c[ROW]
+
+    @property
+    def time(self) -> Timeline:
+        """Return when it happened."""
+        return self.dialect.timeline(self.rows.c[self.room.timestamp], self.room.relation.types[self.room.timestamp])
+
+    def value(self, node: Property | Context, path: tuple[str, ...]) -> Value:
+        """Return a property, or something of the context, at a path.
+
+        Raises:
+            QueryError: the source says of no such column.
+        """
+        if isinstance(node, Context):
+            if self.room.context is None:
+                raise QueryError(
+                    f"context('{'.'.join(path)}') needs the column `context` of {self.room.relation.place}",
+                    position=node.at,
+                )
+            column = self.room.context
+        elif self.room.properties is None:
+            return _column(self.room.relation, self.rows, path, self.dialect, at=node.at)
+        else:
+            column = self.room.properties
+        return self.dialect.inside(self.rows.c[column], self.room.relation.types[column], path)
+
+
+def _column(relation: Relation, rows: FromClause, path: tuple[str, ...], dialect: Dialect, *, at: int) -> Value:
+    """Return a column, or what lies inside a column of JSON."""
+    name, *inside = path
+    if name not in relation.types:
+        near = get_close_matches(name, relation.types, n=1)
+        advice = f"did you mean `{near[0]}`?" if near else f"its columns are {', '.join(relation.types)}"
+        raise QueryError(f"{relation.place} has no column `{name}`; {advice}", position=at)
+    if inside:
+        return dialect.inside_column(rows.c[name], relation.types[name], tuple(inside))
+    return dialect.column(rows.c[name], relation.types[name])

@@ -1,0 +1,82 @@
+"""Rows of events that are still being selected, and what all selections of a statement have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, tzinfo
+
+import sqlalchemy as sa
+from sqlalchemy.sql.expression import FromClause
+
+from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
+from audience_sync.compiler.joins import Joins
+from audience_sync.compiler.rooms import EventRow, EventsRoom, ProfilesRoom
+from audience_sync.query.tree import Context, Path, Property, Reduction, Trait
+
+_PARENT_ROW = "audience_sync_parent"
+
+
+@dataclass(frozen=True)
+class World:
+    """What all streams of a statement have in common."""
+
+    dialect: Dialect
+    as_of: datetime
+    zone: tzinfo
+    events: EventsRoom | None
+    profiles: ProfilesRoom | None
+    rows: Callable[[], FromClause]  # a fresh look at the events
+    profile_rows: Callable[[], FromClause]  # a fresh look at the profiles
+    look_up: Callable[[Trait, Path, Joins], Value]
+    reduce: Callable[[Selection, Reduction], FromClause]  # rows of `key` and `value`
+    reduced: Callable[[Reduction, FromClause], Value]  # the value of such a row, or of none
+
+    @property
+    def room(self) -> EventsRoom:
+        """Return where events are; a query that asks for none does not come here."""
+        if self.events is None:
+            raise AssertionError("the file was checked for it")
+        return self.events
+
+
+@dataclass
+class Selection:
+    """Rows of events, with conditions not yet applied, and by what they are grouped: their user, or the parent row."""
+
+    world: World
+    event: EventRow
+    base: FromClause
+    key: Expression
+    joins: Joins
+    parent: EventRow | None = None
+    conditions: list[Truth] = field(default_factory=list)
+
+    @property
+    def source(self) -> FromClause:
+        """Return what is selected from."""
+        return self.joins.onto(self.base)
+
+    def value(self, node: Trait | Property | Context, path: Path) -> Value:
+        """Return what a trait, a property or something of the context is for the rows."""
+        if isinstance(node, Trait):
+            return self.joins.value(node, path)
+        event = self.parent if node.of_parent and self.parent is not None else self.event
+        return event.value(node, path)
+
+
+def apart(selection: Selection, extra: list[sa.Label[object]], *, materialized: bool) -> Selection:
+    """Return the rows selected so far, with the columns of events and some more, as something to select from."""
+    event, world, parent = selection.event, selection.world, selection.parent
+    columns = [event.rows.c[name].label(name) for name in world.room.relation.types]
+    if parent is not None:
+        columns.append(parent.number.label(_PARENT_ROW))
+    part = sa.select(*columns, *extra).select_from(selection.source).where(*selection.conditions)
+    rows: FromClause = part.cte().prefix_with("MATERIALIZED") if materialized else part.cte()
+    inside = EventRow(world.room, rows, world.dialect)
+    joins = Joins(inside.user, world.room.kind, world)
+    if parent is None:
+        return Selection(world, inside, rows, inside.user, joins)
+    parent = replace(parent, rows=parent.rows.alias())
+    base = rows.join(parent.rows, parent.number == rows.c[_PARENT_ROW])
+    return Selection(world, inside, base, rows.c[_PARENT_ROW], joins, parent=parent)

@@ -1,4 +1,0 @@
-"""Segment's query language: audiences and computed traits as text, as a checked syntax tree, and as text again.
-
-Nothing in here knows SQL: `audience_sync.compiling` turns the tree into a statement.
-"""

@@ -1,0 +1,1 @@
+"""Destinations: rendering and HTTP, without the membership database and the configuration."""

@@ -1,0 +1,254 @@
+"""All HTTP to Schematic: batches of events, the environment of the key, and trait definitions.
+
+What is expected comes back as values (`Answer`), so that callers decide by status; the API key leaves this module only
+in the header and bodies of requests. Whatever a server says it back in, it is taken out of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+from pydantic import SecretStr
+
+from audience_sync import __version__
+from audience_sync.core.model import TraitType
+from audience_sync.core.redaction import redaction
+from audience_sync.destinations.connection import Connection, Unanswered, is_proxied
+from audience_sync.destinations.outcomes import Answer, describe, is_retryable
+from audience_sync.destinations.trust import lasting_problem
+from audience_sync.errors import DestinationAway, DestinationError, KeyRefused
+
+if TYPE_CHECKING:
+    import httpx
+
+KEY_HEADER = "X-Schematic-Api-Key"
+MOST_TEXT = 64 * 1024  # bytes of an answer that are read
+LEADS_TO = "audience_sync.leads_to"  # the extension of a response that keeps its Location
+NOTHING_LOST = "nothing was lost: fix it, then run `audience-sync deliver`"
+LONGEST_SPELLING = 16  # characters that one of the key may be written with
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
+# At DEBUG these write down what a server answers, word for word, and a server may say the key back.
+for _name in ("httpx", "httpcore.http11", "httpcore.http2", "httpcore.proxy"):
+    logging.getLogger(_name).addFilter(_is_warning)
+
+
+class Endpoints(Protocol):
+    """Where Schematic is, and how long it may take to answer: the settings `[schematic]`."""
+
+    @property
+    def capture_url(self) -> str:
+        """Where batches of events go."""
+
+    @property
+    def api_url(self) -> str:
+        """Where everything else goes."""
+
+    @property
+    def timeout(self) -> timedelta:
+        """How long one request may take."""
+
+
+class Schematic:
+    """One connection to Schematic, for one thread: connections of one pool slow each other down in httpx."""
+
+    def __init__(self, settings: Endpoints, key: SecretStr, *, tls: ssl.SSLContext) -> None:
+        import httpx  # noqa: PLC0415 - a tenth of every start, and most commands send nothing
+
+        self._settings = settings
+        self.key = key
+        self._without_key = redaction(key.get_secret_value(), word="(the API key)")
+        self._timeout = settings.timeout.total_seconds()
+        self._deadline = 0.0  # of the request under way, on the monotonic clock
+        self._network: Any = None  # the connection, as httpcore has it
+        headers = {
+            KEY_HEADER: key.get_secret_value(),
+            "User-Agent": f"audience-sync/{__version__}",
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",  # what is packed small may be as large as it likes
+        }
+        self._client = httpx.Client(
+            verify=tls,
+            timeout=self._timeout,
+            limits=httpx.Limits(max_connections=1),
+            headers=headers,
+            event_hooks={"response": [_stay]},
+        )
+        self._batches = f"{settings.capture_url}/batch"
+        self._connection = (
+            None
+            if is_proxied(self._batches)
+            else Connection(self._batches, headers=headers, tls=tls, timeout=self._timeout)
+        )
+
+    def post_batch(self, body: bytes) -> Answer:
+        """Post a batch of events; a connection that breaks or takes too long is an answer of status 0."""
+        if self._connection is None:
+            return self._ask("POST", self._batches, body)
+        try:
+            response = self._connection.post(body, at_most=MOST_TEXT + 1)
+        except Unanswered as error:
+            return self._unanswered(self._batches, error, in_time=not isinstance(error, TimeoutError))
+        return self._answer(response.status, response.headers, response.text)
+
+    def environment(self) -> str | None:
+        """Return the id of the environment that the key belongs to; None when the key may not ask.
+
+        Raises:
+            KeyRefused: the key is not accepted.
+            DestinationAway: Schematic does not answer now.
+            DestinationError: what answers is not Schematic.
+        """
+        answer = self._ask("GET", f"{self._settings.api_url}/whoami")
+        if answer.status == 404:
+            answer = self._ask("GET", f"{self._settings.api_url}/environments")
+        if answer.status == 403:
+            return None
+        data = _data(self._accepted(answer))
+        if isinstance(data, dict) and isinstance(data.get("environment_id"), str):
+            return str(data["environment_id"])
+        known = data.get("environments") if isinstance(data, dict) else data
+        if isinstance(known, list) and len(known) == 1 and isinstance(known[0], dict):
+            return str(known[0].get("id") or "") or None
+        return None
+
+    def get(self, url: str) -> Answer:
+        """Ask for a page, with the key; see `post_batch` for an answer of status 0."""
+        return self._ask("GET", url)
+
+    def declare(self, trait: str, trait_type: TraitType, *, display_name: str) -> str | None:
+        """Declare the type of a user trait, if Schematic does not know it; return what went wrong, or None."""
+        definition = {
+            "entity_type": "user",
+            "hierarchy": [trait],
+            "trait_type": trait_type.value,
+            "display_name": display_name,
+        }
+        url = f"{self._settings.api_url}/entity-trait-definitions"
+        answer = self._ask("POST", url, orjson.dumps(definition))
+        if not 200 <= answer.status < 300:
+            return describe(answer)
+        try:
+            data = _data(answer)
+        except DestinationError as error:
+            return str(error)
+        known = data.get("trait_type") if isinstance(data, dict) else None
+        return None if known in (None, trait_type) else f"Schematic knows it as {known}, not {trait_type}"
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _accepted(self, answer: Answer) -> Answer:
+        if 200 <= answer.status < 300:
+            return answer
+        where = self._settings.api_url
+        if answer.status == 401:
+            raise KeyRefused(f"{where} refused the API key: {describe(answer)}", hint="check schematic.api_key")
+        if answer.lasting:
+            raise DestinationError(f"{where} is not known to be Schematic: {describe(answer)}", hint=NOTHING_LOST)
+        if is_retryable(answer.status):
+            raise DestinationAway(f"{where} does not answer now: {describe(answer)}")
+        raise DestinationError(f"{where} is not Schematic's API: {describe(answer)}", hint="check schematic.api_url")
+
+    def _ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
+        """Send a request and read its answer, all within the timeout, which for httpx is that of each single read."""
+        import httpx  # noqa: PLC0415
+
+        self._deadline = time.monotonic() + self._timeout
+        watch = threading.Timer(self._timeout, self._hang_up)
+        watch.daemon = True
+        watch.start()
+        try:
+            with self._client.stream(method, url, content=body, extensions={"trace": self._note}) as response:
+                found = {**response.headers, **response.extensions.get(LEADS_TO, {})}
+                return self._answer(response.status_code, found, _beginning(response))
+        except httpx.TransportError as error:
+            in_time = not isinstance(error, httpx.TimeoutException) and time.monotonic() < self._deadline
+            return self._unanswered(url, error, in_time=in_time)
+        finally:
+            watch.cancel()
+
+    def _answer(self, status: int, headers: Mapping[str, str], body: bytes | bytearray) -> Answer:
+        """Return an answer without the key, of whose body there is a little more than `MOST_TEXT` bytes at most."""
+        text = _unpacked(body, headers)
+        said = self._without_key(text.decode(errors="replace"))
+        if max(len(body), len(text)) > MOST_TEXT:  # it may break off within the key, where nobody would know it
+            said = said[: -len(self.key) * LONGEST_SPELLING][:MOST_TEXT]
+        return Answer(status, {name.lower(): self._without_key(value) for name, value in headers.items()}, said)
+
+    def _unanswered(self, url: str, error: Exception, *, in_time: bool) -> Answer:
+        if (problem := lasting_problem(error)) is not None:
+            return Answer(0, {}, f"{url}: {problem}", lasting=True)
+        if not in_time:
+            return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
+        return Answer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))
+
+    def _note(self, event: str, facts: dict[str, Any]) -> None:
+        """Remember the connection when httpcore tells that there is one."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._network = facts["return_value"]
+        if time.monotonic() >= self._deadline:  # it took as long as this to connect: nobody has hung up yet
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """End the connection from another thread, so that whoever reads from it is done."""
+        if self._network is not None:
+            with suppress(OSError):
+                self._network.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
+def _stay(response: httpx.Response) -> None:
+    """Put where an answer leads out of httpx's sight: nothing follows it, but what is no address would be an error."""
+    if (location := response.headers.pop("location", None)) is not None:
+        response.extensions[LEADS_TO] = {"location": location}
+
+
+def _beginning(response: httpx.Response) -> bytearray:
+    """Return the body of an answer, or a little more than `MOST_TEXT` bytes of it."""
+    body = bytearray()
+    for piece in response.iter_raw():
+        body += piece
+        if len(body) > MOST_TEXT:
+            break
+    return body
+
+
+def _unpacked(body: bytes | bytearray, headers: Mapping[str, str]) -> bytes | bytearray:
+    """Return the text of a body that was packed, unasked, or the beginning of it, however much there is."""
+    if headers.get("content-encoding", "").strip().lower() not in {"gzip", "x-gzip", "deflate"}:
+        return body
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MOST_TEXT + 1)
+    except zlib.error:
+        return b""  # it is read for people alone: what counts is the status
+
+
+def _data(answer: Answer) -> Any:
+    """Return the ``data`` of Schematic's envelope.
+
+    Raises:
+        DestinationError: the answer is no JSON object.
+    """
+    try:
+        return orjson.loads(answer.text)["data"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        raise DestinationError(
+            f"what answers is not Schematic's API: {describe(answer)}", hint="check schematic.api_url"
+        ) from None

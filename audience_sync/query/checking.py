@@ -1,0 +1,204 @@
+"""Chains of calls as a syntax tree: which call may follow which, what each takes, and where it may stand.
+
+A stream is followed by filters and by one reducer, a value by one comparator, a list by `count()`, a condition by
+nothing. `depth` counts the events whose `where` an expression stands in: 0 outside, 1 inside the `where` of an event, 2
+inside the `where` of an event in there.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from audience_sync.query.arguments import Built, Given, check_shape, literal, one_argument, path, text
+from audience_sync.query.chains import (
+    Argument,
+    Bare,
+    Call,
+    Chain,
+    Compared,
+    Constant,
+    Joined,
+    Negated,
+    Several,
+    Span,
+    StartOf,
+    Value,
+    Written,
+)
+from audience_sync.query.comparators import compared, condition_of
+from audience_sync.query.mistakes import refusal
+from audience_sync.query.names import (
+    COMPARATORS,
+    EXTRACTORS,
+    FILTERS,
+    REDUCERS,
+    alone,
+    wrong_after_condition,
+    wrong_after_list,
+    wrong_after_literal,
+    wrong_after_stream,
+    wrong_after_value,
+    wrong_beginning,
+)
+from audience_sync.query.sentences import CONDITIONS, to_condition, to_scalar
+from audience_sync.query.streams import filtered, reduced
+from audience_sync.query.tree import (
+    And,
+    Condition,
+    Context,
+    Literal,
+    Not,
+    Or,
+    Property,
+    Reduction,
+    Scalar,
+    Stream,
+    Trait,
+    kind_of,
+    walk,
+)
+from audience_sync.query.vocabulary import Function, Kind
+
+MAX_COMPARISONS = 50
+
+
+def audience(written: Written) -> Condition:
+    """Return the condition that an audience is.
+
+    Raises:
+        QueryError: it is something else, or something in it is wrong.
+    """
+    _check_length(written)
+    return to_condition(_given(written, 0), "an audience is a condition")
+
+
+def computed_trait(written: Written) -> Scalar:
+    """Return the value that a computed trait is.
+
+    Raises:
+        QueryError: it is something else, or something in it is wrong.
+    """
+    _check_length(written)
+    given = _given(written, 0)
+    if isinstance(given.value, CONDITIONS):
+        raise refusal(given.at, "a computed trait is a value, and this is a condition: make it an audience")
+    return to_scalar(given, "a computed trait is a value", lists=True)
+
+
+def _check_length(written: Written) -> None:
+    comparisons = [
+        node.at
+        for node in walk(written)
+        if isinstance(node, Compared) or (isinstance(node, Chain) and node.calls[-1].name in COMPARATORS)
+    ]
+    if len(comparisons) > MAX_COMPARISONS:
+        raise refusal(
+            comparisons[MAX_COMPARISONS],
+            f"a query has at most {MAX_COMPARISONS} comparisons, those inside `where` included, "
+            f"and this one has {len(comparisons)}",
+        )
+
+
+def _build(written: Written, depth: int) -> Built:
+    match written:
+        case Constant(constant):
+            return constant
+        case Bare():
+            raise alone(written)
+        case Negated(operand):
+            return Not(to_condition(_given(operand, depth), "`NOT` takes a condition"))
+        case Joined(word, operands):
+            return _joined(word, [to_condition(_given(one, depth), f"`{word}` joins conditions") for one in operands])
+        case Compared(left, operator, right):
+            return compared(
+                _given(left, depth), operator, _given(right, depth), f"`{operator}` has a value on both sides"
+            )
+        case Chain(calls):
+            built = _extracted(calls[0], depth)
+            for before, call in pairwise(calls):
+                built = _followed(built, before, call, depth)
+            return built
+
+
+def _joined(word: str, operands: list[Condition]) -> Condition:
+    """Return the conditions as one; what is joined by the same word inside them is one with it."""
+    kind = And if word == "AND" else Or
+    return kind(tuple(inner for one in operands for inner in (one.operands if isinstance(one, kind) else (one,))))
+
+
+def _extracted(call: Call, depth: int) -> Built:
+    if call.name not in EXTRACTORS:
+        raise wrong_beginning(call)
+    given = [_argument(one, depth) for one in call.arguments]
+    check_shape(call, given)
+    only = one_argument(call, given)
+    match call.name:
+        case "event":
+            return Stream(text(call, only))
+        case "trait":
+            return Trait(path(call, only), call.at)
+        case "literal":
+            return literal(call, only)
+        case _:
+            of_parent = only.label is not None
+            _check_around(call, depth, of_parent=of_parent)
+            kind = Property if call.name == "property" else Context
+            return kind(path(call, only), of_parent, call.at)
+
+
+def _check_around(call: Call, depth: int, *, of_parent: bool) -> None:
+    if not depth:
+        raise refusal(
+            call.at,
+            f"`{call.name}` belongs to an event: it stands inside `where`, as in "
+            f"event('Order Completed').where({call.name}('name') = 'value'), or in a function such as `sum`",
+        )
+    if of_parent and depth < 2:
+        raise refusal(
+            call.arguments[0].at,
+            "`parent:` has no event around it here: it stands in the `where` of an event inside another `where`",
+        )
+
+
+def _followed(built: Built, before: Call, call: Call, depth: int) -> Built:
+    if isinstance(built, CONDITIONS):
+        raise wrong_after_condition(before, call)
+    if isinstance(built, Stream):
+        if call.name not in FILTERS and call.name not in REDUCERS:
+            raise wrong_after_stream(call)
+        given = _arguments(call, depth if call.name in FILTERS and call.name != "where" else depth + 1)
+        return filtered(built, call, given, depth=depth) if call.name in FILTERS else reduced(built, call, given)
+    if isinstance(built, Literal):
+        raise wrong_after_literal(call)
+    if isinstance(built, Reduction) and kind_of(built) is Kind.LIST:
+        if call.name != "count":
+            raise wrong_after_list(call)
+        one_counted = reduced(built.stream, call, _arguments(call, depth))
+        return Reduction(one_counted.stream, Function.UNIQUE_COUNT, built.of)
+    if call.name not in COMPARATORS:
+        raise wrong_after_value(before, call)
+    return condition_of(built, before, call, _arguments(call, depth))
+
+
+def _arguments(call: Call, depth: int) -> list[Given]:
+    given = [_argument(one, depth) for one in call.arguments]
+    check_shape(call, given)
+    return given
+
+
+def _argument(argument: Argument, depth: int) -> Given:
+    given = _given(argument.value, depth)
+    at = given.at if argument.label is None else argument.at
+    return Given(given.value, at, argument.label, argument.form)
+
+
+def _given(value: Value, depth: int) -> Given:
+    match value:
+        case Several(values, at):
+            return Given(tuple(_given(one, depth) for one in values), at)
+        case Span(_, at) | StartOf(_, at):
+            return Given(value, at)
+        case Chain(calls):
+            return Given(_build(value, depth), calls[-1].at)
+        case _:
+            return Given(_build(value, depth), value.at)

@@ -1,0 +1,175 @@
+"""The functions of the language by name: what each takes, and one sentence where a name is wrong or out of place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from audience_sync.errors import QueryError
+from audience_sync.query.chains import Bare, Call
+from audience_sync.query.mistakes import nearest, refusal, shown
+from audience_sync.query.vocabulary import Period
+
+EXTRACTORS = {
+    "event": "the name of an event in quotes, as in event('Order Completed')",
+    "trait": "the name of a trait in quotes, as in trait('plan')",
+    "property": "the name of a property in quotes, as in property('revenue')",
+    "context": "the name of something in the context of an event, in quotes, as in context('page.url')",
+    "literal": "a text, a number or a date, as in literal(2024-02-01)",
+}
+FILTERS = {
+    "where": "a condition, as in where(property('revenue') >= 100)",
+    "within": "a length of time, as in within(7 days)",
+    "between": "two lengths of time, as in between(7 days, 10 days)",
+    "since": "the start of a period, as in since(start of month)",
+    "sources": "the ids of sources to leave out, in quotes, as in sources({exclude: 'website', 'app'})",
+    "expires_after": "a length of time, as in expires_after(30 minutes)",
+}
+REDUCERS = {
+    "count": "nothing in its parentheses",
+    "sum": "a property, as in sum(property('revenue'))",
+    "avg": "a property, as in avg(property('revenue'))",
+    "min": "a property, as in min(property('revenue')) or min(property('name') as string)",
+    "max": "a property, as in max(property('revenue')) or max(property('name') as string)",
+    "first": "a property, as in first(property('plan'))",
+    "last": "a property, as in last(property('plan'))",
+    "mode": "a property and how often a value must occur at least, as in mode(property('category'), 2)",
+    "unique": "a property, as in unique(property('category'))",
+}
+OPERATORS = {
+    "equals": "a value, as in equals('basic')",
+    "differs": "a value, as in differs('basic')",
+    "less_than": "a value, as in less_than(5)",
+    "at_most": "a value, as in at_most(5)",
+    "greater_than": "a value, as in greater_than(5)",
+    "at_least": "a value, as in at_least(5)",
+}
+TEXT_TESTS = {
+    "contains": "one or more texts in quotes, as in contains('shoes', 'shirts')",
+    "omits": "a text in quotes, as in omits('shoes')",
+    "starts_with": "a text in quotes, as in starts_with('total')",
+    "ends_with": "a text in quotes, as in ends_with('total')",
+    "matches": "a regular expression in quotes, as in matches('^[A-Z]+-[0-9]+$')",
+}
+DATE_TESTS = {
+    "before_date": "a date or a timestamp, as in before_date(2024-02-01)",
+    "after_date": "a date or a timestamp, as in after_date(2024-02-01)",
+}
+RELATIVE_TESTS = {
+    "within_last": "a length of time, as in within_last(7 days)",
+    "within_next": "a length of time, as in within_next(7 days)",
+    "before_last": "a length of time, as in before_last(7 days)",
+    "after_next": "a length of time, as in after_next(7 days)",
+}
+COMPARATORS = {
+    **OPERATORS,
+    "exists": "nothing in its parentheses",
+    "absent": "nothing in its parentheses",
+    "one_of": "one or more values, as in one_of('basic', 'pro')",
+    "none_of": "one or more values, as in none_of('basic', 'pro')",
+    **TEXT_TESTS,
+    **DATE_TESTS,
+    **RELATIVE_TESTS,
+}
+FUNCTIONS = {**EXTRACTORS, **FILTERS, **REDUCERS, **COMPARATORS}
+"""What each function takes."""
+
+
+def wrong_argument(call: Call, at: int | None = None) -> QueryError:
+    """Return the error about what stands in the parentheses of a call, at its own place or at that of the call."""
+    return refusal(call.at if at is None else at, f"`{call.name}` takes {FUNCTIONS[call.name]}")
+
+
+def alone(bare: Bare) -> QueryError:
+    """Return the error about a name that nothing stands around."""
+    name = bare.name
+    if name.lower() in ("null", "nil", "none", "undefined"):
+        return refusal(bare.at, f"there is no {shown(name)}: .absent() asks whether a value is missing")
+    if name in FUNCTIONS:
+        return refusal(bare.at, f"`{name}` is a function and needs parentheses, as in {_example(name)}")
+    if name.lower() in list(Period):
+        return refusal(bare.at, f"`{name}` stands alone: a period is written `start of {name.lower()}`")
+    if len(name) > 40:
+        return refusal(bare.at, f"{shown(name)} stands alone; a text stands in quotes")
+    return refusal(
+        bare.at,
+        f"`{name}` stands alone: a text is written '{name}', a trait trait('{name}') and a property property('{name}')",
+    )
+
+
+def wrong_beginning(call: Call) -> QueryError:
+    """Return the error about an expression that begins with something else than an extractor."""
+    name = call.name
+    if name == "entity":
+        sentence = (
+            "`entity` needs linked audiences, which this program does not have: "
+            "write an audience with `sql`, which can join any tables"
+        )
+    elif name in REDUCERS or name in FILTERS:
+        sentence = f"`{name}` follows a stream of events, as in event('Order Completed').{_example(name)}"
+    elif name in COMPARATORS:
+        sentence = f"`{name}` follows a value, as in trait('plan').{_example(name)}"
+    else:
+        sentence = _unknown(name, EXTRACTORS, "an expression begins with")
+    return refusal(call.at, sentence)
+
+
+def wrong_after_stream(call: Call) -> QueryError:
+    """Return the error about a call that cannot follow a stream."""
+    name = call.name
+    if name in COMPARATORS:
+        sentence = f"`{name}` looks at a value, and this is a stream of events: reduce it first, as in `.count()`"
+    else:
+        sentence = _not_following(name, {**FILTERS, **REDUCERS}, "a stream is followed by")
+    return refusal(call.at, sentence)
+
+
+def wrong_after_value(before: Call, call: Call) -> QueryError:
+    """Return the error about a call that cannot follow a value, which the call before it gives."""
+    name, reduced = call.name, before.name in REDUCERS
+    if name in FILTERS and reduced:
+        sentence = f"`{before.name}` of a stream gives a value, and `{name}` filters streams: put it before"
+    elif name in REDUCERS and reduced:
+        sentence = (
+            f"`{before.name}` of a stream gives a value, and `{name}` reduces streams: one of the two is too much"
+        )
+    elif name in FILTERS or name in REDUCERS:
+        does = "filters" if name in FILTERS else "reduces"
+        sentence = f"`{before.name}` gives a value, and `{name}` {does} streams, which begin with `event`"
+    else:
+        sentence = _not_following(name, COMPARATORS, "a value is followed by")
+    return refusal(call.at, sentence)
+
+
+def wrong_after_list(call: Call) -> QueryError:
+    """Return the error about a call other than `count` that follows a list."""
+    return refusal(call.at, f"`unique` gives a list, which only `.count()` can follow, not {shown(call.name)}")
+
+
+def wrong_after_literal(call: Call) -> QueryError:
+    """Return the error about a call that follows `literal`."""
+    return refusal(call.at, f"nothing follows a literal, and {shown(call.name)} does: write the other side of it first")
+
+
+def wrong_after_condition(before: Call, call: Call) -> QueryError:
+    """Return the error about a call that follows a condition, which the call before it gives."""
+    return refusal(
+        call.at,
+        f"`{before.name}` completes a condition, and nothing follows it: put {shown(call.name)} before, "
+        "or join two conditions with `AND` or `OR`",
+    )
+
+
+def _not_following(name: str, fitting: Iterable[str], begins: str) -> str:
+    if name in EXTRACTORS or name == "entity":
+        return f"`{name}` begins an expression, and cannot follow another call"
+    return _unknown(name, fitting, begins)
+
+
+def _unknown(name: str, fitting: Iterable[str], begins: str) -> str:
+    near = nearest(name, fitting) or nearest(name, FUNCTIONS)
+    advice = f"did you mean `{near}`?" if near else f"{begins} {', '.join(fitting)}"
+    return f"there is no function {shown(name)}; {advice}"
+
+
+def _example(name: str) -> str:
+    return f"{name}()" if "as in " not in FUNCTIONS[name] else FUNCTIONS[name].split("as in ")[1].split(" or ")[0]

@@ -1,0 +1,167 @@
+"""Queries as syntax trees: an audience is a condition, a computed trait a value.
+
+A query is read in two steps: the grammar makes chains of calls of it; `checking` knows the functions, and makes the
+tree. A query has at most 10 KB, nests at most 50 deep, and has at most 50 comparisons, those inside `where` included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
+
+from lark import Lark, Token, Transformer, UnexpectedToken, v_args
+
+from audience_sync.errors import QueryError
+from audience_sync.query.chains import (
+    Argument,
+    Bare,
+    Call,
+    Chain,
+    Compared,
+    Constant,
+    Joined,
+    Negated,
+    Several,
+    Span,
+    StartOf,
+    Value,
+    Written,
+)
+from audience_sync.query.checking import audience, computed_trait
+from audience_sync.query.mistakes import CHECKS, check_text, nest, placed, refusal, shown, unexpected
+from audience_sync.query.tree import Condition, Literal, Scalar
+from audience_sync.query.vocabulary import Operator, Unit
+from audience_sync.query.words import duration_of, literal_moment, number_of, text_of, unit_of
+
+Root = TypeVar("Root")
+
+
+def parse_audience(text: str) -> Condition:
+    """Return the condition of an audience.
+
+    Raises:
+        QueryError: it cannot be read, or is no condition; the sentence names the place and what is wrong there.
+    """
+    return _parse(text, audience)
+
+
+def parse_trait(text: str) -> Scalar:
+    """Return the value of a computed trait.
+
+    Raises:
+        QueryError: it cannot be read, or is no value; the sentence names the place and what is wrong there.
+    """
+    return _parse(text, computed_trait)
+
+
+def _parse(text: str, check: Callable[[Written], Root]) -> Root:
+    try:
+        check_text(text)
+        return check(_read(text))
+    except QueryError as error:
+        raise placed(text, error) from None
+
+
+def _read(text: str) -> Written:
+    parser = _grammar().parse_interactive(text)
+    words: list[Token] = []
+    depths = [0]
+    try:
+        for word in parser.iter_parse():
+            nest(depths, word)
+            words.append(word)
+        return parser.feed_eof()  # type: ignore[no-any-return,no-untyped-call]
+    except UnexpectedToken as error:
+        if error.token.type == "$END":
+            words.append(error.token)
+        raise unexpected(text, words, parser.accepts()) from None  # type: ignore[no-untyped-call]
+
+
+@v_args(inline=True)
+class _Chains(Transformer[Token, Written]):
+    """What each sentence of the grammar is before it is checked."""
+
+    def either(self, *operands: Written) -> Joined:
+        return Joined("OR", operands, operands[0].at)
+
+    def both(self, *operands: Written) -> Joined:
+        return Joined("AND", operands, operands[0].at)
+
+    def negated(self, word: Token, operand: Written) -> Negated:
+        return Negated(operand, _at(word))
+
+    def compared(self, left: Written, symbol: Token, right: Written) -> Compared:
+        return Compared(left, Operator("=" if symbol == "==" else symbol), right, left.at)
+
+    def chain(self, *calls: Call) -> Chain:
+        return Chain(calls, calls[0].at)
+
+    def constant(self, word: Token) -> Constant:
+        return Constant(_literal(word), _at(word))
+
+    def bare(self, name: Token) -> Bare:
+        return Bare(str(name), _at(name))
+
+    def call(self, name: Token, *arguments: Argument | Value) -> Call:
+        return Call(str(name), tuple(map(_argument, arguments)), _at(name))
+
+    def braced(self, name: Token, *arguments: Argument | Value) -> Call:
+        return Call(str(name), tuple(map(_argument, arguments)), _at(name), braces=True)
+
+    def labelled(self, label: Token, value: Argument | Value) -> Argument:
+        inner = _argument(value)
+        return Argument(inner.value, _at(label), str(label), inner.form)
+
+    def typed(self, value: Written, form: Token) -> Argument:
+        return Argument(value, value.at, form=str(form))
+
+    def span(self, amount: Token, word: Token) -> Span:
+        unit = unit_of(word)
+        if unit is None:
+            raise refusal(
+                _at(word), f"there is no unit {shown(word)}; there are {', '.join(f'{one}s' for one in Unit)}"
+            )
+        try:
+            return Span(duration_of(amount, unit), _at(amount))
+        except ValueError as error:
+            raise refusal(_at(amount), str(error)) from None
+
+    def start_of(self, period: Token) -> StartOf:
+        return StartOf(str(period), _at(period))
+
+    def several(self, *values: Written) -> Several:
+        return Several(values, values[0].at)
+
+
+def _argument(argument: Argument | Value) -> Argument:
+    return argument if isinstance(argument, Argument) else Argument(argument, argument.at)
+
+
+def _literal(word: Token) -> Literal:
+    match word.type:
+        case "TEXT":
+            return Literal(text_of(word))
+        case "NUMBER":
+            return Literal(number_of(word))
+        case "MOMENT":
+            return Literal(literal_moment(word))
+        case _:
+            return Literal(word.type == "TRUE")
+
+
+def _at(word: Token) -> int:
+    return word.start_pos or 0
+
+
+@cache
+def _grammar() -> Lark:
+    return Lark.open(
+        "query.lark",
+        rel_to=__file__,
+        parser="lalr",
+        lexer="basic",
+        transformer=_Chains(),
+        lexer_callbacks=dict(CHECKS),
+        maybe_placeholders=False,
+    )

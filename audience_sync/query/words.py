@@ -1,0 +1,137 @@
+r"""The words of a query: what a text, a number, a date, a path or a duration says as it is written.
+
+A text stands in single or double quotes; in it a backslash stands before a quote or another backslash, and anywhere
+else is only itself. A path is a text with dots between the names; one or more backslashes before a dot make it part of
+the name, and the name `$` stands for every element of an array.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+
+from audience_sync.query.tree import EACH, Path
+from audience_sync.query.vocabulary import Duration, Unit
+
+NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?"
+"""The pattern of a text that is written as a number, as JSON writes it, in Python and in SQL."""
+LONGEST_NUMBER = 40  # characters of such a text
+EXACT = 2**53  # up to here a double holds every whole number
+LONGEST_DURATION = 1000 * 366 * 86_400  # seconds
+
+_NUMBER = re.compile(NUMBER)
+_MOMENT = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+    r"(?P<time>[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?)?"
+)
+_SECONDS = {
+    Unit.SECOND: 1,
+    Unit.MINUTE: 60,
+    Unit.HOUR: 3_600,
+    Unit.DAY: 86_400,
+    Unit.WEEK: 7 * 86_400,
+    Unit.MONTH: 30 * 86_400,
+}
+
+
+def text_of(word: str) -> str:
+    """Return what a text in quotes says."""
+    return re.sub(r"\\([\\'\"])", r"\1", word[1:-1])
+
+
+def quoted(text: str) -> str:
+    """Return a text in single quotes; a backslash stands only before what would be read otherwise."""
+    return "'" + re.sub(r"\\(?=[\\'\"]|\Z)|'", r"\\\g<0>", text) + "'"
+
+
+def number_of_text(text: str) -> float | None:
+    """Return the double that a text written as a number is, None for any other text: `007` and ` 5` are no numbers."""
+    return float(text) if len(text) <= LONGEST_NUMBER and _NUMBER.fullmatch(text) else None
+
+
+def number_of(word: str) -> int | float:
+    """Return a number of the query: whole where it is written so and a double holds it exactly."""
+    whole = re.fullmatch(r"-?[0-9]+", word) is not None
+    return int(word) if whole and abs(int(word)) <= EXACT else float(word)
+
+
+def moment_of_text(text: str) -> date | datetime | None:
+    """Return the date or the timestamp that a text is; None if it is neither, or one that does not exist."""
+    found = _MOMENT.fullmatch(text)
+    if found is None:
+        return None
+    try:
+        if found["time"] is None:
+            return date.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None:
+            moment.astimezone(UTC)  # not in the year 0 or 10000
+    except (ValueError, OverflowError):
+        return None
+    return moment
+
+
+def literal_moment(text: str) -> date | datetime:
+    """Return the date or the timestamp that a query names.
+
+    Raises:
+        ValueError: it does not exist, or is so far away that some time zone has no such moment.
+    """
+    moment = moment_of_text(text)
+    if moment is None or not 1 < moment.year < 9999:
+        raise ValueError(f"there is no such moment as `{text}`")
+    return moment
+
+
+def moment_text(moment: date | datetime) -> str:
+    """Return a date or a timestamp as it is written in a query."""
+    text = moment.isoformat()
+    return text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
+
+
+def path_of(text: str) -> Path:
+    """Return the names of a path.
+
+    Raises:
+        ValueError: a name is empty, or the path begins with `$`.
+    """
+    names = tuple(re.sub(r"\\+\.", ".", name) for name in re.split(r"(?<!\\)\.", text))
+    if not all(names):
+        raise ValueError("a name in the path is empty" if text else "the path is empty")
+    if names[0] == EACH:
+        raise ValueError("`$` stands for the elements of a list, so the name of the list comes before it")
+    return names
+
+
+def path_text(path: Path) -> str:
+    """Return a path as the text that `path_of` reads."""
+    return ".".join(name.replace(".", "\\.") for name in path)
+
+
+def unit_of(word: str) -> Unit | None:
+    """Return the unit of a word in the singular or the plural, in any case; None if it is none."""
+    return next((unit for unit in Unit if word.lower() in (unit.value, f"{unit.value}s")), None)
+
+
+def duration_of(amount: str, unit: Unit) -> Duration:
+    """Return a length of time.
+
+    Raises:
+        ValueError: it has another amount than a whole number, or is longer than 1,000 years.
+    """
+    if not amount.isdecimal():
+        raise ValueError(f"lengths of time are whole numbers, such as `36 hours`, and `{amount}` is none")
+    duration = Duration(int(amount), unit)
+    if seconds_about(duration) > LONGEST_DURATION:
+        raise ValueError("a length of time is at most 1,000 years")
+    return duration
+
+
+def seconds_about(duration: Duration) -> int:
+    """Return how many seconds a length of time has, a month taken as 30 days."""
+    return duration.amount * _SECONDS[duration.unit]
+
+
+def duration_text(duration: Duration) -> str:
+    """Return a length of time as it is written in a query."""
+    return f"{duration.amount} {duration.unit.value}{'' if duration.amount == 1 else 's'}"

@@ -1,0 +1,205 @@
+"""Triggers as functions: compiled once, called for every event.
+
+What a condition means, where it is not plain:
+
+- A field that is missing is like one that is null: `= null` is true of it, and so is `!=` with a text, `true`, `false`.
+- Nothing is converted: the text `"36"` is not the number 36, and `true` is not 1.
+- `=` and `!=` with a number, and `<` `<=` `>` `>=`, are true of numbers only.
+- `contains`, `match` and their negations are true of texts only; both tell capital letters from small ones.
+- `in [...]` is true if `=` is true of one of the values, `not in [...]` if of none; `value in field` looks into a list.
+- `not` before an expression is its opposite, for a missing field too.
+"""
+
+from __future__ import annotations
+
+import operator as operators
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, assert_never
+
+from audience_sync.core.model import Json
+from audience_sync.segment.fql.expressions import (
+    And,
+    Call,
+    Comparison,
+    Exists,
+    Expression,
+    Field,
+    Has,
+    Not,
+    OneOf,
+    Or,
+    Scalar,
+)
+from audience_sync.segment.fql.patterns import pattern_test
+
+Event: TypeAlias = Mapping[str, Json]
+Matcher: TypeAlias = Callable[[Event], bool]
+
+_NUMBERS = frozenset({int, float})  # the types themselves: a bool is an int, and no number
+_LONGEST_POSITION = 9  # digits of the largest list position that is looked for
+
+
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "=": operators.eq,
+    "!=": operators.ne,
+    "<": operators.lt,
+    "<=": operators.le,
+    ">": operators.gt,
+    ">=": operators.ge,
+}
+
+
+def matcher(expression: Expression) -> Matcher:  # noqa: PLR0911 - one return for each kind of expression reads best
+    """Return the function that tells whether an event matches a trigger; it raises nothing and changes nothing."""
+    match expression:
+        case Comparison(field, operator, value):
+            return _comparison(field, operator, value)
+        case Call(function, field, text, negated):
+            return _call(field, _text_test(function, text), negated=negated)
+        case OneOf(field, values, negated):
+            return _one_of(field, values, negated=negated)
+        case Has(field, value):
+            return _has(field, value)
+        case Exists(field):
+            return _comparison(field, "!=", None)
+        case Not(operand):
+            return _opposite(matcher(operand))
+        case And(operands):
+            return _all([matcher(one) for one in operands])
+        case Or(operands):
+            return _any([matcher(one) for one in operands])
+        case _:
+            assert_never(expression)
+
+
+def _reader(field: Field) -> Callable[[Event], Json]:
+    """Return the function that reads a path; what is not there is None."""
+    first, *others = field
+    match others:
+        case []:
+            return lambda event: event.get(first)
+        case [second] if not _is_position(second):
+
+            def read_second(event: Event) -> Json:
+                outer = event.get(first)
+                return outer.get(second) if isinstance(outer, dict) else None
+
+            return read_second
+    steps = [(name, int(name) if _is_position(name) else None) for name in others]
+
+    def read(event: Event) -> Json:
+        value = event.get(first)
+        for name, position in steps:
+            if isinstance(value, dict):
+                value = value.get(name)
+            elif position is not None and isinstance(value, list) and position < len(value):
+                value = value[position]
+            else:
+                return None
+        return value
+
+    return read
+
+
+def _is_position(name: str) -> bool:
+    digits = name.isascii() and name.isdigit() and len(name) <= _LONGEST_POSITION
+    return digits and (name == "0" or name[0] != "0")
+
+
+def _comparison(field: Field, operator: str, value: Scalar) -> Matcher:
+    read = _reader(field)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _number_comparison(read, operator, value)
+    if not isinstance(value, str):  # true, false and null are the only ones of their kind
+        return (lambda event: read(event) is value) if operator == "=" else (lambda event: read(event) is not value)
+    if operator == "!=":
+        return lambda event: read(event) != value
+    if len(field) == 1:
+        name = field[0]
+        return lambda event: event.get(name) == value
+    return lambda event: read(event) == value
+
+
+def _number_comparison(read: Callable[[Event], Json], operator: str, number: float) -> Matcher:
+    compare = _COMPARE[operator]
+
+    def is_so(event: Event) -> bool:
+        value = read(event)
+        return type(value) in _NUMBERS and compare(value, number)
+
+    return is_so
+
+
+def _text_test(function: str, text: str) -> Callable[[str], bool]:
+    return pattern_test(text) if function == "match" else lambda value: text in value
+
+
+def _call(field: Field, test: Callable[[str], bool], *, negated: bool) -> Matcher:
+    read = _reader(field)
+
+    def is_so(event: Event) -> bool:
+        value = read(event)
+        return isinstance(value, str) and test(value) is not negated
+
+    return is_so
+
+
+def _one_of(field: Field, values: tuple[Scalar, ...], *, negated: bool) -> Matcher:
+    read = _reader(field)
+    texts = frozenset(value for value in values if isinstance(value, str))
+    numbers = frozenset(value for value in values if type(value) in _NUMBERS)
+    others = tuple(value for value in values if value is None or isinstance(value, bool))
+
+    def is_so(event: Event) -> bool:
+        value = read(event)
+        if isinstance(value, str):
+            return (value in texts) is not negated
+        if type(value) in _NUMBERS:
+            return (value in numbers) is not negated
+        return any(value is other for other in others) is not negated
+
+    return is_so
+
+
+def _has(field: Field, value: Scalar) -> Matcher:
+    read = _reader(field)
+    # `1 in [True]` is true in Python, so elements are compared with their types; a whole float equals its integer.
+    kinds = _NUMBERS if type(value) in _NUMBERS else frozenset({type(value)})
+
+    def is_so(event: Event) -> bool:
+        elements = read(event)
+        return isinstance(elements, list) and any(one == value and type(one) in kinds for one in elements)
+
+    return is_so
+
+
+def _opposite(is_so: Matcher) -> Matcher:
+    return lambda event: not is_so(event)
+
+
+def _all(tests: list[Matcher]) -> Matcher:
+    if len(tests) == 2:
+        first, second = tests
+        return lambda event: first(event) and second(event)
+
+    def are_all(event: Event) -> bool:
+        for is_so in tests:  # noqa: SIM110 - all() with a generator takes twice as long
+            if not is_so(event):
+                return False
+        return True
+
+    return are_all
+
+
+def _any(tests: list[Matcher]) -> Matcher:
+    if len(tests) == 2:
+        first, second = tests
+        return lambda event: first(event) or second(event)
+
+    def is_any(event: Event) -> bool:
+        for is_so in tests:  # noqa: SIM110 - any() with a generator takes twice as long
+            if is_so(event):
+                return True
+        return False
+
+    return is_any

@@ -1,0 +1,249 @@
+"""What each directive does: builders that make a function of a directive's argument, which was found right before.
+
+A value without JSON in it is passed on as it is; a function raises MappingError where Segment, too, gives an event up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from audience_sync.errors import MappingError
+from audience_sync.segment.mapping.paths import MISSING, Resolve, Value, parse_path, reader
+from audience_sync.segment.mapping.shape import LONGEST_PATTERN, Place, is_falsy, spell, units
+from audience_sync.segment.mapping.text import MOST, as_json, as_text, is_blank, measured, split_template
+from audience_sync.segment.mapping.values import (
+    Members,
+    decode,
+    flatten,
+    parts_of,
+    present,
+    replacer,
+    settled,
+    without_nulls,
+)
+
+EVERY_LEVEL: Final = 1_000
+Argument: TypeAlias = Any  # JSON; `mapping_problems` has looked at its types
+
+
+def constant(value: Value) -> Resolve:
+    """Return a function that gives the same scalar for every event."""
+    return lambda _: value
+
+
+def _path(argument: Argument, here: Place) -> Resolve:
+    if isinstance(argument, str):
+        return reader(parse_path(argument))
+    named = here.inner(argument, keep=0)
+    place = str(here)
+
+    def resolve(data: Value) -> Value:
+        return reader(parse_path(_named(named(data), place)))(data)
+
+    return resolve
+
+
+def _named(value: Value, place: str) -> str:
+    if not isinstance(value, str):
+        raise MappingError(f"{place}: must come to text, but for this event it does not")
+    return value
+
+
+def _template(argument: Argument, here: Place) -> Resolve:
+    place = str(here)
+    if isinstance(argument, str):
+        return _filled(argument, place)
+    named = here.inner(argument, keep=0)
+    return lambda data: _filled(_named(named(data), place), place)(data)
+
+
+def _filled(template: str, place: str) -> Resolve:
+    """Return a function that fills the placeholders of a template."""
+    parts: list[str | Resolve] = [part if isinstance(part, str) else reader(part) for part in split_template(template)]
+
+    def resolve(data: Value) -> Value:
+        texts = [part if isinstance(part, str) else as_text(part(data), place) for part in parts]
+        if sum(map(len, texts)) > MOST:
+            raise MappingError(f"{place}: what comes out is too large")
+        return "".join(texts)
+
+    return resolve
+
+
+def _whole(argument: Argument, here: Place) -> Resolve:
+    return here.inner(argument)
+
+
+def _if(argument: Argument, here: Place) -> Resolve:
+    name = "exists" if "exists" in argument else "blank"
+    condition = here.inner(argument[name], name, keep=0)
+    nothing = constant(MISSING)
+    then = here.inner(argument["then"], "then") if "then" in argument else nothing
+    otherwise = nothing if is_falsy(argument.get("else")) else here.inner(argument["else"], "else")
+    if name == "exists":
+
+        def resolve(data: Value) -> Value:
+            value = condition(data)
+            return otherwise(data) if value is None or value is MISSING else then(data)
+
+        return resolve
+    place = str(here)
+    return lambda data: (otherwise if is_blank(condition(data), place) else then)(data)
+
+
+def _case(argument: Argument, here: Place) -> Resolve:
+    if "value" not in argument:
+        return constant(MISSING)
+    value = here.inner(argument["value"], "value")
+    change = {"lower": str.lower, "upper": str.upper}.get(argument["operator"])
+    place = spell((*here.path, "operator"))
+
+    def resolve(data: Value) -> Value:
+        text = value(data)
+        if not isinstance(text, str):
+            return text
+        if change is None:
+            raise MappingError(f'{place}: must be "lower" or "upper"')
+        return change(text)
+
+    return resolve
+
+
+def _replace(argument: Argument, here: Place) -> Resolve:
+    value = here.inner(argument["value"], "value", keep=0)
+    place = str(here)
+    options = {
+        "ignore_case": argument.get("ignorecase", False),
+        "everywhere": argument.get("global", True),
+        "place": place,
+    }
+    steps = [replacer(argument["pattern"], argument.get("replacement", ""), **options)]
+    second, put = argument.get("pattern2"), argument.get("replacement2") or ""
+    too_long = False
+    if second and isinstance(second, str) and isinstance(put, str):
+        too_long = max(units(second), units(put)) > LONGEST_PATTERN
+        steps.append(replacer(second, put, **options))
+
+    def resolve(data: Value) -> Value:
+        text = value(data)
+        if text is None or text is MISSING or isinstance(text, (dict, list)):
+            return ""
+        if too_long:
+            raise MappingError(f"{place}: the second pair must be at most {LONGEST_PATTERN} characters long")
+        text = as_text(text, place)
+        for step in steps:
+            text = step(text)
+        return text
+
+    return resolve
+
+
+def _array_path(argument: Argument, here: Place) -> Resolve:
+    source, *more = argument
+    shaped = bool(more) and isinstance(more[0], dict) and bool(more[0])
+    keep = 1 if shaped else here.keep  # so that an item without a value is not taken for null
+    items = reader(parse_path(source)) if isinstance(source, str) else here.inner(source, 0, keep=keep)
+    if not shaped:
+        return items
+    shape = here.inner(more[0], 1, keep=max(here.keep - 1, 0))
+    place, keeps = str(here), here.keep > 0
+
+    def resolve(data: Value) -> Value:
+        found = items(data)
+        if not isinstance(found, (dict, list)):
+            return found
+        made: list[Any] = [shape(item) for item in (found if isinstance(found, list) else [present(found)])]
+        return measured(made if keeps else settled(made), place)
+
+    return resolve
+
+
+def _flatten(argument: Argument, here: Place) -> Resolve:
+    separator = argument["separator"]
+    omit_arrays = not is_falsy(argument.get("omitArrays"))
+    value = here.inner(argument["value"], "value", keep=1 if omit_arrays else EVERY_LEVEL)
+    place, keeps = str(here), here.keep > 0
+
+    def resolve(data: Value) -> Value:
+        flat = flatten(value(data), separator, omit_arrays=omit_arrays, place=place)
+        return flat if keeps else present(flat)
+
+    return resolve
+
+
+def _json(argument: Argument, here: Place) -> Resolve:
+    place = str(here)
+    if argument["mode"] == "encode":
+        value = here.inner(argument["value"], "value", keep=0)
+
+        def encode(data: Value) -> Value:
+            found = value(data)
+            return found if found is MISSING else as_json(found, place)
+
+        return encode
+    text = here.inner(argument["value"], "value")
+
+    def resolve(data: Value) -> Value:
+        found = text(data)
+        return decode(found) if isinstance(found, str) else found
+
+    return resolve
+
+
+def _merge(argument: Argument, here: Place) -> Resolve:
+    objects = [
+        here.inner(one, "objects", index, keep=max(here.keep, 1)) for index, one in enumerate(argument["objects"])
+    ]
+    if argument["direction"] == "left":
+        objects.reverse()
+    keeps = here.keep > 0
+
+    def resolve(data: Value) -> Value:
+        merged: Members = {}
+        for one in objects:
+            value = one(data)
+            merged.update(value if isinstance(value, dict) else parts_of(value))
+        return merged if keeps or MISSING not in merged.values() else present(merged)
+
+    return resolve
+
+
+def _transform(argument: Argument, here: Place) -> Resolve:
+    apply = here.inner(argument["apply"], "apply", keep=0)
+    mapping = here.inner(argument["mapping"], "mapping")
+    place = str(here)
+
+    def resolve(data: Value) -> Value:
+        if data is not MISSING and not isinstance(data, dict):
+            raise MappingError(f"{place}: stands where an object is looked at, but here it is none")
+        return mapping(measured(apply(data), place))
+
+    return resolve
+
+
+def _exclude_when_null(argument: Argument, here: Place) -> Resolve:
+    value, keep, place = here.inner(argument), here.keep, str(here)
+
+    def resolve(data: Value) -> Value:
+        found = value(data)
+        return without_nulls(measured(found, place), keep) if isinstance(found, dict) else without_nulls(found, keep)
+
+    return resolve
+
+
+BUILDERS: Final[dict[str, Callable[[Argument, Place], Resolve]]] = {
+    "@path": _path,
+    "@template": _template,
+    "@literal": _whole,
+    "@if": _if,
+    "@case": _case,
+    "@replace": _replace,
+    "@arrayPath": _array_path,
+    "@flatten": _flatten,
+    "@json": _json,
+    "@merge": _merge,
+    "@transform": _transform,
+    "@excludeWhenNull": _exclude_when_null,
+}
+"""The directives, and what makes a function of each."""

@@ -1,0 +1,242 @@
+"""What each directive takes: rules that look at its argument and yield findings, and the values in it to look at next.
+
+A finding for `every event` is one for which Segment refuses every event; others say what cannot be meant as it is, or
+goes wrong for some events. No sentence repeats a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from audience_sync.core.model import Json
+from audience_sync.segment.mapping.paths import keys_fault, path_fault
+from audience_sync.segment.mapping.shape import (
+    LONGEST_PATTERN,
+    Finding,
+    Found,
+    Inside,
+    Path,
+    directive_of,
+    is_falsy,
+    units,
+)
+from audience_sync.segment.mapping.text import placeholders
+
+_A_DIRECTIVE = 'or a directive such as { "@path" = "$.traits.name" }'
+
+
+def _at_times(path: Path, sentence: str) -> Finding:
+    return Finding(path, sentence, every_event=False)
+
+
+def _text(value: Json, path: Path) -> Iterator[Finding]:
+    if not isinstance(value, str):
+        yield Finding(path, "must be text")
+
+
+def _text_or_directive(value: Json, path: Path) -> Found:
+    if directive_of(value):
+        yield Inside(path, value)
+    elif not isinstance(value, str):
+        yield Finding(path, f"must be text {_A_DIRECTIVE}")
+
+
+def _object_or_directive(value: Json, path: Path) -> Found:
+    if isinstance(value, dict):
+        yield Inside(path, value)
+    else:
+        yield Finding(path, f"must be a table {_A_DIRECTIVE}")
+
+
+def _options(value: Json, path: Path, *, known: Iterable[str], required: Iterable[str]) -> Iterator[Finding]:
+    """Yield what is wrong with a directive's argument as a table of options."""
+    if not isinstance(value, dict) or directive_of(value):
+        yield Finding(path, f"must be a table with {', '.join(f'`{name}`' for name in known)}")
+        return
+    for name in required:
+        if name not in value:
+            yield Finding(path, f"needs `{name}`")
+    for name in value:
+        if name not in known:
+            yield _at_times((*path, name), f"unknown option; there are {', '.join(f'`{one}`' for one in known)}")
+
+
+def _path(value: Json, path: Path) -> Found:
+    yield from _text_or_directive(value, path)
+    if isinstance(value, str) and (fault := path_fault(value)) is not None:
+        yield _at_times(path, fault)
+
+
+def _template(value: Json, path: Path) -> Found:
+    yield from _text_or_directive(value, path)
+    if not isinstance(value, str):
+        return
+    for part in placeholders(value):
+        if isinstance(part, str):
+            if "{{" in part:
+                yield _at_times(path, "opens {{ without closing it")
+        elif part[0].startswith("$"):
+            yield _at_times(path, 'has "$" in braces, where paths are written without "$."')
+        elif part[0].startswith(("#", "/", "^", "!", ">", "&", "{")) or "|" in part[0]:
+            yield _at_times(path, "has more than a path in braces; a template knows nothing else")
+        elif (fault := keys_fault(part[0])) is not None:
+            yield _at_times(path, f"has braces whose path {fault}")
+
+
+def _literal(value: Json, path: Path) -> Found:
+    if not isinstance(value, str):
+        yield Inside(path, value)
+
+
+def _any(value: Json, path: Path) -> Found:
+    yield Inside(path, value)
+
+
+def _if(value: Json, path: Path) -> Found:
+    yield from _options(value, path, known=("exists", "blank", "then", "else"), required=())
+    if not isinstance(value, dict) or directive_of(value):
+        return
+    if is_falsy(value.get("exists")) and is_falsy(value.get("blank")):
+        yield Finding(path, "needs `exists` or `blank`, a directive whose value is looked at")
+    elif "exists" in value and "blank" in value:
+        yield _at_times((*path, "blank"), "is never looked at, because there is `exists`")
+    if "then" not in value and "else" not in value:
+        yield _at_times(path, "has neither `then` nor `else`, so nothing can come of it")
+    if "else" in value and is_falsy(value["else"]):
+        yield _at_times(
+            (*path, "else"), 'is left out, as Segment does with null, false, 0 and ""; { "@literal" = … } is kept'
+        )
+    for name in ("exists", "blank", "then", "else"):
+        if name in value:
+            yield Inside((*path, name), value[name])
+
+
+def _case(value: Json, path: Path) -> Found:
+    yield from _options(value, path, known=("operator", "value"), required=("operator",))
+    if not isinstance(value, dict) or directive_of(value):
+        return
+    operator = value.get("operator", "lower")
+    yield from _text(operator, (*path, "operator"))
+    if isinstance(operator, str) and operator not in ("lower", "upper"):
+        yield _at_times((*path, "operator"), 'must be "lower" or "upper"')
+    if "value" in value:
+        yield from _text_or_directive(value["value"], (*path, "value"))
+    else:
+        yield _at_times(path, "needs `value`")
+
+
+def _replace(value: Json, path: Path) -> Found:
+    known = ("value", "pattern", "replacement", "pattern2", "replacement2", "ignorecase", "global")
+    yield from _options(value, path, known=known, required=("value", "pattern"))
+    if not isinstance(value, dict) or directive_of(value):
+        return
+    if "value" in value:
+        yield from _text_or_directive(value["value"], (*path, "value"))
+    for name in ("pattern", "replacement"):
+        if name in value:
+            yield from _text(value[name], (*path, name))
+    for name in ("ignorecase", "global"):
+        if not isinstance(value.get(name, True), bool):
+            yield Finding((*path, name), "must be true or false")
+    if value.get("pattern") == "":
+        yield Finding((*path, "pattern"), "must not be empty")
+    for name in ("pattern", "replacement", "pattern2", "replacement2"):
+        text = value.get(name)
+        if isinstance(text, str) and units(text) > LONGEST_PATTERN:
+            sentence = f"must be at most {LONGEST_PATTERN} characters long"
+            yield Finding((*path, name), sentence, every_event=not name.endswith("2"))
+    yield from _second_pair(value, path)
+
+
+def _second_pair(value: dict[str, Json], path: Path) -> Found:
+    second = value.get("pattern2", "")
+    if not isinstance(second, str) or ("pattern2" in value and not second):
+        yield _at_times((*path, "pattern2"), "must be text that is not empty; it is passed over")
+    if not isinstance(value.get("replacement2", ""), str | None):
+        yield _at_times((*path, "replacement2"), "must be text; the second pair is passed over")
+    if "replacement2" in value and "pattern2" not in value:
+        yield _at_times((*path, "replacement2"), "is of no use without `pattern2`")
+    if directive_of(second):
+        yield Inside((*path, "pattern2"), second)
+
+
+def _array_path(value: Json, path: Path) -> Found:
+    if not isinstance(value, list) or not value:
+        yield Finding(path, "must be a list: a path, and what to make of each item")
+        return
+    yield from _path(value[0], (*path, 0))
+    if len(value) > 1:
+        if isinstance(value[1], dict) and value[1]:
+            yield Inside((*path, 1), value[1])
+        else:
+            yield _at_times((*path, 1), "must be a table that is not empty; it is passed over")
+    if len(value) > 2:
+        yield _at_times((*path, 2), "is of no use: a path, and what to make of each item, are all")
+
+
+def _flatten(value: Json, path: Path) -> Found:
+    yield from _options(value, path, known=("value", "separator", "omitArrays"), required=("value", "separator"))
+    if not isinstance(value, dict) or directive_of(value):
+        return
+    if "value" in value:
+        yield Inside((*path, "value"), value["value"])
+    yield from _text(value.get("separator", "."), (*path, "separator"))
+    if value.get("separator") == "":
+        yield Finding((*path, "separator"), "must not be empty")
+    if not isinstance(value.get("omitArrays", True), bool):
+        yield _at_times((*path, "omitArrays"), "must be true or false")
+
+
+def _json(value: Json, path: Path) -> Found:
+    yield from _options(value, path, known=("mode", "value"), required=("mode", "value"))
+    if not isinstance(value, dict) or directive_of(value):
+        return
+    if value.get("mode", "encode") not in ("encode", "decode"):
+        yield Finding((*path, "mode"), 'must be "encode" or "decode"')
+    if "value" in value and is_falsy(value["value"]):
+        yield Finding((*path, "value"), "must be a directive, or text that is not empty")
+    elif "value" in value:
+        yield Inside((*path, "value"), value["value"])
+
+
+def _merge(value: Json, path: Path) -> Found:
+    yield from _options(value, path, known=("objects", "direction"), required=("objects", "direction"))
+    if not isinstance(value, dict) or directive_of(value):
+        return
+    if value.get("direction", "right") not in ("left", "right"):
+        yield Finding((*path, "direction"), 'must be "left" (earlier objects win) or "right" (later ones do)')
+    objects: Json = value.get("objects", [{}])
+    if not isinstance(objects, list):
+        yield Finding((*path, "objects"), "must be a list of tables or directives")
+        return
+    if not objects:
+        yield _at_times((*path, "objects"), "is empty, so nothing can come of it")
+    for index, one in enumerate(objects):
+        yield from _object_or_directive(one, (*path, "objects", index))
+
+
+def _transform(value: Json, path: Path) -> Found:
+    yield from _options(value, path, known=("apply", "mapping"), required=("apply", "mapping"))
+    if not isinstance(value, dict) or directive_of(value):
+        return
+    for name in ("apply", "mapping"):
+        if name in value:
+            yield from _object_or_directive(value[name], (*path, name))
+
+
+RULES: Final[dict[str, Callable[[Json, Path], Found]]] = {
+    "@path": _path,
+    "@template": _template,
+    "@literal": _literal,
+    "@if": _if,
+    "@case": _case,
+    "@replace": _replace,
+    "@arrayPath": _array_path,
+    "@flatten": _flatten,
+    "@json": _json,
+    "@merge": _merge,
+    "@transform": _transform,
+    "@excludeWhenNull": _any,
+}
+"""The directives, and the rule of each."""

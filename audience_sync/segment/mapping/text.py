@@ -1,0 +1,161 @@
+"""Values as texts as Segment writes them, which is JavaScript's way: 1.0 is `1`, null is nothing, lists have commas.
+
+Numbers keep all their digits, which JavaScript does not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from decimal import Decimal
+
+from audience_sync.core.exact_json import LongFraction
+from audience_sync.errors import MappingError
+from audience_sync.segment.mapping.paths import MISSING, Keys, Missing, Value, split_keys
+
+MOST = 1_000_000
+"""So many values and characters together a directive takes or makes: far beyond any event, within any memory."""
+DEEPEST = 200
+"""So many levels of lists and objects a directive walks down."""
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def measured(value: Value, place: str) -> Value:
+    """Return a value that is small enough to be walked through, however often it holds the same part.
+
+    Raises:
+        MappingError: it has too many parts, or too many levels.
+    """
+    if not isinstance(value, (dict, list)):
+        return value
+    size = 0
+    level: list[Value] = [value]
+    for _ in range(DEEPEST):
+        below: list[Value] = []
+        for part in level:
+            if isinstance(part, dict):
+                size += sum(map(len, part))
+                below += part.values()
+            elif isinstance(part, list):
+                below += part
+            elif isinstance(part, str):
+                size += len(part)
+            if len(below) + size > MOST:
+                raise MappingError(f"{place}: the value is too large")
+        size += len(level)
+        level = below
+        if not level:
+            return value
+    raise MappingError(f"{place}: the value is nested more than {DEEPEST} levels deep")
+
+
+def as_text(value: Value, place: str) -> str:
+    """Return any value as text.
+
+    Raises:
+        MappingError: it is too large.
+    """
+    if isinstance(value, str):
+        return value
+    return _text(measured(value, place))
+
+
+def _text(value: Value) -> str:
+    match value:
+        case str():
+            return value
+        case None | Missing.MISSING:
+            return ""
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return number_text(value)
+        case list():
+            return ",".join(map(_text, value))
+        case dict():
+            return "[object Object]"
+
+
+def number_text(number: float) -> str:
+    """Return a number as JavaScript prints it: 1, 120.5, 1e+21, 1e-7; one with more digits as it is written."""
+    if isinstance(number, int):
+        return str(number)
+    if isinstance(number, LongFraction):
+        return number.text
+    if not math.isfinite(number):
+        return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
+    if number == 0:
+        return "0"
+    size = abs(number)
+    if 1e-6 <= size < 1e21:
+        text = format(Decimal(repr(number)), "f")
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    digits, _, exponent = format(Decimal(repr(number)).normalize(), "e").partition("e")
+    return f"{digits}e{int(exponent):+d}"
+
+
+def as_json(value: Value, place: str) -> str:
+    """Return a value as JSON text without spaces.
+
+    Raises:
+        MappingError: it is too large.
+    """
+    return _json(measured(value, place))
+
+
+def _json(value: Value) -> str:
+    match value:
+        case str():
+            text = json.dumps(value, ensure_ascii=False)
+            return text if text.isascii() else _SURROGATES.sub(_escaped, text)
+        case None | Missing.MISSING:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            text = number_text(value)
+            return "null" if text[-1] in "Ny" else text  # NaN, Infinity
+        case list():
+            return f"[{','.join(map(_json, value))}]"
+        case dict():
+            return "{" + ",".join(f"{_json(key)}:{_json(part)}" for key, part in value.items()) + "}"
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def is_blank(value: Value, place: str) -> bool:
+    """Return whether `@if` takes a value for blank: null, "", 0, false, and lists that print as nothing.
+
+    Raises:
+        MappingError: it is too large.
+    """
+    if isinstance(value, list):
+        return as_text(value, place) == ""
+    return value is MISSING or value is None or (not isinstance(value, dict) and not value)
+
+
+def split_template(template: str) -> list[str | Keys]:
+    """Return a template as the texts between its placeholders and the keys of each placeholder, in their order."""
+    return [split_keys(part[0]) if isinstance(part, tuple) else part for part in placeholders(template)]
+
+
+def placeholders(template: str) -> list[str | tuple[str]]:
+    """Return the texts of a template as they are, and what stands between braces in a tuple of one."""
+    parts: list[str | tuple[str]] = []
+    done = at = 0
+    while (start := template.find("{{", at)) >= 0 and (end := template.find("}", start)) >= 0:
+        if not template.startswith("}}", end) or end == start + 2:
+            at = end + 1  # nothing that opens before this brace can be closed
+            continue
+        braces = 3 if template.startswith("{{{", start) and template.startswith("}}}", end) and end > start + 3 else 2
+        if start > done:
+            parts.append(template[done:start])
+        parts.append((template[start + braces : end].strip(),))
+        done = at = end + braces
+    if done < len(template):
+        parts.append(template[done:])
+    return parts

@@ -1,0 +1,194 @@
+"""From HTTP to events and back to an answer: the one asynchronous place of the program.
+
+Anyone may open a connection and send slowly. A thread for each would soon be all threads; here a slow sender costs a
+little memory until its time is over. Nothing is decided here: a body is collected, `requests.read` says what it is, and
+the answer waits for `Intake`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final
+from uuid import uuid4
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from audience_sync.clock import Seams
+from audience_sync.segment.segment_events import Arrival, RefusedEvent
+from audience_sync.tracking_api.bodies import Body, open_body
+from audience_sync.tracking_api.complaints import Complaints
+from audience_sync.tracking_api.intake import Taken
+from audience_sync.tracking_api.keys import UNKNOWN, knows_sender
+from audience_sync.tracking_api.limits import RETRY_AFTER, Limits
+from audience_sync.tracking_api.refusals import Refusal, invalid
+from audience_sync.tracking_api.requests import ENDPOINTS, Endpoint, EventsRead, read
+
+READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body takes too long beside everything else
+
+MOST_DROPPED: Final = 4 * 1024 * 1024  # bytes of a body that is refused and yet let come
+
+NOT_TAKEN: Final = Refusal(503, "the events cannot be stored now; none of this request is")
+BUSY: Final = Refusal(503, "too many requests wait; none of this request is stored")
+TOO_SLOW: Final = Refusal(408, "the body did not arrive in time")
+_TAKEN: Final = orjson.dumps({"success": True})
+_WORDS: Final = {404: "there is nothing at this path", 405: "events are sent with POST"}
+
+
+class Api:
+    """The Tracking API as an ASGI application; close it when nothing calls it any more."""
+
+    def __init__(
+        self,
+        submit: Callable[[Sequence[Arrival], Sequence[RefusedEvent]], Taken],
+        keys: Sequence[bytes],
+        *,
+        limits: Limits,
+        seams: Seams,
+    ) -> None:
+        self._submit = submit
+        self._keys = keys
+        self._limits = limits
+        self._clock = seams.clock
+        self._complaints = Complaints(seams.monotonic)
+        self._held = 0  # bytes of bodies
+        # One thread for long bodies: more would only share the same interpreter, and hold more of them unpacked.
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="ingest-reader")
+
+    def application(self) -> Starlette:
+        """Return the application: every path of the API, open to browsers on any site."""
+        anybody = Middleware(
+            CORSMiddleware,
+            allow_origins=["*"],
+            allow_methods=["POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+            max_age=86_400,
+        )
+        application = Starlette(
+            routes=[Route(path, self._answer, methods=["POST"]) for path in ENDPOINTS],
+            middleware=[anybody],
+            exception_handlers={HTTPException: self._no_such_place, Exception: _our_mistake},
+        )
+        application.router.redirect_slashes = False  # who is sent elsewhere with a POST may come back with a GET
+        return application
+
+    def close(self) -> None:
+        """End the reading thread."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
+
+    async def _answer(self, request: Request) -> Response:
+        refusal = await self._take(request, ENDPOINTS[request.scope["path"]])
+        if refusal is None:
+            return Response(_TAKEN, media_type="application/json")
+        if refusal.status < 500:  # the others are our trouble, and `Intake` tells it
+            self._complaints.note(refusal)
+        return _refused(refusal, request)
+
+    async def _take(self, request: Request, endpoint: Endpoint) -> Refusal | None:
+        """Take the events of a request, or return why not; what was begun to be committed is waited for."""
+        found = await self._events(request, endpoint)
+        if isinstance(found, Refusal):
+            return found
+        if not any(found):
+            return None
+        if not await asyncio.wrap_future(self._submit(found.arrivals, found.refused)):
+            return NOT_TAKEN
+        for event in found.refused:
+            self._complaints.note_event(event)
+        return found.refusal
+
+    async def _events(self, request: Request, endpoint: Endpoint) -> EventsRead | Refusal:
+        known = knows_sender(request.headers.get("authorization"), self._keys)
+        body = UNKNOWN if known is False else _open(request, endpoint)
+        if isinstance(body, Refusal):
+            await self._drop(request)
+            return body
+        try:
+            whole = await self._receive(request, body)
+            return whole if isinstance(whole, Refusal) else await self._read(whole, endpoint, known=bool(known))
+        finally:
+            self._held -= len(body)
+
+    async def _receive(self, request: Request, body: Body) -> bytes | Refusal:
+        """Return a body, in its time; after a piece that refuses it the rest is dropped."""
+        refusal: Refusal | None = None
+        dropped = 0
+        try:
+            async with asyncio.timeout(self._limits.body):
+                async for piece in request.stream():
+                    if refusal is None:
+                        refusal = self._add(body, piece)
+                        continue
+                    dropped += len(piece)
+                    if dropped > MOST_DROPPED:
+                        break
+        except TimeoutError:
+            return refusal or TOO_SLOW
+        except ClientDisconnect:
+            return invalid("the body breaks off")  # nobody is there to read it
+        return refusal or body.whole()
+
+    def _add(self, body: Body, piece: bytes) -> Refusal | None:
+        before = len(body)
+        refusal = body.add(piece)
+        self._held += len(body) - before
+        return refusal or (BUSY if self._held > self._limits.held else None)
+
+    async def _drop(self, request: Request) -> None:
+        """Let a body come that nobody wants, if it is not huge: a sender may not listen before it has sent all.
+
+        Closing a connection on which something is unread takes the answer away from its sender too.
+        """
+        if "expect" not in request.headers and _length(request) <= MOST_DROPPED:
+            await self._receive(request, Body(0, packed=False))
+
+    async def _no_such_place(self, request: Request, raised: Exception) -> Response:
+        await self._drop(request)
+        status, headers = (raised.status_code, raised.headers) if isinstance(raised, HTTPException) else (404, None)
+        return _refused(Refusal(status, _WORDS.get(status, "this is not served")), request, headers)
+
+    async def _read(self, body: bytes, endpoint: Endpoint, *, known: bool) -> EventsRead | Refusal:
+        keys = None if known else self._keys
+        work = partial(read, body, endpoint, keys=keys, now=self._clock(), new_id=lambda: str(uuid4()))
+        if len(body) <= READ_AT_ONCE:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+
+
+def _open(request: Request, endpoint: Endpoint) -> Body | Refusal:
+    body = open_body(request.headers.get("content-encoding"), limit=endpoint.limit)
+    return body if isinstance(body, Refusal) else body.expect(_length(request)) or body
+
+
+def _length(request: Request) -> int:
+    return int(request.headers.get("content-length", 0))  # a number: h11 has seen to that
+
+
+def _refused(refusal: Refusal, request: Request, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the answer to a request that is not taken."""
+    more = dict(headers or {})
+    if refusal.status == 503:
+        more["Retry-After"] = str(RETRY_AFTER)
+    # Who waits for our word before it sends its body may send it or not after this one: nobody can tell what follows.
+    if refusal.status == 408 or "expect" in request.headers:
+        more["Connection"] = "close"
+    return Response(refusal_body(refusal), refusal.status, more, "application/json")
+
+
+def refusal_body(refusal: Refusal) -> bytes:
+    """Return a refusal as Segment words it."""
+    return orjson.dumps({"success": False, "message": refusal.message, "code": refusal.code})
+
+
+async def _our_mistake(request: Request, _raised: Exception) -> Response:
+    return _refused(Refusal(500, "this is our mistake; none of this request is stored"), request)
