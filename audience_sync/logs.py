@@ -19,7 +19,7 @@ from typing import TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from audience_sync.core.printable import printable
+from audience_sync.core.text import printable
 from audience_sync.journal import is_journal, with_priority
 from audience_sync.segment.timestamps import iso
 

@@ -21,8 +21,7 @@ from audience_sync.compiler.rendering import render
 from audience_sync.compiler.statements import Compiler, Select
 from audience_sync.config import Audience, Settings
 from audience_sync.core import exact_json
-from audience_sync.core.instants import from_ms
-from audience_sync.core.model import Computation
+from audience_sync.core.model import Computation, from_ms
 from audience_sync.engines import open_rows
 from audience_sync.query.looking import looked_at
 from audience_sync.query.tree import Context, Literal, Primary, Property, Reduction, Scalar, Trait

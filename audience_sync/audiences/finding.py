@@ -11,10 +11,9 @@ from audience_sync.compiler.rendering import DIALECTS, dialect_of, render
 from audience_sync.compiler.statements import Compiler, Select
 from audience_sync.config import Audience, Settings
 from audience_sync.core.keys import Reason, Rejection, ValueColumn, key_columns, value_position
-from audience_sync.core.lines import from_line, to_line
 from audience_sync.core.model import Computation, Member
 from audience_sync.core.parameters import Statement
-from audience_sync.core.rows import LineMaker, distinct
+from audience_sync.core.rows import LineMaker, distinct, from_line, to_line
 from audience_sync.engines import Rows, backend, columns, open_rows
 
 

@@ -15,7 +15,7 @@ from audience_sync.cli.globals import Globals
 from audience_sync.cli.paragraph import wrap
 from audience_sync.clock import Seams
 from audience_sync.config import Settings
-from audience_sync.core.printable import printable
+from audience_sync.core.text import printable
 from audience_sync.journal import is_journal, with_priority
 
 DEFAULT_WIDTH: Final = 80

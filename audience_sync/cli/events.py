@@ -13,7 +13,7 @@ from audience_sync.cli.context import settings_of
 from audience_sync.cli.output import Format, FormatOption, LimitOption, harmless, print_records
 from audience_sync.cli.syncing import instant
 from audience_sync.cli.table import TableView
-from audience_sync.core.instants import to_ms
+from audience_sync.core.model import to_ms
 from audience_sync.store import event_reports
 from audience_sync.store.database import Database
 from audience_sync.store.event_reports import EVENT_COLUMNS, REASON_COLUMNS, UNSENT_COLUMNS, EventState

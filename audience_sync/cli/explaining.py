@@ -18,9 +18,8 @@ from audience_sync.cli.progress import Progress
 from audience_sync.cli.standing import standing_of
 from audience_sync.cli.syncing import Now
 from audience_sync.config import Audience, Settings
-from audience_sync.core.instants import from_ms, to_ms
 from audience_sync.core.keys import KeyRules, Reason, stringify
-from audience_sync.core.model import Computation
+from audience_sync.core.model import Computation, from_ms, to_ms
 from audience_sync.errors import AudienceSyncError, ConfigError, UnknownName
 from audience_sync.signals import stoppable
 from audience_sync.sync.previewing import preview as preview_audience

@@ -13,7 +13,7 @@ from audience_sync.cli.output import Format, harmless, json_line, print_facts, p
 from audience_sync.cli.table import Record, TableView
 from audience_sync.config import Audience
 from audience_sync.core.model import Computation
-from audience_sync.core.printable import instant_text
+from audience_sync.core.text import instant_text
 from audience_sync.segment.timestamps import iso
 from audience_sync.sync.previewing import Preview, Values
 

@@ -14,8 +14,7 @@ from audience_sync.cli.output import Format, FormatOption, HiddenColumns, LimitO
 from audience_sync.cli.status import chosen_audience, known_audience
 from audience_sync.cli.syncing import instant
 from audience_sync.cli.table import TableView
-from audience_sync.core.instants import to_ms
-from audience_sync.core.model import ChangeKind, RunState
+from audience_sync.core.model import ChangeKind, RunState, to_ms
 from audience_sync.store import erasure, event_reports, history, inspection, reports
 from audience_sync.store import runs as stored_runs
 from audience_sync.store.database import Database

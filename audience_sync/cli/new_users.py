@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from audience_sync.core.forecast import ProfileCounter
+from audience_sync.core.keys import shard_of
 from audience_sync.core.model import Change, ChangeKind
-from audience_sync.core.shards import shard_of
 from audience_sync.store import audiences, memberships
 from audience_sync.store.database import Database
 

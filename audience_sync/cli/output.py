@@ -20,7 +20,7 @@ import typer
 
 from audience_sync.cli.context import console, out
 from audience_sync.cli.table import JSON_COLUMNS, Record, TableView, fact_lines, lay_out, plain_lines
-from audience_sync.core.printable import printable
+from audience_sync.core.text import printable
 
 BLOCK = 1000  # rows of a table that are aligned together
 COUNT_AT_MOST = 10_000  # rows beyond --limit are counted up to here

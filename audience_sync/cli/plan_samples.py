@@ -16,7 +16,7 @@ from audience_sync.cli.output import Format, Sheet, harmless
 from audience_sync.cli.paragraph import wrap
 from audience_sync.config import Audience
 from audience_sync.core.model import Change, ChangeKind, delivered_value
-from audience_sync.core.printable import printable
+from audience_sync.core.text import printable
 from audience_sync.destinations.schematic.parcels import Destination, Parcel, make_parcel
 from audience_sync.destinations.wire_events import Event, OpenChange, with_key
 from audience_sync.segment.timestamps import iso

@@ -21,7 +21,7 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts
-from audience_sync.core.printable import instant_text
+from audience_sync.core.text import instant_text
 from audience_sync.destinations.schematic.coverage import PEOPLE, sample, sample_values
 from audience_sync.destinations.schematic.volume import joined, volume
 from audience_sync.destinations.wire_events import OpenChange

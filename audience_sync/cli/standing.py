@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from audience_sync import app as engine
 from audience_sync.audiences.explaining import Explanation
 from audience_sync.config import Settings
-from audience_sync.core.hold import Hold
+from audience_sync.core.guard import Hold
 from audience_sync.core.model import Computation, Member, OnMissing
-from audience_sync.core.printable import instant_text
+from audience_sync.core.text import instant_text
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store import audiences, inspection
 from audience_sync.store.audiences import AudienceRow

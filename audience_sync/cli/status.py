@@ -23,7 +23,7 @@ from audience_sync.cli.output import (
 )
 from audience_sync.cli.table import TableView
 from audience_sync.config import Audience, Settings
-from audience_sync.core.printable import instant_text
+from audience_sync.core.text import instant_text
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
 from audience_sync.store import binding, event_reports, identifiers, inspection, outbox

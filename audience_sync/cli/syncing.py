@@ -25,7 +25,7 @@ from audience_sync.cli.progress import Progress
 from audience_sync.cli.status import known_audience
 from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import Computation, RunState
-from audience_sync.core.printable import instant_text
+from audience_sync.core.text import instant_text
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.store import audiences, restored, runs
 from audience_sync.store.reports import iso

@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from audience_sync.cli.paragraph import longest_word, wrap
-from audience_sync.core.printable import instant_text, printable
+from audience_sync.core.text import instant_text, printable
 
 JSON_COLUMNS: Final = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value", "bodies"})
 """Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""

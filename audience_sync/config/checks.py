@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from audience_sync.config.addresses import read_address
 from audience_sync.config.document import DEFAULT_IDENTITY
 from audience_sync.config.problems import Location, Problem, near, spell
-from audience_sync.core.naming import audience_key
+from audience_sync.core.keys import audience_key
 
 Raw: TypeAlias = Mapping[str, Any]
 Entries: TypeAlias = dict[Location, Raw]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from audience_sync.core.printable import printable
+from audience_sync.core.text import printable
 from audience_sync.errors import ConfigError
 
 Location: TypeAlias = tuple[str | int, ...]

@@ -12,8 +12,8 @@ from audience_sync.config.checks import Entries, Raw, entries_of
 from audience_sync.config.document import DEFAULT_IDENTITY, AudienceTable, Document, TraitTable
 from audience_sync.config.problems import Location, Problem, near, spell
 from audience_sync.config.sources import SourceTable
+from audience_sync.core.keys import audience_key
 from audience_sync.core.model import TraitType
-from audience_sync.core.naming import audience_key
 from audience_sync.errors import QueryError
 from audience_sync.query.tree import Condition, Query, Scalar, Stream, kind_of, traits_of, walk
 from audience_sync.query.vocabulary import Kind

@@ -1,25 +1,51 @@
-"""What names a person: how a value becomes a key's one text form, and which columns of a result hold keys.
+"""A value of a source that its driver cannot represent in Python: it stands in the row in place of the value.
 
-A key is stringified in one way: text as it is, integers in decimal digits, UUIDs in lower case with dashes, and whole
-`Decimal` or float numbers (databases without an integer type return them) as integers. A float of 2^53 or more may
-have lost digits and is refused. Nothing is trimmed or folded. `KeyRules` says which texts are not keys.
+The row is rejected only where that column is used. So one timestamp beyond the year 9999 costs one row, not the run.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
+from zlib import crc32
 
 import orjson
+from slugify import slugify
 
-from audience_sync.core.unreadable import Unreadable
 from audience_sync.errors import SourceError
+
+_LONGEST: Final = 80  # characters of a value that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """The value as the database writes it, and why the driver cannot represent it, without the value."""
+
+    text: str
+    problem: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def unreadable(raw: str, problem: str) -> Unreadable:
+    """Return an unreadable value; a long one is cut."""
+    return Unreadable(raw if len(raw) <= _LONGEST else f"{raw[:_LONGEST]}…", problem)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+# What names a person: how a value becomes a key's one text form, and which columns of a result hold keys.
+#
+# A key is stringified in one way: text as it is, integers in decimal digits, UUIDs in lower case with dashes, and
+# whole `Decimal` or float numbers (databases without an integer type return them) as integers. A float of 2^53 or
+# more may have lost digits and is refused. Nothing is trimmed or folded. `KeyRules` says which texts are not keys.
 
 MAX_KEY_LENGTH = 255  # characters
 EXACT_FLOATS = 2**53  # from here on a float may stand for several whole numbers
@@ -236,3 +262,41 @@ def excerpt(columns: KeyColumns, row: Row) -> str:
 
 def _clean(text: str) -> str:
     return _UNUSABLE.sub("�", text)
+
+
+# --- naming -----------------------------------------------------------------------------------------------------------
+# How an audience gets its key, the name of its trait in Schematic.
+#
+# The rule is frozen: a key that changed would be another trait. Letters and digits of any script are transliterated
+# to ASCII and lowered, every other run of characters becomes one ``_``, and the ends are trimmed. Digits stay with
+# the letters they touch, and camelCase is not split.
+
+
+def audience_key(name: str) -> str:
+    """Return the key of the audience called `name`; empty when the name has no letter and no digit.
+
+    >>> audience_key("Order Completed Last 30days")
+    'order_completed_last_30days'
+    """
+    # slugify deletes quotes, commas between digits and emoji, and would join what they part: "Spent 1,000", "O’Brien".
+    text = "".join(" " if _parts_words(character) else character for character in name)
+    # The backend is named because "auto" takes whatever is installed: a key must not depend on another package. A name
+    # is plain text, so "&amp;" is two signs around three letters.
+    key: str = slugify(text, separator="_", entities=False, decimal=False, hexadecimal=False, backend="text-unidecode")
+    return key
+
+
+def _parts_words(character: str) -> bool:
+    """Tell whether the character is punctuation or a symbol, in any script."""
+    return unicodedata.category(character)[0] in "PS"
+
+
+# --- shards -----------------------------------------------------------------------------------------------------------
+# One of 1,024 shards for each profile key: what narrows a search for one person, and what a sample is made of.
+
+SHARDS = 1024
+
+
+def shard_of(profile_key: str) -> int:
+    """Return the fixed shard of a profile, 0 to 1023: ``crc32(key) & 1023`` of its UTF-8 bytes."""
+    return crc32(profile_key.encode()) & (SHARDS - 1)

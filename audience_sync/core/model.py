@@ -7,6 +7,7 @@ hashing them is comparing, storing and hashing text.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple, TypeAlias
 
@@ -153,3 +154,20 @@ class GuardLimits:
     max_update_percent: float = 100
     min_members: int = 100
     min_initial_members: int = 0
+
+
+# --- instants ---------------------------------------------------------------------------------------------------------
+# Convert instants to the milliseconds since 1970 in which the database keeps them, and back, exactly.
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+def to_ms(moment: datetime) -> int:
+    """Return an aware instant in whole milliseconds; what is smaller is cut off."""
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def from_ms(milliseconds: float) -> datetime:
+    """Return the instant of some milliseconds, in UTC."""
+    return _EPOCH + milliseconds * _MILLISECOND

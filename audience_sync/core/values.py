@@ -18,9 +18,8 @@ from uuid import UUID
 
 import orjson
 
-from audience_sync.core.keys import EXACT_FLOATS, Reason, RefusedValue, canonical
+from audience_sync.core.keys import EXACT_FLOATS, Reason, RefusedValue, Unreadable, canonical
 from audience_sync.core.model import Json, TraitType
-from audience_sync.core.unreadable import Unreadable
 
 MAX_VALUE_LENGTH: Final = 1024
 """The most characters of a text: Schematic keeps no longer ones."""

@@ -14,8 +14,7 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from audience_sync.config import Audience, Schedule, Settings
-from audience_sync.core.instants import from_ms, to_ms
-from audience_sync.core.model import RunState
+from audience_sync.core.model import RunState, from_ms, to_ms
 from audience_sync.daemon.claims import Claims
 from audience_sync.daemon.schedule import next_due
 from audience_sync.daemon.troubles import Troubles

@@ -15,8 +15,8 @@ from typing import Any
 import duckdb
 from sqlalchemy.engine import URL
 
+from audience_sync.core.keys import Unreadable, unreadable
 from audience_sync.core.parameters import Statement, bind_now, lexis_of
-from audience_sync.core.unreadable import Unreadable, unreadable
 from audience_sync.engines.session import PAGE, Column, Page
 from audience_sync.engines.sqlite import existing_file
 

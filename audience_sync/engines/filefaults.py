@@ -11,7 +11,7 @@ import duckdb
 from audience_sync.compiler.conversions import Doubt, Doubted, doubted
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType, DateOrder
-from audience_sync.core.printable import printable
+from audience_sync.core.text import printable
 from audience_sync.engines.csv_files import look_at
 from audience_sync.engines.diagnosis import Place, fault_in_csv, fault_in_json, place_in_csv, place_in_json, refusal
 from audience_sync.engines.disk import is_json, is_parquet

@@ -23,9 +23,8 @@ from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 from sqlalchemy.engine import URL
 
-from audience_sync.core.keys import canonical
+from audience_sync.core.keys import canonical, unreadable
 from audience_sync.core.parameters import Bound, Statement, bind_now, lexis_of
-from audience_sync.core.unreadable import unreadable
 from audience_sync.engines.session import CONNECT_TIMEOUT, GRACE, PAGE, Column, Page, Sums
 
 CONNECT_ERRORS = (psycopg.Error,)

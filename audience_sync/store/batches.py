@@ -17,8 +17,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.keys import shard_of
 from audience_sync.core.model import EXIT_VALUES
-from audience_sync.core.shards import shard_of
 from audience_sync.destinations.wire_events import Contents, Event, quoted
 from audience_sync.errors import LeaseLost
 from audience_sync.store import binding, bulk, events, identifiers, jsonrows, leases, outbox, runs, schema

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.config import Retention
-from audience_sync.core.keys import MAX_KEY_LENGTH
-from audience_sync.core.shards import shard_of
+from audience_sync.core.keys import MAX_KEY_LENGTH, shard_of
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences, batches, binding, events, memberships
 from audience_sync.store.database import Database

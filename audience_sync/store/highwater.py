@@ -28,8 +28,8 @@ from typing import Final, NamedTuple, TextIO
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from audience_sync.core.instants import from_ms
-from audience_sync.core.printable import instant_text
+from audience_sync.core.model import from_ms
+from audience_sync.core.text import instant_text
 from audience_sync.errors import DatabaseOlder, MarkUnusable
 from audience_sync.segment.timestamps import iso
 from audience_sync.store.database import Database, file_of, highwater_of

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.printable import instant_text
+from audience_sync.core.text import instant_text
 from audience_sync.errors import ConfigError, UnknownName
 from audience_sync.store import memberships
 from audience_sync.store.audiences import AudienceRow

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.keys import shard_of
 from audience_sync.core.model import ChangeKind
-from audience_sync.core.shards import shard_of
 from audience_sync.destinations.outcomes import tries_until_stuck
 from audience_sync.store import batches, outages, runs
 from audience_sync.store.entries import UNWRITTEN, history_from

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.lines import Wrapping, bare
 from audience_sync.core.model import Change, ChangeKind, Member
+from audience_sync.core.rows import Wrapping, bare
 from audience_sync.store import audiences, bulk, entries, identifiers, outbox, runs, schema
 from audience_sync.store.runs import RunRow
 

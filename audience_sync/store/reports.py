@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.instants import from_ms
-from audience_sync.core.model import ChangeKind, RunKind
+from audience_sync.core.model import ChangeKind, RunKind, from_ms
 from audience_sync.segment import timestamps
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import Rejection
-from audience_sync.core.lines import GAP, Wrapping
 from audience_sync.core.model import Counts, RunKind, RunState
+from audience_sync.core.rows import GAP, Wrapping
 from audience_sync.errors import STOPPED_ON_REQUEST, UnknownName
 from audience_sync.store import audiences, bulk, schema
 

@@ -7,7 +7,7 @@ from typing import assert_never
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import RunState
-from audience_sync.core.printable import instant_text
+from audience_sync.core.text import instant_text
 from audience_sync.errors import ApprovalRefused
 from audience_sync.store import audiences, binding, runs
 from audience_sync.store.audiences import AudienceRow

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from audience_sync.core.lines import Wrapping, from_line
 from audience_sync.core.model import Change, ChangeKind, Counts, OnMissing
-from audience_sync.core.rows import distinct
+from audience_sync.core.rows import Wrapping, distinct, from_line
 from audience_sync.store import memberships
 from audience_sync.store.database import Database
 from audience_sync.store.memberships import Digest

@@ -20,9 +20,8 @@ import duckdb
 import orjson
 
 from audience_sync.core.keys import MAX_KEY_LENGTH, KeyRules, canonical
-from audience_sync.core.lines import Wrapping
 from audience_sync.core.model import Change, ChangeKind, Counts
-from audience_sync.core.rows import distinct
+from audience_sync.core.rows import Wrapping, distinct
 from audience_sync.store.memberships import Digest
 from audience_sync.sync import in_process
 

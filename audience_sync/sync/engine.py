@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from audience_sync.core.keys import KeyRules
-from audience_sync.core.lines import Wrapping
 from audience_sync.core.model import Change, Counts
+from audience_sync.core.rows import Wrapping
 from audience_sync.store.memberships import Digest
 
 

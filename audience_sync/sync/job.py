@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from audience_sync.config import Audience, Settings
-from audience_sync.core.hold import Obstacle
+from audience_sync.core.guard import Obstacle
 from audience_sync.core.keys import Reason
 from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError, ConfigError
 from audience_sync.store.runs import RunRow

@@ -8,10 +8,8 @@ from datetime import UTC, datetime
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.guard import guard
-from audience_sync.core.hold import NOT_SYNCED, Hold, Used, hold, would_block, would_fail
-from audience_sync.core.instants import to_ms
-from audience_sync.core.model import Change, Computation, Counts, RunKind, RunState
+from audience_sync.core.guard import NOT_SYNCED, Hold, Used, guard, hold, would_block, would_fail
+from audience_sync.core.model import Change, Computation, Counts, RunKind, RunState, to_ms
 from audience_sync.store import audiences, binding, runs
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync.comparing import compare

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy.engine import Connection
 
 from audience_sync.config import Audience, Settings
-from audience_sync.core.hold import NEEDS_A_PERSON, Decided, Hold, Used, hold, obstacle
+from audience_sync.core.guard import NEEDS_A_PERSON, Decided, Hold, Used, hold, obstacle
 from audience_sync.core.model import RunState
 from audience_sync.store import audiences, runs
 from audience_sync.store.audiences import AudienceRow

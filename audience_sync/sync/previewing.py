@@ -16,8 +16,8 @@ import orjson
 
 from audience_sync.config import Audience, Settings
 from audience_sync.core.keys import Reason
-from audience_sync.core.lines import from_line
 from audience_sync.core.model import Computation, Member
+from audience_sync.core.rows import from_line
 from audience_sync.sync.reading import Rejections, reading
 
 VALUES_KEPT = 100_000

@@ -12,9 +12,8 @@ from audience_sync.audiences import Definition, open_definition, reader_of_value
 from audience_sync.config import Audience, Settings
 from audience_sync.config.queries import digest_of
 from audience_sync.core.keys import Reason, Rejection, ValueColumn, canonical, key_columns, value_position
-from audience_sync.core.lines import from_line
 from audience_sync.core.model import Computation
-from audience_sync.core.rows import LineMaker
+from audience_sync.core.rows import LineMaker, from_line
 from audience_sync.sync.engine import DiffEngine
 
 SAMPLES = 100  # rejected rows kept for each reason and run

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from audience_sync.config import Audience, Settings
-from audience_sync.core.instants import from_ms, to_ms
+from audience_sync.core.model import from_ms, to_ms
 from audience_sync.store import audiences
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync.prerequisites import is_synced_first

@@ -13,11 +13,9 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.guard import is_guarded
-from audience_sync.core.hold import Hold
-from audience_sync.core.instants import from_ms, to_ms
-from audience_sync.core.model import Counts, RunKind, RunState
-from audience_sync.core.printable import instant_text
+from audience_sync.core.guard import Hold, is_guarded
+from audience_sync.core.model import Counts, RunKind, RunState, from_ms, to_ms
+from audience_sync.core.text import instant_text
 from audience_sync.database_error import first_line
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.segment.timestamps import iso

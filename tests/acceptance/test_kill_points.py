@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.clock import Seams
-from audience_sync.core.shards import shard_of
+from audience_sync.core.keys import shard_of
 from audience_sync.sandbox import FaultRule
 from audience_sync.store import erasure, leases
 from tests.acceptance.running import KILLED, Place, assert_settled, customers, open_place

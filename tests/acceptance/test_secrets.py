@@ -33,7 +33,7 @@ from pydantic import SecretStr
 from audience_sync import logs
 from audience_sync.config import Settings, load
 from audience_sync.core.model import TraitType
-from audience_sync.core.redaction import redaction
+from audience_sync.core.text import redaction
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.destinations.schematic.client import Schematic
 from audience_sync.sandbox import DEVELOPMENT_KEY

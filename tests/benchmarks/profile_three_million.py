@@ -17,7 +17,7 @@ from contextlib import closing
 
 import orjson
 
-from audience_sync.core.shards import shard_of
+from audience_sync.core.keys import shard_of
 from audience_sync.store import bulk, inspection, schema
 from audience_sync.store import database as db
 from audience_sync.store.database import Database

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.clock import Seams
-from audience_sync.core.shards import shard_of
+from audience_sync.core.keys import shard_of
 from audience_sync.errors import LeaseHeld
 from audience_sync.store import batches, leases, outbox, waiting
 from audience_sync.store import database as db

@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.keys import KeyColumns, canonical
-from audience_sync.core.lines import Wrapping, from_line, to_line
 from audience_sync.core.model import Change, ChangeKind, Counts, Member
-from audience_sync.core.rows import wrapping
+from audience_sync.core.rows import Wrapping, from_line, to_line, wrapping
 from audience_sync.store.memberships import Digest
 from audience_sync.sync import diff, in_process
 from audience_sync.sync.diff import Diff

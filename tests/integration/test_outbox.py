@@ -9,8 +9,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.keys import shard_of
 from audience_sync.core.model import Change, ChangeKind
-from audience_sync.core.shards import shard_of
 from audience_sync.destinations.wire_events import Contents, Event, OpenChange
 from audience_sync.errors import LeaseLost
 from audience_sync.store import audiences, batches, memberships, outbox, runs, waiting

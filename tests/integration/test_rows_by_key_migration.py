@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.core.shards import shard_of
+from audience_sync.core.keys import shard_of
 from audience_sync.destinations.wire_events import Contents
 from audience_sync.store import audiences, batches, memberships, outbox
 from audience_sync.store import database as db

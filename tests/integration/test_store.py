@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import Reason, Rejection
-from audience_sync.core.lines import to_line
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, Member, RunKind, RunState
+from audience_sync.core.rows import to_line
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences, bulk, memberships, runs, schema
 from audience_sync.store.database import Database

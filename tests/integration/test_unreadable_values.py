@@ -15,10 +15,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from audience_sync.audiences.finding import find
-from audience_sync.core.keys import Reason
+from audience_sync.core.keys import Reason, Unreadable
 from audience_sync.core.model import Counts, Member
 from audience_sync.core.parameters import Statement
-from audience_sync.core.unreadable import Unreadable
 from audience_sync.engines import opening, other, postgres
 from audience_sync.engines.session import PAGE
 from audience_sync.errors import SourceError

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from audience_sync.cli.context import MessageConsole
 from audience_sync.cli.output import Format, print_records, spreadsheet_cell
-from audience_sync.core.printable import printable
+from audience_sync.core.text import printable
 
 FORMULAS = (
     "=1+1", "=cmd|' /C calc'!A0", "+1+1", "-1+1", "-", "@SUM(A1)", "\t=1+1", "\r=1+1", "\n=1", "＝1+1", "-5;=1", "--5",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from audience_sync.core.hold import NEEDS_A_PERSON, Decided, Hold, Obstacle, Used, hold, obstacle, would_block
+from audience_sync.core.guard import NEEDS_A_PERSON, Decided, Hold, Obstacle, Used, hold, obstacle, would_block
 from audience_sync.core.model import Computation, RunState
 
 NOON = 1_774_958_400_000

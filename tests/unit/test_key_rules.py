@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.keys import PLACEHOLDERS, KeyRules, Reason, Rejection, key_columns, stringify
-from audience_sync.core.lines import from_line, to_line
-from audience_sync.core.rows import LineMaker
+from audience_sync.core.rows import LineMaker, from_line, to_line
 
 DATABASE = KeyRules()
 FILES = KeyRules(of_text_files=True)

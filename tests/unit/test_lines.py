@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.keys import canonical
-from audience_sync.core.lines import from_line, to_line
 from audience_sync.core.model import Member
+from audience_sync.core.rows import from_line, to_line
 from tests.factories import make_member
 
 KEYS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.naming import audience_key
+from audience_sync.core.keys import audience_key
 
 KEYS = {
     "Order Completed Last 30days": "order_completed_last_30days",

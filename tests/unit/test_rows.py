@@ -21,16 +21,16 @@ from audience_sync.core.keys import (
     Reason,
     Rejection,
     Row,
+    Unreadable,
     canonical,
     excerpt,
     key_columns,
     storable,
     stringify,
+    unreadable,
 )
-from audience_sync.core.lines import from_line, to_line
 from audience_sync.core.model import Member
-from audience_sync.core.rows import LineMaker, distinct, wrapping
-from audience_sync.core.unreadable import Unreadable, unreadable
+from audience_sync.core.rows import LineMaker, distinct, from_line, to_line, wrapping
 from audience_sync.errors import SourceError
 from audience_sync.sync.diff import Diff
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from audience_sync.cli.table import TableView, cell, fact_lines, lay_out, plain_lines
-from audience_sync.core.printable import instant_text
+from audience_sync.core.text import instant_text
 
 VIEW = TableView(
     ("id", "audience", "state", "since", "members", "reason"), optional=("members", "since"), under=("state",)

@@ -11,11 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.keys import KeyColumns, Reason, RefusedValue, Rejection, Row, ValueColumn, value_position
-from audience_sync.core.lines import from_line
+from audience_sync.core.keys import (
+    KeyColumns,
+    Reason,
+    RefusedValue,
+    Rejection,
+    Row,
+    ValueColumn,
+    unreadable,
+    value_position,
+)
 from audience_sync.core.model import Member, TraitType
-from audience_sync.core.rows import LineMaker
-from audience_sync.core.unreadable import unreadable
+from audience_sync.core.rows import LineMaker, from_line
 from audience_sync.core.values import MAX_VALUE_LENGTH, value_reader
 from audience_sync.errors import SourceError
 from audience_sync.query.text_values import text_value_reader

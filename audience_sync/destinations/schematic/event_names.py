@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from audience_sync.core.naming import audience_key
+from audience_sync.core.keys import audience_key
 
 _ACCEPTED: Final = re.compile("[A-Za-z0-9_-]+")
 

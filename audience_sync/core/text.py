@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+from collections.abc import Callable
 from typing import Final
 
 REPLACEMENT: Final = "�"
@@ -26,3 +28,21 @@ def instant_text(instant: str | None) -> str:
     """Return an ISO 8601 instant in UTC as every table and message shows it: `2026-11-29 14:05:09Z`."""
     found = _INSTANT.fullmatch(instant or "")
     return f"{found[1]} {found[2]}Z" if found else instant or "-"
+
+
+# --- redaction --------------------------------------------------------------------------------------------------------
+# Taking a secret out of what others say: it may come back as it was sent, or as JSON, a URL or HTML spell it.
+
+
+def redaction(secret: str, *, word: str) -> Callable[[str], str]:
+    """Return a function that puts `word` in the place of a secret, however its characters are escaped in a text."""
+    found = re.compile("".join(map(_spellings, secret)), re.IGNORECASE)
+    return lambda text: found.sub(word, text)
+
+
+def _spellings(letter: str) -> str:
+    """Return a pattern of the ways to write a character; JSON within JSON has several backslashes."""
+    code = ord(letter)
+    ways = [letter, f"%{code:02x}", html.escape(letter), f"&#{code};", f"&#x{code:x};"]
+    plain = "|".join(map(re.escape, dict.fromkeys(ways)))
+    return rf"\\*(?:{plain}|(?<=\\)u{code:04x})"
