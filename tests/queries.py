@@ -10,8 +10,9 @@ from functools import cache
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from audience_sync.query.checking import MAX_COMPARISONS
-from audience_sync.query.tree import (
+from audience_sync.query.checker import MAX_COMPARISONS
+from audience_sync.query.literals import seconds_about
+from audience_sync.query.syntax_tree import (
     EACH,
     And,
     Between,
@@ -55,7 +56,6 @@ from audience_sync.query.vocabulary import (
     TextTest,
     Unit,
 )
-from audience_sync.query.words import seconds_about
 
 
 def _path(names: Sequence[str]) -> Path:

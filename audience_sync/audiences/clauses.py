@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from audience_sync.config import Audience
-from audience_sync.query.printing import to_text
-from audience_sync.query.tree import EACH, And, Comparison, Condition, Literal, Not, Or, Primary, Scalar, Trait
+from audience_sync.query.printer import to_text
+from audience_sync.query.syntax_tree import EACH, And, Comparison, Condition, Literal, Not, Or, Primary, Scalar, Trait
 
 
 class Event(NamedTuple):

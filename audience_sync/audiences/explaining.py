@@ -23,8 +23,8 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core import exact_json
 from audience_sync.core.model import Computation, from_ms
 from audience_sync.engines import open_rows
-from audience_sync.query.looking import looked_at
-from audience_sync.query.tree import Context, Literal, Primary, Property, Reduction, Scalar, Trait
+from audience_sync.query.references import looked_at
+from audience_sync.query.syntax_tree import Context, Literal, Primary, Property, Reduction, Scalar, Trait
 from audience_sync.segment.timestamps import iso
 
 

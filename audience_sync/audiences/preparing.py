@@ -13,8 +13,8 @@ from audience_sync.config import Audience, EventsTable, ProfilesTable, Settings,
 from audience_sync.core.model import Computation
 from audience_sync.engines import backend, columns, table_columns
 from audience_sync.errors import ConfigError, QueryError
-from audience_sync.query.mistakes import placed
-from audience_sync.query.tree import Stream, walk
+from audience_sync.query.query_errors import placed
+from audience_sync.query.syntax_tree import Stream, walk
 
 
 def compiler_of(settings: Settings, audience: Audience, *, as_of: datetime, only: str | None = None) -> Compiler:

@@ -19,8 +19,8 @@ from audience_sync.cli.standing import Standing
 from audience_sync.cli.table import Record
 from audience_sync.core.model import Computation
 from audience_sync.core.text import instant_text, printable
-from audience_sync.query.printing import to_text
-from audience_sync.query.tree import And, Not, Or, Reduction
+from audience_sync.query.printer import to_text
+from audience_sync.query.syntax_tree import And, Not, Or, Reduction
 from audience_sync.segment.timestamps import iso
 
 COLUMNS: Final = (

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 
 from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiler.values import MomentValue, NumberValue, TextValue
-from audience_sync.query import calendar, words
-from audience_sync.query.tree import (
+from audience_sync.query import calendar
+from audience_sync.query import literals as words
+from audience_sync.query.syntax_tree import (
     EACH,
     And,
     Comparison,

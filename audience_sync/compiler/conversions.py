@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from audience_sync.compiler.dialect import LAST_MILLISECOND, NUMBER_PATTERN, SECONDS_UP_TO
 from audience_sync.core.model import ColumnType, DateOrder
-from audience_sync.query.words import LONGEST_NUMBER
+from audience_sync.query.literals import LONGEST_NUMBER
 
 PARSERS: Final = {ColumnType.NUMBER: "parse_number", ColumnType.TIME: "parse_time"}
 """The function that converts a column of a type."""

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from audience_sync.compiler.dialect import Expression
 from audience_sync.compiler.selections import Selection
-from audience_sync.query.tree import EACH, Reduction
+from audience_sync.query.syntax_tree import EACH, Reduction
 from audience_sync.query.vocabulary import Form, Function
 
 _BY_VALUE = (Function.FIRST, Function.LAST, Function.MIN, Function.MAX)

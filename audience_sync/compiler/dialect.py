@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
-from audience_sync.query.words import NUMBER
+from audience_sync.query.literals import NUMBER
 
 Expression: TypeAlias = sa.ColumnElement[Any]
 Truth: TypeAlias = sa.ColumnElement[bool]

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Set
 from typing import Final
 
-from audience_sync.query.tree import (
+from audience_sync.query.syntax_tree import (
     And,
     Comparison,
     Condition,

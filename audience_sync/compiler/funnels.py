@@ -6,7 +6,7 @@ import sys
 
 from audience_sync.compiler.dialect import Dialect
 from audience_sync.compiler.emptiness import compare_numbers
-from audience_sync.query.tree import Comparison, Condition, Literal, Reduction, Where, walk
+from audience_sync.query.syntax_tree import Comparison, Condition, Literal, Reduction, Where, walk
 from audience_sync.query.vocabulary import Function
 
 

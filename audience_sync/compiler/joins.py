@@ -8,7 +8,7 @@ from typing import Protocol
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
-from audience_sync.query.tree import Path, Trait
+from audience_sync.query.syntax_tree import Path, Trait
 
 PROFILES = ""
 """The name under which profiles are joined; no key is empty."""

@@ -25,7 +25,7 @@ from audience_sync.compiler.dialect import (
     fixed,
 )
 from audience_sync.compiler.values import MomentValue, NumberValue, TextValue, TruthValue
-from audience_sync.query.words import LONGEST_NUMBER
+from audience_sync.query.literals import LONGEST_NUMBER
 
 _JSONB = postgresql.JSONB
 _INSTANT = sa.DateTime(timezone=True)

@@ -14,7 +14,7 @@ from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiler.emptiness import NEVER_NULL
 from audience_sync.compiler.selections import Selection
 from audience_sync.compiler.values import NumberValue, TextValue
-from audience_sync.query.tree import EACH, Path, Reduction, kind_of
+from audience_sync.query.syntax_tree import EACH, Path, Reduction, kind_of
 from audience_sync.query.vocabulary import Form, Function, Kind
 
 _RANKED = (Function.FIRST, Function.LAST, Function.MODE, Function.UNIQUE)

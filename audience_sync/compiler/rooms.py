@@ -13,7 +13,7 @@ from sqlalchemy.sql.expression import FromClause
 from audience_sync.compiler.dialect import Dialect, Expression, Timeline, Value
 from audience_sync.core.parameters import bind_now, lexis_of
 from audience_sync.errors import ConfigError, QueryError
-from audience_sync.query.tree import Context, Property
+from audience_sync.query.syntax_tree import Context, Property
 
 ROW = "audience_sync_row"
 """The number of a row that is looked at beside others; no column of a person's is called so."""

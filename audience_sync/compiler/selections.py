@@ -12,7 +12,7 @@ from sqlalchemy.sql.expression import FromClause
 from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiler.joins import Joins
 from audience_sync.compiler.rooms import EventRow, EventsRoom, ProfilesRoom
-from audience_sync.query.tree import Context, Path, Property, Reduction, Trait
+from audience_sync.query.syntax_tree import Context, Path, Property, Reduction, Trait
 
 _PARENT_ROW = "audience_sync_parent"
 

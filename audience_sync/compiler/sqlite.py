@@ -22,7 +22,7 @@ from audience_sync.compiler.dialect import (
     fixed,
 )
 from audience_sync.compiler.values import TextValue
-from audience_sync.query.words import LONGEST_NUMBER
+from audience_sync.query.literals import LONGEST_NUMBER
 
 _UNIX_EPOCH = 2440587.5  # as a Julian day
 _DAY = 86_400_000  # milliseconds

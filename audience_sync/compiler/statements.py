@@ -26,7 +26,7 @@ from audience_sync.compiler.streams import select
 from audience_sync.compiler.users import users_of
 from audience_sync.compiler.values import NumberValue, TruthValue
 from audience_sync.errors import QueryError
-from audience_sync.query.tree import (
+from audience_sync.query.syntax_tree import (
     Condition,
     Context,
     Literal,

@@ -24,7 +24,7 @@ from audience_sync.compiler.rooms import ROW, EventRow
 from audience_sync.compiler.selections import Selection, World, apart
 from audience_sync.compiler.windows import in_window
 from audience_sync.query import calendar
-from audience_sync.query.tree import (
+from audience_sync.query.syntax_tree import (
     And,
     Between,
     Comparison,

@@ -20,7 +20,7 @@ from audience_sync.compiler.rooms import EventRow, ProfilesRoom
 from audience_sync.compiler.selections import Selection, World
 from audience_sync.compiler.streams import is_flat, narrow_flat, select
 from audience_sync.compiler.windows import starts_at
-from audience_sync.query.tree import Condition, Context, Literal, Path, Property, Query, Reduction, Scalar, Trait
+from audience_sync.query.syntax_tree import Condition, Context, Literal, Path, Property, Query, Reduction, Scalar, Trait
 
 
 @dataclass

@@ -7,7 +7,7 @@ from datetime import datetime
 from audience_sync.compiler.dialect import Truth
 from audience_sync.compiler.selections import Selection, World
 from audience_sync.query import calendar
-from audience_sync.query.tree import Between, Since, Stream, Within
+from audience_sync.query.syntax_tree import Between, Since, Stream, Within
 from audience_sync.query.vocabulary import Duration
 
 

@@ -15,7 +15,7 @@ from audience_sync.config.sources import SourceTable
 from audience_sync.core.keys import audience_key
 from audience_sync.core.model import TraitType
 from audience_sync.errors import QueryError
-from audience_sync.query.tree import Condition, Query, Scalar, Stream, kind_of, traits_of, walk
+from audience_sync.query.syntax_tree import Condition, Query, Scalar, Stream, kind_of, traits_of, walk
 from audience_sync.query.vocabulary import Kind
 
 FITTING_TYPES: Final = {
@@ -42,7 +42,7 @@ def read_condition(text: str) -> Condition:
     Raises:
         QueryError: it cannot be read.
     """
-    from audience_sync.query.parsing import parse_audience  # noqa: PLC0415 - Lark is slow to import
+    from audience_sync.query.query_parser import parse_audience  # noqa: PLC0415 - Lark is slow to import
 
     return parse_audience(text)
 
@@ -54,7 +54,7 @@ def read_scalar(text: str) -> Scalar:
     Raises:
         QueryError: it cannot be read.
     """
-    from audience_sync.query.parsing import parse_trait  # noqa: PLC0415 - Lark is slow to import
+    from audience_sync.query.query_parser import parse_trait  # noqa: PLC0415 - Lark is slow to import
 
     return parse_trait(text)
 
@@ -196,7 +196,7 @@ def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
 
 
 def _circle(graph: Mapping[str, frozenset[str]], places: Mapping[str, Location]) -> Iterator[Problem]:
-    from audience_sync.query.dependencies import find_cycle  # noqa: PLC0415 - few files have any
+    from audience_sync.query.references import find_cycle  # noqa: PLC0415 - few files have any
 
     circle = find_cycle(graph)
     if circle is not None:
@@ -208,7 +208,7 @@ def foundations(document: Document) -> dict[str, str]:
 
     A query means other people when any of that changes, though its text does not.
     """
-    from audience_sync.query.dependencies import order  # noqa: PLC0415 - few files have any
+    from audience_sync.query.references import order  # noqa: PLC0415 - few files have any
 
     entries = {key_of(entry): entry for entry in [*document.audiences, *document.traits]}
     graph = {}

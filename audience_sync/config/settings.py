@@ -21,8 +21,8 @@ from audience_sync.destinations.schematic.coverage import Coverage, coverage
 from audience_sync.destinations.schematic.mappings import Mapping
 from audience_sync.destinations.schematic.parcels import Destination
 from audience_sync.errors import UnknownName
-from audience_sync.query.printing import to_text
-from audience_sync.query.tree import Condition, Query, Scalar, kind_of
+from audience_sync.query.printer import to_text
+from audience_sync.query.syntax_tree import Condition, Query, Scalar, kind_of
 
 
 class Schedule(BaseModel):
@@ -145,14 +145,14 @@ class Settings(BaseModel):
 
     def in_order(self, audiences: Iterable[Audience]) -> list[Audience]:
         """Return some audiences and everything they use, each behind what it uses."""
-        from audience_sync.query.dependencies import closure, order  # noqa: PLC0415 - few commands need an order
+        from audience_sync.query.references import closure, order  # noqa: PLC0415 - few commands need an order
 
         by_key = {one.key: one for one in self.audiences}
         return [by_key[key] for key in order(closure(self.graph, [one.key for one in audiences]))]
 
     def families(self, audiences: Iterable[Audience]) -> list[list[Audience]]:
         """Return some audiences in groups: those together that use one another, directly or not, or use the same."""
-        from audience_sync.query.dependencies import closure, families  # noqa: PLC0415 - as above
+        from audience_sync.query.references import closure, families  # noqa: PLC0415 - as above
 
         wanted = {one.key: one for one in audiences}
         groups = families(closure(self.graph, wanted))

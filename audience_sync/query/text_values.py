@@ -13,7 +13,7 @@ from typing import Final
 from audience_sync.core.keys import RefusedValue, canonical
 from audience_sync.core.model import TraitType
 from audience_sync.core.values import ValueReader
-from audience_sync.query.words import number_of_text
+from audience_sync.query.literals import number_of_text
 
 _TEXTS: Final = (TraitType.STRING, TraitType.URL, TraitType.DATE)
 _WHOLE: Final = re.compile("-?(0|[1-9][0-9]*)")

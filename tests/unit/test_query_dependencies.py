@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.query.dependencies import closure, families, find_cycle, order
+from audience_sync.query.references import closure, families, find_cycle, order
 
 KEYS = st.sampled_from("abcdef")
 GRAPHS = st.dictionaries(KEYS, st.frozensets(KEYS, max_size=3))

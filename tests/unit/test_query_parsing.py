@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.errors import QueryError
-from audience_sync.query.parsing import parse_audience, parse_trait
-from audience_sync.query.printing import to_text
-from audience_sync.query.tree import (
+from audience_sync.query.literals import moment_of_text, number_of_text
+from audience_sync.query.printer import to_text
+from audience_sync.query.query_parser import parse_audience, parse_trait
+from audience_sync.query.syntax_tree import (
     EACH,
     And,
     Between,
@@ -50,7 +51,6 @@ from audience_sync.query.vocabulary import (
     TextTest,
     Unit,
 )
-from audience_sync.query.words import moment_of_text, number_of_text
 from tests.queries import queries
 from tests.steps import steps
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import Phase, find, given, settings
 from hypothesis.strategies import SearchStrategy
 
-from audience_sync.query.parsing import parse_audience, parse_trait
-from audience_sync.query.printing import to_text
-from audience_sync.query.tree import Condition, Context, Filter, Property, Reduction, Scalar, walk
+from audience_sync.query.printer import to_text
+from audience_sync.query.query_parser import parse_audience, parse_trait
+from audience_sync.query.syntax_tree import Condition, Context, Filter, Property, Reduction, Scalar, walk
 from audience_sync.query.vocabulary import (
     DateTest,
     Duration,

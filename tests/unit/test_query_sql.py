@@ -15,8 +15,8 @@ from audience_sync.compiler.rendering import DIALECTS, dialect_of, render
 from audience_sync.compiler.rooms import EventsRoom, ProfilesRoom, Relation
 from audience_sync.compiler.statements import Compiler
 from audience_sync.errors import ConfigError, QueryError
-from audience_sync.query.parsing import parse_audience, parse_trait
-from audience_sync.query.tree import EACH, Condition, Scalar, TextCondition
+from audience_sync.query.query_parser import parse_audience, parse_trait
+from audience_sync.query.syntax_tree import EACH, Condition, Scalar, TextCondition
 from audience_sync.query.vocabulary import Duration, TextTest
 from tests.profile import amount
 from tests.queries import audiences, computed_traits

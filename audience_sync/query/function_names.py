@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from audience_sync.errors import QueryError
-from audience_sync.query.chains import Bare, Call
-from audience_sync.query.mistakes import nearest, refusal, shown
+from audience_sync.query.call_chains import Bare, Call
+from audience_sync.query.query_errors import nearest, refusal, shown
 from audience_sync.query.vocabulary import Period
 
 EXTRACTORS = {

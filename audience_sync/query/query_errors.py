@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn
 
 from audience_sync.errors import QueryError
-from audience_sync.query.words import LONGEST_NUMBER, literal_moment, unit_of
+from audience_sync.query.literals import LONGEST_NUMBER, literal_moment, unit_of
 
 if TYPE_CHECKING:  # Lark takes long to import, and most commands read no query
     from lark import Token

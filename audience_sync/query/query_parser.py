@@ -13,7 +13,7 @@ from typing import TypeVar
 from lark import Lark, Token, Transformer, UnexpectedToken, v_args
 
 from audience_sync.errors import QueryError
-from audience_sync.query.chains import (
+from audience_sync.query.call_chains import (
     Argument,
     Bare,
     Call,
@@ -28,11 +28,11 @@ from audience_sync.query.chains import (
     Value,
     Written,
 )
-from audience_sync.query.checking import audience, computed_trait
-from audience_sync.query.mistakes import CHECKS, check_text, nest, placed, refusal, shown, unexpected
-from audience_sync.query.tree import Condition, Literal, Scalar
+from audience_sync.query.checker import audience, computed_trait
+from audience_sync.query.literals import duration_of, literal_moment, number_of, text_of, unit_of
+from audience_sync.query.query_errors import CHECKS, check_text, nest, placed, refusal, shown, unexpected
+from audience_sync.query.syntax_tree import Condition, Literal, Scalar
 from audience_sync.query.vocabulary import Operator, Unit
-from audience_sync.query.words import duration_of, literal_moment, number_of, text_of, unit_of
 
 Root = TypeVar("Root")
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from datetime import date
 
-from audience_sync.query.tree import (
+from audience_sync.query.literals import duration_text, moment_text, path_text, quoted
+from audience_sync.query.syntax_tree import (
     And,
     Between,
     Comparison,
@@ -35,7 +36,6 @@ from audience_sync.query.tree import (
     Within,
 )
 from audience_sync.query.vocabulary import Duration, Function
-from audience_sync.query.words import duration_text, moment_text, path_text, quoted
 
 
 def to_text(query: Query) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 
-from audience_sync.query.tree import EACH, Path
+from audience_sync.query.syntax_tree import EACH, Path
 from audience_sync.query.vocabulary import Duration, Unit
 
 NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?"
