@@ -11,8 +11,8 @@ from audience_sync.destinations.schematic.coverage import AT, PEOPLE, looks_at_t
 from audience_sync.destinations.schematic.mappings import Mapping
 from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.errors import ConfigError
-from audience_sync.segment.fql.expressions import Comparison, Exists, Has, OneOf, conditions
-from audience_sync.segment.mapping.compiling import reads
+from audience_sync.segment.fql.trigger_tree import Comparison, Exists, Has, OneOf, conditions
+from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.segment_events import SegmentEvent
 from audience_sync.store import binding
 from audience_sync.store.database import Database
@@ -64,7 +64,7 @@ def _compared(mapping: Mapping) -> Iterator[Finding]:
     """
     if any(isinstance(one, OneOf | Has | Exists) for one in conditions(mapping.expression)):
         return
-    from audience_sync.segment.fql.differences import differences  # noqa: PLC0415 - Lark is slow to import
+    from audience_sync.segment.fql.segment_parser import differences  # noqa: PLC0415 - Lark is slow to import
 
     if sentences := differences(mapping.trigger):
         yield warning(

@@ -16,8 +16,7 @@ from audience_sync.destinations.schematic.fields import FIELDS, Action, Field, F
 from audience_sync.destinations.schematic.mappings import MOST_MAPPINGS, Mapping, make_mapping
 from audience_sync.destinations.schematic.presets import DEFAULTS, TRIGGERS, presets
 from audience_sync.errors import TriggerError
-from audience_sync.segment.mapping.problems import problems
-from audience_sync.segment.mapping.shape import directive_of
+from audience_sync.segment.mapping.validation import directive_of, problems
 
 
 def check_mappings(raw: abc.Mapping[str, Any]) -> Iterator[Problem]:
@@ -59,7 +58,7 @@ def _mapping(entry: MappingTable) -> Mapping:
 def _trigger(entry: abc.Mapping[str, Any], index: int) -> Iterator[Problem]:
     trigger = entry.get("trigger")
     if isinstance(trigger, str):
-        from audience_sync.segment.fql.parsing import parse  # noqa: PLC0415 - Lark is slow to import
+        from audience_sync.segment.fql.trigger_parser import parse  # noqa: PLC0415 - Lark is slow to import
 
         try:
             parse(trigger)

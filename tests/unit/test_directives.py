@@ -16,7 +16,7 @@ from audience_sync.core.exact_json import LongFraction
 from audience_sync.core.model import Json
 from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.errors import MappingError
-from audience_sync.segment.mapping.compiling import MISSING, compile_mapping, reads
+from audience_sync.segment.mapping.template import MISSING, compile_mapping, reads
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "mappings.json").read_text())
 EVENT: dict[str, Json] = {

@@ -7,7 +7,7 @@ import copy
 import pytest
 
 from audience_sync.core.model import Json
-from audience_sync.segment.integrations import Reason, kept_away
+from audience_sync.segment.timestamps import Reason, kept_away
 
 OBJECTS: list[tuple[Json, Reason | None]] = [
     (None, None),

@@ -10,8 +10,8 @@ import pytest
 from audience_sync.core.model import Json
 from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.errors import MappingError
-from audience_sync.segment.mapping.compiling import compile_mapping
-from audience_sync.segment.mapping.problems import MappingProblem, problems
+from audience_sync.segment.mapping.template import compile_mapping
+from audience_sync.segment.mapping.validation import MappingProblem, problems
 
 PATH: Json = {"@path": "$.a"}
 

@@ -12,9 +12,8 @@ import pytest
 
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
-from audience_sync.segment.mapping.compiling import MISSING, Missing, compile_mapping, reads
-from audience_sync.segment.mapping.problems import problems
-from audience_sync.segment.mapping.rules import RULES
+from audience_sync.segment.mapping.template import MISSING, Missing, compile_mapping, reads
+from audience_sync.segment.mapping.validation import RULES, problems
 from tests.profile import amount
 
 CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=300, large=3000)

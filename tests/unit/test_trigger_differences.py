@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from audience_sync.errors import TriggerError
-from audience_sync.segment.fql.differences import differences
-from audience_sync.segment.fql.matching import matcher
-from audience_sync.segment.fql.parsing import parse
+from audience_sync.segment.fql.matcher import matcher
+from audience_sync.segment.fql.segment_parser import differences
+from audience_sync.segment.fql.trigger_parser import parse
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "triggers.json").read_text())
 EARLY = "Segment ends parentheses at the first `)` in them, that of `contains` and `match` too"

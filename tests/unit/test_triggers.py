@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from audience_sync.core.model import Json
 from audience_sync.errors import TriggerError
-from audience_sync.segment.fql.expressions import (
+from audience_sync.segment.fql.matcher import escape, matcher, pattern_test
+from audience_sync.segment.fql.trigger_parser import parse
+from audience_sync.segment.fql.trigger_tree import (
     And,
     Call,
     Comparison,
@@ -25,10 +27,7 @@ from audience_sync.segment.fql.expressions import (
     fields,
     to_text,
 )
-from audience_sync.segment.fql.matching import matcher
-from audience_sync.segment.fql.parsing import parse
-from audience_sync.segment.fql.patterns import escape, pattern_test
-from audience_sync.segment.fql.words import OBJECT_FIELDS, PLAIN_FIELDS
+from audience_sync.segment.fql.trigger_words import OBJECT_FIELDS, PLAIN_FIELDS
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "triggers.json").read_text())
 SEGMENTS_FAULTS = {

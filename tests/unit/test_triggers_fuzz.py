@@ -14,10 +14,10 @@ from random import Random
 import pytest
 
 from audience_sync.errors import TriggerError
-from audience_sync.segment.fql.differences import differences
-from audience_sync.segment.fql.expressions import fields, to_text
-from audience_sync.segment.fql.matching import matcher
-from audience_sync.segment.fql.parsing import parse
+from audience_sync.segment.fql.matcher import matcher
+from audience_sync.segment.fql.segment_parser import differences
+from audience_sync.segment.fql.trigger_parser import parse
+from audience_sync.segment.fql.trigger_tree import fields, to_text
 from tests.profile import amount
 from tests.steps import steps
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from audience_sync.core.model import Json
 from audience_sync.destinations.schematic.event_names import event_name
 from audience_sync.destinations.schematic.fields import REQUIRED, Action
-from audience_sync.segment.mapping.text import number_text
+from audience_sync.segment.mapping.segment_text import number_text
 from audience_sync.segment.timestamps import to_utc
 
 RAW_EVENT_NAME: Final = "raw_event_name"

@@ -13,8 +13,8 @@ from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Comp
 from audience_sync.destinations.schematic.mappings import Mapping
 from audience_sync.destinations.schematic.parcels import NOT_MAPPED, Destination, Parcel, make_parcel
 from audience_sync.destinations.wire_events import OpenChange
-from audience_sync.segment.fql.expressions import fields
-from audience_sync.segment.mapping.compiling import reads
+from audience_sync.segment.fql.trigger_tree import fields
+from audience_sync.segment.mapping.template import reads
 
 PEOPLE = ("sample", "example")
 AT = "2026-01-01T00:00:00.000Z"

@@ -18,11 +18,11 @@ from audience_sync.core.model import Json
 from audience_sync.destinations.schematic.actions import Rejection, RejectionReason, make_body
 from audience_sync.destinations.schematic.fields import Action
 from audience_sync.errors import MappingError
-from audience_sync.segment.fql.expressions import Expression, fields, to_text
-from audience_sync.segment.fql.matching import matcher
-from audience_sync.segment.integrations import kept_away
-from audience_sync.segment.mapping.compiling import compile_mapping, reads
+from audience_sync.segment.fql.matcher import matcher
+from audience_sync.segment.fql.trigger_tree import Expression, fields, to_text
+from audience_sync.segment.mapping.template import compile_mapping, reads
 from audience_sync.segment.segment_events import SegmentEvent
+from audience_sync.segment.timestamps import kept_away
 
 Body: TypeAlias = dict[str, Json]
 
@@ -130,7 +130,7 @@ def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
 
 
 def _parse(trigger: str) -> Expression:
-    from audience_sync.segment.fql.parsing import parse  # noqa: PLC0415 - Lark is slow to import
+    from audience_sync.segment.fql.trigger_parser import parse  # noqa: PLC0415 - Lark is slow to import
 
     return parse(trigger)
 

@@ -23,8 +23,8 @@ from audience_sync.destinations.schematic.mappings import Body, Made, apply
 from audience_sync.destinations.schematic.mappings import Mapping as DestinationMapping
 from audience_sync.destinations.schematic.stamps import Stamps
 from audience_sync.destinations.wire_events import Carried, Event, OpenChange, idempotency_key
-from audience_sync.segment.fql.expressions import fields
-from audience_sync.segment.mapping.compiling import reads
+from audience_sync.segment.fql.trigger_tree import fields
+from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.segment_events import SegmentEvent
 
 _PROFILE = itemgetter(OpenChange._fields.index("profile_key"))

@@ -12,7 +12,7 @@ from typing import Final
 from audience_sync.core.model import Json
 from audience_sync.destinations.schematic.fields import Action
 from audience_sync.destinations.schematic.mappings import ALL_TRAITS, Mapping, make_mapping
-from audience_sync.segment.fql.expressions import Comparison
+from audience_sync.segment.fql.trigger_tree import Comparison
 
 _TIMESTAMP: Final[Json] = {"@path": "$.timestamp"}
 

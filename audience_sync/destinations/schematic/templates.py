@@ -14,9 +14,9 @@ from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.destinations.schematic.actions import Rejection
 from audience_sync.destinations.schematic.mappings import Made, Mapping, apply, is_shared
-from audience_sync.segment.fql.expressions import fields
-from audience_sync.segment.mapping.compiling import reads
-from audience_sync.segment.mapping.shape import directive_of
+from audience_sync.segment.fql.trigger_tree import fields
+from audience_sync.segment.mapping.template import reads
+from audience_sync.segment.mapping.validation import directive_of
 from audience_sync.segment.segment_events import SegmentEvent
 
 AT: Final = "0001-01-01T00:00:00.001Z"

@@ -17,12 +17,10 @@ from collections.abc import Iterator
 
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
-from audience_sync.segment.mapping.builders import BUILDERS, constant
-from audience_sync.segment.mapping.paths import MISSING, Keys, Missing, Resolve, Value, parse_path
-from audience_sync.segment.mapping.problems import MOST_LEVELS, refusals
-from audience_sync.segment.mapping.shape import Path, Place, directive_of, spell
-from audience_sync.segment.mapping.text import split_template
-from audience_sync.segment.mapping.values import settled
+from audience_sync.segment.mapping.directives import BUILDERS, constant, settled
+from audience_sync.segment.mapping.event_paths import MISSING, Keys, Missing, Resolve, Value, parse_path
+from audience_sync.segment.mapping.segment_text import split_template
+from audience_sync.segment.mapping.validation import MOST_LEVELS, Path, Place, directive_of, refusals, spell
 
 __all__ = ["MISSING", "Missing", "compile_mapping", "reads"]
 

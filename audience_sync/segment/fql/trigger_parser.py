@@ -17,7 +17,8 @@ from functools import cache
 
 from lark import Lark, Token, Transformer, UnexpectedToken, v_args
 
-from audience_sync.segment.fql.expressions import (
+from audience_sync.segment.fql.matcher import pieces_of
+from audience_sync.segment.fql.trigger_tree import (
     Call,
     Comparison,
     Exists,
@@ -29,8 +30,7 @@ from audience_sync.segment.fql.expressions import (
     all_of,
     any_of,
 )
-from audience_sync.segment.fql.patterns import pieces_of
-from audience_sync.segment.fql.words import (
+from audience_sync.segment.fql.trigger_words import (
     CHECKS,
     check_text,
     nest,

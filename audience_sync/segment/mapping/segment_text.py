@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from audience_sync.core.exact_json import LongFraction
 from audience_sync.errors import MappingError
-from audience_sync.segment.mapping.paths import MISSING, Keys, Missing, Value, split_keys
+from audience_sync.segment.mapping.event_paths import MISSING, Keys, Missing, Value, split_keys
 
 MOST = 1_000_000
 """So many values and characters together a directive takes or makes: far beyond any event, within any memory."""

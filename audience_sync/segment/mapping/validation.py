@@ -1,27 +1,89 @@
-"""What each directive takes: rules that look at its argument and yield findings, and the values in it to look at next.
-
-A finding for `every event` is one for which Segment refuses every event; others say what cannot be meant as it is, or
-goes wrong for some events. No sentence repeats a value.
-"""
+"""What a directive looks like in a mapping, where it stands, and what can be found wrong with it."""
 
 from __future__ import annotations
 
+import difflib
+import math
+import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from datetime import date, time
+from typing import Final, NamedTuple, TypeAlias
 
 from audience_sync.core.model import Json
-from audience_sync.segment.mapping.paths import keys_fault, path_fault
-from audience_sync.segment.mapping.shape import (
-    LONGEST_PATTERN,
-    Finding,
-    Found,
-    Inside,
-    Path,
-    directive_of,
-    is_falsy,
-    units,
-)
-from audience_sync.segment.mapping.text import placeholders
+from audience_sync.segment.mapping.event_paths import Resolve, keys_fault, path_fault
+from audience_sync.segment.mapping.segment_text import placeholders
+
+Path: TypeAlias = tuple[str | int, ...]
+LONGEST_PATTERN: Final = 10
+"""UTF-16 units that a pattern or replacement of @replace has at most."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong, where, and whether no event at all can be resolved because of it."""
+
+    path: Path
+    sentence: str
+    every_event: bool = True
+
+
+class Inside(NamedTuple):
+    """A value in a directive that is a mapping in its turn."""
+
+    path: Path
+    value: Json
+
+
+Found: TypeAlias = Iterator[Finding | Inside]
+
+
+class Place(NamedTuple):
+    """Where a directive stands, how many levels of what it makes keep `MISSING`, and what compiles values in it."""
+
+    path: Path
+    keep: int
+    compile: Callable[[Json, Path, int], Resolve]
+
+    def inner(self, value: Json, *names: str | int, keep: int | None = None) -> Resolve:
+        """Compile a value inside the directive, with the levels of the directive itself unless told otherwise."""
+        return self.compile(value, (*self.path, *names), self.keep if keep is None else keep)
+
+    def __str__(self) -> str:
+        return spell(self.path)
+
+
+def directive_of(value: Json) -> str | None:
+    """Return the directive that a value is, the first if there are several; None for a plain value."""
+    if not isinstance(value, dict):
+        return None
+    return next((key for key in value if key.startswith("@")), None)
+
+
+def units(text: str) -> int:
+    """Return how long a text is for JavaScript."""
+    return len(text) + sum(letter > "\uffff" for letter in text)
+
+
+def is_falsy(value: Json) -> bool:
+    """Return whether JavaScript takes a value for false: null, false, 0 and ""; never lists and objects."""
+    return not isinstance(value, dict | list) and not value
+
+
+def spell(path: Path) -> str:
+    """Return a path in a mapping as text for a message: ``user_traits.@merge.objects[1]``."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            text += f".{part}" if text else part
+    return text.encode("utf-8", "backslashreplace").decode() or "the mapping"
+
+
+# --- rules ------------------------------------------------------------------------------------------------------------
+# What each directive takes: rules that look at its argument and yield findings, and the values in it to look at next.
+#
+# A finding for `every event` is one for which Segment refuses every event; others say what cannot be meant as it is,
+# or goes wrong for some events. No sentence repeats a value.
 
 _A_DIRECTIVE = 'or a directive such as { "@path" = "$.traits.name" }'
 
@@ -240,3 +302,121 @@ RULES: Final[dict[str, Callable[[Json, Path], Found]]] = {
     "@excludeWhenNull": _any,
 }
 """The directives, and the rule of each."""
+
+
+# --- problems ---------------------------------------------------------------------------------------------------------
+# What is wrong with a mapping, all of it at once and before any event comes.
+#
+# Some of it Segment refuses for every event; some it finds out when the wrong event comes; some it never says, and
+# nothing useful comes out. The configuration tells all of it, and compiling stops at the first kind.
+
+MOST_LEVELS: Final = 50
+"""So many levels of tables and lists a mapping has at most."""
+
+_METADATA: Final = "_metadata"  # Segment's editor keeps notes under it, beside a directive
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LOOKS_LIKE_PATH = re.compile(r"\$\.[A-Za-z_]")
+
+
+class MappingProblem(NamedTuple):
+    """One thing that is wrong with a mapping, and where."""
+
+    path: Path
+    sentence: str
+
+
+def problems(mapping: Json) -> list[MappingProblem]:
+    """Return everything that is wrong with a mapping or can do nothing, in the order of the mapping."""
+    return [MappingProblem(finding.path, finding.sentence) for finding in _findings(mapping)]
+
+
+def refusals(mapping: Json) -> Iterator[MappingProblem]:
+    """Yield that for which no event at all can be resolved."""
+    for finding in _findings(mapping):
+        if finding.every_event:
+            yield MappingProblem(finding.path, finding.sentence)
+
+
+def _findings(mapping: Json) -> Iterator[Finding]:
+    if not isinstance(mapping, dict):
+        yield Finding((), "must be a table")
+        return
+    sound = True
+    for finding in _no_json(mapping, ()):
+        sound = False
+        yield finding
+    if sound:
+        yield from _wrong(mapping, ())
+
+
+def _no_json(value: object, path: Path) -> Iterator[Finding]:
+    """Yield what cannot be sent as JSON, or lies too deep to be looked at."""
+    if len(path) > MOST_LEVELS:
+        yield Finding(path, f"is nested more than {MOST_LEVELS} levels deep")
+        return
+    if isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from _no_json(part, (*path, index))
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            if isinstance(key, str) and not _SURROGATE.search(key):
+                yield from _no_json(part, (*path, key))
+            else:
+                yield Finding(path, "has a key that is no text")
+    elif (sentence := _no_scalar(value)) is not None:
+        yield Finding(path, sentence)
+
+
+def _no_scalar(value: object) -> str | None:
+    """Return why a value that is no list and no table cannot be sent as JSON, or None."""
+    match value:
+        case None | bool():
+            return None
+        case int():
+            return None if -(2**63) <= value < 2**64 else "is a number of more than 64 bits"
+        case float():
+            return None if math.isfinite(value) else "is no number in JSON"
+        case str():
+            return "has half of a surrogate pair, which no text can have" if _SURROGATE.search(value) else None
+        case date() | time():
+            return "is a date or time, which JSON does not have: put it in quotes"
+        case _:
+            return "is nothing that JSON has"
+
+
+def _wrong(value: Json, path: Path) -> Iterator[Finding]:
+    """Yield what is wrong with a mapping that is JSON."""
+    match value:
+        case str():
+            if _LOOKS_LIKE_PATH.match(value):
+                yield Finding(path, 'is text, not a path: { "@path" = … } reads one', every_event=False)
+            elif "{{" in value and "}}" in value:
+                yield Finding(path, 'is text, not a template: { "@template" = … } fills one', every_event=False)
+        case list():
+            for index, part in enumerate(value):
+                yield from _wrong(part, (*path, index))
+        case dict():
+            name = directive_of(value)
+            if name is None:
+                for key, part in value.items():
+                    yield from _wrong(part, (*path, key))
+            else:
+                yield from _wrong_directive(name, value, path)
+        case _:
+            return
+
+
+def _wrong_directive(name: str, value: dict[str, Json], path: Path) -> Iterator[Finding]:
+    if len(value.keys() - {_METADATA}) > 1:
+        yield Finding(path, f"has {name} and other keys; a directive stands alone in its table")
+        return
+    if name not in RULES:
+        near = difflib.get_close_matches(name, RULES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RULES)}"
+        yield Finding((*path, name), f"unknown directive; {hint}")
+        return
+    for found in RULES[name](value[name], (*path, name)):
+        if isinstance(found, Finding):
+            yield found
+        else:
+            yield from _wrong(found.value, found.path)

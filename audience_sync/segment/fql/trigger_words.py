@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn
 
 from audience_sync.errors import TriggerError
-from audience_sync.segment.fql.expressions import Field
+from audience_sync.segment.fql.trigger_tree import Field
 
 if TYPE_CHECKING:  # Lark takes long to import, and most commands read no query
     from lark import Token
