@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from audience_sync.audiences.preparing import compiler_of, explained, identifiers_of
-from audience_sync.compiler.rendering import render
+from audience_sync.compiler.statement_text import render
 from audience_sync.compiler.statements import Compiler, Select
 from audience_sync.config import Audience, Settings
 from audience_sync.core.model import Computation

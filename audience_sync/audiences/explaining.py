@@ -17,7 +17,7 @@ import orjson
 from audience_sync.audiences.clauses import Clause, Event, Fact, clause_of, outer, primaries, scalars_of
 from audience_sync.audiences.finding import Found, find
 from audience_sync.audiences.preparing import compiler_of, explained, identifiers_of
-from audience_sync.compiler.rendering import render
+from audience_sync.compiler.statement_text import render
 from audience_sync.compiler.statements import Compiler, Select
 from audience_sync.config import Audience, Settings
 from audience_sync.core import exact_json

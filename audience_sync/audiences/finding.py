@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from audience_sync.audiences.definitions import reader_of_values
-from audience_sync.compiler.rendering import DIALECTS, dialect_of, render
+from audience_sync.compiler.statement_text import DIALECTS, dialect_of, render
 from audience_sync.compiler.statements import Compiler, Select
 from audience_sync.config import Audience, Settings
 from audience_sync.core.keys import Reason, Rejection, ValueColumn, key_columns, value_position

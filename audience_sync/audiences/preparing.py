@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 
-from audience_sync.compiler.rendering import dialect_of
-from audience_sync.compiler.rooms import EventsRoom, ProfilesRoom, Relation
+from audience_sync.compiler.relations import EventsRoom, ProfilesRoom, Relation
+from audience_sync.compiler.statement_text import dialect_of
 from audience_sync.compiler.statements import Compiler, Known, PersonSql
 from audience_sync.config import Audience, EventsTable, ProfilesTable, Settings, Source
 from audience_sync.core.model import Computation

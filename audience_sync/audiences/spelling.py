@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from audience_sync.audiences.definitions import statement_of
-from audience_sync.compiler.rendering import DIALECTS, dialect_of
+from audience_sync.compiler.statement_text import DIALECTS, dialect_of
 from audience_sync.config import Audience, Settings
 from audience_sync.core.parameters import bind_now, lexis_of
 from audience_sync.engines import backend

@@ -13,7 +13,7 @@ from typing import assert_never
 import sqlalchemy as sa
 
 from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
-from audience_sync.compiler.values import MomentValue, NumberValue, TextValue
+from audience_sync.compiler.scalars import MomentValue, NumberValue, TextValue
 from audience_sync.query import calendar
 from audience_sync.query import literals as words
 from audience_sync.query.syntax_tree import (

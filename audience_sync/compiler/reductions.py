@@ -11,9 +11,9 @@ import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
-from audience_sync.compiler.emptiness import NEVER_NULL
+from audience_sync.compiler.no_events import NEVER_NULL
+from audience_sync.compiler.scalars import NumberValue, TextValue
 from audience_sync.compiler.selections import Selection
-from audience_sync.compiler.values import NumberValue, TextValue
 from audience_sync.query.syntax_tree import EACH, Path, Reduction, kind_of
 from audience_sync.query.vocabulary import Form, Function, Kind
 

@@ -16,15 +16,15 @@ import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiler.conditions import truth
-from audience_sync.compiler.deciding import deciding_first
 from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value, fixed
+from audience_sync.compiler.funnels import deciding_first
 from audience_sync.compiler.joins import PROFILES, Joins
 from audience_sync.compiler.reductions import reduce, reduced
-from audience_sync.compiler.rooms import EventsRoom, ProfilesRoom, Relation, person_sql
+from audience_sync.compiler.relations import EventsRoom, ProfilesRoom, Relation, person_sql
+from audience_sync.compiler.scalars import NumberValue, TruthValue
 from audience_sync.compiler.selections import World
 from audience_sync.compiler.streams import select
-from audience_sync.compiler.users import users_of
-from audience_sync.compiler.values import NumberValue, TruthValue
+from audience_sync.compiler.universe import users_of
 from audience_sync.errors import QueryError
 from audience_sync.query.syntax_tree import (
     Condition,

@@ -20,9 +20,8 @@ from audience_sync.compiler.conditions import Scope, truth
 from audience_sync.compiler.dialect import Truth, Value
 from audience_sync.compiler.funnels import counted, existence, is_deep
 from audience_sync.compiler.joins import Joins
-from audience_sync.compiler.rooms import ROW, EventRow
-from audience_sync.compiler.selections import Selection, World, apart
-from audience_sync.compiler.windows import in_window
+from audience_sync.compiler.relations import ROW, EventRow
+from audience_sync.compiler.selections import Selection, World, apart, in_window
 from audience_sync.query import calendar
 from audience_sync.query.syntax_tree import (
     And,

@@ -8,7 +8,7 @@ from typing import Final
 
 import duckdb
 
-from audience_sync.compiler.conversions import Doubt, Doubted, doubted
+from audience_sync.compiler.dialect_duckdb import Doubt, Doubted, doubted
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType, DateOrder
 from audience_sync.core.text import printable

@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
-from audience_sync.compiler.conversions import conversions
+from audience_sync.compiler.dialect_duckdb import conversions
 from audience_sync.config import Source
 from audience_sync.core.parameters import Statement
 from audience_sync.engines.csv_files import folded

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from duckdb import ColumnExpression, DuckDBPyConnection, DuckDBPyRelation, Expression, FunctionExpression
 
-from audience_sync.compiler.conversions import PARSERS
+from audience_sync.compiler.dialect_duckdb import PARSERS
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType
 from audience_sync.engines.csv_files import CsvFile, folded, look_at, read_csv

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import duckdb
 import pytest
 
-from audience_sync.compiler.conversions import Doubt, Doubted, conversions, doubted
+from audience_sync.compiler.dialect_duckdb import Doubt, Doubted, conversions, doubted
 from audience_sync.core.model import DateOrder
 
 Convert = Callable[[str, str | None], object]

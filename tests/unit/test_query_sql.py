@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 from audience_sync.compiler.dialect import Dialect
-from audience_sync.compiler.rendering import DIALECTS, dialect_of, render
-from audience_sync.compiler.rooms import EventsRoom, ProfilesRoom, Relation
+from audience_sync.compiler.relations import EventsRoom, ProfilesRoom, Relation
+from audience_sync.compiler.statement_text import DIALECTS, dialect_of, render
 from audience_sync.compiler.statements import Compiler
 from audience_sync.errors import ConfigError, QueryError
 from audience_sync.query.query_parser import parse_audience, parse_trait

@@ -7,10 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from audience_sync.compiler.dialect import Dialect
-from audience_sync.compiler.duckdb import Duckdb
-from audience_sync.compiler.postgresql import Postgresql
-from audience_sync.compiler.sqlite import Sqlite
-from audience_sync.compiler.textfiles import TextFiles
+from audience_sync.compiler.dialect_duckdb import Duckdb, TextFiles
+from audience_sync.compiler.dialect_postgresql import Postgresql
+from audience_sync.compiler.dialect_sqlite import Sqlite
 from audience_sync.core.parameters import Statement
 from audience_sync.errors import ConfigError
 

@@ -12,14 +12,13 @@ from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiler.conditions import Scope, constant
 from audience_sync.compiler.dialect import Expression, Value
-from audience_sync.compiler.emptiness import is_false_without
 from audience_sync.compiler.funnels import reductions_of
 from audience_sync.compiler.joins import PROFILES, Joins
+from audience_sync.compiler.no_events import is_false_without
 from audience_sync.compiler.reductions import aggregate, is_plain, reduce, reduced
-from audience_sync.compiler.rooms import EventRow, ProfilesRoom
-from audience_sync.compiler.selections import Selection, World
+from audience_sync.compiler.relations import EventRow, ProfilesRoom
+from audience_sync.compiler.selections import Selection, World, starts_at
 from audience_sync.compiler.streams import is_flat, narrow_flat, select
-from audience_sync.compiler.windows import starts_at
 from audience_sync.query.syntax_tree import Condition, Context, Literal, Path, Property, Query, Reduction, Scalar, Trait
 
 

@@ -24,7 +24,7 @@ from audience_sync.compiler.dialect import (
     Value,
     fixed,
 )
-from audience_sync.compiler.values import MomentValue, NumberValue, TextValue, TruthValue
+from audience_sync.compiler.scalars import MomentValue, NumberValue, TextValue, TruthValue
 from audience_sync.query.literals import LONGEST_NUMBER
 
 _JSONB = postgresql.JSONB

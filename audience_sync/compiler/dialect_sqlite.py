@@ -21,7 +21,7 @@ from audience_sync.compiler.dialect import (
     Value,
     fixed,
 )
-from audience_sync.compiler.values import TextValue
+from audience_sync.compiler.scalars import TextValue
 from audience_sync.query.literals import LONGEST_NUMBER
 
 _UNIX_EPOCH = 2440587.5  # as a Julian day
