@@ -7,8 +7,8 @@ stop a query that takes too long.
 from __future__ import annotations
 
 from audience_sync.core.parameters import Statement
-from audience_sync.engines.opening import backend
-from audience_sync.engines.reading import Rows, columns, open_rows, ping, probe, table_columns
+from audience_sync.engines.connect import backend
+from audience_sync.engines.query_run import Rows, columns, open_rows, ping, probe, table_columns
 from audience_sync.engines.session import Column, Page, Sums
 
 __all__ = [

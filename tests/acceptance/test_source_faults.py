@@ -18,7 +18,8 @@ import sqlalchemy as sa
 
 from audience_sync import signals
 from audience_sync.config import Settings, load
-from audience_sync.engines import opening, session, sqlite
+from audience_sync.engines import connect as opening
+from audience_sync.engines import session, sqlite_source
 from audience_sync.errors import AudienceSyncError, SourceError
 from audience_sync.sync import Job, sync
 from tests.acceptance.running import ON_ONE_DATABASE, Place, customers, open_place, until
@@ -160,7 +161,7 @@ def test_a_server_that_does_not_answer_is_given_up(place: Place, deaf: int) -> N
 def test_a_driver_that_waits_for_ever_is_left(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a driver that knows no timeout does not hold a sync back; what it opens at last is closed."""
     answer, closed = threading.Event(), threading.Event()
-    connect = sqlite.connect
+    connect = sqlite_source.connect
 
     def slow(*words: object) -> object:
         answer.wait(60)
@@ -174,7 +175,7 @@ def test_a_driver_that_waits_for_ever_is_left(place: Place, monkeypatch: pytest.
         monkeypatch.setattr(late, "close", close)
         return late
 
-    monkeypatch.setattr(sqlite, "connect", slow)
+    monkeypatch.setattr(sqlite_source, "connect", slow)
     monkeypatch.setattr(opening, "GRACE", 0.1)
     said = sync_refused(place, configured(place, "sqlite:///shop.db", ORDERS, timeout=SHORT))
 

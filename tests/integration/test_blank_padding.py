@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from audience_sync.audiences.finding import find
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Member
-from audience_sync.engines import opening
-from audience_sync.engines.other import is_blank_padded
+from audience_sync.engines import connect
+from audience_sync.engines.sqlalchemy_source import is_blank_padded
 from audience_sync.sync.previewing import preview
 from tests.factories import NOON
 from tests.syncing import Syncing
@@ -102,7 +102,7 @@ def test_padding_is_not_part_of_any_value(syncing: Syncing, url: str) -> None:
 @pytest.mark.parametrize("room", ["postgres", "other"])
 def test_identifiers_have_no_padding(syncing: Syncing, url: str, monkeypatch: pytest.MonkeyPatch, room: str) -> None:
     """Company and further user keys are those of the application; blanks in front are part of the text."""
-    monkeypatch.setitem(opening._ROOMS, "postgresql", room)
+    monkeypatch.setitem(connect._ROOMS, "postgresql", room)
     wanted: dict[str, Any] = {"company_keys": {"groupId": "account"}, "source_url": url}
     syncing.configure(sql="SELECT user_id, account FROM cu WHERE user_id <> ''", **wanted)
     syncing.sync()

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType, DateOrder
 from audience_sync.engines import columns, open_rows
-from audience_sync.engines.csv_files import look_at, read_csv
-from audience_sync.engines.diagnosis import fault_in_csv
+from audience_sync.engines.csv_views import look_at, read_csv
+from audience_sync.engines.file_lines import fault_in_csv
 from audience_sync.errors import SourceError
 
 AS_OF = datetime(2026, 11, 12, tzinfo=UTC)
@@ -424,8 +424,8 @@ def test_a_file_that_cannot_be_opened_is_told(write: Write, monkeypatch: pytest.
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("audience_sync.engines.csv_files.open_bytes", forbidden)
-    monkeypatch.setattr("audience_sync.engines.disk.open_bytes", forbidden)
+    monkeypatch.setattr("audience_sync.engines.csv_views.open_bytes", forbidden)
+    monkeypatch.setattr("audience_sync.engines.file_access.open_bytes", forbidden)
     assert refused(path) == (
         f"The file {path} cannot be read: Permission denied.",
         "check that the file exists and is complete",

@@ -21,9 +21,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from audience_sync.config import SecretUrl, Source
-from audience_sync.engines import open_rows, opening, other, ping, probe
-from audience_sync.engines.explain import spell
+from audience_sync.engines import connect, open_rows, ping, probe, sqlalchemy_source
 from audience_sync.engines.session import PAGE
+from audience_sync.engines.source_errors import spell
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.extras import EXTRAS, install_command
 
@@ -461,7 +461,7 @@ def test_what_cannot_be_reached_is_named(source_postgres_url: str) -> None:
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The remedy is the extra to install, or the driver."""
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "audience_sync.engines.postgres", raising=False)
+    monkeypatch.delitem(sys.modules, "audience_sync.engines.postgresql_source", raising=False)
 
     error = refusal("postgresql://reader@db/shop")
     assert "psycopg" in str(error)
@@ -494,7 +494,7 @@ def test_the_limit_is_told_as_it_was_written() -> None:
 @pytest.fixture
 def without_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read every database the general way."""
-    monkeypatch.setattr(opening, "_ROOMS", {})
+    monkeypatch.setattr(connect, "_ROOMS", {})
 
 
 @pytest.mark.usefixtures("without_rooms")
@@ -530,7 +530,7 @@ def test_the_general_way_notices_a_lost_connection(source_postgres_url: str) -> 
 def test_each_parameter_style_gets_its_values(tmp_path: Path) -> None:
     """Positional drivers get the instant once per placeholder, named and numbered ones once."""
     now = AS_OF.astimezone(UTC)
-    session = other.connect(make_url(f"sqlite:///{tmp_path / 'any.db'}"), MINUTE)
+    session = sqlalchemy_source.connect(make_url(f"sqlite:///{tmp_path / 'any.db'}"), MINUTE)
     with closing(session):
         shapes: dict[str, object] = {}
         for style in ("qmark", "format", "pyformat", "named", "numeric"):

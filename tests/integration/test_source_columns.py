@@ -13,7 +13,17 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from audience_sync.config import SecretUrl, Source
-from audience_sync.engines import Column, Statement, backend, columns, open_rows, opening, probe, sqlite, table_columns
+from audience_sync.engines import (
+    Column,
+    Statement,
+    backend,
+    columns,
+    connect,
+    open_rows,
+    probe,
+    sqlite_source,
+    table_columns,
+)
 from audience_sync.errors import SourceError
 
 AS_OF = datetime(2026, 3, 31, 12, 0, 30, tzinfo=UTC)
@@ -147,7 +157,7 @@ def test_sqlite_tells_the_affinity_of_what_a_query_gives(sqlite_url: str) -> Non
     """Columns of a query have the type that SQLite compares them as; the session stays read-only."""
     wanted = "SELECT id, CAST(id AS TEXT) AS name, price, 1 AS one, :now AS now FROM events"
     assert types(sqlite_url, wanted) == [("id", "int"), ("name", "text"), ("price", "num"), ("one", ""), ("now", "")]
-    with closing(sqlite.connect(make_url(sqlite_url), timedelta(seconds=5))) as session:
+    with closing(sqlite_source.connect(make_url(sqlite_url), timedelta(seconds=5))) as session:
         session.describe(session.bind("SELECT 1", datetime(2026, 1, 1, tzinfo=UTC)))
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             session.execute(Statement("CREATE TEMP TABLE t (a)", None))
@@ -209,7 +219,7 @@ def test_the_general_way_takes_statements(
     rich_postgres_url: str, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through SQLAlchemy, statements are run and tables described as far as the driver tells."""
-    monkeypatch.setattr(opening, "_ROOMS", {})
+    monkeypatch.setattr(connect, "_ROOMS", {})
     url = rich_postgres_url
 
     assert read(url, Statement("SELECT %(x)s::int %% 5", {"x": 7})) == [(2,)]

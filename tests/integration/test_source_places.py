@@ -18,7 +18,7 @@ from audience_sync.config import Source
 from audience_sync.config.urls import SecretUrl
 from audience_sync.core.parameters import bind_now, lexis_of, place_in
 from audience_sync.engines import columns, open_rows
-from audience_sync.engines.duckdb import DuckdbSession
+from audience_sync.engines.duckdb_source import DuckdbSession
 from audience_sync.errors import SourceError
 
 AS_OF = datetime(2026, 11, 23, 14, tzinfo=UTC)

@@ -1,23 +1,52 @@
-"""Make views of files: CSV and JSON are read as text, Parquet keeps its types."""
+"""Whether the numbers of several Parquet files fit one type: DuckDB takes one that may round them."""
 
 from __future__ import annotations
 
 import glob
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from duckdb import ColumnExpression, DuckDBPyConnection, DuckDBPyRelation, Expression, FunctionExpression
 
 from audience_sync.compiler.dialect_duckdb import PARSERS
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType
-from audience_sync.engines.csv_files import CsvFile, folded, look_at, read_csv
-from audience_sync.engines.diagnosis import Fault, fault_in_csv, refusal
-from audience_sync.engines.disk import is_json, is_parquet
-from audience_sync.engines.json_files import read_json
-from audience_sync.engines.parquet_types import holds_all
+from audience_sync.engines.csv_views import CsvFile, folded, look_at, read_csv
+from audience_sync.engines.file_access import is_json, is_parquet
+from audience_sync.engines.file_lines import Fault, fault_in_csv, refusal
+from audience_sync.engines.json_views import read_json
 from audience_sync.errors import SourceError
+
+_DECIMAL: Final = re.compile(r"DECIMAL\((\d+),(\d+)\)")  # digits, and how many of them are behind the point
+_MOST_DIGITS: Final = 38  # of a decimal
+_DIGITS: Final = {  # that the largest number has
+    "TINYINT": 3, "UTINYINT": 3, "SMALLINT": 5, "USMALLINT": 5, "INTEGER": 10, "UINTEGER": 10, "BIGINT": 19,
+    "UBIGINT": 20, "HUGEINT": 39, "UHUGEINT": 39,
+}  # fmt: skip
+_EXACT_DIGITS: Final = {"FLOAT": 7, "DOUBLE": 15}  # up to which every whole number is exact
+
+
+def holds_all(kinds: Iterable[str]) -> bool:
+    """Return whether the type that DuckDB takes for a column of these types holds all of their numbers exactly."""
+    names = set(kinds)
+    if "VARCHAR" in names:  # then all become texts
+        return True
+    decimals = [tuple(map(int, found.groups())) for found in map(_DECIMAL.fullmatch, names) if found]
+    whole = max((digits for name, digits in _DIGITS.items() if name in names), default=0)
+    exact = max((digits for name, digits in _EXACT_DIGITS.items() if name in names), default=None)
+    if exact is not None:
+        return not decimals and whole <= exact
+    if not decimals:
+        return True
+    scale = max(behind for _, behind in decimals)
+    return max(whole, *(digits - behind for digits, behind in decimals)) + scale <= _MOST_DIGITS
+
+
+# --- formats ----------------------------------------------------------------------------------------------------------
+# Make views of files: CSV and JSON are read as text, Parquet keeps its types.
 
 
 def make_view(

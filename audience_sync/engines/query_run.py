@@ -15,7 +15,7 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from audience_sync.config import Source
 from audience_sync.core.parameters import Statement
-from audience_sync.engines.opening import backend, opened
+from audience_sync.engines.connect import backend, opened
 from audience_sync.engines.session import Column, Page, Session, Summing, Sums
 from audience_sync.errors import SourceError
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import URL
 from audience_sync.core.keys import Unreadable, unreadable
 from audience_sync.core.parameters import Statement, bind_now, lexis_of
 from audience_sync.engines.session import PAGE, Column, Page
-from audience_sync.engines.sqlite import existing_file
+from audience_sync.engines.sqlite_source import existing_file
 
 CONNECT_ERRORS = (duckdb.Error,)
 MORE_MEMORY = "make the query cheaper or raise memory_limit"

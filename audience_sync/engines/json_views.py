@@ -22,9 +22,8 @@ from duckdb import (
 )
 from duckdb import ColumnExpression as Column
 
-from audience_sync.engines.csv_files import folded
-from audience_sync.engines.diagnosis import Fault, fault_in_json, refusal
-from audience_sync.engines.disk import (
+from audience_sync.engines.csv_views import folded
+from audience_sync.engines.file_access import (
     BYTE_ORDER_MARK,
     Fingerprint,
     fingerprint,
@@ -33,6 +32,7 @@ from audience_sync.engines.disk import (
     require_whole,
     unpacking,
 )
+from audience_sync.engines.file_lines import Fault, fault_in_json, refusal
 from audience_sync.errors import SourceError
 
 _Format: TypeAlias = Literal["newline_delimited", "array", "unstructured"]  # DuckDB's words

@@ -15,13 +15,13 @@ from sqlalchemy.exc import NoSuchModuleError
 
 from audience_sync.config import Source
 from audience_sync.core.parameters import place_in
-from audience_sync.engines.explain import explained, overdue, place_of
 from audience_sync.engines.session import CONNECT_TIMEOUT, GRACE, Deadline, Session
+from audience_sync.engines.source_errors import explained, overdue, place_of
 from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError, SourceError
 from audience_sync.extras import DIALECTS, install_command, missing
 from audience_sync.signals import interrupting
 
-_ROOMS = {"postgresql": "postgres", "sqlite": "sqlite", "duckdb": "duckdb"}
+_ROOMS = {"postgresql": "postgresql_source", "sqlite": "sqlite_source", "duckdb": "duckdb_source"}
 
 
 class Reach(Protocol):
@@ -108,7 +108,7 @@ def _connected(source: Source, place: str, limit: timedelta) -> Session:
     """Connect with the room of the source's database, or with the general one."""
     url = source.url.get_secret_value() if source.url else None
     packages = DIALECTS.get(url.get_backend_name(), ()) if url else ()
-    name = _ROOMS.get(backend(source), "other") if url else "files"
+    name = _ROOMS.get(backend(source), "sqlalchemy_source") if url else "file_source"
     try:
         room = import_module(f"audience_sync.engines.{name}")
         connect: Callable[[URL | Source, timedelta], Session] = room.connect

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from duckdb import ColumnExpression as Column
 from duckdb import ConstantExpression, DuckDBPyConnection, DuckDBPyRelation
 
-from audience_sync.engines.disk import Fingerprint, fingerprint, is_packed, open_bytes, require_utf_8, unpacking
+from audience_sync.engines.file_access import Fingerprint, fingerprint, is_packed, open_bytes, require_utf_8, unpacking
 from audience_sync.errors import SourceError
 
 SEPARATORS = (",", ";", "\t", "|")

@@ -19,13 +19,13 @@ import duckdb
 from audience_sync.compiler.dialect_duckdb import conversions
 from audience_sync.config import Source
 from audience_sync.core.parameters import Statement
-from audience_sync.engines.csv_files import folded
-from audience_sync.engines.disk import Fingerprint, fingerprint
-from audience_sync.engines.duckdb import DuckdbSession
-from audience_sync.engines.explain import explained, overdue, place_of
-from audience_sync.engines.filefaults import remedy_of, sentence_of
-from audience_sync.engines.formats import make_view
+from audience_sync.engines.csv_views import folded
+from audience_sync.engines.duckdb_source import DuckdbSession
+from audience_sync.engines.file_access import Fingerprint, fingerprint
+from audience_sync.engines.file_errors import remedy_of, sentence_of
+from audience_sync.engines.file_views import make_view
 from audience_sync.engines.session import Column, Deadline, Page
+from audience_sync.engines.source_errors import explained, overdue, place_of
 from audience_sync.errors import SourceError
 from audience_sync.folders import require_usable_temporary_folder
 

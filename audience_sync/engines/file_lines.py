@@ -16,8 +16,8 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from audience_sync.engines.csv_files import LONGEST_LINE, CsvFile
-from audience_sync.engines.disk import BYTE_ORDER_MARK, UNPACKING, open_bytes
+from audience_sync.engines.csv_views import LONGEST_LINE, CsvFile
+from audience_sync.engines.file_access import BYTE_ORDER_MARK, UNPACKING, open_bytes
 from audience_sync.errors import SourceError
 
 _LARGEST_WHOLE: Final = 64 << 20  # bytes of a JSON file that is looked into as a whole
