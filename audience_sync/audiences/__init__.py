@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from audience_sync.audiences.definitions import Definition, columns_of, open_definition, reader_of_values, statement_of
+from audience_sync.audiences.definition import Definition, columns_of, open_definition, reader_of_values, statement_of
 
 __all__ = ["Definition", "columns_of", "open_definition", "reader_of_values", "statement_of"]

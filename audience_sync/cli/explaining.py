@@ -8,9 +8,9 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from audience_sync.audiences.explaining import Explanation
-from audience_sync.audiences.explaining import explain as explain_user
-from audience_sync.audiences.spelling import written_sql
+from audience_sync.audiences.definition import written_sql
+from audience_sync.audiences.explanation import Explanation
+from audience_sync.audiences.explanation import explain as explain_user
 from audience_sync.cli import explanations, findings
 from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.cli.output import Format, FormatOption, json_line, print_records

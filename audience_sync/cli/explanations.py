@@ -10,8 +10,7 @@ from typing import Final
 import orjson
 from rich.text import Text
 
-from audience_sync.audiences.clauses import Clause, Fact, asked_for
-from audience_sync.audiences.explaining import Explanation
+from audience_sync.audiences.explanation import Clause, Explanation, Fact, asked_for
 from audience_sync.cli.context import out
 from audience_sync.cli.output import Format, Sheet, harmless, json_line
 from audience_sync.cli.paragraph import wrap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from audience_sync import app as engine
-from audience_sync.audiences.explaining import Explanation
+from audience_sync.audiences.explanation import Explanation
 from audience_sync.config import Settings
 from audience_sync.core.guard import Hold
 from audience_sync.core.model import Computation, Member, OnMissing

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from audience_sync.audiences.finding import find
+from audience_sync.audiences.explanation import find
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Member
 from audience_sync.engines import connect

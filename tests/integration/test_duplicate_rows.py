@@ -8,7 +8,7 @@ import json
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.audiences import finding
+from audience_sync.audiences import explanation
 from audience_sync.config import load
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import Counts, Member
@@ -118,7 +118,7 @@ def test_a_search_for_one_person_uses_the_same_row(syncing: Syncing) -> None:
     settings = syncing.settings
 
     members = syncing.members()
-    found = [finding.find(settings, settings.audiences[0], key, as_of=syncing.clock()) for key in members]
+    found = [explanation.find(settings, settings.audiences[0], key, as_of=syncing.clock()) for key in members]
 
     assert [one.member for one in found] == [Member(*member) for member in members.items()]
     assert [len(one.reasons) for one in found] == [3, 1, 1]

@@ -16,9 +16,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from audience_sync.audiences import open_definition
-from audience_sync.audiences.clauses import Clause, Fact, asked_for
-from audience_sync.audiences.explaining import Explanation, explain
-from audience_sync.audiences.spelling import written_sql
+from audience_sync.audiences.definition import written_sql
+from audience_sync.audiences.explanation import Clause, Explanation, Fact, asked_for, explain
 from audience_sync.config import Settings, load
 from audience_sync.core.keys import Reason, stringify
 from audience_sync.core.model import Computation

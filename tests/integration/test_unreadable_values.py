@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from audience_sync.audiences.finding import find
+from audience_sync.audiences.explanation import find
 from audience_sync.core.keys import Reason, Unreadable
 from audience_sync.core.model import Counts, Member
 from audience_sync.core.parameters import Statement

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from audience_sync.audiences.explaining import explain
+from audience_sync.audiences.explanation import explain
 from audience_sync.config import Settings, load
 from audience_sync.sync.previewing import preview
 from tests.factories import NOON

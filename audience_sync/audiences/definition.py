@@ -1,0 +1,229 @@
+"""What a query needs to be compiled: where its source has events and profiles, of what types, and what has a key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from audience_sync.compiler.relations import EventsRoom, ProfilesRoom, Relation
+from audience_sync.compiler.statement_text import DIALECTS, dialect_of, render
+from audience_sync.compiler.statements import Compiler, Known, PersonSql, Select
+from audience_sync.config import Audience, EventsTable, ProfilesTable, Settings, Source
+from audience_sync.core.model import Computation
+from audience_sync.core.parameters import Statement, bind_now, lexis_of
+from audience_sync.core.values import ValueReader, value_reader
+from audience_sync.engines import Page, Sums, backend, columns, open_rows, probe, table_columns
+from audience_sync.errors import ConfigError, QueryError
+from audience_sync.query.query_errors import placed
+from audience_sync.query.syntax_tree import Stream, walk
+from audience_sync.query.text_values import text_value_reader
+
+
+def compiler_of(settings: Settings, audience: Audience, *, as_of: datetime, only: str | None = None) -> Compiler:
+    """Return what compiles the query of an audience or computed trait for its source.
+
+    Raises:
+        ConfigError: the source has not the columns that the file names.
+        SourceError: the source does not say what columns it has.
+    """
+    source = settings.sources[audience.source]
+    known = {one.key: one for one in settings.in_order([audience])[:-1]}
+    trees = [one.tree for one in [audience, *known.values()] if one.query is not None]
+    needs_events = source.profiles is None or any(isinstance(node, Stream) for tree in trees for node in walk(tree))
+    return Compiler(
+        dialect=dialect_of(backend(source), of_text_files=source.has_text_files),
+        as_of=as_of,
+        events=_events(source, source.events, as_of) if source.events is not None and needs_events else None,
+        profiles=_profiles(source, source.profiles, as_of) if source.profiles is not None else None,
+        known={key: _definition(settings, one, as_of) for key, one in known.items()},
+        only=only,
+    )
+
+
+def identifiers_of(settings: Settings, audience: Audience) -> list[str]:
+    """Return the columns of the profiles that a query's rows have beside the user."""
+    wanted = {**audience.user_keys, **audience.company_keys}.values()
+    return [column for column in dict.fromkeys(wanted) if column != audience.user_keys[settings.identity]]
+
+
+@contextmanager
+def explained(settings: Settings, audience: Audience) -> Iterator[None]:
+    """Say of what is wrong in a query, or in one that it uses, which query it is, and where in it."""
+    try:
+        yield
+    except QueryError as error:
+        wrong = audience if error.used is None else settings.audience(error.used)
+        where = placed(wrong.query or "", error)
+        raise QueryError(f"the query of {wrong.key}, {where}", position=error.position) from None
+
+
+def _definition(settings: Settings, audience: Audience, as_of: datetime) -> Known:
+    is_trait = audience.computation is Computation.TRAIT
+    if audience.sql is None:
+        return Known(audience.scalar if is_trait else audience.condition, audience.zone)
+    source = settings.sources[audience.source]
+    types = {column.name: column.type for column in columns(source, audience.sql, as_of=as_of)}
+    relation = Relation(place=f"the SQL of {audience.key}", table=None, sql=audience.sql, types=types)
+    user = audience.user_keys[settings.identity]
+    others = {key: column for key, column in audience.user_keys.items() if key != settings.identity}
+    identifiers = [column for keys in (audience.company_keys, others) for _, column in sorted(keys.items())]
+    return Known(PersonSql(relation, user, has_value=is_trait, identifiers=tuple(identifiers)), audience.zone)
+
+
+def _events(source: Source, table: EventsTable, as_of: datetime) -> EventsRoom:
+    return EventsRoom(
+        relation=_relation(source, table, "events", as_of),
+        user=table.user,
+        name=table.name,
+        timestamp=table.timestamp,
+        properties=table.properties,
+        context=table.context,
+        source=table.source,
+    )
+
+
+def _profiles(source: Source, table: ProfilesTable, as_of: datetime) -> ProfilesRoom:
+    return ProfilesRoom(relation=_relation(source, table, "profiles", as_of), user=table.user, traits=table.traits)
+
+
+def _relation(source: Source, table: EventsTable | ProfilesTable, room: str, as_of: datetime) -> Relation:
+    if table.table is not None:
+        found = table_columns(source, table.table, as_of=as_of)
+    elif table.sql is not None:
+        found = columns(source, table.sql, as_of=as_of)
+    else:
+        raise ConfigError(f"[sources.{source.name}.{room}] has neither `table` nor `sql`")
+    types = {column.name: column.type for column in found}
+    place = f"[sources.{source.name}.{room}]"
+    return Relation(place=place, table=table.table, sql=table.sql, types=types)
+
+
+# --- spelling ---------------------------------------------------------------------------------------------------------
+# The SQL of a definition as text for people: what runs in the source, with its parameters as comments.
+
+_PLACEHOLDERS = {"sqlite": ":{}", "postgresql": "%({})s", "duckdb": "${}"}
+_LINE_ENDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what would end a comment, or steer a terminal
+
+
+@dataclass(frozen=True)
+class WrittenSql:
+    """A statement, and its parameters by their placeholders; each value as a literal of SQL on one line."""
+
+    sql: str
+    parameters: Mapping[str, str]
+
+    @property
+    def text(self) -> str:
+        """Return the statement with its parameters as comments behind it."""
+        return "\n".join([self.sql, *(f"-- {name} = {value}" for name, value in self.parameters.items())])
+
+
+def written_sql(settings: Settings, audience: Audience, *, as_of: datetime) -> WrittenSql:
+    """Return the SQL of an audience or computed trait as a sync as of an instant would run it.
+
+    Raises:
+        ConfigError: the definition can be seen to be wrong without running it.
+        SourceError: the source does not say what columns it has.
+    """
+    kind = backend(settings.sources[audience.source])
+    statement = statement_of(settings, audience, as_of=as_of)
+    if isinstance(statement, str):
+        uses_now = bind_now(statement, ":now", lexis=lexis_of(kind)).placeholders > 0
+        now = dialect_of(kind).now(as_of) if kind in DIALECTS else as_of.astimezone(UTC)
+        return WrittenSql(statement.strip(), {":now": _literal(now)} if uses_now else {})
+    given = statement.parameters or {}
+    named = given.items() if isinstance(given, Mapping) else enumerate(given, 1)
+    placeholder = _PLACEHOLDERS[kind]
+    return WrittenSql(statement.sql, {placeholder.format(name): _literal(value) for name, value in named})
+
+
+def _literal(value: object) -> str:
+    match value:
+        case None:
+            return "NULL"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case timedelta():
+            return f"interval '{value.total_seconds():.6f} seconds'"
+        case _:
+            text = str(value).replace("'", "''")
+            return f"'{_LINE_ENDS.sub(_escaped, text)}'"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+# --- definitions ------------------------------------------------------------------------------------------------------
+# Opening what an audience says: its own SQL as it is, its query compiled for its source.
+
+
+@dataclass(frozen=True)
+class Definition:
+    """The result of a definition: its columns, its rows, once, and whether its values are the text of JSON."""
+
+    columns: tuple[str, ...]
+    pages: Callable[[], Iterator[Page]]
+    sums: Callable[[], Sums | None]
+    values_are_json: bool
+
+
+@contextmanager
+def open_definition(settings: Settings, audience: Audience, *, as_of: datetime) -> Iterator[Definition]:
+    """Run the definition of an audience or computed trait in its source, as of an instant.
+
+    The columns are those that `user_keys` and `company_keys` name and, of a computed trait, `value`.
+
+    Raises:
+        ConfigError: the definition can be seen to be wrong without running it.
+        SourceError: the source cannot be read, also while `pages` is read.
+    """
+    query = statement_of(settings, audience, as_of=as_of)
+    with open_rows(settings.sources[audience.source], query, as_of=as_of) as rows:
+        yield Definition(rows.columns, rows.pages, rows.sums, values_are_json=audience.query is not None)
+
+
+def reader_of_values(settings: Settings, audience: Audience) -> ValueReader:
+    """Return what makes canonical JSON of the values of a computed trait."""
+    are_json, declared = audience.query is not None, audience.declared_type
+    reader = value_reader(values_are_json=are_json, trait_type=declared)
+    if settings.sources[audience.source].has_text_files:
+        return text_value_reader(reader, values_are_json=are_json, trait_type=declared)
+    return reader
+
+
+def columns_of(settings: Settings, audience: Audience, *, as_of: datetime) -> tuple[str, ...]:
+    """Return the columns that `open_definition` would, with as little reading as the database allows.
+
+    Raises:
+        ConfigError: the definition can be seen to be wrong without running it.
+        SourceError: the source cannot be reached or refuses the definition.
+    """
+    query = statement_of(settings, audience, as_of=as_of)
+    return probe(settings.sources[audience.source], query, as_of=as_of)
+
+
+def statement_of(settings: Settings, audience: Audience, *, as_of: datetime) -> str | Statement:
+    """Return what runs in the source: a person's own SQL, or a query compiled.
+
+    Raises:
+        ConfigError: the query asks for what the source has not.
+        SourceError: the source does not say what columns it has.
+    """
+    if audience.sql is not None:
+        return audience.sql
+    compiler = compiler_of(settings, audience, as_of=as_of)
+    with explained(settings, audience):
+        return render(_select(settings, audience, compiler), compiler.dialect)
+
+
+def _select(settings: Settings, audience: Audience, compiler: Compiler) -> Select:
+    identifiers = identifiers_of(settings, audience)
+    if audience.computation is Computation.TRAIT:
+        return compiler.values(audience.scalar, audience.zone, identifiers)
+    return compiler.members(audience.condition, audience.zone, identifiers)

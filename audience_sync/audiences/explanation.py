@@ -1,0 +1,351 @@
+"""A query as a tree of clauses: what each condition asks for, the values it found, and whether it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import orjson
+
+from audience_sync.audiences.definition import compiler_of, explained, identifiers_of, reader_of_values
+from audience_sync.compiler.statement_text import DIALECTS, dialect_of, render
+from audience_sync.compiler.statements import Compiler, Select
+from audience_sync.config import Audience, Settings
+from audience_sync.core import exact_json
+from audience_sync.core.keys import Reason, Rejection, ValueColumn, key_columns, value_position
+from audience_sync.core.model import Computation, Member, from_ms
+from audience_sync.core.parameters import Statement
+from audience_sync.core.rows import LineMaker, distinct, from_line, to_line
+from audience_sync.engines import Rows, backend, columns, open_rows
+from audience_sync.query.printer import to_text
+from audience_sync.query.references import looked_at
+from audience_sync.query.syntax_tree import (
+    EACH,
+    And,
+    Comparison,
+    Condition,
+    Context,
+    Literal,
+    Not,
+    Or,
+    Primary,
+    Property,
+    Reduction,
+    Scalar,
+    Trait,
+)
+from audience_sync.segment.timestamps import iso
+
+
+class Event(NamedTuple):
+    """One event that a stream has of the user: when, and what is looked at in it, as the text of a JSON object."""
+
+    at: str
+    properties: str
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A scalar of the query and its value for the user, as JSON text; of a stream with its events."""
+
+    scalar: Scalar
+    value: str
+    known: Audience | None = None  # the audience or computed trait of the file that this trait is
+    events: tuple[Event, ...] = ()  # those that decide come first
+    events_in_all: int | None = None  # None: it is not about events, or nobody asked for them
+
+
+@dataclass(frozen=True)
+class Clause:
+    """A condition of the query, whether it holds, and what it is made of; `node` is its place, as in 1.2."""
+
+    node: str
+    condition: Condition
+    holds: bool
+    facts: tuple[Fact, ...] = ()
+    operands: tuple[Clause, ...] = ()
+
+
+def asked_for(clause: Clause) -> str | None:
+    """Return what a condition wants of its one value, as in `>= 500`; None where that is its whole text."""
+    if len(clause.facts) != 1:
+        return None
+    whole, begin = to_text(clause.condition), to_text(clause.facts[0].scalar)
+    return whole.removeprefix(begin).lstrip(" .") if whole.startswith(begin) and len(whole) > len(begin) else None
+
+
+def clause_of(condition: Condition, node: str, holds: Mapping[int, bool], facts: Mapping[Scalar, Fact]) -> Clause:
+    """Return a condition with what it is made of; what AND, OR and NOT say follows from their operands."""
+    match condition:
+        case And(operands) | Or(operands):
+            parts = tuple(clause_of(one, f"{node}.{n}", holds, facts) for n, one in enumerate(operands, 1))
+            whole = (all if isinstance(condition, And) else any)(part.holds for part in parts)
+            return Clause(node, condition, whole, operands=parts)
+        case Not(operand):
+            part = clause_of(operand, f"{node}.1", holds, facts)
+            return Clause(node, condition, not part.holds, operands=(part,))
+        case _:
+            return Clause(node, condition, holds[id(condition)], tuple(facts[one] for one in scalars_of([condition])))
+
+
+def primaries(condition: Condition) -> Iterator[Primary]:
+    """Yield the conditions that are joined by AND, OR and NOT, in the order of the text."""
+    match condition:
+        case And(operands) | Or(operands):
+            for one in operands:
+                yield from primaries(one)
+        case Not(operand):
+            yield from primaries(operand)
+        case _:
+            yield condition
+
+
+def scalars_of(conditions: Iterable[Primary]) -> Iterator[Scalar]:
+    """Yield the scalars that conditions compare, in the order of the text, but for the literals."""
+    for one in conditions:
+        for scalar in (one.left, one.right) if isinstance(one, Comparison) else (one.scalar,):
+            if not isinstance(scalar, Literal):
+                yield outer(scalar)
+
+
+def outer(scalar: Scalar) -> Scalar:
+    """Return a scalar, or the list whose elements it is about."""
+    if isinstance(scalar, Trait) and EACH in scalar.path:
+        return replace(scalar, path=scalar.path[: scalar.path.index(EACH)])
+    return scalar
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+# What the rows of a definition have of one user, taken as a sync takes them.
+
+
+@dataclass(frozen=True)
+class Found:
+    """A user as a sync would take them, None if it would not, and why rows of theirs are not taken as they are."""
+
+    member: Member | None
+    reasons: tuple[Reason, ...]
+
+
+def find(settings: Settings, audience: Audience, user: str, *, as_of: datetime, query: Select | None = None) -> Found:
+    """Return what a definition's rows have of one user: those of a `query` compiled for them, or of a person's SQL.
+
+    Raises:
+        ConfigError: the SQL can be seen to be wrong without running it.
+        SourceError: the source cannot be read, or the result has not the columns it needs.
+    """
+    source = settings.sources[audience.source]
+    statement: str | Statement
+    if query is not None:
+        statement = render(query, dialect_of(backend(source), of_text_files=source.has_text_files))
+    else:
+        statement = _persons(settings, audience, user, as_of=as_of)
+    with open_rows(source, statement, as_of=as_of) as rows:
+        return _taken(settings, audience, user, rows)
+
+
+def _persons(settings: Settings, audience: Audience, user: str, *, as_of: datetime) -> str | Statement:
+    """Return a person's SQL around which the user is asked for; in databases that we do not speak, as it is."""
+    source, sql = settings.sources[audience.source], audience.sql or ""
+    if backend(source) not in DIALECTS:
+        return sql
+    found = columns(source, sql, as_of=as_of)
+    names = [column.name for column in found]
+    keys = key_columns(
+        names, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
+    )
+    positions = [keys.identity, *(position for _, position in (*keys.user, *keys.company))]
+    if audience.computation is Computation.TRAIT:
+        positions.append(value_position(names))
+    dialect = dialect_of(backend(source), of_text_files=source.has_text_files)
+    compiler = Compiler(dialect=dialect, as_of=as_of, events=None, profiles=None, known={}, only=user)
+    wanted = list(dict.fromkeys(names[position] for position in positions))
+    asked = compiler.rows_of_person(sql, names[keys.identity], kind=found[keys.identity].type, columns=wanted)
+    return render(asked, dialect)
+
+
+def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Found:
+    """Return what rows come to for a user; what others there are is forgotten page by page."""
+    rejected: list[Rejection] = []
+    maker = LineMaker(
+        key_columns(
+            rows.columns, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
+        ),
+        reject=rejected.append,
+        value_column=_value_column(settings, audience, rows.columns),
+        rules=settings.key_rules(audience),
+    )
+    theirs: list[str] = []
+    reasons: list[Reason] = []
+    for page in rows.pages():
+        theirs += [line for line in maker.singly(page) if line.partition("\t")[0] == user]
+        reasons += [one.reason for one in rejected if one.profile_key == user]
+        rejected.clear()
+    left_out: list[str] = []
+    kept = list(distinct(sorted(to_line(from_line(line, maker.wrapping)) for line in theirs), left_out=left_out.append))
+    reasons += [Reason.DUPLICATE] * len(left_out)
+    return Found(from_line(kept[0]) if kept else None, tuple(reasons))
+
+
+def _value_column(settings: Settings, audience: Audience, names: Sequence[str]) -> ValueColumn | None:
+    if audience.computation is Computation.AUDIENCE:
+        return None
+    return ValueColumn(value_position(names), reader_of_values(settings, audience))
+
+
+# --- explaining -------------------------------------------------------------------------------------------------------
+# Why somebody is in an audience or not: what is asked for, what their values are, and the events that decided.
+#
+# Whether they are in is asked with the statement of a sync, for this one user; the conditions come from another, and
+# the events of each stream from one more. Nothing is stored.
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a definition says of one user as of an instant."""
+
+    audience: Audience
+    user: str
+    as_of: datetime
+    found: Found
+    root: Clause | Fact | None  # None: they are not in the universe, or there is only SQL
+    has_events: bool = False  # though they are not in the universe
+
+
+def explain(settings: Settings, audience: Audience, user: str, *, as_of: datetime, events: int) -> Explanation:
+    """Return why a user is in an audience, or has a value, or not; with so many events of each stream, none for 0.
+
+    Raises:
+        ConfigError: the definition can be seen to be wrong without running it.
+        SourceError: the source cannot be read.
+    """
+    if audience.query is None:
+        found = find(settings, audience, user, as_of=as_of)
+        return Explanation(audience, user, as_of, found, root=None)
+    compiler = compiler_of(settings, audience, as_of=as_of, only=user)
+    with explained(settings, audience):
+        asking = _Asking(settings, audience, compiler, events)
+        found = find(settings, audience, user, as_of=as_of, query=asking.definition())
+        root = asking.root()
+        if root is None:
+            return Explanation(audience, user, as_of, found, root, has_events=asking.has_events())
+    return Explanation(audience, user, as_of, found, root)
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Everything that is asked of the source about one user."""
+
+    settings: Settings
+    audience: Audience
+    compiler: Compiler
+    events: int
+
+    def definition(self) -> Select:
+        """Return the statement of a sync, for the user alone."""
+        identifiers = identifiers_of(self.settings, self.audience)
+        if self.audience.computation is Computation.TRAIT:
+            return self.compiler.values(self.audience.scalar, self.audience.zone, identifiers)
+        return self.compiler.members(self.audience.condition, self.audience.zone, identifiers)
+
+    def root(self) -> Clause | Fact | None:
+        """Return the query with the user's values; None: they are not in the universe."""
+        if self.audience.computation is Computation.TRAIT:
+            scalar = outer(self.audience.scalar)
+            found = self._facts([scalar], [])
+            return None if found is None else found[0][scalar]
+        tree = self.audience.condition
+        conditions = list(primaries(tree))
+        found = self._facts(list(dict.fromkeys(scalars_of(conditions))), conditions)
+        return None if found is None else clause_of(tree, "1", found[1], found[0])
+
+    def _facts(
+        self, scalars: list[Scalar], conditions: list[Primary]
+    ) -> tuple[dict[Scalar, Fact], dict[int, bool]] | None:
+        """Return the values of scalars, and whether conditions hold, by their id; None: the user is not there."""
+        asked = self.compiler.evidence(self.audience.tree, self.audience.zone, scalars, conditions)
+        row = next(self._rows(asked), None)
+        if row is None:
+            return None
+        facts = {one: self._fact(one, row[f"scalar_{n}"]) for n, one in enumerate(scalars)}
+        return facts, {id(one): bool(row[f"condition_{n}"]) for n, one in enumerate(conditions)}
+
+    def has_events(self) -> bool:
+        """Return whether somebody without a profile has events."""
+        if self.compiler.profiles is None or self.compiler.events is None:
+            return False
+        everybody = replace(self.compiler, profiles=None)
+        return any(True for _ in self._rows(everybody.evidence(Literal(0), self.audience.zone, [], [])))
+
+    def _fact(self, scalar: Scalar, value: object) -> Fact:
+        text = _json_text(value)
+        match scalar:
+            case Reduction() if self.events:
+                happened, in_all = self._happened(scalar)
+                return Fact(scalar, text, events=happened, events_in_all=in_all)
+            case Trait((key,)) if key in self.compiler.known:
+                return Fact(scalar, text, known=self.settings.audience(key))
+            case _:
+                return Fact(scalar, text)
+
+    def _happened(self, reduction: Reduction) -> tuple[tuple[Event, ...], int]:
+        """Return the events of a stream, and how many there are in all."""
+        shown = looked_at(reduction) or self._everything()
+        statement = self.compiler.stream(reduction, self.audience.zone, list(shown.values()), limit=self.events)
+        rows = list(self._rows(statement))
+        found = tuple(Event(_instant(row["at"]), _object(shown, row)) for row in rows)
+        return found, int(rows[0]["events"]) if rows else 0
+
+    def _everything(self) -> dict[str, Property | Context]:
+        """Return all properties there may be: the JSON, or every column that is nothing else."""
+        room = self.compiler.events
+        if room is None:
+            raise AssertionError("a stream has events")
+        if room.properties is not None:
+            return {"": Property(())}
+        others = (room.user, room.name, room.timestamp, room.context, room.source)
+        return {name: Property((name,)) for name in room.relation.types if name not in others}
+
+    def _rows(self, statement: Select) -> Iterator[Mapping[str, Any]]:
+        source = self.settings.sources[self.audience.source]
+        ready = render(statement, self.compiler.dialect)
+        with open_rows(source, ready, as_of=self.compiler.as_of) as rows:
+            for page in rows.pages():
+                for row in page:
+                    yield dict(zip(rows.columns, row, strict=True))
+
+
+def _object(shown: Mapping[str, Property | Context], row: Mapping[str, Any]) -> str:
+    """Return what is shown of an event as a JSON object; of all properties, they are one."""
+    if list(shown) == [""]:
+        return _json_text(row["shown_0"])
+    values = {name: orjson.Fragment(_json_text(row[f"shown_{n}"])) for n, name in enumerate(shown)}
+    return orjson.dumps(values).decode()
+
+
+def _json_text(value: object) -> str:
+    """Return a value as JSON text without blanks, a whole number without a fraction; what is no JSON is a text."""
+    text = "null" if value is None else str(value)
+    with suppress(ValueError, RecursionError):
+        found = exact_json.loads(text)
+        if isinstance(found, float) and found.is_integer() and abs(found) < 2**53:
+            found = int(found)
+        with suppress(TypeError):
+            return exact_json.dumps(found).decode()
+    return orjson.dumps(text.encode("utf-8", "replace").decode()).decode()
+
+
+def _instant(value: object) -> str:
+    """Return the time of an event: SQLite's is in milliseconds, one without a zone is UTC."""
+    match value:
+        case int() | float():
+            with suppress(OverflowError):
+                return iso(from_ms(value))
+        case datetime():
+            return iso(value.replace(tzinfo=UTC) if value.tzinfo is None else value)
+        case _:
+            pass
+    return str(value)
