@@ -30,7 +30,7 @@ FORKS.set_forkserver_preload(
     [
         "audience_sync.cli.main",
         *sorted({f"audience_sync.cli.{listed.module}" for listed in COMMANDS.values()}),
-        "audience_sync.checks.looking",
+        "audience_sync.checks.check_all",
         "audience_sync.daemon",
         "tests.commands",
         "tests.interrupted",

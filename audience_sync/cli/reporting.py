@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from audience_sync.checks import permissions
+from audience_sync.checks import check_permissions
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet
 from audience_sync.cli.paragraph import wrap
@@ -43,7 +43,7 @@ def using(database: Database) -> None:
 
 def exposed(settings: Settings) -> None:
     """Warn of the files that others on this machine can open; see `checking.permissions`."""
-    for finding in permissions.look(settings):
+    for finding in check_permissions.look(settings):
         warn(f"{finding.subject} {finding.message}; hint: {finding.remedy}")
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from audience_sync import app as engine
 from audience_sync.checks import Finding, State, exit_code
-from audience_sync.checks.file import example
+from audience_sync.checks.check_configuration import example
 from audience_sync.cli import reporting
 from audience_sync.cli.context import console, out, seams, settings_of
 from audience_sync.cli.globals import Globals
@@ -109,7 +109,7 @@ def check(
     does. Exit codes: 0 no errors (there may be warnings), 1 something does not work, 2 the configuration is wrong, 6
     Schematic refuses the API key.
     """
-    from audience_sync.checks.looking import check as check_everything  # noqa: PLC0415 - what it needs is large
+    from audience_sync.checks.check_all import check as check_everything  # noqa: PLC0415 - what it needs is large
 
     found: list[Finding] = []
     sheet = Sheet(COLUMNS, format=format)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from audience_sync.checks import State
-from audience_sync.checks import audiences as checks
+from audience_sync.checks import check_audiences as checks
 from audience_sync.clock import wall_clock
 from tests.acceptance.running import Place, customers, open_place
 from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL

@@ -19,8 +19,8 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.checks.file import example
-from audience_sync.checks.permissions import holds_secret
+from audience_sync.checks.check_configuration import example
+from audience_sync.checks.check_permissions import holds_secret
 from audience_sync.cli import main, setup
 from audience_sync.cli.context import MessageConsole
 from audience_sync.cli.unit import Unit, quoted

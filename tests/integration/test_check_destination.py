@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.checks import destination
+from audience_sync.checks import check_destination
 from audience_sync.checks.finding import Finding
 from audience_sync.clock import wall_clock
 from audience_sync.config import load
@@ -61,7 +61,7 @@ def look(tmp_path: Path, *, capture: str, api: str, key: str | None = DEVELOPMEN
     path = tmp_path / "config.toml"
     path.write_text(f'[schematic]\ncapture_url = "{capture}"\napi_url = "{api}"\ntimeout = "5s"\n')
     environ = {} if key is None else {"SCHEMATIC_API_KEY": key}
-    found = destination.look(load(path, {}), environ, database=None, now=wall_clock)
+    found = check_destination.look(load(path, {}), environ, database=None, now=wall_clock)
     return {one.subject if one.subject != capture else "capture": one for one in found}
 
 

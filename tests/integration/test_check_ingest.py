@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.checks import ingest
+from audience_sync.checks import check_tracking_api
 from audience_sync.checks.finding import Finding, State
 from audience_sync.config import load
 from audience_sync.extras import EXTRAS, install_command
@@ -36,7 +36,7 @@ def findings(folder: Path, text: str, environ: dict[str, str], *, mappings: str 
     """Return what is found of a configuration with this [ingest]."""
     path = folder / "config.toml"
     path.write_text(config_text(more=f'[ingest]\nwrite_keys = ["${{SEGMENT_WRITE_KEY}}"]\n{text}\n{mappings}'))
-    return list(ingest.look(load(path, {}), environ))
+    return list(check_tracking_api.look(load(path, {}), environ))
 
 
 def test_nothing_is_said_where_nothing_listens(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.checks import mappings
+from audience_sync.checks import check_mappings
 from audience_sync.checks.finding import Finding, State
 from audience_sync.config import load
 from tests.factories import config_text
@@ -38,7 +38,7 @@ def findings(folder: Path, text: str) -> list[Finding]:
     """Return what is found of a configuration with the audience `vip` and these mappings."""
     path = folder / "config.toml"
     path.write_text(config_text(name="VIP", more=text))
-    return list(mappings.look(load(path, {}), None))
+    return list(check_mappings.look(load(path, {}), None))
 
 
 def trigger(text: str) -> str:
@@ -217,7 +217,7 @@ def test_the_example_of_the_readme_is_well(tmp_path: Path) -> None:
         f"user_keys = {{ userId = 'user_id', email = 'email' }}\n{example}"
     )
 
-    found = list(mappings.look(load(path, {}), None))
+    found = list(check_mappings.look(load(path, {}), None))
 
     assert [one for one in found if one.state is not State.OK] == []
 
@@ -227,6 +227,6 @@ def test_an_audience_called_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(config_text(name="Name"))
 
-    errors = [one for one in mappings.look(load(path, {}), None) if one.state is State.ERROR]
+    errors = [one for one in check_mappings.look(load(path, {}), None) if one.state is State.ERROR]
 
     assert ["named true and false" in one.message for one in errors] == [True]

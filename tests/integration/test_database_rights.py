@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from audience_sync import app
-from audience_sync.checks.looking import check
+from audience_sync.checks.check_all import check
 from audience_sync.clock import Seams
 from audience_sync.config import Settings, load
 from audience_sync.database_error import explain, first_line

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from audience_sync.audiences.definition import statement_of
-from audience_sync.checks.audiences import look
+from audience_sync.checks.check_audiences import look
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import QueryError
 from audience_sync.store import audiences

@@ -17,7 +17,7 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.default import DefaultDialect
 
-from audience_sync.checks.looking import check
+from audience_sync.checks.check_all import check
 from audience_sync.clock import Seams
 from audience_sync.config import Source, load
 from audience_sync.config.urls import SecretUrl

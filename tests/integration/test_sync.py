@@ -8,8 +8,8 @@ from collections.abc import Generator
 import pytest
 import sqlalchemy as sa
 
+from audience_sync.checks.check_members import look
 from audience_sync.checks.finding import State
-from audience_sync.checks.memberships import look
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
 from audience_sync.store import audiences, memberships

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import SecretStr
 
-from audience_sync.checks.database import attempt
+from audience_sync.checks.check_database import attempt
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Address, Settings, resolve_api_key
 from audience_sync.core.model import TraitType

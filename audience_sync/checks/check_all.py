@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 
-from audience_sync.checks import audiences, database, destination, file, identifiers, ingest, mappings, permissions
+from audience_sync.checks import (
+    check_audiences,
+    check_configuration,
+    check_database,
+    check_destination,
+    check_mappings,
+    check_permissions,
+    check_shared_identifiers,
+    check_tracking_api,
+)
 from audience_sync.checks.finding import Finding, error
 from audience_sync.clock import Seams
 from audience_sync.config import find_config, load
@@ -27,17 +36,19 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
     except ConfigError as refused:
         yield error("configuration", subject, refused)
         return
-    yield from file.look(settings, environ)
-    opened = yield from database.look(settings)
+    yield from check_configuration.look(settings, environ)
+    opened = yield from check_database.look(settings)
     with closing(opened) if opened is not None else nullcontext() as usable:
-        yield from permissions.look(settings)  # while the files are there that SQLite keeps next to an open database
-        yield from audiences.look(settings, usable, now=seams.clock())
-        yield from mappings.look(settings, usable)
-        yield from ingest.look(settings, environ)
+        yield from check_permissions.look(
+            settings
+        )  # while the files are there that SQLite keeps next to an open database
+        yield from check_audiences.look(settings, usable, now=seams.clock())
+        yield from check_mappings.look(settings, usable)
+        yield from check_tracking_api.look(settings, environ)
         if usable is not None:
-            yield from identifiers.look(usable)
+            yield from check_shared_identifiers.look(usable)
         if deep and usable is not None:
-            from audience_sync.checks import memberships  # noqa: PLC0415 - DuckDB is slow to import
+            from audience_sync.checks import check_members  # noqa: PLC0415 - DuckDB is slow to import
 
-            yield from memberships.look(usable)
-        yield from destination.look(settings, environ, database=usable, now=seams.clock)
+            yield from check_members.look(usable)
+        yield from check_destination.look(settings, environ, database=usable, now=seams.clock)
