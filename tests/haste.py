@@ -17,7 +17,7 @@ class HastyCommand(Command):
 
 
 def _hurry(words: list[str], environment: dict[str, str], streams: Sequence[str], folder: str) -> None:
-    from audience_sync.forwarding import taking  # noqa: PLC0415 - the process that forks has imported it
+    from audience_sync.tracking_api import event_files  # noqa: PLC0415 - the process that forks has imported it
 
-    taking.LONGEST = 0.1  # type: ignore[misc]  # in this process alone
+    event_files.LONGEST = 0.1  # type: ignore[misc]  # in this process alone
     _run(words, environment, streams, folder)

@@ -34,7 +34,7 @@ STATEMENT, COMMIT, PLACE = "sql.statement", "sql.commit", "commit@"  # reached b
 SMALL: Mapping[str, Mapping[str, float]] = {
     "audience_sync.sync.finishing": {"CHANGES_A_COMMIT": 10},
     "audience_sync.sync.committing": {"CHANGES_A_COMMIT": 10},
-    "audience_sync.forwarding.taking": {"PIECE": 15, "LONGEST": 0.02, "PATIENCE": 0.05},
+    "audience_sync.tracking_api.event_files": {"PIECE": 15, "LONGEST": 0.02, "PATIENCE": 0.05},
     "audience_sync.cli.syncing": {"LOOK": 0.05},
 }
 """What makes commits small, and waits short; a name that is not there any more ends the command."""

@@ -10,7 +10,7 @@ from audience_sync.config import Settings, resolve_write_keys
 from audience_sync.core.model import Json
 from audience_sync.destinations.schematic.coverage import AT
 from audience_sync.destinations.schematic.mappings import judge
-from audience_sync.tracking_api.opening import require_libraries
+from audience_sync.tracking_api.listener import require_libraries
 
 CHECK: Final = "ingest"
 

@@ -26,11 +26,19 @@ from audience_sync.cli.progress import Progress
 from audience_sync.config import Settings, resolve_api_key
 from audience_sync.delivery import Acquaintance, Delivery, DeliveryReport, deliver
 from audience_sync.errors import DestinationError, KeyRefused, MarkUnusable, SourceError
-from audience_sync.forwarding import BadLine, Forwarding, Tally, name_of, open_events, preview, read_events
-from audience_sync.forwarding import forward as forward_events
 from audience_sync.store import event_reports, waiting
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
+from audience_sync.tracking_api.event_files import (
+    BadLine,
+    Forwarding,
+    Tally,
+    name_of,
+    open_events,
+    preview,
+    read_events,
+)
+from audience_sync.tracking_api.event_files import forward as forward_events
 
 COLUMNS = ("read", "taken", "known", "bad", "accepted", "unsent", "open", "dead")
 

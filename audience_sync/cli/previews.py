@@ -13,8 +13,8 @@ from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet, json_line, print_records
 from audience_sync.cli.table import Record
 from audience_sync.destinations.schematic.mappings import Mapping
-from audience_sync.forwarding import BadLine, Preview
 from audience_sync.segment.segment_events import TYPES
+from audience_sync.tracking_api.event_files import BadLine, Preview
 
 COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
 SUMMARY_COLUMNS = ("what", "which", "count")

@@ -31,7 +31,7 @@ from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import waiting
 from audience_sync.store.workspace import Workspace
-from audience_sync.tracking_api.opening import open_server
+from audience_sync.tracking_api.listener import open_server
 
 if TYPE_CHECKING:
     from audience_sync.tracking_api.server import Server

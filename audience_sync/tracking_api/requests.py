@@ -1,12 +1,11 @@
-"""What a request says: from the bytes of a body to the events that arrive, or why it is refused. Nothing else is done.
-
-A request is refused whole only where nothing in it can be told apart. One bad event of a batch (not JSON, not an event,
-too long, too deep) is refused alone and counted: client libraries drop a whole batch that is answered with 400. An
-event that names nobody, or has no name, is taken: what becomes of it is for the mappings to say.
-"""
+"""What is answered to a request that is not taken."""
 
 from __future__ import annotations
 
+import binascii
+import hmac
+import re
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias
@@ -23,16 +22,216 @@ from audience_sync.segment.segment_events import (
     Arrival,
     NotAnEvent,
     RefusedEvent,
+    SegmentEvent,
     arrive,
     check_event,
     read_json,
     refuse,
 )
-from audience_sync.segment.timestamps import iso
-from audience_sync.tracking_api.filling import Receipt, fill, share
-from audience_sync.tracking_api.keys import UNKNOWN, knows_body
-from audience_sync.tracking_api.refusals import Refusal, invalid
-from audience_sync.tracking_api.salvage import BATCH, cut
+from audience_sync.segment.timestamps import iso, to_utc
+
+CODES: Final = {
+    400: "invalid_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    415: "unsupported_encoding",
+    500: "internal_error",
+    503: "unavailable",
+}
+"""Our word for each status. Segment's own, `invalid_request`, covers whatever is wrong with a body, its size too."""
+
+
+class Refusal(NamedTuple):
+    """Why a request is not taken: an HTTP status, and a sentence that repeats of a body only a type or field names."""
+
+    status: int
+    message: str
+
+    @property
+    def code(self) -> str:
+        """Return the word for the status."""
+        return CODES.get(self.status, CODES[400])
+
+
+def invalid(message: str) -> Refusal:
+    """Return the refusal of a request that is wrong in itself: the same again will be refused again."""
+    return Refusal(400, message)
+
+
+# --- keys -------------------------------------------------------------------------------------------------------------
+# Who may send: the write key, as the user name of Basic authentication or inside the body.
+
+FIELD: Final = "writeKey"
+UNKNOWN: Final = Refusal(401, "the write key is missing or unknown")
+
+
+def knows_sender(authorization: str | None, keys: Sequence[bytes]) -> bool | None:
+    """Return whether a Basic header names one of the keys; None for any other header, or none: then the body counts."""
+    scheme, _, credentials = (authorization or "").strip().partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, _, _ = b64decode(credentials.strip(), validate=True).partition(b":")
+    except (binascii.Error, ValueError):  # a character that is not even ASCII is a ValueError
+        return False
+    return _is_one_of(user, keys)
+
+
+def knows_body(body: Json, events: Sequence[object] | None, keys: Sequence[bytes]) -> bool:
+    """Return whether a parsed body names one of the keys, itself or in the first event of its batch that is one."""
+    named = _named(body)
+    if named is None:
+        named = next((_named(event) for event in events or () if isinstance(event, dict)), None)
+    return named is not None and _is_one_of(named.encode(), keys)
+
+
+def _named(found: object) -> str | None:
+    key = found.get(FIELD) if isinstance(found, dict) else None
+    return key if isinstance(key, str) else None
+
+
+def _is_one_of(given: bytes, keys: Sequence[bytes]) -> bool:
+    """Compare with every key, each in constant time: how long it takes tells nothing about them."""
+    return True in [hmac.compare_digest(given, key) for key in keys]
+
+
+# --- filling ----------------------------------------------------------------------------------------------------------
+# What Segment's API adds to an event as it arrives: its id, when it was received, and when it really happened.
+#
+# A sender's clock may be wrong. It says by that clock when it sent the event and when the event happened; so the
+# event happened as long before it was received.
+
+SHARED: Final = ("context", "integrations")
+"""What a batch may say for all its events; an event's own word counts more, key by key."""
+
+_ABSENT: Final = (None, "")
+
+
+class Receipt(NamedTuple):
+    """What is known of a request: when it was received (aware, and as text), when it was sent, and how ids are made.
+
+    The events of a historical one (`/v1/import`) happened when they say.
+    """
+
+    received_at: datetime
+    received: str
+    sent_at: Json
+    historical: bool
+    new_id: Callable[[], str]
+
+
+def share(event: SegmentEvent, batch: SegmentEvent) -> dict[str, Json]:
+    """Return an event with what its batch says for all, and without the write key."""
+    merged = {name: value for name, value in event.items() if name != FIELD}
+    for name in SHARED:
+        common, own = batch.get(name), merged.get(name)
+        if isinstance(common, dict) and (own is None or isinstance(own, dict)):
+            merged[name] = {**common, **(own or {})}
+    return merged
+
+
+def fill(event: SegmentEvent, receipt: Receipt) -> dict[str, Json]:
+    """Return an event with what it lacks: messageId, receivedAt, sentAt, and the timestamp, corrected."""
+    filled = dict(event)
+    if filled.get("messageId") in _ABSENT:
+        filled["messageId"] = receipt.new_id()
+    filled["receivedAt"] = receipt.received
+    if filled.get("sentAt") in _ABSENT and receipt.sent_at not in _ABSENT:
+        filled["sentAt"] = receipt.sent_at
+    given = next((filled[name] for name in ("timestamp", "originalTimestamp") if filled.get(name) not in _ABSENT), None)
+    if given is None:
+        filled["timestamp"] = receipt.received
+        return filled
+    corrected = None if receipt.historical else _corrected(given, filled.get("sentAt"), receipt.received_at)
+    filled["timestamp"] = given if corrected is None else corrected
+    if corrected is not None:
+        filled["originalTimestamp"] = given
+    return filled
+
+
+def _corrected(given: Json, sent_at: Json, received_at: datetime) -> str | None:
+    """Return when it happened by our clock; None when one of the sender's times is none, or the result is none."""
+    happened, sent = to_utc(given), to_utc(sent_at)
+    if happened is None or sent is None:
+        return None
+    try:
+        return iso(received_at - (datetime.fromisoformat(sent) - datetime.fromisoformat(happened)))
+    except OverflowError:  # before the year 1 or after 9999
+        return None
+
+
+# --- salvage ----------------------------------------------------------------------------------------------------------
+# Cut a batch that is not valid JSON into its events, so that the valid ones can be taken.
+#
+# Only the structure is looked at: strings, brackets and commas. A body cannot be cut if its brackets or quotes do not
+# match.
+
+BATCH: Final = "batch"
+_TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},:]', re.DOTALL)
+_OPENS: Final = {b"]": b"[", b"}": b"{"}
+
+
+class Pieces(NamedTuple):
+    """The body with an empty batch, and the text of each event."""
+
+    envelope: bytes
+    events: list[bytes]
+
+
+def cut(body: bytes) -> Pieces | None:
+    """Return the pieces of a body; None if it cannot be cut."""
+    inside: list[bytes] = []  # the brackets that are open
+    name = key = b""  # the last string of the outer object, and the name of its current member
+    begin = end = start = -1
+    events: list[bytes] = []
+    for found in _TOKEN.finditer(body):
+        token, depth = found[0], len(inside)
+        if token == b'"':  # a string that does not end
+            return None
+        if token in _OPENS:
+            if not inside or inside.pop() != _OPENS[token]:
+                return None
+            if depth == 2 and begin >= 0 > end:
+                events.append(body[start : found.start()])
+                end = found.start()
+        elif token in (b"[", b"{"):
+            inside.append(token)
+            if depth == 1 and token == b"[" and _is_batch(key):
+                if begin >= 0:  # two of them
+                    return None
+                begin = start = found.end()
+        elif depth == 1:
+            name, key = _next(token, name, key)
+        elif depth == 2 and token == b"," and begin >= 0 > end:
+            events.append(body[start : found.start()])
+            start = found.end()
+    if inside or end < 0:
+        return None
+    return Pieces(body[:begin] + body[end:], events if len(events) > 1 or events[0].strip() else [])
+
+
+def _next(token: bytes, name: bytes, key: bytes) -> tuple[bytes, bytes]:
+    """Return the last string of the outer object and the name of its member, after a token of it."""
+    if token == b":":
+        return name, name
+    return (name, b"") if token == b"," else (token, key)
+
+
+def _is_batch(key: bytes) -> bool:
+    try:
+        return bool(key) and orjson.loads(key) == BATCH
+    except orjson.JSONDecodeError:
+        return False
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+# What a request says: from the bytes of a body to the events that arrive, or why it is refused. Nothing else is done.
+#
+# A request is refused whole only where nothing in it can be told apart. One bad event of a batch (not JSON, not an
+# event, too long, too deep) is refused alone and counted: client libraries drop a whole batch that is answered with
+# 400. An event that names nobody, or has no name, is taken: what becomes of it is for the mappings to say.
 
 MOST_IN_BATCH: Final = 500 * 1024
 """The most bytes of the body of a batch (Segment's limit)."""

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from audience_sync.errors import INTERRUPTED
-from audience_sync.forwarding.taking import PIECE
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule
+from audience_sync.tracking_api.event_files import PIECE
 from tests.acceptance import running
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Ended, Place, open_place, until

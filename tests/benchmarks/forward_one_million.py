@@ -31,7 +31,7 @@ import httpx
 from audience_sync import app
 from audience_sync.config import load
 from audience_sync.destinations.schematic.presets import presets
-from audience_sync.forwarding import Read, open_events, preview, read_events
+from audience_sync.tracking_api.event_files import Read, open_events, preview, read_events
 from tests.benchmarks.deliver_one_million import CONFIG, Sink
 
 KEY = "sch_dev_benchmark"

@@ -67,7 +67,7 @@ def test_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def spec_of(name: str) -> object:
         return None if name == "uvicorn" else find_spec(name)
 
-    monkeypatch.setattr("audience_sync.tracking_api.opening.find_spec", spec_of)
+    monkeypatch.setattr("audience_sync.tracking_api.listener.find_spec", spec_of)
     (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS)
 
     assert (found.state, found.exit_code) == (State.ERROR, 2)

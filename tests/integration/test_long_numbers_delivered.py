@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
-from audience_sync.forwarding import BadLine, Forwarding, forward
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
 from audience_sync.store.database import Database
+from audience_sync.tracking_api.event_files import BadLine, Forwarding, forward
 from tests.ingesting import SUCCESS, sending
 from tests.sending import open_sending
 

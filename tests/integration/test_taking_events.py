@@ -17,11 +17,11 @@ import orjson
 import pytest
 
 from audience_sync.errors import SourceError
-from audience_sync.forwarding import BadLine, Forwarding, Tally, forward, taking
-from audience_sync.forwarding.reading import STDIN
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
+from audience_sync.tracking_api import event_files
+from audience_sync.tracking_api.event_files import STDIN, BadLine, Forwarding, Tally, forward
 from tests.factories import FrozenClock
 from tests.sending import open_sending
 from tests.waiting import wait_until
@@ -44,7 +44,7 @@ traits = { message_id = { "@path" = "$.messageId" } }
 @pytest.fixture(autouse=True)
 def pieces_of_ten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take ten lines in a transaction, so that small files have many."""
-    monkeypatch.setattr(taking, "PIECE", 10)
+    monkeypatch.setattr(event_files, "PIECE", 10)
 
 
 def tracks(count: int, *, users: int = 7) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ class Took:
         self._workspace = workspace
         self._deliver = deliver
 
-    def run(self, file: str, *, window: int = taking.WINDOW) -> Tally:
+    def run(self, file: str, *, window: int = event_files.WINDOW) -> Tally:
         """Take a file."""
         told = Forwarding(
             file=file,
@@ -184,7 +184,7 @@ def test_what_comes_slowly_is_taken_and_delivered(
             for count in (1, 2):
                 writer.write(f'{{"type":"track","userId":"u1","messageId":"m{count}"}}\n')
                 wait_until(lambda count=count: kept(workspace) == count)  # type: ignore[misc]
-                clock.advance(timedelta(seconds=taking.LONGEST))
+                clock.advance(timedelta(seconds=event_files.LONGEST))
                 wait_until(lambda count=count: took.kept[-1:] == [count])  # type: ignore[misc]
         finally:
             took.stop.set()
@@ -203,7 +203,7 @@ def test_delivery_is_tried_again_though_nothing_comes(
             wait_until(lambda: took.kept == [1])
 
             def is_tried_again() -> bool:
-                clock.advance(timedelta(seconds=taking.PAUSE))
+                clock.advance(timedelta(seconds=event_files.PAUSE))
                 return len(took.kept) > 1
 
             wait_until(is_tried_again)

@@ -22,8 +22,8 @@ from audience_sync.destinations.schematic.fields import Action
 from audience_sync.destinations.schematic.mappings import make_mapping
 from audience_sync.destinations.schematic.presets import presets
 from audience_sync.errors import SourceError
-from audience_sync.forwarding import BadLine, Preview, Read, open_events, preview, read_events
 from audience_sync.segment.segment_events import MOST_BYTES, TYPES
+from audience_sync.tracking_api.event_files import BadLine, Preview, Read, open_events, preview, read_events
 
 MUST = "it must be one of identify, track, page, screen, group, alias"
 TOO_LARGE = "has a number beyond the range of a float at"

@@ -15,10 +15,16 @@ import orjson
 import pytest
 
 from audience_sync.segment.segment_events import MOST_BYTES
-from audience_sync.tracking_api.bodies import Body, open_body
-from audience_sync.tracking_api.keys import knows_sender
-from audience_sync.tracking_api.refusals import Refusal
-from audience_sync.tracking_api.requests import ENDPOINTS, MOST_IN_BATCH, MOST_TOGETHER, EventsRead, read
+from audience_sync.tracking_api.http import Body, open_body
+from audience_sync.tracking_api.requests import (
+    ENDPOINTS,
+    MOST_IN_BATCH,
+    MOST_TOGETHER,
+    EventsRead,
+    Refusal,
+    knows_sender,
+    read,
+)
 from tests.factories import NOON
 
 KEYS = (b"wk_1", b"wk_2")

@@ -12,9 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.segment.segment_events import MOST_BYTES, Fault, NotAnEvent, RefusedEvent
-from audience_sync.tracking_api.refusals import Refusal
-from audience_sync.tracking_api.requests import ENDPOINTS, EventsRead, read
-from audience_sync.tracking_api.salvage import Pieces, cut
+from audience_sync.tracking_api.requests import ENDPOINTS, EventsRead, Pieces, Refusal, cut, read
 from tests.factories import NOON
 
 TYPES = "it must be one of identify, track, page, screen, group, alias"

@@ -1,13 +1,14 @@
-"""From HTTP to events and back to an answer: the one asynchronous place of the program.
+"""Refused requests and events in the log: their senders hear of it, and the operator has to.
 
-Anyone may open a connection and send slowly. A thread for each would soon be all threads; here a slow sender costs a
-little memory until its time is over. Nothing is decided here: a body is collected, `requests.read` says what it is, and
-the answer waits for `Intake`.
+Anybody can send garbage, so each status and each fault of an event is logged once a minute at most, with how many
+there were.
 """
 
 from __future__ import annotations
 
 import asyncio
+import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Final
 from uuid import uuid4
 
 import orjson
+import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -25,13 +27,121 @@ from starlette.routing import Route
 
 from audience_sync.clock import Seams
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
-from audience_sync.tracking_api.bodies import Body, open_body
-from audience_sync.tracking_api.complaints import Complaints
 from audience_sync.tracking_api.intake import Taken
-from audience_sync.tracking_api.keys import UNKNOWN, knows_sender
 from audience_sync.tracking_api.limits import RETRY_AFTER, Limits
-from audience_sync.tracking_api.refusals import Refusal, invalid
-from audience_sync.tracking_api.requests import ENDPOINTS, Endpoint, EventsRead, read
+from audience_sync.tracking_api.requests import (
+    ENDPOINTS,
+    UNKNOWN,
+    Endpoint,
+    EventsRead,
+    Refusal,
+    invalid,
+    knows_sender,
+    read,
+)
+
+EVERY: Final = 60.0  # seconds
+
+log = structlog.get_logger()
+
+
+class Complaints:
+    """Counts refusals and logs them; for one thread."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._counts: Counter[int | str] = Counter()  # since the status or fault was logged last
+        self._logged_at: dict[int | str, float] = {}
+
+    def note(self, refusal: Refusal) -> None:
+        """Count a refused request, and log it unless its status was logged within the last minute."""
+        if requests := self._due(refusal.status):
+            log.warning("requests_refused", status=refusal.status, why=refusal.message, requests=requests)
+
+    def note_event(self, event: RefusedEvent) -> None:
+        """Count a refused event, and log it unless its fault was logged within the last minute."""
+        if events := self._due(event.why.fault):
+            why = f"an event {event.why.sentence}"
+            log.warning("events_refused", fault=event.why.fault.value, why=why, events=events)
+
+    def _due(self, kind: int | str) -> int:
+        """Count one more, and return how many there were since the last line of the log; 0: it is too soon for one."""
+        self._counts[kind] += 1
+        now = self._monotonic()
+        if now - self._logged_at.get(kind, float("-inf")) < EVERY:
+            return 0
+        self._logged_at[kind] = now
+        return self._counts.pop(kind)
+
+
+# --- bodies -----------------------------------------------------------------------------------------------------------
+# The body of a request as it arrives, piece by piece: unpacked at once, and never longer than it may be.
+
+_GZIP: Final = zlib.MAX_WBITS | 16
+_GZIP_EXTRA: Final = 1024  # bytes by which gzip may make a body longer that cannot be packed
+_PLAIN: Final = ("", "identity")
+_PACKED: Final = ("gzip", "x-gzip")
+
+
+class Body:
+    """A body of at most `limit` bytes once it is unpacked; what is beyond is not kept, however small it was packed."""
+
+    def __init__(self, limit: int, *, packed: bool) -> None:
+        self._limit = limit
+        self._longest = limit + _GZIP_EXTRA * packed  # as it is sent
+        self._received = 0
+        self._unpack = zlib.decompressobj(_GZIP) if packed else None
+        self._data = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def expect(self, length: int) -> Refusal | None:
+        """Refuse a body that says of itself that it is longer than it may be."""
+        return _too_long(self._limit) if length > self._longest else None
+
+    def add(self, piece: bytes) -> Refusal | None:
+        """Take the next piece as it was sent; refuse what is too long, or no gzip."""
+        self._received += len(piece)
+        if self._received > self._longest:
+            return _too_long(self._limit)
+        if self._unpack is None:
+            self._data += piece
+            return None
+        try:
+            # One byte more than may be is enough to know; what zlib would still make of the piece is never made.
+            self._data += self._unpack.decompress(piece, self._limit + 1 - len(self._data))
+        except zlib.error:
+            return invalid("the body is no gzip")
+        if self._unpack.unused_data:
+            return invalid("something follows the gzip of the body")
+        return _too_long(self._limit) if len(self._data) > self._limit else None
+
+    def whole(self) -> bytes | Refusal:
+        """Return the body, now that all has come; refuse a gzip that breaks off."""
+        if self._unpack is not None and not self._unpack.eof:
+            return invalid("the gzip of the body breaks off")
+        return bytes(self._data)
+
+
+def open_body(encoding: str | None, *, limit: int) -> Body | Refusal:
+    """Return a body to be filled, of a Content-Encoding and at most so many bytes; refuse an encoding but gzip."""
+    word = (encoding or "").strip().lower()
+    if word not in _PLAIN + _PACKED:
+        return Refusal(415, "the body may come as it is or as gzip, not in another Content-Encoding")
+    return Body(limit, packed=word in _PACKED)
+
+
+def _too_long(limit: int) -> Refusal:
+    return invalid(f"the body is longer than {limit // 1024} KB, the most that Segment takes")
+
+
+# --- api --------------------------------------------------------------------------------------------------------------
+# From HTTP to events and back to an answer: the one asynchronous place of the program.
+#
+# Anyone may open a connection and send slowly. A thread for each would soon be all threads; here a slow sender costs
+# a little memory until its time is over. Nothing is decided here: a body is collected, `requests.read` says what it
+# is, and the answer waits for `Intake`.
 
 READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body takes too long beside everything else
 
