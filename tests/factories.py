@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Change, ChangeKind, Computation, Member, RunKind, RunState
-from audience_sync.destinations.schematic.mappings import Mapping as DestinationMapping
+from audience_sync.destinations.schematic.mapping_rules import Mapping as DestinationMapping
 from audience_sync.destinations.schematic.parcels import Destination, make_parcel
 from audience_sync.destinations.schematic.presets import presets
 from audience_sync.destinations.wire_events import Contents, Event, OpenChange

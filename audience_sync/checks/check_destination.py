@@ -20,6 +20,7 @@ from audience_sync.checks.check_database import attempt
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Address, Settings, resolve_api_key
 from audience_sync.core.model import TraitType
+from audience_sync.destinations.http_connection import trusted_authorities
 from audience_sync.destinations.outcomes import (
     Answer,
     Later,
@@ -32,7 +33,6 @@ from audience_sync.destinations.outcomes import (
     is_schematic_error,
 )
 from audience_sync.destinations.schematic.client import Schematic
-from audience_sync.destinations.trust import trusted_authorities
 from audience_sync.errors import ConfigError, DestinationAway, DestinationError
 from audience_sync.store import binding
 from audience_sync.store.database import Database

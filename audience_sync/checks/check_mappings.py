@@ -8,7 +8,7 @@ from typing import Any, Final
 from audience_sync.checks.finding import Finding, error, ok, warning
 from audience_sync.config import Audience, Settings
 from audience_sync.destinations.schematic.coverage import AT, PEOPLE, looks_at_the_environment, sample, sample_values
-from audience_sync.destinations.schematic.mappings import Mapping
+from audience_sync.destinations.schematic.mapping_rules import Mapping
 from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.errors import ConfigError
 from audience_sync.segment.fql.trigger_tree import Comparison, Exists, Has, OneOf, conditions

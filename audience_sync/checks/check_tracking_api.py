@@ -9,7 +9,7 @@ from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings, resolve_write_keys
 from audience_sync.core.model import Json
 from audience_sync.destinations.schematic.coverage import AT
-from audience_sync.destinations.schematic.mappings import judge
+from audience_sync.destinations.schematic.mapping_rules import judge
 from audience_sync.tracking_api.listener import require_libraries
 
 CHECK: Final = "ingest"

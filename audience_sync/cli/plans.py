@@ -22,8 +22,7 @@ from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts
 from audience_sync.core.text import instant_text
-from audience_sync.destinations.schematic.coverage import PEOPLE, sample, sample_values
-from audience_sync.destinations.schematic.volume import joined, volume
+from audience_sync.destinations.schematic.coverage import PEOPLE, joined, sample, sample_values, volume
 from audience_sync.destinations.wire_events import OpenChange
 from audience_sync.errors import AudienceSyncError
 from audience_sync.segment.timestamps import iso

@@ -12,7 +12,7 @@ from rich.text import Text
 from audience_sync.cli.context import console
 from audience_sync.cli.output import Format, Sheet, json_line, print_records
 from audience_sync.cli.table import Record
-from audience_sync.destinations.schematic.mappings import Mapping
+from audience_sync.destinations.schematic.mapping_rules import Mapping
 from audience_sync.segment.segment_events import TYPES
 from audience_sync.tracking_api.event_files import BadLine, Preview
 

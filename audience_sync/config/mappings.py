@@ -12,8 +12,8 @@ from typing import Any
 from audience_sync.config.document import MappingTable
 from audience_sync.config.problems import Problem, near
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.fields import FIELDS, Action, Field, FieldKind
-from audience_sync.destinations.schematic.mappings import MOST_MAPPINGS, Mapping, make_mapping
+from audience_sync.destinations.schematic.actions import FIELDS, Action, Field, FieldKind
+from audience_sync.destinations.schematic.mapping_rules import MOST_MAPPINGS, Mapping, make_mapping
 from audience_sync.destinations.schematic.presets import DEFAULTS, TRIGGERS, presets
 from audience_sync.errors import TriggerError
 from audience_sync.segment.mapping.validation import directive_of, problems

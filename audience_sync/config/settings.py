@@ -18,7 +18,7 @@ from audience_sync.config.sources import Source
 from audience_sync.core.keys import KeyRules
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
 from audience_sync.destinations.schematic.coverage import Coverage, coverage
-from audience_sync.destinations.schematic.mappings import Mapping
+from audience_sync.destinations.schematic.mapping_rules import Mapping
 from audience_sync.destinations.schematic.parcels import Destination
 from audience_sync.errors import UnknownName
 from audience_sync.query.printer import to_text

@@ -24,7 +24,7 @@ from audience_sync.config.addresses import Address, read_address
 from audience_sync.config.references import REFERENCE
 from audience_sync.config.urls import Place, SecretUrl, database_url, source_url
 from audience_sync.core.model import ColumnType, DateOrder, OnMissing, TraitType
-from audience_sync.destinations.schematic.fields import Action
+from audience_sync.destinations.schematic.actions import Action
 
 LONGEST = timedelta(days=36_500)
 """A century: what is longer leaves the calendar when it is subtracted from a timestamp."""

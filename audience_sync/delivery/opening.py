@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from audience_sync.config import Audience, Settings
 from audience_sync.core.model import Computation, TraitType
+from audience_sync.destinations.http_connection import trusted_authorities
 from audience_sync.destinations.schematic.client import Schematic
-from audience_sync.destinations.trust import trusted_authorities
 from audience_sync.store import audiences, binding
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.workspace import Workspace

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.delivery.claims import Claims
 from audience_sync.delivery.cuts import filling, pack
-from audience_sync.destinations.schematic.forwarding import ForwardedParcel, make_forwarded
+from audience_sync.destinations.schematic.forwarded_parcels import ForwardedParcel, make_forwarded
 from audience_sync.destinations.schematic.parcels import Destination, Parcel, Rejected, make_parcels
 from audience_sync.destinations.wire_events import Contents, Forwarded, OpenChanges
 from audience_sync.segment.timestamps import iso

@@ -15,7 +15,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.destinations.schematic.forwarding import Unsent
+from audience_sync.destinations.schematic.forwarded_parcels import Unsent
 from audience_sync.destinations.wire_events import Event, Forwarded, Origin
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
 from audience_sync.store import binding, bulk, schema

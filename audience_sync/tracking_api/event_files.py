@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
 from audience_sync.destinations.schematic.actions import Rejection
-from audience_sync.destinations.schematic.mappings import Mapping, judge
+from audience_sync.destinations.schematic.mapping_rules import Mapping, judge
 from audience_sync.destinations.wire_events import with_key
 from audience_sync.errors import SourceError
 from audience_sync.segment.segment_events import (

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import trustme
 
-from audience_sync.destinations.trust import trusted_authorities
+from audience_sync.destinations.http_connection import trusted_authorities
 from audience_sync.errors import ConfigError, DestinationError
 from audience_sync.sandbox import Sandbox
 from audience_sync.store import database as db

@@ -12,8 +12,14 @@ import orjson
 import pytest
 
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.actions import Rejection, RejectionReason, make_body
-from audience_sync.destinations.schematic.fields import FIELDS, Action, FieldKind
+from audience_sync.destinations.schematic.actions import (
+    FIELDS,
+    Action,
+    FieldKind,
+    Rejection,
+    RejectionReason,
+    make_body,
+)
 from tests.profile import amount
 
 CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=300, large=3000)

@@ -9,11 +9,10 @@ import pytest
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json, TraitType
-from audience_sync.destinations.schematic.changes import newest
+from audience_sync.destinations.schematic.actions import Action
 from audience_sync.destinations.schematic.coverage import coverage
-from audience_sync.destinations.schematic.fields import Action
-from audience_sync.destinations.schematic.mappings import Mapping, make_mapping
-from audience_sync.destinations.schematic.parcels import NOBODY, NOT_MAPPED, Parcel, make_parcel, resolve_parcel
+from audience_sync.destinations.schematic.mapping_rules import Mapping, make_mapping
+from audience_sync.destinations.schematic.parcels import NOBODY, NOT_MAPPED, Parcel, make_parcel, newest, resolve_parcel
 from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.destinations.wire_events import OpenChange
 from tests.factories import company_identifiers, make_destination, make_event, make_open

@@ -30,8 +30,8 @@ from audience_sync.config import (
 from audience_sync.config.document import AudienceTable, Document, TraitTable
 from audience_sync.config.sources import SourceTable
 from audience_sync.core.model import GuardLimits, Json
-from audience_sync.destinations.schematic.fields import FIELDS, Action
-from audience_sync.destinations.schematic.mappings import apply
+from audience_sync.destinations.schematic.actions import FIELDS, Action
+from audience_sync.destinations.schematic.mapping_rules import apply
 from audience_sync.destinations.schematic.presets import presets
 from audience_sync.errors import ConfigError, UnknownName
 from tests.places import without_place

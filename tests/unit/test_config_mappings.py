@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from audience_sync.config import Settings, load
-from audience_sync.destinations.schematic.fields import Action
-from audience_sync.destinations.schematic.mappings import MOST_MAPPINGS
+from audience_sync.destinations.schematic.actions import Action
+from audience_sync.destinations.schematic.mapping_rules import MOST_MAPPINGS
 from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.errors import ConfigError
 from tests.places import without_place

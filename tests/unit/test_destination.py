@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core import exact_json
-from audience_sync.destinations.schematic.fields import Action
-from audience_sync.destinations.schematic.mappings import NO_MATCHING_MAPPING, judge, make_mapping
+from audience_sync.destinations.schematic.actions import Action
+from audience_sync.destinations.schematic.mapping_rules import NO_MATCHING_MAPPING, judge, make_mapping
 from audience_sync.destinations.schematic.presets import presets
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text())

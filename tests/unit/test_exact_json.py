@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.exact_json import LongFraction, NumberTooLarge, dumps, loads
-from audience_sync.destinations.schematic.fields import Action
-from audience_sync.destinations.schematic.forwarding import make_forwarded
-from audience_sync.destinations.schematic.mappings import make_mapping
+from audience_sync.destinations.schematic.actions import Action
+from audience_sync.destinations.schematic.forwarded_parcels import make_forwarded
+from audience_sync.destinations.schematic.mapping_rules import make_mapping
 from audience_sync.destinations.schematic.parcels import Destination
 from audience_sync.destinations.schematic.presets import presets
 from audience_sync.destinations.wire_events import Forwarded

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from audience_sync.core.forecast import Forecast, ProfileCounter, forecast
-from audience_sync.destinations.schematic.fields import Action
-from audience_sync.destinations.schematic.mappings import make_mapping
+from audience_sync.destinations.schematic.actions import Action
+from audience_sync.destinations.schematic.coverage import Volume, joined, volume
+from audience_sync.destinations.schematic.mapping_rules import make_mapping
 from audience_sync.destinations.schematic.presets import DEFAULTS
-from audience_sync.destinations.schematic.volume import Volume, joined, volume
 from tests.factories import make_destination, make_open
 
 ENTRIES = [make_open("sample", trait=f"audience_{n}", audience_id=n) for n in range(3)]

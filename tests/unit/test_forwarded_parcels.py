@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core import exact_json
-from audience_sync.destinations.schematic.fields import Action
-from audience_sync.destinations.schematic.forwarding import ForwardedParcel, make_forwarded
-from audience_sync.destinations.schematic.mappings import Mapping, judge, make_mapping
+from audience_sync.destinations.schematic.actions import Action
+from audience_sync.destinations.schematic.forwarded_parcels import ForwardedParcel, make_forwarded
+from audience_sync.destinations.schematic.mapping_rules import Mapping, judge, make_mapping
 from audience_sync.destinations.schematic.parcels import Destination
 from audience_sync.destinations.schematic.presets import presets
 from audience_sync.destinations.wire_events import Contents, Event, Forwarded

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.destinations.schematic.fields import Action
-from audience_sync.destinations.schematic.mappings import make_mapping
+from audience_sync.destinations.schematic.actions import Action
+from audience_sync.destinations.schematic.mapping_rules import make_mapping
 from audience_sync.destinations.schematic.presets import presets
 from audience_sync.errors import SourceError
 from audience_sync.segment.segment_events import MOST_BYTES, TYPES

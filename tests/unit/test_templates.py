@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json
-from audience_sync.destinations.schematic.fields import Action
-from audience_sync.destinations.schematic.mappings import Mapping, make_mapping
+from audience_sync.destinations.schematic.actions import Action
+from audience_sync.destinations.schematic.mapping_rules import Mapping, make_mapping
 from audience_sync.destinations.schematic.parcels import Parcel, make_parcel, resolve_parcel
 from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.destinations.wire_events import Contents, OpenChange, OpenChanges

@@ -1,23 +1,98 @@
-"""The two actions of the Schematic destination, their fields, and the bodies that they make of resolved fields.
-
-A body is whole or not made: a required field that is missing, a value of another type, or a user without keys is a
-rejection that says so. Null and "" are as missing, and so is a key of blanks, which would make one user of many;
-numbers and booleans become text where text belongs. Traits go as they are, with null and false. A rejection names
-fields and keys, never what an event says in them.
-"""
+"""The name of a track event in Schematic, which takes ASCII letters, digits, ``-`` and ``_`` only."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
+from audience_sync.core.keys import audience_key
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.event_names import event_name
-from audience_sync.destinations.schematic.fields import REQUIRED, Action
 from audience_sync.segment.mapping.segment_text import number_text
 from audience_sync.segment.timestamps import to_utc
+
+_ACCEPTED: Final = re.compile("[A-Za-z0-9_-]+")
+
+
+@lru_cache(maxsize=1024)  # a source has few names and many events
+def event_name(raw: str) -> str:
+    """Return the name of an event in lower case, snake_cased if Schematic would refuse it.
+
+    It is empty when a name that must be snake_cased has no letter and no digit.
+
+    >>> event_name("Order Completed"), event_name("Sign-Up"), event_name("!!!")
+    ('order_completed', 'sign-up', '')
+    """
+    return raw.lower() if _ACCEPTED.fullmatch(raw) else audience_key(raw)
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+# The two actions of the Schematic destination and their fields, as Segment's documentation lists them.
+
+
+class Action(StrEnum):
+    """What a mapping makes of an event."""
+
+    IDENTIFY_USER = "identifyUser"
+    TRACK_EVENT = "trackEvent"
+
+
+class FieldKind(StrEnum):
+    """The type of a field."""
+
+    OBJECT = "object"
+    STRING = "string"
+    DATETIME = "datetime"
+
+
+@dataclass(frozen=True)
+class Field:
+    """One thing that a mapping tells an action."""
+
+    name: str
+    kind: FieldKind
+    required: bool
+    label: str
+    description: str
+
+
+_COMPANY_KEYS = "the keys Schematic finds the company by, such as groupId"
+_USER_KEYS = "the keys Schematic finds the user by, such as userId"
+_TIMESTAMP = Field("timestamp", FieldKind.DATETIME, True, "Timestamp", "when it happened: ISO 8601 or a unix time")
+
+FIELDS: Final[dict[Action, tuple[Field, ...]]] = {
+    Action.TRACK_EVENT: (
+        Field("event_name", FieldKind.STRING, True, "Event name", "what happened; snake_cased if Schematic refuses it"),
+        Field("company_keys", FieldKind.OBJECT, False, "Company keys", _COMPANY_KEYS),
+        _TIMESTAMP,
+        Field("user_keys", FieldKind.OBJECT, False, "User keys", _USER_KEYS),
+        Field("traits", FieldKind.OBJECT, False, "Traits", "what else is known of what happened"),
+    ),
+    Action.IDENTIFY_USER: (
+        Field("company_keys", FieldKind.OBJECT, True, "Company keys", _COMPANY_KEYS),
+        Field("company_name", FieldKind.STRING, False, "Company name", "how the company is called"),
+        Field("company_traits", FieldKind.OBJECT, False, "Company traits", "what is known of the company"),
+        _TIMESTAMP,
+        Field("user_keys", FieldKind.OBJECT, True, "User keys", _USER_KEYS),
+        Field("user_name", FieldKind.STRING, False, "User name", "the user's full name"),
+        Field("user_traits", FieldKind.OBJECT, False, "User traits", "what is known of the user"),
+    ),
+}
+REQUIRED: Final = {action: {field.name for field in fields if field.required} for action, fields in FIELDS.items()}
+"""The names of the fields that an action needs."""
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+# The two actions of the Schematic destination, their fields, and the bodies that they make of resolved fields.
+#
+# A body is whole or not made: a required field that is missing, a value of another type, or a user without keys is a
+# rejection that says so. Null and "" are as missing, and so is a key of blanks, which would make one user of many;
+# numbers and booleans become text where text belongs. Traits go as they are, with null and false. A rejection names
+# fields and keys, never what an event says in them.
 
 RAW_EVENT_NAME: Final = "raw_event_name"
 _IDENTIFY: Final = Action.IDENTIFY_USER  # to look a member up in its enum costs as much as a function call or two

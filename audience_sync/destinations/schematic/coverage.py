@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -10,7 +10,7 @@ import orjson
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation, TraitType
-from audience_sync.destinations.schematic.mappings import Mapping
+from audience_sync.destinations.schematic.mapping_rules import Mapping
 from audience_sync.destinations.schematic.parcels import NOT_MAPPED, Destination, Parcel, make_parcel
 from audience_sync.destinations.wire_events import OpenChange
 from audience_sync.segment.fql.trigger_tree import fields
@@ -164,3 +164,39 @@ def _surprises(trait: str, traits: list[dict[str, Any]]) -> Iterator[str]:
             yield f"is not sent under its own name, but among the traits {names}"
         else:
             yield "is sent, but not as a trait of the user"
+
+
+# --- volume -----------------------------------------------------------------------------------------------------------
+# The number of events that changes become, found with the changes of a sample person instead of real ones.
+
+
+class Volume(NamedTuple):
+    """The number of events that one change becomes, by its kind."""
+
+    entered: int
+    exited: int
+    updated: int
+
+
+def volume(entry: OpenChange, destination: Destination) -> Volume:
+    """Return the volume of the changes of an audience; `entry` is a sample person who enters it."""
+    left = entry._replace(value=EXIT_VALUES[Computation(entry.computation)], kind="exited")
+    kinds = (entry, left, entry._replace(kind="updated"))
+    return Volume(*(_events([change], destination) for change in kinds))
+
+
+def joined(entries: Sequence[OpenChange], destination: Destination) -> float:
+    """Return the number of events saved by each further audience of a profile: 1 where identifies are joined.
+
+    `entries` has one sample person who enters each audience.
+    """
+    if len(entries) < 2:
+        return 0.0
+    apart = sum(_events([entry], destination) for entry in entries)
+    return max(0.0, (apart - _events(entries, destination)) / (len(entries) - 1))
+
+
+def _events(changes: Sequence[OpenChange], destination: Destination) -> int:
+    """Return the number of events that changes of one profile become; the maximum while the environment is unknown."""
+    unsure = () if destination.environment else tuple(filter(looks_at_the_environment, destination.enabled))
+    return len(make_parcel(changes, destination, at=AT).events) + len(unsure)

@@ -1,7 +1,10 @@
-"""What the open changes of one profile come to: the events for Schematic that the mappings make of them.
+"""Changes as Segment events, as an audience or computed trait of Segment Engage would send them.
 
-They go together, in a parcel: one identify as a rule, more where mappings say different things. Bodies of identifies
-that differ only in their traits are one event; track events are facts, and never joined.
+A change is an `identify`: the trait, ``context.personas`` that says which audience or computed trait, a `messageId`
+that a repetition shares, and an integrations object that names Schematic alone. Beside that ``context.user_keys`` and
+``context.company_keys`` have every key that the definition names, and ``context.change`` says what happened: entered,
+exited (of a computed trait: it is null now), updated (identifiers or value differ), or resent (nothing, but Schematic
+is to be told again).
 """
 
 from __future__ import annotations
@@ -12,20 +15,72 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from audience_sync.core import exact_json
+from audience_sync.core.model import Computation, Json
 from audience_sync.destinations.schematic.actions import Rejection, RejectionReason
-from audience_sync.destinations.schematic.changes import change_event, newest
-from audience_sync.destinations.schematic.mappings import Body, Made, apply
-from audience_sync.destinations.schematic.mappings import Mapping as DestinationMapping
+from audience_sync.destinations.schematic.mapping_rules import Body, Made, apply
+from audience_sync.destinations.schematic.mapping_rules import Mapping as DestinationMapping
 from audience_sync.destinations.schematic.stamps import Stamps
 from audience_sync.destinations.wire_events import Carried, Event, OpenChange, idempotency_key
 from audience_sync.segment.fql.trigger_tree import fields
 from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.segment_events import SegmentEvent
+
+ONLY_SCHEMATIC: Json = {"All": False, "Schematic": True}
+_ID_STARTS: Final = {Computation.AUDIENCE: "aud", Computation.TRAIT: "trait"}
+
+
+def newest(changes: Sequence[OpenChange]) -> OpenChange:
+    """Return the change of a profile whose identifiers count: values of one key are never joined from several."""
+    return changes[0] if len(changes) == 1 else max(changes, key=lambda one: (one.generation, one.audience_id))
+
+
+def change_event(
+    changes: Sequence[OpenChange], identifiers: str | None, *, identity: str, environment: str, at: str
+) -> SegmentEvent:
+    """Return changes of one profile as one Segment event; what tells changes apart is that of the first."""
+    first = changes[0]
+    computation = Computation(first.computation)
+    known: Mapping[str, dict[str, Json]] = orjson.loads(identifiers) if identifiers else {}
+    user: dict[str, Json] = {identity: first.profile_key, **known.get("user", {})}
+    context: dict[str, Json] = {
+        "personas": {
+            "computation_class": computation.value,
+            "computation_id": f"{_ID_STARTS[computation]}_{first.trait}",
+            "computation_key": first.trait,
+            "namespace": environment,
+            "space_id": environment,
+        },
+        "change": first.kind,
+        "user_keys": user,
+    }
+    event: dict[str, Json] = {
+        "type": "identify",
+        "messageId": f"personas_{first.audience_id}.{first.generation}.{first.profile_key}",
+        "timestamp": at,
+        "traits": {change.trait: orjson.loads(change.value) for change in changes},
+        "context": context,
+        "integrations": ONLY_SCHEMATIC,
+    }
+    for name in ("userId", "anonymousId"):
+        if name in user:
+            event[name] = user[name]
+    if company := known.get("company"):
+        context["company_keys"] = company
+        if "groupId" in company:
+            context["groupId"] = company["groupId"]
+    return event
+
+
+# --- parcels ----------------------------------------------------------------------------------------------------------
+# What the open changes of one profile come to: the events for Schematic that the mappings make of them.
+#
+# They go together, in a parcel: one identify as a rule, more where mappings say different things. Bodies of
+# identifies that differ only in their traits are one event; track events are facts, and never joined.
 
 _PROFILE = itemgetter(OpenChange._fields.index("profile_key"))
 NOT_MAPPED = "no enabled mapping makes an event of it"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.fields import Action
-from audience_sync.destinations.schematic.mappings import ALL_TRAITS, Mapping, make_mapping
+from audience_sync.destinations.schematic.actions import Action
+from audience_sync.destinations.schematic.mapping_rules import ALL_TRAITS, Mapping, make_mapping
 from audience_sync.segment.fql.trigger_tree import Comparison
 
 _TIMESTAMP: Final[Json] = {"@path": "$.timestamp"}

@@ -15,8 +15,7 @@ import orjson
 
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.actions import Rejection, RejectionReason, make_body
-from audience_sync.destinations.schematic.fields import Action
+from audience_sync.destinations.schematic.actions import Action, Rejection, RejectionReason, make_body
 from audience_sync.errors import MappingError
 from audience_sync.segment.fql.matcher import matcher
 from audience_sync.segment.fql.trigger_tree import Expression, fields, to_text

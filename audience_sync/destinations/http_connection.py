@@ -1,23 +1,89 @@
-"""One HTTP connection that stays open, for one thread: many large requests, each answered within one deadline.
-
-This is the standard library's `http.client`: a batch of events costs a quarter of what it costs with httpx, and the
-time limit holds for the whole exchange rather than for each single read.
-"""
+"""Whom TLS trusts, and what is said of a server that cannot be trusted."""
 
 from __future__ import annotations
 
 import io
+import os
 import select
 import socket
 import ssl
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection, IncompleteRead
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+
+from audience_sync.errors import ConfigError
+
+_CLOCK = "renew it on the server, or correct this machine's clock"
+_NAME = "certificate for another host; check the address"
+_SIGNER = (
+    "certificate signed by an unknown authority;"
+    " behind a TLS-inspecting proxy, set SSL_CERT_FILE to the proxy's CA bundle"
+)
+_CERTIFICATES: Final[Mapping[int, str]] = {  # by OpenSSL's X509_V_ERR_…
+    9: f"certificate not valid yet; {_CLOCK}",
+    10: f"certificate expired; {_CLOCK}",
+    18: _SIGNER,
+    19: _SIGNER,
+    20: _SIGNER,
+    21: _SIGNER,
+    62: _NAME,
+    64: _NAME,
+}
+_OTHER_PROTOCOLS: Final = frozenset({"WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"})
+
+
+def trusted_authorities() -> ssl.SSLContext:
+    """Return how TLS is spoken: with the authorities of SSL_CERT_FILE or SSL_CERT_DIR, else those that httpx brings.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    name = next((name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)), "certifi")
+    try:
+        return _bundled_authorities() if name == "certifi" else _authorities()
+    except OSError as error:  # ssl.SSLError is one, too
+        raise ConfigError(
+            f"the certificates of {name}, {os.environ.get(name, 'a Python package')}, cannot be read: {error}",
+            hint=f"let {name} name a PEM file of certificates, or unset it",
+        ) from None
+
+
+@cache
+def _bundled_authorities() -> ssl.SSLContext:
+    """Return the authorities of certifi, read once: the file does not change, and reading it takes long."""
+    return _authorities()
+
+
+def _authorities() -> ssl.SSLContext:
+    import httpx  # noqa: PLC0415 - a tenth of every start, and most commands open no connection
+
+    return httpx.create_ssl_context()
+
+
+def lasting_problem(error: BaseException) -> str | None:
+    """Return what keeps us from trusting who answers, and the remedy; None when the next try may go better."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        usual = f"certificate not accepted ({cause.verify_message})"
+        return _CERTIFICATES.get(cause.verify_code, usual)
+    if cause is not None and cause.reason in _OTHER_PROTOCOLS:
+        return "no common TLS version; check the port and the scheme"
+    return None
+
+
+# --- connection -------------------------------------------------------------------------------------------------------
+# One HTTP connection that stays open, for one thread: many large requests, each answered within one deadline.
+#
+# This is the standard library's `http.client`: a batch of events costs a quarter of what it costs with httpx, and the
+# time limit holds for the whole exchange rather than for each single read.
 
 Unanswered = (OSError, HTTPException)
 """The exceptions that `Connection.post` raises without an answer; `TimeoutError` if it did not come in time."""
