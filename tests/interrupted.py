@@ -22,7 +22,7 @@ from audience_sync.errors import LeaseHeld
 from audience_sync.store import database as db
 from audience_sync.store import holders
 from audience_sync.store.workspace import Workspace
-from audience_sync.sync import Job, approve, committing, finishing, retract, sync
+from audience_sync.sync import Job, approve, completion, retract, run, sync
 
 CHANGES_A_COMMIT = 50  # few, so that a small audience has many commits
 PATIENCE = 15.0  # seconds until the database has noticed that a killed child is gone
@@ -30,8 +30,8 @@ PATIENCE = 15.0  # seconds until the database has noticed that a killed child is
 
 def perform(work: dict[str, str]) -> None:
     """Do one piece of work, and die in the middle of it if it says so."""
-    committing.CHANGES_A_COMMIT = CHANGES_A_COMMIT  # type: ignore[attr-defined]  # imported there by name
-    finishing.CHANGES_A_COMMIT = CHANGES_A_COMMIT
+    run.CHANGES_A_COMMIT = CHANGES_A_COMMIT  # type: ignore[attr-defined]  # imported there by name
+    completion.CHANGES_A_COMMIT = CHANGES_A_COMMIT
     settings = load(Path(work["config"]), {})
     audience = settings.audiences[0]
     with closing(db.connect(work["url"])) as database, closing(holders.enter(database)) as holder:

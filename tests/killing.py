@@ -32,8 +32,8 @@ TRAIL_VARIABLE = "TRAIL"  # where a command is to write which points it reaches
 STATEMENT, COMMIT, PLACE = "sql.statement", "sql.commit", "commit@"  # reached before it; PLACE goes on with where
 
 SMALL: Mapping[str, Mapping[str, float]] = {
-    "audience_sync.sync.finishing": {"CHANGES_A_COMMIT": 10},
-    "audience_sync.sync.committing": {"CHANGES_A_COMMIT": 10},
+    "audience_sync.sync.completion": {"CHANGES_A_COMMIT": 10},
+    "audience_sync.sync.run": {"CHANGES_A_COMMIT": 10},
     "audience_sync.tracking_api.event_files": {"PIECE": 15, "LONGEST": 0.02, "PATIENCE": 0.05},
     "audience_sync.cli.syncing": {"LOOK": 0.05},
 }

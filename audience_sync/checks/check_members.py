@@ -15,7 +15,7 @@ from audience_sync.store import audiences, memberships
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
 from audience_sync.store.memberships import Digest
-from audience_sync.sync.diff import Diff, wrapping_of
+from audience_sync.sync.duckdb_diff import Diff, wrapping_of
 
 CHECK: Final = "memberships"
 

@@ -22,7 +22,7 @@ from audience_sync.core.keys import KeyRules, Reason, stringify
 from audience_sync.core.model import Computation, from_ms, to_ms
 from audience_sync.errors import AudienceSyncError, ConfigError, UnknownName
 from audience_sync.signals import stoppable
-from audience_sync.sync.previewing import preview as preview_audience
+from audience_sync.sync.plan import preview as preview_audience
 
 SQL_COLUMNS = ("audience", "source", "as_of", "sql", "parameters")
 MOST_SHOWN = 10_000  # profiles of a sample, and events of a stream

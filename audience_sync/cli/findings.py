@@ -15,7 +15,7 @@ from audience_sync.config import Audience
 from audience_sync.core.model import Computation
 from audience_sync.core.text import instant_text
 from audience_sync.segment.timestamps import iso
-from audience_sync.sync.previewing import Preview, Values
+from audience_sync.sync.plan import Preview, Values
 
 SAMPLE_COLUMNS: Final = ("profile_key", "value", "identifiers")
 TRAIT_SHOWN: Final = TableView(SAMPLE_COLUMNS, optional=("identifiers",))

@@ -26,7 +26,7 @@ from audience_sync.store import audiences, batches, binding, dead, erasure, high
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
-from audience_sync.sync.finishing import LEASE_SECONDS
+from audience_sync.sync.completion import LEASE_SECONDS
 
 DEAD_SHOWN = TableView(
     tuple([column for column in dead.COLUMNS if column != "state"]),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from audience_sync.sync.approving import approve, newest_blocked
+from audience_sync.sync.approval import approve, newest_blocked, retract
 from audience_sync.sync.job import Job, RunReport
-from audience_sync.sync.planning import Plan, plan
-from audience_sync.sync.prerequisites import hold_of, standing_hold
-from audience_sync.sync.retracting import retract
-from audience_sync.sync.round import Round, make_round, uses_any
-from audience_sync.sync.running import recover, sync, sync_under, taking
+from audience_sync.sync.plan import Plan, plan
+from audience_sync.sync.prerequisites import Round, hold_of, make_round, standing_hold, uses_any
+from audience_sync.sync.run import recover, sync, sync_under, taking
 
 __all__ = [
     "Job",

@@ -30,7 +30,7 @@ from audience_sync.errors import AudienceSyncError, SourceError
 from audience_sync.sandbox.wire import Answer, Request
 from audience_sync.store import database as db
 from audience_sync.store.migration import migrate
-from audience_sync.sync import Job, in_process, sync
+from audience_sync.sync import Job, duckdb_process, sync
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import (
     ON_ONE_DATABASE,
@@ -239,10 +239,10 @@ def test_a_temporary_folder_that_is_full(place: Place, small_disk: SmallDisk, mo
 def in_small_folder(monkeypatch: pytest.MonkeyPatch, small_disk: SmallDisk) -> Iterator[SmallDisk]:
     """Have this process keep temporary files on a small disk, and compare with 40 MB."""
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk.folder))
-    monkeypatch.setattr(in_process, "MEMORY_MB", 40)
-    in_process.give_up()
+    monkeypatch.setattr(duckdb_process, "MEMORY_MB", 40)
+    duckdb_process.give_up()
     yield small_disk
-    in_process.give_up()
+    duckdb_process.give_up()
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ import psycopg
 from audience_sync import app
 from audience_sync.clock import Seams
 from audience_sync.config import load
-from audience_sync.sync import Job, diff, sync
+from audience_sync.sync import Job, duckdb_diff, sync
 
 CONFIG = """
 [database]
@@ -113,7 +113,7 @@ def step(folder: Path) -> dict[str, float]:
     settings = load(folder / "config.toml", {})
     app.create(settings)
     sql = settings.audiences[0].sql or ""
-    with diff.Diff():  # DuckDB is imported and opened, as in a daemon
+    with duckdb_diff.Diff():  # DuckDB is imported and opened, as in a daemon
         pass
     url = settings.sources["shop"].url
     assert url is not None

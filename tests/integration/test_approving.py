@@ -8,7 +8,7 @@ from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.errors import ApprovalRefused, SourceError, UnknownName
 from audience_sync.store import audiences
 from audience_sync.sync import approve
-from audience_sync.sync.approving import newest_blocked
+from audience_sync.sync.approval import newest_blocked
 from tests.factories import AUDIENCE_KEY, company_identifiers
 from tests.syncing import Syncing, people, replayed
 
@@ -183,7 +183,7 @@ def test_a_run_that_died_while_staging_leaves_the_plan(syncing: Syncing, monkeyp
     """A run that staged something and failed changed nothing: the plan before it is still good."""
     syncing.sync(HUNDRED)
     blocked = syncing.sync(["u1"]).run
-    monkeypatch.setattr("audience_sync.sync.committing.guard", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("audience_sync.sync.run.guard", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         syncing.sync(["u2"])
 

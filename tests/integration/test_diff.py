@@ -19,9 +19,9 @@ from audience_sync.core.keys import KeyColumns, canonical
 from audience_sync.core.model import Change, ChangeKind, Counts, Member
 from audience_sync.core.rows import Wrapping, from_line, to_line, wrapping
 from audience_sync.store.memberships import Digest
-from audience_sync.sync import diff, in_process
-from audience_sync.sync.diff import Diff
-from audience_sync.sync.engine import DiffEngine
+from audience_sync.sync import duckdb_diff, duckdb_process
+from audience_sync.sync.diff_engine import DiffEngine
+from audience_sync.sync.duckdb_diff import Diff
 from tests.factories import make_change, make_member
 from tests.profile import amount
 
@@ -333,7 +333,7 @@ def small_amounts() -> Iterator[None]:
     """Have a few rows go the way of very many."""
     with pytest.MonkeyPatch.context() as patch:
         for name, rows in SMALL.items():
-            patch.setattr(diff, name, rows)
+            patch.setattr(duckdb_diff, name, rows)
         yield
 
 
@@ -521,7 +521,7 @@ def test_another_wrapping_has_another_version(engines: Engines) -> None:
     digests = [digest_of_lines(engines, ["a"], around) for around in WRAPPINGS]
 
     assert len({digest.version for digest in digests}) == len(WRAPPINGS)
-    assert [diff.wrapping_of(digest.version) for digest in digests] == WRAPPINGS
+    assert [duckdb_diff.wrapping_of(digest.version) for digest in digests] == WRAPPINGS
 
 
 def test_a_digest_follows_what_is_added(engines: Engines) -> None:
@@ -620,7 +620,7 @@ def test_everybody_comes_by_profile_key(engines: Engines, world: World) -> None:
 def colliding(hashed: str) -> Iterator[None]:
     """Have different rows get the same hash."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(diff, "_HASH", hashed)
+        patch.setattr(duckdb_diff, "_HASH", hashed)
         yield
 
 
@@ -709,7 +709,7 @@ def test_digests_go_from_one_comparison_to_the_next(engines: Engines, seed: int)
     known: Digest | None = None
     with pytest.MonkeyPatch.context() as patch:
         for name, rows in SMALL.items() if seed % 2 else ():
-            patch.setattr(diff, name, rows)
+            patch.setattr(duckdb_diff, name, rows)
         for _ in range(STEPS):
             now = next_of(members, around, random)
             keep_missing = random.random() < 0.3
@@ -728,15 +728,15 @@ ROWS_AT_ONCE = 10_000
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have the database of this process opened anew with 40 MB."""
-    monkeypatch.setattr(in_process, "MEMORY_MB", 40)
-    in_process.give_up()
+    monkeypatch.setattr(duckdb_process, "MEMORY_MB", 40)
+    duckdb_process.give_up()
     yield
-    in_process.give_up()
+    duckdb_process.give_up()
 
 
 def memory_limit() -> str:
     """Return the memory limit of DuckDB in this process."""
-    connection = in_process.Connection()
+    connection = duckdb_process.Connection()
     try:
         found: str = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
         return found

@@ -13,8 +13,8 @@ from audience_sync.config import load
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import Counts, Member
 from audience_sync.store import reports, schema
-from audience_sync.sync import diff
-from audience_sync.sync.previewing import preview
+from audience_sync.sync import duckdb_diff
+from audience_sync.sync.plan import preview
 from tests.factories import NOON, company_identifiers
 from tests.syncing import Syncing, people
 
@@ -44,7 +44,7 @@ def test_rows_in_many_pieces_give_the_same_members(
 ) -> None:
     """The rule is the same where rows are compared piece by piece, and a plan and a preview agree with the sync."""
     for limit in ("LINES_A_PIECE", "ROWS_A_PART", "HASHES_A_PART", "ROWS_A_PAGE"):
-        monkeypatch.setattr(diff, limit, at_once)
+        monkeypatch.setattr(duckdb_diff, limit, at_once)
     rows = [row for key in people(range(40)) for row in ((key, None), (key, f"c-{key}"))]
 
     syncing.shop.set_orders(rows)
@@ -78,13 +78,13 @@ def test_a_trait_takes_the_value_of_the_row_with_more_identifiers(syncing: Synci
         assert syncing.query("SELECT profile_key, value FROM memberships") == [("u1", "7")]
 
 
-@pytest.mark.parametrize(("rules", "updated"), [("1", 1), (diff._RULES, 0)])
+@pytest.mark.parametrize(("rules", "updated"), [("1", 1), (duckdb_diff._RULES, 0)])
 def test_another_rule_compares_everybody_again(
     syncing: Syncing, monkeypatch: pytest.MonkeyPatch, rules: str, updated: int
 ) -> None:
     """The digest that a version with another rule kept of the members does not make them pass for unchanged."""
     with monkeypatch.context() as older:
-        older.setattr(diff, "_RULES", rules)
+        older.setattr(duckdb_diff, "_RULES", rules)
         syncing.sync([("u1", "c1")])
     kept = syncing.query("SELECT run_id, version, members, total FROM digests")
     assert [(row.run_id, json.loads(row.version)[0], row.members) for row in kept] == [(0, rules, 1)]
@@ -93,7 +93,7 @@ def test_another_rule_compares_everybody_again(
 
     assert syncing.sync([("u1", "c1")]).run.counts == Counts(read=1, updated=updated, unchanged=1 - updated)
     now = syncing.query("SELECT run_id, version, members, total FROM digests")
-    assert [(row.run_id, json.loads(row.version)[0], row.members) for row in now] == [(0, diff._RULES, 1)]
+    assert [(row.run_id, json.loads(row.version)[0], row.members) for row in now] == [(0, duckdb_diff._RULES, 1)]
     assert now[0].total == kept[0].total
 
 

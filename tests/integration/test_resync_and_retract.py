@@ -193,7 +193,7 @@ def test_retracting_what_was_never_synced_is_refused(syncing: Syncing) -> None:
 
 def test_a_retraction_in_several_commits(syncing: Syncing, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large audience is retracted piece by piece, and everybody is counted."""
-    monkeypatch.setattr("audience_sync.sync.finishing.CHANGES_A_COMMIT", 7)
+    monkeypatch.setattr("audience_sync.sync.completion.CHANGES_A_COMMIT", 7)
     syncing.sync(people(range(50)))
 
     assert syncing.retract().counts == Counts(exited=50)

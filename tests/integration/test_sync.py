@@ -13,7 +13,7 @@ from audience_sync.checks.finding import State
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
 from audience_sync.store import audiences, memberships
-from audience_sync.sync import reading
+from audience_sync.sync import definition_rows
 from tests.factories import AUDIENCE_KEY, company_identifiers, make_change
 from tests.syncing import Syncing, adds_up, people, replayed
 
@@ -141,7 +141,9 @@ def test_samples_of_rejections_are_bounded(syncing: Syncing) -> None:
     report = syncing.sync([None] * 10_000 + ["u1"])
 
     assert report.run.counts == Counts(read=10_001, entered=1, rejected=10_000)
-    assert syncing.query("SELECT reason, count(*) FROM rejections GROUP BY 1") == [("null_key", reading.SAMPLES)]
+    assert syncing.query("SELECT reason, count(*) FROM rejections GROUP BY 1") == [
+        ("null_key", definition_rows.SAMPLES)
+    ]
 
 
 def test_numbers_and_text_are_one_person(syncing: Syncing) -> None:
@@ -270,7 +272,7 @@ def test_an_audience_in_many_parts_is_as_in_one(
     """A large audience that does not fit into memory is compared as a small one is."""
     rows = [(f"u{n % 900}", f"c{n % 7}") for n in range(2000)]
     for limit in ("LINES_A_PIECE", "ROWS_A_PART", "HASHES_A_PART", "ROWS_A_PAGE"):
-        monkeypatch.setattr(f"audience_sync.sync.diff.{limit}", at_once)
+        monkeypatch.setattr(f"audience_sync.sync.duckdb_diff.{limit}", at_once)
 
     run = syncing.sync([*rows, ("", None)]).run
 

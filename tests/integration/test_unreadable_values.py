@@ -22,7 +22,7 @@ from audience_sync.engines import connect, postgresql_source, sqlalchemy_source
 from audience_sync.engines.session import PAGE
 from audience_sync.errors import SourceError
 from audience_sync.store import reports
-from audience_sync.sync.previewing import preview
+from audience_sync.sync.plan import preview
 from tests.factories import NOON
 from tests.syncing import Syncing
 

@@ -32,7 +32,7 @@ from audience_sync.core.keys import (
 from audience_sync.core.model import Member
 from audience_sync.core.rows import LineMaker, distinct, from_line, to_line, wrapping
 from audience_sync.errors import SourceError
-from audience_sync.sync.diff import Diff
+from audience_sync.sync.duckdb_diff import Diff
 
 GREATEST = 10**254  # 255 digits
 

@@ -23,7 +23,7 @@ from audience_sync.core.keys import MAX_KEY_LENGTH, KeyRules, canonical
 from audience_sync.core.model import Change, ChangeKind, Counts
 from audience_sync.core.rows import Wrapping, distinct
 from audience_sync.store.memberships import Digest
-from audience_sync.sync import in_process
+from audience_sync.sync import duckdb_process
 
 LINES_A_PIECE: Final = 122_880  # loaded while the next ones are read
 ROWS_A_PART: Final = 250_000  # joined or grouped at once: within a join DuckDB keeps to no limit
@@ -51,7 +51,7 @@ class Diff:
 
     def __init__(self, wrapping: Wrapping | None = None) -> None:
         self.wrapping = wrapping
-        self._connection = in_process.Connection()
+        self._connection = duckdb_process.Connection()
         self._pieces = _Pieces(self._connection.folder, self._load)
         self._table, self._are_whole = "now", False  # where pieces go, and whether their identifiers are JSON
         self._sums: tuple[int, int, int] | None = None
@@ -70,7 +70,7 @@ class Diff:
         self._pieces.close()
         self._connection.close()
         if isinstance(error, duckdb.FatalException | duckdb.InternalException):
-            in_process.give_up()
+            duckdb_process.give_up()
 
     # --- lines ---
 
@@ -357,10 +357,10 @@ class Diff:
             yield
         except _DISK_ERRORS as error:
             if isinstance(error, duckdb.TransactionException):  # it could not write what it commits, and may be broken
-                in_process.give_up()
+                duckdb_process.give_up()
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error).splitlines()[0]
-            is_memory = isinstance(error, duckdb.OutOfMemoryException) and not in_process.is_disk_limit(error)
-            raise (in_process.no_memory if is_memory else in_process.no_space)(reason) from None
+            is_memory = isinstance(error, duckdb.OutOfMemoryException) and not duckdb_process.is_disk_limit(error)
+            raise (duckdb_process.no_memory if is_memory else duckdb_process.no_space)(reason) from None
 
 
 class _Pieces:

@@ -14,7 +14,7 @@ from audience_sync.config.queries import digest_of
 from audience_sync.core.keys import Reason, Rejection, ValueColumn, canonical, key_columns, value_position
 from audience_sync.core.model import Computation
 from audience_sync.core.rows import LineMaker, from_line
-from audience_sync.sync.engine import DiffEngine
+from audience_sync.sync.diff_engine import DiffEngine
 
 SAMPLES = 100  # rejected rows kept for each reason and run
 
@@ -88,7 +88,7 @@ def reading(
         ConfigError: the definition can be seen to be wrong without running it.
         SourceError: the source cannot be read to its end, or the result has not the columns it needs.
     """
-    from audience_sync.sync.diff import Diff  # noqa: PLC0415 - DuckDB is slow to import, and few commands compare
+    from audience_sync.sync.duckdb_diff import Diff  # noqa: PLC0415 - DuckDB is slow to import, and few commands compare
 
     with Diff() as diff:
         found = Found(diff, rejections)

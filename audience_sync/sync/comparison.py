@@ -11,7 +11,7 @@ from audience_sync.core.rows import Wrapping, distinct, from_line
 from audience_sync.store import memberships
 from audience_sync.store.database import Database
 from audience_sync.store.memberships import Digest
-from audience_sync.sync.reading import Found
+from audience_sync.sync.definition_rows import Found
 
 
 @dataclass(frozen=True)
