@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from audience_sync.delivery.opening import Acquaintance
-from audience_sync.delivery.reachability import OutageChange, Reachability
-from audience_sync.delivery.session import Delivery, DeliveryReport, deliver
+from audience_sync.delivery.rate_limit import OutageChange, Reachability
+from audience_sync.delivery.session import Acquaintance, Delivery, DeliveryReport, deliver
 
 __all__ = ["Acquaintance", "Delivery", "DeliveryReport", "OutageChange", "Reachability", "deliver"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.delivery.pace import RESERVE_SECONDS
+from audience_sync.delivery.rate_limit import RESERVE_SECONDS
 from audience_sync.sandbox import FaultRule
 from audience_sync.sandbox.wire import Answer, Request
 from audience_sync.store.database import FROZEN

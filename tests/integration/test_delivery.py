@@ -15,7 +15,7 @@ from schematic.event_capture import _CaptureBatchPayload
 from schematic.types import EventBodyIdentify
 
 from audience_sync.core.model import Json
-from audience_sync.delivery.pace import Pace
+from audience_sync.delivery.rate_limit import Pace
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox, Settings
 from audience_sync.sandbox.wire import Request

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.delivery import taker
+from audience_sync.delivery import take
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import binding, holders, identifiers, outbox
 from audience_sync.store.database import Database
@@ -232,7 +232,7 @@ def test_a_sync_that_commits_while_rows_are_taken(sending: Sending, monkeypatch:
 
 def test_a_take_that_builds_slowly(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once building has taken too long, rows are left for the next take; of a batch at least each has some."""
-    monkeypatch.setattr(taker, "LONGEST_BUILD", 0)
+    monkeypatch.setattr(take, "LONGEST_BUILD", 0)
     sending.sync(gold=EVERYBODY)
     reached: list[str] = []
     slow = replace(sending.workspace, seams=replace(sending.workspace.seams, reach=reached.append))

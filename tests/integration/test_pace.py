@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from audience_sync.delivery.pace import LONGEST_PROBE, Pace
+from audience_sync.delivery.rate_limit import LONGEST_PROBE, Pace
 from audience_sync.store.workspace import Workspace
 from tests.factories import FrozenClock
 

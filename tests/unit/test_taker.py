@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.delivery.taker import _Lane, _Page
+from audience_sync.delivery.take import _Lane, _Page
 
 NO_CONNECTION = cast("Connection", None)
 

@@ -1,9 +1,4 @@
-"""Take rows out of `outbox` and `events` into batches: read, build, insert and delete in one transaction.
-
-A profile that is in an open batch of the same table is passed over until that batch is answered. Rows that
-produce no event are settled here: a change that no mapping sends becomes a dead row, a forwarded event that no mapping
-wants is counted and deleted.
-"""
+"""How events are put into batches of a size, and how batches are cut: between profiles wherever that is possible."""
 
 from __future__ import annotations
 
@@ -16,15 +11,82 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.delivery.claims import Claims
-from audience_sync.delivery.cuts import filling, pack
+from audience_sync.delivery.batches_held import Claims
 from audience_sync.destinations.schematic.forwarded_parcels import ForwardedParcel, make_forwarded
 from audience_sync.destinations.schematic.parcels import Destination, Parcel, Rejected, make_parcels
-from audience_sync.destinations.wire_events import Contents, Forwarded, OpenChanges
+from audience_sync.destinations.wire_events import Contents, Event, Forwarded, OpenChanges
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import batches, binding, events, highwater, identifiers, outbox
 from audience_sync.store.batches import Batch, Taking
 from audience_sync.store.workspace import Workspace
+
+
+def pack(profiles: Iterable[Sequence[Event]], size: int) -> list[list[Event]]:
+    """Return the events of profiles as batches of at most `size`.
+
+    The events of one profile share a batch. Where they are more than fit into one, they have batches of their own.
+    """
+    batches: list[list[Event]] = []
+    free = 0
+    for of_one in profiles:
+        if len(of_one) > size:
+            batches += [list(of_one[start : start + size]) for start in range(0, len(of_one), size)]
+            free = 0
+        elif len(of_one) > free:
+            batches.append(list(of_one))
+            free = size - len(of_one)
+        elif of_one:
+            batches[-1].extend(of_one)
+            free -= len(of_one)
+    return batches
+
+
+def filling(counts: Sequence[int], size: int) -> int:
+    """Return how many of the first profiles fill batches, given their events, so that `pack` leaves none half empty.
+
+    All of them where nothing else is in them but rejections: those need no batch.
+    """
+    filled = used = idle = 0
+    for count, amount in enumerate(counts, start=1):
+        idle += not amount
+        if used and used + amount > size:
+            filled, used = count - 1, 0
+        used += amount
+        if used >= size:
+            filled, used = count, 0
+    return filled or (len(counts) if idle >= size else 0)
+
+
+def smaller(events: Sequence[Event], size: int) -> list[list[Event]]:
+    """Return the events of a batch as batches of at most `size`, cut between profiles where they fit."""
+    return pack((list(of_profile) for _, of_profile in groupby(events, key=_profile_key)), size)
+
+
+def halves(events: Sequence[Event]) -> list[list[Event]]:
+    """Cut a batch in two: between two profiles where it has several, else between two forwarded events."""
+    middle = (len(events) + 1) // 2
+    for whole in (_profile_key, _message):
+        cuts = [n for n in range(1, len(events)) if whole(events[n - 1]) != whole(events[n])]
+        if cuts:
+            middle = min(cuts, key=lambda n: abs(n - middle))
+            break
+    return [list(events[:middle]), list(events[middle:])]
+
+
+def _profile_key(event: Event) -> object:
+    return event.profile_key
+
+
+def _message(event: Event) -> object:
+    return event.origin and event.origin.row.position
+
+
+# --- taker ------------------------------------------------------------------------------------------------------------
+# Take rows out of `outbox` and `events` into batches: read, build, insert and delete in one transaction.
+#
+# A profile that is in an open batch of the same table is passed over until that batch is answered. Rows that produce
+# no event are settled here: a change that no mapping sends becomes a dead row, a forwarded event that no mapping
+# wants is counted and deleted.
 
 MOST_BATCHES: Final = 20  # a take
 LONGEST_BUILD: Final = 0.1  # seconds that events are built in one take: others wait for its rows
