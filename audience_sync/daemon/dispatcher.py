@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from audience_sync.config import Settings
 from audience_sync.daemon.crashes import log_crash
-from audience_sync.daemon.syncing import Syncing
+from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import is_away
 from audience_sync.delivery import Delivery, OutageChange, Reachability, deliver

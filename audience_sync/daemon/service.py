@@ -1,30 +1,27 @@
-"""The daemon's life: start, tell systemd, sync and deliver, reload, and leave nothing behind at the end.
-
-With `[ingest] listen` it takes events of Segment's libraries as well, from before its first sync to its end.
-
-The end takes and starts no more work, lets requests under way be answered for a few seconds, both ways, and gives the
-leases back. What is then unsettled goes again, under the same keys.
-"""
+"""Messages to systemd: ready, alive, reloading, stopping. Without systemd nothing is sent."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 import sqlalchemy as sa
 import structlog
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
+from systemd_watchdog.systemd_watchdog import WatchDog
 
-from audience_sync.config import Settings
+from audience_sync.config import Settings, load, resolve_api_key
 from audience_sync.daemon.crashes import crashes_logged
 from audience_sync.daemon.dispatcher import Dispatcher
-from audience_sync.daemon.notifier import Notifier
-from audience_sync.daemon.reload import Reload, read_again
-from audience_sync.daemon.syncing import Syncing
+from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import first_line, is_away
 from audience_sync.errors import AudienceSyncError, ConfigError
@@ -32,6 +29,133 @@ from audience_sync.segment.timestamps import iso
 from audience_sync.store import waiting
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.listener import open_server
+
+
+class Notifier:
+    """Sends messages to systemd; a context manager that closes its socket."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._watchdog = WatchDog(sock=self._socket)
+
+    def ready(self) -> None:
+        """Report that the start, or a reload, is complete."""
+        self._watchdog.ready()
+
+    def alive(self) -> None:
+        """Report that the main thread works, at every call: the library's `ping` follows a wall clock that may jump."""
+        self._watchdog.notify()
+
+    def status(self, line: str) -> None:
+        """Send the line that `systemctl status` shows."""
+        self._watchdog.status(line)
+
+    def reloading(self) -> None:
+        """Report that a reload has begun; `ready` ends it. The time makes it work with `Type=notify-reload`, too."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={int(self._monotonic() * 1_000_000)}\n")
+
+    def stopping(self) -> None:
+        """Report that the daemon is stopping."""
+        self._send("STOPPING=1\n")
+
+    def _send(self, message: str) -> None:
+        self._watchdog._send(message)  # noqa: SLF001 - the library has no word for these
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+
+# --- reload -----------------------------------------------------------------------------------------------------------
+# A changed configuration under a running daemon: read whole, compared with the one in force, and named in the log.
+#
+# What belongs to the process as a whole stays as it was until a restart: the membership database, the address and the
+# write keys for events, and the label of the Schematic environment. Another `identity` is refused, because every
+# audience's keys rest on it.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reload:
+    """A configuration to go on with, and how it differs from the one before."""
+
+    settings: Settings
+    key: SecretStr
+    added: tuple[str, ...]  # audiences and computed traits, by key
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+    other: tuple[str, ...]  # settings outside of them that hold from now on
+    needs_restart: tuple[str, ...]  # settings that stay as they were
+
+
+def read_again(old: Settings, key: SecretStr, environ: Mapping[str, str]) -> Reload:
+    """Read the configuration file again and compare it with the settings and the API key in force.
+
+    Raises:
+        ConfigError: it cannot be used; the old one stays in force.
+    """
+    if not old.path.is_file():  # a pipe has been read to its end, and could be waited for for ever
+        raise ConfigError(f"{old.path} is not a file", hint="put the file back; a pipe can be read only at a start")
+    new = load(old.path, environ)
+    if old.audiences and not new.audiences:
+        raise ConfigError(
+            f"{old.path} has no audiences and no computed traits any more",
+            hint="restart the daemon if that is what you want",
+        )
+    new_key = resolve_api_key(new.schematic, environ)
+    if new.identity != old.identity:
+        raise ConfigError(
+            f"identity: this database knows people by {old.identity!r}, the file says {new.identity!r}",
+            hint=f'set identity = "{old.identity}", or give the new identity a new [database] url and restart',
+        )
+    settings = new.model_copy(
+        update={
+            "database": old.database,
+            "ingest": old.ingest,
+            "schematic": new.schematic.model_copy(update={"environment": old.schematic.environment}),
+        }
+    )
+    before, after = ({one.key: one for one in of.audiences} for of in (old, new))
+    other = _differing(old.model_copy(update={"audiences": ()}), settings.model_copy(update={"audiences": ()}))
+    return Reload(
+        settings=settings,
+        key=new_key,
+        added=tuple(sorted(after.keys() - before.keys())),
+        removed=tuple(sorted(before.keys() - after.keys())),
+        changed=tuple(sorted(one for one in before.keys() & after.keys() if before[one] != after[one])),
+        other=(*other, *(["the API key"] if new_key != key else [])),
+        needs_restart=tuple(_differing(settings, new)),
+    )
+
+
+def _differing(one: BaseModel, other: BaseModel, path: str = "") -> Iterator[str]:
+    """Yield the names of settings that differ, such as `delivery.max_backoff` and `sources.shop`; never a value."""
+    for name in type(one).model_fields:
+        yield from _differing_in(getattr(one, name), getattr(other, name), f"{path}{name}")
+
+
+def _differing_in(one: object, other: object, name: str) -> Iterator[str]:
+    if one == other:
+        return
+    if isinstance(one, BaseModel) and isinstance(other, BaseModel):
+        yield from _differing(one, other, f"{name}.")
+    elif isinstance(one, dict) and isinstance(other, dict):
+        yield from (f"{name}.{key}" for key in sorted(one.keys() | other.keys()) if one.get(key) != other.get(key))
+    else:
+        yield "mappings" if name == "mapping_tables" else name
+
+
+# --- service ----------------------------------------------------------------------------------------------------------
+# The daemon's life: start, tell systemd, sync and deliver, reload, and leave nothing behind at the end.
+#
+# With `[ingest] listen` it takes events of Segment's libraries as well, from before its first sync to its end.
+#
+# The end takes and starts no more work, lets requests under way be answered for a few seconds, both ways, and gives
+# the leases back. What is then unsettled goes again, under the same keys.
 
 if TYPE_CHECKING:
     from audience_sync.tracking_api.server import Server

@@ -21,7 +21,7 @@ from structlog.typing import EventDict
 from audience_sync import daemon
 from audience_sync.clock import Seams
 from audience_sync.config import load, resolve_api_key
-from audience_sync.daemon import dispatcher, service, syncing
+from audience_sync.daemon import dispatcher, scheduler, service
 from audience_sync.errors import AudienceSyncError
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
 from audience_sync.sandbox import Settings as SandboxSettings
@@ -210,10 +210,10 @@ def test_an_outage_that_turns_into_another(served: Served) -> None:
 
 def test_a_reload_waits_for_a_busy_database(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The main thread does not wait with it: it tries again, and says so once."""
-    monkeypatch.setattr(syncing, "KEEP_WAIT", 0.01)
+    monkeypatch.setattr(scheduler, "KEEP_WAIT", 0.01)
     database = served.workspace.database
     tries: list[None] = []
-    keep_all = syncing.Syncing._keep_all
+    keep_all = scheduler.Syncing._keep_all
 
     def counted(*arguments: Any, **more: Any) -> None:
         tries.append(None)
@@ -221,7 +221,7 @@ def test_a_reload_waits_for_a_busy_database(served: Served, monkeypatch: pytest.
 
     with served.running():
         wait_until(lambda: served.told("sync_finished") and len(served.traits()) == 5, seconds=LONG)
-        monkeypatch.setattr(syncing.Syncing, "_keep_all", counted)
+        monkeypatch.setattr(scheduler.Syncing, "_keep_all", counted)
         with database.write() as connection:
             connection.exec_driver_sql("UPDATE audiences SET name = 'busy'")
             served.reload("schedule = { every = '2h' }\n")

@@ -19,8 +19,8 @@ from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from audience_sync.config import Settings, load
-from audience_sync.daemon import syncing
-from audience_sync.daemon.syncing import Syncing
+from audience_sync.daemon import scheduler as syncing
+from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.store import audiences, inspection
 from audience_sync.store.workspace import Workspace

@@ -12,8 +12,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from audience_sync.daemon.claims import Claims
-from audience_sync.daemon.syncing import AGAIN, Syncing
+from audience_sync.daemon.scheduler import AGAIN, Claims, Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.store import audiences, leases, runs
 from audience_sync.store.workspace import Workspace
@@ -75,7 +74,7 @@ def chain(workspace: Workspace, clock: FrozenClock, shop: Shop, tmp_path: Path) 
 @pytest.fixture
 def daemon(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Daemon:
     """Return a daemon that has just started."""
-    monkeypatch.setattr("audience_sync.daemon.syncing.log", structlog.get_logger())  # not one that is cached
+    monkeypatch.setattr("audience_sync.daemon.scheduler.log", structlog.get_logger())  # not one that is cached
     return Daemon(chain)
 
 

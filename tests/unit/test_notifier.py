@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.daemon.notifier import Notifier
+from audience_sync.daemon.service import Notifier
 
 
 @pytest.fixture

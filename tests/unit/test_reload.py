@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from audience_sync.config import Settings, load
-from audience_sync.daemon.reload import Reload, read_again
+from audience_sync.daemon.service import Reload, read_again
 from audience_sync.errors import ConfigError
 from tests.factories import config_text
 
