@@ -26,7 +26,7 @@ from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import Settings, load
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox, StoredEvent
-from audience_sync.sandbox.wire import Answer, Request
+from audience_sync.sandbox.http_server import Answer, Request
 from audience_sync.segment.segment_events import arrive
 from audience_sync.store import events as waiting_events
 from audience_sync.store import holders

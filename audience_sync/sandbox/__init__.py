@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from audience_sync.sandbox.faults import FaultRule, Faults, Gate
 from audience_sync.sandbox.ledger import Ledger
-from audience_sync.sandbox.server import DEVELOPMENT_KEY, Sandbox
-from audience_sync.sandbox.state import Settings
-from audience_sync.sandbox.stored import EventFilter, StoredEvent
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY, Sandbox
+from audience_sync.sandbox.sandbox_state import Settings
+from audience_sync.sandbox.stored_events import EventFilter, StoredEvent
 
 __all__ = [
     "DEVELOPMENT_KEY",

@@ -8,9 +8,9 @@ from typing import Final
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.sandbox import validation
-from audience_sync.sandbox.state import Keys, State
+from audience_sync.sandbox.http_server import Answer, Request, answer, refusal
+from audience_sync.sandbox.sandbox_state import Keys, State
 from audience_sync.sandbox.validation import Malformed
-from audience_sync.sandbox.wire import Answer, Request, answer, refusal
 
 _BEARER: Final = "Bearer "
 

@@ -27,7 +27,7 @@ from audience_sync.cli.main import _run as run_command
 from audience_sync.clock import Seams
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError, SourceError
-from audience_sync.sandbox.wire import Answer, Request
+from audience_sync.sandbox.http_server import Answer, Request
 from audience_sync.store import database as db
 from audience_sync.store.migration import migrate
 from audience_sync.sync import Job, duckdb_process, sync

@@ -14,7 +14,7 @@ import pytest
 
 from audience_sync.delivery.rate_limit import RESERVE_SECONDS
 from audience_sync.sandbox import FaultRule
-from audience_sync.sandbox.wire import Answer, Request
+from audience_sync.sandbox.http_server import Answer, Request
 from audience_sync.store.database import FROZEN
 from tests.acceptance.running import KILLED, Customers, Place, Running, assert_settled, customers, open_place, until
 from tests.sending import in_between

@@ -22,7 +22,7 @@ from audience_sync.clock import Seams
 from audience_sync.delivery import Acquaintance
 from audience_sync.delivery.session import BATCHES_OPEN
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.sandbox.wire import Answer, Request
+from audience_sync.sandbox.http_server import Answer, Request
 from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, user_of
 from tests.waiting import wait_until

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from audience_sync.sandbox import EventFilter, FaultRule
-from audience_sync.sandbox.wire import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Answer, Request, refusal
 from audience_sync.store import database
 from tests.acceptance.running import KILLED, Ended, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY

@@ -18,7 +18,7 @@ from audience_sync.core.model import Json
 from audience_sync.delivery.rate_limit import Pace
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox, Settings
-from audience_sync.sandbox.wire import Request
+from audience_sync.sandbox.http_server import Request
 from audience_sync.store import holders
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace

@@ -11,7 +11,7 @@ import pytest
 
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox import FaultRule, Sandbox, StoredEvent
-from audience_sync.sandbox.wire import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Answer, Request, refusal
 from audience_sync.store.database import Database
 from audience_sync.sync import Job, plan, sync
 from tests.sending import Sending, in_between, open_sending, run_deliver

@@ -20,7 +20,7 @@ from audience_sync.core.model import Json
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import DestinationError, KeyRefused
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Gate, Sandbox, Settings
-from audience_sync.sandbox.wire import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Answer, Request, refusal
 from audience_sync.store import batches
 from audience_sync.store import database as db
 from audience_sync.store.database import Database

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.sandbox.wire import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Answer, Request, refusal
 from audience_sync.store import events as waiting_events
 from audience_sync.store import holders, waiting
 from audience_sync.store.database import Database

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from audience_sync.cli import main
 from audience_sync.config import Retention
 from audience_sync.sandbox import Sandbox
-from audience_sync.sandbox.wire import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Answer, Request, refusal
 from audience_sync.store import dead, erasure, event_reports, reports, schema
 from audience_sync.store.database import Database
 from audience_sync.store.dead import Which

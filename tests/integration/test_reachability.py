@@ -14,7 +14,7 @@ from audience_sync.clock import Seams
 from audience_sync.delivery import OutageChange, Reachability
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.sandbox.wire import Answer, Request
+from audience_sync.sandbox.http_server import Answer, Request
 from audience_sync.store import inspection, outages
 from audience_sync.store.database import Database
 from audience_sync.store.outages import Outage, OutageKind

@@ -25,7 +25,7 @@ from audience_sync.destinations.outcomes import Answer
 from audience_sync.destinations.schematic.client import MOST_TEXT, Schematic
 from audience_sync.errors import DestinationError
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.sandbox.wire import Request
+from audience_sync.sandbox.http_server import Request
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, assert_in_order, in_between, open_sending, speaking

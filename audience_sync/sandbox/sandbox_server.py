@@ -19,13 +19,13 @@ import orjson
 
 from audience_sync.clock import Seams
 from audience_sync.errors import ConfigError
-from audience_sync.sandbox.api import api
 from audience_sync.sandbox.capture import capture, count, user_keys
-from audience_sync.sandbox.control import PREFIX, control
+from audience_sync.sandbox.control_api import PREFIX, control
 from audience_sync.sandbox.faults import CAPTURE_PATHS, FaultRule, Faults, Gate
+from audience_sync.sandbox.http_server import Answer, Request, Server, refusal
 from audience_sync.sandbox.ledger import Ledger
-from audience_sync.sandbox.state import Keys, Settings, State
-from audience_sync.sandbox.wire import Answer, Request, Server, refusal
+from audience_sync.sandbox.rest_api import api
+from audience_sync.sandbox.sandbox_state import Keys, Settings, State
 
 DEVELOPMENT_KEY: Final = "sch_dev_sandbox"
 """The API key accepted unless others are named. It opens nothing but sandboxes."""

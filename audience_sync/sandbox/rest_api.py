@@ -1,0 +1,302 @@
+"""Rows of the ledger in the shape of Schematic's API: every field that Schematic's own clients insist on is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+from urllib.parse import parse_qsl
+
+import orjson
+
+from audience_sync.core import exact_json
+from audience_sync.core.model import Json
+from audience_sync.sandbox import validation
+from audience_sync.sandbox.http_server import Answer, Request, answer, refusal
+from audience_sync.sandbox.ledger import Ledger, Row
+from audience_sync.sandbox.sandbox_state import Settings, State
+from audience_sync.sandbox.stored_events import EventFilter, StoredEvent
+from audience_sync.sandbox.validation import Malformed
+
+_BORN: Final = "2026-01-01T00:00:00.000Z"  # when the environment and its key definitions were made
+
+
+def environment(settings: Settings) -> dict[str, Json]:
+    """Return the sandbox's only environment."""
+    return {
+        "id": settings.environment_id,
+        "name": settings.environment_name,
+        "environment_type": settings.environment_type,
+        "require_context_signature": False,
+        "created_at": _BORN,
+        "updated_at": _BORN,
+    }
+
+
+def account(settings: Settings) -> dict[str, Json]:
+    """Return what GET /whoami says of an API key."""
+    return {
+        "account_id": "acct_sandbox",
+        "account_name": "Sandbox",
+        "actor_type": "api_key",
+        "api_key_id": "apik_sandbox",
+        "environment_id": settings.environment_id,
+        "environments": [environment(settings)],
+        "onboarding_complete": True,
+    }
+
+
+def definition(row: Row) -> dict[str, Json]:
+    """Return a trait definition from its row."""
+    number, entity_type, hierarchy, trait_type, display_name, created_at = row
+    return {
+        "id": f"trtd_{number}",
+        "entity_type": entity_type,
+        "hierarchy": orjson.loads(hierarchy),
+        "trait_type": trait_type,
+        "display_name": display_name,
+        "created_at": created_at,
+        "updated_at": created_at,
+    }
+
+
+def users(ledger: Ledger, rows: Sequence[Row], environment_id: str) -> list[Json]:
+    """Return users with their keys, traits and companies from their rows."""
+    return [_user(ledger, row, environment_id) for row in rows]
+
+
+def event(stored: StoredEvent) -> dict[str, Json]:
+    """Return an event from its row."""
+    return {
+        "id": f"evnt_{stored.id}",
+        "type": stored.type,
+        "subtype": stored.subtype,
+        "status": stored.status,
+        "error_message": stored.error_message,
+        "idempotency_key": stored.idempotency_key,
+        "body": dict(stored.body),
+        "body_preview": exact_json.dumps(stored.body).decode()[:100],
+        "captured_at": stored.received_at,
+        "processed_at": stored.received_at,
+        "updated_at": stored.received_at,
+        "sent_at": stored.sent_at,
+        "environment_id": stored.environment_id,
+        "user_id": f"user_{stored.user_id}" if stored.user_id else None,
+        "company_id": f"comp_{stored.company_id}" if stored.company_id else None,
+        "feature_ids": [],
+        "features": [],
+        "quantity": 1,
+    }
+
+
+def _user(ledger: Ledger, row: Row, environment_id: str) -> Json:
+    number, name, created_at, updated_at, last_seen_at = row
+    about = {"environment_id": environment_id}
+    keys = ledger.read("SELECT name, value, created_at FROM user_keys WHERE user_id = ? ORDER BY name", (number,))
+    traits = ledger.read(
+        "SELECT t.name, t.value, t.created_at, t.updated_at, d.id FROM user_traits t"
+        " LEFT JOIN trait_definitions d ON d.entity_type = 'user' AND d.hierarchy = json_array(t.name)"
+        " WHERE t.user_id = ? ORDER BY t.name",
+        (number,),
+    )
+    companies = ledger.read("SELECT company_id, created_at FROM company_memberships WHERE user_id = ?", (number,))
+    return {
+        **about,
+        "id": f"user_{number}",
+        "name": name,
+        "created_at": created_at,
+        "updated_at": updated_at,
+        "last_seen_at": last_seen_at,
+        "keys": [{**about, **_key(number, *key)} for key in keys],
+        "traits": {trait: exact_json.loads(value) for trait, value, *_ in traits},
+        "entity_traits": [{**about, **_trait(number, trait)} for trait in traits],
+        "company_memberships": [_membership(number, *company) for company in companies],
+    }
+
+
+def _key(user: int, name: str, value: str, created_at: str) -> dict[str, Json]:
+    times: dict[str, Json] = {"created_at": created_at, "updated_at": created_at}
+    definition_id = f"ekey_{name}"
+    described: Json = {
+        "id": definition_id,
+        "entity_type": "user",
+        "key": name,
+        "created_at": _BORN,
+        "updated_at": _BORN,
+    }
+    return {
+        **times,
+        "id": f"enky_{user}_{name}",
+        "definition": described,
+        "definition_id": definition_id,
+        "entity_id": f"user_{user}",
+        "entity_type": "user",
+        "key": name,
+        "value": value,
+    }
+
+
+def _trait(user: int, row: Row) -> dict[str, Json]:
+    name, text, created_at, updated_at, definition_id = row
+    value = exact_json.loads(text)
+    return {
+        "id": f"entr_{user}_{name}",
+        "definition_id": f"trtd_{definition_id}",
+        "value": value if isinstance(value, str) else text,  # Schematic keeps every trait as text
+        "created_at": created_at,
+        "updated_at": updated_at,
+    }
+
+
+def _membership(user: int, company: int, created_at: str) -> Json:
+    return {
+        "id": f"cmpm_{user}_{company}",
+        "user_id": f"user_{user}",
+        "company_id": f"comp_{company}",
+        "created_at": created_at,
+        "updated_at": created_at,
+    }
+
+
+# --- api --------------------------------------------------------------------------------------------------------------
+# The part of Schematic's REST API that reads back: who am I, environments, users, events, trait definitions.
+#
+# A parameter the sandbox does not understand is refused: to ignore it would answer another question.
+
+Parameters = Mapping[str, Sequence[str]]
+
+_PAGING: Final = frozenset({"limit", "offset"})
+_MOST = 250  # of one page
+_USUAL = 100
+
+
+def api(state: State, request: Request) -> Answer:
+    """Answer a request to the REST API and record it."""
+    answered = _answer(state, request)
+    state.ledger.record(request.path, answered.status, fault=request.fault)
+    return answered
+
+
+def _answer(state: State, request: Request) -> Answer:
+    if not state.keys.accept(request.headers.get("x-schematic-api-key")):
+        return refusal(401, "the API key is missing or not accepted")
+    serve = _ROUTES.get((request.method, request.path))
+    if serve is None:
+        known = any(path == request.path for _, path in _ROUTES)
+        return refusal(405, "method not allowed") if known else refusal(404, "not found")
+    try:
+        return serve(state, request)
+    except Malformed as error:
+        return refusal(400, str(error))
+
+
+def _whoami(state: State, request: Request) -> Answer:
+    _parameters(request, frozenset())
+    return _envelope(account(state.settings), {})
+
+
+def _environments(state: State, request: Request) -> Answer:
+    asked = _parameters(request, _PAGING)
+    limit, offset = _page(asked)
+    everything: list[Json] = [environment(state.settings)]
+    return _envelope(everything[offset : offset + limit], {"limit": limit, "offset": offset})
+
+
+def _lookup_user(state: State, request: Request) -> Answer:
+    pairs = parse_qsl(request.query, keep_blank_values=True)
+    keys = {name[5:-1]: value for name, value in pairs if name.startswith("keys[") and name.endswith("]")}
+    if not keys or len(keys) != len(pairs):
+        raise Malformed("keys: must be given as keys[NAME]=VALUE, and nothing else")
+    found = state.ledger.find_users(keys)
+    if len(found) > 1:
+        raise Malformed(f"keys: match {len(found)} users")
+    rows = [row for one in found for row in state.ledger.read("SELECT * FROM users WHERE id = ?", (one,))]
+    if not rows:
+        return refusal(404, "user not found")
+    return _envelope(users(state.ledger, rows, state.settings.environment_id)[0], {"keys": dict(keys)})
+
+
+def _users(state: State, request: Request) -> Answer:
+    limit, offset = _page(_parameters(request, _PAGING))
+    rows = state.ledger.read("SELECT * FROM users ORDER BY id LIMIT ? OFFSET ?", (limit, offset))
+    found = users(state.ledger, rows, state.settings.environment_id)
+    return _envelope(found, {"limit": limit, "offset": offset})
+
+
+def _events(state: State, request: Request) -> Answer:
+    filters = frozenset({"idempotency_key", "event_types", "event_subtype", "user_id", "company_id"})
+    asked = _parameters(request, filters | _PAGING)
+    limit, offset = _page(asked)
+    wanted = EventFilter(
+        idempotency_key=_one(asked, "idempotency_key"),
+        types=asked.get("event_types"),
+        statuses=("processed", "failed"),  # Schematic keeps no trace of what it dropped as a duplicate
+        subtype=_one(asked, "event_subtype"),
+        user_id=_number(_one(asked, "user_id"), "user_"),
+        company_id=_number(_one(asked, "company_id"), "comp_"),
+    )
+    found = state.ledger.events(wanted, newest_first=True, limit=limit, offset=offset)
+    return _envelope([event(one) for one in found], {"limit": limit, "offset": offset})
+
+
+def _definitions(state: State, request: Request) -> Answer:
+    asked = _parameters(request, frozenset({"entity_type", "trait_type", "q"}) | _PAGING)
+    limit, offset = _page(asked)
+    entity_type, trait_type, text = _one(asked, "entity_type"), _one(asked, "trait_type"), _one(asked, "q")
+    rows = state.ledger.read(
+        "SELECT * FROM trait_definitions WHERE (?1 = '' OR entity_type = ?1) AND (?2 = '' OR trait_type = ?2)"
+        " AND (instr(hierarchy, ?3) OR instr(display_name, ?3)) ORDER BY id LIMIT ?4 OFFSET ?5",
+        (entity_type or "", trait_type or "", text or "", limit, offset),
+    )
+    return _envelope([definition(row) for row in rows], {"limit": limit, "offset": offset})
+
+
+def _define(state: State, request: Request) -> Answer:
+    wanted = validation.definition(validation.parse(request.body))
+    number = state.ledger.define(wanted)
+    (row,) = state.ledger.read("SELECT * FROM trait_definitions WHERE id = ?", (number,))
+    return _envelope(definition(row), {})
+
+
+_ROUTES: Final[Mapping[tuple[str, str], Callable[[State, Request], Answer]]] = {
+    ("GET", "/whoami"): _whoami,
+    ("GET", "/environments"): _environments,
+    ("GET", "/users"): _users,
+    ("GET", "/users/lookup"): _lookup_user,
+    ("GET", "/events"): _events,
+    ("GET", "/entity-trait-definitions"): _definitions,
+    ("POST", "/entity-trait-definitions"): _define,
+}
+
+
+def _envelope(data: Json, params: Json) -> Answer:
+    return answer({"data": data, "params": params})
+
+
+def _parameters(request: Request, known: frozenset[str]) -> Parameters:
+    given: dict[str, list[str]] = {}
+    for name, value in parse_qsl(request.query, keep_blank_values=True):
+        if name not in known:
+            raise Malformed(f"{name}: not a parameter the sandbox knows here")
+        given.setdefault(name, []).append(value)
+    return given
+
+
+def _page(asked: Parameters) -> tuple[int, int]:
+    limit, offset = _one(asked, "limit") or str(_USUAL), _one(asked, "offset") or "0"
+    if not limit.isdecimal() or not 1 <= int(limit) <= _MOST:
+        raise Malformed(f"limit: must be 1 to {_MOST}")
+    if not offset.isdecimal():
+        raise Malformed("offset: must be a number")
+    return int(limit), int(offset)
+
+
+def _one(asked: Parameters, name: str) -> str | None:
+    values = asked.get(name)
+    return values[-1] if values else None
+
+
+def _number(identifier: str | None, prefix: str) -> int | None:
+    if identifier is None:
+        return None
+    digits = identifier.removeprefix(prefix)
+    return int(digits) if digits.isdecimal() else -1  # nothing has the id -1
