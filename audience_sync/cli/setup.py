@@ -23,7 +23,7 @@ from audience_sync.cli.globals import Globals
 from audience_sync.cli.output import Format, FormatOption, Sheet
 from audience_sync.cli.unit import HIDDEN, NAME, Unit
 from audience_sync.config import Settings, load
-from audience_sync.config.loading import CONFIG_VARIABLE, DEFAULT_PATHS
+from audience_sync.config.load import CONFIG_VARIABLE, DEFAULT_PATHS
 from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
 
 COLUMNS = ("check", "subject", "state", "message", "remedy")

@@ -22,7 +22,7 @@ from audience_sync.cli.output import print_table
 from audience_sync.cli.paragraph import wrap_command
 from audience_sync.cli.table import TableView
 from audience_sync.config import Settings, load, resolve_api_key
-from audience_sync.config.loading import CONFIG_VARIABLE
+from audience_sync.config.load import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError

@@ -7,15 +7,12 @@ opens a database or asks anything of the network, and keys are not looked up unt
 
 from __future__ import annotations
 
-from audience_sync.config.addresses import Address
-from audience_sync.config.api_key import resolve_api_key
-from audience_sync.config.document import Database, Delivery, Ingest, Keys, Retention, Schematic
-from audience_sync.config.loading import find_config, load
+from audience_sync.config.load import find_config, load
+from audience_sync.config.secrets import resolve_api_key, resolve_write_keys
 from audience_sync.config.settings import Audience, Schedule, Settings
-from audience_sync.config.sources import EventsTable, ProfilesTable, Source
-from audience_sync.config.urls import SecretUrl
-from audience_sync.config.values import parse_duration
-from audience_sync.config.write_keys import resolve_write_keys
+from audience_sync.config.source_tables import EventsTable, ProfilesTable, Source
+from audience_sync.config.tables import Database, Delivery, Ingest, Keys, Retention, Schematic
+from audience_sync.config.types import Address, SecretUrl, parse_duration
 
 __all__ = [
     "Address",

@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
-from audience_sync.config.document import Database, Delivery, Ingest, Keys, MappingTable, Retention, Schematic
-from audience_sync.config.mappings import make_mappings
+from audience_sync.config.mapping_tables import make_mappings
 from audience_sync.config.problems import near
-from audience_sync.config.queries import FITTING_TYPES, asked_by_key, digest_of, read_condition, read_scalar
-from audience_sync.config.sources import Source
+from audience_sync.config.query_tables import FITTING_TYPES, asked_by_key, digest_of, read_condition, read_scalar
+from audience_sync.config.source_tables import Source
+from audience_sync.config.tables import Database, Delivery, Ingest, Keys, MappingTable, Retention, Schematic
 from audience_sync.core.keys import KeyRules
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
 from audience_sync.destinations.schematic.coverage import Coverage, coverage

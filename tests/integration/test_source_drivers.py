@@ -20,7 +20,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from audience_sync.checks.check_all import check
 from audience_sync.clock import Seams
 from audience_sync.config import Source, load
-from audience_sync.config.urls import SecretUrl
+from audience_sync.config.types import SecretUrl
 from audience_sync.engines import columns, open_rows, ping, sqlalchemy_source
 from audience_sync.errors import SourceError
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from audience_sync.config import Source
-from audience_sync.config.urls import SecretUrl
+from audience_sync.config.types import SecretUrl
 from audience_sync.core.parameters import bind_now, lexis_of, place_in
 from audience_sync.engines import columns, open_rows
 from audience_sync.engines.duckdb_source import DuckdbSession

@@ -22,13 +22,12 @@ from audience_sync.config import (
     Settings,
     find_config,
     load,
-    loading,
     parse_duration,
     resolve_api_key,
     resolve_write_keys,
 )
-from audience_sync.config.document import AudienceTable, Document, TraitTable
-from audience_sync.config.sources import SourceTable
+from audience_sync.config.source_tables import SourceTable
+from audience_sync.config.tables import AudienceTable, Document, TraitTable
 from audience_sync.core.model import GuardLimits, Json
 from audience_sync.destinations.schematic.actions import FIELDS, Action
 from audience_sync.destinations.schematic.mapping_rules import apply
@@ -602,7 +601,7 @@ def test_configuration_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     named, variable, system = (tmp_path / name for name in ("named.toml", "variable.toml", "system.toml"))
     environ = {"AUDIENCE_SYNC_CONFIG": str(variable)}
-    monkeypatch.setattr(loading, "DEFAULT_PATHS", (Path("config.toml"), system))
+    monkeypatch.setattr(load, "DEFAULT_PATHS", (Path("config.toml"), system))
 
     with pytest.raises(ConfigError) as caught:
         find_config(None, {"AUDIENCE_SYNC_CONFIG": ""})

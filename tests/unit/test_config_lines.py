@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.config import load
-from audience_sync.config.lines import lines_of
+from audience_sync.config.line_numbers import lines_of
 from audience_sync.config.problems import Location
 from audience_sync.errors import ConfigError
 

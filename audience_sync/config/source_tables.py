@@ -13,13 +13,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from audience_sync.config.problems import Location, Problem
-from audience_sync.config.table import Table
-from audience_sync.config.urls import SecretUrl
-from audience_sync.config.values import (
+from audience_sync.config.strict_table import Table
+from audience_sync.config.types import (
     ColumnTypeName,
     DateOrderName,
     Duration,
     Files,
+    SecretUrl,
     Separator,
     Size,
     SourceUrl,

@@ -9,8 +9,8 @@ from collections import abc
 from collections.abc import Iterator
 from typing import Any
 
-from audience_sync.config.document import MappingTable
 from audience_sync.config.problems import Problem, near
+from audience_sync.config.tables import MappingTable
 from audience_sync.core.model import Json
 from audience_sync.destinations.schematic.actions import FIELDS, Action, Field, FieldKind
 from audience_sync.destinations.schematic.mapping_rules import MOST_MAPPINGS, Mapping, make_mapping

@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import Field
 
-from audience_sync.config.sources import SourceTable
-from audience_sync.config.table import Table
-from audience_sync.config.urls import Place
-from audience_sync.config.values import (
+from audience_sync.config.source_tables import SourceTable
+from audience_sync.config.strict_table import Table
+from audience_sync.config.types import (
     ActionName,
     Count,
     Cron,
@@ -25,6 +24,7 @@ from audience_sync.config.values import (
     Listen,
     OnMissingName,
     Percent,
+    Place,
     Placeholders,
     Rate,
     Reference,

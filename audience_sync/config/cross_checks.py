@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from audience_sync.config.addresses import read_address
-from audience_sync.config.document import DEFAULT_IDENTITY
 from audience_sync.config.problems import Location, Problem, near, spell
+from audience_sync.config.tables import DEFAULT_IDENTITY
+from audience_sync.config.types import read_address
 from audience_sync.core.keys import audience_key
 
 Raw: TypeAlias = Mapping[str, Any]

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from audience_sync.config.checks import Entries, Raw, entries_of
-from audience_sync.config.document import DEFAULT_IDENTITY, AudienceTable, Document, TraitTable
+from audience_sync.config.cross_checks import Entries, Raw, entries_of
 from audience_sync.config.problems import Location, Problem, near, spell
-from audience_sync.config.sources import SourceTable
+from audience_sync.config.source_tables import SourceTable
+from audience_sync.config.tables import DEFAULT_IDENTITY, AudienceTable, Document, TraitTable
 from audience_sync.core.keys import audience_key
 from audience_sync.core.model import TraitType
 from audience_sync.errors import QueryError

@@ -17,15 +17,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from audience_sync.config.checks import check
-from audience_sync.config.document import AudienceTable, Document, GuardTable, ScheduleTable, TraitTable, read_document
-from audience_sync.config.lines import lines_of, place_of
-from audience_sync.config.mappings import check_mappings
+from audience_sync.config.cross_checks import check
+from audience_sync.config.line_numbers import lines_of, place_of
+from audience_sync.config.mapping_tables import check_mappings
 from audience_sync.config.problems import refuse, translate
-from audience_sync.config.queries import check_queries, foundations, key_of, user_column
+from audience_sync.config.query_tables import check_queries, foundations, key_of, user_column
 from audience_sync.config.settings import Audience, Schedule, Settings
-from audience_sync.config.sources import SourceTable, check_sources, make_source
-from audience_sync.config.urls import Place
+from audience_sync.config.source_tables import SourceTable, check_sources, make_source
+from audience_sync.config.tables import AudienceTable, Document, GuardTable, ScheduleTable, TraitTable, read_document
+from audience_sync.config.types import Place
 from audience_sync.core.model import Computation, GuardLimits, OnMissing
 from audience_sync.errors import ConfigError
 
