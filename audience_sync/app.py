@@ -13,8 +13,8 @@ from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.database_error import explain
 from audience_sync.folders import require_temporary_folder
+from audience_sync.store import backup_mark, holders
 from audience_sync.store import database as db
-from audience_sync.store import highwater, holders
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 
@@ -67,9 +67,9 @@ def working(
     with opened(settings, seams) as database:
         require_temporary_folder(os.environ)
         if not any_age:
-            if highwater.is_missing(database):
-                warn(f"{highwater.MISSING}; {highwater.MISSING_HINT}")
-            highwater.require_newest(database)
+            if backup_mark.is_missing(database):
+                warn(f"{backup_mark.MISSING}; {backup_mark.MISSING_HINT}")
+            backup_mark.require_newest(database)
         holder = holders.enter(database)
         try:
             yield Workspace(database=database, holder=holder, seams=seams)

@@ -18,7 +18,7 @@ from audience_sync.destinations.schematic.parcels import Destination, make_parce
 from audience_sync.destinations.schematic.presets import presets
 from audience_sync.destinations.wire_events import Contents, Event, OpenChange
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, batches, binding, outbox, runs
+from audience_sync.store import audiences, batches, generations, outbox, runs
 from audience_sync.store.batches import Batch
 from audience_sync.store.runs import NewRun, RunRow
 
@@ -199,7 +199,7 @@ def make_run(
         state=RunState.RUNNING,
         as_of=now,
         started_at=now,
-        generation=binding.next_generation(connection, now),
+        generation=generations.next_generation(connection, now),
         definition_hash="",
         definition_changed=False,
         members_before=row.members,

@@ -15,7 +15,7 @@ from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
 from audience_sync.database_error import explain
 from audience_sync.errors import AudienceSyncError, MarkUnusable
-from audience_sync.store import binding, highwater, schema
+from audience_sync.store import backup_mark, generations, schema
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
 
@@ -50,11 +50,11 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
 
 def _mark(database: Database) -> Iterator[Finding]:
     """Yield what is wrong with the high-water mark, if anything."""
-    mark = str(highwater.path_of(database.engine))
-    if highwater.is_missing(database):
-        yield warning(CHECK, mark, highwater.MISSING, remedy=highwater.MISSING_HINT)
+    mark = str(backup_mark.path_of(database.engine))
+    if backup_mark.is_missing(database):
+        yield warning(CHECK, mark, backup_mark.MISSING, remedy=backup_mark.MISSING_HINT)
     try:
-        highwater.require_writable(database)
+        backup_mark.require_writable(database)
     except MarkUnusable as raised:
         yield error(CHECK, mark, raised)
 
@@ -67,5 +67,5 @@ def attempt(database: Database, write: Callable[[Connection], object]) -> None:
 
 
 def _write(connection: Connection, identity: str) -> None:
-    binding.bind_identity(connection, identity)
-    binding.next_generation(connection, 0)
+    generations.bind_identity(connection, identity)
+    generations.next_generation(connection, 0)

@@ -34,7 +34,7 @@ from audience_sync.destinations.outcomes import (
 )
 from audience_sync.destinations.schematic.client import Schematic
 from audience_sync.errors import ConfigError, DestinationAway, DestinationError
-from audience_sync.store import binding
+from audience_sync.store import generations
 from audience_sync.store.database import Database
 
 CHECK: Final = "schematic"
@@ -112,7 +112,7 @@ def _environment(settings: Settings, told: str | None, database: Database | None
     label = settings.schematic.environment
     url = settings.schematic.api_url
     if database is not None:
-        attempt(database, lambda connection: binding.bind_environment(connection, told, label=label))
+        attempt(database, lambda connection: generations.bind_environment(connection, told, label=label))
     if told is not None:
         return ok(CHECK, url, f"API key accepted; it belongs to the environment {told}")
     counts = f"the label {label!r} from schematic.environment is used" if label else "no environment is compared"

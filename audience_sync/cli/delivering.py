@@ -19,7 +19,7 @@ from audience_sync.cli.progress import Progress
 from audience_sync.config import Settings, parse_duration, resolve_api_key
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
 from audience_sync.signals import stoppable
-from audience_sync.store import erasure, waiting
+from audience_sync.store import erasure, open_values
 from audience_sync.store.workspace import Workspace
 
 
@@ -59,7 +59,7 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
     key = resolve_api_key(settings.schematic, os.environ)
     with working(settings) as (workspace, stop):
         with workspace.database.read() as connection:
-            is_idle = not waiting.any_deliverable(connection)
+            is_idle = not open_values.any_deliverable(connection)
         delivery = send(workspace, settings, key, wait=wait, stop=stop, forwarded=True)
         code = reporting.exit_code([], [], delivery)
         if is_idle:

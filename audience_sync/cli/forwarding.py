@@ -26,7 +26,7 @@ from audience_sync.cli.progress import Progress
 from audience_sync.config import Settings, resolve_api_key
 from audience_sync.delivery import Acquaintance, Delivery, DeliveryReport, deliver
 from audience_sync.errors import DestinationError, KeyRefused, MarkUnusable, SourceError
-from audience_sync.store import event_reports, waiting
+from audience_sync.store import event_reports, open_values
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.event_files import (
@@ -137,7 +137,7 @@ class Sender:
         if self.key is None:
             return None
         with self.workspace.database.read() as connection:
-            return DeliveryReport(self.events, *waiting.count(connection), self.failure)
+            return DeliveryReport(self.events, *open_values.count(connection), self.failure)
 
 
 def _send(sender: Sender, file: str) -> Tally:
@@ -172,7 +172,7 @@ def _unsent(database: Database, *, since_ms: int) -> int:
 
 def _print_tally(database: Database, tally: Tally, *, accepted: int, unsent: int, format: Format) -> None:
     with database.read() as connection:
-        still_open, _, dead = waiting.count(connection)
+        still_open, _, dead = open_values.count(connection)
     values = (tally.read, tally.taken, tally.known, tally.bad, accepted, unsent, still_open, dead)
     print_records([dict(zip(COLUMNS, values, strict=True))], COLUMNS, format=format)
 

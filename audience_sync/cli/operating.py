@@ -22,14 +22,14 @@ from audience_sync.cli.table import TableView
 from audience_sync.config import Settings
 from audience_sync.delivery.batches_held import MARGIN
 from audience_sync.errors import ConfigError, LeaseHeld
-from audience_sync.store import audiences, batches, binding, dead, erasure, highwater, identifiers, runs
+from audience_sync.store import audiences, backup_mark, batches, dead_letters, erasure, generations, identifiers, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync.completion import LEASE_SECONDS
 
 DEAD_SHOWN = TableView(
-    tuple([column for column in dead.COLUMNS if column != "state"]),
+    tuple([column for column in dead_letters.COLUMNS if column != "state"]),
     optional=("value", "since", "type", "name", "run_id", "message_id", "generation"),
 )
 CLAIM_TIMEOUT = 10.0  # seconds to wait for syncs and deliveries of others
@@ -75,9 +75,9 @@ def dead_list(
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
-        found = dead.listed(database, _which(database, settings, audience, user=user, events=events))
+        found = dead_letters.listed(database, _which(database, settings, audience, user=user, events=events))
         shown = DEAD_SHOWN.narrowed_to("audience", audience).narrowed_to("profile_key", user)
-        print_records(found, dead.COLUMNS, format=format, limit=limit, shown=shown)
+        print_records(found, dead_letters.COLUMNS, format=format, limit=limit, shown=shown)
 
 
 def dead_retry(
@@ -96,7 +96,7 @@ def dead_retry(
     with engine.opened(settings) as database:
         which = _which(database, settings, audience, user=user, events=events)
         with database.write() as connection:
-            retried = sum(dead.retry(connection, which, now_ms=seams().now_ms()).values())
+            retried = sum(dead_letters.retry(connection, which, now_ms=seams().now_ms()).values())
     typer.echo(f"dead rows reopened: {retried:,}")
     if retried:
         console.print("`audience-sync deliver` sends them now; the service sends them without it")
@@ -119,11 +119,11 @@ def dead_discard(
     with engine.opened(settings) as database:
         which = _which(database, settings, audience, user=user, events=events)
         with database.read() as connection:
-            count = dead.count(connection, which)
+            count = dead_letters.count(connection, which)
         if count:
             confirm(f"Discard dead rows unsent ({count:,})?", yes=yes)
         with database.write() as connection:
-            discarded = dead.discard(connection, which)
+            discarded = dead_letters.discard(connection, which)
     typer.echo(f"dead rows discarded: {sum(discarded.values()):,}")
     if discarded.get("outbox"):
         console.print("`audience-sync sync AUDIENCE --resync` sends every current value again")
@@ -194,9 +194,9 @@ def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, 
 
 
 def _erase_now(connection: Connection, workspace: Workspace, user: str) -> dict[str, int]:
-    if not highwater.is_behind(connection):  # who is erased here is still in an older backup
+    if not backup_mark.is_behind(connection):  # who is erased here is still in an older backup
         now_ms = workspace.seams.now_ms()
-        binding.advance(connection, now_ms)
+        generations.advance(connection, now_ms)
         posted = batches.open_events_of(connection, user)  # maybe: an answer may have been lost
         identifiers.resend_sharers(connection, posted, now_ms=now_ms)
     return erasure.forget(connection, user)
@@ -257,7 +257,9 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
     return row.key
 
 
-def _which(database: Database, settings: Settings, word: str | None, *, user: str | None, events: bool) -> dead.Which:
+def _which(
+    database: Database, settings: Settings, word: str | None, *, user: str | None, events: bool
+) -> dead_letters.Which:
     """Return which dead rows a command selects.
 
     Raises:
@@ -267,4 +269,4 @@ def _which(database: Database, settings: Settings, word: str | None, *, user: st
     if word is not None and events:
         raise typer.BadParameter("--events cannot be combined with AUDIENCE")
     with database.read() as connection:
-        return dead.Which(chosen_audience(connection, settings, word), user, events)
+        return dead_letters.Which(chosen_audience(connection, settings, word), user, events)

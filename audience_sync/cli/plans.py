@@ -26,7 +26,7 @@ from audience_sync.destinations.schematic.coverage import PEOPLE, joined, sample
 from audience_sync.destinations.wire_events import OpenChange
 from audience_sync.errors import AudienceSyncError
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, binding, outbox
+from audience_sync.store import audiences, generations, outbox
 from audience_sync.store.database import Database
 from audience_sync.sync import Plan
 
@@ -70,7 +70,7 @@ class PlanSheet:
         self._settings = settings
         self._format = format
         with database.read() as connection:
-            environment = binding.environment(connection) or settings.schematic.environment
+            environment = generations.environment(connection) or settings.schematic.environment
             ids = {row.key: row.id for row in audiences.every(connection)}
             self._waiting = outbox.count(connection)[0]
         self._destination = settings.destination(environment)

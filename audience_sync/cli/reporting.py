@@ -22,7 +22,7 @@ from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused
 from audience_sync.store import audiences, identifiers, outbox, runs
 from audience_sync.store.database import Database, display_url
-from audience_sync.store.renames import rename_warnings
+from audience_sync.store.renamed_audiences import rename_warnings
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import RunReport
 

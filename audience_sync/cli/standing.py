@@ -11,7 +11,7 @@ from audience_sync.core.guard import Hold
 from audience_sync.core.model import Computation, Member, OnMissing
 from audience_sync.core.text import instant_text
 from audience_sync.errors import AudienceSyncError
-from audience_sync.store import audiences, inspection
+from audience_sync.store import audiences, database_overview
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record
 from audience_sync.sync import standing_hold
@@ -43,7 +43,7 @@ def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> S
             row = audiences.find(connection, audience.key)
             if row is None:
                 return Standing(f"in the membership database: {audience.key} was never synced")
-            every = inspection.profile_audiences(connection, explanation.user)
+            every = database_overview.profile_audiences(connection, explanation.user)
             hold = standing_hold(connection, settings, audience)
     except AudienceSyncError as error:
         return Standing(f"in the membership database: nothing is known ({error})")

@@ -26,7 +26,7 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core.text import instant_text
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
-from audience_sync.store import binding, event_reports, identifiers, inspection, outbox
+from audience_sync.store import database_overview, event_reports, generations, identifiers, outbox
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database, display_url
 from audience_sync.store.outages import OutageKind
@@ -150,29 +150,29 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
         working = at_work.at_work(database, connection, keys, seams=seams())
         syncing = {record["audience"]: record["holder"] for record in working}
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
-        waiting = inspection.waiting_batches(connection, max_backoff=settings.delivery.max_backoff)
+        waiting = database_overview.waiting_batches(connection, max_backoff=settings.delivery.max_backoff)
         open_rows, paused, dead = outbox.count(connection)
-        destination = inspection.destination(connection, now_ms=seams().now_ms())
+        destination = database_overview.destination(connection, now_ms=seams().now_ms())
         synced = {one["key"] for one in found if one["state"] in SYNCED}
         return {
             "database": display_url(database.engine.url),
-            "identity": binding.get(connection, "identity"),
-            "environment": binding.get(connection, "environment"),
+            "identity": generations.get(connection, "identity"),
+            "environment": generations.get(connection, "environment"),
             "audiences": found,
             "deliveries": {
                 "open": open_rows,
                 "paused": paused,
                 "dead": dead,
                 "stuck": _stuck(waiting, of="changes"),
-                "oldest": inspection.oldest_open(connection),
+                "oldest": database_overview.oldest_open(connection),
             },
             "events": {**event_reports.summary(connection), "stuck": _stuck(waiting, of="events")},
             "destination": destination,
             "delivery_stopped": destination["last_answer"] if destination["state"] in STOPPED else None,
             "attempts": waiting,
             "shared_identifiers": identifiers.count_shared(connection),
-            "blocked": inspection.blocked_runs(connection),
-            "failed": [run for run in inspection.failed_runs(connection) if run["audience"] in synced],
+            "blocked": database_overview.blocked_runs(connection),
+            "failed": [run for run in database_overview.failed_runs(connection) if run["audience"] in synced],
             "held": [{"audience": one["key"], "reason": one["held"]} for one in found if one["held"] is not None],
             "leases": working,
         }
@@ -186,11 +186,11 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
     """Return a record of every audience of the file and of the database, by key."""
     configured = {one.key: one for one in settings.audiences}
     rows = {row.key: row for row in known.every(connection)}
-    facts = inspection.facts(connection)
+    facts = database_overview.facts(connection)
     found = []
     for key in sorted(configured.keys() | rows.keys()):
         row, one = rows.get(key), configured.get(key)
-        fact = inspection.AudienceFacts() if row is None else facts[row.id]
+        fact = database_overview.AudienceFacts() if row is None else facts[row.id]
         state = _state(row, one)
         hold = standing_hold(connection, settings, one) if one is not None and state in {"active", "new"} else None
         changed = row is not None and one is not None and row.is_edited(one.definition_hash)

@@ -27,7 +27,7 @@ from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import Computation, RunState
 from audience_sync.core.text import instant_text
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
-from audience_sync.store import audiences, restored, runs
+from audience_sync.store import audiences, restored_backup, runs
 from audience_sync.store.reports import iso
 from audience_sync.store.runs import RunRow
 from audience_sync.store.workspace import Workspace
@@ -371,7 +371,7 @@ def _accept_older(workspace: Workspace, settings: Settings) -> bool:
     """
     keys = {audience.key for audience in settings.audiences}
     with workspace.database.write() as connection:
-        accepted = restored.accept(connection, keys, now_ms=workspace.seams.now_ms())
+        accepted = restored_backup.accept(connection, keys, now_ms=workspace.seams.now_ms())
     if accepted is None:
         return False
     named = ", ".join(audience.key for audience in accepted.audiences) or "no audiences"

@@ -18,7 +18,7 @@ from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import is_away
 from audience_sync.delivery import Delivery, OutageChange, Reachability, deliver
 from audience_sync.errors import AudienceSyncError, BindingRefused
-from audience_sync.store import erasure, outages, reports, waiting
+from audience_sync.store import erasure, open_values, outages, reports
 from audience_sync.store.outages import OutageKind
 from audience_sync.store.workspace import Workspace
 
@@ -83,7 +83,7 @@ class Dispatcher(threading.Thread):
 
     def _round(self, delivery: Delivery) -> None:
         with self._workspace.database.read() as connection:
-            is_idle = not waiting.any_deliverable(connection)
+            is_idle = not open_values.any_deliverable(connection)
         self._troubles.note_database_back()
         if is_idle:
             return
@@ -137,7 +137,7 @@ class Dispatcher(threading.Thread):
     def _pending(self) -> int | None:
         try:
             with self._workspace.database.read() as connection:
-                rows, paused, _ = waiting.count(connection)
+                rows, paused, _ = open_values.count(connection)
         except sa.exc.SQLAlchemyError:
             return None
         return rows - paused

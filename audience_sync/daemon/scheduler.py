@@ -24,7 +24,7 @@ from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, erasure, runs
 from audience_sync.store.audiences import AudienceRow
-from audience_sync.store.renames import rename_warnings
+from audience_sync.store.renamed_audiences import rename_warnings
 from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync import Job, Round, RunReport, make_round, recover, sync_under, taking, uses_any
 

@@ -26,7 +26,7 @@ from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import first_line, is_away
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import waiting
+from audience_sync.store import open_values
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.listener import open_server
 
@@ -325,7 +325,7 @@ def _leave(failure: BaseException | None) -> None:
 def _status(workspace: Workspace, settings: Settings, syncing: Syncing) -> str:
     try:
         with workspace.database.read() as connection:
-            rows, _, dead = waiting.count(connection)
+            rows, _, dead = open_values.count(connection)
     except sa.exc.SQLAlchemyError as error:
         return f"the membership database is away: {first_line(error)}"
     at = syncing.next_at()

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.clock import Seams
-from audience_sync.store import batches, highwater
+from audience_sync.store import backup_mark, batches
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
 
@@ -187,7 +187,7 @@ class Claims:
                 forwarded=self._forwarded,
             )
         if found:
-            highwater.require_kept(workspace.database)
+            backup_mark.require_kept(workspace.database)
             workspace.seams.reach("deliver.claimed")
         return found
 

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from audience_sync.destinations.outcomes import LONGEST_ASKED, backoff
 from audience_sync.errors import AudienceSyncError, DestinationAway, KeyRefused
-from audience_sync.store import binding, outages
+from audience_sync.store import generations, outages
 from audience_sync.store.outages import Outage, OutageKind
 from audience_sync.store.workspace import Workspace
 
@@ -162,7 +162,7 @@ class Pace:
             late = now_us - self._next_us
             if self._reserved == 0 or late > RESERVE_SECONDS * 1_000_000 or late < -self._furthest_us:
                 with self._workspace.database.write() as connection:
-                    self._next_us = binding.reserve_requests(
+                    self._next_us = generations.reserve_requests(
                         connection, now_us=now_us, requests=self._reserve, per_second=self._per_second
                     )
                 self._reserved = self._reserve
@@ -174,7 +174,7 @@ class Pace:
     @property
     def _furthest_us(self) -> int:
         """How far off a moment may be that others have not reserved in error, in microseconds."""
-        return round((binding.MOST_RESERVED + self._reserve) / self._per_second * 1_000_000)
+        return round((generations.MOST_RESERVED + self._reserve) / self._per_second * 1_000_000)
 
 
 # --- reachability -----------------------------------------------------------------------------------------------------

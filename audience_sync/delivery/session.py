@@ -24,7 +24,7 @@ from audience_sync.destinations.http_connection import trusted_authorities
 from audience_sync.destinations.outcomes import backoff, tries_until_stuck
 from audience_sync.destinations.schematic.client import Schematic
 from audience_sync.errors import DestinationAway, DestinationError, MarkUnusable
-from audience_sync.store import audiences, binding, highwater, waiting
+from audience_sync.store import audiences, backup_mark, generations, open_values
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
@@ -50,8 +50,8 @@ def bind(workspace: Workspace, settings: Settings, schematic: Schematic) -> str:
     """
     told = schematic.environment()
     with workspace.database.write() as connection:
-        binding.bind_identity(connection, settings.identity)
-        return binding.bind_environment(connection, told, label=settings.schematic.environment)
+        generations.bind_identity(connection, settings.identity)
+        return generations.bind_environment(connection, told, label=settings.schematic.environment)
 
 
 def declare_traits(
@@ -70,7 +70,7 @@ def declare_traits(
     """
     with workspace.database.read() as connection:
         undeclared = audiences.undeclared(connection)
-        environment = binding.environment(connection)
+        environment = generations.environment(connection)
     configured = {one.key: one for one in settings.audiences} if undeclared else {}
     for audience in undeclared:
         if stop.is_set() or audience.id in refused:
@@ -159,11 +159,11 @@ def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
     try:
         session.run()
         if session.events:
-            highwater.require_kept(workspace.database)  # what was settled last is known to it, too
+            backup_mark.require_kept(workspace.database)  # what was settled last is known to it, too
     except (DestinationError, MarkUnusable) as error:
         failure = error
     with workspace.database.read() as connection:
-        report = DeliveryReport(session.events, *waiting.count(connection, forwarded=delivery.forwarded), failure)
+        report = DeliveryReport(session.events, *open_values.count(connection, forwarded=delivery.forwarded), failure)
     if failure is not None and not delivery.stop.is_set():
         reachability.stopped(failure, again_in=delivery.settings.delivery.max_backoff.total_seconds())
     elif report.open <= report.paused:
@@ -349,7 +349,7 @@ class _Session:
             return
         self._counts_at = now + LOOK_AT_OTHERS  # counting is work
         with self._workspace.database.read() as connection:
-            waits, _, _ = waiting.count(connection, forwarded=self._delivery.forwarded)
+            waits, _, _ = open_values.count(connection, forwarded=self._delivery.forwarded)
         if waits < self._waited:
             self._last_progress = now
         self._waited = waits
@@ -370,7 +370,7 @@ class _Session:
 
     def _deliverable(self) -> bool:
         with self._workspace.database.read() as connection:
-            return waiting.any_deliverable(connection, forwarded=self._delivery.forwarded)
+            return open_values.any_deliverable(connection, forwarded=self._delivery.forwarded)
 
     def _has_given_up(self) -> bool:
         wait = self._delivery.wait

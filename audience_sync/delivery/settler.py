@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from audience_sync.database_error import first_line, is_lock_timeout
 from audience_sync.errors import MarkUnusable
-from audience_sync.store import batches, binding
+from audience_sync.store import batches, generations
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
 
@@ -121,7 +121,7 @@ class Settler:
             now_ms = self._workspace.seams.now_ms()
             with self._workspace.database.write() as connection:
                 lost = batches.settle(connection, accepted, now_ms=now_ms)
-                binding.advance(connection, now_ms)
+                generations.advance(connection, now_ms)
         except (sa.exc.SQLAlchemyError, MarkUnusable) as error:
             self._failed(error)
             return None

@@ -16,7 +16,7 @@ from audience_sync.destinations.schematic.forwarded_parcels import ForwardedParc
 from audience_sync.destinations.schematic.parcels import Destination, Parcel, Rejected, make_parcels
 from audience_sync.destinations.wire_events import Contents, Event, Forwarded, OpenChanges
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import batches, binding, events, highwater, identifiers, outbox
+from audience_sync.store import backup_mark, batches, events, generations, identifiers, outbox
 from audience_sync.store.batches import Batch, Taking
 from audience_sync.store.workspace import Workspace
 
@@ -192,7 +192,7 @@ class Taker:
             if not page.is_progress and not self._events_first and self._forwarded is not None:
                 page = self._forwarded.next(connection, taking.held[True], limit)
             if page.is_progress:
-                binding.advance(connection, workspace.seams.now_ms())
+                generations.advance(connection, workspace.seams.now_ms())
             added = batches.add(
                 connection,
                 page.batches,
@@ -202,7 +202,7 @@ class Taker:
                 exits=page.exits,
             )
         if added:
-            highwater.require_kept(workspace.database)
+            backup_mark.require_kept(workspace.database)
             workspace.seams.reach("deliver.taken")
         return Taken(added, page.is_progress)
 

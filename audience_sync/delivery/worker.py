@@ -32,7 +32,7 @@ from audience_sync.destinations.schematic.parcels import resolve_parcel
 from audience_sync.destinations.wire_events import Event, OpenChange, batch_body
 from audience_sync.errors import DestinationError, KeyRefused, LeaseLost, MarkUnusable
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, batches, binding, events, highwater, outbox
+from audience_sync.store import audiences, backup_mark, batches, events, generations, outbox
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
 
@@ -87,7 +87,7 @@ class WorkerGroup:
         with self._lock, self.workspace.database.write() as connection:
             now_ms = self.workspace.seams.now_ms()
             batches.refuse(connection, batch, reason, now_ms=now_ms)
-            binding.advance(connection, now_ms)
+            generations.advance(connection, now_ms)
             self.moves += 1
             self._rejected[event.idempotency_key if event.origin is None else event.profile_key] = event
             if len(self._rejected) < MOST_REJECTED:
@@ -228,7 +228,7 @@ class Worker(threading.Thread):
         not_before = seams.now_ms() + int(wait.total_seconds() * 1000)  # for the next holder
         with group.workspace.database.write() as connection:
             postponed = batches.postpone(connection, batch, not_before=not_before, error=outcome.reason)
-            binding.advance(connection, seams.now_ms())
+            generations.advance(connection, seams.now_ms())
         group.pool.put_back(held, postponed, due=due)
         if group.accepted > held.accepted_before:
             group.reachability.accepted()  # it is this batch, and not Schematic
@@ -270,7 +270,7 @@ class Worker(threading.Thread):
                 gone = [c for c in event.carried if (c.audience_id, c.generation) not in left]
                 made = self._put(connection, held, [[part] for part in parts])
                 outbox.put_back_dead(connection, event._replace(carried=tuple(gone)), reason)
-            binding.advance(connection, self._group.workspace.seams.now_ms())
+            generations.advance(connection, self._group.workspace.seams.now_ms())
         self._replace(held, made)
 
     def _apart(self, connection: Connection, event: Event) -> list[Event]:
@@ -305,7 +305,7 @@ class Worker(threading.Thread):
         """Put several batches in the place of one, in one commit."""
         with self._group.workspace.database.write() as connection:
             made = self._put(connection, held, parts)
-            binding.advance(connection, self._group.workspace.seams.now_ms())
+            generations.advance(connection, self._group.workspace.seams.now_ms())
         self._replace(held, made)
 
     def _put(self, connection: Connection, held: Held, parts: Sequence[Sequence[Event]]) -> list[batches.Batch]:
@@ -323,6 +323,6 @@ class Worker(threading.Thread):
         """Have parts posted in the place of a batch."""
         group = self._group
         group.pool.remove(held)
-        highwater.require_kept(group.workspace.database)
+        backup_mark.require_kept(group.workspace.database)
         group.workspace.seams.reach("deliver.cut")
         group.pool.add(made, until=held.until, accepted_before=held.accepted_before)

@@ -21,7 +21,7 @@ from audience_sync.core.keys import shard_of
 from audience_sync.core.model import EXIT_VALUES
 from audience_sync.destinations.wire_events import Contents, Event, quoted
 from audience_sync.errors import LeaseLost
-from audience_sync.store import binding, bulk, events, identifiers, jsonrows, leases, outbox, runs, schema
+from audience_sync.store import bulk, events, generations, identifiers, leases, outbox, runs, schema
 
 MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others may want some, too
 
@@ -248,11 +248,11 @@ def settle(connection: Connection, accepted: Sequence[tuple[Batch, int]], *, now
         sa.text(
             "UPDATE batches SET status = 'accepted', events = given.events, accepted_at = :now,"
             " http_status = given.http_status, holder = '', error = NULL"
-            f" FROM ({jsonrows.table(connection, 'rows', (c.id, c.claim, c.http_status, c.events))}) AS given"
+            f" FROM ({bulk.table(connection, 'rows', (c.id, c.claim, c.http_status, c.events))}) AS given"
             " WHERE batches.id = given.id AND batches.claim = given.claim AND batches.status = 'open'"
             " RETURNING batches.id"
         ),
-        {"rows": jsonrows.given(rows), "now": now_ms},
+        {"rows": bulk.given(rows), "now": now_ms},
     )
     still_held = set(done.scalars())
     settled = [batch for batch, _ in accepted if batch.id in still_held]
@@ -286,13 +286,13 @@ def _sent(connection: Connection, settled: Iterable[Batch]) -> Counter[int]:
 def _in_outbox(connection: Connection, values: Iterable[tuple[str, int, int]]) -> set[tuple[str, int, int]]:
     """Return which values (profile, audience, generation) are in the outbox, too: a mapping rejected a part of them."""
     c = schema.outbox.columns
-    given = jsonrows.table(connection, "given", (c.profile_key, c.audience_id, c.generation))
+    given = bulk.table(connection, "given", (c.profile_key, c.audience_id, c.generation))
     rows = connection.execute(
         sa.text(
             f"SELECT o.profile_key, o.audience_id, o.generation FROM ({given}) AS g JOIN outbox o"
             " ON o.profile_key = g.profile_key AND o.audience_id = g.audience_id AND o.generation = g.generation"
         ),
-        {"given": jsonrows.given(values)},
+        {"given": bulk.given(values)},
     )
     return {(row.profile_key, row.audience_id, row.generation) for row in rows}
 
@@ -412,7 +412,7 @@ def reopen(connection: Connection, lost: Iterable[Batch], *, now_ms: int) -> Non
         named = {key for (keys,) in rows for key in orjson.loads(keys)}
         events += [event for event in batch.events if event.origin is None and event.profile_key in named]
     if events:
-        outbox.reopen(connection, events, generation=binding.next_generation(connection, now_ms))
+        outbox.reopen(connection, events, generation=generations.next_generation(connection, now_ms))
 
 
 def _assert_done(result: sa.CursorResult[tuple[object, ...]]) -> None:

@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection
 from audience_sync.config import Retention
 from audience_sync.core.keys import MAX_KEY_LENGTH, shard_of
 from audience_sync.errors import UnknownName
-from audience_sync.store import audiences, batches, binding, events, memberships
+from audience_sync.store import audiences, batches, events, generations, memberships
 from audience_sync.store.database import Database
-from audience_sync.store.entries import HISTORY_FROM, history_from
+from audience_sync.store.initial_entries import HISTORY_FROM, history_from
 
 ROWS_A_COMMIT = 20_000  # about so many old rows are deleted at once
 GROUPS_A_READ = 4_096
@@ -144,7 +144,7 @@ def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str,
     }
     with database.write() as connection:  # first: nobody may take a history with holes for the whole
         if limits["changes"] > history_from(connection):
-            binding.put(connection, HISTORY_FROM, str(limits["changes"]))
+            generations.put(connection, HISTORY_FROM, str(limits["changes"]))
     limits["batches"] = limits["deliveries"]
     limits["event_counts"] = limits["deliveries"] // events.DAY_MS
     purged = {"changes": _in_commits(database, partial(_delete_changes, before=limits["changes"]))}

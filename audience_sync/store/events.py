@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.destinations.schematic.forwarded_parcels import Unsent
 from audience_sync.destinations.wire_events import Event, Forwarded, Origin
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
-from audience_sync.store import binding, bulk, schema
+from audience_sync.store import bulk, generations, schema
 
 KNOWN_DAYS = 7
 DAY_MS = 24 * 60 * 60 * 1000
@@ -37,8 +37,8 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
         DatabaseOlder: the database comes from a backup.
         MarkUnusable: the mark next to it cannot be read.
     """
-    binding.advance(connection, now_ms)
-    position = binding.locked(connection, POSITION)  # whoever else takes events now waits here
+    generations.advance(connection, now_ms)
+    position = generations.locked(connection, POSITION)  # whoever else takes events now waits here
     first_of = {arrival.message_id: arrival for arrival in reversed(list(arrivals))}
     fresh = _first_seen(connection, list(first_of), day=now_ms // DAY_MS)
     taken = [arrival for arrival in reversed(first_of.values()) if arrival.message_id in fresh]
@@ -47,7 +47,7 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
         for at, a in enumerate(taken, position)
     )
     bulk.insert(connection, schema.events, rows)
-    binding.put(connection, POSITION, str(position + len(taken)))
+    generations.put(connection, POSITION, str(position + len(taken)))
     return len(taken)
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
 from audience_sync.destinations.wire_events import Event, OpenChanges
-from audience_sync.store import audiences, binding, bulk, jsonrows, outbox, schema
+from audience_sync.store import audiences, bulk, generations, outbox, schema
 from audience_sync.store.runs import RunRow, identifiers_of
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
@@ -41,12 +41,12 @@ _MARK: Final = '"user":'  # in identifiers with a user key besides the identity
 def expect(connection: Connection) -> None:
     """Note that an audience has user identifiers besides the identity."""
     if not any_expected(connection):
-        binding.put(connection, _EXPECTED, "1")
+        generations.put(connection, _EXPECTED, "1")
 
 
 def any_expected(connection: Connection) -> bool:
     """Return whether an audience of this database has or has had user identifiers besides the identity."""
-    return binding.get(connection, _EXPECTED) is not None
+    return generations.get(connection, _EXPECTED) is not None
 
 
 def lock_take(connection: Connection) -> None:
@@ -54,7 +54,7 @@ def lock_take(connection: Connection) -> None:
     if connection.dialect.name != "sqlite":  # a process that freezes now holds up all others
         for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
             connection.exec_driver_sql(f"SET LOCAL {limit} = {_TAKE_WAITS_MS}")
-    binding.locked(connection, _TAKE)
+    generations.locked(connection, _TAKE)
 
 
 def count_shared(connection: Connection) -> int:
@@ -77,14 +77,14 @@ def remember(connection: Connection, changes: OpenChanges, sent: OpenChanges) ->
             row = (changes.profile_keys[n], *pair)
             rows[row] = rows.get(row, False) or pair in kept
     if rows:
-        given = jsonrows.table(connection, "rows", schema.user_identifiers.columns)
+        given = bulk.table(connection, "rows", schema.user_identifiers.columns)
         connection.execute(
             sa.text(
                 "INSERT INTO user_identifiers (profile_key, name, value, sent)"
                 f" SELECT * FROM ({given}) AS had WHERE true ON CONFLICT (profile_key, name, value)"
                 " DO UPDATE SET sent = excluded.sent WHERE excluded.sent AND NOT user_identifiers.sent"
             ),
-            {"rows": jsonrows.given((*row, was_sent) for row, was_sent in sorted(rows.items()))},
+            {"rows": bulk.given((*row, was_sent) for row, was_sent in sorted(rows.items()))},
         )
 
 
@@ -108,13 +108,13 @@ def without_shared(connection: Connection, changes: OpenChanges) -> OpenChanges:
         for pair in _pairs(rows[n].identifiers):
             holders[pair].add(rows[n].profile_key)
     c = schema.user_identifiers.columns
-    pairs = jsonrows.table(connection, "pairs", (c.name, c.value))
+    pairs = bulk.table(connection, "pairs", (c.name, c.value))
     known = connection.execute(
         sa.text(
             f"SELECT s.name, s.value, min(i.profile_key), max(i.profile_key) FROM ({pairs}) AS s"
             " JOIN user_identifiers i ON i.name = s.name AND i.value = s.value GROUP BY 1, 2"
         ),
-        {"pairs": jsonrows.given(sorted({pair for n in careful for pair in _pairs(rows[n].identifiers)}))},
+        {"pairs": bulk.given(sorted({pair for n in careful for pair in _pairs(rows[n].identifiers)}))},
     )
     for name, value, *some in known:  # two are enough: one of them is another profile
         holders[name, value].update(some)
@@ -168,7 +168,7 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
     if connection.dialect.name != "sqlite":
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_YIELDS_MS}")
     c = schema.outbox.columns
-    given = jsonrows.table(connection, "exits", (c.profile_key, c.audience_id, c.run_id))
+    given = bulk.table(connection, "exits", (c.profile_key, c.audience_id, c.run_id))
     found = connection.execute(
         sa.text(
             f"SELECT m.profile_key, m.audience_id, COALESCE(m.value, '{MEMBER_VALUE}'), {_OF_MEMBER},"
@@ -182,10 +182,10 @@ def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: i
             "   WHERE n.name = mine.name AND n.value = mine.value LIMIT :most) AS holders) < :most"
             " GROUP BY m.profile_key, m.audience_id, m.value, m.identifiers, w.identifiers"
         ),
-        {"exits": jsonrows.given(sorted(exits)), "most": MOST_HOLDERS + 1},
+        {"exits": bulk.given(sorted(exits)), "most": MOST_HOLDERS + 1},
     ).all()
     if found:
-        generation = binding.next_generation(connection, now_ms)
+        generation = generations.next_generation(connection, now_ms)
         rows = [(*sharer, generation, run_id, None, "resent") for *sharer, run_id in sorted(found, key=_PLACE)]
         outbox.insert(connection, rows, on_conflict=f"{outbox.REPLACE} WHERE outbox.dead_reason IS NOT NULL")
 

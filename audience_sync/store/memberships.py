@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import Change, ChangeKind, Member
 from audience_sync.core.rows import Wrapping, bare
-from audience_sync.store import audiences, bulk, entries, identifiers, outbox, runs, schema
+from audience_sync.store import audiences, bulk, identifiers, initial_entries, outbox, runs, schema
 from audience_sync.store.runs import RunRow
 
 LINES_A_TEXT: Final = 10_000
@@ -168,7 +168,7 @@ def apply_staged(connection: Connection, run: RunRow, *, upto: str) -> None:
         ),
     )
     if kinds.get("exited") or kinds.get("updated"):
-        entries.write(connection, run, upto=upto)
+        initial_entries.write(connection, run, upto=upto)
     _drop_digest(connection, run.audience_id, _NOW)
     outbox.enqueue(connection, run, upto=upto)
     if kinds.get("updated"):

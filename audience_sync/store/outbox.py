@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation
 from audience_sync.destinations.schematic.parcels import Rejected
 from audience_sync.destinations.wire_events import Event, OpenChange, OpenChanges
-from audience_sync.store import audiences, bulk, jsonrows, schema
+from audience_sync.store import audiences, bulk, schema
 from audience_sync.store.runs import RunRow, identifiers_of
 
 _KEY_COLUMNS: Final = 2  # of a page: profile and audience
@@ -121,7 +121,7 @@ def page(
     Dead rows, those of paused audiences and of `held` profiles are left out.
     """
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE OF o"
-    columns = jsonrows.fetch(
+    columns = bulk.fetch(
         connection,
         f"SELECT {_COLUMNS} FROM outbox o JOIN audiences a ON a.id = o.audience_id"
         " WHERE o.profile_key > :key AND o.dead_reason IS NULL AND a.state <> 'paused'"

@@ -16,7 +16,7 @@ from audience_sync.core.model import ChangeKind, RunKind, from_ms
 from audience_sync.segment import timestamps
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
-from audience_sync.store.entries import UNWRITTEN, history_from
+from audience_sync.store.initial_entries import UNWRITTEN, history_from
 from audience_sync.store.runs import identifiers_of
 
 PAGE = 1000  # rows

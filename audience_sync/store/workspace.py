@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.clock import Seams
-from audience_sync.store import batches, binding, leases
+from audience_sync.store import batches, generations, leases
 from audience_sync.store.database import Database
 from audience_sync.store.holders import Holder
 from audience_sync.store.leases import Lease
@@ -77,7 +77,7 @@ class HeldLease:
     def assert_held(self, connection: Connection) -> None:
         """Refuse to commit if another holder took over (`store.leases`), and advance the mark (`store.highwater`)."""
         leases.assert_held(connection, self.lease)
-        binding.advance(connection, self._workspace.seams.now_ms())
+        generations.advance(connection, self._workspace.seams.now_ms())
 
     def close(self) -> None:
         """Stop renewing, and give the lease back; where the database is away, it runs out by itself."""

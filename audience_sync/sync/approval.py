@@ -9,7 +9,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.model import RunKind, RunState
 from audience_sync.core.text import instant_text
 from audience_sync.errors import ApprovalRefused
-from audience_sync.store import audiences, binding, runs
+from audience_sync.store import audiences, generations, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import iso
 from audience_sync.store.runs import NewRun, RunRow
@@ -45,7 +45,7 @@ def approve(workspace: Workspace, run_id: int) -> RunRow:
             if audience.state == "retired":
                 raise ApprovalRefused(f"audience {audience.key!r} is retired")
             now = workspace.seams.now_ms()
-            runs.approve(connection, run_id, generation=binding.next_generation(connection, now), now_ms=now)
+            runs.approve(connection, run_id, generation=generations.next_generation(connection, now), now_ms=now)
             run = runs.get(connection, run_id)
         workspace.seams.reach("approve.decided")
         return apply_plan(workspace, lease, run)
@@ -135,7 +135,7 @@ def _start(workspace: Workspace, lease: HeldLease, audience_id: int) -> RunRow:
                 state=RunState.APPLYING,
                 as_of=max(now, audience.applied_as_of or 0),
                 started_at=now,
-                generation=binding.next_generation(connection, now),
+                generation=generations.next_generation(connection, now),
                 definition_hash=audience.definition_hash or "",
                 definition_changed=False,
                 members_before=audience.members,

@@ -18,7 +18,7 @@ from audience_sync.core.text import instant_text
 from audience_sync.database_error import first_line
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, binding, identifiers, memberships, runs
+from audience_sync.store import audiences, generations, identifiers, memberships, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
@@ -213,7 +213,7 @@ def taking(workspace: Workspace, job: Job) -> Iterator[tuple[HeldLease, Audience
     if job.resync and job.partial:
         raise ConfigError("a resync sends everything again: it cannot be limited", hint="leave --limit and --only out")
     with workspace.database.read() as connection:
-        job.require_carried(binding.environment(connection))
+        job.require_carried(generations.environment(connection))
     audience = _register(workspace, job)
     with holding(workspace, audience) as lease:
         with workspace.database.read() as connection:
@@ -258,7 +258,7 @@ def recover(workspace: Workspace, audience: AudienceRow) -> None:
 
 def _register(workspace: Workspace, job: Job) -> AudienceRow:
     with workspace.database.write() as connection:
-        binding.bind_identity(connection, job.settings.identity)
+        generations.bind_identity(connection, job.settings.identity)
         if job.audience.user_keys.keys() > {job.settings.identity}:
             identifiers.expect(connection)
         audience = audiences.register(
@@ -311,7 +311,7 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
         if hold is not None:  # nothing is evaluated, so no generation is issued
             held = new._replace(state=RunState.HELD, partial=False, reason=hold.reason, held_by=hold.audience_id)
             return runs.hold(connection, held), hold
-        run = runs.start(connection, new._replace(generation=binding.next_generation(connection, now)))
+        run = runs.start(connection, new._replace(generation=generations.next_generation(connection, now)))
         supersede(connection, run, RunState.HELD, now_ms=now)
         return run, None
 

@@ -21,7 +21,7 @@ from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation, RunState
 from audience_sync.destinations.wire_events import OpenChange
-from audience_sync.store import audiences, batches, binding, entries, erasure, leases, outbox, schema
+from audience_sync.store import audiences, batches, erasure, generations, initial_entries, leases, outbox, schema
 from audience_sync.store import database as db
 from audience_sync.store.reports import iso
 from audience_sync.store.workspace import Workspace
@@ -445,7 +445,7 @@ def test_dead_rows_are_retried_with_the_current_value(desk: Desk) -> None:
     with desk.workspace.database.write() as connection:  # as if an old value had died
         connection.execute(sa.text("UPDATE outbox SET value = 'true' WHERE profile_key = 'left'"))
         connection.execute(sa.text("UPDATE outbox SET value = 'false', identifiers = NULL WHERE profile_key = 'stays'"))
-        newest = int(binding.get(connection, "generation") or 0)
+        newest = int(generations.get(connection, "generation") or 0)
 
     listed = desk.command("dead", "list", "--format", "json").records
     first = desk.command("dead", "retry", AUDIENCE_KEY, "--profile", "stays")
@@ -580,7 +580,7 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk, monkeypatch: 
             table: connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()
             for table in ("changes", "batches", "rejections", "outbox")
         }
-        history_from = binding.get(connection, entries.HISTORY_FROM)
+        history_from = generations.get(connection, initial_entries.HISTORY_FROM)
     assert left == {"changes": 5, "batches": 1, "rejections": 1, "outbox": 19}
     assert history_from == str(now - 400 * 86_400_000)
     again = erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=now)

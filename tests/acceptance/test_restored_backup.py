@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from audience_sync.config import load
 from audience_sync.errors import DatabaseOlder
-from audience_sync.store import binding, highwater, runs
+from audience_sync.store import backup_mark, generations, runs
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import (
     KILLED,
@@ -167,7 +167,7 @@ def test_a_running_service_notices_a_restore_under_it(place: Place, backup: Path
         source.backup(target)
 
     with pytest.raises(DatabaseOlder, match="older than what was sent"), place.database.write() as connection:
-        binding.next_generation(connection, 0)
+        generations.next_generation(connection, 0)
 
 
 # The remedies
@@ -421,7 +421,7 @@ def test_the_mark_is_private_and_says_no_more_than_it_must(place: Place) -> None
     assert mark_of(place).stat().st_mode & 0o777 == 0o600
     with place.database.read() as connection:
         run = runs.get(connection, 1)
-        issued = int(binding.get(connection, "generation") or 0) - 1
+        issued = int(generations.get(connection, "generation") or 0) - 1
     mark = json.loads(mark_of(place).read_text())
     assert mark == {"generation": issued, "began_at": mark["began_at"]}
     assert 0 <= mark["began_at"] - run.started_at < 60_000  # two readings of the clock
@@ -431,10 +431,10 @@ def test_what_is_rolled_back_does_not_raise_the_mark(place: Place) -> None:
     """A generation that nobody committed was never issued: `check` tries whether one could be."""
     before = mark_of(place).read_text()
     with place.database.write() as connection:
-        binding.next_generation(connection, 0)
+        generations.next_generation(connection, 0)
         connection.rollback()
     with suppress(ZeroDivisionError), place.database.write() as connection:
-        raise ZeroDivisionError(binding.next_generation(connection, 0))
+        raise ZeroDivisionError(generations.next_generation(connection, 0))
     with place.database.write() as connection:  # the same connection of the pool: it owes nothing any more
         connection.execute(sa.text("UPDATE audiences SET name = name"))
 
@@ -448,11 +448,11 @@ def test_of_many_writers_the_highest_mark_stays(place: Place) -> None:
 
         def issue(_: int) -> int:
             with place.database.write() as connection:
-                return binding.next_generation(connection, 0)
+                return generations.next_generation(connection, 0)
 
         issued = list(pool.map(issue, range(64)))
 
-    mark = highwater.read(mark_of(place))
+    mark = backup_mark.read(mark_of(place))
     assert mark is not None
     assert mark.generation == max(issued)
 

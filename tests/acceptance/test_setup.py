@@ -28,7 +28,7 @@ from audience_sync.clock import Seams, wall_clock
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Computation
 from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
-from audience_sync.store import audiences, binding, migration
+from audience_sync.store import audiences, generations, migration
 from audience_sync.store import database as db
 from audience_sync.store import schema as tables
 from audience_sync.store.database import Database
@@ -404,10 +404,10 @@ def test_check_refuses_another_identity_and_another_environment(
     """A database that belongs to somebody else is named before anything is sent."""
     configure(database_url)
     with database.write() as connection:
-        binding.bind_environment(connection, "env_production", label="")
+        generations.bind_environment(connection, "env_production", label="")
     other = command("check", "--format", "json")
     with database.write() as connection:
-        binding.bind_identity(connection, "email")
+        generations.bind_identity(connection, "email")
     both = command("check", "--format", "json")
 
     assert (other.code, both.code) == (2, 2)

@@ -18,7 +18,7 @@ from contextlib import closing
 import orjson
 
 from audience_sync.core.keys import shard_of
-from audience_sync.store import bulk, inspection, schema
+from audience_sync.store import bulk, database_overview, schema
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
 from audience_sync.store.migration import migrate
@@ -58,7 +58,7 @@ def measure(database: Database, *, events: int, size: int) -> None:
     for user in WANTED:
         began = time.perf_counter()
         with database.read() as connection:
-            inspection.profile_deliveries(connection, user, at_most=20)
+            database_overview.profile_deliveries(connection, user, at_most=20)
         times.append(time.perf_counter() - began)
     print(f"{events:,} events in batches of {size}: {sorted(times)[len(times) // 2]:.2f} s, {max(times):.2f} s at most")
 

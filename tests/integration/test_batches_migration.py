@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from audience_sync.clock import Seams
 from audience_sync.core.keys import shard_of
 from audience_sync.errors import LeaseHeld
-from audience_sync.store import batches, leases, outbox, waiting
+from audience_sync.store import batches, leases, open_values, outbox
 from audience_sync.store import database as db
 from audience_sync.store.batches import Batch
 from audience_sync.store.database import Database
@@ -180,7 +180,7 @@ def test_half_sent_events_keep_what_was_accepted(older: Database) -> None:
     with older.write() as connection:
         rows = connection.execute(sa.text("SELECT message_id, accepted FROM events")).all()
         assert [(row.message_id, json.loads(row.accepted)) for row in rows] == [("m2", ["sent 2"])]
-        assert waiting.count(connection) == (1, 0, 1)
+        assert open_values.count(connection) == (1, 0, 1)
         batches.refuse(connection, batch, "refused", now_ms=AT)
         rows = connection.execute(sa.text("SELECT message_id, accepted FROM events ORDER BY position")).all()
         assert [(row.message_id, json.loads(row.accepted)) for row in rows] == [("m1", ["sent 1"]), ("m2", ["sent 2"])]
@@ -209,7 +209,7 @@ def test_going_back_puts_everything_back(older: Database) -> None:
     attempt(older, forwarded_of("u2", "b", 1, shared=False), forwarded=True)
     run_alembic(older, "up")
     with older.read() as connection:
-        assert waiting.count(connection) == (2, 0, 0)
+        assert open_values.count(connection) == (2, 0, 0)
     run_alembic(older, "down", "0008")
 
     with older.read() as connection:

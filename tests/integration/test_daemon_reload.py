@@ -25,7 +25,7 @@ from audience_sync.daemon import dispatcher, scheduler, service
 from audience_sync.errors import AudienceSyncError
 from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
 from audience_sync.sandbox import Settings as SandboxSettings
-from audience_sync.store import holders, waiting
+from audience_sync.store import holders, open_values
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from tests.factories import Shop
@@ -242,7 +242,7 @@ def break_deliveries(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
     def crash(_: object) -> bool:
         raise bug
 
-    monkeypatch.setattr(waiting, "any_deliverable", crash)
+    monkeypatch.setattr(open_values, "any_deliverable", crash)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from audience_sync.config import Settings, load
 from audience_sync.database_error import explain, first_line
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.folders import require_temporary_folder, require_usable_temporary_folder
-from audience_sync.store import binding
 from audience_sync.store import database as db
+from audience_sync.store import generations
 from audience_sync.store.migration import migrate
 
 URL = make_url("sqlite:////srv/state/a.db")
@@ -89,7 +89,7 @@ def test_a_role_that_cannot_write(postgres_url: str, tmp_path: Path) -> None:
         settings = configured(tmp_path, url)
         found = checked(settings)
         with pytest.raises(AudienceSyncError) as caught, app.opened(settings) as database, database.write() as one:
-            binding.bind_identity(one, "userId")
+            generations.bind_identity(one, "userId")
 
     state, said, code = found["database", str(settings.database.url)]
     assert (state, code) == ("error", 1)

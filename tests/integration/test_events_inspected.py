@@ -18,9 +18,9 @@ from audience_sync.cli import main
 from audience_sync.config import Retention
 from audience_sync.sandbox import Sandbox
 from audience_sync.sandbox.http_server import Answer, Request, refusal
-from audience_sync.store import dead, erasure, event_reports, reports, schema
+from audience_sync.store import dead_letters, erasure, event_reports, reports, schema
 from audience_sync.store.database import Database
-from audience_sync.store.dead import Which
+from audience_sync.store.dead_letters import Which
 from tests.sending import Sending, in_between, open_sending
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -303,7 +303,7 @@ def test_dead_events_are_listed_beside_dead_changes(sending: Sending, command: C
     }
 
     change, event = both[0], both[2]
-    assert [*change] == list(dead.COLUMNS)
+    assert [*change] == list(dead_letters.COLUMNS)
     assert (change["audience"], change["value"], change["message_id"], change["type"]) == ("gold", True, None, None)
     assert (event["audience"], event["value"], event["run_id"], event["state"]) == (None, None, None, "dead")
     assert (event["type"], event["name"], event["reason"]) == ("track", "Done", "mine")
@@ -422,7 +422,7 @@ def test_purge_keeps_dead_events_and_what_their_retry_needs(sending: Sending) ->
 
     purged = erasure.purge(sending.workspace.database, Retention(), now_ms=later)
     with sending.workspace.database.write() as connection:
-        assert dead.retry(connection, Which(), now_ms=later) == {"outbox": 0, "events": 1}
+        assert dead_letters.retry(connection, Which(), now_ms=later) == {"outbox": 0, "events": 1}
     sending.deliver()
 
     assert (purged["batches"], purged["event_counts"]) == (2, 1)

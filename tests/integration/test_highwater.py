@@ -15,7 +15,7 @@ import pytest
 
 from audience_sync.errors import DatabaseOlder, MarkUnusable
 from audience_sync.sandbox import Sandbox
-from audience_sync.store import binding, dead, highwater, holders, restored
+from audience_sync.store import backup_mark, dead_letters, generations, holders, restored_backup
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
@@ -73,7 +73,7 @@ def is_refused(sending: Sending, backup: Path) -> bool:
     shutil.copy(mark_of(sending), db.highwater_of(backup))
     with closing(db.connect(f"sqlite:///{backup}")) as database:
         try:
-            highwater.require_newest(database)
+            backup_mark.require_newest(database)
         except DatabaseOlder:
             return True
     return False
@@ -171,7 +171,7 @@ def test_two_databases_that_only_forward(sending: Sending, sqlite_template: Path
     sending.forward(EVENTS)
     other = shutil.copy(sqlite_template, file_of(sending).with_name("other.db"))
     with closing(db.connect(f"sqlite:///{other}")) as database, database.write() as connection:
-        binding.advance(connection, 1_000)
+        generations.advance(connection, 1_000)
 
     assert not is_refused(sending, Path(other))
 
@@ -215,7 +215,7 @@ def test_a_death_behind_every_commit_of_a_sync(sending: Sending) -> None:
                 deaths += 1
             else:
                 break
-        highwater.require_newest(sending.workspace.database)
+        backup_mark.require_newest(sending.workspace.database)
         assert deaths < 100
         if deaths > 3:  # the first commits take the lease
             assert is_refused(sending, backup)
@@ -230,12 +230,12 @@ def test_nothing_is_sent_before_the_mark_is_written(sending: Sending, monkeypatc
     def die(_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(highwater, "keep", die)
+    monkeypatch.setattr(backup_mark, "keep", die)
     with suppress(Killed):
         sending.deliver()
     posted = len(sending.events())
     monkeypatch.undo()
-    highwater.require_newest(sending.workspace.database)
+    backup_mark.require_newest(sending.workspace.database)
     with closing(holders.enter(sending.workspace.database)) as holder:
         sending.workspace = replace(sending.workspace, holder=holder)
         report = sending.deliver()
@@ -313,10 +313,10 @@ def test_events_are_taken_while_the_mark_cannot_be_written(sending: Sending) -> 
 
 def test_a_mark_that_cannot_be_written_is_found_before(sending: Sending) -> None:
     """`check` can try the mark without writing it."""
-    highwater.require_writable(sending.workspace.database)
+    backup_mark.require_writable(sending.workspace.database)
     assert not mark_of(sending).exists()
     with unwritable(sending), pytest.raises(MarkUnusable, match="cannot be written: Is a directory"):
-        highwater.require_writable(sending.workspace.database)
+        backup_mark.require_writable(sending.workspace.database)
 
 
 # A restore under a running process
@@ -350,18 +350,18 @@ def test_forwarded_events_of_a_backup_wait_for_a_person(sending: Sending) -> Non
     sent = [event.idempotency_key for event in sending.events()]
     restore(sending, backup)
     with sending.workspace.database.write() as connection:
-        accepted = restored.accept(connection, [], now_ms=1_000)
+        accepted = restored_backup.accept(connection, [], now_ms=1_000)
     quiet = sending.deliver()
     with sending.workspace.database.write() as connection:
-        again = restored.accept(connection, [], now_ms=1_000)
+        again = restored_backup.accept(connection, [], now_ms=1_000)
 
     assert accepted == ([], 3)
     assert again is None
     assert [quiet.events, quiet.dead, len(sending.events())] == [0, 3, 3]
-    assert {reason for (reason,) in sending.rows("SELECT dead_reason FROM events")} == {restored.EVENT_REASON}
+    assert {reason for (reason,) in sending.rows("SELECT dead_reason FROM events")} == {restored_backup.EVENT_REASON}
 
     with sending.workspace.database.write() as connection:
-        dead.retry(connection, dead.Which(forwarded_only=True), now_ms=1_000)
+        dead_letters.retry(connection, dead_letters.Which(forwarded_only=True), now_ms=1_000)
     assert sending.deliver().open == 0
     assert sorted(str(event.idempotency_key) for event in sending.events()) == sorted(map(str, sent * 2))
     assert is_refused(sending, backup)
@@ -379,7 +379,7 @@ def test_a_batch_of_forwarded_events_in_a_backup(sending: Sending) -> None:
     reaching(sending, reach).with_settings(delivery={"concurrency": 1}).deliver()
     restore(sending, taken[0])
     with sending.workspace.database.write() as connection:
-        restored.accept(connection, [], now_ms=1_000)
+        restored_backup.accept(connection, [], now_ms=1_000)
 
     assert sending.attempts() == 0
     assert sending.deliver().events == 0
@@ -400,9 +400,9 @@ def test_a_database_under_two_names(sending: Sending, tmp_path: Path) -> None:
             assert not sending.workspace.holder.is_dead(holder.name)
             assert not holder.is_dead(sending.workspace.holder.name)
         with database.write() as connection:
-            issued = binding.next_generation(connection, 0)
+            issued = generations.next_generation(connection, 0)
 
-    mark = highwater.read(mark_of(sending))
+    mark = backup_mark.read(mark_of(sending))
     assert mark is not None
     assert mark.generation == issued
     assert [path.name for path in folder.iterdir()] == ["linked.db"]
@@ -413,22 +413,22 @@ def test_two_databases_in_one_folder(sending: Sending, sqlite_template: Path) ->
     sending.sync(gold=MEMBERS)
     other = Path(shutil.copy(sqlite_template, file_of(sending).with_name("other.db")))
     with closing(db.connect(f"sqlite:///{other}")) as database:
-        highwater.require_newest(database)
+        backup_mark.require_newest(database)
         with database.write() as connection:
-            binding.advance(connection, 1_000)
+            generations.advance(connection, 1_000)
 
-    assert highwater.read(db.highwater_of(other)) == (1_000, 1_000)
+    assert backup_mark.read(db.highwater_of(other)) == (1_000, 1_000)
     assert not is_refused(sending, back_up(sending))
 
 
 def test_a_mark_that_is_missing(sending: Sending) -> None:
     """A database that had a mark and has none is told apart from one that never had any."""
-    new = highwater.is_missing(sending.workspace.database)
+    new = backup_mark.is_missing(sending.workspace.database)
     sending.sync(gold=MEMBERS)
-    kept_mark = highwater.is_missing(sending.workspace.database)
+    kept_mark = backup_mark.is_missing(sending.workspace.database)
     mark_of(sending).unlink()
-    removed = highwater.is_missing(sending.workspace.database)
-    highwater.require_newest(sending.workspace.database)
+    removed = backup_mark.is_missing(sending.workspace.database)
+    backup_mark.require_newest(sending.workspace.database)
 
     assert [new, kept_mark, removed] == [False, False, True]
-    assert not highwater.is_missing(sending.workspace.database)
+    assert not backup_mark.is_missing(sending.workspace.database)

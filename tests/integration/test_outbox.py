@@ -13,7 +13,7 @@ from audience_sync.core.keys import shard_of
 from audience_sync.core.model import Change, ChangeKind
 from audience_sync.destinations.wire_events import Contents, Event, OpenChange
 from audience_sync.errors import LeaseLost
-from audience_sync.store import audiences, batches, memberships, outbox, runs, waiting
+from audience_sync.store import audiences, batches, memberships, open_values, outbox, runs
 from audience_sync.store.batches import Batch
 from audience_sync.store.database import Database
 from audience_sync.store.runs import RunRow
@@ -209,9 +209,9 @@ def test_nothing_is_deliverable_while_all_is_paused_or_dead(database: Database) 
         event = event_of(connection, "u1")
         refuse(connection, event)
         audiences.set_state(connection, run.audience_id, "paused")
-        assert not waiting.any_deliverable(connection)
+        assert not open_values.any_deliverable(connection)
         batches.add(connection, [Contents.of([event])], holder="", claim_until=0, now_ms=NOW)
-        assert waiting.any_deliverable(connection, forwarded=False)
+        assert open_values.any_deliverable(connection, forwarded=False)
 
 
 def test_reopening_sends_the_current_value(database: Database) -> None:

@@ -15,10 +15,19 @@ from audience_sync.core.keys import Reason
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.store import binding, dead, erasure, history, inspection, memberships, outbox, reports
 from audience_sync.store import database as db
+from audience_sync.store import (
+    database_overview,
+    dead_letters,
+    erasure,
+    generations,
+    history,
+    memberships,
+    outbox,
+    reports,
+)
 from audience_sync.store.database import Database
-from audience_sync.store.dead import Which
+from audience_sync.store.dead_letters import Which
 from tests.factories import (
     AUDIENCE_KEY,
     VALUES_SQL,
@@ -379,8 +388,8 @@ def test_what_is_known_of_a_profile_names_the_computation(trait: Syncing) -> Non
     trait.sync([("u1", 1)])
     trait.sync([])
     with trait.database.read() as connection:
-        (found,) = inspection.profile_audiences(connection, "u1")
-        changes = inspection.profile_changes(connection, "u1", at_most=None)
+        (found,) = database_overview.profile_audiences(connection, "u1")
+        changes = database_overview.profile_changes(connection, "u1", at_most=None)
 
     assert (found["computation"], found["member"], found["value"]) == ("trait", False, None)
     assert (found["open_value"], found["open_state"]) == ("null", "waiting")
@@ -398,10 +407,10 @@ def test_reopening_and_retrying_tell_the_present_value(trait: Syncing) -> None:
         rows = {key: open_changes(connection, key) for key, _ in opened(trait)}
         connection.exec_driver_sql("DELETE FROM outbox")
         for key in ("in", "out"):
-            outbox.reopen(connection, [make_event(*rows[key])], generation=binding.next_generation(connection, 0))
+            outbox.reopen(connection, [make_event(*rows[key])], generation=generations.next_generation(connection, 0))
         reopened = {key: row.value for key, row in opened_within(connection)}
         connection.exec_driver_sql("UPDATE outbox SET dead_reason = 'refused', value = '99'")
-        assert dead.retry(connection, Which(), now_ms=0) == {"outbox": 2, "events": 0}
+        assert dead_letters.retry(connection, Which(), now_ms=0) == {"outbox": 2, "events": 0}
         retried = {key: row.value for key, row in opened_within(connection)}
 
     assert reopened == retried == {"in": "0", "out": "null"}
@@ -549,7 +558,7 @@ def test_dead_values_are_retried_as_they_are_now(sending: Sending) -> None:
     sync_all(sending, [("u2", "7")])
     sending.write("UPDATE outbox SET dead_reason = 'refused'")
     with sending.workspace.database.write() as connection:
-        dead.retry(connection, Which(), now_ms=0)
+        dead_letters.retry(connection, Which(), now_ms=0)
 
     assert sending.deliver().dead == 0
     assert sending.traits()["u1"] == {"spend": None, "named": None, "unknown": None}

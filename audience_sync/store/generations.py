@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.errors import BindingRefused
-from audience_sync.store import highwater
+from audience_sync.store import backup_mark
 from audience_sync.store.database import after_commit
 
 MOST_RESERVED = 3_000  # requests: a minute at the default rate
@@ -102,9 +102,9 @@ def next_generation(connection: Connection, now_ms: int) -> int:
         DatabaseOlder: greater ones were issued before: the database comes from a backup.
         MarkUnusable: the mark cannot be read.
     """
-    highwater.require_not_behind(connection)
-    highwater.begin(connection, now_ms)
-    after_commit(connection, highwater.keep)
+    backup_mark.require_not_behind(connection)
+    backup_mark.begin(connection, now_ms)
+    after_commit(connection, backup_mark.keep)
     return count_on(connection, "generation", least=now_ms, step=1)
 
 
@@ -115,7 +115,7 @@ def advance(connection: Connection, now_ms: int) -> None:
         DatabaseOlder: the database comes from a backup.
         MarkUnusable: the mark cannot be read.
     """
-    if highwater.path_of(connection.engine) is not None:  # elsewhere all writers would wait for this one row
+    if backup_mark.path_of(connection.engine) is not None:  # elsewhere all writers would wait for this one row
         next_generation(connection, now_ms)
 
 

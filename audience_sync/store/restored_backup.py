@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import RunKind, RunState
-from audience_sync.store import audiences, batches, binding, events, highwater, runs
+from audience_sync.store import audiences, backup_mark, batches, events, generations, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun
 
@@ -37,11 +37,11 @@ def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> Acc
     `sync.recover`): in this process, or, if that dies, in the next. Returns None, and does nothing, if the database is
     not behind its mark.
     """
-    binding.locked(connection, "generation")
-    if not highwater.is_behind(connection):
+    generations.locked(connection, "generation")
+    if not backup_mark.is_behind(connection):
         return None
-    binding.put(connection, "generation", str(highwater.known_of(connection).generation + 1))
-    binding.advance(connection, now_ms)
+    generations.put(connection, "generation", str(backup_mark.known_of(connection).generation + 1))
+    generations.advance(connection, now_ms)
     set_aside = batches.drop_forwarded(connection, reason=EVENT_REASON)
     set_aside += events.set_waiting_dead(connection, reason=EVENT_REASON)
     owed = [row for row in audiences.every(connection) if row.key in keys and row.state != "retired"]
@@ -52,7 +52,7 @@ def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> Acc
             state=RunState.APPLYING,
             as_of=now_ms if audience.applied_as_of is None else audience.applied_as_of,
             started_at=now_ms,
-            generation=binding.next_generation(connection, now_ms),
+            generation=generations.next_generation(connection, now_ms),
             definition_hash=audience.definition_hash or "",
             definition_changed=False,
             members_before=audience.members,
