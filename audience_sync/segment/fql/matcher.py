@@ -129,11 +129,11 @@ def _list_expression(content: str) -> str:
 #
 # Meanings that are not plain:
 #
-# - A field that is missing is like one that is null: `= null` is true of it, and so is `!=` with a text, `true`, `false`.
+# - A missing field is like one that is null: `= null` is true of it, and so is `!=` with a text, `true` or `false`.
 # - Nothing is converted: the text `"36"` is not the number 36, and `true` is not 1.
 # - `=` and `!=` with a number, and `<` `<=` `>` `>=`, are true of numbers only.
 # - `contains`, `match` and their negations are true of texts only; both tell capital letters from small ones.
-# - `in [...]` is true if `=` is true of one of the values, `not in [...]` if of none; `value in field` looks into a list.
+# - `in [...]` is true if `=` is true of one of the values, `not in [...]` if of none; `value in field` searches a list.
 # - `not` before an expression is its opposite, for a missing field too.
 
 Event: TypeAlias = Mapping[str, Json]
