@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 
 import structlog
 
-from audience_sync.cli.commands import COMMANDS
+from audience_sync.cli.main import COMMANDS
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(

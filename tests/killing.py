@@ -35,7 +35,7 @@ SMALL: Mapping[str, Mapping[str, float]] = {
     "audience_sync.sync.completion": {"CHANGES_A_COMMIT": 10},
     "audience_sync.sync.run": {"CHANGES_A_COMMIT": 10},
     "audience_sync.tracking_api.event_files": {"PIECE": 15, "LONGEST": 0.02, "PATIENCE": 0.05},
-    "audience_sync.cli.syncing": {"LOOK": 0.05},
+    "audience_sync.cli.sync_commands": {"LOOK": 0.05},
 }
 """What makes commits small, and waits short; a name that is not there any more ends the command."""
 

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from typer.core import TyperCommand, TyperGroup
 
 from audience_sync import __version__, errors
-from audience_sync.cli.commands import COMMANDS, load
+from audience_sync.cli.main import COMMANDS, load
 from audience_sync.store.database import Database
 
 ROOT = Path(__file__).parent.parent

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from audience_sync.cli.globals import Globals
-from audience_sync.cli.paragraph import wrap
+from audience_sync.cli.main import Globals
+from audience_sync.cli.text_table import wrap
 from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.text import printable

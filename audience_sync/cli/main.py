@@ -1,7 +1,4 @@
-"""The command line as a whole: the global options, and how a failure ends the process.
-
-Commands are imported when they run, and so is what a failure needs: `--version` and `--help` stay fast.
-"""
+"""The global options, which every command gets in its context."""
 
 from __future__ import annotations
 
@@ -9,15 +6,138 @@ import io
 import os
 import shutil
 import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from audience_sync import __version__
-from audience_sync.cli.commands import CommandTable
-from audience_sync.cli.globals import Globals
 from audience_sync.errors import INTERRUPTED, AudienceSyncError
+
+if TYPE_CHECKING:  # `--version` and `--help` need no configuration, and importing it takes most of a start
+    from audience_sync.config import Settings
+
+
+@dataclass
+class Globals:
+    """The values of the global options."""
+
+    config: Path | None = None
+
+    def path(self) -> Path:
+        """Return the configuration file: the one named, or where `config.find_config` finds it."""
+        from audience_sync.config import find_config  # noqa: PLC0415
+
+        return find_config(self.config, os.environ)
+
+    def settings(self) -> Settings:
+        """Read the configuration.
+
+        Raises:
+            ConfigError: there is none, or it is not usable.
+        """
+        from audience_sync.config import load  # noqa: PLC0415
+
+        return load(self.path(), os.environ)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+# The table of commands: the module of each command and its line in `--help`. A module is imported when it is needed.
+#
+# The lines repeat the first sentence of each command's docstring; a test compares them.
+
+
+class Listed(NamedTuple):
+    """A command in the table: its module in `audience_sync.cli`, and its line in the list of commands."""
+
+    module: str
+    help: str
+
+
+SECTIONS: Final[dict[str, dict[str, Listed]]] = {
+    "Set up": {
+        "init": Listed("setup_commands", "Write an example configuration and create the membership database."),
+        "check": Listed("setup_commands", "Check the configuration, databases, audiences and Schematic."),
+        "migrate": Listed("setup_commands", "Upgrade the membership database to this version, or create it."),
+        "service": Listed("setup_commands", "Print the systemd unit, with the commands that install it."),
+    },
+    "Sync and deliver": {
+        "sync": Listed("sync_commands", "Evaluate audiences and computed traits, and send what changed."),
+        "plan": Listed("sync_commands", "Show what a sync would change and send; change nothing."),
+        "approve": Listed("sync_commands", "Apply the plan of a blocked run, and send it."),
+        "retract": Listed("sync_commands", "End an audience or computed trait, and retire its key."),
+        "deliver": Listed("deliver_commands", "Deliver everything pending, then exit."),
+        "run": Listed("deliver_commands", "Run as a service: sync on schedule and deliver continuously."),
+        "forward": Listed("forward_command", "Send a file of Segment events through the mappings."),
+    },
+    "Inspect": {
+        "status": Listed("status_commands", "Show audiences, pending deliveries, blocked runs and processes."),
+        "audiences": Listed("status_commands", "List audiences and computed traits, with their state."),
+        "members": Listed("inspect_commands", "List the members of an audience, now or at an earlier time."),
+        "profile": Listed("inspect_commands", "Show everything about one user."),
+        "runs": Listed("inspect_commands", "List runs, newest first."),
+        "changes": Listed("inspect_commands", "List who entered, exited or was updated, newest runs first."),
+        "rejections": Listed("inspect_commands", "List source rows that were rejected or changed, and why."),
+        "explain": Listed("explain_commands", "Explain why a user is or is not in an audience."),
+        "preview": Listed("explain_commands", "Count the members of an audience, show a sample, store nothing."),
+        "events": Listed("events_command", "List forwarded events that Schematic has not accepted."),
+    },
+    "Operate": {
+        "dead": Listed("operate_commands", "List, retry or discard what Schematic refused."),
+        "pause": Listed("operate_commands", "Stop the syncs and deliveries of an audience."),
+        "resume": Listed("operate_commands", "Continue the syncs and deliveries of a paused audience."),
+        "forget": Listed("operate_commands", "Erase one user from the membership database."),
+    },
+    "Try it out": {
+        "demo": Listed("demo_commands", "Sync a small example shop into a local Schematic."),
+        "sandbox": Listed("demo_commands", "Run a local Schematic until Ctrl-C."),
+    },
+}
+COMMANDS: Final = {name: listed for section in SECTIONS.values() for name, listed in section.items()}
+
+
+class CommandTable(TyperGroup):
+    """The top-level command: lists its commands from the table and imports the one that runs."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {name: TyperCommand(name) for name in COMMANDS}  # names alone, for "Did you mean …?"
+
+    def get_command(self, _context: Any, name: str) -> TyperCommand | TyperGroup | None:
+        """Import a command and return it; None when there is none of this name."""
+        return load(name) if name in COMMANDS else None
+
+    def format_commands(self, _context: Any, formatter: Any) -> None:
+        """Write the list of commands by section."""
+        for title, section in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, listed.help) for name, listed in section.items()])
+
+
+@cache
+def load(name: str) -> TyperCommand | TyperGroup:
+    """Import the module of a command and return the command."""
+    app = typer.Typer(rich_markup_mode=None)
+    import_module(f"audience_sync.cli.{COMMANDS[name].module}").register(app)
+    found: TyperCommand | TyperGroup = typer.main.get_group(app).commands[name]  # type: ignore[assignment]
+    for command in [found, *getattr(found, "commands", {}).values()]:
+        for argument in (one for one in command.params if one.param_type_name == "argument"):
+            argument.display_type_rich = _no_type
+    return found
+
+
+def _no_type(**_: object) -> None:
+    """Show no Python type next to the name of an argument in help."""
+
+
+# --- main -------------------------------------------------------------------------------------------------------------
+# The command line as a whole: the global options, and how a failure ends the process.
+#
+# Commands are imported when they run, and so is what a failure needs: `--version` and `--help` stay fast.
 
 TRACEBACK_VARIABLE = "AUDIENCE_SYNC_TRACEBACK"
 NAME = "audience-sync"
@@ -111,9 +231,9 @@ def _sentence_of(error: Exception) -> AudienceSyncError:
 
 
 def _complain(error: AudienceSyncError) -> None:
-    from audience_sync.cli import reporting  # noqa: PLC0415
+    from audience_sync.cli import run_output  # noqa: PLC0415
 
-    reporting.complain(error)
+    run_output.complain(error)
 
 
 def _show_version(wanted: bool) -> None:

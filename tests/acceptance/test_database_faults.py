@@ -22,7 +22,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from audience_sync.cli import delivering
+from audience_sync.cli import deliver_commands
 from audience_sync.cli.main import _run as run_command
 from audience_sync.clock import Seams
 from audience_sync.config import Settings, load
@@ -458,7 +458,7 @@ def test_a_sync_during_which_postgres_restarts(
     before = server.restarts
     seams = restarting(server, point)
     with monkeypatch.context() as patched:
-        patched.setattr(delivering, "seams", lambda: seams)
+        patched.setattr(deliver_commands, "seams", lambda: seams)
         code = run_here(patched, on_postgres, "sync")
     said = capsys.readouterr().err
 

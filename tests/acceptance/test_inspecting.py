@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.cli import main, operating
+from audience_sync.cli import main, operate_commands
 from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation, RunState
@@ -539,7 +539,7 @@ def test_a_forgotten_user_comes_back_with_the_next_sync(desk: Desk) -> None:
 def test_forget_waits_for_nobody_who_works_on_the_user(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sync or a delivery under way could write the user again: then nothing is erased, with exit code 5."""
     desk.sync("u1")
-    monkeypatch.setattr(operating, "CLAIM_TIMEOUT", 0.0)
+    monkeypatch.setattr(operate_commands, "CLAIM_TIMEOUT", 0.0)
     with desk.workspace.database.read() as connection:
         audience = audiences.by_key(connection, AUDIENCE_KEY)
     future = Workspace(

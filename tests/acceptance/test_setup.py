@@ -21,9 +21,9 @@ import sqlalchemy as sa
 
 from audience_sync.checks.check_configuration import example
 from audience_sync.checks.check_permissions import holds_secret
-from audience_sync.cli import main, setup
+from audience_sync.cli import main, setup_commands
 from audience_sync.cli.context import MessageConsole
-from audience_sync.cli.unit import Unit, quoted
+from audience_sync.cli.systemd_units import Unit, quoted
 from audience_sync.clock import Seams, wall_clock
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Computation
@@ -478,7 +478,7 @@ def test_check_warns_of_a_wrong_clock(
     url = configure(empty_url).schematic.api_url
     command("migrate")
     wrong = Seams(clock=lambda: wall_clock() + timedelta(minutes=minutes))
-    monkeypatch.setattr(setup, "seams", lambda: wrong)
+    monkeypatch.setattr(setup_commands, "seams", lambda: wrong)
 
     looked = command("check", "--format", "json")
 

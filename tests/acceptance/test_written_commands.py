@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from typer.core import TyperGroup
 
-from audience_sync.cli.commands import COMMANDS, load
+from audience_sync.cli.main import COMMANDS, load
 from audience_sync.extras import DIALECTS, EXTRAS, install_command
 
 ROOT = Path(__file__).parents[2]

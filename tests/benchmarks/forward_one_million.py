@@ -28,7 +28,7 @@ from typing import NamedTuple, cast
 
 import httpx
 
-from audience_sync import app
+from audience_sync import runtime
 from audience_sync.config import load
 from audience_sync.destinations.schematic.presets import presets
 from audience_sync.tracking_api.event_files import Read, open_events, preview, read_events
@@ -92,7 +92,7 @@ def forward(file: Path, sink: Sink) -> Done:
     with tempfile.TemporaryDirectory() as name:
         config = Path(name) / "config.toml"
         config.write_text(CONFIG.format(url=sink.url) + SOURCE)
-        app.create(load(config, {}))
+        runtime.create(load(config, {}))
         words = [str(Path(sys.executable).with_name("audience-sync")), "--config", str(config), "forward", str(file)]
         started = time.perf_counter()
         with (Path(name) / "err").open("w+") as err:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import psycopg
 
-from audience_sync import app
+from audience_sync import runtime
 from audience_sync.clock import Seams
 from audience_sync.config import load
 from audience_sync.sync import Job, duckdb_diff, sync
@@ -111,7 +111,7 @@ def iterate(folder: Path, url: str, sql: str) -> tuple[float, float]:
 def step(folder: Path) -> dict[str, float]:
     """Sync once, between two iterations."""
     settings = load(folder / "config.toml", {})
-    app.create(settings)
+    runtime.create(settings)
     sql = settings.audiences[0].sql or ""
     with duckdb_diff.Diff():  # DuckDB is imported and opened, as in a daemon
         pass
@@ -119,7 +119,7 @@ def step(folder: Path) -> dict[str, float]:
     assert url is not None
     address = url.get_secret_value().render_as_string(hide_password=False)
     floors = [iterate(folder, address, sql)]
-    with app.working(settings, Seams()) as workspace:
+    with runtime.working(settings, Seams()) as workspace:
         started, cpu = time.perf_counter(), time.process_time()
         run = sync(workspace, Job(settings=settings, audience=settings.audiences[0])).run
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

@@ -99,7 +99,7 @@ def test_padding_is_not_part_of_any_value(syncing: Syncing, url: str) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("room", ["postgres", "other"])
+@pytest.mark.parametrize("room", ["postgresql_source", "sqlalchemy_source"])
 def test_identifiers_have_no_padding(syncing: Syncing, url: str, monkeypatch: pytest.MonkeyPatch, room: str) -> None:
     """Company and further user keys are those of the application; blanks in front are part of the text."""
     monkeypatch.setitem(connect._ROOMS, "postgresql", room)

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from audience_sync import app
+from audience_sync import runtime
 from audience_sync.checks.check_all import check
 from audience_sync.clock import Seams
 from audience_sync.config import Settings, load
@@ -66,7 +66,7 @@ def test_a_role_that_cannot_create_tables(postgres_url: str, tmp_path: Path) -> 
     with role_without_rights(postgres_url) as url:
         settings = configured(tmp_path, url)
         with pytest.raises(AudienceSyncError) as caught:
-            app.create(settings)
+            runtime.create(settings)
         found = checked(settings)
 
     role = make_url(url).username
@@ -88,7 +88,7 @@ def test_a_role_that_cannot_write(postgres_url: str, tmp_path: Path) -> None:
     with role_without_rights(postgres_url, "GRANT SELECT ON ALL TABLES IN SCHEMA public") as url:
         settings = configured(tmp_path, url)
         found = checked(settings)
-        with pytest.raises(AudienceSyncError) as caught, app.opened(settings) as database, database.write() as one:
+        with pytest.raises(AudienceSyncError) as caught, runtime.opened(settings) as database, database.write() as one:
             generations.bind_identity(one, "userId")
 
     state, said, code = found["database", str(settings.database.url)]
@@ -154,7 +154,7 @@ def test_what_is_no_sqlite_file(tmp_path: Path, make: Callable[[Path], object]) 
     """A folder or another file in the place of the database: one sentence, and `check` goes on."""
     make(tmp_path / "a.db")
     settings = configured(tmp_path, "sqlite:a.db")
-    with pytest.raises(AudienceSyncError) as caught, app.opened(settings):
+    with pytest.raises(AudienceSyncError) as caught, runtime.opened(settings):
         pass
     found = checked(settings)
 
@@ -172,7 +172,7 @@ def test_a_bug_is_not_explained_away() -> None:
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     """The address, what the driver says, and that nothing was lost."""
     settings = configured(tmp_path, "postgres://me:secret@127.0.0.1:9/members")
-    with pytest.raises(AudienceSyncError) as caught, app.opened(settings):
+    with pytest.raises(AudienceSyncError) as caught, runtime.opened(settings):
         pass
 
     assert str(caught.value).startswith(
@@ -186,7 +186,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
 def test_a_user_or_a_database_that_is_not_there(tmp_path: Path, postgres_url: str, wrong: dict[str, Any]) -> None:
     """The hint is not to try again: it names the setting that is wrong."""
     url = sa.make_url(postgres_url).set(**wrong).render_as_string(hide_password=False)
-    with pytest.raises(AudienceSyncError, match="does not exist") as caught, app.opened(configured(tmp_path, url)):
+    with pytest.raises(AudienceSyncError, match="does not exist") as caught, runtime.opened(configured(tmp_path, url)):
         pass
 
     assert caught.value.hint == "check the user and the name of the database in database.url"
@@ -199,7 +199,7 @@ def test_a_server_that_ends_without_a_word() -> None:
     assert first_line(sa.exc.OperationalError("SELECT 1", None, Exception(said))) == "the server closed the connection"
 
 
-@pytest.mark.parametrize("work", [app.create, lambda settings: app.opened(settings).__enter__()])
+@pytest.mark.parametrize("work", [runtime.create, lambda settings: runtime.opened(settings).__enter__()])
 def test_a_database_in_a_missing_folder_is_refused(tmp_path: Path, work: Callable[[Settings], object]) -> None:
     """A misspelled folder does not become a new, empty database: neither `init` nor any other command makes it."""
     settings = configured(tmp_path, "sqlite:stat/a.db")
@@ -216,7 +216,7 @@ def test_a_missing_state_directory_is_refused(tmp_path: Path) -> None:
     """Systemd's state directory is where a relative database lies: one that is missing is named."""
     path = configured(tmp_path, "sqlite:a.db").path
     state = tmp_path / "state"
-    with pytest.raises(ConfigError) as caught, app.opened(load(path, {"STATE_DIRECTORY": str(state)})):
+    with pytest.raises(ConfigError) as caught, runtime.opened(load(path, {"STATE_DIRECTORY": str(state)})):
         pass
 
     assert str(caught.value) == f"the folder {state} of the membership database a.db does not exist"
@@ -243,7 +243,7 @@ def test_a_missing_temporary_folder_is_refused(tmp_path: Path) -> None:
 def test_a_missing_table_is_named(tmp_path: Path, table: str) -> None:
     """`check` looks whether every table is there, and a sync says what a person can do."""
     settings = configured(tmp_path, "sqlite:a.db")
-    app.create(settings)
+    runtime.create(settings)
     with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
         connection.execute(f"DROP TABLE {table}")
     state, said, _ = checked(settings)["database", f"sqlite:///{tmp_path}/a.db"]

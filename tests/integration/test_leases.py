@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.cli.at_work import at_work as show
+from audience_sync.cli.status_commands import at_work as show
 from audience_sync.clock import Seams
 from audience_sync.errors import LeaseLost
 from audience_sync.store import database as db

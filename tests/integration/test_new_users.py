@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.cli.new_users import NewUsers
+from audience_sync.cli.plan_output import NewUsers
 from audience_sync.store import memberships
 from audience_sync.store.database import Database
 from tests.factories import make_change, make_run

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from audience_sync.cli import plan_samples
-from audience_sync.cli.output import Format
-from audience_sync.cli.plans import COLUMNS, PlanSheet
+from audience_sync.cli import plan_output
+from audience_sync.cli.console import Format
+from audience_sync.cli.plan_output import COLUMNS, PlanSheet
 from audience_sync.config import load
 from audience_sync.errors import SourceError
 from audience_sync.sandbox import Sandbox
@@ -113,7 +113,7 @@ def test_no_body_is_made_without_samples(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("made for a plan that shows none")
 
-    monkeypatch.setattr(plan_samples, "make_parcel", refuse)
+    monkeypatch.setattr(plan_output, "make_parcel", refuse)
     sending.shop.set_orders([(user, "gold") for user in PEOPLE])
 
     assert records(sending, capsys)[-1]["enter"] == 230

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from audience_sync.cli import operating
+from audience_sync.cli import operate_commands
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import batches, erasure
 from audience_sync.store.batches import Batch
@@ -302,8 +302,8 @@ def test_forget_beside_a_delivery(sending: Sending, monkeypatch: pytest.MonkeyPa
                 taken.append(take_batch(connection, *events, now_ms=workspace.now_ms(connection), holder="elsewhere"))
 
     take(0)
-    monkeypatch.setattr(operating, "time", SimpleNamespace(sleep=take))
-    operating._erase(workspace, "u1", timeout=timedelta(seconds=1))
+    monkeypatch.setattr(operate_commands, "time", SimpleNamespace(sleep=take))
+    operate_commands._erase(workspace, "u1", timeout=timedelta(seconds=1))
 
     assert len(taken) == 2
     with workspace.database.write() as connection:

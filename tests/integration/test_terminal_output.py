@@ -21,10 +21,10 @@ import sqlalchemy as sa
 import typer
 from rich.cells import cell_len
 
-from audience_sync.cli import main, plans, reporting
-from audience_sync.cli.commands import COMMANDS as TABLE
-from audience_sync.cli.output import Format, print_records
-from audience_sync.cli.table import lay_out
+from audience_sync.cli import main, plan_output, run_output
+from audience_sync.cli.console import Format, print_records
+from audience_sync.cli.main import COMMANDS as TABLE
+from audience_sync.cli.text_table import lay_out
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
 from tests import large_database
@@ -184,7 +184,7 @@ def test_sync_at_80_columns(
     """The table with which `sync`, `approve` and `retract` end, word for word."""
     show("status", USUAL)
     with closing(db.connect(f"sqlite:///{filled(USUAL) / 'audience_sync.db'}")) as database:
-        reporting.show_run_ids(database, [1201, 1203, 1204], format=Format.TABLE)
+        run_output.show_run_ids(database, [1201, 1203, 1204], format=Format.TABLE)
 
     said = Said(*capsys.readouterr())
     assert (
@@ -229,8 +229,8 @@ generation   {large_database.AT}
 @pytest.mark.parametrize("name", ["[red]", "[/]", "a:warning:b", "[link=x]"])
 def test_paths_are_not_markup(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Brackets and colons in the address of a database or the path of a file are printed as they are."""
-    reporting.using(Database(sa.create_engine("postgresql+psycopg://reader@[fe80::1]/memberships")))
-    reporting.note(f"gold is still in /etc/{name}/config.toml")
+    run_output.using(Database(sa.create_engine("postgresql+psycopg://reader@[fe80::1]/memberships")))
+    run_output.note(f"gold is still in /etc/{name}/config.toml")
 
     assert capsys.readouterr().err == (
         "membership database: postgresql+psycopg://reader@[fe80::1]/memberships\n"
@@ -243,18 +243,18 @@ def test_plan_at_80_columns() -> None:
     rows = [
         {"audience": key, "enter": 6_895_779, "exit": 3_104_221, "update": 987_654, "requests": 123_456, "state": state,
          "time": "0:41:10"}
-        for key, state in ((LONG.audience, "blocked"), (LONG.trait, "ready"), (plans.TOTAL, ""))
+        for key, state in ((LONG.audience, "blocked"), (LONG.trait, "ready"), (plan_output.TOTAL, ""))
     ]  # fmt: skip
-    layout = lay_out(plans.SHOWN, rows, 80)
+    layout = lay_out(plan_output.SHOWN, rows, 80)
 
     assert [line.plain for line in layout.lines] == [
         "audience                                    enter     exit  update  time",
         f"{LONG.audience}  6895779  3104221  987654  0:41:10",
         f"{LONG.trait}  6895779  3104221  987654  0:41:10",
-        f"{plans.TOTAL:<40}  6895779  3104221  987654  0:41:10",
+        f"{plan_output.TOTAL:<40}  6895779  3104221  987654  0:41:10",
     ]
     assert layout.hidden == ("requests", "state")
-    assert lay_out(plans.SHOWN, rows, 100).hidden == ()
+    assert lay_out(plan_output.SHOWN, rows, 100).hidden == ()
 
 
 def test_a_question_is_wrapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +264,7 @@ def test_a_question_is_wrapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(typer, "confirm", lambda question, **_: asked.append(question))
-    reporting.confirm(
+    run_output.confirm(
         f"Send false to the 10,000,000 members of {LONG.audience}, and never use this key again?", yes=False
     )
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audience_sync.cli.console import Format, print_records, spreadsheet_cell
 from audience_sync.cli.context import MessageConsole
-from audience_sync.cli.output import Format, print_records, spreadsheet_cell
 from audience_sync.core.text import printable
 
 FORMULAS = (

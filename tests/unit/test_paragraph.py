@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
-from audience_sync.cli import progress
+from audience_sync.cli import console
+from audience_sync.cli.console import fitted
 from audience_sync.cli.context import MessageConsole
-from audience_sync.cli.paragraph import wrap, wrap_command
-from audience_sync.cli.progress import fitted
+from audience_sync.cli.text_table import wrap, wrap_command
 
 LETTERS = 'ab1,.`"\\{}:山é\u200d '
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -190,10 +190,10 @@ def test_progress_without_a_moving_line(
 ) -> None:
     """A file, and a terminal that cannot move its cursor, get a line every few seconds and no escape sequence."""
     monkeypatch.setenv("TERM", term)
-    monkeypatch.setattr(progress, "LOG_EVERY", 0.0)
+    monkeypatch.setattr(console, "LOG_EVERY", 0.0)
     stream = Terminal() if seen else io.StringIO()
-    monkeypatch.setattr(progress, "console", MessageConsole(file=stream, soft_wrap=True, emoji=False))
-    with progress.Progress("gold") as moving:
+    monkeypatch.setattr(console, "console", MessageConsole(file=stream, soft_wrap=True, emoji=False))
+    with console.Progress("gold") as moving:
         moving.show("reading", 10_000_000)
 
     assert stream.getvalue().splitlines() == printed
@@ -203,10 +203,10 @@ def test_a_moving_line_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) ->
     """On a narrow terminal the moving line is one line, and it is erased at the end."""
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setattr(progress, "REDRAW", 0.0)
+    monkeypatch.setattr(console, "REDRAW", 0.0)
     stream = Terminal()
-    monkeypatch.setattr(progress, "console", MessageConsole(file=stream, soft_wrap=True, emoji=False))
-    with progress.Progress("customer_with_two_orders_in_last_30_days") as moving:
+    monkeypatch.setattr(console, "console", MessageConsole(file=stream, soft_wrap=True, emoji=False))
+    with console.Progress("customer_with_two_orders_in_last_30_days") as moving:
         for done in (1, 1_000, 10_000_000):
             moving.show("reading", done)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from audience_sync.cli.commands import COMMANDS, SECTIONS, load
+from audience_sync.cli.main import COMMANDS, SECTIONS, load
 
 HEAVY = {
     "sqlalchemy", "pydantic", "rich", "httpx", "apscheduler", "alembic", "lark", "structlog", "duckdb", "psycopg",

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from audience_sync.cli.table import TableView, cell, fact_lines, lay_out, plain_lines
+from audience_sync.cli.text_table import TableView, cell, fact_lines, lay_out, plain_lines
 from audience_sync.core.text import instant_text
 
 VIEW = TableView(

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from audience_sync import app as engine
+from audience_sync import runtime as engine
+from audience_sync.cli.console import Format, FormatOption, HiddenColumns, LimitOption, json_line, print_records
 from audience_sync.cli.context import settings_of
-from audience_sync.cli.events import EVENTS_OF_PROFILE_SHOWN, with_payload
-from audience_sync.cli.output import Format, FormatOption, HiddenColumns, LimitOption, json_line, print_records
-from audience_sync.cli.status import chosen_audience, known_audience
-from audience_sync.cli.syncing import instant
-from audience_sync.cli.table import TableView
+from audience_sync.cli.events_command import EVENTS_OF_PROFILE_SHOWN, with_payload
+from audience_sync.cli.status_commands import chosen_audience, known_audience
+from audience_sync.cli.sync_commands import instant
+from audience_sync.cli.text_table import TableView
 from audience_sync.core.model import ChangeKind, RunState, to_ms
 from audience_sync.store import database_overview, erasure, event_reports, history, reports
 from audience_sync.store import runs as stored_runs

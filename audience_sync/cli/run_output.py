@@ -11,10 +11,9 @@ from rich.markup import escape
 from rich.text import Text
 
 from audience_sync.checks import check_permissions
+from audience_sync.cli.console import Format, Sheet
 from audience_sync.cli.context import console
-from audience_sync.cli.output import Format, Sheet
-from audience_sync.cli.paragraph import wrap
-from audience_sync.cli.table import TableView
+from audience_sync.cli.text_table import TableView, wrap
 from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import forecast
 from audience_sync.core.model import EXIT_VALUES, Computation, RunState

@@ -14,15 +14,13 @@ from typing import Annotated, TypeVar
 import typer
 from rich.markup import escape
 
-from audience_sync import app as engine
-from audience_sync.cli import reporting
+from audience_sync import runtime as engine
+from audience_sync.cli import run_output
+from audience_sync.cli.console import Format, FormatOption, Progress
 from audience_sync.cli.context import console, settings_of
-from audience_sync.cli.delivering import Wait, send, working
-from audience_sync.cli.output import Format, FormatOption
-from audience_sync.cli.plan_samples import sample_count
-from audience_sync.cli.plans import PlanSheet
-from audience_sync.cli.progress import Progress
-from audience_sync.cli.status import known_audience
+from audience_sync.cli.deliver_commands import Wait, send, working
+from audience_sync.cli.plan_output import PlanSheet, sample_count
+from audience_sync.cli.status_commands import known_audience
 from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import Computation, RunState
 from audience_sync.core.text import instant_text
@@ -107,7 +105,7 @@ def sync(
     if create:
         engine.create(settings)
     with working(settings, any_age=resync and force) as (workspace, stop):
-        reporting.exposed(settings)
+        run_output.exposed(settings)
         if resync and force and _accept_older(workspace, settings) and not settings.audiences:
             return  # the database forwards events only: there is nothing to sync
         reports: list[RunReport] = []
@@ -129,20 +127,20 @@ def sync(
             except AudienceSyncError as error:
                 busy.update([audience.key] if isinstance(error, LeaseHeld) else [])
                 failures.append(error)
-                reporting.failed(audience.key, error)
+                run_output.failed(audience.key, error)
         for report in reports:
-            reporting.released(workspace.database, report.run)
+            run_output.released(workspace.database, report.run)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
-        sent = reporting.show_runs(workspace.database, reports, format=format)
-        reporting.shared_identifiers(workspace.database)
-        raise typer.Exit(reporting.exit_code([r.run for r in reports], failures, delivery, sent=sent))
+        sent = run_output.show_runs(workspace.database, reports, format=format)
+        run_output.shared_identifiers(workspace.database)
+        raise typer.Exit(run_output.exit_code([r.run for r in reports], failures, delivery, sent=sent))
 
 
 def _say_unknown(job: Job, report: RunReport) -> None:
     """Say that the user to whom a sync was limited is not there: perhaps the key is misspelled."""
     counts, is_done = report.run.counts, report.run.state is RunState.SUCCEEDED
     if job.only is not None and is_done and not counts.changed + counts.unchanged:
-        reporting.note(f"{job.only} is not in the result of {report.audience_key}, so nothing changed")
+        run_output.note(f"{job.only} is not in the result of {report.audience_key}, so nothing changed")
 
 
 def plan(
@@ -194,15 +192,15 @@ def plan(
                 except AudienceSyncError as error:
                     plans[audience.key] = None
                     failures.append(error)
-                    reporting.failed(audience.key, error)
+                    run_output.failed(audience.key, error)
                     sheet.fail(audience, error)
                     continue
             plans[audience.key] = made
             sheet.show(audience, made)
             blocked = blocked or bool(made.refusals) or made.held is not None
         sheet.close()
-        reporting.orphans(workspace.database, settings)
-    raise typer.Exit(reporting.exit_code([], failures, None) or (4 if blocked else 0))
+        run_output.orphans(workspace.database, settings)
+    raise typer.Exit(run_output.exit_code([], failures, None) or (4 if blocked else 0))
 
 
 def approve(
@@ -235,11 +233,11 @@ def approve(
             at = instant_text(iso(before.approved_at))
             console.print(f"run {before.id} was approved at {at}; its changes are applied")
         else:
-            reporting.released(workspace.database, approved)
+            run_output.released(workspace.database, approved)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         shown = [] if is_applied and format is Format.TABLE else [approved.id]
-        sent = reporting.show_run_ids(workspace.database, shown, format=format)
-        raise typer.Exit(reporting.exit_code([approved], [], delivery, sent=None if is_applied else sent))
+        sent = run_output.show_run_ids(workspace.database, shown, format=format)
+        raise typer.Exit(run_output.exit_code([approved], [], delivery, sent=None if is_applied else sent))
 
 
 def retract(
@@ -265,14 +263,14 @@ def retract(
         if audience.computation is Computation.AUDIENCE
         else f"null to the {audience.members:,} profiles that have {audience.key}"
     )
-    reporting.confirm(f"Send {values}, and never use this key again?", yes=yes)
+    run_output.confirm(f"Send {values}, and never use this key again?", yes=yes)
     with working(settings) as (workspace, stop):
         retracted = _patiently(partial(retract_audience, workspace, audience.key), wait, stop)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
-        sent = reporting.show_run_ids(workspace.database, [retracted.id], format=format)
+        sent = run_output.show_run_ids(workspace.database, [retracted.id], format=format)
         if any(one.key == audience.key and one.enabled for one in settings.audiences):
-            reporting.note(f"{audience.key} is still in {settings.path}; it is skipped from now on")
-        raise typer.Exit(reporting.exit_code([retracted], [], delivery, sent=sent))
+            run_output.note(f"{audience.key} is still in {settings.path}; it is skipped from now on")
+        raise typer.Exit(run_output.exit_code([retracted], [], delivery, sent=sent))
 
 
 def _run_to_approve(workspace: Workspace, settings: Settings, which: str, *, yes: bool) -> RunRow:
@@ -289,7 +287,7 @@ def _run_to_approve(workspace: Workspace, settings: Settings, which: str, *, yes
         audience = known_audience(connection, settings, which)
         run = newest_blocked(connection, audience)
     console.print(f"run {run.id} of {audience.key}, as of {instant_text(iso(run.as_of))}: {escape(run.reason or '')}")
-    reporting.confirm(f"Apply the plan of run {run.id}?", yes=yes)
+    run_output.confirm(f"Apply the plan of run {run.id}?", yes=yes)
     return run
 
 
@@ -331,7 +329,7 @@ def _sync_one(workspace: Workspace, job: Job, wait: timedelta) -> RunReport:
         job = replace(
             job,
             on_progress=progress.show,
-            on_first=lambda found: reporting.first_sync(key, job.at_most(found), job.settings),
+            on_first=lambda found: run_output.first_sync(key, job.at_most(found), job.settings),
         )
         return _patiently(partial(sync_audience, workspace, job), wait, job.stop)
 
@@ -342,7 +340,7 @@ def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -
     Says which are skipped, and which were renamed and so begin anew.
     """
     chosen = [settings.audience(name) for name in names] if names else _active(workspace, settings)
-    reporting.renames(workspace.database, settings, chosen)
+    run_output.renames(workspace.database, settings, chosen)
     return chosen
 
 

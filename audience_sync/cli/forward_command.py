@@ -1,37 +1,41 @@
-"""The command that passes the Segment events of a file through the mappings: to look at, or to be sent."""
+"""Print a dry run of forward, and name bad lines."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Annotated
 
+import orjson
 import typer
 from pydantic import SecretStr
 from rich.text import Text
 
-from audience_sync.cli import reporting
+from audience_sync.cli import run_output
+from audience_sync.cli.console import Format, FormatOption, Progress, Sheet, json_line, print_records
 from audience_sync.cli.context import console, settings_of
-from audience_sync.cli.delivering import Wait, working
-from audience_sync.cli.output import Format, FormatOption, print_records
-from audience_sync.cli.plan_samples import REDACTED
-from audience_sync.cli.previews import BadLines, ForwardSheet
-from audience_sync.cli.progress import Progress
+from audience_sync.cli.deliver_commands import Wait, working
+from audience_sync.cli.plan_output import REDACTED
+from audience_sync.cli.text_table import Record
 from audience_sync.config import Settings, resolve_api_key
 from audience_sync.delivery import Acquaintance, Delivery, DeliveryReport, deliver
+from audience_sync.destinations.schematic.mapping_rules import Mapping
 from audience_sync.errors import DestinationError, KeyRefused, MarkUnusable, SourceError
+from audience_sync.segment.segment_events import TYPES
 from audience_sync.store import event_reports, open_values
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.event_files import (
     BadLine,
     Forwarding,
+    Preview,
     Tally,
     name_of,
     open_events,
@@ -39,6 +43,107 @@ from audience_sync.tracking_api.event_files import (
     read_events,
 )
 from audience_sync.tracking_api.event_files import forward as forward_events
+
+PREVIEW_COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
+SUMMARY_COLUMNS = ("what", "which", "count")
+MOST_NAMED = 20
+"""Bad lines that are named; the rest is counted by its reasons."""
+
+
+class BadLines:
+    """Names the lines that are not events on stderr, until there are too many of them."""
+
+    def __init__(self) -> None:
+        self.faults: Counter[str] = Counter()
+
+    @property
+    def count(self) -> int:
+        """Return how many there were."""
+        return self.faults.total()
+
+    def add(self, line: BadLine) -> None:
+        """Count a line, and name it if not too many were before."""
+        if self.count < MOST_NAMED:
+            console.print(Text.assemble(("bad line", "yellow"), f" {line.line} {line.sentence}"))
+        self.faults[line.fault] += 1
+
+    def close(self) -> None:
+        """Say how many were not named, and how many there are of each reason."""
+        if self.count > MOST_NAMED:
+            reasons = ", ".join(f"{count:,} {fault}" for fault, count in sorted(self.faults.items()))
+            console.print(f"… {self.count - MOST_NAMED:,} more bad lines, in all {reasons}")
+
+
+class ForwardSheet:
+    """Prints what events would come to: every one as a line of json or csv, or a summary of all."""
+
+    def __init__(self, mappings: Sequence[Mapping], *, format: Format) -> None:
+        self._format = format
+        self._sheet = Sheet(PREVIEW_COLUMNS, format=format)
+        self._types: Counter[str] = Counter()
+        self._unsent: Counter[str] = Counter()  # reasons of events without any body
+        self._partly: Counter[str] = Counter()  # reasons of events that other mappings make bodies of
+        self._bodies = Counter({mapping.name: 0 for mapping in mappings if mapping.enabled})
+        self.bad = BadLines()
+        self._events_unsent = 0
+
+    @property
+    def events(self) -> int:
+        """Return how many events there were."""
+        return self._types.total()
+
+    @property
+    def lines(self) -> int:
+        """Return how many lines there were, events or not."""
+        return self.events + self.bad.count
+
+    def add(self, seen: Preview) -> None:
+        """Count an event, and print it unless a summary is wanted."""
+        self._types[seen.type] += 1
+        for mapping, _ in seen.bodies:
+            self._bodies[mapping] += 1
+        if not seen.bodies:
+            self._events_unsent += 1
+        if codes := seen.codes:
+            (self._partly if seen.bodies else self._unsent).update(codes)
+        if self._format is Format.TABLE:
+            return
+        record: Record = {
+            "line": seen.line,
+            "messageId": seen.message_id,
+            "matched": seen.matched,
+            "bodies": f"[{','.join([text for _, text in seen.bodies])}]",
+            "reasons": seen.reasons,
+        }
+        if self._format is Format.JSON:
+            sys.stdout.write(json_line(record))
+        else:
+            lists = {name: orjson.dumps(record[name]).decode() for name in ("matched", "reasons")}
+            self._sheet.add({**record, **lists})
+
+    def close(self) -> None:
+        """Print the summary, and say on stderr what it all came to; nothing if there was nothing."""
+        self.bad.close()
+        if not self.lines:
+            return
+        if self._format is Format.TABLE:
+            print_records(self._summary(), SUMMARY_COLUMNS, format=self._format)
+        console.print(
+            f"{self.events:,} events would become {self._bodies.total():,} bodies, {self._events_unsent:,} events would"
+            f" send nothing; {self.bad.count:,} bad lines; nothing was sent"
+        )
+
+    def _summary(self) -> list[Record]:
+        rows = [("events", kind, self._types[kind]) for kind in TYPES if self._types[kind]]
+        for what, counts in (("sent to nobody", self._unsent), ("sent in part", self._partly)):
+            rows += [(what, reason, count) for reason, count in sorted(counts.items())]
+        rows += [("bodies", mapping, count) for mapping, count in self._bodies.items()]
+        rows += [("bad lines", fault, count) for fault, count in sorted(self.bad.faults.items())]
+        return [dict(zip(SUMMARY_COLUMNS, row, strict=True)) for row in rows]
+
+
+# --- forwarding -------------------------------------------------------------------------------------------------------
+# The command that passes the Segment events of a file through the mappings: to look at, or to be sent.
 
 COLUMNS = ("read", "taken", "known", "bad", "accepted", "unsent", "open", "dead")
 
@@ -125,7 +230,7 @@ class Sender:
                 stop=self.stop,
                 acquaintance=self.acquaintance,
                 on_progress=lambda events: self.show("delivering", before + events),
-                warn=reporting.warn,
+                warn=run_output.warn,
             ),
         )
         self.events += report.events
@@ -179,9 +284,9 @@ def _print_tally(database: Database, tally: Tally, *, accepted: int, unsent: int
 
 def _exit_code(tally: Tally, report: DeliveryReport | None, *, failure: SourceError | None) -> int:
     """Say how all ended and return the exit code of the command."""
-    code = reporting.exit_code([], [failure] if failure else [], report if tally.read else None)
+    code = run_output.exit_code([], [failure] if failure else [], report if tally.read else None)
     if failure is not None:
-        reporting.complain(failure)
+        run_output.complain(failure)
     return code
 
 

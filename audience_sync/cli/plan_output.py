@@ -1,34 +1,189 @@
-"""The output of `plan`: a summary of each audience, and a total.
-
-The numbers come from the comparison alone. Bodies are made for samples only, so a plan takes no longer than the sync
-that it previews.
-"""
+"""Estimate how many users a plan would create in Schematic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+import typer
 from rich.markup import escape
+from rich.text import Text
 
-from audience_sync.cli.context import console
-from audience_sync.cli.new_users import NewUsers
-from audience_sync.cli.output import Format, Sheet
-from audience_sync.cli.plan_samples import PlanSamples
-from audience_sync.cli.table import Record, TableView
+from audience_sync.cli.console import Format, Sheet, harmless
+from audience_sync.cli.context import console, out
+from audience_sync.cli.text_table import Record, TableView, wrap
 from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import ProfileCounter, forecast
-from audience_sync.core.keys import Reason
-from audience_sync.core.model import Change, ChangeKind, Computation, Counts
-from audience_sync.core.text import instant_text
+from audience_sync.core.keys import Reason, shard_of
+from audience_sync.core.model import Change, ChangeKind, Computation, Counts, delivered_value
+from audience_sync.core.text import instant_text, printable
 from audience_sync.destinations.schematic.coverage import PEOPLE, joined, sample, sample_values, volume
-from audience_sync.destinations.wire_events import OpenChange
+from audience_sync.destinations.schematic.parcels import Destination, Parcel, make_parcel
+from audience_sync.destinations.wire_events import Event, OpenChange, with_key
 from audience_sync.errors import AudienceSyncError
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, generations, outbox
+from audience_sync.store import audiences, generations, memberships, outbox
 from audience_sync.store.database import Database
 from audience_sync.sync import Plan
+
+LOOKED_UP: Final = 10_000  # users of each audience; beyond that, only a sample of them
+SAMPLE_ONE_IN: Final = 16
+
+
+class NewUsers:
+    """Counts the users that enter and of whose memberships Schematic has accepted none yet.
+
+    A user who enters several audiences counts once in the total. Large numbers are estimates.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        with database.read() as connection:
+            self._audience_ids = [audience.id for audience in audiences.every(connection) if audience.members]
+        self._found: set[str] = set()  # as long as every user was looked up
+        self._sampled = ProfileCounter()
+        self._is_complete = True
+        self._counts: list[int] = []  # of the audiences so far
+        self._entered = self._new = self._new_in_sample = 0  # of the present audience
+
+    def add(self, changes: Sequence[Change]) -> None:
+        """Count the users who enter the present audience with these changes."""
+        entered = [change.profile_key for change in changes if change.kind is ChangeKind.ENTERED]
+        is_whole = self._entered < LOOKED_UP
+        self._entered += len(entered)
+        if not is_whole:  # changes come by profile key, so the first ones do not stand for the others
+            self._is_complete = self._is_complete and not entered
+            entered = list(filter(_is_sampled, entered))
+        if not entered:
+            return
+        with self._database.read() as connection:
+            new = set(entered) - memberships.delivered_profiles(connection, self._audience_ids, entered)
+        if is_whole:
+            self._new += len(new)
+        else:
+            self._new_in_sample += len(new)
+        if self._is_complete:
+            self._found |= new
+        self._sampled.add(filter(_is_sampled, new))
+
+    def close_audience(self) -> int:
+        """Return the number of the present audience, and begin with the next one."""
+        count = min(self._entered, self._new + SAMPLE_ONE_IN * self._new_in_sample)
+        self._counts.append(count)
+        self._entered = self._new = self._new_in_sample = 0
+        return count
+
+    def total(self) -> int:
+        """Return the number of all audiences so far."""
+        found = len(self._found) if self._is_complete else SAMPLE_ONE_IN * self._sampled.count()
+        return min(max([found, *self._counts]), sum(self._counts))
+
+
+def _is_sampled(profile_key: str) -> bool:
+    return shard_of(profile_key) % SAMPLE_ONE_IN == 0
+
+
+# --- plan_samples -----------------------------------------------------------------------------------------------------
+# Samples of a plan: changes with the bodies that would be posted for them.
+
+SAMPLE_COLUMNS: Final = (
+    "record", "audience", "computation", "change", "profile_key", "value", "identifiers", "bodies", "rejected",
+)  # fmt: skip
+REDACTED: Final = "(the API key)"
+MADE_WHEN_SENT: Final = "(made when it is sent)"
+
+
+def sample_count(text: str | int) -> int:
+    """Return the number of samples that an option asks for; `all` is every change.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    if isinstance(text, str) and not text.isdecimal() and text != "all":
+        raise typer.BadParameter(f"{text!r} is neither a number nor `all`")
+    return sys.maxsize if text == "all" else min(int(text), sys.maxsize)
+
+
+class PlanSamples:
+    """Prints the first changes of each kind of each audience, each as if its profile had no other open change."""
+
+    def __init__(
+        self, destination: Destination, audience_ids: Mapping[str, int], *, most: int, format: Format, now: datetime
+    ) -> None:
+        self._destination = destination
+        self._ids = audience_ids
+        self._most = most
+        self._at = iso(now)
+        self._shown: Counter[tuple[str, ChangeKind]] = Counter()
+        self._sheet = Sheet(SAMPLE_COLUMNS, format=format) if most and format is not Format.TABLE else None
+        self.rejected: Counter[tuple[str, str]] = Counter()  # by audience and reason
+
+    def take(self, audience: Audience, changes: Sequence[Change]) -> None:
+        """Print changes until there are enough samples of their kind."""
+        if self._most:
+            for change in changes:
+                if self._shown[audience.key, change.kind] < self._most:
+                    self._shown[audience.key, change.kind] += 1
+                    self._show(audience, change)
+
+    def _show(self, audience: Audience, change: Change) -> None:
+        parcel = self._parcel(audience, change)
+        bodies = [self._shown_body(audience.key, event) for event in parcel.events]
+        reasons = [reason for _, reason in parcel.rejected]
+        self.rejected.update((audience.key, reason) for reason in reasons)
+        if self._sheet is None:
+            value = "" if change.value is None else f" {change.value}"
+            out.print(Text(printable(f"{audience.key} {change.kind.value} {change.profile_key}{value}")))
+            for body in bodies:
+                out.print_lines(wrap(Text(body), out.line_width, hang=2, is_json=True))
+            for reason in reasons:
+                out.print(Text(f"would be dead: {printable(reason)}"))
+            out.print()
+            return
+        self._sheet.add(
+            {
+                "record": "sample",
+                "audience": audience.key,
+                "computation": audience.computation.value,
+                "change": change.kind.value,
+                "profile_key": change.profile_key,
+                "value": change.value,
+                "identifiers": change.identifiers,
+                "bodies": f"[{','.join(bodies)}]",
+                "rejected": "; ".join(reasons) or None,
+            }
+        )
+
+    def _parcel(self, audience: Audience, change: Change) -> Parcel:
+        row = OpenChange(
+            profile_key=change.profile_key,
+            audience_id=self._ids.get(audience.key, 0),
+            trait=audience.key,
+            value=delivered_value(change),
+            identifiers=change.identifiers,
+            generation=0,
+            run_id=0,
+            kind=change.kind,
+            computation=audience.computation,
+        )
+        return make_parcel([row], self._destination, at=self._at)
+
+    def _shown_body(self, key: str, event: Event) -> str:
+        """Return an event as it would be posted, except for the keys that are made at delivery."""
+        body = with_key(event.body, api_key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
+        number = self._ids.get(key, 0)
+        body = body.replace(f"personas_{number}.0.", f"personas_{number or MADE_WHEN_SENT}.{MADE_WHEN_SENT}.")
+        return harmless(body)
+
+
+# --- plans ------------------------------------------------------------------------------------------------------------
+# The output of `plan`: a summary of each audience, and a total.
+#
+# The numbers come from the comparison alone. Bodies are made for samples only, so a plan takes no longer than the
+# sync that it previews.
 
 COLUMNS: Final = (
     "record", "audience", "computation", "kind", "state", "as_of", "members", "read", "enter", "exit", "update",

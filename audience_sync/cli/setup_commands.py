@@ -14,14 +14,14 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from audience_sync import app as engine
+from audience_sync import runtime as engine
 from audience_sync.checks import Finding, State, exit_code
 from audience_sync.checks.check_configuration import example
-from audience_sync.cli import reporting
+from audience_sync.cli import run_output
+from audience_sync.cli.console import Format, FormatOption, Sheet
 from audience_sync.cli.context import console, out, seams, settings_of
-from audience_sync.cli.globals import Globals
-from audience_sync.cli.output import Format, FormatOption, Sheet
-from audience_sync.cli.unit import HIDDEN, NAME, Unit
+from audience_sync.cli.main import Globals
+from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
 from audience_sync.config import Settings, load
 from audience_sync.config.load import CONFIG_VARIABLE, DEFAULT_PATHS
 from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
@@ -145,7 +145,7 @@ def service(
     typer.echo(unit.once() if once else unit.service(), nl=False)
     for path in (Path(command[0]), Path(__file__).parent.parent, unit.config):
         if str(path).startswith(HIDDEN):
-            reporting.note(
+            run_output.note(
                 f"the service cannot see {path}: it sees neither home directories nor /tmp. Install with"
                 " `python3 -m venv /opt/audience-sync`, and keep the configuration in /etc/audience-sync"
             )

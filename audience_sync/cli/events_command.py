@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from audience_sync import app as engine
+from audience_sync import runtime as engine
+from audience_sync.cli.console import Format, FormatOption, LimitOption, harmless, print_records
 from audience_sync.cli.context import settings_of
-from audience_sync.cli.output import Format, FormatOption, LimitOption, harmless, print_records
-from audience_sync.cli.syncing import instant
-from audience_sync.cli.table import TableView
+from audience_sync.cli.sync_commands import instant
+from audience_sync.cli.text_table import TableView
 from audience_sync.core.model import to_ms
 from audience_sync.store import event_reports
 from audience_sync.store.database import Database

@@ -1,17 +1,15 @@
-"""The commands status and audiences, and the lookup of the audience that a command names."""
+"""List active claims: the processes that sync an audience or deliver batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final
 
 import typer
 from sqlalchemy.engine import Connection
 
-from audience_sync import app as engine
-from audience_sync.cli import at_work
-from audience_sync.cli.context import console, out, seams, settings_of
-from audience_sync.cli.output import (
+from audience_sync import runtime as engine
+from audience_sync.cli.console import (
     Format,
     FormatOption,
     HiddenColumns,
@@ -21,17 +19,60 @@ from audience_sync.cli.output import (
     print_records,
     print_table,
 )
-from audience_sync.cli.table import TableView
+from audience_sync.cli.context import console, out, seams, settings_of
+from audience_sync.cli.text_table import TableView
+from audience_sync.clock import Seams
 from audience_sync.config import Audience, Settings
 from audience_sync.core.text import instant_text
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
-from audience_sync.store import database_overview, event_reports, generations, identifiers, outbox
+from audience_sync.store import (
+    batches,
+    database_overview,
+    event_reports,
+    generations,
+    holders,
+    identifiers,
+    leases,
+    outbox,
+)
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database, display_url
 from audience_sync.store.outages import OutageKind
 from audience_sync.store.reports import Record, iso
 from audience_sync.sync import standing_hold
+
+COLUMNS: Final = ("work", "audience", "batches", "holder", "until")
+SHOWN: Final = TableView(COLUMNS, optional=("until",), under=("holder",))
+
+
+def at_work(database: Database, connection: Connection, keys: Mapping[int, str], *, seams: Seams) -> list[Record]:
+    """Return each claim with its holder and when it ends unless it is prolonged; `keys` has the audiences' keys by id.
+
+    `work` is `sync` of an `audience`, or `delivery` of open `batches`. What a dead process held is left out.
+    """
+    now = leases.clock_ms(connection, seams.steady_ms())
+    ahead = seams.now_ms() - now  # of the wall clock people go by
+    syncs = [
+        _record("sync", holder, until + ahead, audience=keys.get(audience_id))
+        for audience_id, holder, until in leases.held(connection, now_ms=now)
+    ]
+    deliveries = [
+        _record("delivery", holder, until + ahead, count=n)
+        for holder, (n, until) in batches.holders(connection).items()
+        if until > now
+    ]
+    found = [*sorted(syncs, key=lambda record: str(record["audience"])), *deliveries]
+    dead = holders.dead(database, {record["holder"] for record in found})
+    return [record for record in found if record["holder"] not in dead]
+
+
+def _record(work: str, holder: str, until: int, *, audience: str | None = None, count: int | None = None) -> Record:
+    return {"work": work, "audience": audience, "batches": count, "holder": holder, "until": iso(until)}
+
+
+# --- status -----------------------------------------------------------------------------------------------------------
+# The commands status and audiences, and the lookup of the audience that a command names.
 
 STATUS_SHOWN = TableView(
     ("key", "computation", "state", "members", "last_run", "last_success", "next_due", "open", "dead"),
@@ -85,7 +126,7 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
         with database.read() as connection:
             forwarded = event_reports.any_ever(connection)
     if holders:
-        print_records(whole["leases"], at_work.COLUMNS, format=format, shown=at_work.SHOWN)
+        print_records(whole["leases"], COLUMNS, format=format, shown=SHOWN)
     elif format is Format.JSON:
         typer.echo(json_line(whole), nl=False)
     elif format is Format.CSV:
@@ -147,7 +188,7 @@ def chosen_audience(connection: Connection, settings: Settings, word: str | None
 def _whole(database: Database, settings: Settings) -> dict[str, Any]:
     with database.read() as connection:
         keys = {row.id: row.key for row in known.every(connection)}
-        working = at_work.at_work(database, connection, keys, seams=seams())
+        working = at_work(database, connection, keys, seams=seams())
         syncing = {record["audience"]: record["holder"] for record in working}
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
         waiting = database_overview.waiting_batches(connection, max_backoff=settings.delivery.max_backoff)
@@ -254,7 +295,7 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
         out.print(f"identifiers: {identifiers.shared_sentence(whole['shared_identifiers'])}")
     for title, records, shown in (
         ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
-        ("at work", whole["leases"], at_work.SHOWN),
+        ("at work", whole["leases"], SHOWN),
         ("blocked", whole["blocked"], BLOCKED_SHOWN),
         ("failed", whole["failed"], BLOCKED_SHOWN),
         ("held", whole["held"], HELD_SHOWN),

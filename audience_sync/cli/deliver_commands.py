@@ -12,10 +12,10 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from audience_sync import app as engine
-from audience_sync.cli import reporting
+from audience_sync import runtime as engine
+from audience_sync.cli import run_output
+from audience_sync.cli.console import Progress
 from audience_sync.cli.context import console, seams, settings_of
-from audience_sync.cli.progress import Progress
 from audience_sync.config import Settings, parse_duration, resolve_api_key
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
 from audience_sync.signals import stoppable
@@ -61,7 +61,7 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
         with workspace.database.read() as connection:
             is_idle = not open_values.any_deliverable(connection)
         delivery = send(workspace, settings, key, wait=wait, stop=stop, forwarded=True)
-        code = reporting.exit_code([], [], delivery)
+        code = run_output.exit_code([], [], delivery)
         if is_idle:
             console.print("the API key was not used; `audience-sync check` checks it")
         raise typer.Exit(code)
@@ -88,9 +88,9 @@ def run(context: typer.Context) -> None:
         settings = settings_of(context)
         key = resolve_api_key(settings.schematic, os.environ)
         logs.configure()
-        with engine.working(settings, seams(), warn=reporting.warn) as workspace:
-            reporting.using(workspace.database)
-            reporting.exposed(settings)
+        with engine.working(settings, seams(), warn=run_output.warn) as workspace:
+            run_output.using(workspace.database)
+            run_output.exposed(settings)
             daemon.run(workspace, settings, key, stop=stop, reload=reload)
 
 
@@ -111,8 +111,8 @@ def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Work
     """
     with stoppable(_say_stopping) as stop:
         try:
-            with engine.working(settings, seams(), any_age=any_age, warn=reporting.warn) as workspace:
-                reporting.using(workspace.database)
+            with engine.working(settings, seams(), any_age=any_age, warn=run_output.warn) as workspace:
+                run_output.using(workspace.database)
                 try:
                     yield workspace, stop
                 finally:
@@ -149,6 +149,6 @@ def send(
                 wait=wait,
                 stop=stop,
                 on_progress=lambda events: progress.show("delivering", events),
-                warn=reporting.warn,
+                warn=run_output.warn,
             ),
         )

@@ -12,13 +12,13 @@ import typer
 from rich.text import Text
 from sqlalchemy.engine import Connection
 
-from audience_sync import app as engine
+from audience_sync import runtime as engine
+from audience_sync.cli.console import Format, FormatOption, LimitOption, print_records
 from audience_sync.cli.context import console, out, seams, settings_of
-from audience_sync.cli.inspecting import LIMIT, AudienceArgument, OptionalAudience
-from audience_sync.cli.output import Format, FormatOption, LimitOption, print_records
-from audience_sync.cli.reporting import confirm
-from audience_sync.cli.status import chosen_audience, known_audience
-from audience_sync.cli.table import TableView
+from audience_sync.cli.inspect_commands import LIMIT, AudienceArgument, OptionalAudience
+from audience_sync.cli.run_output import confirm
+from audience_sync.cli.status_commands import chosen_audience, known_audience
+from audience_sync.cli.text_table import TableView
 from audience_sync.config import Settings
 from audience_sync.delivery.batches_held import MARGIN
 from audience_sync.errors import ConfigError, LeaseHeld

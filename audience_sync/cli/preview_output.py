@@ -9,8 +9,8 @@ from typing import Final
 import orjson
 import typer
 
-from audience_sync.cli.output import Format, harmless, json_line, print_facts, print_records
-from audience_sync.cli.table import Record, TableView
+from audience_sync.cli.console import Format, harmless, json_line, print_facts, print_records
+from audience_sync.cli.text_table import Record, TableView
 from audience_sync.config import Audience
 from audience_sync.core.model import Computation
 from audience_sync.core.text import instant_text

@@ -1,0 +1,421 @@
+"""What `explain` prints: a tree of conditions with their values and events for people, records for programs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Final, TypeVar
+
+import orjson
+import typer
+from rich.text import Text
+
+from audience_sync import runtime as engine
+from audience_sync.audiences.definition import written_sql
+from audience_sync.audiences.explanation import Clause, Explanation, Fact, asked_for
+from audience_sync.audiences.explanation import explain as explain_user
+from audience_sync.cli import preview_output
+from audience_sync.cli.console import Format, FormatOption, Progress, Sheet, harmless, json_line, print_records
+from audience_sync.cli.context import console, out, seams, settings_of
+from audience_sync.cli.sync_commands import Now
+from audience_sync.cli.text_table import Record, wrap
+from audience_sync.config import Audience, Settings
+from audience_sync.core.guard import Hold
+from audience_sync.core.keys import KeyRules, Reason, stringify
+from audience_sync.core.model import Computation, Member, OnMissing, from_ms, to_ms
+from audience_sync.core.text import instant_text, printable
+from audience_sync.errors import AudienceSyncError, ConfigError, UnknownName
+from audience_sync.query.printer import to_text
+from audience_sync.query.syntax_tree import And, Not, Or, Reduction
+from audience_sync.segment.timestamps import iso
+from audience_sync.signals import stoppable
+from audience_sync.store import audiences, database_overview
+from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.reports import Record as StoredRecord
+from audience_sync.sync import standing_hold
+from audience_sync.sync.plan import preview as preview_audience
+
+COLUMNS: Final = (
+    "audience", "user", "as_of", "node", "kind", "text", "holds", "value", "at", "properties", "identifiers", "run_id",
+)  # fmt: skip
+_AS_JSON: Final = ("value", "properties", "identifiers")  # hold JSON text, nested in JSON
+_EMPTY: Final[Record] = dict.fromkeys(COLUMNS)
+
+
+def show(explanation: Explanation, verdict: str, standing: Standing, *, format: Format) -> None:
+    """Print an explanation: why, the verdict, and how the membership database stands to it."""
+    if format is Format.TABLE:
+        _show_tree(explanation, verdict, standing)
+        return
+    sheet = Sheet(COLUMNS, format=Format.CSV) if format is Format.CSV else None
+    about = {"audience": explanation.audience.key, "user": explanation.user, "as_of": iso(explanation.as_of)}
+    for record in _records(explanation, verdict, standing):
+        whole: Record = {**_EMPTY, **about, **record}
+        if sheet is not None:
+            sheet.add(whole)
+        else:
+            nested = {n: orjson.Fragment(v) if n in _AS_JSON and isinstance(v, str) else v for n, v in whole.items()}
+            sys.stdout.write(json_line(nested))
+
+
+def _records(explanation: Explanation, verdict: str, standing: Standing) -> Iterator[Record]:
+    match explanation.root:
+        case Clause() as clause:
+            yield from _clause_records(clause)
+        case Fact() as fact:
+            yield {"node": "1", "kind": "value", "text": to_text(fact.scalar), "value": fact.value}
+            yield from _event_records(fact, "1")
+        case None:
+            pass
+    member = explanation.found.member
+    yield {
+        "kind": "verdict",
+        "text": verdict,
+        "holds": member is not None,
+        "value": member and member.value,
+        "identifiers": member and member.identifiers,
+    }
+    yield {
+        "kind": "membership",
+        "text": standing.sentence,
+        "holds": standing.is_member,
+        "value": standing.value,
+        "at": standing.since,
+        "identifiers": standing.identifiers,
+        "run_id": standing.run_id,
+    }
+
+
+def _clause_records(clause: Clause) -> Iterator[Record]:
+    values = [fact.value for fact in clause.facts]
+    yield {
+        "node": clause.node,
+        "kind": "condition",
+        "text": to_text(clause.condition),
+        "holds": clause.holds,
+        "value": values[0] if len(values) == 1 else f"[{','.join(values)}]" if values else None,
+    }
+    for fact in clause.facts:
+        yield from _event_records(fact, clause.node)
+    for operand in clause.operands:
+        yield from _clause_records(operand)
+
+
+def _event_records(fact: Fact, node: str) -> Iterator[Record]:
+    if isinstance(fact.scalar, Reduction):
+        for event in fact.events:
+            name = fact.scalar.stream.event
+            yield {"node": node, "kind": "event", "text": name, "at": event.at, "properties": event.properties}
+
+
+def _show_tree(explanation: Explanation, verdict: str, standing: Standing) -> None:
+    audience = explanation.audience
+    kind = "computed trait" if audience.computation is Computation.TRAIT else "audience"
+    as_of = instant_text(iso(explanation.as_of))
+    heading = f"{audience.key} ({kind} {audience.name!r}), user {explanation.user}, as of {as_of}"
+    out.print(Text(heading, style="bold"), end="\n\n")
+    match explanation.root:
+        case Clause() as clause:
+            out.print_lines(_tree_lines(clause, explanation.user, width=out.line_width))
+            out.print()
+        case Fact() as fact:
+            for line in _fact_lines(fact, explanation.user):
+                out.print_lines(wrap(line, out.line_width, hang=2, is_json=True))
+            out.print()
+        case None:
+            pass
+    member = explanation.found.member
+    out.print(Text(verdict, style="bold green" if member is not None else "bold yellow"))
+    if member is not None and member.identifiers is not None:
+        line = Text(f"identifiers: {harmless(member.identifiers)}")
+        out.print_lines(wrap(line, out.line_width, hang=2, is_json=True))
+    out.print(Text(standing.sentence))
+
+
+def _tree_lines(clause: Clause, user: str, *, width: int, first: str = "", rest: str = "") -> Iterator[Text]:
+    """Yield a condition, what is known of it, and its parts; `first` and `rest` are drawn to the left of its lines."""
+    word = {And: "AND", Or: "OR", Not: "NOT"}.get(type(clause.condition))
+    mark, color, holds = ("✓", "green", "holds") if clause.holds else ("✗", "red", "does not hold")
+    title = Text.assemble(
+        (f"{mark} {holds}", color), "  ", (word, "bold") if word else printable(to_text(clause.condition))
+    )
+    asked = asked_for(clause)
+    facts = [Text("  ").append_text(line) for fact in clause.facts for line in _fact_lines(fact, user, asked=asked)]
+    for line, is_json in [(title, False), *((fact, True) for fact in facts)]:
+        for part in wrap(line, width - len(rest), hang=4, is_json=is_json):
+            yield Text(first).append_text(part)
+            first = rest
+    for operand in clause.operands:
+        corner, bar = ("└── ", "    ") if operand is clause.operands[-1] else ("├── ", "│   ")
+        yield from _tree_lines(operand, user, width=width, first=rest + corner, rest=rest + bar)
+
+
+def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[Text]:
+    """Yield what is known of a value: itself, where it comes from, and its events."""
+    value = f"is {harmless(fact.value)}"
+    yield Text(printable(f"{to_text(fact.scalar)} {value}" if asked is None else f"{value}, asked for {asked}"))
+    if fact.known is not None:
+        kind = "a computed trait" if fact.known.computation is Computation.TRAIT else "an audience"
+        command = shlex.join(["audience-sync", "explain", user, fact.known.key])
+        yield Text(printable(f"it is {kind} of the file: `{command}` says why"), style="dim")
+    if fact.events_in_all is None:
+        return
+    shown, in_all = len(fact.events), fact.events_in_all
+    count = f"{in_all:,} event{'' if in_all == 1 else 's'}"
+    yield Text(f"{count}, {shown:,} of them:" if shown < in_all else f"{count}:" if in_all else "no event")
+    for event in fact.events:
+        yield Text(f"  {instant_text(event.at)}  {harmless(event.properties)}")
+
+
+# --- standing ---------------------------------------------------------------------------------------------------------
+# How the membership database stands to what a definition says of one user now.
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The state of a user in an audience in the database, and a sentence that says what a sync would change.
+
+    `is_member` is None where nothing is known.
+    """
+
+    sentence: str
+    is_member: bool | None = None
+    value: str | None = None
+    since: str | None = None
+    identifiers: str | None = None
+    run_id: int | None = None
+
+
+def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> Standing:
+    """Return what the database says; `sync` is what a sync is called that would change it.
+
+    Without a database, or one that this program can use, the sentence says so.
+    """
+    audience = explanation.audience
+    try:
+        with engine.opened(settings) as database, database.read() as connection:
+            row = audiences.find(connection, audience.key)
+            if row is None:
+                return Standing(f"in the membership database: {audience.key} was never synced")
+            every = database_overview.profile_audiences(connection, explanation.user)
+            hold = standing_hold(connection, settings, audience)
+    except AudienceSyncError as error:
+        return Standing(f"in the membership database: nothing is known ({error})")
+    record = next(one for one in every if one["audience"] == audience.key)
+    then = _next(row, explanation, record, hold, sync=sync)
+    sentence = f"in the membership database: {_has(row, record)}; {then}"
+    return Standing(
+        sentence,
+        is_member=record["member"],
+        value=record["value"],
+        since=record["since"],
+        identifiers=record["identifiers"],
+        run_id=record["run_id"],
+    )
+
+
+def _has(row: AudienceRow, record: StoredRecord) -> str:
+    is_trait = row.computation is Computation.TRAIT
+    if not record["member"]:
+        return "no value" if is_trait else "not a member"
+    what = f"the value {record['value']}, one" if is_trait else "a member"
+    return f"{what} since {instant_text(record['since'])}, by run {record['run_id']}"
+
+
+def _next(row: AudienceRow, explanation: Explanation, record: StoredRecord, hold: Hold | None, *, sync: str) -> str:
+    audience, member = explanation.audience, explanation.found.member
+    if row.state == "retired":
+        return f"{audience.key} is retired and is never synced again"
+    if row.computation is not audience.computation:
+        return f"{audience.key} was synced as {row.computation} before, and a sync is refused"
+    would = f"{sync} would {_would(explanation, member, record)}"
+    if row.state == "paused":
+        return f"{audience.key} is paused; after `audience-sync resume {audience.key}` {would}"
+    if not audience.enabled:
+        return f"{audience.key} is disabled in the configuration; were it on, {would}"
+    if hold is not None:
+        return f"{audience.key} is held: {hold.reason}; after that {would}"
+    return would
+
+
+def _would(explanation: Explanation, member: Member | None, record: StoredRecord) -> str:
+    is_trait = explanation.audience.computation is Computation.TRAIT
+    was = bool(record["member"])
+    if member is None:
+        if not was:
+            return "change nothing"
+        if explanation.audience.on_missing is OnMissing.KEEP and is_trait:
+            return "keep the last value (on_missing)"
+        return "take the value away" if is_trait else "let them exit"
+    if not was:
+        return f"give them the value {member.value}" if is_trait else "let them enter"
+    if is_trait and member.value != record["value"]:
+        return f"make the value {member.value}"
+    return "change nothing" if member.identifiers == record["identifiers"] else "update their identifiers"
+
+
+# --- explaining -------------------------------------------------------------------------------------------------------
+# The commands explain and preview, which read the source and store nothing.
+
+SQL_COLUMNS = ("audience", "source", "as_of", "sql", "parameters")
+MOST_SHOWN = 10_000  # profiles of a sample, and events of a stream
+
+T = TypeVar("T")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command, example in (
+        (explain, "audience-sync explain user_42 big_spenders --events 20"),
+        (preview, "audience-sync preview big_spenders --now 2026-03-01 --format json"),
+    ):
+        app.command(epilog=f"Example: {example}")(command)
+
+
+def explain(
+    context: typer.Context,
+    user: Annotated[str, typer.Argument(metavar="USER", help="A profile key: the value of the identity.")],
+    audience: Annotated[
+        str | None, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
+    ] = None,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print the SQL that a sync runs; of an audience, without a user.")
+    ] = False,
+    now: Now = None,
+    events: Annotated[
+        int, typer.Option(min=0, max=MOST_SHOWN, metavar="N", help="Maximum number of events to show per condition.")
+    ] = 5,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Explain why a user is or is not in an audience.
+
+    Shows each condition with its value, whether it holds, and the events behind it. Reads the source, as of now or
+    --now, and compares with the membership database. The exit code is 0 for members and for others.
+
+    As json or csv, each line has a `kind`. `condition`: its place in the query is `node` (1.2 is the second part of the
+    whole), with `text`, `holds` and `value`. `value`: of a computed trait. `event`: of the condition at `node`, with
+    `at` and `properties`. `verdict`: `holds` is whether the user is a member or has a value. `membership`: `holds` is
+    what the database has, null if it has nothing, and `at` since when.
+    """
+    settings = settings_of(context)
+    if sql:
+        if audience is not None:
+            raise ConfigError("--sql takes AUDIENCE without USER", hint=f"audience-sync explain {audience} --sql")
+        _show_sql(settings, settings.audience(user), as_of=_instant(now), format=format)
+        return
+    chosen = _chosen(settings, user, audience)
+    if isinstance(stringify(user, KeyRules(())), Reason):  # a placeholder has an answer of its own
+        raise ConfigError("not a valid profile key: it is empty, too long, or has characters that keys cannot have")
+    as_of = _instant(now)
+    explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))
+    standing = standing_of(settings, explanation, sync="the next sync" if now is None else "a sync as of then")
+    show(explanation, _verdict(settings, explanation), standing, format=format)
+
+
+def preview(
+    context: typer.Context,
+    audience: Annotated[
+        str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
+    ],
+    now: Now = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, max=MOST_SHOWN, metavar="N", help="Maximum number of profiles to show.")
+    ] = 10,
+    format: FormatOption = Format.TABLE,
+) -> None:
+    """Count the members of an audience, show a sample, store nothing.
+
+    Needs no membership database and no API key. The sample is the first profiles by key, as
+    `members` lists them. As json this is one object with the sample; as csv, the sample.
+    """
+    settings = settings_of(context)
+    chosen, as_of, clock = settings.audience(audience), _instant(now), seams().monotonic
+    began = clock()
+    with Progress(chosen.key) as progress:
+        found = _interruptible(
+            lambda: preview_audience(
+                settings, chosen, as_of=as_of, sample=limit, on_page=lambda rows: progress.show("reading", rows)
+            )
+        )
+    preview_output.show(chosen, found, as_of=as_of, seconds=clock() - began, format=format)
+    console.print("nothing was stored")
+
+
+def _instant(now: datetime | None) -> datetime:
+    """Return the instant, in whole milliseconds as that of a run."""
+    return from_ms(to_ms(now or seams().clock()))
+
+
+def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:
+    """Return the named audience.
+
+    Raises:
+        ConfigError: it is missing, or is in the place of the user.
+        UnknownName: no audience has this key or name.
+    """
+    if audience is None:
+        hint = f"audience-sync explain USER {user}; its SQL: audience-sync explain {user} --sql"
+        raise ConfigError("explain needs USER and AUDIENCE", hint=hint)
+    try:
+        return settings.audience(audience)
+    except UnknownName:
+        if any(user in (one.key, one.name) for one in settings.audiences):
+            raise ConfigError(
+                f"`{user}` is an audience and `{audience}` is not: USER comes before AUDIENCE",
+                hint=f"audience-sync explain {audience} {user}",
+            ) from None
+        raise
+
+
+def _verdict(settings: Settings, explanation: Explanation) -> str:
+    """Return a sentence: whether the user is a member, and if the query does not read the user, why."""
+    audience, user, found = explanation.audience, explanation.user, explanation.found
+    is_trait = audience.computation is Computation.TRAIT
+    reasons = [reason for reason in dict.fromkeys(found.reasons) if reason is not Reason.DUPLICATE]
+    because = f" (one of their rows was rejected or changed: {', '.join(reasons)})" if reasons else ""
+    if found.member is not None:
+        has = f"has the value {found.member.value}" if is_trait else f"is in {audience.key}"
+        return f"{user} {has}{because}"
+    has = "has no value" if is_trait else f"is not in {audience.key}"
+    if explanation.root is not None or because:
+        return f"{user} {has}{because}"
+    if audience.query is None:
+        return f"{user} {has}: the SQL returns no row for them"
+    source = settings.sources[audience.source]
+    if source.profiles is None:
+        return f"{user} {has}: they have no events, and without profiles a query reads only users with events"
+    but = "though they have events, " if explanation.has_events else ""
+    return (
+        f"{user} {has}: {but}no row of [sources.{source.name}.profiles] has `{source.profiles.user}` = {user!r}, and a"
+        " query reads only users with such a row"
+    )
+
+
+def _show_sql(settings: Settings, audience: Audience, *, as_of: datetime, format: Format) -> None:
+    written = _interruptible(lambda: written_sql(settings, audience, as_of=as_of))
+    if format is Format.TABLE:
+        typer.echo(written.text)
+        return
+    parameters: object = dict(written.parameters) if format is Format.JSON else json_line(written.parameters).strip()
+    values = (audience.key, audience.source, as_of.isoformat(), written.sql, parameters)
+    print_records([dict(zip(SQL_COLUMNS, values, strict=True))], SQL_COLUMNS, format=format)
+
+
+def _interruptible(work: Callable[[], T]) -> T:
+    """Do work that only reads; a signal interrupts the query under way.
+
+    Raises:
+        KeyboardInterrupt: a signal came.
+    """
+    with stoppable(lambda: None) as stop:
+        try:
+            found = work()
+        except AudienceSyncError:
+            if not stop.is_set():
+                raise
+        if stop.is_set():
+            raise KeyboardInterrupt
+    return found
