@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,13 @@ def test_the_version_is_that_of_the_package() -> None:
     """`--version` shows the version of the installed package, which the package itself defines."""
     assert __version__ == version("audience-sync")
     assert PROJECT["dynamic"] == ["version"]
+
+
+def test_every_file_of_the_package_has_a_name_of_its_own() -> None:
+    """A file is found by its name: no two have the same one, whatever folder they are in."""
+    names = [path.name for path in (ROOT / "audience_sync").rglob("*.py") if path.name != "__init__.py"]
+
+    assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
 def test_the_layers_in_the_readme_are_those_that_are_checked() -> None:

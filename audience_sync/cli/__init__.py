@@ -1,4 +1,4 @@
-"""The command line: one module for each kind of command; each parses, calls `app`, and prints.
+"""The command line: one module for each kind of command; each parses, calls `runtime`, and prints.
 
 Data goes to stdout, everything else to stderr. Errors leave as one sentence with the exit code of their class.
 """

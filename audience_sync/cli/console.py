@@ -1,8 +1,8 @@
 """Data on stdout in three forms: a table for people, one JSON object a line, or CSV.
 
 Rows are printed as they come. JSON and CSV hold none of them back, tables a block to align them. A table on a terminal
-fits its width (see `table`); elsewhere it has all columns and one line per record, whatever COLUMNS says. Data comes
-from other people's databases and servers: none of it steers a terminal, or is calculated by a spreadsheet.
+fits its width (see `text_table`); elsewhere it has all columns and one line per record, whatever COLUMNS says. Data
+comes from other people's databases and servers: none of it steers a terminal, or is calculated by a spreadsheet.
 """
 
 from __future__ import annotations

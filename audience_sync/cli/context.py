@@ -98,7 +98,7 @@ class MessageConsole(Console):
 
 
 console = MessageConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-"""For people: progress, warnings, sentences. Data goes to stdout, through `output`."""
+"""For people: progress, warnings, sentences. Data goes to stdout, through `console`."""
 
 out = MessageConsole(highlight=False, soft_wrap=True, emoji=False)
 """Sentences that are the data of a command, on stdout."""

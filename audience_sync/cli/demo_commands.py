@@ -24,7 +24,7 @@ from audience_sync.cli.console import print_table
 from audience_sync.cli.context import console, out, seams
 from audience_sync.cli.text_table import TableView, wrap_command
 from audience_sync.config import Settings, load, parse_duration, resolve_api_key
-from audience_sync.config.load import CONFIG_VARIABLE
+from audience_sync.config.loader import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError

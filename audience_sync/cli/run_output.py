@@ -41,7 +41,7 @@ def using(database: Database) -> None:
 
 
 def exposed(settings: Settings) -> None:
-    """Warn of the files that others on this machine can open; see `checking.permissions`."""
+    """Warn of the files that others on this machine can open; see `checks.check_permissions`."""
     for finding in check_permissions.look(settings):
         warn(f"{finding.subject} {finding.message}; hint: {finding.remedy}")
 

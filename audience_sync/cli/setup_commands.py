@@ -23,7 +23,7 @@ from audience_sync.cli.context import console, out, seams, settings_of
 from audience_sync.cli.main import Globals
 from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
 from audience_sync.config import Settings, load
-from audience_sync.config.load import CONFIG_VARIABLE, DEFAULT_PATHS
+from audience_sync.config.loader import CONFIG_VARIABLE, DEFAULT_PATHS
 from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
 
 COLUMNS = ("check", "subject", "state", "message", "remedy")

@@ -366,7 +366,7 @@ class _Document:
 
 
 class TextFiles(Duckdb):
-    """Files in DuckDB; see `conversions` for the functions that read times."""
+    """Files in DuckDB; the functions above read times."""
 
     def column(self, column: Expression, kind: str) -> Value:
         """Return a column as a value; a text may stand for a number or a boolean."""

@@ -1,13 +1,13 @@
 """The configuration: one TOML file becomes one frozen `Settings`, or one error that names every problem in it.
 
-`document` is what the file may say, `settings` what the program reads; `loading` makes one of the other. Nothing here
+`tables` is what the file may say, `settings` what the program reads; `loader` makes one of the other. Nothing here
 opens a database or asks anything of the network, and keys are not looked up until `resolve_api_key` and
 `resolve_write_keys`.
 """
 
 from __future__ import annotations
 
-from audience_sync.config.load import find_config, load
+from audience_sync.config.loader import find_config, load
 from audience_sync.config.secrets import resolve_api_key, resolve_write_keys
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.source_tables import EventsTable, ProfilesTable, Source

@@ -1,6 +1,6 @@
 """What the file may say, table by table, with the defaults; an unknown setting is an error everywhere.
 
-What an audience leaves out is filled in by `loading`: here `None` means that the file does not say it.
+What an audience leaves out is filled in by `loader`: here `None` means that the file does not say it.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class TraitTable(AudienceTable):
 
 
 class MappingTable(Table):
-    """`[[mappings]]`: one mapping as it is written; `loading` makes it, and so finds what is wrong with its parts."""
+    """`[[mappings]]`: one mapping as it is written; `loader` makes it, and so finds what is wrong with its parts."""
 
     name: Text
     trigger: str | None = None

@@ -281,7 +281,7 @@ def _reference(value: str) -> str:
 
 def _write_keys(value: object) -> object:
     if not isinstance(value, list):
-        raise ValueError('must be a list, as in `["${SEGMENT_WRITE_KEY}"]`')  # noqa: TRY004 - as in `urls`
+        raise ValueError('must be a list, as in `["${SEGMENT_WRITE_KEY}"]`')  # noqa: TRY004 - pydantic wants a ValueError
     return value
 
 

@@ -105,7 +105,7 @@ def wrapping(columns: KeyColumns) -> Wrapping | None:
 
 
 class LineMaker:
-    """Makes lines (`core.lines`) of pages of rows: UTF-8, each with its end.
+    """Makes lines (`to_line`) of pages of rows: UTF-8, each with its end.
 
     Rows without a usable key or value go to `reject` instead; without usable other identifiers they become lines all
     the same. With a `wrapping`, a single identifier that is plain text stands in its line without its JSON.

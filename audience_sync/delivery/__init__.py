@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
+from audience_sync.delivery.delivery_loop import Acquaintance, Delivery, DeliveryReport, deliver
 from audience_sync.delivery.rate_limit import OutageChange, Reachability
-from audience_sync.delivery.session import Acquaintance, Delivery, DeliveryReport, deliver
 
 __all__ = ["Acquaintance", "Delivery", "DeliveryReport", "OutageChange", "Reachability", "deliver"]

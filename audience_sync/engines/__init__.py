@@ -1,6 +1,6 @@
 """Reading a source: the user's own database or files, with the user's SQL or ours, and nothing but reading.
 
-`reading` is the room's door; one module per database knows how to open it read only, take one snapshot, stream, and
+`query_run` is the way in; one module per database knows how to open it read only, take one snapshot, stream, and
 stop a query that takes too long.
 """
 

@@ -1,7 +1,7 @@
-"""What `reading` asks of a database, and the clock that stops a query.
+"""What `query_run` asks of a database, and the clock that stops a query.
 
 A session is one read-only connection on which one statement is run. Its methods raise the driver's own exceptions;
-`reading` turns them into sentences.
+`query_run` turns them into sentences.
 """
 
 from __future__ import annotations

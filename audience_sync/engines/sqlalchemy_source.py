@@ -27,7 +27,7 @@ from audience_sync.engines.session import CONNECT_TIMEOUT, PAGE, Column, Page
 CONNECT_ERRORS = (Exception,)
 """A driver should raise its own `Error` (PEP 249). BigQuery, ClickHouse and others let the exceptions of their HTTP
 client, their credentials or their parser through, so whatever is raised between us and a driver is an error of the
-source. This is the only place where that is so: `opening` turns it into a `SourceError`."""
+source. This is the only place where that is so: `connect` turns it into a `SourceError`."""
 _DRIVERS: Mapping[str, Mapping[str, str]] = {
     "mysql": {"mysqldb": "MySQLdb", "pymysql": "pymysql", "mysqlconnector": "mysql.connector"},
     "mariadb": {"pymysql": "pymysql", "mysqldb": "MySQLdb", "mariadbconnector": "mariadb"},

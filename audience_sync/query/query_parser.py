@@ -1,6 +1,6 @@
 """Queries as syntax trees: an audience is a condition, a computed trait a value.
 
-A query is read in two steps: the grammar makes chains of calls of it; `checking` knows the functions, and makes the
+A query is read in two steps: the grammar makes chains of calls of it; `checker` knows the functions, and makes the
 tree. A query has at most 10 KB, nests at most 50 deep, and has at most 50 comparisons, those inside `where` included.
 """
 

@@ -7,10 +7,10 @@ from typing import Final
 
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
-from audience_sync.sandbox import validation
+from audience_sync.sandbox import request_validation
 from audience_sync.sandbox.http_server import Answer, Request, answer, refusal
+from audience_sync.sandbox.request_validation import Malformed
 from audience_sync.sandbox.sandbox_state import Keys, State
-from audience_sync.sandbox.validation import Malformed
 
 _BEARER: Final = "Bearer "
 
@@ -19,11 +19,11 @@ def capture(state: State, request: Request) -> Answer:
     """Take the events of a POST to /batch or /e and answer; what is refused is recorded as a request only."""
     posted: list[Json] = []
     try:
-        document = validation.parse(request.body)
+        document = request_validation.parse(request.body)
         posted, places = _events(document, request.path)
         refused = _refused(state, posted, request)
         if refused is None:
-            events = [validation.event(one, place) for one, place in zip(posted, places, strict=True)]
+            events = [request_validation.event(one, place) for one, place in zip(posted, places, strict=True)]
             state.ledger.accept(events, path=request.path, fault=request.fault)
             return answer({"accepted": len(events)})
     except Malformed as error:
@@ -47,7 +47,7 @@ def user_keys(body: bytes) -> frozenset[str]:
 def count(request: Request) -> int:
     """Return how many events a capture request carries; 0 when that cannot be told."""
     try:
-        posted, _ = _events(validation.parse(request.body), request.path)
+        posted, _ = _events(request_validation.parse(request.body), request.path)
     except Malformed:
         return 0
     return len(posted)

@@ -13,8 +13,8 @@ import orjson
 from audience_sync.core.model import Json
 from audience_sync.sandbox.faults import rule_of
 from audience_sync.sandbox.http_server import Answer, Request, answer, refusal
+from audience_sync.sandbox.request_validation import Malformed
 from audience_sync.sandbox.sandbox_state import State
-from audience_sync.sandbox.validation import Malformed
 
 PREFIX: Final = "/sandbox/"
 

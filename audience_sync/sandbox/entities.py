@@ -16,7 +16,7 @@ import orjson
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.sandbox.ledger_tables import about
-from audience_sync.sandbox.validation import Definition, Event
+from audience_sync.sandbox.request_validation import Definition, Event
 
 Keys = Mapping[str, str]
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Final
 
 from audience_sync.core.model import Json
-from audience_sync.sandbox.validation import Malformed
+from audience_sync.sandbox.request_validation import Malformed
 
 CAPTURE_PATHS: Final = ("/batch", "/e")
 

@@ -22,8 +22,8 @@ from audience_sync.core.model import Json
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox import entities
 from audience_sync.sandbox.ledger_tables import NAMES, SCHEMA
+from audience_sync.sandbox.request_validation import Definition, Event
 from audience_sync.sandbox.stored_events import EventFilter, StoredEvent
-from audience_sync.sandbox.validation import Definition, Event
 from audience_sync.segment.timestamps import iso
 
 MEMORY: Final = timedelta(hours=24)

@@ -10,12 +10,12 @@ import orjson
 
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
-from audience_sync.sandbox import validation
+from audience_sync.sandbox import request_validation
 from audience_sync.sandbox.http_server import Answer, Request, answer, refusal
 from audience_sync.sandbox.ledger import Ledger, Row
+from audience_sync.sandbox.request_validation import Malformed
 from audience_sync.sandbox.sandbox_state import Settings, State
 from audience_sync.sandbox.stored_events import EventFilter, StoredEvent
-from audience_sync.sandbox.validation import Malformed
 
 _BORN: Final = "2026-01-01T00:00:00.000Z"  # when the environment and its key definitions were made
 
@@ -251,7 +251,7 @@ def _definitions(state: State, request: Request) -> Answer:
 
 
 def _define(state: State, request: Request) -> Answer:
-    wanted = validation.definition(validation.parse(request.body))
+    wanted = request_validation.definition(request_validation.parse(request.body))
     number = state.ledger.define(wanted)
     (row,) = state.ledger.read("SELECT * FROM trait_definitions WHERE id = ?", (number,))
     return _envelope(definition(row), {})

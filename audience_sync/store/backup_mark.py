@@ -3,8 +3,8 @@
 A database that is restored from a backup has forgotten what was sent since, and cannot notice that by itself. The file
 `<database>-highwater` is not part of the backup and shows it. These rules hold:
 
-- Every commit that changes what is to be sent, or settles what was sent, takes a generation (`binding.advance`): each
-  commit of leased work, events that are taken, a person who is forgotten.
+- Every commit that changes what is to be sent, or settles what was sent, takes a generation (`generations.advance`):
+  each commit of leased work, events that are taken, a person who is forgotten.
 - The mark is written, and is on the disk, only after such a commit. It never runs ahead of the database: a crash
   between the two is not mistaken for a restore, and the next commit or the next start catches up.
 - Nothing is sent while the mark is below the commit that decided to send it (`require_kept`). So a database below its

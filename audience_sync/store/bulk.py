@@ -95,7 +95,7 @@ def insert(
 
 
 def insert_members(connection: Connection, lines: Sequence[str], *, audience_id: int, run_id: int) -> None:
-    """Insert the members of lines (`core.lines`), who entered with one run.
+    """Insert the members of lines (`core.rows`), who entered with one run.
 
     Many lines go to the database as one text: SQLite takes it apart itself, a row at a time costs it three times as
     much.

@@ -37,7 +37,7 @@ class Database:
 
     def __init__(self, engine: Engine, *, reach: Callable[[str], None] = pass_by) -> None:
         self.engine = engine
-        self._reach = reach  # a named point: see `seams`
+        self._reach = reach  # a named point: see `clock`
         self._writer = threading.Lock()  # of SQLite: its own queue is to ask again and again, ever more seldom
 
     @property
@@ -124,7 +124,7 @@ def file_of(engine: Engine) -> Path | None:
 
 
 def highwater_of(path: Path) -> Path:
-    """Return where the high-water mark of a SQLite file is; see `store.highwater`."""
+    """Return where the high-water mark of a SQLite file is; see `store.backup_mark`."""
     return path.with_name(path.name + "-highwater")
 
 

@@ -109,7 +109,7 @@ def next_generation(connection: Connection, now_ms: int) -> int:
 
 
 def advance(connection: Connection, now_ms: int) -> None:
-    """Make this commit newer than all before it for the high-water mark, where there is one; see `store.highwater`.
+    """Make this commit newer than all before it for the high-water mark, where there is one; see `store.backup_mark`.
 
     Raises:
         DatabaseOlder: the database comes from a backup.

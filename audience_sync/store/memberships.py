@@ -24,7 +24,7 @@ _NOW: Final = 0  # in place of a run: the digest of the members as they are
 
 
 class Digest(NamedTuple):
-    """What some members come to: how many there are, and a sum over all of them; see `sync.diff`."""
+    """What some members come to: how many there are, and a sum over all of them; see `sync.duckdb_diff`."""
 
     version: str  # of everything that the sum depends on: another one says nothing
     members: int
@@ -35,7 +35,7 @@ class Digest(NamedTuple):
 
 
 def texts(connection: Connection, audience_id: int, wrapping: Wrapping | None) -> Generator[bytes]:
-    """Yield the members of an audience as lines (`core.lines`) in UTF-8, each with its end, many lines at a time.
+    """Yield the members of an audience as lines (`core.rows`) in UTF-8, each with its end, many lines at a time.
 
     Identifiers are bare where they would be with this wrapping, or they are JSON. The lines are joined where they lie:
     a row costs several times as much on its way here, and the interpreter's lock is free while the database works.
@@ -184,7 +184,7 @@ def apply_staged(connection: Connection, run: RunRow, *, upto: str) -> None:
 def enter(connection: Connection, run: RunRow, lines: Sequence[str]) -> None:
     """Make the people of sorted lines, identifiers bare, members where nobody was, which is all that a first sync does.
 
-    History has their entries from the memberships themselves, see `entries`.
+    History has their entries from the memberships themselves, see `initial_entries`.
     """
     _drop_digest(connection, run.audience_id, _NOW)
     bulk.insert_members(connection, lines, audience_id=run.audience_id, run_id=run.id)

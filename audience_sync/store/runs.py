@@ -221,7 +221,7 @@ def set_state(connection: Connection, run_id: int, state: RunState, *, reason: s
 
 
 def set_identifiers(connection: Connection, run_id: int, template: str | None) -> RunRow:
-    """Keep in what JSON the bare identifiers of a run's rows stand (`core.lines`); return the run."""
+    """Keep in what JSON the bare identifiers of a run's rows stand (`core.rows`); return the run."""
     connection.execute(sa.text("UPDATE runs SET identifiers = :t WHERE id = :i"), {"t": template, "i": run_id})
     return get(connection, run_id)
 

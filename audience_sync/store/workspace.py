@@ -75,7 +75,7 @@ class HeldLease:
         self._thread.start()
 
     def assert_held(self, connection: Connection) -> None:
-        """Refuse to commit if another holder took over (`store.leases`), and advance the mark (`store.highwater`)."""
+        """Refuse to commit if another holder took over (`store.leases`), and advance the mark (`store.backup_mark`)."""
         leases.assert_held(connection, self.lease)
         generations.advance(connection, self._workspace.seams.now_ms())
 

@@ -1,4 +1,4 @@
-"""The questions of a run to the engine that compares: `diff` has that of this process, another can be in a warehouse.
+"""The questions of a run to the engine that compares: `duckdb_diff` is in this process, another can be in a warehouse.
 
 `tests/integration/test_diff.py` holds what each of them must do.
 """
@@ -15,7 +15,7 @@ from audience_sync.store.memberships import Digest
 
 
 class DiffEngine(Protocol):
-    """The lines (`core.lines`) that a definition has, compared with those of an audience's members."""
+    """The lines (`core.rows`) that a definition has, compared with those of an audience's members."""
 
     wrapping: Wrapping | None  # of its lines; set before the first is added
 

@@ -1,6 +1,6 @@
 """The comparison of what a definition says now with the members of an audience, as sets of lines.
 
-`Diff` answers what `engine.DiffEngine` asks for with DuckDB in this process, whatever the source is. Its memory is
+`Diff` answers what `diff_engine.DiffEngine` asks for with DuckDB in this process, whatever the source is. Its memory is
 bounded: the rest goes to a temporary folder.
 """
 

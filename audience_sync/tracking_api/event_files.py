@@ -239,7 +239,7 @@ Line: TypeAlias = tuple[int, Arrival | BadLine]
 class Forwarding:
     """What a forwarding is told."""
 
-    file: str  # or `reading.STDIN`
+    file: str  # or `STDIN`
     deliver: Callable[[], bool]  # between windows; False: something is left open, so not again soon
     on_bad: Callable[[BadLine], None]
     on_progress: Callable[[int], None]  # lines read so far

@@ -20,7 +20,7 @@ import pytest
 
 from audience_sync.clock import Seams
 from audience_sync.delivery import Acquaintance
-from audience_sync.delivery.session import BATCHES_OPEN
+from audience_sync.delivery.delivery_loop import BATCHES_OPEN
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.sandbox.http_server import Answer, Request
 from audience_sync.store.database import Database

@@ -22,6 +22,7 @@ from audience_sync.config import (
     Settings,
     find_config,
     load,
+    loader,
     parse_duration,
     resolve_api_key,
     resolve_write_keys,
@@ -601,7 +602,7 @@ def test_configuration_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     named, variable, system = (tmp_path / name for name in ("named.toml", "variable.toml", "system.toml"))
     environ = {"AUDIENCE_SYNC_CONFIG": str(variable)}
-    monkeypatch.setattr(load, "DEFAULT_PATHS", (Path("config.toml"), system))
+    monkeypatch.setattr(loader, "DEFAULT_PATHS", (Path("config.toml"), system))
 
     with pytest.raises(ConfigError) as caught:
         find_config(None, {"AUDIENCE_SYNC_CONFIG": ""})

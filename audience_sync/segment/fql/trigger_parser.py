@@ -8,7 +8,7 @@ quotes (`properties."is gift"`). A number picks an element of a list (`propertie
 
 `not` and `!` are the same word. Before `contains(...)` and `match(...)` it makes one condition, which like the plain
 one needs a text; before anything else, parentheses included, it is the opposite of what follows. What a condition means
-for an event stands in `matching`.
+for an event stands in `matcher`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The syntax tree of a trigger, and its text again. What a condition means for an event stands in `matching`."""
+"""The syntax tree of a trigger, and its text again. What a condition means for an event stands in `matcher`."""
 
 from __future__ import annotations
 
