@@ -1,4 +1,4 @@
-"""What a query needs to be compiled: where its source has events and profiles, of what types, and what has a key."""
+"""Opening what an audience says: its own SQL as it is, its query compiled for its source."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from audience_sync.errors import ConfigError, QueryError
 from audience_sync.query.query_errors import placed
 from audience_sync.query.syntax_tree import Stream, walk
 from audience_sync.query.text_values import text_value_reader
+
+# --- preparing --------------------------------------------------------------------------------------------------------
+# What a query needs to be compiled: where its source has events and profiles, of what types, and what has a key.
 
 
 def compiler_of(settings: Settings, audience: Audience, *, as_of: datetime, only: str | None = None) -> Compiler:
@@ -160,7 +163,6 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 # --- definitions ------------------------------------------------------------------------------------------------------
-# Opening what an audience says: its own SQL as it is, its query compiled for its source.
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""A query as a tree of clauses: what each condition asks for, the values it found, and whether it holds."""
+"""Why somebody is in an audience or not: what is asked for, what their values are, and the events that decided.
+
+Whether they are in is asked with the statement of a sync, for this one user; the conditions come from another, and the
+events of each stream from one more. Nothing is stored.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +42,9 @@ from audience_sync.query.syntax_tree import (
     Trait,
 )
 from audience_sync.segment.timestamps import iso
+
+# --- clauses ----------------------------------------------------------------------------------------------------------
+# A query as a tree of clauses: what each condition asks for, the values it found, and whether it holds.
 
 
 class Event(NamedTuple):
@@ -197,10 +204,6 @@ def _value_column(settings: Settings, audience: Audience, names: Sequence[str]) 
 
 
 # --- explaining -------------------------------------------------------------------------------------------------------
-# Why somebody is in an audience or not: what is asked for, what their values are, and the events that decided.
-#
-# Whether they are in is asked with the statement of a sync, for this one user; the conditions come from another, and
-# the events of each stream from one more. Nothing is stored.
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `demo` tells: a shop, a first sync, two weeks, a second sync, and for some people by name why they moved."""
+"""The commands sandbox and demo, which need no configuration and no network."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ from audience_sync.signals import stoppable
 from audience_sync.store import audiences, memberships, runs
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
+
+# --- story ------------------------------------------------------------------------------------------------------------
+# What `demo` tells: a shop, a first sync, two weeks, a second sync, and for some people by name why they moved.
 
 RUNS_SHOWN: Final = TableView(
     ("audience", "read", "entered", "exited", "updated", "unchanged", "sent"), ("unchanged", "read"), grouped=True
@@ -244,7 +247,6 @@ def _title(text: str) -> None:
 
 
 # --- trying -----------------------------------------------------------------------------------------------------------
-# The commands sandbox and demo, which need no configuration and no network.
 
 POLL_INTERVAL = 0.1  # seconds between two reads of the sandbox's ledger
 

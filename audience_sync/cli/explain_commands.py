@@ -1,4 +1,4 @@
-"""What `explain` prints: a tree of conditions with their values and events for people, records for programs."""
+"""The commands explain and preview, which read the source and store nothing."""
 
 from __future__ import annotations
 
@@ -37,6 +37,9 @@ from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record as StoredRecord
 from audience_sync.sync import standing_hold
 from audience_sync.sync.plan import preview as preview_audience
+
+# --- explanations -----------------------------------------------------------------------------------------------------
+# What `explain` prints: a tree of conditions with their values and events for people, records for programs.
 
 COLUMNS: Final = (
     "audience", "user", "as_of", "node", "kind", "text", "holds", "value", "at", "properties", "identifiers", "run_id",
@@ -258,7 +261,6 @@ def _would(explanation: Explanation, member: Member | None, record: StoredRecord
 
 
 # --- explaining -------------------------------------------------------------------------------------------------------
-# The commands explain and preview, which read the source and store nothing.
 
 SQL_COLUMNS = ("audience", "source", "as_of", "sql", "parameters")
 MOST_SHOWN = 10_000  # profiles of a sample, and events of a stream

@@ -1,4 +1,4 @@
-"""Print a dry run of forward, and name bad lines."""
+"""The command that passes the Segment events of a file through the mappings: to look at, or to be sent."""
 
 from __future__ import annotations
 
@@ -43,6 +43,9 @@ from audience_sync.tracking_api.event_files import (
     read_events,
 )
 from audience_sync.tracking_api.event_files import forward as forward_events
+
+# --- previews ---------------------------------------------------------------------------------------------------------
+# Print a dry run of forward, and name bad lines.
 
 PREVIEW_COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
 SUMMARY_COLUMNS = ("what", "which", "count")
@@ -143,7 +146,6 @@ class ForwardSheet:
 
 
 # --- forwarding -------------------------------------------------------------------------------------------------------
-# The command that passes the Segment events of a file through the mappings: to look at, or to be sent.
 
 COLUMNS = ("read", "taken", "known", "bad", "accepted", "unsent", "open", "dead")
 

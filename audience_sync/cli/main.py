@@ -1,4 +1,7 @@
-"""The global options, which every command gets in its context."""
+"""The command line as a whole: the global options, and how a failure ends the process.
+
+Commands are imported when they run, and so is what a failure needs: `--version` and `--help` stay fast.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,10 @@ from audience_sync.errors import INTERRUPTED, AudienceSyncError
 
 if TYPE_CHECKING:  # `--version` and `--help` need no configuration, and importing it takes most of a start
     from audience_sync.config import Settings
+
+
+# --- globals ----------------------------------------------------------------------------------------------------------
+# The global options, which every command gets in its context.
 
 
 @dataclass
@@ -135,9 +142,6 @@ def _no_type(**_: object) -> None:
 
 
 # --- main -------------------------------------------------------------------------------------------------------------
-# The command line as a whole: the global options, and how a failure ends the process.
-#
-# Commands are imported when they run, and so is what a failure needs: `--version` and `--help` stay fast.
 
 TRACEBACK_VARIABLE = "AUDIENCE_SYNC_TRACEBACK"
 NAME = "audience-sync"

@@ -1,4 +1,8 @@
-"""Estimate how many users a plan would create in Schematic."""
+"""The output of `plan`: a summary of each audience, and a total.
+
+The numbers come from the comparison alone. Bodies are made for samples only, so a plan takes no longer than the sync
+that it previews.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,9 @@ from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, generations, memberships, outbox
 from audience_sync.store.database import Database
 from audience_sync.sync import Plan
+
+# --- new_users --------------------------------------------------------------------------------------------------------
+# Estimate how many users a plan would create in Schematic.
 
 LOOKED_UP: Final = 10_000  # users of each audience; beyond that, only a sample of them
 SAMPLE_ONE_IN: Final = 16
@@ -180,10 +187,6 @@ class PlanSamples:
 
 
 # --- plans ------------------------------------------------------------------------------------------------------------
-# The output of `plan`: a summary of each audience, and a total.
-#
-# The numbers come from the comparison alone. Bodies are made for samples only, so a plan takes no longer than the
-# sync that it previews.
 
 COLUMNS: Final = (
     "record", "audience", "computation", "kind", "state", "as_of", "members", "read", "enter", "exit", "update",

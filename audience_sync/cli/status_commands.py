@@ -1,4 +1,4 @@
-"""List active claims: the processes that sync an audience or deliver batches."""
+"""The commands status and audiences, and the lookup of the audience that a command names."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ from audience_sync.store.outages import OutageKind
 from audience_sync.store.reports import Record, iso
 from audience_sync.sync import standing_hold
 
+# --- at_work ----------------------------------------------------------------------------------------------------------
+# List active claims: the processes that sync an audience or deliver batches.
+
 COLUMNS: Final = ("work", "audience", "batches", "holder", "until")
 SHOWN: Final = TableView(COLUMNS, optional=("until",), under=("holder",))
 
@@ -72,7 +75,6 @@ def _record(work: str, holder: str, until: int, *, audience: str | None = None, 
 
 
 # --- status -----------------------------------------------------------------------------------------------------------
-# The commands status and audiences, and the lookup of the audience that a command names.
 
 STATUS_SHOWN = TableView(
     ("key", "computation", "state", "members", "last_run", "last_success", "next_due", "open", "dead"),

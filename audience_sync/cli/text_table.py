@@ -1,7 +1,8 @@
-"""Wrap text for a terminal at word boundaries.
+"""Lay out records for a terminal of a given width, or as plain aligned lines; nothing is printed here.
 
-No word or number is cut: one that is wider than the line stands on a line of its own, where the terminal wraps it and
-copying gives it whole. An instant is one word, and so is a command in backticks while it fits on a line.
+A table is as wide as its cells and never wraps one. If it does not fit, columns that are empty are left out, then
+optional ones, and long text moves to a line of its own under its row. If the required columns still do not fit, each
+record becomes a block of `name  value` lines.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from audience_sync.core.text import instant_text, printable
+
+# --- paragraph --------------------------------------------------------------------------------------------------------
+# Wrap text for a terminal at word boundaries.
+#
+# No word or number is cut: one that is wider than the line stands on a line of its own, where the terminal wraps it
+# and copying gives it whole. An instant is one word, and so is a command in backticks while it fits on a line.
 
 _INSTANT: Final = r"\S*?\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ\S*"
 _WORD: Final = re.compile(rf"\s*(?:{_INSTANT}|\S+)\s*")
@@ -104,11 +111,6 @@ def _items(text: str) -> Iterable[str]:
 
 
 # --- table ------------------------------------------------------------------------------------------------------------
-# Lay out records for a terminal of a given width, or as plain aligned lines; nothing is printed here.
-#
-# A table is as wide as its cells and never wraps one. If it does not fit, columns that are empty are left out, then
-# optional ones, and long text moves to a line of its own under its row. If the required columns still do not fit,
-# each record becomes a block of `name value` lines.
 
 JSON_COLUMNS: Final = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value", "bodies"})
 """Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""

@@ -1,18 +1,4 @@
-"""Convert the text in files to numbers and times: SQL functions of DuckDB, each of one value, whatever other rows hold.
-
-CSV and JSON files are read as text. The `types` of a source, the queries compiled for files, and a person's own SQL all
-convert it with the functions made here:
-
-- `parse_number(text)`: a number as JSON writes it, else an error;
-- `parse_time(text)`: an instant in UTC, from what `try_parse_time` reads or a unix time, else an error;
-- `try_parse_time(text)`: an instant in UTC, from a date or timestamp, else NULL;
-- `try_parse_event_time(text)`: the same, or a unix time. The digits of a date of this century or the last, such as
-  20260511 or 20260511100000, are that date.
-
-A date that begins with its day or month is read as `date_order` says, and without that setting it is an error in all
-functions of time. NULL stays NULL. An error's message is `MARK`, the `Doubt` and the text as a JSON string; `doubted`
-reads it.
-"""
+"""Queries in DuckDB, and so in any file: JSON pointers, RE2, timestamps in UTC."""
 
 from __future__ import annotations
 
@@ -44,6 +30,23 @@ from audience_sync.compiler.dialect import (
 from audience_sync.compiler.scalars import MomentValue, NumberValue, TextValue, TruthValue
 from audience_sync.core.model import ColumnType, DateOrder
 from audience_sync.query.literals import LONGEST_NUMBER
+
+# --- conversions ------------------------------------------------------------------------------------------------------
+# Convert the text in files to numbers and times: SQL functions of DuckDB, each of one value, whatever other rows
+# hold.
+#
+# CSV and JSON files are read as text. The `types` of a source, the queries compiled for files, and a person's own SQL
+# all convert it with the functions made here:
+#
+# - `parse_number(text)`: a number as JSON writes it, else an error;
+# - `parse_time(text)`: an instant in UTC, from what `try_parse_time` reads or a unix time, else an error;
+# - `try_parse_time(text)`: an instant in UTC, from a date or timestamp, else NULL;
+# - `try_parse_event_time(text)`: the same, or a unix time. The digits of a date of this century or the last, such as
+#   20260511 or 20260511100000, are that date.
+#
+# A date that begins with its day or month is read as `date_order` says, and without that setting it is an error in
+# all functions of time. NULL stays NULL. An error's message is `MARK`, the `Doubt` and the text as a JSON string;
+# `doubted` reads it.
 
 PARSERS: Final = {ColumnType.NUMBER: "parse_number", ColumnType.TIME: "parse_time"}
 """The function that converts a column of a type."""
@@ -144,7 +147,6 @@ _EVENT_TIME: Final = (
 
 
 # --- duckdb -----------------------------------------------------------------------------------------------------------
-# Queries in DuckDB, and so in any file: JSON pointers, RE2, timestamps in UTC.
 
 _WRITTEN = "%Y-%m-%dT%H:%M:%S.%gZ"
 _NUMBERS = (

@@ -1,4 +1,4 @@
-"""Which of many events make a reduction what it is: those that a person is shown first."""
+"""What a funnel asks of its child events: how many, or what, or only whether there are any."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from audience_sync.compiler.no_events import compare_numbers
 from audience_sync.compiler.selections import Selection
 from audience_sync.query.syntax_tree import EACH, Comparison, Condition, Literal, Reduction, Where, walk
 from audience_sync.query.vocabulary import Form, Function
+
+# --- deciding ---------------------------------------------------------------------------------------------------------
+# Which of many events make a reduction what it is: those that a person is shown first.
 
 _BY_VALUE = (Function.FIRST, Function.LAST, Function.MIN, Function.MAX)
 
@@ -35,7 +38,6 @@ def deciding_first(found: Selection, reduction: Reduction) -> list[Expression]:
 
 
 # --- funnels ----------------------------------------------------------------------------------------------------------
-# What a funnel asks of its child events: how many, or what, or only whether there are any.
 
 
 def reductions_of(condition: object) -> list[Reduction]:

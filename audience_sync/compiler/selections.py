@@ -1,4 +1,4 @@
-"""The windows of streams as conditions on the time of an event."""
+"""Rows of events that are still being selected, and what all selections of a statement have in common."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from audience_sync.compiler.relations import EventRow, EventsRoom, ProfilesRoom
 from audience_sync.query import calendar
 from audience_sync.query.syntax_tree import Between, Context, Path, Property, Reduction, Since, Stream, Trait, Within
 from audience_sync.query.vocabulary import Duration
+
+# --- windows ----------------------------------------------------------------------------------------------------------
+# The windows of streams as conditions on the time of an event.
 
 
 def in_window(selection: Selection, window: Within | Between | Since) -> list[Truth]:
@@ -67,7 +70,6 @@ def _ago(world: World, duration: Duration) -> datetime:
 
 
 # --- selections -------------------------------------------------------------------------------------------------------
-# Rows of events that are still being selected, and what all selections of a statement have in common.
 
 _PARENT_ROW = "audience_sync_parent"
 

@@ -1,4 +1,4 @@
-"""The address on which the daemon listens: ``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:8080``."""
+"""The kinds of value that settings have, each with the check that its sentence promises."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ from audience_sync.config.secret_references import REFERENCE, expand
 from audience_sync.core.model import ColumnType, DateOrder, OnMissing, TraitType
 from audience_sync.database_error import shown
 from audience_sync.destinations.schematic.actions import Action
+
+# --- addresses --------------------------------------------------------------------------------------------------------
+# The address on which the daemon listens: ``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:8080``.
 
 _PARTS: Final = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})", re.ASCII)
 _SENTENCE: Final = "must be an address with a port, such as `127.0.0.1:8080` or `[::1]:8080`"
@@ -178,7 +181,6 @@ def _absolute(url: URL, folder: Path) -> URL:
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
-# The kinds of value that settings have, each with the check that its sentence promises.
 
 LONGEST = timedelta(days=36_500)
 """A century: what is longer leaves the calendar when it is subtracted from a timestamp."""

@@ -1,6 +1,8 @@
-"""A value of a source that its driver cannot represent in Python: it stands in the row in place of the value.
+"""What names a person: how a value becomes a key's one text form, and which columns of a result hold keys.
 
-The row is rejected only where that column is used. So one timestamp beyond the year 9999 costs one row, not the run.
+A key is stringified in one way: text as it is, integers in decimal digits, UUIDs in lower case with dashes, and whole
+`Decimal` or float numbers (databases without an integer type return them) as integers. A float of 2^53 or more may
+have lost digits and is refused. Nothing is trimmed or folded. `KeyRules` says which texts are not keys.
 """
 
 from __future__ import annotations
@@ -20,6 +22,12 @@ import orjson
 from slugify import slugify
 
 from audience_sync.errors import SourceError
+
+# --- unreadable -------------------------------------------------------------------------------------------------------
+# A value of a source that its driver cannot represent in Python: it stands in the row in place of the value.
+#
+# The row is rejected only where that column is used. So one timestamp beyond the year 9999 costs one row, not the
+# run.
 
 _LONGEST: Final = 80  # characters of a value that are shown
 
@@ -41,11 +49,6 @@ def unreadable(raw: str, problem: str) -> Unreadable:
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
-# What names a person: how a value becomes a key's one text form, and which columns of a result hold keys.
-#
-# A key is stringified in one way: text as it is, integers in decimal digits, UUIDs in lower case with dashes, and
-# whole `Decimal` or float numbers (databases without an integer type return them) as integers. A float of 2^53 or
-# more may have lost digits and is refused. Nothing is trimmed or folded. `KeyRules` says which texts are not keys.
 
 MAX_KEY_LENGTH = 255  # characters
 EXACT_FLOATS = 2**53  # from here on a float may stand for several whole numbers

@@ -1,8 +1,7 @@
-"""A member as one line of text: `key`, `key⇥identifiers` or `key⇥identifiers⇥value`.
+"""Rows of a source become lines of members, or rejections with a reason.
 
-Keys hold no control character (`rows.py` rejects those) and JSON never writes one raw, so lines are joined, split,
-compared and hashed as they are. Where all members have one identifier besides the key, of one name, it stands bare:
-without its JSON, which is the same for all of them.
+Of two rows with one key, the row with more identifiers is used (user and company keys that have a value), and among
+those the row with the smallest canonical JSON: see `distinct`. The order of the source's rows never matters.
 """
 
 from __future__ import annotations
@@ -31,6 +30,13 @@ from audience_sync.core.keys import (
     stringify,
 )
 from audience_sync.core.model import Member
+
+# --- lines ------------------------------------------------------------------------------------------------------------
+# A member as one line of text: `key`, `key⇥identifiers` or `key⇥identifiers⇥value`.
+#
+# Keys hold no control character (`rows.py` rejects those) and JSON never writes one raw, so lines are joined, split,
+# compared and hashed as they are. Where all members have one identifier besides the key, of one name, it stands bare:
+# without its JSON, which is the same for all of them.
 
 GAP = "\t"  # in a template, the place of the identifier
 
@@ -85,10 +91,6 @@ def from_line(line: str, wrapping: Wrapping | None = None) -> Member:
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
-# Rows of a source become lines of members, or rejections with a reason.
-#
-# Of two rows with one key, the row with more identifiers is used (user and company keys that have a value), and among
-# those the row with the smallest canonical JSON: see `distinct`. The order of the source's rows never matters.
 
 LONGEST_TEXT = 1_000_000  # bytes; a longer page may have a line of more, which DuckDB does not load
 COMPANIES_KNOWN = 50_000  # distinct values of a single further identifier whose JSON is kept while reading

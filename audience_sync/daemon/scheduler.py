@@ -1,4 +1,4 @@
-"""Let only one round of a process work on audiences that use one another."""
+"""The scheduler's side of the daemon: one date job for each audience, whose time is kept in the database."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.renamed_audiences import rename_warnings
 from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync import Job, Round, RunReport, make_round, recover, sync_under, taking, uses_any
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+# Let only one round of a process work on audiences that use one another.
 
 
 class Claims:
@@ -134,7 +137,6 @@ def _offset_at(instant: datetime, zone: ZoneInfo) -> timedelta:
 
 
 # --- syncing ----------------------------------------------------------------------------------------------------------
-# The scheduler's side of the daemon: one date job for each audience, whose time is kept in the database.
 
 SYNCS_AT_ONCE = 2
 MOMENT = timedelta(seconds=1)

@@ -1,4 +1,10 @@
-"""Messages to systemd: ready, alive, reloading, stopping. Without systemd nothing is sent."""
+"""The daemon's life: start, tell systemd, sync and deliver, reload, and leave nothing behind at the end.
+
+With `[ingest] listen` it takes events of Segment's libraries as well, from before its first sync to its end.
+
+The end takes and starts no more work, lets requests under way be answered for a few seconds, both ways, and gives the
+leases back. What is then unsettled goes again, under the same keys.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +35,9 @@ from audience_sync.segment.timestamps import iso
 from audience_sync.store import open_values
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.listener import open_server
+
+# --- notifier ---------------------------------------------------------------------------------------------------------
+# Messages to systemd: ready, alive, reloading, stopping. Without systemd nothing is sent.
 
 
 class Notifier:
@@ -150,12 +159,6 @@ def _differing_in(one: object, other: object, name: str) -> Iterator[str]:
 
 
 # --- service ----------------------------------------------------------------------------------------------------------
-# The daemon's life: start, tell systemd, sync and deliver, reload, and leave nothing behind at the end.
-#
-# With `[ingest] listen` it takes events of Segment's libraries as well, from before its first sync to its end.
-#
-# The end takes and starts no more work, lets requests under way be answered for a few seconds, both ways, and gives
-# the leases back. What is then unsettled goes again, under the same keys.
 
 if TYPE_CHECKING:
     from audience_sync.tracking_api.server import Server

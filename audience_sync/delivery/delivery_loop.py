@@ -1,4 +1,4 @@
-"""Before the first event: whose key this is, and that Schematic knows the type of every trait."""
+"""A delivery: take rows into batches and post them, until nothing waits or nothing more can be done."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ from audience_sync.store import audiences, backup_mark, generations, open_values
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+# Before the first event: whose key this is, and that Schematic knows the type of every trait.
 
 
 @dataclass
@@ -100,7 +103,6 @@ def _type_of(row: AudienceRow, known: Audience | None) -> TraitType | None:
 
 
 # --- session ----------------------------------------------------------------------------------------------------------
-# A delivery: take rows into batches and post them, until nothing waits or nothing more can be done.
 
 LOOK = 0.02  # seconds between two looks at the workers
 IDLE = 0.1  # seconds between two looks for rows where there were none

@@ -1,4 +1,9 @@
-"""How events are put into batches of a size, and how batches are cut: between profiles wherever that is possible."""
+"""Take rows out of `outbox` and `events` into batches: read, build, insert and delete in one transaction.
+
+A profile that is in an open batch of the same table is passed over until that batch is answered. Rows that
+produce no event are settled here: a change that no mapping sends becomes a dead row, a forwarded event that no mapping
+wants is counted and deleted.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,9 @@ from audience_sync.segment.timestamps import iso
 from audience_sync.store import backup_mark, batches, events, generations, identifiers, outbox
 from audience_sync.store.batches import Batch, Taking
 from audience_sync.store.workspace import Workspace
+
+# --- cuts -------------------------------------------------------------------------------------------------------------
+# How events are put into batches of a size, and how batches are cut: between profiles wherever that is possible.
 
 
 def pack(profiles: Iterable[Sequence[Event]], size: int) -> list[list[Event]]:
@@ -82,11 +90,6 @@ def _message(event: Event) -> object:
 
 
 # --- taker ------------------------------------------------------------------------------------------------------------
-# Take rows out of `outbox` and `events` into batches: read, build, insert and delete in one transaction.
-#
-# A profile that is in an open batch of the same table is passed over until that batch is answered. Rows that produce
-# no event are settled here: a change that no mapping sends becomes a dead row, a forwarded event that no mapping
-# wants is counted and deleted.
 
 MOST_BATCHES: Final = 20  # a take
 LONGEST_BUILD: Final = 0.1  # seconds that events are built in one take: others wait for its rows

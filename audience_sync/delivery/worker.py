@@ -1,4 +1,4 @@
-"""State that the workers of one process share: their batches, the pace, and why they stop."""
+"""One worker: one connection, one batch under way at a time, and what each answer leads to."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, backup_mark, batches, events, generations, outbox
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
+
+# --- group ------------------------------------------------------------------------------------------------------------
+# State that the workers of one process share: their batches, the pace, and why they stop.
 
 MOST_REJECTED: Final = 20  # refused one after the other with nothing accepted: then it is not the events
 
@@ -107,7 +110,6 @@ class WorkerGroup:
 
 
 # --- worker -----------------------------------------------------------------------------------------------------------
-# One worker: one connection, one batch under way at a time, and what each answer leads to.
 
 IDLE: Final = 0.1  # seconds between two looks for a batch that is due
 DATABASE_RETRY: Final = 0.5  # seconds, when the database is away

@@ -1,4 +1,8 @@
-"""Whom TLS trusts, and what is said of a server that cannot be trusted."""
+"""One HTTP connection that stays open, for one thread: many large requests, each answered within one deadline.
+
+This is the standard library's `http.client`: a batch of events costs a quarter of what it costs with httpx, and the
+time limit holds for the whole exchange rather than for each single read.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,9 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from audience_sync.errors import ConfigError
+
+# --- trust ------------------------------------------------------------------------------------------------------------
+# Whom TLS trusts, and what is said of a server that cannot be trusted.
 
 _CLOCK = "renew it on the server, or correct this machine's clock"
 _NAME = "certificate for another host; check the address"
@@ -80,10 +87,6 @@ def lasting_problem(error: BaseException) -> str | None:
 
 
 # --- connection -------------------------------------------------------------------------------------------------------
-# One HTTP connection that stays open, for one thread: many large requests, each answered within one deadline.
-#
-# This is the standard library's `http.client`: a batch of events costs a quarter of what it costs with httpx, and the
-# time limit holds for the whole exchange rather than for each single read.
 
 Unanswered = (OSError, HTTPException)
 """The exceptions that `Connection.post` raises without an answer; `TimeoutError` if it did not come in time."""

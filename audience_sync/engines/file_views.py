@@ -1,4 +1,4 @@
-"""Whether the numbers of several Parquet files fit one type: DuckDB takes one that may round them."""
+"""Make views of files: CSV and JSON are read as text, Parquet keeps its types."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from audience_sync.engines.file_access import is_json, is_parquet
 from audience_sync.engines.file_lines import Fault, fault_in_csv, refusal
 from audience_sync.engines.json_views import read_json
 from audience_sync.errors import SourceError
+
+# --- parquet_types ----------------------------------------------------------------------------------------------------
+# Whether the numbers of several Parquet files fit one type: DuckDB takes one that may round them.
 
 _DECIMAL: Final = re.compile(r"DECIMAL\((\d+),(\d+)\)")  # digits, and how many of them are behind the point
 _MOST_DIGITS: Final = 38  # of a decimal
@@ -46,7 +49,6 @@ def holds_all(kinds: Iterable[str]) -> bool:
 
 
 # --- formats ----------------------------------------------------------------------------------------------------------
-# Make views of files: CSV and JSON are read as text, Parquet keeps its types.
 
 
 def make_view(

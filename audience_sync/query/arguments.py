@@ -1,4 +1,4 @@
-"""Conditions and values where they are demanded, or a sentence about what stands there instead and what to do."""
+"""What stands in the parentheses of a call, with its inner expressions checked, read as what the call takes."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ from audience_sync.query.syntax_tree import (
     kind_of,
 )
 from audience_sync.query.vocabulary import DateTest, Duration, Form, Function, Kind, Operator, RelativeTest, TextTest
+
+# --- sentences --------------------------------------------------------------------------------------------------------
+# Conditions and values where they are demanded, or a sentence about what stands there instead and what to do.
 
 CONDITIONS = (Comparison, Presence, TextCondition, OneOf, DateCondition, RelativeCondition, Not, And, Or)
 
@@ -200,7 +203,6 @@ def _about_text(scalar: Scalar, call: Call, given: Sequence[Given]) -> TextCondi
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
-# What stands in the parentheses of a call, with its inner expressions checked, read as what the call takes.
 
 Built: TypeAlias = Stream | Scalar | Condition
 """What an expression of a query is."""

@@ -1,7 +1,6 @@
-"""Many rows through one statement: the database makes rows of a JSON text, and a JSON text of rows.
+"""Writes of many rows at once: ``executemany`` under SQLite; ``COPY``, or a statement over arrays, under Postgres.
 
-Under SQLite a statement that takes or yields rows one by one gives up Python's lock at every one of them, and beside
-other busy threads it has to wait each time until it has the lock back: a hundred times as long as the row itself takes.
+SQLAlchemy's own bulk insert costs three to nine times as much on both, and psycopg's ``executemany`` seven times.
 """
 
 from __future__ import annotations
@@ -15,6 +14,13 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
+
+# --- jsonrows ---------------------------------------------------------------------------------------------------------
+# Many rows through one statement: the database makes rows of a JSON text, and a JSON text of rows.
+#
+# Under SQLite a statement that takes or yields rows one by one gives up Python's lock at every one of them, and
+# beside other busy threads it has to wait each time until it has the lock back: a hundred times as long as the row
+# itself takes.
 
 
 def fetch(
@@ -55,9 +61,6 @@ def _kind(connection: Connection, column: sa.Column[Any]) -> str:
 
 
 # --- bulk -------------------------------------------------------------------------------------------------------------
-# Writes of many rows at once: ``executemany`` under SQLite; ``COPY``, or a statement over arrays, under Postgres.
-#
-# SQLAlchemy's own bulk insert costs three to nine times as much on both, and psycopg's ``executemany`` seven times.
 
 CHUNK = 20_000  # rows a statement
 LINES_A_STATEMENT = 1_000  # more at once cost SQLite more for each

@@ -1,4 +1,8 @@
-"""The second half of a run: compare what the definition says with the members, and commit or stage what differs."""
+"""One run of one audience, from its row in `runs` to its last commit.
+
+Reading comes first and changes nothing. An initial run then commits as it compares, and is initial again if it dies.
+Every later run stages its whole plan, and the guard looks at it before the first commit.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,9 @@ from audience_sync.sync.completion import (
 from audience_sync.sync.definition_rows import Found, Rejections, reading
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.prerequisites import hold_of, used_by, uses_any
+
+# --- committing -------------------------------------------------------------------------------------------------------
+# The second half of a run: compare what the definition says with the members, and commit or stage what differs.
 
 T = TypeVar("T")
 Put: TypeAlias = Callable[[Connection, RunRow, Sequence[T]], None]
@@ -180,10 +187,6 @@ def _all_enter(lines: Sequence[str]) -> Counter[ChangeKind]:
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
-# One run of one audience, from its row in `runs` to its last commit.
-#
-# Reading comes first and changes nothing. An initial run then commits as it compares, and is initial again if it
-# dies. Every later run stages its whole plan, and the guard looks at it before the first commit.
 
 
 def sync(workspace: Workspace, job: Job) -> RunReport:

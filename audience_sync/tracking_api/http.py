@@ -1,7 +1,8 @@
-"""Refused requests and events in the log: their senders hear of it, and the operator has to.
+"""From HTTP to events and back to an answer: the one asynchronous place of the program.
 
-Anybody can send garbage, so each status and each fault of an event is logged once a minute at most, with how many
-there were.
+Anyone may open a connection and send slowly. A thread for each would soon be all threads; here a slow sender costs a
+little memory until its time is over. Nothing is decided here: a body is collected, `requests.read` says what it is, and
+the answer waits for `Intake`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,12 @@ from audience_sync.tracking_api.requests import (
     knows_sender,
     read,
 )
+
+# --- complaints -------------------------------------------------------------------------------------------------------
+# Refused requests and events in the log: their senders hear of it, and the operator has to.
+#
+# Anybody can send garbage, so each status and each fault of an event is logged once a minute at most, with how many
+# there were.
 
 EVERY: Final = 60.0  # seconds
 
@@ -137,11 +144,6 @@ def _too_long(limit: int) -> Refusal:
 
 
 # --- api --------------------------------------------------------------------------------------------------------------
-# From HTTP to events and back to an answer: the one asynchronous place of the program.
-#
-# Anyone may open a connection and send slowly. A thread for each would soon be all threads; here a slow sender costs
-# a little memory until its time is over. Nothing is decided here: a body is collected, `requests.read` says what it
-# is, and the answer waits for `Intake`.
 
 READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body takes too long beside everything else
 

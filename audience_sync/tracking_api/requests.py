@@ -1,4 +1,9 @@
-"""What is answered to a request that is not taken."""
+"""What a request says: from the bytes of a body to the events that arrive, or why it is refused. Nothing else is done.
+
+A request is refused whole only where nothing in it can be told apart. One bad event of a batch (not JSON, not an event,
+too long, too deep) is refused alone and counted: client libraries drop a whole batch that is answered with 400. An
+event that names nobody, or has no name, is taken: what becomes of it is for the mappings to say.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +34,9 @@ from audience_sync.segment.segment_events import (
     refuse,
 )
 from audience_sync.segment.timestamps import iso, to_utc
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+# What is answered to a request that is not taken.
 
 CODES: Final = {
     400: "invalid_request",
@@ -227,11 +235,6 @@ def _is_batch(key: bytes) -> bool:
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
-# What a request says: from the bytes of a body to the events that arrive, or why it is refused. Nothing else is done.
-#
-# A request is refused whole only where nothing in it can be told apart. One bad event of a batch (not JSON, not an
-# event, too long, too deep) is refused alone and counted: client libraries drop a whole batch that is answered with
-# 400. An event that names nobody, or has no name, is taken: what becomes of it is for the mappings to say.
 
 MOST_IN_BATCH: Final = 500 * 1024
 """The most bytes of the body of a batch (Segment's limit)."""

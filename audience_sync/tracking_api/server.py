@@ -1,6 +1,7 @@
-"""Uvicorn's HTTP/1.1 connection with a limit on what Uvicorn lets a client take: connections, and time to send.
+"""The Tracking API on its sockets: Uvicorn in a thread of its own, with the thread that commits behind it.
 
-Uvicorn waits for ever for the head of a request, and for the rest of a body that was refused before it was read.
+Uvicorn's own lines are left out: anybody could fill the log with garbage requests. What it says of our mistakes is
+logged without the values in it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from audience_sync.tracking_api.http import BUSY, Api, refusal_body
 from audience_sync.tracking_api.intake import Intake
 from audience_sync.tracking_api.limits import DEFAULT, RETRY_AFTER, Limits
 from audience_sync.tracking_api.requests import Refusal, invalid
+
+# --- protocol ---------------------------------------------------------------------------------------------------------
+# Uvicorn's HTTP/1.1 connection with a limit on what Uvicorn lets a client take: connections, and time to send.
+#
+# Uvicorn waits for ever for the head of a request, and for the rest of a body that was refused before it was read.
 
 GRACE: Final = 2.0  # seconds beyond the time of a body, in which the application itself answers that it is over
 LINGER: Final = 1.0  # seconds in which a client may see why its connection ends
@@ -131,10 +137,6 @@ def limited(limits: Limits) -> type[PatientProtocol]:
 
 
 # --- server -----------------------------------------------------------------------------------------------------------
-# The Tracking API on its sockets: Uvicorn in a thread of its own, with the thread that commits behind it.
-#
-# Uvicorn's own lines are left out: anybody could fill the log with garbage requests. What it says of our mistakes is
-# logged without the values in it.
 
 BACKLOG = 512  # connections that the system keeps for us until we take them
 

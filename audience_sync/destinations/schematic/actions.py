@@ -1,4 +1,10 @@
-"""The name of a track event in Schematic, which takes ASCII letters, digits, ``-`` and ``_`` only."""
+"""The two actions of the Schematic destination, their fields, and the bodies that they make of resolved fields.
+
+A body is whole or not made: a required field that is missing, a value of another type, or a user without keys is a
+rejection that says so. Null and "" are as missing, and so is a key of blanks, which would make one user of many;
+numbers and booleans become text where text belongs. Traits go as they are, with null and false. A rejection names
+fields and keys, never what an event says in them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +20,9 @@ from audience_sync.core.keys import audience_key
 from audience_sync.core.model import Json
 from audience_sync.segment.mapping.segment_text import number_text
 from audience_sync.segment.timestamps import to_utc
+
+# --- event_names ------------------------------------------------------------------------------------------------------
+# The name of a track event in Schematic, which takes ASCII letters, digits, ``-`` and ``_`` only.
 
 _ACCEPTED: Final = re.compile("[A-Za-z0-9_-]+")
 
@@ -87,12 +96,6 @@ REQUIRED: Final = {action: {field.name for field in fields if field.required} fo
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------
-# The two actions of the Schematic destination, their fields, and the bodies that they make of resolved fields.
-#
-# A body is whole or not made: a required field that is missing, a value of another type, or a user without keys is a
-# rejection that says so. Null and "" are as missing, and so is a key of blanks, which would make one user of many;
-# numbers and booleans become text where text belongs. Traits go as they are, with null and false. A rejection names
-# fields and keys, never what an event says in them.
 
 RAW_EVENT_NAME: Final = "raw_event_name"
 _IDENTIFY: Final = Action.IDENTIFY_USER  # to look a member up in its enum costs as much as a function call or two

@@ -1,10 +1,7 @@
-"""Changes as Segment events, as an audience or computed trait of Segment Engage would send them.
+"""What the open changes of one profile come to: the events for Schematic that the mappings make of them.
 
-A change is an `identify`: the trait, ``context.personas`` that says which audience or computed trait, a `messageId`
-that a repetition shares, and an integrations object that names Schematic alone. Beside that ``context.user_keys`` and
-``context.company_keys`` have every key that the definition names, and ``context.change`` says what happened: entered,
-exited (of a computed trait: it is null now), updated (identifiers or value differ), or resent (nothing, but Schematic
-is to be told again).
+They go together, in a parcel: one identify as a rule, more where mappings say different things. Bodies of identifies
+that differ only in their traits are one event; track events are facts, and never joined.
 """
 
 from __future__ import annotations
@@ -29,6 +26,15 @@ from audience_sync.destinations.wire_events import Carried, Event, OpenChange, i
 from audience_sync.segment.fql.trigger_tree import fields
 from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.segment_events import SegmentEvent
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+# Changes as Segment events, as an audience or computed trait of Segment Engage would send them.
+#
+# A change is an `identify`: the trait, ``context.personas`` that says which audience or computed trait, a `messageId`
+# that a repetition shares, and an integrations object that names Schematic alone. Beside that ``context.user_keys``
+# and ``context.company_keys`` have every key that the definition names, and ``context.change`` says what happened:
+# entered, exited (of a computed trait: it is null now), updated (identifiers or value differ), or resent (nothing,
+# but Schematic is to be told again).
 
 ONLY_SCHEMATIC: Json = {"All": False, "Schematic": True}
 _ID_STARTS: Final = {Computation.AUDIENCE: "aud", Computation.TRAIT: "trait"}
@@ -77,10 +83,6 @@ def change_event(
 
 
 # --- parcels ----------------------------------------------------------------------------------------------------------
-# What the open changes of one profile come to: the events for Schematic that the mappings make of them.
-#
-# They go together, in a parcel: one identify as a rule, more where mappings say different things. Bodies of
-# identifies that differ only in their traits are one event; track events are facts, and never joined.
 
 _PROFILE = itemgetter(OpenChange._fields.index("profile_key"))
 NOT_MAPPED = "no enabled mapping makes an event of it"

@@ -1,8 +1,7 @@
-"""Bodies of audience changes without resolving a mapping for each: most mappings only move values to other places.
+"""Events of changes that differ in nothing but whom they are about: made once, and filled in for each person.
 
-Where that is so, one sample event with marks in the place of everything that differs between people is resolved, and
-its JSON text is cut at the marks. What is put between the pieces for a profile is then exactly what resolving its own
-event would have put there. A million people have as many templates as there are sets of keys: one or two.
+A run says the same of everybody: one audience, one value, one generation. What a template leaves open but for the
+person is known then, so that an event costs one hash and one filled text.
 """
 
 from __future__ import annotations
@@ -33,6 +32,13 @@ from audience_sync.segment.fql.trigger_tree import fields
 from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.mapping.validation import directive_of
 from audience_sync.segment.segment_events import SegmentEvent
+
+# --- templates --------------------------------------------------------------------------------------------------------
+# Bodies of audience changes without resolving a mapping for each: most mappings only move values to other places.
+#
+# Where that is so, one sample event with marks in the place of everything that differs between people is resolved,
+# and its JSON text is cut at the marks. What is put between the pieces for a profile is then exactly what resolving
+# its own event would have put there. A million people have as many templates as there are sets of keys: one or two.
 
 AT: Final = "0001-01-01T00:00:00.001Z"
 """The mark of the time."""
@@ -135,10 +141,6 @@ def _moves(value: Json) -> bool:
 
 
 # --- stamps -----------------------------------------------------------------------------------------------------------
-# Events of changes that differ in nothing but whom they are about: made once, and filled in for each person.
-#
-# A run says the same of everybody: one audience, one value, one generation. What a template leaves open but for the
-# person is known then, so that an event costs one hash and one filled text.
 
 Names: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
 """The names of the user keys and of the company keys that a profile has beside the identity."""

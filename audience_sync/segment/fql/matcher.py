@@ -1,7 +1,13 @@
-r"""The patterns of `match`: `*` is any run of characters, `?` any one, `[a-z]` one of a list, and `\x` the character x.
+"""Triggers as functions: compiled once, called for every event.
 
-A pattern fits the whole text or not at all, and tells capital letters from small ones. No text can make it slow: each
-run stops at the first place where what follows it fits, and is not tried again.
+What a condition means, where it is not plain:
+
+- A field that is missing is like one that is null: `= null` is true of it, and so is `!=` with a text, `true`, `false`.
+- Nothing is converted: the text `"36"` is not the number 36, and `true` is not 1.
+- `=` and `!=` with a number, and `<` `<=` `>` `>=`, are true of numbers only.
+- `contains`, `match` and their negations are true of texts only; both tell capital letters from small ones.
+- `in [...]` is true if `=` is true of one of the values, `not in [...]` if of none; `value in field` looks into a list.
+- `not` before an expression is its opposite, for a missing field too.
 """
 
 from __future__ import annotations
@@ -25,6 +31,13 @@ from audience_sync.segment.fql.trigger_tree import (
     Or,
     Scalar,
 )
+
+# --- patterns ---------------------------------------------------------------------------------------------------------
+# rThe patterns of `match`: `*` is any run of characters, `?` any one, `[a-z]` one of a list, and `\x` the character
+# x.
+#
+# A pattern fits the whole text or not at all, and tells capital letters from small ones. No text can make it slow:
+# each run stops at the first place where what follows it fits, and is not tried again.
 
 
 class Piece(NamedTuple):
@@ -125,16 +138,6 @@ def _list_expression(content: str) -> str:
 
 
 # --- matching ---------------------------------------------------------------------------------------------------------
-# Triggers as functions: compiled once, called for every event.
-#
-# Meanings that are not plain:
-#
-# - A missing field is like one that is null: `= null` is true of it, and so is `!=` with a text, `true` or `false`.
-# - Nothing is converted: the text `"36"` is not the number 36, and `true` is not 1.
-# - `=` and `!=` with a number, and `<` `<=` `>` `>=`, are true of numbers only.
-# - `contains`, `match` and their negations are true of texts only; both tell capital letters from small ones.
-# - `in [...]` is true if `=` is true of one of the values, `not in [...]` if of none; `value in field` searches a list.
-# - `not` before an expression is its opposite, for a missing field too.
 
 Event: TypeAlias = Mapping[str, Json]
 Matcher: TypeAlias = Callable[[Event], bool]

@@ -1,4 +1,9 @@
-"""The words that Segment's own parser cuts a trigger into: where it wants blanks, and which characters it knows."""
+"""Where Segment's own parser would answer a trigger differently, said in sentences.
+
+The trigger is read a second time by the rules that Segment's parser follows, and what comes out is compared with our
+tree: no sentence without a difference. What depends on the event alone is not listed: there a path also goes on through
+an empty text, 0 and `false`, which then count as its value.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +32,9 @@ from audience_sync.segment.fql.trigger_tree import (
     to_text,
 )
 from audience_sync.segment.fql.trigger_words import number_of, shown
+
+# --- segment_words ----------------------------------------------------------------------------------------------------
+# The words that Segment's own parser cuts a trigger into: where it wants blanks, and which characters it knows.
 
 _END = r"(?=[ \t\n,\])]|\Z)"
 _ESCAPED = r"\\[^\U00010000-\U0010ffff]"
@@ -279,11 +287,6 @@ def _why_other(theirs: Comparison | Call, ours: Condition, value: Word) -> str:
 
 
 # --- differences ------------------------------------------------------------------------------------------------------
-# Where Segment's own parser would answer a trigger differently, said in sentences.
-#
-# The trigger is read a second time by the rules that Segment's parser follows, and what comes out is compared with
-# our tree: no sentence without a difference. What depends on the event alone is not listed: there a path also goes on
-# through an empty text, 0 and `false`, which then count as its value.
 
 LONGEST_SHOWN = 1000  # characters of a trigger
 FUNCTIONS = frozenset({"contains", "match"})

@@ -1,7 +1,6 @@
-"""What the directives make of values that are resolved already: replaced, flattened, merged, without nulls.
+"""What each directive does: builders that make a function of a directive's argument, which was found right before.
 
-Where an object keeps `MISSING` for a key (`keep` levels of it do), the key counts as set to nothing: in a merge it
-takes away what another object has there, as it does at Segment.
+A value without JSON in it is passed on as it is; a function raises MappingError where Segment, too, gives an event up.
 """
 
 from __future__ import annotations
@@ -17,6 +16,12 @@ from audience_sync.errors import MappingError
 from audience_sync.segment.mapping.event_paths import MISSING, Resolve, Value, parse_path, reader
 from audience_sync.segment.mapping.segment_text import MOST, as_json, as_text, is_blank, measured, split_template
 from audience_sync.segment.mapping.validation import LONGEST_PATTERN, Place, is_falsy, spell, units
+
+# --- values -----------------------------------------------------------------------------------------------------------
+# What the directives make of values that are resolved already: replaced, flattened, merged, without nulls.
+#
+# Where an object keeps `MISSING` for a key (`keep` levels of it do), the key counts as set to nothing: in a merge it
+# takes away what another object has there, as it does at Segment.
 
 Members: TypeAlias = dict[str, Any]  # each is a Value
 
@@ -151,10 +156,6 @@ def _cases() -> dict[str, str]:
 
 
 # --- builders ---------------------------------------------------------------------------------------------------------
-# What each directive does: builders that make a function of a directive's argument, which was found right before.
-#
-# A value without JSON in it is passed on as it is; a function raises MappingError where Segment, too, gives an event
-# up.
 
 EVERY_LEVEL: Final = 1_000
 Argument: TypeAlias = Any  # JSON; `mapping_problems` has looked at its types

@@ -1,4 +1,8 @@
-"""What a directive looks like in a mapping, where it stands, and what can be found wrong with it."""
+"""What is wrong with a mapping, all of it at once and before any event comes.
+
+Some of it Segment refuses for every event; some it finds out when the wrong event comes; some it never says, and
+nothing useful comes out. The configuration tells all of it, and compiling stops at the first kind.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ from typing import Final, NamedTuple, TypeAlias
 from audience_sync.core.model import Json
 from audience_sync.segment.mapping.event_paths import Resolve, keys_fault, path_fault
 from audience_sync.segment.mapping.segment_text import placeholders
+
+# --- shape ------------------------------------------------------------------------------------------------------------
+# What a directive looks like in a mapping, where it stands, and what can be found wrong with it.
 
 Path: TypeAlias = tuple[str | int, ...]
 LONGEST_PATTERN: Final = 10
@@ -305,10 +312,6 @@ RULES: Final[dict[str, Callable[[Json, Path], Found]]] = {
 
 
 # --- problems ---------------------------------------------------------------------------------------------------------
-# What is wrong with a mapping, all of it at once and before any event comes.
-#
-# Some of it Segment refuses for every event; some it finds out when the wrong event comes; some it never says, and
-# nothing useful comes out. The configuration tells all of it, and compiling stops at the first kind.
 
 MOST_LEVELS: Final = 50
 """So many levels of tables and lists a mapping has at most."""
