@@ -17,6 +17,7 @@ from audience_sync.cli.text_table import TableView, wrap
 from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import forecast
 from audience_sync.core.model import EXIT_VALUES, Computation, RunState
+from audience_sync.core.text import counted
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused
 from audience_sync.store import audiences, identifiers, outbox, runs
@@ -55,7 +56,8 @@ def first_sync(key: str, members: int, settings: Settings) -> None:
     )
     rate = settings.delivery.max_requests_per_second
     console.print(
-        f"first sync of {key}: up to {events:,} events in {requests:,} requests, at least {timedelta(seconds=seconds)}"
+        f"first sync of {key}: up to {counted(events, 'event')} in {counted(requests, 'request')},"
+        f" at least {timedelta(seconds=seconds)}"
         f" at {rate:,g} requests a second; each moves the user's last_seen_at and may fire a webhook; users that"
         " Schematic does not know are created there"
     )
@@ -94,7 +96,8 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(
-            "this cannot be taken back, and there is no terminal to ask on", hint=f"add --yes to answer: {question}"
+            "this cannot be undone, and there is no terminal to ask for confirmation",
+            hint=f"add --yes to answer: {question}",
         )
     lines = wrap(Text(question), console.line_width - len(" [y/N]: "))
     typer.confirm("\n".join(line.plain for line in lines), abort=True, err=True)
@@ -217,11 +220,11 @@ def _say_delivery(delivery: DeliveryReport, sent: int | None) -> None:
     if not (delivery.events or waiting or sent or delivery.failure):
         console.print("nothing was waiting to be sent")
     elif sent is None or sent == delivery.events:
-        console.print(f"{delivery.events:,} events accepted by Schematic")
+        console.print(f"{counted(delivery.events, 'event')} accepted by Schematic")
     else:
         console.print(
-            f"{delivery.events:,} events accepted by Schematic, of all that was waiting; of these runs, {sent:,}"
-            " changes are accepted"
+            f"{counted(delivery.events, 'event')} accepted by Schematic, earlier ones included;"
+            f" {counted(sent, 'change')} of these runs"
         )
     if delivery.failure is not None:
         complain(delivery.failure)

@@ -17,6 +17,11 @@ _INSTANT: Final = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 _BUT_LINES: Final = re.compile(f"(?![\n\t])[{_CONTROLS}]")
 
 
+def counted(number: int, word: str) -> str:
+    """Return a number with the word for what was counted: `1 event`, `2,000 events`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def printable(text: str, *, lines: bool = False) -> str:
     """Return a text of the same length with every control character replaced; `lines` keeps new lines and tabs."""
     if text.isprintable():  # most is

@@ -69,7 +69,7 @@ def declare_traits(
     """Declare the types of traits that are to be sent for the first time, if a mapping sends them under their names.
 
     An audience is boolean; a computed trait has the type of the file, and without one Schematic goes by its first
-    value. A refusal is a warning, told once and remembered in `refused`: the trait is sent all the same.
+    value. A refusal is a warning, told once and remembered in `refused`: the trait is still sent.
     """
     with workspace.database.read() as connection:
         undeclared = audiences.undeclared(connection)
@@ -92,7 +92,7 @@ def declare_traits(
                 audiences.set_declared(connection, audience.id, workspace.seams.now_ms())
         else:
             refused.add(audience.id)
-            warn(f"trait {audience.key} could not be declared {trait_type}, it is sent all the same: {problem}")
+            warn(f"trait {audience.key} could not be declared {trait_type}, it is still sent: {problem}")
 
 
 def _type_of(row: AudienceRow, known: Audience | None) -> TraitType | None:

@@ -79,7 +79,7 @@ def literal_moment(text: str) -> date | datetime:
     """
     moment = moment_of_text(text)
     if moment is None or not 1 < moment.year < 9999:
-        raise ValueError(f"there is no such moment as `{text}`")
+        raise ValueError(f"`{text}` is not a valid date or time")
     return moment
 
 

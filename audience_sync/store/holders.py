@@ -70,7 +70,8 @@ class FileHolder:
         except OSError as error:
             raise AudienceSyncError(
                 f"cannot write in {self._folder}: {error.strerror}",
-                hint="the folder of the membership database needs room, and must belong to who runs audience-sync",
+                hint="the folder of the membership database needs free space, and must belong to the user who runs"
+                " audience-sync",
             ) from None
 
     def _enter(self) -> None:

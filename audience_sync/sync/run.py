@@ -333,7 +333,7 @@ def _require_no_later(connection: Connection, job: Job, audience: AudienceRow, *
         if applied is not None and as_of < applied:
             raise ConfigError(
                 f"{subject} was already synced as of {instant_text(iso(from_ms(applied)))}, a later instant",
-                hint="--force goes back in time all the same",
+                hint="use --force to sync as of an earlier instant",
             )
 
 

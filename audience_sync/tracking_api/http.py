@@ -119,7 +119,7 @@ class Body:
             # One byte more than may be is enough to know; what zlib would still make of the piece is never made.
             self._data += self._unpack.decompress(piece, self._limit + 1 - len(self._data))
         except zlib.error:
-            return invalid("the body is no gzip")
+            return invalid("the body is not gzip")
         if self._unpack.unused_data:
             return invalid("something follows the gzip of the body")
         return _too_long(self._limit) if len(self._data) > self._limit else None

@@ -37,7 +37,7 @@ from audience_sync.tracking_api.requests import Refusal, invalid
 GRACE: Final = 2.0  # seconds beyond the time of a body, in which the application itself answers that it is over
 LINGER: Final = 1.0  # seconds in which a client may see why its connection ends
 
-_NO_HTTP: Final = invalid("this is no HTTP request")
+_NO_HTTP: Final = invalid("this is not an HTTP request")
 _SLOW_HEAD: Final = Refusal(408, "the request did not arrive in time")
 
 

@@ -38,7 +38,9 @@ def test_an_audience_is_approved_by_its_key(place: Place) -> None:
     unasked = place.command("approve", AUDIENCE_KEY)
     assert unasked.code == 2
     assert f"run 3 of {AUDIENCE_KEY}, as of " in unasked.err
-    assert f"Z: {BLOCKED}\nerror: this cannot be taken back, and there is no terminal to ask on\n" in unasked.err
+    assert (
+        f"Z: {BLOCKED}\nerror: this cannot be undone, and there is no terminal to ask for confirmation\n" in unasked.err
+    )
     assert len(place.members()) == 100
 
     approved = place.command("approve", AUDIENCE_KEY, "--yes", "--format", "json")
@@ -109,7 +111,7 @@ def test_a_sync_tells_its_changes_from_others(place: Place) -> None:
     later = place.command("sync", "--format", "json")
 
     assert [(one["audience"], one["entered"], one["sent"]) for one in later.records] == [("later", 12, 12)]
-    said = "100 events accepted by Schematic, of all that was waiting; of these runs, 12 changes are accepted"
+    said = "100 events accepted by Schematic, earlier ones included; 12 changes of these runs"
     assert later.err.splitlines()[-1] == said
 
 

@@ -421,7 +421,7 @@ def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
     assert refused.code == 2
     assert (
         f"error: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00Z,"
-        " a later instant\nhint: --force goes back in time all the same"
+        " a later instant\nhint: use --force to sync as of an earlier instant"
     ) in refused.err
     assert place.command("sync", "--now", "2026-02-01", "--force").code == 0
     assert_settled(place, EVERYBODY, before={**EVERYBODY, **march})
@@ -622,7 +622,9 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
     """`retract` sends false to every member, retires the key for ever, and asks first."""
     asked = synced.command("retract", AUDIENCE_KEY)
     assert asked.code == 2
-    assert "error: this cannot be taken back, and there is no terminal to ask on\nhint: add --yes" in asked.err
+    assert (
+        "error: this cannot be undone, and there is no terminal to ask for confirmation\nhint: add --yes" in asked.err
+    )
     assert unchanged(synced, EVERYBODY, received=200)
 
     ended = synced.command("retract", AUDIENCE_KEY, "--yes", "--format", "json")

@@ -51,7 +51,7 @@ def trigger(text: str) -> str:
     [
         (IDENTIFY, "no enabled mapping carries its value"),
         (IDENTIFY + "enabled = false\n" + TRAITS, "no enabled mapping makes an event of it: no trigger matches"),
-        (trigger("traits.vip = true"), "who leaves keeps the trait for ever"),
+        (trigger("traits.vip = true"), "exiting users keep the trait"),
         (trigger("traits.vip = false"), "nobody ever gets the trait"),
         (trigger('context.change in ["entered", "exited"]'), "a change that is updated or resent has no event"),
         (trigger('type = "track" and event = "Audience Entered"'), "no trigger matches"),
@@ -75,7 +75,7 @@ def trigger(text: str) -> str:
         (IDENTIFY + TRAITS + 'user_keys = { email = { "@path" = "$.traits.vip" } }\n', "everybody would be one user"),
         (
             IDENTIFY + '[mappings.fields]\nuser_traits = { vip = true, last = { "@path" = "$.traits.vip" } }\n',
-            "who leaves keeps the trait for ever",
+            "exiting users keep the trait",
         ),
         (
             trigger("traits.vip = true") + TRACK.replace("Ours", "Other") + BY_USER,

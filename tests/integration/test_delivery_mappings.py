@@ -253,7 +253,7 @@ def test_an_audience_that_no_mapping_carries_is_not_synced(sending: Sending) -> 
     sending = sending.with_mappings(TRACK.replace('type = "identify"', "traits.gold = true"))
     job = Job(settings=sending.settings, audience=sending.settings.audience("gold"))
 
-    with pytest.raises(ConfigError, match="who leaves keeps the trait for ever"):
+    with pytest.raises(ConfigError, match="exiting users keep the trait"):
         sending.sync(gold=["u1"])
     with pytest.raises(ConfigError, match="audience 'gold' does not reach Schematic"):
         plan(sending.workspace, job, on_found=lambda _: None)

@@ -498,7 +498,7 @@ def test_another_type_at_schematic_is_a_warning(sending: Sending) -> None:
     sending.deliver(warn=warnings.append)
 
     assert sorted(warnings) == [
-        f"trait {key} could not be declared {kind}, it is sent all the same: Schematic knows it as boolean, not {kind}"
+        f"trait {key} could not be declared {kind}, it is still sent: Schematic knows it as boolean, not {kind}"
         for key, kind in (("named", "string"), ("spend", "currency"))
     ]
     assert sending.traits()["u1"]["spend"] == 12

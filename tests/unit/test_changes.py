@@ -259,7 +259,7 @@ def test_a_company_can_have_the_traits_too() -> None:
 
 
 def test_a_refusal_is_named_and_holds_nothing_else() -> None:
-    """What one mapping cannot make is dead with its reason, what another makes of it is sent all the same."""
+    """What one mapping cannot make is dead with its reason, what another makes of it is still sent."""
     change = make_open("u1")
     keyless = identify("Keyless", user_keys={"email": {"@path": "$.traits.email"}})
     made = parcel([change], identify(), keyless)
@@ -373,7 +373,7 @@ def test_a_computed_trait_of_any_type_is_carried_by_the_presets(trait_type: Trai
         ('context.personas.computation_class = "trait"', Computation.TRAIT, None),
         ('context.personas.computation_class = "trait"', Computation.AUDIENCE, "no trigger matches"),
         ('context.personas.computation_class = "audience"', Computation.TRAIT, "no trigger matches"),
-        ("traits.spend > 10", Computation.TRAIT, "who leaves keeps the trait for ever"),
+        ("traits.spend > 10", Computation.TRAIT, "exiting users keep the trait"),
     ],
 )
 def test_what_a_computed_trait_would_not_be_told(trigger: str, computation: Computation, gap: str | None) -> None:

@@ -403,7 +403,7 @@ def test_errors_name_their_place(value: Json, place: str) -> None:
 @pytest.mark.parametrize("event", [None, 1, "x", [], [{}], True])
 def test_an_event_is_an_object(event: Json) -> None:
     """Anything else is refused, whatever the mapping reads."""
-    with pytest.raises(MappingError, match="the event is no object"):
+    with pytest.raises(MappingError, match="the event is not an object"):
         compile_mapping({"a": 1})(event)
 
 

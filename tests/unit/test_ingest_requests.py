@@ -341,10 +341,10 @@ def test_limit_is_on_what_is_unpacked(packed: bool) -> None:
     [
         (b"{}", "br", 415, "not in another Content-Encoding"),
         (b"{}", "gzip, gzip", 415, "not in another Content-Encoding"),
-        (b"{}", "gzip", 400, "the body is no gzip"),
+        (b"{}", "gzip", 400, "the body is not gzip"),
         (b"", "gzip", 400, "the gzip of the body breaks off"),
         (gzip.compress(b"{}", mtime=0)[:-1], "gzip", 400, "the gzip of the body breaks off"),
-        (gzip.compress(b"{}", mtime=0)[:-8] + bytes(8), "gzip", 400, "the body is no gzip"),
+        (gzip.compress(b"{}", mtime=0)[:-8] + bytes(8), "gzip", 400, "the body is not gzip"),
         (gzip.compress(b"{}", mtime=0) + b"more", "gzip", 400, "something follows the gzip"),
         (gzip.compress(b"{}", mtime=0) * 2, "gzip", 400, "something follows the gzip"),
         (b"x" * (MOST_IN_BATCH + 1), None, 400, "the body is longer than 500 KB"),

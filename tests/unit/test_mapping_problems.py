@@ -231,7 +231,7 @@ def test_the_place_is_spelled() -> None:
     with pytest.raises(MappingError) as raised:
         compile_mapping(mapping)
 
-    assert str(raised.value) == "user_traits.@merge.objects[1]: has a key that is no text"
+    assert str(raised.value) == "user_traits.@merge.objects[1]: has a key that is not text"
 
 
 @pytest.mark.parametrize("secret", ["hunter2", "$hunter2", "{{$hunter2}}", "hunter2" * 3])

@@ -439,8 +439,8 @@ AUDIENCES = [
             "`2024-02-01T10:00:00Z`, other things in quotes"
         ),
     ),
-    ("trait('a') = 2024-02-30", 14, "there is no such moment as `2024-02-30`"),
-    ("trait('a') = 0001-01-01", 14, "there is no such moment as `0001-01-01`"),
+    ("trait('a') = 2024-02-30", 14, "`2024-02-30` is not a valid date or time"),
+    ("trait('a') = 0001-01-01", 14, "`0001-01-01` is not a valid date or time"),
     ("trait('a') <> 5", 12, "found `<>`, which means nothing here; write `!=`"),
     ("trait('a') => 5", 12, "found `=>`, which means nothing here; write `>=`"),
     ("trait('a') === 5", 12, "found `===`, which means nothing here; write `=`"),

@@ -273,7 +273,7 @@ def test_a_condition_survives_printing(condition: Expression) -> None:
         ("traits.n = " + "1" * 401, 11, f"the number `{'1' * 40}…` is too large"),
         ("traits.a. = 1", 8, "found `.`, which means nothing here"),
         ("traits = 1", 0, "`traits` needs the name of something in it, as in `traits.plan`"),
-        ("type.x = 1", 0, "there is nothing inside `type`, so `type.x` is no field"),
+        ("type.x = 1", 0, "there is nothing inside `type`, so `type.x` is not a field"),
         ("userid = 1", 0, "there is no field `userid`; did you mean `userId`?"),
         ("trait.plan = 1", 0, "there is no field `trait.plan`; did you mean `traits`?"),
         (

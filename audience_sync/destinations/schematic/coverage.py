@@ -133,13 +133,13 @@ def _gaps(trait: str, entered: Bodies, exited: Bodies, others: Bodies) -> Iterat
     if not entered and not exited:
         yield "no enabled mapping makes an event of it: no trigger matches"
     elif not exited:
-        yield "who leaves keeps the trait for ever: no trigger of an enabled mapping matches an exit"
+        yield "exiting users keep the trait: the trigger of no enabled mapping matches an exit"
     elif not entered:
         yield "nobody ever gets the trait: no trigger of an enabled mapping matches an entry"
     elif all(body in entered for body in exited) or all(body in exited for body in entered):
         yield "no enabled mapping carries its value: entries and exits look the same to Schematic"
     elif _values(trait, entered) and not _values(trait, exited) - _values(trait, entered):
-        yield "who leaves keeps the trait for ever: no identify of an exit sets it to another value"
+        yield "exiting users keep the trait: no identify of an exit sets it to another value"
     for one, other in zip(entered, others, strict=False):
         if one["type"] == "identify" and one["body"]["keys"] == other["body"]["keys"]:
             yield f"everybody would be one user: the user keys are the same for all, {', '.join(one['body']['keys'])}"

@@ -103,7 +103,7 @@ def wrong_field(word: Token) -> TriggerError | None:
     if root in OBJECT_FIELDS and len(names) == 1:
         return refusal(at, f"`{root}` needs the name of something in it, as in `{root}.plan`")
     if root in PLAIN_FIELDS and len(names) > 1:
-        return refusal(at, f"there is nothing inside `{root}`, so {shown(word)} is no field")
+        return refusal(at, f"there is nothing inside `{root}`, so {shown(word)} is not a field")
     if root in PLAIN_FIELDS + OBJECT_FIELDS:
         return None
     if root.lower() in FUNCTIONS:

@@ -68,7 +68,7 @@ def keys_fault(text: str) -> str | None:
     if "[" in bare or "]" in bare:
         return "has brackets that hold neither a number nor a key in quotes, as in [0] or ['a.b']"
     if any(part != part.strip() for part in bare.split(".")):
-        return "has a space beside a key; a key with such a space is written ['key ']"
+        return "has a space next to a key; a key with such a space is written ['key ']"
     return None
 
 

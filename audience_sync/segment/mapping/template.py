@@ -28,7 +28,7 @@ __all__ = ["MISSING", "Missing", "compile_mapping", "reads"]
 def compile_mapping(mapping: Json) -> Resolve:
     """Return a function that resolves a mapping for an event: to JSON, or `MISSING` if the mapping is one directive.
 
-    The function raises MappingError when the event is no object, when a directive gets what it cannot take, or when
+    The function raises MappingError when the event is not an object, when a directive gets what it cannot take, or when
     something would become too large to be an event (`directive_text.MOST`).
 
     Raises:
@@ -40,7 +40,7 @@ def compile_mapping(mapping: Json) -> Resolve:
 
     def resolve_event(event: Value) -> Value:
         if not isinstance(event, dict):
-            raise MappingError("the event is no object")
+            raise MappingError("the event is not an object")
         return resolve(event)
 
     return resolve_event

@@ -167,7 +167,7 @@ def _if(value: Json, path: Path) -> Found:
     if not isinstance(value, dict) or directive_of(value):
         return
     if is_falsy(value.get("exists")) and is_falsy(value.get("blank")):
-        yield Finding(path, "needs `exists` or `blank`, a directive whose value is looked at")
+        yield Finding(path, "needs `exists` or `blank`, with a directive to test")
     elif "exists" in value and "blank" in value:
         yield _at_times((*path, "blank"), "is never looked at, because there is `exists`")
     if "then" not in value and "else" not in value:
@@ -365,7 +365,7 @@ def _no_json(value: object, path: Path) -> Iterator[Finding]:
             if isinstance(key, str) and not _SURROGATE.search(key):
                 yield from _no_json(part, (*path, key))
             else:
-                yield Finding(path, "has a key that is no text")
+                yield Finding(path, "has a key that is not text")
     elif (sentence := _no_scalar(value)) is not None:
         yield Finding(path, sentence)
 
@@ -378,7 +378,7 @@ def _no_scalar(value: object) -> str | None:
         case int():
             return None if -(2**63) <= value < 2**64 else "is a number of more than 64 bits"
         case float():
-            return None if math.isfinite(value) else "is no number in JSON"
+            return None if math.isfinite(value) else "is not a JSON number"
         case str():
             return "has half of a surrogate pair, which no text can have" if _SURROGATE.search(value) else None
         case date() | time():
