@@ -32,6 +32,11 @@ from typing import ClassVar, Final
 INTERRUPTED: Final = 130
 """The exit code of a command that Ctrl-C ended, as shells have it: 128 and the number of SIGINT."""
 
+DELIVERIES_OPEN: Final = 3
+"""The exit code of a command that went well, but after which deliveries are open or dead."""
+
+WAITS_FOR_A_PERSON: Final = 4
+"""The exit code of a command after which a run is blocked by a guard, or held."""
 
 STOPPED_ON_REQUEST: Final = "stopped on request"
 """The message of a sync that a signal ended, and the reason that its run keeps."""

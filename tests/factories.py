@@ -16,7 +16,7 @@ from audience_sync.core.model import Change, ChangeKind, Computation, Member, Ru
 from audience_sync.destinations.schematic.mapping_rules import Mapping as DestinationMapping
 from audience_sync.destinations.schematic.parcels import Destination, make_parcel
 from audience_sync.destinations.schematic.presets import presets
-from audience_sync.destinations.wire_events import Contents, Event, OpenChange
+from audience_sync.destinations.schematic.wire_events import Contents, Event, OpenChange
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, batches, generations, outbox, runs
 from audience_sync.store.batches import Batch

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.clock import Seams
 from audience_sync.core.keys import shard_of
-from audience_sync.destinations.wire_events import Contents
+from audience_sync.destinations.schematic.wire_events import Contents
 from audience_sync.store import batches, leases, schema
 from audience_sync.store import database as db
 from tests.factories import make_event, make_open

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from audience_sync.audiences.text_values import text_value_reader
 from audience_sync.compiler.relations import EventsRoom, ProfilesRoom, Relation
 from audience_sync.compiler.statement_text import DIALECTS, dialect_of, render
 from audience_sync.compiler.statements import Compiler, Known, PersonSql, Select
@@ -19,9 +20,8 @@ from audience_sync.engines import Page, Sums, backend, columns, open_rows, probe
 from audience_sync.errors import ConfigError, QueryError
 from audience_sync.query.query_errors import placed
 from audience_sync.query.syntax_tree import Stream, walk
-from audience_sync.query.text_values import text_value_reader
 
-# --- preparing --------------------------------------------------------------------------------------------------------
+# --- preparing a query ------------------------------------------------------------------------------------------------
 # What a query needs to be compiled: where its source has events and profiles, of what types, and what has a key.
 
 
@@ -104,7 +104,7 @@ def _relation(source: Source, table: EventsTable | ProfilesTable, room: str, as_
     return Relation(place=place, table=table.table, sql=table.sql, types=types)
 
 
-# --- spelling ---------------------------------------------------------------------------------------------------------
+# --- SQL for people ---------------------------------------------------------------------------------------------------
 # The SQL of a definition as text for people: what runs in the source, with its parameters as comments.
 
 _PLACEHOLDERS = {"sqlite": ":{}", "postgresql": "%({})s", "duckdb": "${}"}
@@ -162,7 +162,7 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
-# --- definitions ------------------------------------------------------------------------------------------------------
+# --- opening ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

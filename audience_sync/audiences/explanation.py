@@ -125,7 +125,7 @@ def outer(scalar: Scalar) -> Scalar:
     return scalar
 
 
-# --- finding ----------------------------------------------------------------------------------------------------------
+# --- rows of one user -------------------------------------------------------------------------------------------------
 # What the rows of a definition have of one user, taken as a sync takes them.
 
 

@@ -88,7 +88,7 @@ def _kept(audience: Audience, row: AudienceRow | None) -> Iterator[Finding]:
             CHECK,
             audience.key,
             "is paused: it is not synced, and what is still to be sent of it waits",
-            remedy=f"`audience-sync resume {audience.key}` when it should go on",
+            remedy=f"`audience-sync resume {audience.key}` to continue it",
         )
 
 
@@ -98,7 +98,7 @@ def _held(settings: Settings, audience: Audience, database: Database | None) -> 
         with database.read() as connection:
             hold = standing_hold(connection, settings, audience)
         if hold is not None:
-            yield warning(CHECK, audience.key, f"would be held by a sync: {hold.cause}", remedy=hold.remedy)
+            yield warning(CHECK, audience.key, f"a sync would hold it: {hold.cause}", remedy=hold.remedy)
 
 
 def _orphan(row: AudienceRow, settings: Settings) -> Finding:

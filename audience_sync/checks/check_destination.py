@@ -21,7 +21,8 @@ from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Address, Settings, resolve_api_key
 from audience_sync.core.model import TraitType
 from audience_sync.destinations.http_connection import trusted_authorities
-from audience_sync.destinations.outcomes import (
+from audience_sync.destinations.schematic.client import Schematic
+from audience_sync.destinations.schematic.outcomes import (
     Answer,
     Later,
     RefusedKey,
@@ -32,7 +33,6 @@ from audience_sync.destinations.outcomes import (
     is_html,
     is_schematic_error,
 )
-from audience_sync.destinations.schematic.client import Schematic
 from audience_sync.errors import ConfigError, DestinationAway, DestinationError
 from audience_sync.store import generations
 from audience_sync.store.database import Database
@@ -80,17 +80,15 @@ def _takes_batches(url: str, answer: Answer, *, has_key: bool, now: datetime) ->
     said = describe(answer)
     outcome = classify(answer, now=now)
     if isinstance(outcome, WrongDestination) or is_html(answer):
-        wrong = f"is not Schematic's event capture: POST /batch was answered {said}"
+        wrong = f"is not Schematic's event capture: POST /batch returned {said}"
         return error(CHECK, url, DestinationError(wrong, hint=CAPTURE_HINT))
     if isinstance(outcome, Later):
-        return warning(CHECK, url, f"could not be checked: POST /batch was answered {said}", remedy="check again later")
+        return warning(CHECK, url, f"could not be checked: POST /batch returned {said}", remedy="check again later")
     if isinstance(outcome, Rejected) and not is_schematic_error(answer):
-        strange = (
-            f"may not be Schematic's event capture: POST /batch was answered {said}, not a JSON object with `error`"
-        )
+        strange = f"may not be Schematic's event capture: POST /batch returned {said}, not a JSON object with `error`"
         return warning(CHECK, url, strange, remedy=CAPTURE_HINT)
     if isinstance(outcome, RefusedKey) and has_key:
-        refused = f"refuses an empty batch with this API key: POST /batch was answered {said}"
+        refused = f"rejects an empty batch with this API key: POST /batch returned {said}"
         return warning(CHECK, url, refused, remedy="use a secret key that may send events")
     return ok(CHECK, url, f"reachable, and answers POST /batch; {UNCHECKED}")
 

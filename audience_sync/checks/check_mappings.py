@@ -64,14 +64,14 @@ def _compared(mapping: Mapping) -> Iterator[Finding]:
     """
     if any(isinstance(one, OneOf | Has | Exists) for one in conditions(mapping.expression)):
         return
-    from audience_sync.segment.fql.segment_parser import differences  # noqa: PLC0415 - Lark is slow to import
+    from audience_sync.segment.fql.segment_differences import differences  # noqa: PLC0415 - Lark is slow to import
 
     if sentences := differences(mapping.trigger):
         yield warning(
             CHECK,
             mapping.name,
-            f"its trigger means something else at Segment: {'; '.join(sentences)}",
-            remedy="here it means what is written; change it if it should mean what it means at Segment",
+            f"Segment interprets its trigger differently: {'; '.join(sentences)}",
+            remedy="here it is taken as written; change it if you want Segment's meaning",
         )
 
 

@@ -84,7 +84,7 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
             f" of this audience, and run `audience-sync sync {row.key} --resync`",
         )
     if not is_damaged and not orphans and found.members == row.members:
-        digest = "their digest and the count" if is_known else "the count; the next sync makes their digest"
+        digest = "their digest and the count" if is_known else "the count; the next sync computes their digest"
         yield ok(CHECK, row.key, f"{found.members:,} members agree with {digest}")
 
 

@@ -71,7 +71,7 @@ def run(context: typer.Context) -> None:
     """Run as a service: sync on schedule and deliver continuously.
 
     Stops within ten seconds of SIGTERM or Ctrl-C, or when its terminal closes; a second signal stops it immediately.
-    SIGHUP reloads the configuration; one that is not valid changes nothing.
+    SIGHUP reloads the configuration; an invalid one changes nothing.
     """
     reload = threading.Event()
     was_on_terminal = _is_on_terminal()

@@ -34,7 +34,7 @@ from audience_sync.store import audiences, memberships, runs
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
 
-# --- story ------------------------------------------------------------------------------------------------------------
+# --- the story --------------------------------------------------------------------------------------------------------
 # What `demo` tells: a shop, a first sync, two weeks, a second sync, and for some people by name why they moved.
 
 RUNS_SHOWN: Final = TableView(
@@ -246,7 +246,7 @@ def _title(text: str) -> None:
     out.print(f"\n[bold cyan]{text}[/]\n")
 
 
-# --- trying -----------------------------------------------------------------------------------------------------------
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 POLL_INTERVAL = 0.1  # seconds between two reads of the sandbox's ledger
 

@@ -36,7 +36,9 @@ def events(
     context: typer.Context,
     user: Annotated[
         str | None,
-        typer.Option("--profile", metavar="USER", help="Only of this userId, anonymousId or groupId; all by default."),
+        typer.Option(
+            "--profile", metavar="USER", help="Only events of this userId, anonymousId or groupId (default: all)."
+        ),
     ] = None,
     state: Annotated[EventState | None, typer.Option("--state", help="Only events in this state.")] = None,
     *,

@@ -38,7 +38,7 @@ from audience_sync.store.reports import Record as StoredRecord
 from audience_sync.sync import standing_hold
 from audience_sync.sync.plan import preview as preview_audience
 
-# --- explanations -----------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 # What `explain` prints: a tree of conditions with their values and events for people, records for programs.
 
 COLUMNS: Final = (
@@ -173,7 +173,7 @@ def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[
         yield Text(f"  {instant_text(event.at)}  {harmless(event.properties)}")
 
 
-# --- standing ---------------------------------------------------------------------------------------------------------
+# --- comparison with the database -------------------------------------------------------------------------------------
 # How the membership database stands to what a definition says of one user now.
 
 
@@ -260,7 +260,7 @@ def _would(explanation: Explanation, member: Member | None, record: StoredRecord
     return "change nothing" if member.identifiers == record["identifiers"] else "update their identifiers"
 
 
-# --- explaining -------------------------------------------------------------------------------------------------------
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 SQL_COLUMNS = ("audience", "source", "as_of", "sql", "parameters")
 MOST_SHOWN = 10_000  # profiles of a sample, and events of a stream
@@ -284,7 +284,7 @@ def explain(
         str | None, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
     ] = None,
     sql: Annotated[
-        bool, typer.Option("--sql", help="Print the SQL that a sync runs; of an audience, without a user.")
+        bool, typer.Option("--sql", help="Print the SQL that a sync runs (give an audience and no user).")
     ] = False,
     now: Now = None,
     events: Annotated[

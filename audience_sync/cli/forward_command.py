@@ -44,7 +44,7 @@ from audience_sync.tracking_api.event_files import (
 )
 from audience_sync.tracking_api.event_files import forward as forward_events
 
-# --- previews ---------------------------------------------------------------------------------------------------------
+# --- output of a dry run ----------------------------------------------------------------------------------------------
 # Print a dry run of forward, and name bad lines.
 
 PREVIEW_COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
@@ -145,7 +145,7 @@ class ForwardSheet:
         return [dict(zip(SUMMARY_COLUMNS, row, strict=True)) for row in rows]
 
 
-# --- forwarding -------------------------------------------------------------------------------------------------------
+# --- command ----------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("read", "taken", "known", "bad", "accepted", "unsent", "open", "dead")
 
@@ -165,7 +165,7 @@ def forward(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Send nothing; show what the events would become.")
     ] = False,
-    no_deliver: Annotated[bool, typer.Option("--no-deliver", help="Only keep the events in the database.")] = False,
+    no_deliver: Annotated[bool, typer.Option("--no-deliver", help="Store the events without sending them.")] = False,
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:

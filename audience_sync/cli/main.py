@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # `--version` and `--help` need no configuration, and importi
     from audience_sync.config import Settings
 
 
-# --- globals ----------------------------------------------------------------------------------------------------------
+# --- global options ---------------------------------------------------------------------------------------------------
 # The global options, which every command gets in its context.
 
 
@@ -52,7 +52,7 @@ class Globals:
         return load(self.path(), os.environ)
 
 
-# --- commands ---------------------------------------------------------------------------------------------------------
+# --- table of commands ------------------------------------------------------------------------------------------------
 # The table of commands: the module of each command and its line in `--help`. A module is imported when it is needed.
 #
 # The lines repeat the first sentence of each command's docstring; a test compares them.
@@ -141,7 +141,7 @@ def _no_type(**_: object) -> None:
     """Show no Python type next to the name of an argument in help."""
 
 
-# --- main -------------------------------------------------------------------------------------------------------------
+# --- running a command ------------------------------------------------------------------------------------------------
 
 TRACEBACK_VARIABLE = "AUDIENCE_SYNC_TRACEBACK"
 NAME = "audience-sync"

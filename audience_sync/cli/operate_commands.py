@@ -20,7 +20,7 @@ from audience_sync.cli.run_output import confirm
 from audience_sync.cli.status_commands import chosen_audience, known_audience
 from audience_sync.cli.text_table import TableView
 from audience_sync.config import Settings
-from audience_sync.delivery.batches_held import MARGIN
+from audience_sync.delivery.claims import MARGIN
 from audience_sync.errors import ConfigError, LeaseHeld
 from audience_sync.store import audiences, backup_mark, batches, dead_letters, erasure, generations, identifiers, runs
 from audience_sync.store.audiences import AudienceRow

@@ -21,19 +21,19 @@ from audience_sync.cli.context import console, out
 from audience_sync.cli.text_table import Record, TableView, wrap
 from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import ProfileCounter, forecast
-from audience_sync.core.keys import Reason, shard_of
+from audience_sync.core.keys import MAX_KEY_LENGTH, Reason, shard_of
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, delivered_value
 from audience_sync.core.text import instant_text, printable
 from audience_sync.destinations.schematic.coverage import PEOPLE, joined, sample, sample_values, volume
 from audience_sync.destinations.schematic.parcels import Destination, Parcel, make_parcel
-from audience_sync.destinations.wire_events import Event, OpenChange, with_key
+from audience_sync.destinations.schematic.wire_events import Event, OpenChange, with_key
 from audience_sync.errors import AudienceSyncError
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, generations, memberships, outbox
 from audience_sync.store.database import Database
 from audience_sync.sync import Plan
 
-# --- new_users --------------------------------------------------------------------------------------------------------
+# --- new users --------------------------------------------------------------------------------------------------------
 # Estimate how many users a plan would create in Schematic.
 
 LOOKED_UP: Final = 10_000  # users of each audience; beyond that, only a sample of them
@@ -93,14 +93,14 @@ def _is_sampled(profile_key: str) -> bool:
     return shard_of(profile_key) % SAMPLE_ONE_IN == 0
 
 
-# --- plan_samples -----------------------------------------------------------------------------------------------------
+# --- samples ----------------------------------------------------------------------------------------------------------
 # Samples of a plan: changes with the bodies that would be posted for them.
 
 SAMPLE_COLUMNS: Final = (
     "record", "audience", "computation", "change", "profile_key", "value", "identifiers", "bodies", "rejected",
 )  # fmt: skip
 REDACTED: Final = "(the API key)"
-MADE_WHEN_SENT: Final = "(made when it is sent)"
+MADE_WHEN_SENT: Final = "(generated when sent)"
 
 
 def sample_count(text: str | int) -> int:
@@ -410,7 +410,7 @@ def _explained(reason: Reason) -> str:
     return {
         Reason.NULL_KEY: "the identity is NULL",
         Reason.EMPTY_KEY: "the identity is empty",
-        Reason.LONG_KEY: "the identity is longer than 255 characters",
+        Reason.LONG_KEY: f"the identity is longer than {MAX_KEY_LENGTH} characters",
         Reason.UNUSABLE_TEXT: "the identity has control characters or is not valid text",
         Reason.UNSUPPORTED_TYPE: "the identity is neither text, a whole number nor a UUID",
         Reason.PLACEHOLDER_KEY: "the identity is a placeholder for a missing value, such as NULL",

@@ -19,7 +19,14 @@ from audience_sync.core.forecast import forecast
 from audience_sync.core.model import EXIT_VALUES, Computation, RunState
 from audience_sync.core.text import counted
 from audience_sync.delivery import DeliveryReport
-from audience_sync.errors import AudienceSyncError, ConfigError, DestinationAway, KeyRefused
+from audience_sync.errors import (
+    DELIVERIES_OPEN,
+    WAITS_FOR_A_PERSON,
+    AudienceSyncError,
+    ConfigError,
+    DestinationAway,
+    KeyRefused,
+)
 from audience_sync.store import audiences, identifiers, outbox, runs
 from audience_sync.store.database import Database, display_url
 from audience_sync.store.renamed_audiences import rename_warnings
@@ -168,8 +175,9 @@ def exit_code(
     if codes:
         return codes.pop() if len(codes) == 1 else 1
     if any(run.state in (RunState.BLOCKED, RunState.HELD) for run in done):
-        return 4
-    return 3 if delivery is not None and (delivery.open > delivery.paused or delivery.dead) else 0
+        return WAITS_FOR_A_PERSON
+    is_open = delivery is not None and (delivery.open > delivery.paused or delivery.dead)
+    return DELIVERIES_OPEN if is_open else 0
 
 
 def released(database: Database, run: RunRow) -> None:
@@ -231,9 +239,9 @@ def _say_delivery(delivery: DeliveryReport, sent: int | None) -> None:
     if waiting or delivery.dead:
         hints = []
         if waiting:
-            hints.append("`audience-sync status` shows why, `audience-sync deliver` goes on")
+            hints.append("`audience-sync status` shows why; `audience-sync deliver` continues")
         if delivery.dead:
-            hints.append("`audience-sync dead list` shows why, `audience-sync dead retry` sends them again")
+            hints.append("`audience-sync dead list` shows why; `audience-sync dead retry` sends them again")
         console.print(f"[yellow]{waiting:,} deliveries are open, {delivery.dead:,} dead[/] ({'; '.join(hints)})")
     if delivery.paused:
         console.print(f"{delivery.paused:,} deliveries are held back by paused audiences")

@@ -93,7 +93,7 @@ def migrate(context: typer.Context) -> None:
     elif before is None:
         _say(f"created the membership database {where} (schema {after})")
     else:
-        _say(f"brought {where} from schema {before} to {after}")
+        _say(f"migrated {where} from schema {before} to {after}")
 
 
 def check(

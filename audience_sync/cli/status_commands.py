@@ -42,7 +42,7 @@ from audience_sync.store.outages import OutageKind
 from audience_sync.store.reports import Record, iso
 from audience_sync.sync import standing_hold
 
-# --- at_work ----------------------------------------------------------------------------------------------------------
+# --- active claims ----------------------------------------------------------------------------------------------------
 # List active claims: the processes that sync an audience or deliver batches.
 
 COLUMNS: Final = ("work", "audience", "batches", "holder", "until")
@@ -74,7 +74,7 @@ def _record(work: str, holder: str, until: int, *, audience: str | None = None, 
     return {"work": work, "audience": audience, "batches": count, "holder": holder, "until": iso(until)}
 
 
-# --- status -----------------------------------------------------------------------------------------------------------
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 STATUS_SHOWN = TableView(
     ("key", "computation", "state", "members", "last_run", "last_success", "next_due", "open", "dead"),
@@ -309,7 +309,7 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
         look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['audience']}"
         console.print(f"hint: `{look}` to look, then `{approve}`")
     if whole["deliveries"]["dead"] or whole["events"]["dead"]:
-        hint = "hint: `audience-sync dead list` shows why, `audience-sync dead retry` sends them again"
+        hint = "hint: `audience-sync dead list` shows why; `audience-sync dead retry` sends them again"
         console.print(hint)
     hidden.say()
 

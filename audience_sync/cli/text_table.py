@@ -17,7 +17,7 @@ from rich.text import Text
 
 from audience_sync.core.text import instant_text, printable
 
-# --- paragraph --------------------------------------------------------------------------------------------------------
+# --- wrapping ---------------------------------------------------------------------------------------------------------
 # Wrap text for a terminal at word boundaries.
 #
 # No word or number is cut: one that is wider than the line stands on a line of its own, where the terminal wraps it
@@ -110,7 +110,7 @@ def _items(text: str) -> Iterable[str]:
         yield text[start:]
 
 
-# --- table ------------------------------------------------------------------------------------------------------------
+# --- tables -----------------------------------------------------------------------------------------------------------
 
 JSON_COLUMNS: Final = frozenset({"value", "identifiers", "traits", "run_ids", "row", "open_value", "bodies"})
 """Columns that hold JSON text; they are nested in JSON and stay text elsewhere."""

@@ -31,7 +31,7 @@ from audience_sync.compiler.scalars import MomentValue, NumberValue, TextValue, 
 from audience_sync.core.model import ColumnType, DateOrder
 from audience_sync.query.literals import LONGEST_NUMBER
 
-# --- conversions ------------------------------------------------------------------------------------------------------
+# --- conversions of text ----------------------------------------------------------------------------------------------
 # Convert the text in files to numbers and times: SQL functions of DuckDB, each of one value, whatever other rows
 # hold.
 #
@@ -146,7 +146,7 @@ _EVENT_TIME: Final = (
 )
 
 
-# --- duckdb -----------------------------------------------------------------------------------------------------------
+# --- databases --------------------------------------------------------------------------------------------------------
 
 _WRITTEN = "%Y-%m-%dT%H:%M:%S.%gZ"
 _NUMBERS = (
@@ -363,7 +363,7 @@ class _Document:
         return sa.func.json_type(self.expression)
 
 
-# --- textfiles --------------------------------------------------------------------------------------------------------
+# --- text files -------------------------------------------------------------------------------------------------------
 # Queries in CSV and JSON files: DuckDB's SQL, with columns that are text.
 
 

@@ -12,7 +12,7 @@ from audience_sync.compiler.selections import Selection
 from audience_sync.query.syntax_tree import EACH, Comparison, Condition, Literal, Reduction, Where, walk
 from audience_sync.query.vocabulary import Form, Function
 
-# --- deciding ---------------------------------------------------------------------------------------------------------
+# --- deciding events --------------------------------------------------------------------------------------------------
 # Which of many events make a reduction what it is: those that a person is shown first.
 
 _BY_VALUE = (Function.FIRST, Function.LAST, Function.MIN, Function.MAX)

@@ -16,7 +16,7 @@ from audience_sync.query import calendar
 from audience_sync.query.syntax_tree import Between, Context, Path, Property, Reduction, Since, Stream, Trait, Within
 from audience_sync.query.vocabulary import Duration
 
-# --- windows ----------------------------------------------------------------------------------------------------------
+# --- windows of time --------------------------------------------------------------------------------------------------
 # The windows of streams as conditions on the time of an event.
 
 

@@ -12,12 +12,10 @@ from typing import Any, TypeAlias
 from audience_sync.config.problems import Location, Problem, near, spell
 from audience_sync.config.tables import DEFAULT_IDENTITY
 from audience_sync.config.types import read_address
-from audience_sync.core.keys import audience_key
+from audience_sync.core.keys import MAX_KEY_LENGTH, audience_key
 
 Raw: TypeAlias = Mapping[str, Any]
 Entries: TypeAlias = dict[Location, Raw]
-
-LONGEST_KEY = 255
 
 
 def check(raw: Raw) -> Iterator[Problem]:
@@ -113,8 +111,8 @@ def _keys(entries: Entries) -> Iterator[Problem]:
             key = audience_key(name)
             if not key:
                 yield Problem(place, f"missing: the name {name!r} has no letters or digits to make a key from")
-            elif len(key) > LONGEST_KEY:
-                yield Problem(place, f"missing: the key made from the name is longer than {LONGEST_KEY} characters")
+            elif len(key) > MAX_KEY_LENGTH:
+                yield Problem(place, f"missing: the key made from the name is longer than {MAX_KEY_LENGTH} characters")
         if not isinstance(key, str) or not key:
             continue
         first = owners.setdefault(key, location)

@@ -25,7 +25,7 @@ SENTENCES = {
     "missing": "missing",
     "string_type": "must be text in quotes",
     "string_too_long": "must be at most {max_length} characters long",
-    "string_pattern_mismatch": "must be made of letters, digits and `_` (at least one, no blanks)",
+    "string_pattern_mismatch": "may contain only letters, digits and `_`, and must not be empty",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",

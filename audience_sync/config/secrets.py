@@ -59,7 +59,7 @@ def _named(name: str, environ: Mapping[str, str]) -> str:
     return key
 
 
-# --- write_keys -------------------------------------------------------------------------------------------------------
+# --- write keys -------------------------------------------------------------------------------------------------------
 # The write keys of the Tracking API: looked up when it is about to be served, and not before.
 
 

@@ -76,7 +76,7 @@ class SourceTable(Table):
         url: SecretUrl | None = info.data.get("url")
         is_known = "url" in info.data  # else the url has a problem of its own
         if value and is_known and (url is None or url.get_secret_value().get_backend_name() != "postgresql"):
-            raise ValueError("needs a PostgreSQL source: leave it out")
+            raise ValueError("requires a PostgreSQL source: remove it")
         return value
 
 
@@ -158,6 +158,4 @@ def _source(source: Mapping[str, Any], location: Location) -> Iterator[Problem]:
                 (*location, room, "path"), "needs a source without `url`: give the files a source of their own"
             )
         elif not given and "path" not in source:
-            yield Problem(
-                (*location, room, "table"), f"missing: say where the {room} are with `table`, `sql` or `path`"
-            )
+            yield Problem((*location, room, "table"), f"missing: set `table`, `sql` or `path` of the {room}")

@@ -26,6 +26,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from audience_sync.config.secret_references import REFERENCE, expand
+from audience_sync.core.keys import MAX_KEY_LENGTH
 from audience_sync.core.model import ColumnType, DateOrder, OnMissing, TraitType
 from audience_sync.database_error import shown
 from audience_sync.destinations.schematic.actions import Action
@@ -70,7 +71,7 @@ def read_address(value: object) -> Address:
     return Address(found["six"] or found["host"], int(found["port"]))
 
 
-# --- urls -------------------------------------------------------------------------------------------------------------
+# --- database URLs ----------------------------------------------------------------------------------------------------
 # Database URLs: expanded, checked, made absolute, and never shown with what they keep secret.
 #
 # The membership database has two dialects; a source may be anything that SQLAlchemy can open. A relative file is
@@ -363,7 +364,7 @@ Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Text: TypeAlias = Annotated[str, AfterValidator(_not_blank)]
 ActionName: TypeAlias = Annotated[Action, PlainValidator(_action)]
-Key: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=255)]
+Key: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=MAX_KEY_LENGTH)]
 Timezone: TypeAlias = Annotated[str, AfterValidator(_timezone)]
 Cron: TypeAlias = Annotated[str, AfterValidator(_cron)]
 WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url)]

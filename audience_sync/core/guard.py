@@ -37,7 +37,7 @@ def is_guarded(members_before: int, limits: GuardLimits) -> bool:
     return members_before > 0 and members_before >= limits.min_members
 
 
-# --- hold -------------------------------------------------------------------------------------------------------------
+# --- holding audiences ------------------------------------------------------------------------------------------------
 # Decide whether an audience may be evaluated: everything its query uses must have been accepted first.
 #
 # A query compiles what it uses into its own statement. So it may run only where a guard or a person has accepted each

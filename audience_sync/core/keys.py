@@ -1,4 +1,4 @@
-"""What names a person: how a value becomes a key's one text form, and which columns of a result hold keys.
+"""Keys: how a value becomes the one text form of a key, and which columns of a result hold keys.
 
 A key is stringified in one way: text as it is, integers in decimal digits, UUIDs in lower case with dashes, and whole
 `Decimal` or float numbers (databases without an integer type return them) as integers. A float of 2^53 or more may
@@ -23,7 +23,7 @@ from slugify import slugify
 
 from audience_sync.errors import SourceError
 
-# --- unreadable -------------------------------------------------------------------------------------------------------
+# --- values that a driver cannot represent ----------------------------------------------------------------------------
 # A value of a source that its driver cannot represent in Python: it stands in the row in place of the value.
 #
 # The row is rejected only where that column is used. So one timestamp beyond the year 9999 costs one row, not the
@@ -48,9 +48,11 @@ def unreadable(raw: str, problem: str) -> Unreadable:
     return Unreadable(raw if len(raw) <= _LONGEST else f"{raw[:_LONGEST]}…", problem)
 
 
-# --- keys -------------------------------------------------------------------------------------------------------------
+# --- keys of profiles -------------------------------------------------------------------------------------------------
 
-MAX_KEY_LENGTH = 255  # characters
+MAX_KEY_LENGTH: Final = 255
+"""The most characters of any key or trait name: Schematic takes no longer ones."""
+
 EXACT_FLOATS = 2**53  # from here on a float may stand for several whole numbers
 VALUE = "value"  # the column of a computed trait's values
 PLACEHOLDERS: Final = (
@@ -267,7 +269,7 @@ def _clean(text: str) -> str:
     return _UNUSABLE.sub("�", text)
 
 
-# --- naming -----------------------------------------------------------------------------------------------------------
+# --- keys of audiences ------------------------------------------------------------------------------------------------
 # How an audience gets its key, the name of its trait in Schematic.
 #
 # The rule is frozen: a key that changed would be another trait. Letters and digits of any script are transliterated

@@ -31,7 +31,7 @@ from audience_sync.core.keys import (
 )
 from audience_sync.core.model import Member
 
-# --- lines ------------------------------------------------------------------------------------------------------------
+# --- lines of members -------------------------------------------------------------------------------------------------
 # A member as one line of text: `key`, `key⇥identifiers` or `key⇥identifiers⇥value`.
 #
 # Keys hold no control character (`rows.py` rejects those) and JSON never writes one raw, so lines are joined, split,
@@ -90,7 +90,7 @@ def from_line(line: str, wrapping: Wrapping | None = None) -> Member:
     return Member(key, whole(identifiers or None, wrapping), value or None)
 
 
-# --- rows -------------------------------------------------------------------------------------------------------------
+# --- rows of a source -------------------------------------------------------------------------------------------------
 
 LONGEST_TEXT = 1_000_000  # bytes; a longer page may have a line of more, which DuckDB does not load
 COMPANIES_KNOWN = 50_000  # distinct values of a single further identifier whose JSON is kept while reading

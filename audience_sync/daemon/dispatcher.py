@@ -152,7 +152,7 @@ class Dispatcher(threading.Thread):
                     outages.note_no_next_try(connection)
 
 
-KEY_HINT = "nothing was lost: correct schematic.api_key; a file is read again at a reload, anything else at a restart"
+KEY_HINT = "nothing was lost: correct schematic.api_key; a key file is read again on reload, anything else on restart"
 
 
 def _warn(sentence: object) -> None:

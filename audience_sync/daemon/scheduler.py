@@ -28,7 +28,7 @@ from audience_sync.store.renamed_audiences import rename_warnings
 from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync import Job, Round, RunReport, make_round, recover, sync_under, taking, uses_any
 
-# --- claims -----------------------------------------------------------------------------------------------------------
+# --- one round at a time ----------------------------------------------------------------------------------------------
 # Let only one round of a process work on audiences that use one another.
 
 
@@ -54,7 +54,7 @@ class Claims:
                     self._taken -= keys
 
 
-# --- schedule ---------------------------------------------------------------------------------------------------------
+# --- due times --------------------------------------------------------------------------------------------------------
 # When an audience is due next.
 #
 # A `cron` expression names wall-clock times. APScheduler says which ones it names; it is asked in UTC, because in a
@@ -86,7 +86,7 @@ def next_due(schedule: Schedule, *, started_at: datetime, jitter: float) -> date
     elif schedule.every is not None:
         at = started_at + schedule.every
     else:
-        raise ValueError("a schedule says every or cron")
+        raise ValueError("a schedule needs `every` or `cron`")
     return at + schedule.jitter * jitter
 
 
@@ -136,7 +136,7 @@ def _offset_at(instant: datetime, zone: ZoneInfo) -> timedelta:
     return instant.astimezone(zone).utcoffset() or timedelta()
 
 
-# --- syncing ----------------------------------------------------------------------------------------------------------
+# --- scheduler --------------------------------------------------------------------------------------------------------
 
 SYNCS_AT_ONCE = 2
 MOMENT = timedelta(seconds=1)

@@ -36,7 +36,7 @@ from audience_sync.store import open_values
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.listener import open_server
 
-# --- notifier ---------------------------------------------------------------------------------------------------------
+# --- systemd ----------------------------------------------------------------------------------------------------------
 # Messages to systemd: ready, alive, reloading, stopping. Without systemd nothing is sent.
 
 

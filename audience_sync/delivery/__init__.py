@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from audience_sync.delivery.delivery_loop import Acquaintance, Delivery, DeliveryReport, deliver
-from audience_sync.delivery.rate_limit import OutageChange, Reachability
+from audience_sync.delivery.reachability import OutageChange, Reachability
 
 __all__ = ["Acquaintance", "Delivery", "DeliveryReport", "OutageChange", "Reachability", "deliver"]

@@ -15,21 +15,22 @@ from pydantic import SecretStr
 from audience_sync.config import Audience, Settings
 from audience_sync.core.model import Computation, TraitType
 from audience_sync.database_error import first_line, is_lock_timeout
-from audience_sync.delivery.batches_held import Claims, Pool
-from audience_sync.delivery.rate_limit import Pace, Reachability
+from audience_sync.delivery.claims import Claims, Pool
+from audience_sync.delivery.rate_limit import Pace
+from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settler import Settler
 from audience_sync.delivery.take import Batching, Taker
 from audience_sync.delivery.worker import Worker, WorkerGroup
 from audience_sync.destinations.http_connection import trusted_authorities
-from audience_sync.destinations.outcomes import backoff, tries_until_stuck
 from audience_sync.destinations.schematic.client import Schematic
+from audience_sync.destinations.schematic.outcomes import backoff, tries_until_stuck
 from audience_sync.errors import DestinationAway, DestinationError, MarkUnusable
 from audience_sync.store import audiences, backup_mark, generations, open_values
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
 
-# --- opening ----------------------------------------------------------------------------------------------------------
+# --- before the first event -------------------------------------------------------------------------------------------
 # Before the first event: whose key this is, and that Schematic knows the type of every trait.
 
 
@@ -102,7 +103,7 @@ def _type_of(row: AudienceRow, known: Audience | None) -> TraitType | None:
     return known.declared_type if known is not None else None
 
 
-# --- session ----------------------------------------------------------------------------------------------------------
+# --- delivery ---------------------------------------------------------------------------------------------------------
 
 LOOK = 0.02  # seconds between two looks at the workers
 IDLE = 0.1  # seconds between two looks for rows where there were none

@@ -9,15 +9,10 @@ one more a second: a Schematic that has just come back is not knocked over by ev
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeAlias
 
-from audience_sync.destinations.outcomes import LONGEST_ASKED, backoff
-from audience_sync.errors import AudienceSyncError, DestinationAway, KeyRefused
-from audience_sync.store import generations, outages
-from audience_sync.store.outages import Outage, OutageKind
+from audience_sync.destinations.schematic.outcomes import LONGEST_ASKED, backoff
+from audience_sync.store import generations
 from audience_sync.store.workspace import Workspace
 
 RESERVE_SECONDS = 0.1  # moments are reserved in the database for so long at once
@@ -175,123 +170,3 @@ class Pace:
     def _furthest_us(self) -> int:
         """How far off a moment may be that others have not reserved in error, in microseconds."""
         return round((generations.MOST_RESERVED + self._reserve) / self._per_second * 1_000_000)
-
-
-# --- reachability -----------------------------------------------------------------------------------------------------
-# Whether Schematic accepts events: kept in the database for `status`, and reported once per change of state.
-#
-# A failure is an outage once it lasts: when by the next try nothing will have been accepted for `REPORT_AFTER`. A
-# restart of a load balancer wakes nobody. A refused key, or a destination that is not Schematic, is one at once. The
-# outage ends with the next event that is accepted, of this process or another.
-
-REPORT_AFTER = timedelta(seconds=10)
-
-
-@dataclass(frozen=True)
-class OutageChange:
-    """A change of state: an outage has begun, its reason is another one now, or events are accepted again."""
-
-    outage: Outage | None  # None: events are accepted
-    before: Outage | None = None  # None: events were accepted
-    after: timedelta | None = None  # how long the state was as before, if that was an outage
-
-
-State: TypeAlias = tuple[OutageKind, str | None]
-
-
-def _ignore(_: OutageChange) -> None:
-    """Report nothing."""
-
-
-class Reachability:
-    """Follows one process's attempts to deliver; safe to use from any thread.
-
-    `goes_on` says that the process tries again by itself for as long as it runs, as the daemon does. `report` is called
-    with every change of state, in the thread that finds it.
-    """
-
-    def __init__(
-        self, workspace: Workspace, *, goes_on: bool = False, report: Callable[[OutageChange], None] = _ignore
-    ) -> None:
-        self._workspace = workspace
-        self._goes_on = goes_on
-        self._report = report
-        self._lock = threading.Lock()
-        self._outage: Outage | None = None  # as the database has it
-        self._reported: State | None = None  # of the last report
-        self._first_failure: tuple[int, float] | None = None  # since the last acceptance: wall clock (ms), monotonic
-
-    def begin(self) -> None:
-        """Take over what the database knows, from an earlier process or another one."""
-        with self._lock:
-            with self._workspace.database.read() as connection:
-                found = outages.find(connection)
-            known, self._outage = self._outage, found
-            if known is not None and found is None:  # another process was accepted
-                self._end(known)
-
-    def failed(self, answer: str, *, again_in: float) -> None:
-        """Note a failure that is tried again in some seconds."""
-        seams = self._workspace.seams
-        with self._lock:
-            if self._first_failure is None:
-                self._first_failure = seams.now_ms(), seams.monotonic()
-            since, began = self._first_failure
-            lasts = seams.monotonic() + again_in - began
-            if self._outage is not None or lasts >= REPORT_AFTER.total_seconds():
-                self._keep(OutageKind.UNREACHABLE, answer, since=since, again_in=again_in)
-
-    def stopped(self, error: AudienceSyncError, *, again_in: float) -> None:
-        """Note an error that ended a delivery; it is tried again in some seconds, if at all."""
-        with self._lock:
-            match error:
-                case KeyRefused():
-                    kind = OutageKind.KEY_REFUSED
-                case DestinationAway():
-                    kind = OutageKind.UNREACHABLE
-                case _:
-                    kind = OutageKind.STOPPED
-            self._first_failure = None
-            self._keep(kind, str(error), since=self._workspace.seams.now_ms(), again_in=again_in)
-
-    def accepted(self) -> None:
-        """Note that Schematic accepted events, or that nothing is left that it could refuse."""
-        if self._outage is None and self._first_failure is None:
-            return  # as nearly always: no lock for each batch
-        with self._lock:
-            outage, self._first_failure = self._outage, None
-            if outage is None:
-                return
-            with self._workspace.database.write() as connection:
-                outages.end(connection)
-            self._end(outage)
-
-    def _end(self, outage: Outage) -> None:
-        """Forget an outage that is over, so that the next one is reported, and report that it is over."""
-        self._outage = self._reported = self._first_failure = None
-        self._report(OutageChange(None, outage, self._lasted(outage)))
-
-    def _lasted(self, outage: Outage) -> timedelta:
-        return timedelta(milliseconds=max(0, self._workspace.seams.now_ms() - outage.since))
-
-    def _keep(self, kind: OutageKind, answer: str, *, since: int, again_in: float) -> None:
-        known = self._outage
-        is_same = known is not None and _state(known.kind, known.answer) == _state(kind, answer)
-        if known is not None and is_same:
-            since = known.since
-        next_try_at = self._workspace.seams.now_ms() + round(again_in * 1000) if self._goes_on else None
-        began_at = since if known is None else known.began_at
-        outage = Outage(kind=kind, began_at=began_at, since=since, answer=answer, next_try_at=next_try_at)
-        with self._workspace.database.write() as connection:
-            outages.keep(connection, outage)
-        self._outage = outage
-        state = _state(kind, answer)
-        if state != self._reported:
-            self._reported = state
-            before = None if is_same else known
-            self._report(OutageChange(outage, before, None if before is None else self._lasted(before)))
-
-
-def _state(kind: OutageKind, answer: str) -> State:
-    """Return what distinguishes one state from another: its kind, and the reason why a person must act."""
-    return kind, answer if kind is OutageKind.STOPPED else None

@@ -153,7 +153,7 @@ class Settler:
 
     def _say_once(self, problem: str) -> None:
         if not self._warned:
-            self._warn(f"the membership database does not take what Schematic accepted, trying again: {problem}")
+            self._warn(f"cannot record in the membership database what Schematic accepted; retrying: {problem}")
             self._warned = True
 
     def reopen(self, posted: Batch) -> None:

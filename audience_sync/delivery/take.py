@@ -16,16 +16,16 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.delivery.batches_held import Claims
+from audience_sync.delivery.claims import Claims
 from audience_sync.destinations.schematic.forwarded_parcels import ForwardedParcel, make_forwarded
 from audience_sync.destinations.schematic.parcels import Destination, Parcel, Rejected, make_parcels
-from audience_sync.destinations.wire_events import Contents, Event, Forwarded, OpenChanges
+from audience_sync.destinations.schematic.wire_events import Contents, Event, Forwarded, OpenChanges
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import backup_mark, batches, events, generations, identifiers, outbox
 from audience_sync.store.batches import Batch, Taking
 from audience_sync.store.workspace import Workspace
 
-# --- cuts -------------------------------------------------------------------------------------------------------------
+# --- batches of a size ------------------------------------------------------------------------------------------------
 # How events are put into batches of a size, and how batches are cut: between profiles wherever that is possible.
 
 
@@ -89,7 +89,7 @@ def _message(event: Event) -> object:
     return event.origin and event.origin.row.position
 
 
-# --- taker ------------------------------------------------------------------------------------------------------------
+# --- taking rows ------------------------------------------------------------------------------------------------------
 
 MOST_BATCHES: Final = 20  # a take
 LONGEST_BUILD: Final = 0.1  # seconds that events are built in one take: others wait for its rows

@@ -12,11 +12,13 @@ from typing import Final, assert_never
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.delivery.batches_held import Claims, Held, Pool
-from audience_sync.delivery.rate_limit import Pace, Reachability
+from audience_sync.delivery.claims import Claims, Held, Pool
+from audience_sync.delivery.rate_limit import Pace
+from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settler import Settler
 from audience_sync.delivery.take import Batching, halves, smaller
-from audience_sync.destinations.outcomes import (
+from audience_sync.destinations.schematic.client import Schematic
+from audience_sync.destinations.schematic.outcomes import (
     Accepted,
     Later,
     Outcome,
@@ -27,16 +29,15 @@ from audience_sync.destinations.outcomes import (
     backoff,
     classify,
 )
-from audience_sync.destinations.schematic.client import Schematic
 from audience_sync.destinations.schematic.parcels import resolve_parcel
-from audience_sync.destinations.wire_events import Event, OpenChange, batch_body
+from audience_sync.destinations.schematic.wire_events import Event, OpenChange, batch_body
 from audience_sync.errors import DestinationError, KeyRefused, LeaseLost, MarkUnusable
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, backup_mark, batches, events, generations, outbox
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
 
-# --- group ------------------------------------------------------------------------------------------------------------
+# --- state of all workers ---------------------------------------------------------------------------------------------
 # State that the workers of one process share: their batches, the pace, and why they stop.
 
 MOST_REJECTED: Final = 20  # refused one after the other with nothing accepted: then it is not the events
@@ -109,7 +110,7 @@ class WorkerGroup:
         )
 
 
-# --- worker -----------------------------------------------------------------------------------------------------------
+# --- one worker -------------------------------------------------------------------------------------------------------
 
 IDLE: Final = 0.1  # seconds between two looks for a batch that is due
 DATABASE_RETRY: Final = 0.5  # seconds, when the database is away

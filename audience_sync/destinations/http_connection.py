@@ -23,7 +23,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from audience_sync.errors import ConfigError
 
-# --- trust ------------------------------------------------------------------------------------------------------------
+# --- trusted authorities ----------------------------------------------------------------------------------------------
 # Whom TLS trusts, and what is said of a server that cannot be trusted.
 
 _CLOCK = "renew it on the server, or correct this machine's clock"

@@ -21,7 +21,7 @@ from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError, SourceEr
 from audience_sync.extras import DIALECTS, install_command, missing
 from audience_sync.signals import interrupting
 
-_ROOMS = {"postgresql": "postgresql_source", "sqlite": "sqlite_source", "duckdb": "duckdb_source"}
+_MODULES = {"postgresql": "postgresql_source", "sqlite": "sqlite_source", "duckdb": "duckdb_source"}
 
 
 class Reach(Protocol):
@@ -105,13 +105,13 @@ def _stopped() -> AudienceSyncError:
 
 
 def _connected(source: Source, place: str, limit: timedelta) -> Session:
-    """Connect with the room of the source's database, or with the general one."""
+    """Connect with the module of the source's database, or with the general one."""
     url = source.url.get_secret_value() if source.url else None
     packages = DIALECTS.get(url.get_backend_name(), ()) if url else ()
-    name = _ROOMS.get(backend(source), "sqlalchemy_source") if url else "file_source"
+    name = _MODULES.get(backend(source), "sqlalchemy_source") if url else "file_source"
     try:
-        room = import_module(f"audience_sync.engines.{name}")
-        connect: Callable[[URL | Source, timedelta], Session] = room.connect
+        module = import_module(f"audience_sync.engines.{name}")
+        connect: Callable[[URL | Source, timedelta], Session] = module.connect
     except ImportError as error:
         raise _not_installed(place, missing(error), packages) from None
     try:
@@ -120,7 +120,7 @@ def _connected(source: Source, place: str, limit: timedelta) -> Session:
         raise _not_installed(place, missing(error), packages) from None
     except NoSuchModuleError:
         raise _not_installed(place, url.drivername if url else name, packages) from None
-    except (*room.CONNECT_ERRORS, OSError, TypeError, ValueError) as error:
+    except (*module.CONNECT_ERRORS, OSError, TypeError, ValueError) as error:
         hint = "check the url of the source" if url else "check the path and the memory_limit of the source"
         raise explained(f"Cannot connect to {place}", error, source, hint=hint) from None
 

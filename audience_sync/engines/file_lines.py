@@ -25,7 +25,7 @@ _NO_BLANK: Final = re.compile(r"\S")
 _NOT_UTF_8: Final = "it is not UTF-8"
 _HALF_CHARACTER: Final = "it has half a character: a lone surrogate such as \\ud83d"
 _NOT_WHOLE: Final = "it is not valid gzip from here on"
-_OPEN_QUOTE: Final = "a quotation mark opens a value and is never closed"
+_OPEN_QUOTE: Final = "a quoted value is never closed"
 _AFTER_QUOTE: Final = "text follows the closing quotation mark of a value"
 
 

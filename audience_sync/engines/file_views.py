@@ -20,7 +20,7 @@ from audience_sync.engines.file_lines import Fault, fault_in_csv, refusal
 from audience_sync.engines.json_views import read_json
 from audience_sync.errors import SourceError
 
-# --- parquet_types ----------------------------------------------------------------------------------------------------
+# --- types in Parquet files -------------------------------------------------------------------------------------------
 # Whether the numbers of several Parquet files fit one type: DuckDB takes one that may round them.
 
 _DECIMAL: Final = re.compile(r"DECIMAL\((\d+),(\d+)\)")  # digits, and how many of them are behind the point
@@ -48,7 +48,7 @@ def holds_all(kinds: Iterable[str]) -> bool:
     return max(whole, *(digits - behind for digits, behind in decimals)) + scale <= _MOST_DIGITS
 
 
-# --- formats ----------------------------------------------------------------------------------------------------------
+# --- views ------------------------------------------------------------------------------------------------------------
 
 
 def make_view(

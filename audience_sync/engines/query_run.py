@@ -63,7 +63,7 @@ def open_rows(source: Source, query: str | Statement, *, as_of: datetime) -> Ite
         def sums() -> Sums | None:
             if not isinstance(session, Summing):
                 return None
-            with reach("failed while its rows were counted"):
+            with reach("failed while counting its rows"):
                 return session.sums(statement)
 
         yield Rows(names, pages, sums)

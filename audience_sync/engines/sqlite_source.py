@@ -192,7 +192,7 @@ class _Regexp:
         try:
             return _compiled(_text(pattern)).search(_text(text)) is not None
         except re.error as error:
-            self.complaint = f"the regular expression cannot be read: {error}"
+            self.complaint = f"the regular expression is invalid: {error}"
             raise
 
 

@@ -36,7 +36,7 @@ from audience_sync.query.syntax_tree import (
 )
 from audience_sync.query.vocabulary import DateTest, Duration, Form, Function, Kind, Operator, RelativeTest, TextTest
 
-# --- sentences --------------------------------------------------------------------------------------------------------
+# --- conditions and values --------------------------------------------------------------------------------------------
 # Conditions and values where they are demanded, or a sentence about what stands there instead and what to do.
 
 CONDITIONS = (Comparison, Presence, TextCondition, OneOf, DateCondition, RelativeCondition, Not, And, Or)

@@ -106,7 +106,7 @@ def computed_trait(written: Written) -> Scalar:
     _check_length(written)
     given = _given(written, 0)
     if isinstance(given.value, CONDITIONS):
-        raise refusal(given.at, "a computed trait is a value, and this is a condition: make it an audience")
+        raise refusal(given.at, "a computed trait needs a value, but this is a condition: make it an audience")
     return to_scalar(given, "a computed trait is a value", lists=True)
 
 
@@ -119,7 +119,7 @@ def _check_length(written: Written) -> None:
     if len(comparisons) > MAX_COMPARISONS:
         raise refusal(
             comparisons[MAX_COMPARISONS],
-            f"a query has at most {MAX_COMPARISONS} comparisons, those inside `where` included, "
+            f"a query may have at most {MAX_COMPARISONS} comparisons, those inside `where` included, "
             f"and this one has {len(comparisons)}",
         )
 
@@ -229,7 +229,7 @@ def _given(value: Value, depth: int) -> Given:
             return Given(_build(value, depth), value.at)
 
 
-# --- streams ----------------------------------------------------------------------------------------------------------
+# --- streams of events ------------------------------------------------------------------------------------------------
 # Streams of events: what filters them, and what reduces them to a value.
 
 MODE_AT_LEAST = 2  # how often a value must occur if `mode` does not say

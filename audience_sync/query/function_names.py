@@ -18,11 +18,11 @@ EXTRACTORS = {
 }
 FILTERS = {
     "where": "a condition, as in where(property('revenue') >= 100)",
-    "within": "a length of time, as in within(7 days)",
+    "within": "a duration, as in within(7 days)",
     "between": "two lengths of time, as in between(7 days, 10 days)",
     "since": "the start of a period, as in since(start of month)",
     "sources": "the ids of sources to leave out, in quotes, as in sources({exclude: 'website', 'app'})",
-    "expires_after": "a length of time, as in expires_after(30 minutes)",
+    "expires_after": "a duration, as in expires_after(30 minutes)",
 }
 REDUCERS = {
     "count": "nothing in its parentheses",
@@ -55,10 +55,10 @@ DATE_TESTS = {
     "after_date": "a date or a timestamp, as in after_date(2024-02-01)",
 }
 RELATIVE_TESTS = {
-    "within_last": "a length of time, as in within_last(7 days)",
-    "within_next": "a length of time, as in within_next(7 days)",
-    "before_last": "a length of time, as in before_last(7 days)",
-    "after_next": "a length of time, as in after_next(7 days)",
+    "within_last": "a duration, as in within_last(7 days)",
+    "within_next": "a duration, as in within_next(7 days)",
+    "before_last": "a duration, as in before_last(7 days)",
+    "after_next": "a duration, as in after_next(7 days)",
 }
 COMPARATORS = {
     **OPERATORS,

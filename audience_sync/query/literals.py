@@ -123,7 +123,7 @@ def duration_of(amount: str, unit: Unit) -> Duration:
         raise ValueError(f"lengths of time are whole numbers, such as `36 hours`, and `{amount}` is none")
     duration = Duration(int(amount), unit)
     if seconds_about(duration) > LONGEST_DURATION:
-        raise ValueError("a length of time is at most 1,000 years")
+        raise ValueError("a duration is at most 1,000 years")
     return duration
 
 

@@ -69,7 +69,7 @@ def check_text(text: str) -> None:
         QueryError: it is.
     """
     if len(text) > MAX_LENGTH or len(text.encode(errors="surrogatepass")) > MAX_LENGTH:
-        raise refusal(min(len(text), MAX_LENGTH), f"a query has at most {MAX_LENGTH:,} bytes, and this one is longer")
+        raise refusal(min(len(text), MAX_LENGTH), f"a query may have at most {MAX_LENGTH:,} bytes; this one is longer")
     if wrong := re.search("[\0\ud800-\udfff]", text):
         what = "a NUL character" if wrong.group() == "\0" else f"half of a character, {shown(wrong.group())}"
         raise refusal(wrong.start(), f"found {what}, which no text can have")

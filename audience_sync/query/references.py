@@ -42,7 +42,7 @@ def _looks(node: object, *, depth: int) -> Iterator[Property | Context]:
                 yield from _looks(getattr(node, part.name), depth=depth)
 
 
-# --- dependencies -----------------------------------------------------------------------------------------------------
+# --- order of audiences -----------------------------------------------------------------------------------------------
 # Which audience or computed trait is computed before which: each behind those that its query asks for.
 #
 # A graph has, for each key, the keys it depends on; what is no key of the graph itself depends on nothing.

@@ -43,7 +43,7 @@ def check_pattern(pattern: str) -> None:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"the regular expression cannot be read: {error.msg}") from None
+        raise ValueError(f"the regular expression is invalid: {error.msg}") from None
 
 
 def _unsafe(kind: str, piece: str, before: str, rest: str) -> str | None:  # noqa: PLR0911 - one return for each kind of piece reads best

@@ -116,7 +116,7 @@ class _Connection(BaseHTTPRequestHandler):
     def _exchange(self) -> None:
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not length.isdecimal():
-            self._refuse_body(refusal(411, "a Content-Length is needed"))
+            self._refuse_body(refusal(411, "a Content-Length header is required"))
             return
         if int(length) > MAX_BODY:
             self._refuse_body(refusal(413, "the request is too large"))

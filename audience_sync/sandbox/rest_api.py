@@ -157,7 +157,7 @@ def _membership(user: int, company: int, created_at: str) -> Json:
     }
 
 
-# --- api --------------------------------------------------------------------------------------------------------------
+# --- endpoints --------------------------------------------------------------------------------------------------------
 # The part of Schematic's REST API that reads back: who am I, environments, users, events, trait definitions.
 #
 # A parameter the sandbox does not understand is refused: to ignore it would answer another question.

@@ -89,7 +89,7 @@ def iso(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
-# --- integrations -----------------------------------------------------------------------------------------------------
+# --- integrations object ----------------------------------------------------------------------------------------------
 # The `integrations` object of an event: whether the event is meant for Schematic.
 #
 # The key `All`, in any case, says it for every destination that is not named; the key `Schematic`, in exactly this

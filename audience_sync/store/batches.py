@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import shard_of
 from audience_sync.core.model import EXIT_VALUES
-from audience_sync.destinations.wire_events import Contents, Event, quoted
+from audience_sync.destinations.schematic.wire_events import Contents, Event, quoted
 from audience_sync.errors import LeaseLost
 from audience_sync.store import bulk, events, generations, identifiers, leases, outbox, runs, schema
 

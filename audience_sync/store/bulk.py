@@ -15,7 +15,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-# --- jsonrows ---------------------------------------------------------------------------------------------------------
+# --- rows as JSON -----------------------------------------------------------------------------------------------------
 # Many rows through one statement: the database makes rows of a JSON text, and a JSON text of rows.
 #
 # Under SQLite a statement that takes or yields rows one by one gives up Python's lock at every one of them, and
@@ -60,7 +60,7 @@ def _kind(connection: Connection, column: sa.Column[Any]) -> str:
     return "text" if isinstance(kind, sa.String) else kind.compile(connection.dialect)
 
 
-# --- bulk -------------------------------------------------------------------------------------------------------------
+# --- inserts ----------------------------------------------------------------------------------------------------------
 
 CHUNK = 20_000  # rows a statement
 LINES_A_STATEMENT = 1_000  # more at once cost SQLite more for each

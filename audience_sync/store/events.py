@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.destinations.schematic.forwarded_parcels import Unsent
-from audience_sync.destinations.wire_events import Event, Forwarded, Origin
+from audience_sync.destinations.schematic.wire_events import Event, Forwarded, Origin
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
 from audience_sync.store import bulk, generations, schema
 

@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
-from audience_sync.destinations.wire_events import Event, OpenChanges
+from audience_sync.destinations.schematic.wire_events import Event, OpenChanges
 from audience_sync.store import audiences, bulk, generations, outbox, schema
 from audience_sync.store.runs import RunRow, identifiers_of
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation
 from audience_sync.destinations.schematic.parcels import Rejected
-from audience_sync.destinations.wire_events import Event, OpenChange, OpenChanges
+from audience_sync.destinations.schematic.wire_events import Event, OpenChange, OpenChanges
 from audience_sync.store import audiences, bulk, schema
 from audience_sync.store.runs import RunRow, identifiers_of
 

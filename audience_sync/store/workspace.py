@@ -1,4 +1,9 @@
-"""Holding a lease for as long as a piece of work takes: taken, renewed in the background, given back at the end."""
+"""Workspaces and the leases held in them.
+
+A `Workspace` is everything that work on a membership database needs: the database, the name of this process as holder,
+the clock and the named points. A lease is held for as long as a piece of work takes: taken, renewed in the background,
+given back at the end.
+"""
 
 from __future__ import annotations
 

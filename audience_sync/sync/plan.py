@@ -123,7 +123,7 @@ def _outcome(used: Used, made: Plan | None) -> Hold | None:
     return would_block(used) if made.refusals else None
 
 
-# --- previewing -------------------------------------------------------------------------------------------------------
+# --- previews ---------------------------------------------------------------------------------------------------------
 # How many people a definition finds, and some of them: read as a sync reads them, compared with nothing, kept
 # nowhere.
 #

@@ -112,7 +112,7 @@ def _used(connection: Connection, audience: Audience, row: AudienceRow | None, *
     )
 
 
-# --- round ------------------------------------------------------------------------------------------------------------
+# --- rounds -----------------------------------------------------------------------------------------------------------
 # A round: audiences that are synced one after the other as of one instant, each behind those it uses.
 
 

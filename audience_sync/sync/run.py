@@ -40,7 +40,7 @@ from audience_sync.sync.definition_rows import Found, Rejections, reading
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.prerequisites import hold_of, used_by, uses_any
 
-# --- committing -------------------------------------------------------------------------------------------------------
+# --- comparing and committing -----------------------------------------------------------------------------------------
 # The second half of a run: compare what the definition says with the members, and commit or stage what differs.
 
 T = TypeVar("T")
@@ -186,7 +186,7 @@ def _all_enter(lines: Sequence[str]) -> Counter[ChangeKind]:
     return Counter({ChangeKind.ENTERED: len(lines)})
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- from start to end ------------------------------------------------------------------------------------------------
 
 
 def sync(workspace: Workspace, job: Job) -> RunReport:
@@ -214,7 +214,9 @@ def taking(workspace: Workspace, job: Job) -> Iterator[tuple[HeldLease, Audience
         LeaseHeld: another process is syncing it.
     """
     if job.resync and job.partial:
-        raise ConfigError("a resync sends everything again: it cannot be limited", hint="leave --limit and --only out")
+        raise ConfigError(
+            "a resync sends everything again, so it cannot be limited", hint="leave --limit and --only out"
+        )
     with workspace.database.read() as connection:
         job.require_carried(generations.environment(connection))
     audience = _register(workspace, job)

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from audience_sync.destinations.schematic.actions import Rejection
 from audience_sync.destinations.schematic.mapping_rules import Mapping, judge
-from audience_sync.destinations.wire_events import with_key
+from audience_sync.destinations.schematic.wire_events import with_key
 from audience_sync.errors import SourceError
 from audience_sync.segment.segment_events import (
     MOST_BYTES,
@@ -158,7 +158,7 @@ def _broken(name: str, number: int, error: Exception) -> str:
     return f"{name} cannot be read {f'beyond line {number}' if number else 'at all'}: {why}"
 
 
-# --- previewing -------------------------------------------------------------------------------------------------------
+# --- dry runs ---------------------------------------------------------------------------------------------------------
 # What the mappings make of a Segment event, to be looked at: nothing is sent.
 
 
@@ -214,7 +214,7 @@ def preview(read: Read, mappings: Sequence[Mapping], *, api_key: str) -> Preview
     )
 
 
-# --- taking -----------------------------------------------------------------------------------------------------------
+# --- taking events ----------------------------------------------------------------------------------------------------
 # Taking the events of a file into the membership database, and having them delivered before too many wait there.
 #
 # A thread reads, at most one piece ahead; each piece is taken in one short transaction. After a window of them the

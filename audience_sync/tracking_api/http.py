@@ -41,7 +41,7 @@ from audience_sync.tracking_api.requests import (
     read,
 )
 
-# --- complaints -------------------------------------------------------------------------------------------------------
+# --- log of refusals --------------------------------------------------------------------------------------------------
 # Refused requests and events in the log: their senders hear of it, and the operator has to.
 #
 # Anybody can send garbage, so each status and each fault of an event is logged once a minute at most, with how many
@@ -81,7 +81,7 @@ class Complaints:
         return self._counts.pop(kind)
 
 
-# --- bodies -----------------------------------------------------------------------------------------------------------
+# --- request bodies ---------------------------------------------------------------------------------------------------
 # The body of a request as it arrives, piece by piece: unpacked at once, and never longer than it may be.
 
 _GZIP: Final = zlib.MAX_WBITS | 16
@@ -143,7 +143,7 @@ def _too_long(limit: int) -> Refusal:
     return invalid(f"the body is longer than {limit // 1024} KB, the most that Segment takes")
 
 
-# --- api --------------------------------------------------------------------------------------------------------------
+# --- from HTTP to events ----------------------------------------------------------------------------------------------
 
 READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body takes too long beside everything else
 

@@ -68,7 +68,7 @@ def invalid(message: str) -> Refusal:
     return Refusal(400, message)
 
 
-# --- keys -------------------------------------------------------------------------------------------------------------
+# --- write keys -------------------------------------------------------------------------------------------------------
 # Who may send: the write key, as the user name of Basic authentication or inside the body.
 
 FIELD: Final = "writeKey"
@@ -105,7 +105,7 @@ def _is_one_of(given: bytes, keys: Sequence[bytes]) -> bool:
     return True in [hmac.compare_digest(given, key) for key in keys]
 
 
-# --- filling ----------------------------------------------------------------------------------------------------------
+# --- fields that Segment adds -----------------------------------------------------------------------------------------
 # What Segment's API adds to an event as it arrives: its id, when it was received, and when it really happened.
 #
 # A sender's clock may be wrong. It says by that clock when it sent the event and when the event happened; so the
@@ -170,7 +170,7 @@ def _corrected(given: Json, sent_at: Json, received_at: datetime) -> str | None:
         return None
 
 
-# --- salvage ----------------------------------------------------------------------------------------------------------
+# --- batches that are not valid JSON ----------------------------------------------------------------------------------
 # Cut a batch that is not valid JSON into its events, so that the valid ones can be taken.
 #
 # Only the structure is looked at: strings, brackets and commas. A body cannot be cut if its brackets or quotes do not

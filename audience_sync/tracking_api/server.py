@@ -29,7 +29,7 @@ from audience_sync.tracking_api.intake import Intake
 from audience_sync.tracking_api.limits import DEFAULT, RETRY_AFTER, Limits
 from audience_sync.tracking_api.requests import Refusal, invalid
 
-# --- protocol ---------------------------------------------------------------------------------------------------------
+# --- limits of a connection -------------------------------------------------------------------------------------------
 # Uvicorn's HTTP/1.1 connection with a limit on what Uvicorn lets a client take: connections, and time to send.
 #
 # Uvicorn waits for ever for the head of a request, and for the rest of a body that was refused before it was read.

@@ -562,7 +562,7 @@ def test_a_plan_shows_the_bodies_that_are_posted(synced: Place) -> None:
     shown = [body for record in planned.records if record["record"] == "sample" for body in record["bodies"]]
     sent = synced.sandbox.ledger.events()[200:]
     assert {(body["api_key"], body["idempotency_key"]) for body in shown} == {
-        ("(the API key)", "(made when it is sent)")
+        ("(the API key)", "(generated when sent)")
     }
     assert sorted((body["type"], json.dumps(body["body"])) for body in shown) == sorted(
         (event.type, json.dumps(event.body)) for event in sent

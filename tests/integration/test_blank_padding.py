@@ -102,7 +102,7 @@ def test_padding_is_not_part_of_any_value(syncing: Syncing, url: str) -> None:
 @pytest.mark.parametrize("room", ["postgresql_source", "sqlalchemy_source"])
 def test_identifiers_have_no_padding(syncing: Syncing, url: str, monkeypatch: pytest.MonkeyPatch, room: str) -> None:
     """Company and further user keys are those of the application; blanks in front are part of the text."""
-    monkeypatch.setitem(connect._ROOMS, "postgresql", room)
+    monkeypatch.setitem(connect._MODULES, "postgresql", room)
     wanted: dict[str, Any] = {"company_keys": {"groupId": "account"}, "source_url": url}
     syncing.configure(sql="SELECT user_id, account FROM cu WHERE user_id <> ''", **wanted)
     syncing.sync()

@@ -84,7 +84,7 @@ def test_a_host_that_is_not_schematic_is_an_error(
         found = look(tmp_path, capture=url, api=sandbox.url)
 
     capture = found["capture"]
-    sentence = f"is not Schematic's event capture: POST /batch was answered {said}"
+    sentence = f"is not Schematic's event capture: POST /batch returned {said}"
     assert (capture.state, capture.message, capture.remedy, capture.exit_code) == ("error", sentence, HINT, 1)
     assert asked == [("POST /batch", b'{"events":[]}')]
     assert found[sandbox.url].state == "ok"
@@ -97,7 +97,7 @@ def test_another_json_service_is_a_warning(tmp_path: Path, sandbox: Sandbox) -> 
 
     assert (capture.state, capture.remedy) == ("warning", HINT)
     assert capture.message == (
-        "may not be Schematic's event capture: POST /batch was answered"
+        "may not be Schematic's event capture: POST /batch returned"
         ' HTTP 422: {"message":"unknown tenant"}, not a JSON object with `error`'
     )
 
@@ -120,7 +120,7 @@ def test_a_host_that_is_busy_is_a_warning(tmp_path: Path, sandbox: Sandbox, stat
         capture = look(tmp_path, capture=url, api=sandbox.url)["capture"]
 
     assert (capture.state, capture.remedy) == ("warning", "check again later")
-    assert capture.message == f"could not be checked: POST /batch was answered HTTP {status}: slow down"
+    assert capture.message == f"could not be checked: POST /batch returned HTTP {status}: slow down"
 
 
 def test_a_key_that_capture_refuses_is_a_warning(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -130,7 +130,7 @@ def test_a_key_that_capture_refuses_is_a_warning(tmp_path: Path, sandbox: Sandbo
         without = look(tmp_path, capture=url, api=sandbox.url, key=None)["capture"]
 
     assert (capture.state, capture.remedy) == ("warning", "use a secret key that may send events")
-    assert capture.message == "refuses an empty batch with this API key: POST /batch was answered HTTP 403: forbidden"
+    assert capture.message == "rejects an empty batch with this API key: POST /batch returned HTTP 403: forbidden"
     assert without.state == "ok"
 
 

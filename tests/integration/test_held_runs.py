@@ -504,7 +504,7 @@ def test_check_finds_what_would_hold(chain: Chain) -> None:
 
     assert [(one.message, one.remedy) for one in found if one.subject == "quiet_spenders"][1:] == [
         (
-            "would be held by a sync: audience `spenders` is disabled",
+            "a sync would hold it: audience `spenders` is disabled",
             "set `enabled = true`, then run `audience-sync sync quiet_spenders`",
         )
     ]

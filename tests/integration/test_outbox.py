@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import shard_of
 from audience_sync.core.model import Change, ChangeKind
-from audience_sync.destinations.wire_events import Contents, Event, OpenChange
+from audience_sync.destinations.schematic.wire_events import Contents, Event, OpenChange
 from audience_sync.errors import LeaseLost
 from audience_sync.store import audiences, batches, memberships, open_values, outbox, runs
 from audience_sync.store.batches import Batch

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.core.keys import shard_of
-from audience_sync.destinations.wire_events import Contents
+from audience_sync.destinations.schematic.wire_events import Contents
 from audience_sync.store import audiences, batches, memberships, outbox
 from audience_sync.store import database as db
 from audience_sync.store.database import Database

@@ -21,8 +21,8 @@ import pytest
 from pydantic import SecretStr
 
 from audience_sync.config import Schematic as SchematicSettings
-from audience_sync.destinations.outcomes import Answer
 from audience_sync.destinations.schematic.client import MOST_TEXT, Schematic
+from audience_sync.destinations.schematic.outcomes import Answer
 from audience_sync.errors import DestinationError
 from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.sandbox.http_server import Request

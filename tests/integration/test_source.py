@@ -494,7 +494,7 @@ def test_the_limit_is_told_as_it_was_written() -> None:
 @pytest.fixture
 def without_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read every database the general way."""
-    monkeypatch.setattr(connect, "_ROOMS", {})
+    monkeypatch.setattr(connect, "_MODULES", {})
 
 
 @pytest.mark.usefixtures("without_rooms")

@@ -219,7 +219,7 @@ def test_the_general_way_takes_statements(
     rich_postgres_url: str, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through SQLAlchemy, statements are run and tables described as far as the driver tells."""
-    monkeypatch.setattr(connect, "_ROOMS", {})
+    monkeypatch.setattr(connect, "_MODULES", {})
     url = rich_postgres_url
 
     assert read(url, Statement("SELECT %(x)s::int %% 5", {"x": 7})) == [(2,)]
@@ -249,7 +249,7 @@ def test_sqlite_has_regular_expressions(sqlite_url: str) -> None:
 
 def test_a_wrong_regular_expression_is_told(sqlite_url: str) -> None:
     """The sentence says what is wrong with the pattern, or that the text is not UTF-8, and what to do then."""
-    with pytest.raises(SourceError, match=r"the regular expression cannot be read: missing \)"):
+    with pytest.raises(SourceError, match=r"the regular expression is invalid: missing \)"):
         read(sqlite_url, "SELECT 'x' REGEXP '('")
     with pytest.raises(SourceError, match="write CAST"):
         read(sqlite_url, "SELECT CAST(x'41ff' AS TEXT) REGEXP 'A'")

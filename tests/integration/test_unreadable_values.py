@@ -210,7 +210,7 @@ def test_text_of_sqlite_that_is_not_utf8(syncing: Syncing, tmp_path: Path) -> No
 
 def test_the_general_driver_says_what_to_do(syncing: Syncing, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver of another database that fails over a value ends the run with a sentence and a remedy."""
-    monkeypatch.setitem(connect._ROOMS, "sqlite", "sqlalchemy_source")
+    monkeypatch.setitem(connect._MODULES, "sqlite", "sqlalchemy_source")
 
     def fail(_: sqlalchemy_source.OtherSession) -> list[tuple[object, ...]]:
         raise ValueError("year 20000 is out of range")

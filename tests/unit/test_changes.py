@@ -14,7 +14,7 @@ from audience_sync.destinations.schematic.coverage import coverage
 from audience_sync.destinations.schematic.mapping_rules import Mapping, make_mapping
 from audience_sync.destinations.schematic.parcels import NOBODY, NOT_MAPPED, Parcel, make_parcel, newest, resolve_parcel
 from audience_sync.destinations.schematic.presets import DEFAULTS
-from audience_sync.destinations.wire_events import OpenChange
+from audience_sync.destinations.schematic.wire_events import OpenChange
 from tests.factories import company_identifiers, make_destination, make_event, make_open
 
 AT = "2026-03-31T12:00:00.000Z"

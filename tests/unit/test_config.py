@@ -399,7 +399,7 @@ BAD = {
     ),
     "bad_key": (
         SHOP + AUDIENCE + 'key = "big-spenders"',
-        "audiences[0].key: must be made of letters, digits and `_` (at least one, no blanks)",
+        "audiences[0].key: may contain only letters, digits and `_`, and must not be empty",
     ),
     "long_key": (
         SHOP + AUDIENCE + f'key = "{"k" * 256}"',

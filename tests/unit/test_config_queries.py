@@ -94,7 +94,7 @@ BAD = {
     ),
     "condition_as_trait": (
         SHOP + EVENTS + trait("A", COUNT),
-        "traits[0].query: column 1: a computed trait is a value, and this is a condition",
+        "traits[0].query: column 1: a computed trait needs a value, but this is a condition",
     ),
     "value_as_audience": (
         SHOP + EVENTS + audience("A", "query = \"event('A').count()\""),
@@ -120,7 +120,10 @@ BAD = {
         SHOP + EVENTS + 'sql = "SELECT 1"',
         "sources.shop.events.sql: cannot be combined with `table`; keep one of them",
     ),
-    "no_place": (SHOP + "[sources.shop.events]", "sources.shop.events.table: missing: say where the events are"),
+    "no_place": (
+        SHOP + "[sources.shop.events]",
+        "sources.shop.events.table: missing: set `table`, `sql` or `path` of the events",
+    ),
     "path_beside_url": (SHOP + 'path = "a.csv"', "sources.shop.path: cannot be combined with `url`; keep one of them"),
     "events_path_beside_url": (
         SHOP + '[sources.shop.events]\npath = "a.csv"',

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.keys import canonical
-from audience_sync.destinations.wire_events import Contents, batch_body, traits
+from audience_sync.destinations.schematic.wire_events import Contents, batch_body, traits
 from tests.factories import NOON, make_event, make_open
 
 NAMES = ("name", "company_name")  # what the presets take as such, and not as the trait of an audience

@@ -17,7 +17,7 @@ from audience_sync.destinations.schematic.forwarded_parcels import make_forwarde
 from audience_sync.destinations.schematic.mapping_rules import make_mapping
 from audience_sync.destinations.schematic.parcels import Destination
 from audience_sync.destinations.schematic.presets import presets
-from audience_sync.destinations.wire_events import Forwarded
+from audience_sync.destinations.schematic.wire_events import Forwarded
 
 NUMBERS = [
     "0",

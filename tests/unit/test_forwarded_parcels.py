@@ -15,7 +15,7 @@ from audience_sync.destinations.schematic.forwarded_parcels import ForwardedParc
 from audience_sync.destinations.schematic.mapping_rules import Mapping, judge, make_mapping
 from audience_sync.destinations.schematic.parcels import Destination
 from audience_sync.destinations.schematic.presets import presets
-from audience_sync.destinations.wire_events import Contents, Event, Forwarded
+from audience_sync.destinations.schematic.wire_events import Contents, Event, Forwarded
 
 FIELDS: dict[str, Any] = {
     "event_name": {"@path": "$.event"},

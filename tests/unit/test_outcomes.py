@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.destinations.outcomes import (
+from audience_sync.destinations.schematic.outcomes import (
     LONGEST_ASKED,
     Accepted,
     Answer,

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from audience_sync.clock import Seams
-from audience_sync.delivery.batches_held import Pool
-from audience_sync.destinations.wire_events import Contents
+from audience_sync.delivery.claims import Pool
+from audience_sync.destinations.schematic.wire_events import Contents
 from audience_sync.store.batches import Batch
 from tests.factories import make_event, make_open
 

@@ -192,7 +192,7 @@ AUDIENCES = [
         "`where` takes a condition, and this is a literal: compare something with it, as in `trait('plan') = 'basic'`",
     ),
     ("event('x').within(7).count() = 1", 19, "the unit is missing: `within` takes a length of time such as `7 days`"),
-    ("event('x').within('7 days').count() = 1", 19, "`within` takes a length of time, as in within(7 days)"),
+    ("event('x').within('7 days').count() = 1", 19, "`within` takes a duration, as in within(7 days)"),
     ("event('x').within(7days).count() = 1", 19, "`7days` is not a number; write `7 days`"),
     (
         "event('x').within(7 dys).count() = 1",
@@ -210,8 +210,8 @@ AUDIENCES = [
         19,
         "lengths of time are whole numbers, such as `36 hours`, and `-1` is none",
     ),
-    ("event('x').within(2000 weeks, 3 days).count() = 1", 31, "`within` takes a length of time, as in within(7 days)"),
-    ("event('x').within(90000000 weeks).count() = 1", 19, "a length of time is at most 1,000 years"),
+    ("event('x').within(2000 weeks, 3 days).count() = 1", 31, "`within` takes a duration, as in within(7 days)"),
+    ("event('x').within(90000000 weeks).count() = 1", 19, "a duration is at most 1,000 years"),
     (
         "event('x').within(parent: 5 days).count() = 1",
         19,
@@ -358,9 +358,9 @@ AUDIENCES = [
     ("trait('a').before_date('soon')", 24, "`before_date` takes a date or a timestamp, as in before_date(2024-02-01)"),
     ("trait('a').before_date(7 days)", 24, "`before_date` takes a date or a timestamp, as in before_date(2024-02-01)"),
     ("trait('a').within_last(7)", 24, "the unit is missing: `within_last` takes a length of time such as `7 days`"),
-    ("trait('a').within_last(2024-01-01)", 24, "`within_last` takes a length of time, as in within_last(7 days)"),
+    ("trait('a').within_last(2024-01-01)", 24, "`within_last` takes a duration, as in within_last(7 days)"),
     # regular expressions
-    ("trait('a').matches('(')", 20, "the regular expression cannot be read: missing ), unterminated subpattern"),
+    ("trait('a').matches('(')", 20, "the regular expression is invalid: missing ), unterminated subpattern"),
     ("trait('a').matches('(?=a)')", 20, "the regular expression has a lookahead, which not every database can read"),
     ("trait('a').matches('(?<!a)')", 20, "the regular expression has a lookbehind, which not every database can read"),
     (
@@ -411,7 +411,7 @@ AUDIENCES = [
         20,
         "the regular expression has the escape `\\W` inside brackets, which not every database can read",
     ),
-    ("trait('a').matches('[a')", 20, "the regular expression cannot be read: unterminated character set"),
+    ("trait('a').matches('[a')", 20, "the regular expression is invalid: unterminated character set"),
     (
         "trait('a').matches('^*')",
         20,
@@ -479,9 +479,9 @@ AUDIENCES = [
     ("trait('a')[0] = 1", 11, "expected a comparison such as `>= 1`, `AND`, `OR` or the end after `)`, found `[`"),
 ]
 TRAITS = [
-    ("trait('a') = 1", 1, "a computed trait is a value, and this is a condition: make it an audience"),
-    ("NOT trait('a').exists()", 1, "a computed trait is a value, and this is a condition: make it an audience"),
-    ("trait('a').exists()", 12, "a computed trait is a value, and this is a condition: make it an audience"),
+    ("trait('a') = 1", 1, "a computed trait needs a value, but this is a condition: make it an audience"),
+    ("NOT trait('a').exists()", 1, "a computed trait needs a value, but this is a condition: make it an audience"),
+    ("trait('a').exists()", 12, "a computed trait needs a value, but this is a condition: make it an audience"),
     ("event('x')", 1, "a computed trait is a value, and event() is a stream of events: reduce it, as in `.count()`"),
     ("7 days", 3, "expected a comparison such as `>= 1`, `AND`, `OR` or the end after `7`, found `days`"),
     (
@@ -536,9 +536,9 @@ def test_the_length_of_a_query() -> None:
     longest = f"trait('a') = '{'é' * 5112}' "
 
     assert Comparison(Trait(("a",)), Operator.EQUALS, Literal("é" * 5112)) == parse_audience(longest)
-    with pytest.raises(QueryError, match="column 5130: a query has at most 10,240 bytes, and this one is longer"):
+    with pytest.raises(QueryError, match="column 5130: a query may have at most 10,240 bytes; this one is longer"):
         parse_audience(longest + " ")
-    with pytest.raises(QueryError, match="column 10241: a query has at most 10,240 bytes"):
+    with pytest.raises(QueryError, match="column 10241: a query may have at most 10,240 bytes"):
         parse_audience(f"trait('a') = '{'a' * 20_000}'")
 
 
@@ -567,4 +567,4 @@ def test_how_many_comparisons_a_query_has(inner: str) -> None:
     with pytest.raises(QueryError) as caught:
         parse_audience(query + " OR " + inner)
     assert len(query) + 4 == caught.value.position
-    assert "a query has at most 50 comparisons, those inside `where` included, and this one has 5" in str(caught.value)
+    assert "a query may have at most 50 comparisons, those inside `where` included, and" in str(caught.value)

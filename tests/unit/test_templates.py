@@ -14,7 +14,7 @@ from audience_sync.destinations.schematic.actions import Action
 from audience_sync.destinations.schematic.mapping_rules import Mapping, make_mapping
 from audience_sync.destinations.schematic.parcels import Parcel, make_parcel, resolve_parcel
 from audience_sync.destinations.schematic.presets import DEFAULTS
-from audience_sync.destinations.wire_events import Contents, OpenChange, OpenChanges
+from audience_sync.destinations.schematic.wire_events import Contents, OpenChange, OpenChanges
 from audience_sync.errors import MappingError
 from tests.factories import make_destination, make_open
 from tests.profile import amount

@@ -9,7 +9,7 @@ import pytest
 
 from audience_sync.errors import TriggerError
 from audience_sync.segment.fql.matcher import matcher
-from audience_sync.segment.fql.segment_parser import differences
+from audience_sync.segment.fql.segment_differences import differences
 from audience_sync.segment.fql.trigger_parser import parse
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "triggers.json").read_text())
@@ -21,7 +21,7 @@ PARTED = "it parts names at dots and brackets, with a backslash before them too"
 AS_TEXT = "it compares such a value as a text"
 GLOB = "it knows one `*`, at the beginning or the end, and takes the first character off any other pattern"
 NAMES = "it wants a backslash before a name that begins with a digit or is a keyword"
-SMALL = "it knows `true`, `false` and `null` only in small letters"
+SMALL = "it knows `true`, `false` and `null` only in lowercase"
 
 
 def joined(operator: str) -> str:

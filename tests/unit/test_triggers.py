@@ -289,12 +289,12 @@ def test_a_condition_survives_printing(condition: Expression) -> None:
             12,
             "a list in a pattern names at least one character, and does not begin with `!` or `^`",
         ),
-        ("match(name, '[z-a]')", 12, "a list in the pattern runs backwards from 'z' to 'a'"),
+        ("match(name, '[z-a]')", 12, "a range in the pattern runs backwards from 'z' to 'a'"),
         ("(" * 51 + "type = 'a'" + ")" * 51, 50, "parentheses and `not` nest at most 50 deep"),
         ("!(" * 26 + "type = 'a'" + ")" * 26, 50, "parentheses and `not` nest at most 50 deep"),
         ("!" * 51 + "type = 'a'", 50, "parentheses and `not` nest at most 50 deep"),
-        (f"type = '{'a' * 5112}'", 5120, "a trigger has at most 5,120 bytes, and this one is longer"),
-        (f"type = '{'é' * 2556}'", 2565, "a trigger has at most 5,120 bytes, and this one is longer"),
+        (f"type = '{'a' * 5112}'", 5120, "a trigger has at most 5,120 bytes; this one is longer"),
+        (f"type = '{'é' * 2556}'", 2565, "a trigger has at most 5,120 bytes; this one is longer"),
     ],
 )
 def test_why_a_trigger_is_refused(trigger: str, position: int, sentence: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from audience_sync.errors import TriggerError
 from audience_sync.segment.fql.matcher import matcher
-from audience_sync.segment.fql.segment_parser import differences
+from audience_sync.segment.fql.segment_differences import differences
 from audience_sync.segment.fql.trigger_parser import parse
 from audience_sync.segment.fql.trigger_tree import fields, to_text
 from tests.profile import amount

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audience_sync.audiences.text_values import text_value_reader
 from audience_sync.core.keys import (
     KeyColumns,
     Reason,
@@ -25,7 +26,6 @@ from audience_sync.core.model import Member, TraitType
 from audience_sync.core.rows import LineMaker, from_line
 from audience_sync.core.values import MAX_VALUE_LENGTH, value_reader
 from audience_sync.errors import SourceError
-from audience_sync.query.text_values import text_value_reader
 
 INFINITY = float("inf")
 LONGEST = "x" * MAX_VALUE_LENGTH

@@ -21,7 +21,7 @@ from audience_sync.core.model import Json
 from audience_sync.segment.mapping.segment_text import number_text
 from audience_sync.segment.timestamps import to_utc
 
-# --- event_names ------------------------------------------------------------------------------------------------------
+# --- event names ------------------------------------------------------------------------------------------------------
 # The name of a track event in Schematic, which takes ASCII letters, digits, ``-`` and ``_`` only.
 
 _ACCEPTED: Final = re.compile("[A-Za-z0-9_-]+")

@@ -24,7 +24,7 @@ from audience_sync import __version__
 from audience_sync.core.model import TraitType
 from audience_sync.core.text import redaction
 from audience_sync.destinations.http_connection import Connection, Unanswered, is_proxied, lasting_problem
-from audience_sync.destinations.outcomes import Answer, describe, is_retryable
+from audience_sync.destinations.schematic.outcomes import Answer, describe, is_retryable
 from audience_sync.errors import DestinationAway, DestinationError, KeyRefused
 
 if TYPE_CHECKING:

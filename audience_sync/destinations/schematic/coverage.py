@@ -12,7 +12,7 @@ from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation, TraitType
 from audience_sync.destinations.schematic.mapping_rules import Mapping
 from audience_sync.destinations.schematic.parcels import NOT_MAPPED, Destination, Parcel, make_parcel
-from audience_sync.destinations.wire_events import OpenChange
+from audience_sync.destinations.schematic.wire_events import OpenChange
 from audience_sync.segment.fql.trigger_tree import fields
 from audience_sync.segment.mapping.template import reads
 

@@ -12,7 +12,13 @@ from audience_sync.core import exact_json
 from audience_sync.destinations.schematic.actions import Rejection, RejectionReason
 from audience_sync.destinations.schematic.mapping_rules import Verdict, judge
 from audience_sync.destinations.schematic.parcels import Destination
-from audience_sync.destinations.wire_events import Event, Forwarded, Origin, forwarded_key, with_idempotency_key
+from audience_sync.destinations.schematic.wire_events import (
+    Event,
+    Forwarded,
+    Origin,
+    forwarded_key,
+    with_idempotency_key,
+)
 from audience_sync.segment.segment_events import SegmentEvent
 
 

@@ -22,12 +22,12 @@ from audience_sync.destinations.schematic.actions import Rejection, RejectionRea
 from audience_sync.destinations.schematic.mapping_rules import Body, Made, apply
 from audience_sync.destinations.schematic.mapping_rules import Mapping as DestinationMapping
 from audience_sync.destinations.schematic.stamps import Stamps
-from audience_sync.destinations.wire_events import Carried, Event, OpenChange, idempotency_key
+from audience_sync.destinations.schematic.wire_events import Carried, Event, OpenChange, idempotency_key
 from audience_sync.segment.fql.trigger_tree import fields
 from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.segment_events import SegmentEvent
 
-# --- changes ----------------------------------------------------------------------------------------------------------
+# --- changes as Segment events ----------------------------------------------------------------------------------------
 # Changes as Segment events, as an audience or computed trait of Segment Engage would send them.
 #
 # A change is an `identify`: the trait, ``context.personas`` that says which audience or computed trait, a `messageId`

@@ -19,7 +19,7 @@ from audience_sync.core.keys import canonical
 from audience_sync.core.model import ChangeKind, Json
 from audience_sync.destinations.schematic.actions import Rejection
 from audience_sync.destinations.schematic.mapping_rules import Made, Mapping, apply, is_shared
-from audience_sync.destinations.wire_events import (
+from audience_sync.destinations.schematic.wire_events import (
     Carried,
     Contents,
     Event,

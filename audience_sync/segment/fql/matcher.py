@@ -132,7 +132,7 @@ def _list_expression(content: str) -> str:
     expression = ""
     for first, last in re.findall(r"(\\.|.)(?:-(\\.|.))?", content, re.DOTALL):
         if last and first[-1] > last[-1]:
-            raise ValueError(f"a list in the pattern runs backwards from {first[-1]!r} to {last[-1]!r}")
+            raise ValueError(f"a range in the pattern runs backwards from {first[-1]!r} to {last[-1]!r}")
         expression += re.escape(first[-1]) + (f"-{re.escape(last[-1])}" if last else "")
     return f"[{expression}]"
 

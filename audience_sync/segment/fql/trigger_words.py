@@ -66,7 +66,7 @@ def check_text(text: str) -> None:
         TriggerError: it is.
     """
     if len(text) > MAX_LENGTH or len(text.encode(errors="surrogatepass")) > MAX_LENGTH:
-        raise refusal(min(len(text), MAX_LENGTH), f"a trigger has at most {MAX_LENGTH:,} bytes, and this one is longer")
+        raise refusal(min(len(text), MAX_LENGTH), f"a trigger has at most {MAX_LENGTH:,} bytes; this one is longer")
     if half := re.search("[\ud800-\udfff]", text):
         raise refusal(half.start(), f"found half of a character, {shown(half.group())}")
     if not text.strip(" \t\f\r\n"):

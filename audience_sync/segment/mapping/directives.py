@@ -17,7 +17,7 @@ from audience_sync.segment.mapping.event_paths import MISSING, Resolve, Value, p
 from audience_sync.segment.mapping.segment_text import MOST, as_json, as_text, is_blank, measured, split_template
 from audience_sync.segment.mapping.validation import LONGEST_PATTERN, Place, is_falsy, spell, units
 
-# --- values -----------------------------------------------------------------------------------------------------------
+# --- resolved values --------------------------------------------------------------------------------------------------
 # What the directives make of values that are resolved already: replaced, flattened, merged, without nulls.
 #
 # Where an object keeps `MISSING` for a key (`keep` levels of it do), the key counts as set to nothing: in a merge it

@@ -17,7 +17,7 @@ from audience_sync.core.model import Json
 from audience_sync.segment.mapping.event_paths import Resolve, keys_fault, path_fault
 from audience_sync.segment.mapping.segment_text import placeholders
 
-# --- shape ------------------------------------------------------------------------------------------------------------
+# --- shape of a directive ---------------------------------------------------------------------------------------------
 # What a directive looks like in a mapping, where it stands, and what can be found wrong with it.
 
 Path: TypeAlias = tuple[str | int, ...]
@@ -86,7 +86,7 @@ def spell(path: Path) -> str:
     return text.encode("utf-8", "backslashreplace").decode() or "the mapping"
 
 
-# --- rules ------------------------------------------------------------------------------------------------------------
+# --- rules for arguments ----------------------------------------------------------------------------------------------
 # What each directive takes: rules that look at its argument and yield findings, and the values in it to look at next.
 #
 # A finding for `every event` is one for which Segment refuses every event; others say what cannot be meant as it is,

@@ -33,7 +33,7 @@ from audience_sync.segment.fql.trigger_tree import (
 )
 from audience_sync.segment.fql.trigger_words import number_of, shown
 
-# --- segment_words ----------------------------------------------------------------------------------------------------
+# --- words as Segment's parser cuts them ------------------------------------------------------------------------------
 # The words that Segment's own parser cuts a trigger into: where it wants blanks, and which characters it knows.
 
 _END = r"(?=[ \t\n,\])]|\Z)"
@@ -114,7 +114,7 @@ def _why_no_word(text: str, at: int) -> str:
     return f"it does not know the character {shown(text[at])} outside of texts"
 
 
-# --- segment_conditions -----------------------------------------------------------------------------------------------
+# --- conditions -------------------------------------------------------------------------------------------------------
 # What Segment makes of one condition of a trigger, and how that differs from what we make of it.
 
 COMPARED = frozenset({"type", "event", "name", "userId", "properties", "traits", "context"})
@@ -282,7 +282,7 @@ def _why_other(theirs: Comparison | Call, ours: Condition, value: Word) -> str:
         case Comparison(value=int() | float()), Word("number"):
             why = "its numbers have 53 bits, and no exponent"
         case _, Word("name", text) if text not in ("true", "false"):
-            why = "it knows `true`, `false` and `null` only in small letters"
+            why = "it knows `true`, `false` and `null` only in lowercase"
     return why
 
 
