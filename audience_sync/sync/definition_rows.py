@@ -50,7 +50,8 @@ class Found:
     rejections: Rejections
     rows: int = 0
     sums: str | None = None  # what the source says that the rows come to, with all that makes members of them
-    is_known: bool = False  # that is what is known of the members: nothing was read
+    is_asked: bool = False  # the source was asked for sums; there are none if it read another number of rows
+    is_known: bool = False  # the sums are those of the members: nothing was read
 
     @property
     def duplicates(self) -> int:
@@ -120,6 +121,7 @@ def _read(
         diff.wrapping = maker.wrapping
         sums = definition.sums() if asks_sums else None
         if sums is not None:
+            found.is_asked = True
             found.sums = canonical([*sums, _meaning(settings, audience), diff.version()])
             if found.sums == known:
                 found.rows, found.is_known = sums.rows, True
@@ -129,7 +131,7 @@ def _read(
             diff.add(maker.lines(page), len(page))
             found.rows += len(page)
             on_page(found.rows)
-        if sums is not None and sums.rows != found.rows:  # the source changed meanwhile
+        if sums is not None and sums.rows != found.rows:  # the definition does not say which rows it means
             found.sums = None
     if maker.may_err:
         again = [(maker.again(odd), len(odd)) for odd in diff.take_out(maker.rules)]

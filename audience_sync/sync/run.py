@@ -148,7 +148,7 @@ class Comparison:
         said = None if self.rejections.counts else found.sums
         if difference.digest is not None:
             memberships.keep_digest(connection, self.run, difference.digest, source_sums=said)
-        elif found.sums is not None and not found.is_known:
+        elif found.is_asked and not found.is_known:
             memberships.keep_source_sums(connection, self.run.audience_id, said)
 
     def _close(self, connection: Connection, found: Found, difference: Difference) -> None:

@@ -195,6 +195,21 @@ def test_rows_that_were_not_summed_are_read_again(place: Place) -> None:
         assert memberships.source_sums(connection, 1) is None
 
 
+def test_sums_that_do_not_hold_for_the_rows_drop_those_before(place: Place) -> None:
+    """A definition that turns out to say now this and now that is read again, though its members are the same."""
+    place.shop.execute("CREATE TABLE odd (user_id text)")
+    turn = "set_config('shop.turn', (coalesce(current_setting('shop.turn', true), '') || 'x'), true)"
+    some = place.settings(sql=f"{SQL} UNION ALL SELECT user_id, NULL FROM odd WHERE (SELECT {turn}) = 'x'")
+    place.sync(settings=some)
+    with place.workspace.database.read() as connection:
+        assert memberships.source_sums(connection, 1) is not None
+    place.shop.execute("INSERT INTO odd VALUES ('extra')")
+    report = place.sync(settings=some)
+    assert (report.run.counts.read, report.run.counts.unchanged) == (5_000, 5_000)
+    with place.workspace.database.read() as connection:
+        assert memberships.source_sums(connection, 1) is None
+
+
 def test_a_limited_run_without_changes_leaves_the_sums(place: Place) -> None:
     """Sums of members still hold where a run that did not ask has changed none."""
     place.sync()
