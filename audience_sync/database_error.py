@@ -48,8 +48,7 @@ _FATAL: Final[Mapping[str, str]] = {
 }
 """The remedy for what a server says to somebody who connects: libpq passes on no SQLSTATE then."""
 _DAMAGED: Final[Mapping[str, str]] = {
-    "no such table": "restore the file from a backup: something other than audience-sync removed the table",
-    "no such view": "restore the file from a backup: something other than audience-sync removed the view",
+    "no such table": "restore the file from a backup: something other than audience-sync removed the table or view",
     NOT_UTF8: "restore the file from a backup: something other than audience-sync wrote to it;"
     " `audience-sync check --deep` says to which audience",
 }

@@ -26,13 +26,10 @@ def look(database: Database) -> Iterator[Finding]:
         ids = [row.id for row in audiences.every(connection)]
         strangers = memberships.count_without_audience(connection)
     if strangers:
-        yield Finding(
-            CHECK,
+        yield _wrong(
             "memberships",
-            State.ERROR,
             f"{strangers:,} rows are of an audience that does not exist",
-            "restore a backup, or stop the service and delete these rows of `memberships`",
-            1,
+            remedy="restore a backup, or stop the service and delete these rows of `memberships`",
         )
     for audience_id in ids:
         with database.read() as connection:
@@ -47,7 +44,7 @@ def look(database: Database) -> Iterator[Finding]:
                 if NOT_UTF8 not in str(damage):
                     raise
                 yield _wrong(
-                    row,
+                    row.key,
                     "a member has bytes that are not text, so nobody can be compared",
                     remedy="restore a backup; or stop the service, delete the rows of `memberships` with such bytes"
                     f" and the audience's row of `digests`, and run `audience-sync sync {row.key}`",
@@ -61,13 +58,13 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
     is_damaged = is_known and kept != found
     if is_damaged:
         yield _wrong(
-            row,
+            row.key,
             "its members are not those that the last sync wrote",
             remedy=f"`audience-sync sync {row.key} --resync` compares everybody anew and sends every value again",
         )
     if found.members != row.members:
         yield _wrong(
-            row,
+            row.key,
             f"has {found.members:,} members, but its count says {row.members:,}: guards and plans reckon with a wrong"
             " number",
             remedy="repair the members first, then check again"
@@ -77,7 +74,7 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
     orphans = memberships.count_without_run(connection, row.id)
     if orphans:
         yield _wrong(
-            row,
+            row.key,
             f"{orphans:,} of its members have a `run_id` or `entered_run_id` that names no run of it, so views"
             " and commands do not show them",
             remedy="restore a backup; or stop the service, set that column of `memberships` to the last run"
@@ -96,5 +93,5 @@ def _digest(connection: Connection, row: AudienceRow, kept: Digest | None) -> Di
         return diff.digest()
 
 
-def _wrong(row: AudienceRow, message: str, *, remedy: str) -> Finding:
-    return Finding(CHECK, row.key, State.ERROR, message, remedy, 1)
+def _wrong(subject: str, message: str, *, remedy: str) -> Finding:
+    return Finding(CHECK, subject, State.ERROR, message, remedy, 1)

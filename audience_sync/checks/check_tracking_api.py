@@ -8,6 +8,7 @@ from typing import Final
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings, resolve_write_keys
 from audience_sync.core.model import Json
+from audience_sync.core.text import counted
 from audience_sync.destinations.schematic.coverage import AT
 from audience_sync.destinations.schematic.mapping_rules import judge
 from audience_sync.tracking_api.listener import require_libraries
@@ -26,8 +27,7 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     except EXPECTED as raised:
         yield error(CHECK, str(address), raised)
         return
-    count = f"{len(keys)} write key{'' if len(keys) == 1 else 's'}"
-    yield ok(CHECK, str(address), f"is where `run` takes events, from senders with {count}")
+    yield ok(CHECK, str(address), f"is where `run` takes events, from senders with {counted(len(keys), 'write key')}")
     if traits := _settable(settings):
         yield warning(
             CHECK,

@@ -26,7 +26,7 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core.guard import Hold
 from audience_sync.core.keys import KeyRules, Reason, stringify
 from audience_sync.core.model import Computation, Member, OnMissing, from_ms, to_ms
-from audience_sync.core.text import instant_text, printable
+from audience_sync.core.text import counted, instant_text, printable
 from audience_sync.errors import AudienceSyncError, ConfigError, UnknownName
 from audience_sync.query.printer import to_text
 from audience_sync.query.syntax_tree import And, Not, Or, Reduction
@@ -167,7 +167,7 @@ def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[
     if fact.events_in_all is None:
         return
     shown, in_all = len(fact.events), fact.events_in_all
-    count = f"{in_all:,} event{'' if in_all == 1 else 's'}"
+    count = counted(in_all, "event")
     yield Text(f"{count}, {shown:,} of them:" if shown < in_all else f"{count}:" if in_all else "no event")
     for event in fact.events:
         yield Text(f"  {instant_text(event.at)}  {harmless(event.properties)}")
@@ -414,10 +414,7 @@ def _interruptible(work: Callable[[], T]) -> T:
     """
     with stoppable(lambda: None) as stop:
         try:
-            found = work()
-        except AudienceSyncError:
-            if not stop.is_set():
-                raise
-        if stop.is_set():
-            raise KeyboardInterrupt
-    return found
+            return work()
+        finally:
+            if stop.is_set():
+                raise KeyboardInterrupt

@@ -24,6 +24,7 @@ from audience_sync.cli.main import Globals
 from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
 from audience_sync.config import Settings, load
 from audience_sync.config.loader import CONFIG_VARIABLE, DEFAULT_PATHS
+from audience_sync.core.text import counted
 from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
 
 COLUMNS = ("check", "subject", "state", "message", "remedy")
@@ -222,7 +223,7 @@ def _conclude(found: list[Finding]) -> None:
     if errors:
         console.print(f"{errors} of {len(found)} checks failed, {warnings} warned")
     else:
-        console.print("all is well" if not warnings else f"all is well, {warnings} warning{'s' * (warnings > 1)}")
+        console.print("all is well" if not warnings else f"all is well, {counted(warnings, 'warning')}")
 
 
 def _own_command() -> tuple[str, ...]:
