@@ -219,7 +219,7 @@ class Explanation:
 
 
 def explain(settings: Settings, audience: Audience, user: str, *, as_of: datetime, events: int) -> Explanation:
-    """Return why a user is in an audience, or has a value, or not; with so many events of each stream, none for 0.
+    """Return why a user is or is not in an audience, or has a value; with at most `events` events of each stream.
 
     Raises:
         ConfigError: the definition can be seen to be wrong without running it.
@@ -330,7 +330,7 @@ def _object(shown: Mapping[str, Property | Context], row: Mapping[str, Any]) -> 
 
 
 def _json_text(value: object) -> str:
-    """Return a value as JSON text without blanks, a whole number without a fraction; what is no JSON is a text."""
+    """Return a value as JSON text without spaces, a whole number without a fraction; other text as a string."""
     text = "null" if value is None else str(value)
     with suppress(ValueError, RecursionError):
         found = exact_json.loads(text)

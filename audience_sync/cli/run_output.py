@@ -103,7 +103,7 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(
-            "this cannot be undone, and there is no terminal to ask for confirmation",
+            "confirmation is needed, but standard input is not a terminal",
             hint=f"add --yes to answer: {question}",
         )
     lines = wrap(Text(question), console.line_width - len(" [y/N]: "))

@@ -137,7 +137,7 @@ def sync(
 
 
 def _say_unknown(job: Job, report: RunReport) -> None:
-    """Say that the user to whom a sync was limited is not there: perhaps the key is misspelled."""
+    """Note that the user of `--only` is not in the result: the key may be misspelled."""
     counts, is_done = report.run.counts, report.run.state is RunState.SUCCEEDED
     if job.only is not None and is_done and not counts.changed + counts.unchanged:
         run_output.note(f"{job.only} is not in the result of {report.audience_key}, so nothing changed")

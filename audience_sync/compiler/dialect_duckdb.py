@@ -67,7 +67,7 @@ class Doubt(StrEnum):
     """Why a text is not converted."""
 
     ORDER = "order"  # it may be day and month or month and day
-    DATE = "date"  # there is no such date in the order that is set
+    DATE = "date"  # not a date in the order that is set
     TIME = "time"
     NUMBER = "number"
     DIGITS = "digits"  # a whole number with more digits than a double holds

@@ -53,7 +53,7 @@ def _named(name: str, environ: Mapping[str, str]) -> str:
     key = look_up(name, environ)
     if key is None:
         raise ConfigError(
-            f"there is no Schematic API key: {unset_sentence([name])}",
+            f"the Schematic API key is missing: {unset_sentence([name])}",
             hint=f"export {name}, or give the service LoadCredential={name}:/path/of/the/key",
         )
     return key
@@ -76,7 +76,7 @@ def _resolve(name: str, environ: Mapping[str, str]) -> SecretStr:
     key = look_up(name, environ)
     if key is None:
         raise ConfigError(
-            f"there is no write key: {unset_sentence([name])}",
+            f"the write key is missing: {unset_sentence([name])}",
             hint=f"export {name}, or give the service LoadCredential={name}:/path/of/the/key",
         )
     # It is the user name of Basic authentication, which ends at the first colon.

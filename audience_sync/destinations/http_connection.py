@@ -24,7 +24,7 @@ from urllib.request import getproxies, proxy_bypass
 from audience_sync.errors import ConfigError
 
 # --- trusted authorities ----------------------------------------------------------------------------------------------
-# Whom TLS trusts, and what is said of a server that cannot be trusted.
+# Certificate authorities that TLS trusts, and the message for a server whose certificate fails.
 
 _CLOCK = "renew it on the server, or correct this machine's clock"
 _NAME = "certificate for another host; check the address"

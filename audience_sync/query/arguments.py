@@ -133,7 +133,7 @@ def compared(left: Given, operator: Operator, right: Given, demand: str) -> Comp
     """Return the comparison of two values.
 
     Raises:
-        QueryError: one is no value, or the two can never be compared.
+        QueryError: one side is not a value, or the two can never be compared.
     """
     comparison = Comparison(to_scalar(left, demand), operator, to_scalar(right, demand))
     if isinstance(comparison.left, Literal) and isinstance(comparison.right, Literal):
@@ -297,7 +297,7 @@ def path(call: Call, given: Given) -> Path:
     """Return the path that an argument is.
 
     Raises:
-        QueryError: it is no text, or a text that is no path.
+        QueryError: it is not a text, or its text is not a path.
     """
     try:
         return path_of(text(call, given))
@@ -319,7 +319,7 @@ def literal(call: Call, given: Given) -> Literal:
 
 
 def duration(call: Call, given: Given, least: int = 1) -> Duration:
-    """Return the length of time that an argument is, with at least so many units.
+    """Return the duration that an argument is, of at least `least` units.
 
     Raises:
         QueryError: it is something else, or shorter.
@@ -339,7 +339,7 @@ def form(call: Call, given: Given) -> Form | None:
     """Return the type that an argument is taken `as`, None if it does not say.
 
     Raises:
-        QueryError: there is no such type, or the call does not know it.
+        QueryError: the type is unknown, or the call does not take it.
     """
     if given.form is None:
         return None

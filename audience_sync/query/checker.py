@@ -298,7 +298,7 @@ def _period(call: Call, given: Given) -> Period:
     if name not in list(Period):
         near = nearest(name, Period)
         advice = f"did you mean `{near}`?" if near else f"there are {', '.join(Period)}"
-        raise refusal(given.at, f"there is no period {shown(given.value.period)}; {advice}")
+        raise refusal(given.at, f"unknown period {shown(given.value.period)}; {advice}")
     return Period(name)
 
 

@@ -119,9 +119,7 @@ class _Chains(Transformer[Token, Written]):
     def span(self, amount: Token, word: Token) -> Span:
         unit = unit_of(word)
         if unit is None:
-            raise refusal(
-                _at(word), f"there is no unit {shown(word)}; there are {', '.join(f'{one}s' for one in Unit)}"
-            )
+            raise refusal(_at(word), f"unknown unit {shown(word)}; there are {', '.join(f'{one}s' for one in Unit)}")
         try:
             return Span(duration_of(amount, unit), _at(amount))
         except ValueError as error:

@@ -38,9 +38,7 @@ def test_an_audience_is_approved_by_its_key(place: Place) -> None:
     unasked = place.command("approve", AUDIENCE_KEY)
     assert unasked.code == 2
     assert f"run 3 of {AUDIENCE_KEY}, as of " in unasked.err
-    assert (
-        f"Z: {BLOCKED}\nerror: this cannot be undone, and there is no terminal to ask for confirmation\n" in unasked.err
-    )
+    assert f"Z: {BLOCKED}\nerror: confirmation is needed, but standard input is not a terminal\n" in unasked.err
     assert len(place.members()) == 100
 
     approved = place.command("approve", AUDIENCE_KEY, "--yes", "--format", "json")

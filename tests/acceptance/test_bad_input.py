@@ -126,7 +126,7 @@ def test_no_key(place: Place) -> None:
     assert place.command("sync") == Ended(
         2,
         "",
-        "error: there is no Schematic API key: `SCHEMATIC_API_KEY` is not set in the environment or as a systemd"
+        "error: the Schematic API key is missing: `SCHEMATIC_API_KEY` is not set in the environment or as a systemd"
         " credential\n"
         "hint: export SCHEMATIC_API_KEY, or give the service LoadCredential=SCHEMATIC_API_KEY:/path/of/the/key\n",
     )

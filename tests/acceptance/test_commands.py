@@ -622,9 +622,7 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
     """`retract` sends false to every member, retires the key for ever, and asks first."""
     asked = synced.command("retract", AUDIENCE_KEY)
     assert asked.code == 2
-    assert (
-        "error: this cannot be undone, and there is no terminal to ask for confirmation\nhint: add --yes" in asked.err
-    )
+    assert "error: confirmation is needed, but standard input is not a terminal\nhint: add --yes" in asked.err
     assert unchanged(synced, EVERYBODY, received=200)
 
     ended = synced.command("retract", AUDIENCE_KEY, "--yes", "--format", "json")

@@ -127,5 +127,5 @@ def test_start_that_cannot_take_events(place: Place) -> None:
     assert refused.code == 1
     assert f"error: events cannot be taken on {address}: Address already in use" in refused.err
     assert keyless.code == 2
-    assert "there is no write key" in keyless.err
+    assert "the write key is missing: " in keyless.err
     assert place.rows("SELECT * FROM runs") == []

@@ -508,7 +508,7 @@ def test_before_anything_is_read(place: Place) -> None:
     homeless = place.command("forward", write(place, lines(tracks(1))))
 
     assert (keyless.code, homeless.code) == (2, 2)
-    assert "there is no Schematic API key" in keyless.err
+    assert "the Schematic API key is missing: " in keyless.err
     assert "create it with `audience-sync init`" in homeless.err
 
 

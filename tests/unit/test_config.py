@@ -768,7 +768,7 @@ def test_api_key_that_is_not_there(environ: Mapping[str, str]) -> None:
         resolve_api_key(Schematic(api_key="${KEY}"), environ)
 
     assert str(caught.value) == (
-        "there is no Schematic API key: `KEY` is not set in the environment or as a systemd credential"
+        "the Schematic API key is missing: `KEY` is not set in the environment or as a systemd credential"
     )
     assert caught.value.hint == "export KEY, or give the service LoadCredential=KEY:/path/of/the/key"
 
@@ -825,7 +825,7 @@ def test_write_keys_are_looked_up_when_they_are_needed(write: Write, tmp_path: P
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, "there is no write key: `KEY` is not set in the environment or as a systemd credential"),
+        ({}, "the write key is missing: `KEY` is not set in the environment or as a systemd credential"),
         ({"KEY": "hunter2:"}, "`KEY` is not a valid write key"),
         ({"KEY": "hunter2 hunter2"}, "`KEY` is not a valid write key"),
         ({"KEY": "hünter2"}, "`KEY` is not a valid write key"),
