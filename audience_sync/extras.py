@@ -18,22 +18,6 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The extras of pyproject.toml; a test compares them."""
 
-DIALECTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "postgresql": EXTRAS["postgres"],
-    "mysql": EXTRAS["mysql"],
-    "mariadb": EXTRAS["mysql"],
-    "bigquery": ("sqlalchemy-bigquery",),
-    "clickhouse": ("clickhouse-sqlalchemy",),
-    "clickhousedb": ("clickhouse-connect",),
-    "databricks": ("databricks-sqlalchemy",),
-    "mssql": ("pyodbc",),
-    "oracle": ("oracledb",),
-    "redshift": ("sqlalchemy-redshift", "redshift-connector"),
-    "snowflake": ("snowflake-sqlalchemy",),
-    "trino": ("trino[sqlalchemy]",),
-}
-"""The packages with the driver of a SQLAlchemy dialect."""
-
 
 def install_command(packages: Sequence[str]) -> str:
     """Return the shell command that installs packages next to this program."""

@@ -6,17 +6,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from audience_sync.audiences.text_values import text_value_reader
+from audience_sync.compiler.dialect import render
 from audience_sync.compiler.relations import EventsRoom, ProfilesRoom, Relation
-from audience_sync.compiler.statement_text import DIALECTS, dialect_of, render
 from audience_sync.compiler.statements import Compiler, Known, PersonSql, Select
 from audience_sync.config import Audience, EventsTable, ProfilesTable, Settings, Source
 from audience_sync.core.model import Computation
-from audience_sync.core.parameters import Statement, bind_now, lexis_of
+from audience_sync.core.parameters import Statement, bind_now
 from audience_sync.core.values import ValueReader, value_reader
-from audience_sync.engines import Page, Sums, backend, columns, open_rows, probe, table_columns
+from audience_sync.engines import Page, Sums, columns, dialect_of, engine_of, open_rows, probe, table_columns
 from audience_sync.errors import ConfigError, QueryError
 from audience_sync.query.query_errors import placed
 from audience_sync.query.syntax_tree import Stream, walk
@@ -37,7 +37,7 @@ def compiler_of(settings: Settings, audience: Audience, *, as_of: datetime, only
     trees = [one.tree for one in [audience, *known.values()] if one.query is not None]
     needs_events = source.profiles is None or any(isinstance(node, Stream) for tree in trees for node in walk(tree))
     return Compiler(
-        dialect=dialect_of(backend(source), of_text_files=source.has_text_files),
+        dialect=dialect_of(source),
         as_of=as_of,
         events=_events(source, source.events, as_of) if source.events is not None and needs_events else None,
         profiles=_profiles(source, source.profiles, as_of) if source.profiles is not None else None,
@@ -94,7 +94,7 @@ def _profiles(source: Source, table: ProfilesTable, as_of: datetime) -> Profiles
 
 def _relation(source: Source, table: EventsTable | ProfilesTable, room: str, as_of: datetime) -> Relation:
     if table.table is not None:
-        found = table_columns(source, table.table, as_of=as_of)
+        found = table_columns(source, table.table)
     elif table.sql is not None:
         found = columns(source, table.sql, as_of=as_of)
     else:
@@ -107,7 +107,6 @@ def _relation(source: Source, table: EventsTable | ProfilesTable, room: str, as_
 # --- SQL for people ---------------------------------------------------------------------------------------------------
 # The SQL of a definition as text for people: what runs in the source, with its parameters as comments.
 
-_PLACEHOLDERS = {"sqlite": ":{}", "postgresql": "%({})s", "duckdb": "${}"}
 _LINE_ENDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what would end a comment, or steer a terminal
 
 
@@ -131,16 +130,15 @@ def written_sql(settings: Settings, audience: Audience, *, as_of: datetime) -> W
         ConfigError: the definition can be seen to be wrong without running it.
         SourceError: the source does not say what columns it has.
     """
-    kind = backend(settings.sources[audience.source])
+    engine = engine_of(settings.sources[audience.source])
     statement = statement_of(settings, audience, as_of=as_of)
     if isinstance(statement, str):
-        uses_now = bind_now(statement, ":now", lexis=lexis_of(kind)).placeholders > 0
-        now = dialect_of(kind).now(as_of) if kind in DIALECTS else as_of.astimezone(UTC)
-        return WrittenSql(statement.strip(), {":now": _literal(now)} if uses_now else {})
+        uses_now = bind_now(statement, ":now", lexis=engine.lexis).placeholders > 0
+        return WrittenSql(statement.strip(), {":now": _literal(engine.now(as_of))} if uses_now else {})
     given = statement.parameters or {}
     named = given.items() if isinstance(given, Mapping) else enumerate(given, 1)
-    placeholder = _PLACEHOLDERS[kind]
-    return WrittenSql(statement.sql, {placeholder.format(name): _literal(value) for name, value in named})
+    shown = engine.dialect.shown_parameter if engine.dialect else "{}"
+    return WrittenSql(statement.sql, {shown.format(name): _literal(value) for name, value in named})
 
 
 def _literal(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from audience_sync.audiences.definition import compiler_of, explained, identifiers_of, reader_of_values
-from audience_sync.compiler.statement_text import DIALECTS, dialect_of, render
+from audience_sync.compiler.dialect import render
 from audience_sync.compiler.statements import Compiler, Select
 from audience_sync.config import Audience, Settings
 from audience_sync.core import exact_json
@@ -23,7 +23,7 @@ from audience_sync.core.keys import Reason, Rejection, ValueColumn, key_columns,
 from audience_sync.core.model import Computation, Member, from_ms
 from audience_sync.core.parameters import Statement
 from audience_sync.core.rows import LineMaker, distinct, from_line, to_line
-from audience_sync.engines import Rows, backend, columns, open_rows
+from audience_sync.engines import Rows, columns, dialect_of, engine_of, open_rows
 from audience_sync.query.printer import to_text
 from audience_sync.query.references import looked_at
 from audience_sync.query.syntax_tree import (
@@ -147,7 +147,7 @@ def find(settings: Settings, audience: Audience, user: str, *, as_of: datetime, 
     source = settings.sources[audience.source]
     statement: str | Statement
     if query is not None:
-        statement = render(query, dialect_of(backend(source), of_text_files=source.has_text_files))
+        statement = render(query, dialect_of(source))
     else:
         statement = _persons(settings, audience, user, as_of=as_of)
     with open_rows(source, statement, as_of=as_of) as rows:
@@ -157,7 +157,8 @@ def find(settings: Settings, audience: Audience, user: str, *, as_of: datetime, 
 def _persons(settings: Settings, audience: Audience, user: str, *, as_of: datetime) -> str | Statement:
     """Return a person's SQL around which the user is asked for; in databases that we do not speak, as it is."""
     source, sql = settings.sources[audience.source], audience.sql or ""
-    if backend(source) not in DIALECTS:
+    dialect = engine_of(source).dialect
+    if dialect is None:
         return sql
     found = columns(source, sql, as_of=as_of)
     names = [column.name for column in found]
@@ -167,7 +168,6 @@ def _persons(settings: Settings, audience: Audience, user: str, *, as_of: dateti
     positions = [keys.identity, *(position for _, position in (*keys.user, *keys.company))]
     if audience.computation is Computation.TRAIT:
         positions.append(value_position(names))
-    dialect = dialect_of(backend(source), of_text_files=source.has_text_files)
     compiler = Compiler(dialect=dialect, as_of=as_of, events=None, profiles=None, known={}, only=user)
     wanted = list(dict.fromkeys(names[position] for position in positions))
     asked = compiler.rows_of_person(sql, names[keys.identity], kind=found[keys.identity].type, columns=wanted)

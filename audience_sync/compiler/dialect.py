@@ -1,4 +1,4 @@
-"""What a database has to say for queries to run in it: a dialect file is one subclass, about a hundred lines.
+"""How queries are written for one kind of database: each engine has a subclass, or a table of `Templates`.
 
 A value in SQL is looked at in five ways (`Value`): as text, as number, as moment, as JSON, and whether it is there.
 Each gives NULL for a value that is not of that kind. A moment is whatever the database compares instants in.
@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
+from audience_sync.core.parameters import Lexis, Statement
 from audience_sync.query.literals import NUMBER
 
 Expression: TypeAlias = sa.ColumnElement[Any]
@@ -73,8 +74,10 @@ class Timeline:
 class Dialect(ABC):
     """What one kind of database does its own way."""
 
-    name: str
-    double: str  # what the database calls the type of doubles
+    lexis: Lexis  # how the database reads SQL
+    double: str  # name of the type of doubles
+    shown_parameter: str  # a parameter in SQL shown to people; {} is its name or number
+    has_typed_columns = True  # a column holds values of one type, and compares as that type
     joins_existence = True  # EXISTS about the row at hand is a join, not a look at every event for every row
 
     @property
@@ -156,3 +159,11 @@ class Dialect(ABC):
     def holds(self, text: Expression, part: str) -> Truth:
         """Return whether a text has another in it."""
         return sa.func.strpos(text, part) > 0
+
+
+def render(statement: sa.Select[Any], dialect: Dialect) -> Statement:
+    """Return a statement as its driver takes it; whatever came from a query is among the parameters."""
+    compiled = statement.compile(dialect=dialect.sqlalchemy, compile_kwargs={"render_postcompile": True})
+    values = compiled.params
+    order = getattr(compiled, "positiontup", None)
+    return Statement(str(compiled), values if order is None else [values[name] for name in order])

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiler.dialect import Dialect, Expression, Timeline, Value
-from audience_sync.core.parameters import bind_now, lexis_of
+from audience_sync.core.parameters import bind_now
 from audience_sync.errors import ConfigError, QueryError
 from audience_sync.query.syntax_tree import Context, Property
 
@@ -57,7 +57,7 @@ def person_sql(sql: str, dialect: Dialect, as_of: datetime, *, columns: list[str
     Raises:
         ConfigError: it can be seen to be no single query.
     """
-    text = bind_now(sql, _NOW, lexis=lexis_of(dialect.name)).sql.replace(":", "\\:").replace(_NOW, ":now")
+    text = bind_now(sql, _NOW, lexis=dialect.lexis).sql.replace(":", "\\:").replace(_NOW, ":now")
     clause = sa.text(text + "\n")
     if ":now" in text.replace("\\:", ""):
         clause = clause.bindparams(sa.bindparam("now", dialect.now(as_of), type_=sa.types.NullType()))

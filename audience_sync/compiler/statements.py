@@ -163,7 +163,7 @@ class Compiler:
         number = int(only) if only.removeprefix("-").isdecimal() and -(2**63) <= int(only) < 2**63 else None
         if number is not None and str(number) != only:
             number = None  # 007 is no number's key
-        if self.dialect.name == "sqlite":  # where a column holds values of any type, and compares as its own says
+        if not self.dialect.has_typed_columns:
             texts = [only] if number is None else [only, f"{only}.0"]
             alike = [user == only] if number is None else [user == only, user == number]
             return sa.and_(sa.or_(*alike), sa.cast(user, sa.Text).in_(texts))

@@ -36,26 +36,6 @@ class Lexis:
     line_comments: tuple[str, ...] = ("--",)
 
 
-_POSTGRES = Lexis(nested_comments=True, dollar_quotes=True)
-_MYSQL = Lexis(backslashes=True, backticks=True, line_comments=("--", "#"))
-_SPARK = Lexis(backslashes=True, backticks=True)
-_LEXES = {
-    "postgresql": _POSTGRES,
-    "redshift": _POSTGRES,
-    "cockroachdb": _POSTGRES,
-    "duckdb": Lexis(nested_comments=True, dollar_quotes=True, backticks=True),
-    "sqlite": Lexis(backticks=True, brackets=True),
-    "mssql": Lexis(nested_comments=True, brackets=True),
-    "mysql": _MYSQL,
-    "mariadb": _MYSQL,
-    "bigquery": _MYSQL,
-    "clickhouse": _MYSQL,
-    "databricks": _SPARK,
-    "hive": _SPARK,
-    "snowflake": Lexis(backslashes=True, dollar_quotes=True, line_comments=("--", "//")),
-}
-
-
 class Bound(NamedTuple):
     """One query with the placeholders of its driver in place of `:now`, and where each `:now` was."""
 
@@ -97,11 +77,6 @@ class _Token(NamedTuple):
     kind: str  # blank, word, parameter, end, quoted or code
     text: str
     start: int
-
-
-def lexis_of(dialect: str) -> Lexis:
-    """Return how the database of a SQLAlchemy dialect (`sqlite`, `mssql`, …) reads SQL; standard SQL if unknown."""
-    return _LEXES.get(dialect, Lexis())
 
 
 def bind_now(sql: str, placeholder: str, *, lexis: Lexis, double_percent: bool = False) -> Bound:

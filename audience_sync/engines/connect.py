@@ -1,27 +1,25 @@
-"""Opening a source with the module that knows its database, and putting what goes wrong there into one sentence."""
+"""Open a source with its engine; what goes wrong with it becomes one sentence."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
-from importlib import import_module
 from typing import Protocol
 
-from sqlalchemy.engine import URL
 from sqlalchemy.exc import NoSuchModuleError
 
 from audience_sync.config import Source
 from audience_sync.core.parameters import place_in
-from audience_sync.engines.session import CONNECT_TIMEOUT, GRACE, Deadline, Session
+from audience_sync.engines.base import CONNECT_TIMEOUT, Session
+from audience_sync.engines.deadline import GRACE, Deadline
+from audience_sync.engines.registry import engine_name, engine_of, not_installed
 from audience_sync.engines.source_errors import explained, overdue, place_of
-from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError, SourceError
-from audience_sync.extras import DIALECTS, install_command, missing
+from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError
+from audience_sync.extras import missing
 from audience_sync.signals import interrupting
-
-_MODULES = {"postgresql": "postgresql_source", "sqlite": "sqlite_source", "duckdb": "duckdb_source"}
 
 
 class Reach(Protocol):
@@ -29,11 +27,6 @@ class Reach(Protocol):
 
     def __call__(self, what: str, sql: str | None = None) -> AbstractContextManager[None]:
         """Return the context; `what` is said of a failure, `sql` is the SQL of a person that it may be about."""
-
-
-def backend(source: Source) -> str:
-    """Return whose SQL a source speaks: `sqlite`, `postgresql`, `duckdb` (files too), or SQLAlchemy's word for it."""
-    return source.url.get_secret_value().get_backend_name() if source.url else "duckdb"
 
 
 @contextmanager
@@ -105,27 +98,16 @@ def _stopped() -> AudienceSyncError:
 
 
 def _connected(source: Source, place: str, limit: timedelta) -> Session:
-    """Connect with the module of the source's database, or with the general one."""
-    url = source.url.get_secret_value() if source.url else None
-    packages = DIALECTS.get(url.get_backend_name(), ()) if url else ()
-    name = _MODULES.get(backend(source), "sqlalchemy_source") if url else "file_source"
+    """Connect with the engine of a source."""
+    engine = engine_of(source)
+    unreachable: tuple[type[Exception], ...] = (*engine.connect_errors, OSError, TypeError, ValueError)
     try:
-        module = import_module(f"audience_sync.engines.{name}")
-        connect: Callable[[URL | Source, timedelta], Session] = module.connect
+        return engine.connect(source, limit)
     except ImportError as error:
-        raise _not_installed(place, missing(error), packages) from None
-    try:
-        return connect(url or source, limit)
-    except ImportError as error:
-        raise _not_installed(place, missing(error), packages) from None
+        raise not_installed(source, missing(error)) from None
     except NoSuchModuleError:
-        raise _not_installed(place, url.drivername if url else name, packages) from None
-    except (*module.CONNECT_ERRORS, OSError, TypeError, ValueError) as error:
-        hint = "check the url of the source" if url else "check the path and the memory_limit of the source"
+        driver = source.url.get_secret_value().drivername if source.url else engine_name(source)
+        raise not_installed(source, driver) from None
+    except unreachable as error:
+        hint = "check the url of the source" if source.url else "check the path and the memory_limit of the source"
         raise explained(f"Cannot connect to {place}", error, source, hint=hint) from None
-
-
-def _not_installed(place: str, what: str, packages: Sequence[str]) -> SourceError:
-    otherwise = "install the SQLAlchemy dialect of this database, or check the url"
-    hint = install_command(packages) if packages else otherwise
-    return SourceError(f"The driver for {place} is not installed: {what}.", hint=hint)

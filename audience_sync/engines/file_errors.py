@@ -8,14 +8,14 @@ from typing import Final
 
 import duckdb
 
-from audience_sync.compiler.dialect_duckdb import Doubt, Doubted, doubted
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType, DateOrder
 from audience_sync.core.text import printable
 from audience_sync.engines.csv_views import look_at
-from audience_sync.engines.duckdb_source import MORE_MEMORY
+from audience_sync.engines.duckdb_engine import MORE_MEMORY
 from audience_sync.engines.file_access import is_json, is_parquet
 from audience_sync.engines.file_lines import Place, fault_in_csv, fault_in_json, place_in_csv, place_in_json, refusal
+from audience_sync.engines.text_conversions import Doubt, Doubted, doubted
 from audience_sync.errors import SourceError
 
 _MALFORMED: Final = re.compile("CSV|JSON in file|JSON transform error|GZIP stream")

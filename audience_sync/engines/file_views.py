@@ -11,13 +11,13 @@ from typing import Final
 
 from duckdb import ColumnExpression, DuckDBPyConnection, DuckDBPyRelation, Expression, FunctionExpression
 
-from audience_sync.compiler.dialect_duckdb import PARSERS
 from audience_sync.config import Source
 from audience_sync.core.model import ColumnType
 from audience_sync.engines.csv_views import CsvFile, folded, look_at, read_csv
 from audience_sync.engines.file_access import is_json, is_parquet
 from audience_sync.engines.file_lines import Fault, fault_in_csv, refusal
 from audience_sync.engines.json_views import read_json
+from audience_sync.engines.text_conversions import PARSERS
 from audience_sync.errors import SourceError
 
 # --- types in Parquet files -------------------------------------------------------------------------------------------

@@ -6,21 +6,16 @@ snapshot, over a connection that cannot write. No message shows a password.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy.engine.default import DefaultDialect
-
 from audience_sync.config import Source
 from audience_sync.core.parameters import Statement
-from audience_sync.engines.connect import backend, opened
-from audience_sync.engines.session import Column, Page, Session, Summing, Sums
+from audience_sync.engines.base import Column, Page, Session, Summing, Sums
+from audience_sync.engines.connect import opened
 from audience_sync.errors import SourceError
-
-_STANDARD = {"sqlite", "postgresql", "duckdb"}  # quote names as standard SQL does
-_DECLARED = "SELECT name, type FROM pragma_table_xinfo(:name, :schema) WHERE hidden <> 1"  # 1: not in SELECT *
 
 
 @dataclass(frozen=True)
@@ -94,20 +89,15 @@ def columns(source: Source, query: str | Statement, *, as_of: datetime) -> tuple
         return found
 
 
-def table_columns(source: Source, table: str, *, as_of: datetime) -> tuple[Column, ...]:
+def table_columns(source: Source, table: str) -> tuple[Column, ...]:
     """Return the columns of a table or view, named as `table` or `schema.table`, with their declared types.
 
     Raises:
         SourceError: the source cannot be reached, or has no such table.
     """
     names = [table] if table in source.files else table.split(".")
-    if backend(source) == "sqlite":
-        where = {"name": names[-1], "schema": names[0] if len(names) > 1 else None}
-        with open_rows(source, Statement(_DECLARED, where), as_of=as_of) as rows:
-            declared = tuple(Column(name, str(kind).lower()) for page in rows.pages() for name, kind in page)
-        if declared:
-            return declared  # else there is no such table, which SQLite says best itself
-    return columns(source, _everything(source, names), as_of=as_of)
+    with opened(source, source.statement_timeout) as (session, reach), reach("refused the query"):
+        return session.describe_table(names)
 
 
 def ping(source: Source, timeout: timedelta) -> None:
@@ -130,14 +120,3 @@ def _require_columns(found: Sized) -> None:
     """Refuse a statement that returns nothing."""
     if not found:
         raise SourceError("The SQL is not a query: it returns no columns.", hint="write a SELECT")
-
-
-def _everything(source: Source, names: Sequence[str]) -> Statement:
-    """Return the query for all of a table, the parts of its name quoted by the rules of the source's database."""
-    if backend(source) in _STANDARD or source.url is None:
-        quote: Callable[[str], str] = DefaultDialect().identifier_preparer.quote_identifier
-        parameters: dict[str, object] | None = None
-    else:  # SQLAlchemy doubles each % where the driver, when it is given parameters, would take it for its own
-        quote = source.url.get_secret_value().get_dialect()().identifier_preparer.quote
-        parameters = {}
-    return Statement(f"SELECT * FROM {'.'.join(map(quote, names))}", parameters)  # noqa: S608 - quoted

@@ -10,6 +10,8 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -17,9 +19,10 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync import signals
-from audience_sync.config import Settings, load
+from audience_sync.config import Settings, Source, load
 from audience_sync.engines import connect as opening
-from audience_sync.engines import session, sqlite_source
+from audience_sync.engines import deadline, sqlite_engine
+from audience_sync.engines.base import Session
 from audience_sync.errors import AudienceSyncError, SourceError
 from audience_sync.sync import Job, sync
 from tests.acceptance.running import ON_ONE_DATABASE, Place, customers, open_place, until
@@ -119,7 +122,7 @@ def test_a_server_that_is_frozen_is_cut_off(
     place: Place, postgres_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that does not even take the request to stop is left."""
-    monkeypatch.setattr(session, "GRACE", 0.2)
+    monkeypatch.setattr(deadline, "GRACE", 0.2)
     settings = configured(place, postgres_server, HANGING["postgresql"], timeout="2s")
     pids: list[int] = []
 
@@ -161,11 +164,11 @@ def test_a_server_that_does_not_answer_is_given_up(place: Place, deaf: int) -> N
 def test_a_driver_that_waits_for_ever_is_left(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a driver that knows no timeout does not hold a sync back; what it opens at last is closed."""
     answer, closed = threading.Event(), threading.Event()
-    connect = sqlite_source.connect
+    connect = sqlite_engine.connect
 
-    def slow(*words: object) -> object:
+    def slow(source: Source, limit: timedelta) -> Session:
         answer.wait(60)
-        late = connect(*words)  # type: ignore[arg-type]  # as it was called
+        late = connect(source, limit)
         closing_late = late.close
 
         def close() -> None:
@@ -175,7 +178,7 @@ def test_a_driver_that_waits_for_ever_is_left(place: Place, monkeypatch: pytest.
         monkeypatch.setattr(late, "close", close)
         return late
 
-    monkeypatch.setattr(sqlite_source, "connect", slow)
+    monkeypatch.setattr(sqlite_engine, "ENGINE", replace(sqlite_engine.ENGINE, connect=slow))
     monkeypatch.setattr(opening, "GRACE", 0.1)
     said = sync_refused(place, configured(place, "sqlite:///shop.db", ORDERS, timeout=SHORT))
 

@@ -16,7 +16,8 @@ import pytest
 from typer.core import TyperGroup
 
 from audience_sync.cli.main import COMMANDS, load
-from audience_sync.extras import DIALECTS, EXTRAS, install_command
+from audience_sync.engines.registry import ENGINES
+from audience_sync.extras import EXTRAS, install_command
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -108,7 +109,7 @@ def test_the_hints_install_what_the_extras_name() -> None:
 
     assert declared == {**EXTRAS, "all": declared["all"], "dev": declared["dev"]}
     assert declared["all"] == (f"{NAME}[{','.join(EXTRAS)}]",)
-    assert {*EXTRAS["postgres"]} == {*DIALECTS["postgresql"]}
+    assert {*EXTRAS["postgres"]} == {*ENGINES["postgresql"].packages}
 
 
 def test_a_hint_can_be_pasted() -> None:

@@ -29,7 +29,8 @@ import psycopg
 
 from audience_sync.audiences import open_definition, statement_of
 from audience_sync.config import Audience, Settings, load
-from audience_sync.core.parameters import Statement, bind_now, lexis_of
+from audience_sync.core.parameters import Statement, bind_now
+from audience_sync.engines.postgresql_dialect import PostgresqlDialect
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 SETTINGS = {"shared_buffers": "1GB", "work_mem": "64MB", "fsync": "off"}
@@ -204,7 +205,7 @@ def statement(settings: Settings, audience: Audience) -> Statement:
     found = statement_of(settings, audience, as_of=NOW)
     if isinstance(found, Statement):
         return found
-    bound = bind_now(found, "%(now)s::timestamptz", lexis=lexis_of("postgresql"))
+    bound = bind_now(found, "%(now)s::timestamptz", lexis=PostgresqlDialect.lexis)
     return Statement(bound.sql, {"now": NOW})
 
 

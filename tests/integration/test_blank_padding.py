@@ -12,8 +12,8 @@ from sqlalchemy.engine import make_url
 from audience_sync.audiences.explanation import find
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Member
-from audience_sync.engines import connect
-from audience_sync.engines.sqlalchemy_source import is_blank_padded
+from audience_sync.engines import registry
+from audience_sync.engines.sqlalchemy_engine import is_blank_padded
 from audience_sync.sync.plan import preview
 from tests.factories import NOON
 from tests.syncing import Syncing
@@ -99,10 +99,12 @@ def test_padding_is_not_part_of_any_value(syncing: Syncing, url: str) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("room", ["postgresql_source", "sqlalchemy_source"])
-def test_identifiers_have_no_padding(syncing: Syncing, url: str, monkeypatch: pytest.MonkeyPatch, room: str) -> None:
+@pytest.mark.parametrize("engine", ["postgresql_engine", None])
+def test_identifiers_have_no_padding(
+    syncing: Syncing, url: str, monkeypatch: pytest.MonkeyPatch, engine: str | None
+) -> None:
     """Company and further user keys are those of the application; blanks in front are part of the text."""
-    monkeypatch.setitem(connect._MODULES, "postgresql", room)
+    monkeypatch.setattr(registry, "ENGINES", {"postgresql": registry.Entry(engine)})
     wanted: dict[str, Any] = {"company_keys": {"groupId": "account"}, "source_url": url}
     syncing.configure(sql="SELECT user_id, account FROM cu WHERE user_id <> ''", **wanted)
     syncing.sync()

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import duckdb
 import pytest
 
-from audience_sync.compiler.dialect_duckdb import Doubt, Doubted, conversions, doubted
 from audience_sync.core.model import DateOrder
+from audience_sync.engines.text_conversions import Doubt, Doubted, conversions, doubted
 
 Convert = Callable[[str, str | None], object]
 

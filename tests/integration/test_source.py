@@ -20,12 +20,12 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from audience_sync.config import SecretUrl, Source
-from audience_sync.engines import connect, open_rows, ping, probe, sqlalchemy_source
-from audience_sync.engines.session import PAGE
+from audience_sync.engines import open_rows, ping, probe, registry, sqlalchemy_engine
+from audience_sync.engines.base import PAGE
 from audience_sync.engines.source_errors import spell
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.extras import EXTRAS, install_command
+from tests.sources import database
 
 AS_OF = datetime(2026, 3, 31, 14, 0, 30, tzinfo=timezone(timedelta(hours=2)))  # 12:00:30 in UTC
 MINUTE = timedelta(minutes=1)
@@ -89,19 +89,6 @@ def sqlite_source(tmp_path: Path) -> str:
     with closing(sqlite3.connect(tmp_path / "source.db")) as database:
         database.executescript("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
     return f"sqlite:///{tmp_path / 'source.db'}"
-
-
-def database(url: str, limit: timedelta = MINUTE) -> Source:
-    """Return the source that a URL names."""
-    return Source(
-        name="shop",
-        url=SecretUrl(make_url(url)),
-        files={},
-        memory_limit="512MB",
-        statement_timeout=limit,
-        events=None,
-        profiles=None,
-    )
 
 
 def read(url: str, sql: str, limit: timedelta = MINUTE) -> list[tuple[object, ...]]:
@@ -344,7 +331,7 @@ def test_an_error_among_the_rows_is_told(source_postgres_url: str) -> None:
 
 def test_a_server_that_falls_silent_is_left(source_postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the server does not even answer the request to cancel, the connection is cut."""
-    monkeypatch.setattr("audience_sync.engines.session.GRACE", 0.1)
+    monkeypatch.setattr("audience_sync.engines.deadline.GRACE", 0.1)
     monkeypatch.setattr(psycopg.Connection, "cancel_safe", lambda *_, **__: None)
     error = refusal(source_postgres_url, STUCK["postgresql"], SHORT)
 
@@ -461,7 +448,7 @@ def test_what_cannot_be_reached_is_named(source_postgres_url: str) -> None:
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The remedy is the extra to install, or the driver."""
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    monkeypatch.delitem(sys.modules, "audience_sync.engines.postgresql_source", raising=False)
+    monkeypatch.delitem(sys.modules, "audience_sync.engines.postgresql_engine", raising=False)
 
     error = refusal("postgresql://reader@db/shop")
     assert "psycopg" in str(error)
@@ -494,7 +481,7 @@ def test_the_limit_is_told_as_it_was_written() -> None:
 @pytest.fixture
 def without_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read every database the general way."""
-    monkeypatch.setattr(connect, "_MODULES", {})
+    monkeypatch.setattr(registry, "ENGINES", {})
 
 
 @pytest.mark.usefixtures("without_rooms")
@@ -530,7 +517,7 @@ def test_the_general_way_notices_a_lost_connection(source_postgres_url: str) -> 
 def test_each_parameter_style_gets_its_values(tmp_path: Path) -> None:
     """Positional drivers get the instant once per placeholder, named and numbered ones once."""
     now = AS_OF.astimezone(UTC)
-    session = sqlalchemy_source.connect(make_url(f"sqlite:///{tmp_path / 'any.db'}"), MINUTE)
+    session = sqlalchemy_engine.connect(database(f"sqlite:///{tmp_path / 'any.db'}"), MINUTE)
     with closing(session):
         shapes: dict[str, object] = {}
         for style in ("qmark", "format", "pyformat", "named", "numeric"):

@@ -10,21 +10,19 @@ from pathlib import Path
 import duckdb
 import psycopg
 import pytest
-from sqlalchemy.engine import make_url
 
-from audience_sync.config import SecretUrl, Source
 from audience_sync.engines import (
     Column,
     Statement,
-    backend,
     columns,
-    connect,
     open_rows,
     probe,
-    sqlite_source,
+    registry,
+    sqlite_engine,
     table_columns,
 )
 from audience_sync.errors import SourceError
+from tests.sources import database
 
 AS_OF = datetime(2026, 3, 31, 12, 0, 30, tzinfo=UTC)
 RICH = (
@@ -72,19 +70,6 @@ def duckdb_url(tmp_path: Path) -> str:
     return f"duckdb:///{tmp_path / 'shop.duckdb'}"
 
 
-def database(url: str) -> Source:
-    """Return the source that a URL names."""
-    return Source(
-        name="shop",
-        url=SecretUrl(make_url(url)),
-        files={},
-        memory_limit="512MB",
-        statement_timeout=timedelta(minutes=1),
-        events=None,
-        profiles=None,
-    )
-
-
 def types(url: str, query: str | Statement) -> list[tuple[str, str]]:
     """Return the names and types of the columns of a query."""
     return [(name, kind) for name, kind in columns(database(url), query, as_of=AS_OF)]
@@ -92,7 +77,7 @@ def types(url: str, query: str | Statement) -> list[tuple[str, str]]:
 
 def table_types(url: str, table: str) -> list[tuple[str, str]]:
     """Return the names and types of the columns of a table."""
-    return [(name, kind) for name, kind in table_columns(database(url), table, as_of=AS_OF)]
+    return [(name, kind) for name, kind in table_columns(database(url), table)]
 
 
 def read(url: str, query: str | Statement) -> list[tuple[object, ...]]:
@@ -157,7 +142,7 @@ def test_sqlite_tells_the_affinity_of_what_a_query_gives(sqlite_url: str) -> Non
     """Columns of a query have the type that SQLite compares them as; the session stays read-only."""
     wanted = "SELECT id, CAST(id AS TEXT) AS name, price, 1 AS one, :now AS now FROM events"
     assert types(sqlite_url, wanted) == [("id", "int"), ("name", "text"), ("price", "num"), ("one", ""), ("now", "")]
-    with closing(sqlite_source.connect(make_url(sqlite_url), timedelta(seconds=5))) as session:
+    with closing(sqlite_engine.connect(database(sqlite_url), timedelta(seconds=5))) as session:
         session.describe(session.bind("SELECT 1", datetime(2026, 1, 1, tzinfo=UTC)))
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
             session.execute(Statement("CREATE TEMP TABLE t (a)", None))
@@ -169,13 +154,13 @@ def test_a_table_that_is_not_there_is_told(request: pytest.FixtureRequest, kind:
     url = str(request.getfixturevalue(f"{kind}_url"))
     for table in ("nowhere", "nowhere.nothing", "x; DROP TABLE events"):
         with pytest.raises(SourceError, match=r"refused the query: .*(nowhere|x; DROP)"):
-            table_columns(database(url), table, as_of=AS_OF)
+            table_columns(database(url), table)
 
 
 def test_a_broken_view_is_told(sqlite_url: str) -> None:
     """A view of SQLite whose table is gone is an error."""
     with pytest.raises(SourceError, match="nowhere"):
-        table_columns(database(sqlite_url), "broken", as_of=AS_OF)
+        table_columns(database(sqlite_url), "broken")
 
 
 def test_statements_bring_their_values(rich_postgres_url: str, sqlite_url: str, duckdb_url: str) -> None:
@@ -212,20 +197,26 @@ def test_the_backend_is_named() -> None:
     """Whose SQL a source speaks does not depend on the driver in its URL."""
     urls = ["sqlite:////x.db", "postgresql://db/x", "postgresql+psycopg://db/x", "duckdb://", "mysql+pymysql://db/x"]
 
-    assert [backend(database(url)) for url in urls] == ["sqlite", "postgresql", "postgresql", "duckdb", "mysql"]
+    assert [registry.engine_name(database(url)) for url in urls] == [
+        "sqlite",
+        "postgresql",
+        "postgresql",
+        "duckdb",
+        "mysql",
+    ]
 
 
 def test_the_general_way_takes_statements(
     rich_postgres_url: str, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through SQLAlchemy, statements are run and tables described as far as the driver tells."""
-    monkeypatch.setattr(connect, "_MODULES", {})
+    monkeypatch.setattr(registry, "ENGINES", {})
     url = rich_postgres_url
 
     assert read(url, Statement("SELECT %(x)s::int %% 5", {"x": 7})) == [(2,)]
     assert read(url, "SELECT 7 % 5") == [(2,)]
     assert read(sqlite_url, Statement("SELECT ?, id FROM events WHERE id = ?", ["x", 2])) == [("x", 2)]
-    assert table_columns(database(url), "rich", as_of=AS_OF)[0] == Column("id", "")
+    assert table_columns(database(url), "rich")[0] == Column("id", "")
 
 
 def test_sqlite_has_regular_expressions(sqlite_url: str) -> None:

@@ -21,7 +21,7 @@ from audience_sync.checks.check_all import check
 from audience_sync.clock import Seams
 from audience_sync.config import Source, load
 from audience_sync.config.types import SecretUrl
-from audience_sync.engines import columns, open_rows, ping, sqlalchemy_source
+from audience_sync.engines import columns, open_rows, ping, sqlalchemy_engine
 from audience_sync.errors import SourceError
 
 AS_OF = datetime(2026, 11, 23, 14, tzinfo=UTC)
@@ -203,9 +203,9 @@ def test_a_url_without_a_driver_gets_one_that_is_installed(
     monkeypatch: pytest.MonkeyPatch, installed: list[str], url: str, driver: str
 ) -> None:
     """`mysql://` works with whichever driver there is; a driver that is named is the one that is used."""
-    monkeypatch.setattr(sqlalchemy_source, "_is_installed", installed.__contains__)
+    monkeypatch.setattr(sqlalchemy_engine, "_is_installed", installed.__contains__)
 
-    assert sqlalchemy_source._with_driver(make_url(url)).drivername == driver
+    assert sqlalchemy_engine._with_driver(make_url(url)).drivername == driver
 
 
 @pytest.mark.parametrize(
@@ -220,9 +220,9 @@ def test_a_missing_driver_comes_with_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, url: str, module: str, packages: list[str]
 ) -> None:
     """The hint can be pasted: it names this Python and the packages, not an extra that no index has."""
-    monkeypatch.setattr(sqlalchemy_source, "_is_installed", lambda _: False)
+    monkeypatch.setattr(sqlalchemy_engine, "_is_installed", lambda _: False)
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "audience_sync.engines.postgresql_source", raising=False)
+    monkeypatch.delitem(sys.modules, "audience_sync.engines.postgresql_engine", raising=False)
     error = refusal(url)
     place = f"the {make_url(url).get_backend_name()} source shop@db"
 
@@ -236,7 +236,7 @@ def test_a_driver_that_cannot_be_loaded_says_why(monkeypatch: pytest.MonkeyPatch
     def connect(*_: object) -> None:
         raise ImportError("no pq wrapper available.\nAttempts made:\n- couldn't import psycopg 'c'")
 
-    monkeypatch.setattr(sqlalchemy_source, "connect", connect)
+    monkeypatch.setattr(sqlalchemy_engine, "connect", connect)
 
     assert str(refusal()) == "The driver for the warehouse source shop@db is not installed: no pq wrapper available."
 

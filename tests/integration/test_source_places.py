@@ -16,9 +16,10 @@ from sqlalchemy.engine import make_url
 
 from audience_sync.config import Source
 from audience_sync.config.types import SecretUrl
-from audience_sync.core.parameters import bind_now, lexis_of, place_in
+from audience_sync.core.parameters import bind_now, place_in
 from audience_sync.engines import columns, open_rows
-from audience_sync.engines.duckdb_source import DuckdbSession
+from audience_sync.engines.duckdb_engine import DuckdbSession
+from audience_sync.engines.postgresql_dialect import PostgresqlDialect
 from audience_sync.errors import SourceError
 
 AS_OF = datetime(2026, 11, 23, 14, tzinfo=UTC)
@@ -129,7 +130,7 @@ PIECES = st.sampled_from(["SELECT 1", ":now", "'%:now'", "-- :now\n", "a % b", "
 def test_every_offset_comes_back(pieces: list[str]) -> None:
     """Whatever stands around `:now`, an offset in what PostgreSQL gets is one in the text that was written."""
     sql = " ".join(["SELECT", *pieces])
-    bound = bind_now(sql, "%(now)s", lexis=lexis_of("postgresql"), double_percent=True)
+    bound = bind_now(sql, "%(now)s", lexis=PostgresqlDialect.lexis, double_percent=True)
     sent, offset = "", 0
     for at in bound.now_at:
         sent, offset = f"{sent}{sql[offset:at]}$1", at + len(":now")

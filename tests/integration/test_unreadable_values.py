@@ -18,12 +18,13 @@ from audience_sync.audiences.explanation import find
 from audience_sync.core.keys import Reason, Unreadable
 from audience_sync.core.model import Counts, Member
 from audience_sync.core.parameters import Statement
-from audience_sync.engines import connect, postgresql_source, sqlalchemy_source
-from audience_sync.engines.session import PAGE
+from audience_sync.engines import postgresql_engine, registry, sqlalchemy_engine
+from audience_sync.engines.base import PAGE
 from audience_sync.errors import SourceError
 from audience_sync.store import reports
 from audience_sync.sync.plan import preview
 from tests.factories import NOON
+from tests.sources import database
 from tests.syncing import Syncing
 
 pytestmark = pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_an_unreadable_key_is_rejected(syncing: Syncing, request: pytest.Fixture
 @pytest.mark.usefixtures("database")
 def test_pages_around_an_unreadable_value_are_whole(postgres_url: str) -> None:
     """No row is lost or read twice where a page is decoded again, and an error of the server is still one."""
-    session = postgresql_source.connect(make_url(postgres_url), timedelta(minutes=1))
+    session = postgresql_engine.connect(database(postgres_url), timedelta(minutes=1))
     with closing(session):
         day = f"CASE WHEN i IN (5, {PAGE + 1}) THEN date 'infinity' ELSE '2026-01-01' END"
         session.execute(Statement(f"SELECT i, {day} FROM generate_series(1, {2 * PAGE + 3}) i", None))
@@ -162,7 +163,7 @@ def test_pages_around_an_unreadable_value_are_whole(postgres_url: str) -> None:
     assert [len(page) for page in pages] == [PAGE, PAGE, 3]
     assert [row[0] for page in pages for row in page] == list(range(1, 2 * PAGE + 4))
     assert [row[0] for page in pages for row in page if isinstance(row[1], Unreadable)] == [5, PAGE + 1]
-    session = postgresql_source.connect(make_url(postgres_url), timedelta(minutes=1))
+    session = postgresql_engine.connect(database(postgres_url), timedelta(minutes=1))
     with closing(session):
         session.execute(Statement(f"SELECT 1 / (i - {PAGE + 5}) FROM generate_series(1, {2 * PAGE}) i", None))
         assert len(session.fetch()) == PAGE
@@ -210,12 +211,12 @@ def test_text_of_sqlite_that_is_not_utf8(syncing: Syncing, tmp_path: Path) -> No
 
 def test_the_general_driver_says_what_to_do(syncing: Syncing, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver of another database that fails over a value ends the run with a sentence and a remedy."""
-    monkeypatch.setitem(connect._MODULES, "sqlite", "sqlalchemy_source")
+    monkeypatch.setattr(registry, "ENGINES", {})
 
-    def fail(_: sqlalchemy_source.OtherSession) -> list[tuple[object, ...]]:
+    def fail(_: sqlalchemy_engine.SqlalchemySession) -> list[tuple[object, ...]]:
         raise ValueError("year 20000 is out of range")
 
-    monkeypatch.setattr(sqlalchemy_source.OtherSession, "fetch", fail)
+    monkeypatch.setattr(sqlalchemy_engine.SqlalchemySession, "fetch", fail)
     with pytest.raises(SourceError, match="failed while its rows were read: year 20000 is out of range") as caught:
         syncing.sync()
 

@@ -8,11 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.parameters import Bound, bind_now, lexis_of
+from audience_sync.core.parameters import Bound, Lexis, bind_now
+from audience_sync.engines.duckdb_dialect import DuckdbDialect
+from audience_sync.engines.postgresql_dialect import PostgresqlDialect
+from audience_sync.engines.sqlalchemy_engine import LEXES
+from audience_sync.engines.sqlite_dialect import SqliteDialect
 from audience_sync.errors import ConfigError
 
-POSTGRES, SQLITE, DUCKDB, MYSQL = (lexis_of(name) for name in ("postgresql", "sqlite", "duckdb", "mysql"))
-SNOWFLAKE = lexis_of("snowflake")
+POSTGRES, SQLITE, DUCKDB = PostgresqlDialect.lexis, SqliteDialect.lexis, DuckdbDialect().lexis
+MYSQL, SNOWFLAKE = LEXES["mysql"], LEXES["snowflake"]
 
 
 @pytest.mark.parametrize(
@@ -60,18 +64,18 @@ def test_text_without_a_parameter_is_left_alone(sql: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "dialect"),
+    ("sql", "lexis"),
     [
-        ("SELECT [a :b], `c :d`", "sqlite"),
-        ("SELECT `c :d`", "duckdb"),
-        ("SELECT 1 /* /* :a */", "sqlite"),
-        ("SELECT 'it\\'s :a', \"\\\":b\" # it's :c", "mysql"),
-        ("SELECT src:now, src:a.b // it's :c", "snowflake"),
+        ("SELECT [a :b], `c :d`", SQLITE),
+        ("SELECT `c :d`", DUCKDB),
+        ("SELECT 1 /* /* :a */", SQLITE),
+        ("SELECT 'it\\'s :a', \"\\\":b\" # it's :c", MYSQL),
+        ("SELECT src:now, src:a.b // it's :c", SNOWFLAKE),
     ],
 )
-def test_each_database_is_read_by_its_own_rules(sql: str, dialect: str) -> None:
+def test_each_database_is_read_by_its_own_rules(sql: str, lexis: Lexis) -> None:
     """Brackets, backticks, backslashes and comments quote only where that database says so."""
-    assert bind_now(sql, "?", lexis=lexis_of(dialect)) == Bound(sql, ())
+    assert bind_now(sql, "?", lexis=lexis) == Bound(sql, ())
 
 
 def test_a_backslash_ends_no_literal_in_standard_sql() -> None:

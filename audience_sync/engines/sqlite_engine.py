@@ -1,4 +1,4 @@
-"""A SQLite file as a source: opened read only, one snapshot, also while another program writes to it.
+"""SQLite files: opened read only, one snapshot, also while another program writes to it.
 
 Text is decoded by the fast, strict way of sqlite3. When that meets bytes that are not UTF-8, the query is run again in
 the same snapshot with lenient decoding (a third slower), and the pages that were already given away are passed over.
@@ -10,26 +10,26 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
-from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
-from sqlalchemy.engine import URL
-
-from audience_sync.core.parameters import Statement, bind_now, lexis_of
-from audience_sync.engines.session import CONNECT_TIMEOUT, PAGE, Column, Page
+from audience_sync.config import Source
+from audience_sync.core.parameters import Statement, bind_now
+from audience_sync.engines.base import CONNECT_TIMEOUT, PAGE, Column, Engine, Page, everything, existing_file, url_of
+from audience_sync.engines.sqlite_dialect import SqliteDialect
 from audience_sync.errors import SourceError
 
-CONNECT_ERRORS = (sqlite3.Error,)
-_LEXIS = lexis_of("sqlite")
+_DIALECT = SqliteDialect()
+_DECLARED = "SELECT name, type FROM pragma_table_xinfo(:name, :schema) WHERE hidden <> 1"  # 1: not in SELECT *
 _Outline: TypeAlias = tuple[int, tuple[object, ...], tuple[object, ...]]  # length, first and last row of a page
 _CACHE_KIB = 8192  # pages are read once: a large cache would only hold memory
 
 
-def connect(url: URL, limit: timedelta) -> SqliteSession:
+def connect(source: Source, limit: timedelta) -> SqliteSession:
     """Open an existing file read only; waiting for another program's lock takes at most `limit`."""
+    url = url_of(source)
     path = existing_file(url)
     options = {name: value for name, value in url.normalized_query.items() if name in {"immutable", "vfs", "nolock"}}
     name = f"file:{quote(str(path))}?{urlencode({**options, 'mode': 'ro'}, doseq=True)}"
@@ -48,20 +48,6 @@ def connect(url: URL, limit: timedelta) -> SqliteSession:
     return SqliteSession(connection, regexp)
 
 
-def existing_file(url: URL) -> Path:
-    """Return the absolute path of the file a URL names; a file that is not there is not made.
-
-    Raises:
-        SourceError: there is no such file, or the URL names none.
-    """
-    if url.database in {None, "", ":memory:"}:
-        raise SourceError("The url of the source names no file.", hint="write dialect:////absolute/path")
-    path = Path(str(url.database).removeprefix("file:")).absolute()
-    if not path.is_file():
-        raise SourceError(f"The source file {path} does not exist.", hint="check the url of the source")
-    return path
-
-
 class SqliteSession:
     """One read transaction on a SQLite file."""
 
@@ -74,8 +60,8 @@ class SqliteSession:
 
     def bind(self, sql: str, as_of: datetime) -> Statement:
         """Bind `:now` as the text that SQLite's own functions return for an instant in UTC."""
-        bound = bind_now(sql, ":now", lexis=_LEXIS)
-        return Statement(bound.sql, {"now": f"{as_of.astimezone(UTC):%Y-%m-%d %H:%M:%S}"})
+        bound = bind_now(sql, ":now", lexis=_DIALECT.lexis)
+        return Statement(bound.sql, {"now": _DIALECT.now(as_of)})
 
     def execute(self, statement: Statement) -> tuple[str, ...]:
         """Start a query; SQLite has found its first row when this returns."""
@@ -131,6 +117,13 @@ class SqliteSession:
         finally:
             self._connection.execute("PRAGMA query_only = ON")
         return kinds
+
+    def describe_table(self, names: Sequence[str]) -> tuple[Column, ...]:
+        """Name the columns with their declared types, which say more than affinities."""
+        where = {"name": names[-1], "schema": names[0] if len(names) > 1 else None}
+        declared = self._connection.execute(_DECLARED, where)
+        found = tuple(Column(name, str(kind).lower()) for name, kind in declared)
+        return found or self.describe(everything(names))  # SQLite itself says best that there is no such table
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
         """Return SQLite's own interrupt."""
@@ -212,3 +205,6 @@ def _outline(page: Page) -> _Outline:
 
 def _is_undecodable(error: sqlite3.OperationalError) -> bool:
     return str(error).startswith("Could not decode to UTF-8")
+
+
+ENGINE = Engine(connect=connect, connect_errors=(sqlite3.Error,), lexis=_DIALECT.lexis, dialect=_DIALECT)

@@ -25,6 +25,7 @@ from audience_sync.compiler.dialect import (
     fixed,
 )
 from audience_sync.compiler.scalars import MomentValue, NumberValue, TextValue, TruthValue
+from audience_sync.core.parameters import Lexis
 from audience_sync.query.literals import LONGEST_NUMBER
 
 _JSONB = postgresql.JSONB
@@ -43,11 +44,12 @@ _CLASSES = {
 _ESCAPES = {r"\b": r"\y", r"\B": r"\Y"}
 
 
-class Postgresql(Dialect):
+class PostgresqlDialect(Dialect):
     """PostgreSQL 13 and newer."""
 
-    name = "postgresql"
+    lexis = Lexis(nested_comments=True, dollar_quotes=True)
     double = "float8"
+    shown_parameter = "%({})s"
 
     @property
     def sqlalchemy(self) -> sa.Dialect:
@@ -195,7 +197,7 @@ class _Document:
     """A jsonb value."""
 
     expression: Expression
-    dialect: Postgresql
+    dialect: PostgresqlDialect
 
     def present(self) -> Truth:
         """Return whether it is there, and not null."""
@@ -222,11 +224,11 @@ class _Document:
 
 @dataclass(frozen=True)
 class _Inside:
-    """What a jsonb object has under a name: one look-up where `->>` says all that is asked."""
+    """The value of a name in a jsonb object: one look-up where `->>` is enough."""
 
     parent: Expression
     name: str
-    dialect: Postgresql
+    dialect: PostgresqlDialect
 
     def present(self) -> Truth:
         """Return whether it is there, and not null."""
@@ -252,7 +254,7 @@ class _Inside:
         return self.parent.op("->", return_type=_JSONB())(sa.literal(self.name, sa.Text))
 
 
-def _number(whole: Expression, text: Expression, dialect: Postgresql) -> Expression:
+def _number(whole: Expression, text: Expression, dialect: PostgresqlDialect) -> Expression:
     """Return JSON as a double.
 
     In jsonb's order whatever lies between two numbers is one; and what is beyond the doubles would be an error.

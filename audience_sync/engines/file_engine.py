@@ -1,4 +1,4 @@
-"""Files as a source: each path or glob is a view of a DuckDB in memory, which can read those files and nothing else.
+"""Files: each path or glob is a view of a DuckDB in memory, which can read those files and nothing else.
 
 The files are looked up once, when the source is opened. When the rows have been read to their end, the files must be
 what they were: one that was written to meanwhile is an error, never a result that is half old and half new.
@@ -16,20 +16,21 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
-from audience_sync.compiler.dialect_duckdb import conversions
 from audience_sync.config import Source
 from audience_sync.core.parameters import Statement
+from audience_sync.engines.base import Column, Engine, Page
 from audience_sync.engines.csv_views import folded
-from audience_sync.engines.duckdb_source import DuckdbSession
+from audience_sync.engines.deadline import Deadline
+from audience_sync.engines.duckdb_dialect import DuckdbDialect
+from audience_sync.engines.duckdb_engine import DuckdbSession
 from audience_sync.engines.file_access import Fingerprint, fingerprint
 from audience_sync.engines.file_errors import remedy_of, sentence_of
 from audience_sync.engines.file_views import make_view
-from audience_sync.engines.session import Column, Deadline, Page
 from audience_sync.engines.source_errors import explained, overdue, place_of
+from audience_sync.engines.text_conversions import conversions
 from audience_sync.errors import SourceError
 from audience_sync.folders import require_usable_temporary_folder
 
-CONNECT_ERRORS = (duckdb.Error,)
 _THREADS = 2  # each holds buffers of its own; more of them do not make a disk faster
 
 
@@ -191,3 +192,7 @@ def _unreadable(error: OSError) -> SourceError:
     reason = error.strerror or str(error)
     where = f"The file {error.filename}" if error.filename else "A file of the source"
     return SourceError(f"{where} cannot be read: {reason}.", hint="check that the file exists and is complete")
+
+
+_DIALECT = DuckdbDialect()
+ENGINE = Engine(connect=connect, connect_errors=(duckdb.Error,), lexis=_DIALECT.lexis, dialect=_DIALECT)

@@ -22,6 +22,7 @@ from audience_sync.compiler.dialect import (
     fixed,
 )
 from audience_sync.compiler.scalars import TextValue
+from audience_sync.core.parameters import Lexis
 from audience_sync.query.literals import LONGEST_NUMBER
 
 _UNIX_EPOCH = 2440587.5  # as a Julian day
@@ -32,11 +33,13 @@ _LONG_EXPONENT = "*[eE]*[0-9][0-9][0-9]*"
 _EXACT = 2**53  # from here on a double may stand for several whole numbers
 
 
-class Sqlite(Dialect):
+class SqliteDialect(Dialect):
     """SQLite 3.38 and newer."""
 
-    name = "sqlite"
+    lexis = Lexis(backticks=True, brackets=True)
     double = "real"
+    shown_parameter = ":{}"
+    has_typed_columns = False
     joins_existence = False
 
     @property
@@ -106,7 +109,7 @@ class Sqlite(Dialect):
         )
 
     def number_of_text(self, text: Expression) -> Expression:
-        """Return a text as a double: what JSON's own grammar takes for a number, without room for anything else."""
+        """Return a text as a double: only what JSON's grammar takes for a number."""
         written = sa.and_(
             sa.func.length(text) <= fixed(LONGEST_NUMBER),
             sa.not_(_glob(text, "*[^-+.0-9eE]*")),
@@ -140,7 +143,7 @@ class Sqlite(Dialect):
     def matches(self, text: Expression, pattern: str) -> Truth:
         """Return whether a regular expression is found; REGEXP is the function that the session brings along.
 
-        It is given bytes: sqlite3 would refuse text that is no UTF-8 before the function sees it. Python's `$` would
+        It is given bytes: sqlite3 would refuse text that is not UTF-8 before the function sees it. Python's `$` would
         also stand before a last line break.
         """
         at_the_end = re.sub(r"\\.|\[(?:\\.|[^\]])*\]|\$", lambda found: _ENDS.get(found[0], found[0]), pattern)
@@ -225,11 +228,11 @@ def _written(document: Expression, path: Expression | str) -> Expression:
 
 @dataclass(frozen=True)
 class _Json:
-    """What lies at a path of JSON text."""
+    """The value at a path of JSON text."""
 
     source: Expression
     path: str
-    dialect: Sqlite
+    dialect: SqliteDialect
 
     def present(self) -> Truth:
         """Return whether it is there, and not null."""

@@ -1,8 +1,4 @@
-"""What `query_run` asks of a database, and the clock that stops a query.
-
-A session is one read-only connection on which one statement is run. Its methods raise the driver's own exceptions;
-`query_run` turns them into sentences.
-"""
+"""The clock that stops a query."""
 
 from __future__ import annotations
 
@@ -10,75 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import chain, repeat
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Self
 
-from audience_sync.core.parameters import Statement
 from audience_sync.signals import interrupting
 
-PAGE = 2_000  # rows fetched at a time: more take longer each, as they leave the cache of the processor
-CONNECT_TIMEOUT = timedelta(seconds=30)
 SHORTEST_LOOK = 0.01  # seconds between two looks at a clock that has run out with no query under way
 GRACE = 5.0  # seconds a stopped query gets to end by itself before the next, ruder means
-
-Page: TypeAlias = list[tuple[Any, ...]]
-
-
-class Column(NamedTuple):
-    """A column of a query: its name, and its type as the database names it, in lower case; "" where it does not say."""
-
-    name: str
-    type: str
-
-
-class Sums(NamedTuple):
-    """Number of the rows of a query, and all that tells other rows: hashes, columns, and the server's settings."""
-
-    rows: int
-    hashes: str
-
-
-class Session(Protocol):
-    """An open connection to one kind of database."""
-
-    errors: tuple[type[Exception], ...]  # what its driver raises
-
-    def bind(self, sql: str, as_of: datetime) -> Statement:
-        """Make a statement of a person's SQL: `:now` is `as_of`, as this database writes instants best."""
-
-    def execute(self, statement: Statement) -> tuple[str, ...]:
-        """Start a query and return the names of its columns; none: it was not a query."""
-
-    def fetch(self) -> Page:
-        """Return the next rows, at most `PAGE`; none: that was all."""
-
-    def describe(self, statement: Statement) -> tuple[Column, ...]:
-        """Return the columns of a query with as little reading as the database allows."""
-
-    def interrupts(self) -> Sequence[Callable[[], None]]:
-        """Return the ways to stop, from another thread, what the connection is doing: the politest first."""
-
-    def is_lost(self, error: Exception) -> bool:
-        """Tell whether an error means that the connection is gone."""
-
-    def remedy(self, error: Exception) -> str | None:
-        """Return what a person can do about an error, where that is known: the database's own hint, too."""
-
-    def position(self, error: Exception) -> int | None:
-        """Return the offset in a person's SQL that an error is about, where the database says it."""
-
-    def close(self) -> None:
-        """Give everything back; never raises."""
-
-
-@runtime_checkable
-class Summing(Protocol):
-    """A session whose database says what the rows of a query come to, from the snapshot in which they are read."""
-
-    def sums(self, statement: Statement) -> Sums | None:
-        """Return what its rows come to; None: the database cannot say it, and the query can still be read."""
 
 
 class Deadline:

@@ -21,10 +21,11 @@ from sqlalchemy.engine import URL, Connection, CursorResult
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from audience_sync.core.parameters import Statement, bind_now, lexis_of
-from audience_sync.engines.session import CONNECT_TIMEOUT, PAGE, Column, Page
+from audience_sync.config import Source
+from audience_sync.core.parameters import Lexis, Statement, bind_now
+from audience_sync.engines.base import CONNECT_TIMEOUT, PAGE, Column, Engine, Page, url_of
 
-CONNECT_ERRORS = (Exception,)
+_ERRORS = (Exception,)
 """A driver should raise its own `Error` (PEP 249). BigQuery, ClickHouse and others let the exceptions of their HTTP
 client, their credentials or their parser through, so whatever is raised between us and a driver is an error of the
 source. This is the only place where that is so: `connect` turns it into a `SourceError`."""
@@ -37,6 +38,22 @@ _DRIVERS: Mapping[str, Mapping[str, str]] = {
 """The drivers of a dialect that has several, with the module of each. A URL need not name one."""
 _RECOMMENDED = {"mysql": "pymysql", "mariadb": "pymysql"}
 _UNREADABLE = (ValueError, ArithmeticError)  # what drivers raise for a value that Python does not have
+_POSTGRES = Lexis(nested_comments=True, dollar_quotes=True)
+_MYSQL = Lexis(backslashes=True, backticks=True, line_comments=("--", "#"))
+_SPARK = Lexis(backslashes=True, backticks=True)
+LEXES: Mapping[str, Lexis] = {
+    "redshift": _POSTGRES,
+    "cockroachdb": _POSTGRES,
+    "mssql": Lexis(nested_comments=True, brackets=True),
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
+    "bigquery": _MYSQL,
+    "clickhouse": _MYSQL,
+    "databricks": _SPARK,
+    "hive": _SPARK,
+    "snowflake": Lexis(backslashes=True, dollar_quotes=True, line_comments=("--", "//")),
+}
+"""How databases read SQL, by their names; any other as standard SQL."""
 _BPCHAR = 1042  # the number of PostgreSQL's type for char(n), in its relatives too
 _POSTGRES_LIKE = {"cockroachdb", "postgresql", "redshift"}
 _PADDED_NAMES = ("char(", "nchar(", "character(", "bpchar", "db_type_char", "db_type_nchar")
@@ -51,13 +68,13 @@ _PLACEHOLDERS = {
 }
 
 
-def connect(url: URL, limit: timedelta) -> OtherSession:
-    """Connect through SQLAlchemy; MySQL's drivers are told how long, others have their own idea."""
-    url = _with_driver(url)
+def connect(source: Source, limit: timedelta) -> SqlalchemySession:
+    """Connect through SQLAlchemy; MySQL's drivers get the limit, others have their own."""
+    url = _with_driver(url_of(source))
     patience = ceil(min(limit, CONNECT_TIMEOUT).total_seconds())
     arguments = {"connect_timeout": patience} if url.get_backend_name() in {"mysql", "mariadb"} else {}
     engine = create_engine(url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
-    return OtherSession(engine.connect().execution_options(stream_results=True))
+    return SqlalchemySession(engine.connect().execution_options(stream_results=True))
 
 
 def _with_driver(url: URL) -> URL:
@@ -77,10 +94,10 @@ def _is_installed(module: str) -> bool:
         return False
 
 
-class OtherSession:
+class SqlalchemySession:
     """One transaction with the cursor that the dialect streams with."""
 
-    errors: tuple[type[Exception], ...] = CONNECT_ERRORS
+    errors: tuple[type[Exception], ...] = _ERRORS
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -90,7 +107,7 @@ class OtherSession:
 
     def bind(self, sql: str, as_of: datetime) -> Statement:
         """Bind `:now` as an aware instant in UTC, in the shape that the driver's parameter style wants."""
-        lexis, formatted = lexis_of(self._connection.dialect.name), self._style in {"format", "pyformat"}
+        lexis, formatted = _lexis(self._connection.dialect.name), self._style in {"format", "pyformat"}
         bound = bind_now(sql, _PLACEHOLDERS[self._style], lexis=lexis, double_percent=formatted)
         return Statement(bound.sql, self._parameters(bound.placeholders, as_of.astimezone(UTC)))
 
@@ -121,6 +138,14 @@ class OtherSession:
         codes = [column[1] for column in self._result.cursor.description] if self._result and names else []
         kinds = [code.lower() if isinstance(code, str) else "" for code in codes]
         return tuple(Column(name, kind) for name, kind in zip(names, kinds, strict=True))
+
+    def describe_table(self, names: Sequence[str]) -> tuple[Column, ...]:
+        """Name the columns, and their types where told.
+
+        SQLAlchemy doubles each % of a name, as drivers take it for their own when they are given parameters.
+        """
+        quote = self._connection.dialect.identifier_preparer.quote
+        return self.describe(Statement(f"SELECT * FROM {'.'.join(map(quote, names))}", {}))  # noqa: S608 - quoted
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
         """Return the driver's own way to cancel, if it has one, and closing the connection under the query."""
@@ -190,3 +215,12 @@ def _without_padding(row: tuple[Any, ...], padded: Sequence[int]) -> tuple[Any, 
         if isinstance(values[position], str):
             values[position] = values[position].rstrip(" ")
     return tuple(values)
+
+
+def _lexis(name: str) -> Lexis:
+    return LEXES.get(name, Lexis())
+
+
+def engine_named(name: str) -> Engine:
+    """Return the engine of a database by the name that SQLAlchemy's URLs have for it."""
+    return Engine(connect=connect, connect_errors=_ERRORS, lexis=_lexis(name))

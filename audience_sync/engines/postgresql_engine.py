@@ -1,4 +1,4 @@
-"""PostgreSQL as a source: one read-only REPEATABLE READ transaction in UTC, a server-side cursor, TCP keepalives.
+"""PostgreSQL: one read-only REPEATABLE READ transaction in UTC, a server-side cursor, TCP keepalives.
 
 Every `postgresql` URL is read with psycopg, whatever driver it names: the SQL and its parameters then mean one thing.
 The trailing blanks of `char(n)` are padding, which PostgreSQL itself ignores, and are removed. A page with a value
@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from math import ceil
 from typing import Any
 
@@ -21,14 +21,15 @@ from psycopg.abc import AdaptContext, Buffer
 from psycopg.adapt import Loader, Transformer
 from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
-from sqlalchemy.engine import URL
 
+from audience_sync.config import Source
 from audience_sync.core.keys import canonical, unreadable
-from audience_sync.core.parameters import Bound, Statement, bind_now, lexis_of
-from audience_sync.engines.session import CONNECT_TIMEOUT, GRACE, PAGE, Column, Page, Sums
+from audience_sync.core.parameters import Bound, Statement, bind_now
+from audience_sync.engines.base import CONNECT_TIMEOUT, PAGE, Column, Engine, Page, Sums, everything, url_of
+from audience_sync.engines.deadline import GRACE
+from audience_sync.engines.postgresql_dialect import PostgresqlDialect
 
-CONNECT_ERRORS = (psycopg.Error,)
-_LEXIS = lexis_of("postgresql")
+_DIALECT = PostgresqlDialect()
 _CURSOR = "audience_sync"
 _DECLARE = f'DECLARE "{_CURSOR}" CURSOR FOR '  # what psycopg puts before a query
 _MISSING = "E'\\x01NULL\\x01'"  # hashed in place of NULL; how many values are not NULL is counted besides
@@ -47,8 +48,9 @@ _LIBPQ = {
 }
 
 
-def connect(url: URL, limit: timedelta) -> PostgresSession:
+def connect(source: Source, limit: timedelta) -> PostgresqlSession:
     """Connect and begin a transaction that can only read; `limit` is the server's net, too."""
+    url = url_of(source)
     dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
     positional, named = dialect.create_connect_args(url)
     patience = {"connect_timeout": max(2, ceil(min(limit, CONNECT_TIMEOUT).total_seconds()))}  # below 2 libpq rounds up
@@ -63,13 +65,13 @@ def connect(url: URL, limit: timedelta) -> PostgresSession:
             " set_config('statement_timeout', %s, true)",
             [str(int((limit + _MARGIN) / timedelta(milliseconds=1)))],
         )
-        return PostgresSession(connection)
+        return PostgresqlSession(connection)
     except BaseException:
         connection.close()
         raise
 
 
-class PostgresSession:
+class PostgresqlSession:
     """One transaction with one server-side cursor."""
 
     errors: tuple[type[Exception], ...] = (psycopg.Error, UnicodeDecodeError)
@@ -86,8 +88,8 @@ class PostgresSession:
 
     def bind(self, sql: str, as_of: datetime) -> Statement:
         """Bind `:now` as a timestamptz."""
-        bound = self._bound = bind_now(sql, "%(now)s", lexis=_LEXIS, double_percent=True)
-        return Statement(bound.sql, {"now": as_of.astimezone(UTC)} if bound.placeholders else None)
+        bound = self._bound = bind_now(sql, "%(now)s", lexis=_DIALECT.lexis, double_percent=True)
+        return Statement(bound.sql, {"now": _DIALECT.now(as_of)} if bound.placeholders else None)
 
     def execute(self, statement: Statement) -> tuple[str, ...]:
         """Declare the cursor; the server plans the query and runs nothing yet."""
@@ -138,6 +140,10 @@ class PostgresSession:
         found = self._cursor.description or ()
         kinds = dict(self._connection.execute(_TYPES, [[column.type_code for column in found]]).fetchall())
         return tuple(Column(column.name, str(kinds[column.type_code]).lower()) for column in found)
+
+    def describe_table(self, names: Sequence[str]) -> tuple[Column, ...]:
+        """Name the columns and their types."""
+        return self.describe(everything(names))
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
         """Return: ask the server to cancel; cut the connection of a server that does not answer."""
@@ -213,3 +219,6 @@ def _loaded(load: Callable[[Buffer], Any], raw: bytes | None) -> Any:
     except _UNREADABLE as error:
         problem = _BEFORE_VALUE.sub("", str(error))
         return unreadable(raw.decode("utf-8", "replace"), f"{problem}: cast it to text")
+
+
+ENGINE = Engine(connect=connect, connect_errors=(psycopg.Error,), lexis=_DIALECT.lexis, dialect=_DIALECT)

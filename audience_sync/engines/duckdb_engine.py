@@ -1,4 +1,4 @@
-"""DuckDB as a source: a database file opened read only, or no file at all and a query over Parquet and CSV.
+"""DuckDB: a database file opened read only, or no file at all and a query over Parquet and CSV.
 
 Python has no infinite times, none before the year 1 or after 9999, and no interval of a million years. DuckDB's driver
 turns the first into other times, the second into text, and fails for the third; so a query with such columns is
@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import duckdb
-from sqlalchemy.engine import URL
 
+from audience_sync.config import Source
 from audience_sync.core.keys import Unreadable, unreadable
-from audience_sync.core.parameters import Statement, bind_now, lexis_of
-from audience_sync.engines.session import PAGE, Column, Page
-from audience_sync.engines.sqlite_source import existing_file
+from audience_sync.core.parameters import Statement, bind_now
+from audience_sync.engines.base import PAGE, Column, Engine, Page, everything, existing_file, url_of
+from audience_sync.engines.duckdb_dialect import DuckdbDialect
 
-CONNECT_ERRORS = (duckdb.Error,)
 MORE_MEMORY = "make the query cheaper or raise memory_limit"
-_LEXIS = lexis_of("duckdb")
+_DIALECT = DuckdbDialect()
 _QUOTED = re.compile(r'"[^"]*"|\'[^\']*\'')  # names within a type
 _MOST_CHECKED = 60  # columns: bits of a BIGINT
 _MARKED = re.compile(r"^(?P<title>LINE (?P<number>\d+): )(?P<line>.*)\n(?P<before> *)\^", re.MULTILINE)
@@ -30,9 +29,10 @@ _CUT = "..."  # what DuckDB shows in place of the rest of a long line
 _PROPOSAL = re.compile(r"^(?:Candidate |Did you mean |HINT: ).+", re.MULTILINE)
 
 
-def connect(url: URL, limit: timedelta) -> DuckdbSession:
+def connect(source: Source, limit: timedelta) -> DuckdbSession:
     """Open an existing file read only, with the URL's query as DuckDB's settings; DuckDB never waits for a lock."""
     del limit
+    url = url_of(source)
     settings: dict[str, str | bool | int | float | list[str]] = {
         name: values[-1] for name, values in url.normalized_query.items()
     }
@@ -60,10 +60,9 @@ class DuckdbSession:
 
     def bind(self, sql: str, as_of: datetime) -> Statement:
         """Bind `:now` as a timestamp without a zone, in UTC, as DuckDB's timestamps without a zone are taken to be."""
-        bound = bind_now(sql, "$now", lexis=_LEXIS)  # as long as `:now`: every place stays where it was
+        bound = bind_now(sql, "$now", lexis=_DIALECT.lexis)  # as long as `:now`: every place stays where it was
         self._written = sql
-        now = as_of.astimezone(UTC).replace(tzinfo=None)
-        return Statement(bound.sql, {"now": now} if bound.placeholders else None)
+        return Statement(bound.sql, {"now": _DIALECT.now(as_of)} if bound.placeholders else None)
 
     def execute(self, statement: Statement) -> tuple[str, ...]:
         """Start a query."""
@@ -91,6 +90,10 @@ class DuckdbSession:
         self._lines_before = 1
         self._connection.execute(*statement._replace(sql=f"DESCRIBE (\n{statement.sql}\n)"))
         return tuple(Column(name, kind.lower()) for name, kind, *_ in self._connection.fetchall())
+
+    def describe_table(self, names: Sequence[str]) -> tuple[Column, ...]:
+        """Name the columns and their types."""
+        return self.describe(everything(names))
 
     def interrupts(self) -> Sequence[Callable[[], None]]:
         """Return DuckDB's own interrupt."""
@@ -173,3 +176,6 @@ def _unreadable(value: object) -> Unreadable:
 
 def _name(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
+
+
+ENGINE = Engine(connect=connect, connect_errors=(duckdb.Error,), lexis=_DIALECT.lexis, dialect=_DIALECT)
