@@ -1,0 +1,135 @@
+"""The engines under test: how to make a source with a table of orders for each, and what its SQL looks like.
+
+To test another engine, add an entry to `SUBJECTS`, with a function that makes the table in its database.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import psycopg
+
+from audience_sync.config import Source
+from audience_sync.core.model import ColumnType
+from tests.sources import MINUTE, database
+
+ORDERS = [(1, "a", "2026-03-30 12:00:00"), (2, "b%", "2026-01-01 00:00:00"), (3, None, "2026-03-31 12:00:31")]
+"""Rows of the table `orders`: id, user_id, ordered_at."""
+
+_CREATE = "CREATE TABLE orders (id INTEGER, user_id TEXT, ordered_at TIMESTAMP)"
+_INSERT = (
+    "INSERT INTO orders VALUES (1, 'a', '2026-03-30 12:00:00'), (2, 'b%', '2026-01-01 00:00:00'),"
+    " (3, NULL, '2026-03-31 12:00:31')"
+)
+_ENDLESS_RECURSION = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+_ENDLESS_RANGE = "SELECT a.range AS i FROM range(1000000000) a, range(1000000) b"
+_LAST_30_DAYS = "ordered_at > :now::timestamp - interval '30 days' AND ordered_at <= :now"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One engine."""
+
+    make: Callable[[Path, Callable[[], str]], Source]  # from an empty folder, or the URL of a PostgreSQL database
+    last_30_days: str  # condition on `ordered_at`
+    endless: str  # query whose rows never end
+    stuck: str  # query that never has a row; its last column is `i`
+    json_type: str  # type of JSON columns
+    named: str  # how a message names the source
+
+
+def _sqlite(folder: Path, _: Callable[[], str]) -> Source:
+    with closing(sqlite3.connect(folder / "shop.db")) as file:
+        file.executescript(f"{_CREATE};{_INSERT};")
+    return database(f"sqlite:///{folder / 'shop.db'}")
+
+
+def _duckdb(folder: Path, _: Callable[[], str]) -> Source:
+    with duckdb.connect(folder / "shop.duckdb") as file:
+        file.execute(f"{_CREATE};{_INSERT};")
+    return database(f"duckdb:///{folder / 'shop.duckdb'}")
+
+
+def _postgresql(_: Path, postgres_url: Callable[[], str]) -> Source:
+    url = postgres_url()
+    with psycopg.connect(url.replace("+psycopg", "")) as server:
+        server.execute(_CREATE.encode())
+        server.execute(_INSERT.encode())
+    return database(url)
+
+
+def _files(folder: Path, types: dict[str, ColumnType]) -> Source:
+    return Source(
+        name="shop",
+        url=None,
+        files={"orders": str(next(folder.iterdir()))},
+        types=types,
+        memory_limit="512MB",
+        statement_timeout=MINUTE,
+        events=None,
+        profiles=None,
+    )
+
+
+def _parquet(folder: Path, _: Callable[[], str]) -> Source:
+    with duckdb.connect() as memory:
+        memory.execute(f"{_CREATE};{_INSERT};")
+        memory.execute(f"COPY orders TO '{folder / 'orders.parquet'}'")
+    return _files(folder, {})
+
+
+def _json_lines(folder: Path, _: Callable[[], str]) -> Source:
+    names = ("id", "user_id", "ordered_at")
+    lines = (json.dumps(dict(zip(names, row, strict=True))) for row in ORDERS)
+    (folder / "orders.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    return _files(folder, {"id": ColumnType.NUMBER, "ordered_at": ColumnType.TIME})
+
+
+SUBJECTS = {
+    "sqlite": Subject(
+        make=_sqlite,
+        last_30_days="ordered_at > datetime(:now, '-30 days') AND ordered_at <= :now",
+        endless=_ENDLESS_RECURSION,
+        stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RECURSION})",
+        json_type="json",
+        named="The sqlite source ",
+    ),
+    "postgresql": Subject(
+        make=_postgresql,
+        last_30_days=_LAST_30_DAYS,
+        endless=_ENDLESS_RECURSION,
+        stuck="SELECT pg_sleep(600), 1 AS i",
+        json_type="jsonb",
+        named="The postgresql source ",
+    ),
+    "duckdb": Subject(
+        make=_duckdb,
+        last_30_days=_LAST_30_DAYS,
+        endless=_ENDLESS_RANGE,
+        stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
+        json_type="json",
+        named="The duckdb source ",
+    ),
+    "files": Subject(
+        make=_parquet,
+        last_30_days=_LAST_30_DAYS,
+        endless=_ENDLESS_RANGE,
+        stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
+        json_type="json",
+        named="The file source ",
+    ),
+    "text files": Subject(
+        make=_json_lines,
+        last_30_days=_LAST_30_DAYS,
+        endless=_ENDLESS_RANGE,
+        stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
+        json_type="json",
+        named="The file source ",
+    ),
+}
