@@ -177,7 +177,7 @@ PLACES: dict[tuple[str, ...], tuple[bool, str | None, float | None]] = {
 
 @pytest.mark.parametrize("path", PLACES, ids=".".join)
 def test_values_inside_json(source: Source, dialect: Dialect, subject: Subject, path: tuple[str, ...]) -> None:
-    """What lies at a path is there or not, has a text and, if it is one or is written as one, a number."""
+    """The value at a path is there or not, has a text and, if it is one or is written as one, a number."""
     look = json_of(dialect, subject, path)
 
     found = answers(source, {"present": sa.func.coalesce(look("present"), sa.false()), "text": look("text")})

@@ -78,7 +78,7 @@ def test_rows_come_as_plain_tuples(source: Source) -> None:
 
 
 def test_now_is_the_instant_asked_for(source: Source, subject: Subject) -> None:
-    """`:now` is as_of in UTC, beside casts, intervals and percent signs, as often as it is used."""
+    """`:now` is as_of in UTC, next to casts, intervals and percent signs, as often as it is used."""
     assert read(source, f"SELECT id FROM orders WHERE {subject.last_30_days} AND user_id NOT LIKE 'b%'") == [(1,)]
 
 
