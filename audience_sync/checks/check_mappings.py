@@ -1,4 +1,4 @@
-"""Check whether each audience reaches Schematic through the mappings, and where Segment would answer otherwise."""
+"""Check whether each audience reaches Schematic through the mappings, and whether each mapping is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from audience_sync.destinations.schematic.coverage import AT, PEOPLE, looks_at_t
 from audience_sync.destinations.schematic.mapping_rules import Mapping
 from audience_sync.destinations.schematic.presets import DEFAULTS
 from audience_sync.errors import ConfigError
-from audience_sync.segment.fql.trigger_tree import Comparison, Exists, Has, OneOf, conditions
+from audience_sync.segment.fql.trigger_tree import Comparison, OneOf, conditions
 from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.segment_events import SegmentEvent
 from audience_sync.store import generations
@@ -23,7 +23,7 @@ OF_APPLICATIONS: Final = frozenset({"track", "page", "screen", "group", "alias"}
 
 
 def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
-    """Yield what the mappings do to every audience, and where they mean something else than at Segment."""
+    """Yield what the mappings do to every audience."""
     environment = _bound(database)
     audiences = [audience for audience in settings.audiences if audience.enabled]
     events = [event for audience in audiences for event in _samples(audience, settings, environment)]
@@ -31,9 +31,9 @@ def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
         if not mapping.enabled:
             yield ok(CHECK, mapping.name, "is disabled in the configuration")
             continue
-        found = [*_compared(mapping)]
+        found: list[Finding] = []
         if settings.mapping_tables and events and (environment or not looks_at_the_environment(mapping)):
-            found += _used(mapping, events, takes_others=settings.ingest.listen is not None)
+            found.extend(_used(mapping, events, takes_others=settings.ingest.listen is not None))
         yield from found or [ok(CHECK, mapping.name, f"makes {mapping.action} of events with {mapping.trigger}")]
     for audience in audiences:
         yield from _carried(audience, settings, environment)
@@ -55,24 +55,6 @@ def _samples(audience: Audience, settings: Settings, environment: str) -> Iterat
         for kind in kinds:
             change = one._replace(kind=kind)
             yield destination.event([change], change.identifiers, at=AT)
-
-
-def _compared(mapping: Mapping) -> Iterator[Finding]:
-    """Yield where Segment's own parser would answer differently.
-
-    Nothing is said of a trigger with `in` or `exists`: Segment has neither, so it was written for this program.
-    """
-    if any(isinstance(one, OneOf | Has | Exists) for one in conditions(mapping.expression)):
-        return
-    from audience_sync.segment.fql.segment_differences import differences  # noqa: PLC0415 - Lark is slow to import
-
-    if sentences := differences(mapping.trigger):
-        yield warning(
-            CHECK,
-            mapping.name,
-            f"Segment interprets its trigger differently: {'; '.join(sentences)}",
-            remedy="here it is taken as written; change it if you want Segment's meaning",
-        )
 
 
 def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""`check` names every configuration that would silently send nothing, or something else than it would at Segment."""
+"""`check` names every configuration that would silently send nothing, or something else than one may think."""
 
 from __future__ import annotations
 
@@ -95,18 +95,6 @@ def test_sends_nothing(tmp_path: Path, text: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (trigger("type = 'identify'"), "single"),
-        (trigger('type = "identify" and context.personas.computation_class != null or userId = "x"'), "and"),
-        (
-            trigger('type = "identify" and (userId = "x" or (traits.vip = true or traits.vip = false))'),
-            "knows no parentheses inside parentheses",
-        ),
-        (trigger('type = "identify" and groupId = null'), "groupId"),
-        (trigger('type = "identify" and match(userId, "sample")'), "match"),
-        (trigger('type = "identify" and traits.x != true'), "traits.x != true"),
-        (trigger('type = "identify" and event = null'), "event"),
-        (trigger('not type = "track"'), "Segment ignores `not`"),
-        (trigger('type = "identify" OR type = "group"'), "OR"),
         (
             IDENTIFY
             + TRAITS
@@ -130,7 +118,7 @@ def test_sends_nothing(tmp_path: Path, text: str, says: str) -> None:
     ],
 )
 def test_sends_something_else(tmp_path: Path, text: str, says: str) -> None:
-    """What works, but not as at Segment or not as one may think, is a warning that says how."""
+    """What works, but not as one may think, is a warning that says how."""
     found = findings(tmp_path, text)
 
     assert [one for one in found if one.state is State.ERROR] == []
@@ -149,6 +137,8 @@ def test_sends_something_else(tmp_path: Path, text: str, says: str) -> None:
         trigger('type = "identify" and context.personas.computation_class in ["audience", "trait"]'),
         trigger('type in ["identify", "group"]'),
         trigger("exists(context.personas)"),
+        trigger("type = 'identify'"),  # Segment's parser reads this otherwise, as segment/README.md says
+        trigger('not type = "track"'),
     ],
 )
 def test_nothing_to_say(tmp_path: Path, text: str) -> None:

@@ -76,11 +76,6 @@ def pieces_of(pattern: str) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def escape(text: str) -> str:
-    """Return the pattern that only `text` fits."""
-    return re.sub(r"([\\*?\[])", r"\\\1", text)
-
-
 def pattern_test(pattern: str) -> Callable[[str], bool]:
     """Return the function that tells whether a text fits a pattern.
 

@@ -49,15 +49,6 @@ def parse(text: str) -> Expression:
     Raises:
         TriggerError: it cannot be read; the sentence names the character, counted from 1, and what is wrong there.
     """
-    return read(text)[0]
-
-
-def read(text: str) -> tuple[Expression, list[Token]]:
-    """Return the syntax tree of a trigger, and its words.
-
-    Raises:
-        TriggerError: see `parse`.
-    """
     check_text(text)
     parser = _grammar().parse_interactive(text)
     words: list[Token] = []
@@ -68,7 +59,7 @@ def read(text: str) -> tuple[Expression, list[Token]]:
             words.append(word)
             if (wrong := wrong_field(word)) is not None and "FIELD" in parser.accepts():  # type: ignore[no-untyped-call]
                 raise wrong
-        return parser.feed_eof(), words  # type: ignore[no-untyped-call]
+        return parser.feed_eof()  # type: ignore[no-any-return,no-untyped-call]
     except UnexpectedToken as error:
         if error.token.type == "$END":
             words.append(error.token)
