@@ -25,8 +25,9 @@ from pydantic import SecretStr
 from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import Settings, load
 from audience_sync.delivery import Delivery, DeliveryReport, deliver
-from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox, StoredEvent
-from audience_sync.sandbox.http_server import Answer, Request
+from audience_sync.sandbox.http_server import Request, Response
+from audience_sync.sandbox.ledger import StoredEvent
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.segment.segment_events import arrive
 from audience_sync.store import events as waiting_events
 from audience_sync.store import holders
@@ -36,6 +37,7 @@ from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
 from tests.commands import Command, call
 from tests.factories import Shop
+from tests.support.faulty_sandbox import FaultySandbox
 from tests.waiting import wait_until
 
 SOON = timedelta(milliseconds=20)  # the longest wait between two tries, so that nobody waits for a test
@@ -49,7 +51,7 @@ class Sending:
     settings: Settings
     workspace: Workspace
     shop: Shop
-    sandbox: Sandbox
+    sandbox: FaultySandbox
     key: str = DEVELOPMENT_KEY
     orders: dict[str, list[str]] = field(default_factory=dict)
 
@@ -173,7 +175,7 @@ def user_of(event: StoredEvent) -> str:
 def open_sending(
     folder: Path,
     database: Database,
-    sandbox: Sandbox,
+    sandbox: FaultySandbox,
     *,
     audiences: Sequence[str] | Mapping[str, str] = ("gold",),
     source_url: str = "sqlite:///shop.db",
@@ -208,7 +210,7 @@ def members_of(company: str) -> str:
 
 def _configuration(
     database: Database,
-    sandbox: Sandbox,
+    sandbox: FaultySandbox,
     source_url: str,
     definitions: Mapping[str, str],
     company_keys: Mapping[str, str],
@@ -263,7 +265,7 @@ def run_deliver(sending: Sending, *, kill: str | None = None) -> subprocess.Comp
 
 
 @contextmanager
-def in_between(sandbox: Sandbox, look: Callable[[Request], Answer | None]) -> Iterator[None]:
+def in_between(sandbox: FaultySandbox, look: Callable[[Request], Response | None]) -> Iterator[None]:
     """Show every request to `look` first; what it answers is the answer, else the sandbox's."""
     server = sandbox._server
     answerer = server.answerer

@@ -17,7 +17,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from audience_sync.sandbox import EventFilter
+from audience_sync.sandbox.ledger import EventFilter
 from tests.acceptance.running import Place, open_place
 
 Rows: TypeAlias = list[tuple[Any, ...]]

@@ -28,7 +28,8 @@ from audience_sync.config.loader import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError
-from audience_sync.sandbox import DEVELOPMENT_KEY, EventFilter, FaultRule, Ledger, Sandbox
+from audience_sync.sandbox.ledger import EventFilter, Ledger
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY, Sandbox, SimulatedFailures
 from audience_sync.signals import stoppable
 from audience_sync.store import audiences, memberships, runs
 from audience_sync.store.workspace import Workspace
@@ -322,9 +323,12 @@ def sandbox(
     stored in --database.
     """
     accepted = keys or [DEVELOPMENT_KEY]
-    with stoppable(_nothing) as stop, Sandbox(database, port=port, host=host, api_keys=accepted) as server:
+    failures = _failures(fail_rate, fail_status, delay.total_seconds())
+    with (
+        stoppable(_nothing) as stop,
+        Sandbox(database, port=port, host=host, api_keys=accepted, failures=failures) as server,
+    ):
         seen, totals = _Seen(*server.ledger.read(_LAST)[0]), Counter[str]()
-        server.faults.set(_rules(fail_rate, fail_status, delay.total_seconds()))
         _announce(server.url, accepted, database)
         while not stop.wait(POLL_INTERVAL):
             seen = _show_new(server.ledger, seen, totals, quiet=quiet)
@@ -365,12 +369,11 @@ class _Seen(NamedTuple):
     event: int
 
 
-def _rules(rate: float | None, status: int | None, delay: float) -> list[FaultRule]:
-    """Return the requested faults; the delay, in seconds, applies to all requests."""
+def _failures(rate: float | None, status: int | None, delay: float) -> SimulatedFailures:
+    """Return the failures to simulate; the delay, in seconds, applies to all requests."""
     if rate is None:
         rate = 0.0 if status is None else 1.0
-    failing = FaultRule(rate=rate, status=status or 500, delay=delay)
-    return [failing, FaultRule(delay=delay)] if delay else [failing]
+    return SimulatedFailures(rate=rate, status=status or 500, delay=delay)
 
 
 def _announce(url: str, keys: list[str], database: Path) -> None:

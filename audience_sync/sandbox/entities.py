@@ -7,18 +7,35 @@ written, so one that fails leaves no trace.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import orjson
 
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
-from audience_sync.sandbox.ledger_tables import about
-from audience_sync.sandbox.request_validation import Definition, Event
 
-Keys = Mapping[str, str]
+EntityKeys: TypeAlias = Mapping[str, str]
+
+
+class PostedEvent(NamedTuple):
+    """One event whose shape is right, without the API key."""
+
+    type: str
+    body: Mapping[str, Json]
+    idempotency_key: str | None = None
+    sent_at: str | None = None
+    backfill: bool = False
+
+
+class TraitDefinition(NamedTuple):
+    """A trait and its type, as asked of POST /entity-trait-definitions."""
+
+    entity_type: str
+    hierarchy: Sequence[str]
+    trait_type: str
+    display_name: str
 
 
 class Applied(NamedTuple):
@@ -27,6 +44,12 @@ class Applied(NamedTuple):
     user_id: int | None = None
     company_id: int | None = None
     error: str | None = None
+
+
+def about(text: str, entity: str) -> str:
+    """Return the statement `text`, written for ENTITY and ENTITIES, for "user" or "company"."""
+    plural = {"user": "users", "company": "companies"}[entity]
+    return text.replace("ENTITIES", plural).replace("ENTITY", entity)
 
 
 @dataclass(frozen=True)
@@ -73,7 +96,7 @@ class _Found(NamedTuple):
     """The entities that have any of the keys, and the keys nobody has yet."""
 
     ids: frozenset[int]
-    new: Keys
+    new: EntityKeys
 
     @property
     def id(self) -> int | None:
@@ -81,7 +104,7 @@ class _Found(NamedTuple):
         return next(iter(self.ids), None)
 
 
-def apply(connection: sqlite3.Connection, event: Event, at: str) -> Applied:
+def apply(connection: sqlite3.Connection, event: PostedEvent, at: str) -> Applied:
     """Do what `event`, received `at`, says; return whom it was about, or the error when its keys match several."""
     if event.type == "identify":
         company = _mapping(event.body.get("company"))
@@ -104,12 +127,12 @@ def apply(connection: sqlite3.Connection, event: Event, at: str) -> Applied:
     return Applied(user_id, company_id)
 
 
-def find(connection: sqlite3.Connection, keys: Keys) -> frozenset[int]:
+def find(connection: sqlite3.Connection, keys: EntityKeys) -> frozenset[int]:
     """Return the ids of the users that have any of `keys`."""
     return _find(connection, "user", keys).ids
 
 
-def define(connection: sqlite3.Connection, definition: Definition, at: str) -> int:
+def define(connection: sqlite3.Connection, definition: TraitDefinition, at: str) -> int:
     """Return the id of the trait's definition, made `at` if there is none; an older one keeps its type."""
     hierarchy = orjson.dumps(definition.hierarchy).decode()
     connection.execute(
@@ -122,7 +145,7 @@ def define(connection: sqlite3.Connection, definition: Definition, at: str) -> i
     return int(row[0])
 
 
-def _find(connection: sqlite3.Connection, entity: str, keys: Keys) -> _Found:
+def _find(connection: sqlite3.Connection, entity: str, keys: EntityKeys) -> _Found:
     statement = _SQL[entity].find
     ids: set[int] = set()
     new: dict[str, str] = {}
@@ -167,5 +190,5 @@ def _mapping(value: Json) -> Mapping[str, Json]:
     return value if isinstance(value, dict) else {}
 
 
-def _keys(value: Json) -> Keys:
+def _keys(value: Json) -> EntityKeys:
     return {name: key for name, key in _mapping(value).items() if isinstance(key, str)}

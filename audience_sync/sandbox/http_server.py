@@ -1,6 +1,6 @@
 """HTTP/1.1 over loopback: one thread per connection, kept alive, each answer written in one piece.
 
-It knows requests, answers and connections; what they mean is the business of whoever answers.
+It knows requests, responses and connections; a function that it gets answers the requests.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Request:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes = field(default=b"", repr=False)
-    fault: str | None = None  # what a fault rule does to it
+    fault: str | None = None  # a failure that is simulated for it
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What is answered."""
+class Response:
+    """The response to a request."""
 
     status: int
     body: bytes
@@ -44,21 +44,21 @@ class Answer:
     cut: int | None = None  # only so many bytes of it are sent, head included, and then the connection ends
 
 
-Answerer = Callable[[Request], Answer | None]
+Answerer = Callable[[Request], Response | None]
 """Answers a request, or returns None to drop the connection without an answer."""
 
 
-def answer(value: Json, status: int = 200) -> Answer:
+def json_response(value: Json, status: int = 200) -> Response:
     """Return `value` as a JSON answer."""
-    return Answer(status, exact_json.dumps(value))
+    return Response(status, exact_json.dumps(value))
 
 
-def refusal(status: int, message: str, **details: Json) -> Answer:
+def error_response(status: int, message: str, **details: Json) -> Response:
     """Return an answer in the shape of Schematic's errors."""
-    return answer({"error": message, **details}, status)
+    return json_response({"error": message, **details}, status)
 
 
-class Server(ThreadingHTTPServer):
+class LoopbackServer(ThreadingHTTPServer):
     """Listens from the start on; raises `OSError` when it cannot."""
 
     daemon_threads = True
@@ -102,7 +102,7 @@ class _Connection(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: Server
+    server: LoopbackServer
 
     def do_GET(self) -> None:
         self._exchange()
@@ -116,10 +116,10 @@ class _Connection(BaseHTTPRequestHandler):
     def _exchange(self) -> None:
         length = self.headers.get("Content-Length", "0")
         if "Transfer-Encoding" in self.headers or not length.isdecimal():
-            self._refuse_body(refusal(411, "a Content-Length header is required"))
+            self._refuse_body(error_response(411, "a Content-Length header is required"))
             return
         if int(length) > MAX_BODY:
-            self._refuse_body(refusal(413, "the request is too large"))
+            self._refuse_body(error_response(413, "the request is too large"))
             return
         body = self.rfile.read(int(length))
         if len(body) < int(length):  # the client died half way through: nothing of it counts
@@ -133,12 +133,12 @@ class _Connection(BaseHTTPRequestHandler):
             return
         self._write(answered)
 
-    def _refuse_body(self, answered: Answer) -> None:
+    def _refuse_body(self, answered: Response) -> None:
         # The body stays unread, so nothing after it on this connection could be understood.
         self.close_connection = True
         self._write(answered)
 
-    def _write(self, answered: Answer) -> None:
+    def _write(self, answered: Response) -> None:
         phrase = HTTPStatus(answered.status).phrase if answered.status in _KNOWN else ""
         lines = [
             f"HTTP/1.1 {answered.status} {phrase}",

@@ -1,7 +1,8 @@
 """Everything the sandbox has received, in one SQLite file that is also readable while the sandbox runs.
 
 One connection behind one lock, one transaction per request: what was answered with 200 is in the file. Another process
-may open the same file as a `Ledger` to look at it.
+may open the same file as a `Ledger` to look at it. Instants are ISO 8601 text in UTC with milliseconds, so they sort as
+text; values and bodies are JSON text. No API key is ever written here.
 """
 
 from __future__ import annotations
@@ -10,21 +11,106 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from audience_sync.clock import Seams
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox import entities
-from audience_sync.sandbox.ledger_tables import NAMES, SCHEMA
-from audience_sync.sandbox.request_validation import Definition, Event
-from audience_sync.sandbox.stored_events import EventFilter, StoredEvent
+from audience_sync.sandbox.entities import PostedEvent, TraitDefinition
 from audience_sync.segment.timestamps import iso
+
+_TABLES: Final = (
+    "requests",
+    "events",
+    "company_memberships",
+    "user_traits",
+    "user_keys",
+    "users",
+    "company_traits",
+    "company_keys",
+    "companies",
+    "trait_definitions",
+)
+
+_COMMON: Final = """
+CREATE TABLE IF NOT EXISTS requests (
+    id INTEGER PRIMARY KEY,
+    at TEXT NOT NULL,
+    path TEXT NOT NULL,
+    status INTEGER,             -- NULL: the connection was dropped before anything was taken
+    events INTEGER NOT NULL,    -- how many events the request carried
+    fault TEXT                  -- what a fault rule did to it
+);
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY,
+    received_at TEXT NOT NULL,
+    environment_id TEXT NOT NULL,
+    type TEXT NOT NULL,
+    subtype TEXT,               -- the event name of a track
+    idempotency_key TEXT,
+    status TEXT NOT NULL CHECK (status IN ('processed', 'duplicate', 'failed')),
+    error_message TEXT,
+    user_id INTEGER,
+    company_id INTEGER,
+    body TEXT NOT NULL,
+    sent_at TEXT,
+    request_id INTEGER NOT NULL REFERENCES requests (id)
+);
+CREATE INDEX IF NOT EXISTS events_by_idempotency_key ON events (idempotency_key, type, received_at)
+    WHERE idempotency_key IS NOT NULL;
+CREATE INDEX IF NOT EXISTS events_by_user ON events (user_id) WHERE user_id IS NOT NULL;
+CREATE TABLE IF NOT EXISTS company_memberships (
+    user_id INTEGER NOT NULL,
+    company_id INTEGER NOT NULL,
+    created_at TEXT NOT NULL,
+    PRIMARY KEY (user_id, company_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS trait_definitions (
+    id INTEGER PRIMARY KEY,
+    entity_type TEXT NOT NULL,
+    hierarchy TEXT NOT NULL,    -- a JSON list: the path of the trait
+    trait_type TEXT NOT NULL,
+    display_name TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    UNIQUE (entity_type, hierarchy)
+);
+"""
+
+_ENTITY: Final = """
+CREATE TABLE IF NOT EXISTS ENTITIES (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    last_seen_at TEXT
+);
+CREATE TABLE IF NOT EXISTS ENTITY_keys (
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    ENTITY_id INTEGER NOT NULL,
+    created_at TEXT NOT NULL,
+    PRIMARY KEY (name, value),
+    UNIQUE (ENTITY_id, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ENTITY_traits (
+    ENTITY_id INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    PRIMARY KEY (ENTITY_id, name)
+) WITHOUT ROWID;
+"""
+
+
+_SCHEMA: Final = _COMMON + entities.about(_ENTITY, "user") + entities.about(_ENTITY, "company")
 
 MEMORY: Final = timedelta(hours=24)
 """How long an idempotency key is remembered."""
@@ -33,6 +119,51 @@ _REAL: Final = Seams()
 
 Row: TypeAlias = tuple[Any, ...]
 """What SQLite returns: of each column its own type."""
+
+
+class StoredEvent(NamedTuple):
+    """One row of `events`; `duplicate` ones were dropped before they were processed."""
+
+    id: int
+    received_at: str
+    environment_id: str
+    type: str
+    subtype: str | None
+    idempotency_key: str | None
+    status: str
+    error_message: str | None
+    user_id: int | None
+    company_id: int | None
+    body: Mapping[str, Json]
+    sent_at: str | None
+    request_id: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventFilter:
+    """Which events are meant: all that fit every setting that is not None."""
+
+    idempotency_key: str | None = None
+    types: Sequence[str] | None = None
+    statuses: Sequence[str] | None = None
+    subtype: str | None = None
+    user_id: int | None = None
+    company_id: int | None = None
+
+    def where(self) -> tuple[str, list[str | int]]:
+        """Return the SQL condition and its parameters."""
+        parts, values = ["1"], list[str | int]()
+        for column in ("idempotency_key", "subtype", "user_id", "company_id"):
+            wanted = getattr(self, column)
+            if wanted is not None:
+                parts.append(f"{column} = ?")
+                values.append(wanted)
+        for column, several in (("type", self.types), ("status", self.statuses)):
+            if several is not None:
+                parts.append(f"{column} IN ({', '.join('?' * len(several))})")
+                values.extend(several)
+        return " AND ".join(parts), values
+
 
 _EVERYTHING: Final = EventFilter()
 _PAGE = 1000  # users read at a time by `all_traits`
@@ -64,7 +195,7 @@ class Ledger:
         try:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
-            self._connection.executescript(SCHEMA)
+            self._connection.executescript(_SCHEMA)
         except sqlite3.Error as error:
             self._connection.close()
             raise _unusable(path, error) from error
@@ -74,7 +205,7 @@ class Ledger:
         with self._lock:
             self._connection.close()
 
-    def accept(self, events: Sequence[Event], *, path: str, fault: str | None = None) -> None:
+    def accept(self, events: Sequence[PostedEvent], *, path: str, fault: str | None = None) -> None:
         """Record a request on `path` answered with 200 and process its events, all in one transaction."""
         now = self._clock()
         at, horizon = iso(now), iso(now - MEMORY)
@@ -94,7 +225,7 @@ class Ledger:
         with self.writing() as connection:
             _insert_request(connection, (iso(self._clock()), path, status, events, fault))
 
-    def define(self, definition: Definition) -> int:
+    def define(self, definition: TraitDefinition) -> int:
         """Return the id of the trait's definition, made if there is none."""
         with self.writing() as connection:
             return entities.define(connection, definition, iso(self._clock()))
@@ -102,7 +233,7 @@ class Ledger:
     def reset(self) -> None:
         """Forget everything."""
         with self.writing() as connection:
-            for table in NAMES:
+            for table in _TABLES:
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own table names
 
     def traits_of(self, key_name: str, key_value: str) -> dict[str, Json]:
@@ -184,7 +315,7 @@ def _insert_request(connection: sqlite3.Connection, row: tuple[str, str, int | N
     return int(inserted.lastrowid or 0)
 
 
-def _is_repeated(connection: sqlite3.Connection, event: Event, *, environment_id: str, since: str) -> bool:
+def _is_repeated(connection: sqlite3.Connection, event: PostedEvent, *, environment_id: str, since: str) -> bool:
     if event.idempotency_key is None:
         return False
     # An event that was itself dropped does not prolong the memory of its key.
@@ -196,7 +327,7 @@ def _is_repeated(connection: sqlite3.Connection, event: Event, *, environment_id
     return found.fetchone() is not None
 
 
-def _event_row(event: Event, status: str, applied: entities.Applied) -> tuple[str | int | None, ...]:
+def _event_row(event: PostedEvent, status: str, applied: entities.Applied) -> tuple[str | int | None, ...]:
     name = event.body.get("event") if event.type == "track" else None
     return (
         event.type,

@@ -1,4 +1,4 @@
-"""A Schematic of your own: capture, the API that reads back, and faults on demand, over HTTP on this machine.
+"""A Schematic of your own: capture, the API that reads back, and failures on demand, over HTTP on this machine.
 
 It keeps the promises that matter to a sender (idempotency within 24 hours, the batch limit, keys that are unique,
 accepted is not applied) and remembers everything in one SQLite file. It is made for development and for tests, not
@@ -7,33 +7,44 @@ for the open network.
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import orjson
-
 from audience_sync.clock import Seams
 from audience_sync.errors import ConfigError
-from audience_sync.sandbox.capture import capture, count, user_keys
-from audience_sync.sandbox.control_api import PREFIX, control
-from audience_sync.sandbox.faults import CAPTURE_PATHS, FaultRule, Faults, Gate
-from audience_sync.sandbox.http_server import Answer, Request, Server, refusal
+from audience_sync.sandbox.capture import CAPTURE_PATHS, AcceptedKeys, capture, count
+from audience_sync.sandbox.http_server import LoopbackServer, Request, Response, error_response, json_response
 from audience_sync.sandbox.ledger import Ledger
-from audience_sync.sandbox.rest_api import api
-from audience_sync.sandbox.sandbox_state import Keys, Settings, State
+from audience_sync.sandbox.rest_api import SandboxSettings, api
 
 DEVELOPMENT_KEY: Final = "sch_dev_sandbox"
 """The API key accepted unless others are named. It opens nothing but sandboxes."""
 
-_DEFAULTS: Final = Settings()
+OWN_PATHS: Final = "/sandbox/"
+"""The beginning of the paths of the sandbox itself: they need no key and are not recorded."""
+
 _REAL: Final = Seams()
 _POLL = 0.02  # seconds until the listening thread notices that it should end
 _GRACE = 0.5  # seconds for requests under way when the sandbox closes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedFailures:
+    """How requests that carry events go wrong: each waits, and a part of them fails, the same one each time."""
+
+    rate: float = 0.0  # how probable it is that a request fails, 0 to 1
+    status: int = 500
+    delay: float = 0.0  # seconds
+
+
+NO_FAILURES: Final = SimulatedFailures()
+_DEFAULTS: Final = SandboxSettings()
 
 
 class Sandbox:
@@ -49,16 +60,18 @@ class Sandbox:
         port: int = 0,
         host: str = "127.0.0.1",
         api_keys: Sequence[str] = (DEVELOPMENT_KEY,),
-        settings: Settings = _DEFAULTS,
+        settings: SandboxSettings = _DEFAULTS,
+        failures: SimulatedFailures = NO_FAILURES,
         seams: Seams = _REAL,
     ) -> None:
         self.ledger = Ledger(path, environment_id=settings.environment_id, seams=seams)
-        self.faults = Faults()
-        self.gate = Gate()
-        self.keys = Keys(api_keys)
-        self._state = State(self.ledger, self.keys, settings, self.faults, self.gate)
+        self.keys = AcceptedKeys(api_keys)
+        self._settings = settings
+        self._failures = failures
+        self._dice = random.Random(0)  # noqa: S311 - repeatable failures, not secrets
+        self._closed = threading.Event()
         try:
-            self._server = Server((host, port), self._answer)
+            self._server = LoopbackServer((host, port), self.respond)
         except OSError as error:
             self.ledger.close()
             raise ConfigError(
@@ -86,8 +99,8 @@ class Sandbox:
             self._thread.join()
 
     def close(self) -> None:
-        """Stop serving, drop what is held and close the ledger, all within a second; again does nothing."""
-        self.gate.close()
+        """Stop serving, drop the requests under way and close the ledger, all within a second; again does nothing."""
+        self._closed.set()
         if self._thread is not None:
             self._server.shutdown()
             self._thread.join()
@@ -104,43 +117,38 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def _answer(self, request: Request) -> Answer | None:
-        if request.path.startswith(PREFIX):
-            return control(self._state, request)
-        rule = self.faults.choose(request.path, lambda: user_keys(request.body))
-        if rule is None:
-            return self._route(request)
-        return self._stumble(rule, replace(request, fault=rule.name))
-
-    def _route(self, request: Request) -> Answer:
+    def respond(self, request: Request) -> Response | None:
+        """Return the response to a request, or None to drop its connection."""
+        if request.path.startswith(OWN_PATHS):
+            return self._respond_for_itself(request)
         if request.path not in CAPTURE_PATHS:
-            return api(self._state, request)
+            return self.route(request)
+        failures = self._failures
+        fails = self._dice.random() < failures.rate
+        if failures.delay:
+            request = replace(request, fault="delay")
+            if self._closed.wait(failures.delay):
+                return None
+        if not fails:
+            return self.route(request)
+        self.ledger.record(request.path, failures.status, events=count(request), fault=f"status {failures.status}")
+        phrase = HTTPStatus(failures.status).phrase if failures.status in frozenset(HTTPStatus) else "fault"
+        return error_response(failures.status, phrase.lower())
+
+    def route(self, request: Request) -> Response:
+        """Return the response to a request to Schematic, in which nothing goes wrong."""
+        if request.path not in CAPTURE_PATHS:
+            return api(request, self.ledger, keys=self.keys, settings=self._settings)
         if request.method != "POST":
-            return refusal(405, "method not allowed")
-        return capture(self._state, request)
+            return error_response(405, "method not allowed")
+        return capture(request, self.ledger, keys=self.keys, batch_limit=self._settings.batch_limit)
 
-    def _stumble(self, rule: FaultRule, request: Request) -> Answer | None:
-        self.gate.pause(rule.delay)
-        if rule.hold_before:
-            self.gate.wait()
-        if self.gate.closed:
-            return None
-        if rule.refuse or (rule.status is not None and not rule.after):
-            self.ledger.record(request.path, rule.status, events=count(request), fault=rule.name)
-            return _scripted(rule)
-        answered = self._route(request)
-        if rule.hold:
-            self.gate.wait()
-        if rule.drop or self.gate.closed:
-            return None
-        return _scripted(rule) if rule.after else replace(answered, cut=rule.cut)
-
-
-def _scripted(rule: FaultRule) -> Answer | None:
-    if rule.status is None:
-        return None
-    if isinstance(rule.body, str):
-        return Answer(rule.status, rule.body.encode(), rule.content_type or "text/html", rule.headers)
-    phrase = HTTPStatus(rule.status).phrase if rule.status in frozenset(HTTPStatus) else "fault"
-    body = orjson.dumps({"error": phrase.lower()} if rule.body is None else rule.body)
-    return Answer(rule.status, body, rule.content_type or "application/json", rule.headers)
+    def _respond_for_itself(self, request: Request) -> Response:
+        match request.method, request.path.removeprefix(OWN_PATHS):
+            case "GET", "stats":
+                return json_response(self.ledger.stats())
+            case "POST", "reset":
+                self.ledger.reset()
+                return json_response({})
+            case _:
+                return error_response(404, f"the sandbox has no {request.method} {request.path}")

@@ -20,7 +20,7 @@ from pydantic import SecretStr
 from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import Settings, load
 from audience_sync.delivery import Delivery, deliver
-from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import database as db
 from audience_sync.store import holders, schema
 from audience_sync.store.database import Database
@@ -28,6 +28,7 @@ from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, RunReport, sync
 from tests.commands import Command, call
 from tests.factories import AUDIENCE_KEY, Shop, company_identifiers, config_text
+from tests.support.faulty_sandbox import FaultySandbox
 
 DEADLINE = 90.0  # seconds; a command that takes longer on a busy machine hangs
 KILLED = -signal.SIGKILL
@@ -106,7 +107,7 @@ class Place:
     database_url: str
     database: Database
     shop: Shop
-    sandbox: Sandbox
+    sandbox: FaultySandbox
     key: str = DEVELOPMENT_KEY
     environment: dict[str, str] = field(default_factory=dict)
     always_forks: bool = False  # commands that are not killed get a process of their own, too
@@ -213,7 +214,7 @@ def open_place(folder: Path, database_url: str) -> Iterator[Place]:
     with (
         closing(db.connect(database_url)) as database,
         closing(Shop(folder / "shop.db")) as shop,
-        Sandbox(folder / "sandbox.db") as sandbox,
+        FaultySandbox(folder / "sandbox.db") as sandbox,
     ):
         yield Place(folder=folder, database_url=database_url, database=database, shop=shop, sandbox=sandbox)
 

@@ -19,10 +19,10 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.core.model import Counts, RunKind, RunState
-from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import audiences, history
 from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
 SAMPLE = Path(__file__).parent.parent / "data" / "cdnow_sample.txt.gz"
 NAME, KEY = "Order Completed Last 30days", "order_completed_last_30days"
@@ -53,9 +53,9 @@ def purchases(request: pytest.FixtureRequest) -> list[Purchase]:
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+def sandbox(tmp_path: Path) -> Iterator[FaultySandbox]:
     """Yield a running sandbox."""
-    with Sandbox(tmp_path / "sandbox.db") as running:
+    with FaultySandbox(tmp_path / "sandbox.db") as running:
         yield running
 
 
@@ -63,7 +63,7 @@ def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
 def sending(
     tmp_path: Path,
     database: Database,
-    sandbox: Sandbox,
+    sandbox: FaultySandbox,
     purchases: list[Purchase],
     request: pytest.FixtureRequest,
 ) -> Iterator[Sending]:

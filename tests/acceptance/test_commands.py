@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.sandbox import FaultRule
 from audience_sync.store import audiences
 from audience_sync.store import database as db
 from tests.acceptance.running import (
@@ -29,6 +28,7 @@ from tests.acceptance.running import (
     until,
 )
 from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL
+from tests.support.faulty_sandbox import FaultRule
 
 EVERYBODY = customers(range(200))
 HALF = customers(range(100))

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.sandbox import Settings as SandboxSettings
+from audience_sync.sandbox.rest_api import SandboxSettings
 from audience_sync.store import audiences
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import (
@@ -32,6 +31,7 @@ from tests.acceptance.running import (
     until,
 )
 from tests.factories import AUDIENCE_KEY
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
 EVERYBODY = customers(range(300))
 SOON = 10.0  # seconds in which SIGTERM ends the daemon
@@ -251,7 +251,7 @@ def test_the_key_of_another_environment_ends_the_daemon(place: Place) -> None:
     with place.database.write() as connection:
         connection.execute(sa.text("UPDATE audiences SET next_due_at = 0"))
     production = SandboxSettings(environment_id="env_production", environment_type="production")
-    with Sandbox(place.folder / "production.db", settings=production) as other:
+    with FaultySandbox(place.folder / "production.db", settings=production) as other:
         hourly(place, destination=other.url)
         ended = place.command("run")
 

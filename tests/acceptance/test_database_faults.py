@@ -27,7 +27,7 @@ from audience_sync.cli.main import _run as run_command
 from audience_sync.clock import Seams
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError, SourceError
-from audience_sync.sandbox.http_server import Answer, Request
+from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.store import database as db
 from audience_sync.store.migration import migrate
 from audience_sync.sync import Job, duckdb_process, sync
@@ -162,7 +162,7 @@ def test_a_disk_that_fills_up_while_answers_are_settled(cramped: Place, small_di
     cramped.configure(rate=20)
     batches = iter(range(100))
 
-    def fill(request: Request) -> Answer | None:
+    def fill(request: Request) -> Response | None:
         if request.path == "/batch" and next(batches) == 4:
             small_disk.fill()
         return None

@@ -18,7 +18,8 @@ import pytest
 from audience_sync import demo_shop as shop
 from audience_sync.config import Settings, load
 from audience_sync.core.model import ChangeKind
-from audience_sync.sandbox import DEVELOPMENT_KEY, Ledger
+from audience_sync.sandbox.ledger import Ledger
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from tests.commands import Command, call
 from tests.conftest import SCRUBBED
 from tests.waiting import wait_until

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import pytest
 
 from audience_sync.errors import INTERRUPTED
-from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.tracking_api.event_files import PIECE
 from tests.acceptance import running
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Ended, Place, open_place, until
 from tests.commands import call
 from tests.haste import HastyCommand
+from tests.support.faulty_sandbox import FaultRule
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text())
 GROUPS = {text: [one for one in VECTORS if json.dumps(one["mappings"]) == text] for text in

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from audience_sync.delivery.rate_limit import RESERVE_SECONDS
-from audience_sync.sandbox import FaultRule
-from audience_sync.sandbox.http_server import Answer, Request
+from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.store.database import FROZEN
 from tests.acceptance.running import KILLED, Customers, Place, Running, assert_settled, customers, open_place, until
 from tests.sending import in_between
+from tests.support.faulty_sandbox import FaultRule
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,7 +40,7 @@ class Watch:
     at: list[float] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def look(self, request: Request) -> Answer | None:
+    def look(self, request: Request) -> Response | None:
         """Write a request down, and leave its answer to the sandbox."""
         if request.path == "/batch":
             with self._lock:

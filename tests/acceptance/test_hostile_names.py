@@ -17,9 +17,10 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from audience_sync.cli import main
-from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
-from audience_sync.sandbox import Settings as SandboxSettings
+from audience_sync.sandbox.rest_api import SandboxSettings
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store.database import Database
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
 HOSTILE = (
     "x'; DROP TABLE memberships; --",
@@ -88,9 +89,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+def sandbox(tmp_path: Path) -> Iterator[FaultySandbox]:
     """A Schematic whose environment is SQL, too."""
-    with Sandbox(tmp_path / "sandbox.db", settings=SandboxSettings(environment_id=ENVIRONMENT)) as serving:
+    with FaultySandbox(tmp_path / "sandbox.db", settings=SandboxSettings(environment_id=ENVIRONMENT)) as serving:
         yield serving
 
 
@@ -99,7 +100,7 @@ def toml(**settings: object) -> str:
     return "\n".join(f"{json.dumps(name)} = {json.dumps(value)}" for name, value in settings.items())
 
 
-def configure(folder: Path, sandbox: Sandbox, *entries: str, url: str, sources: str) -> None:
+def configure(folder: Path, sandbox: FaultySandbox, *entries: str, url: str, sources: str) -> None:
     """Write a configuration whose names are SQL wherever somebody may choose them."""
     (folder / "config.toml").write_text(
         "\n".join(
@@ -149,7 +150,7 @@ def members(database: Database, audience: str) -> dict[str, tuple[str | None, An
 
 @pytest.mark.slow
 def test_sql_in_names_keys_and_values_is_text_to_every_command(
-    database: Database, database_url: str, tmp_path: Path, sandbox: Sandbox, command: Callable[..., Said]
+    database: Database, database_url: str, tmp_path: Path, sandbox: FaultySandbox, command: Callable[..., Said]
 ) -> None:
     """Every command takes every name and key as it is: what is asked of one profile happens to that one alone."""
     people = [*HOSTILE, BYSTANDER]
@@ -202,7 +203,7 @@ def test_sql_in_names_keys_and_values_is_text_to_every_command(
 
 @pytest.mark.slow
 def test_sql_in_forwarded_events_is_text(
-    database: Database, database_url: str, tmp_path: Path, sandbox: Sandbox, command: Callable[..., Said]
+    database: Database, database_url: str, tmp_path: Path, sandbox: FaultySandbox, command: Callable[..., Said]
 ) -> None:
     """Ids, names and values of events are kept, refused, retried, discarded and forgotten as the texts they are."""
     (tmp_path / "e.ndjson").write_text(
@@ -250,7 +251,7 @@ def test_sql_in_files_is_text(
     database: Database,
     database_url: str,
     tmp_path: Path,
-    sandbox: Sandbox,
+    sandbox: FaultySandbox,
     command: Callable[..., Said],
 ) -> None:
     """The path, the header and the cells of a file are text, to SQL, to a query, and to the columns that it names."""

@@ -20,10 +20,10 @@ from uuid import uuid4
 
 import pytest
 
-from audience_sync.sandbox import FaultRule
 from tests.acceptance.running import KILLED, Customers, Place, customers, open_place
 from tests.factories import AUDIENCE_KEY
 from tests.killing import Ended, Kill, Reached, draw, perform
+from tests.support.faulty_sandbox import FaultRule
 from tests.twins import contradictions, copy_of, forwarded, known, leftovers, settled, told, values
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,6 @@ import sqlalchemy as sa
 
 from audience_sync.clock import Seams
 from audience_sync.core.keys import shard_of
-from audience_sync.sandbox import FaultRule
 from audience_sync.store import erasure, leases
 from tests.acceptance.running import KILLED, Place, assert_settled, customers, open_place
 from tests.factories import AUDIENCE_KEY
@@ -24,6 +23,7 @@ from tests.integration.test_batches_migration import attempt
 from tests.integration.test_migrations import run_alembic
 from tests.killing import STATEMENT, Ended, Kill, perform
 from tests.sending import user_of
+from tests.support.faulty_sandbox import FaultRule
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SEED = os.environ.get("AUDIENCE_SYNC_KILL_SEED", "20260331")

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from audience_sync.config import load, resolve_api_key
-from audience_sync.sandbox import DEVELOPMENT_KEY, Ledger
+from audience_sync.sandbox.ledger import Ledger
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from tests.commands import Command, call
 from tests.waiting import wait_until
 

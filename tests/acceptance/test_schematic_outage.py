@@ -21,10 +21,10 @@ import pytest
 from audience_sync.clock import Seams
 from audience_sync.delivery import Acquaintance
 from audience_sync.delivery.delivery_loop import BATCHES_OPEN
-from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.sandbox.http_server import Answer, Request
+from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, user_of
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -62,11 +62,11 @@ class Watched:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
-    def watching(self, sandbox: Sandbox) -> Iterator[None]:
+    def watching(self, sandbox: FaultySandbox) -> Iterator[None]:
         """Look at everything that comes to a sandbox."""
         answerer = sandbox._server.answerer
 
-        def look(request: Request) -> Answer | None:
+        def look(request: Request) -> Response | None:
             if request.path != "/batch":
                 return answerer(request)
             with self._lock:
@@ -159,7 +159,7 @@ def outage(tmp_path: Path, database: Database) -> Iterator[Outage]:
     """Yield two audiences whose first members are delivered."""
     clock, watched = MovedClock(), Watched()
     with (
-        Sandbox(tmp_path / "sandbox.db") as sandbox,
+        FaultySandbox(tmp_path / "sandbox.db") as sandbox,
         open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened,
         watched.watching(sandbox),
     ):

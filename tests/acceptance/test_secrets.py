@@ -36,7 +36,7 @@ from audience_sync.core.model import TraitType
 from audience_sync.core.text import redaction
 from audience_sync.delivery import Delivery, deliver
 from audience_sync.destinations.schematic.client import Schematic
-from audience_sync.sandbox import DEVELOPMENT_KEY
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from tests.acceptance import running
 from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY

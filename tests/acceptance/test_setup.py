@@ -27,7 +27,7 @@ from audience_sync.cli.systemd_units import Unit, quoted
 from audience_sync.clock import Seams, wall_clock
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Computation
-from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import audiences, generations, migration
 from audience_sync.store import database as db
 from audience_sync.store import schema as tables
@@ -36,6 +36,7 @@ from audience_sync.store.migration import migrate
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
 from tests.factories import AUDIENCE_KEY, ORDERS_SQL, Shop, config_text
+from tests.support.faulty_sandbox import FaultySandbox
 
 EXPOSURE = 2.0  # what `systemd-analyze security` may give at most; 10 is worst
 PASSWORD = "s3cr3t-pass"
@@ -85,14 +86,14 @@ def command(
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+def sandbox(tmp_path: Path) -> Iterator[FaultySandbox]:
     """A Schematic of one's own, serving."""
-    with Sandbox(tmp_path / "sandbox.db") as serving:
+    with FaultySandbox(tmp_path / "sandbox.db") as serving:
         yield serving
 
 
 @pytest.fixture
-def configure(tmp_path: Path, sandbox: Sandbox, shop: Shop) -> Callable[..., Settings]:
+def configure(tmp_path: Path, sandbox: FaultySandbox, shop: Shop) -> Callable[..., Settings]:
     """Return a function that writes a configuration of shop, sandbox and a database, as only its owner can read it."""
     shop.set_orders([("u1", "acme"), ("u2", "acme")])
 
@@ -281,7 +282,7 @@ def test_check_finds_everything_well_and_changes_nothing(
     configure: Callable[..., Settings],
     workspace: Workspace,
     database_url: str,
-    sandbox: Sandbox,
+    sandbox: FaultySandbox,
 ) -> None:
     """A set-up that works is told so with 0; no row is written and no event is sent."""
     settings = configure(database_url)
@@ -399,7 +400,7 @@ def test_check_refuses_another_identity_and_another_environment(
     configure: Callable[..., Settings],
     database: Database,
     database_url: str,
-    sandbox: Sandbox,
+    sandbox: FaultySandbox,
 ) -> None:
     """A database that belongs to somebody else is named before anything is sent."""
     configure(database_url)
@@ -419,7 +420,7 @@ def test_check_leaves_with_6_for_a_refused_key(
     command: Callable[..., Result],
     configure: Callable[..., Settings],
     database_url: str,
-    sandbox: Sandbox,
+    sandbox: FaultySandbox,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A script can tell a key that must be replaced from everything else."""
@@ -448,7 +449,7 @@ def test_check_says_that_schematic_is_away(
 
 
 def test_check_warns_of_a_trait_that_is_not_boolean(
-    command: Callable[..., Result], configure: Callable[..., Settings], database_url: str, sandbox: Sandbox
+    command: Callable[..., Result], configure: Callable[..., Settings], database_url: str, sandbox: FaultySandbox
 ) -> None:
     """Who wants to know why a rule never sees true is told that the trait has another type."""
     configure(database_url, more=audience("Gold"))

@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 from segment.analytics.client import Client
 
-from audience_sync.sandbox import FaultRule
 from tests.acceptance.running import Place, Running, open_place, until
 from tests.ingesting import closed_segment_connections
+from tests.support.faulty_sandbox import FaultRule
 
 pytestmark = pytest.mark.slow
 EVENTS = int(os.environ.get("AUDIENCE_SYNC_FORWARDED_EVENTS", "3000"))

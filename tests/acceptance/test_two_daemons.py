@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.sandbox import FaultRule
 from tests.acceptance.running import Place, Running, assert_settled, customers, open_place, until
+from tests.support.faulty_sandbox import FaultRule
 
 pytestmark = pytest.mark.slow
 ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)

@@ -20,14 +20,15 @@ from typing import Any
 
 import pytest
 
-from audience_sync.sandbox import EventFilter, FaultRule
-from audience_sync.sandbox.http_server import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Request, Response, error_response
+from audience_sync.sandbox.ledger import EventFilter
 from audience_sync.store import database
 from tests.acceptance.running import KILLED, Ended, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY
 from tests.killing import COMMIT, STATEMENT, Kill, perform
 from tests.older import OlderProgram
 from tests.sending import in_between
+from tests.support.faulty_sandbox import FaultRule
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SEED = os.environ.get("AUDIENCE_SYNC_KILL_SEED", "20260331")
@@ -79,7 +80,7 @@ class Schematic:
     is_sick: bool = True
     together: int = 0
 
-    def look(self, request: Request) -> Answer | None:
+    def look(self, request: Request) -> Response | None:
         """Answer for the sandbox where something is refused."""
         if request.path != "/batch":
             return None
@@ -87,10 +88,10 @@ class Schematic:
         for event in events:
             if self.refusing and self._is_refused(event["type"], event["body"]):
                 self.together += len(events) > 1
-                return refusal(400, "not this one")
+                return error_response(400, "not this one")
         if self.is_sick and any(event["body"].get("keys", {}).get("userId") == SICK for event in events):
             self.together += len(events) > 1
-            return refusal(503, "not now")
+            return error_response(503, "not now")
         return None
 
     @staticmethod

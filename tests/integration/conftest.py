@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.sandbox import Sandbox
+from tests.support.faulty_sandbox import FaultySandbox
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+def sandbox(tmp_path: Path) -> Iterator[FaultySandbox]:
     """Yield a running sandbox."""
-    with Sandbox(tmp_path / "sandbox.db") as running:
+    with FaultySandbox(tmp_path / "sandbox.db") as running:
         yield running

@@ -14,7 +14,8 @@ from audience_sync.checks import check_destination
 from audience_sync.checks.finding import Finding
 from audience_sync.clock import wall_clock
 from audience_sync.config import load
-from audience_sync.sandbox import DEVELOPMENT_KEY, Sandbox
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
+from tests.support.faulty_sandbox import FaultySandbox
 
 HINT = "set schematic.capture_url to https://c.schematichq.com, or to your proxy of it"
 UNCHECKED = "not checked: that it is Schematic, and that the key may send events; the first delivery shows both"
@@ -50,9 +51,9 @@ def host(status: int, text: str, headers: Mapping[str, str]) -> Iterator[tuple[s
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
+def sandbox(tmp_path: Path) -> Iterator[FaultySandbox]:
     """Schematic's API, which accepts the key."""
-    with Sandbox(tmp_path / "sandbox.db") as serving:
+    with FaultySandbox(tmp_path / "sandbox.db") as serving:
         yield serving
 
 
@@ -77,7 +78,7 @@ def look(tmp_path: Path, *, capture: str, api: str, key: str | None = DEVELOPMEN
     ],
 )
 def test_a_host_that_is_not_schematic_is_an_error(
-    tmp_path: Path, sandbox: Sandbox, status: int, text: str, headers: dict[str, str], said: str
+    tmp_path: Path, sandbox: FaultySandbox, status: int, text: str, headers: dict[str, str], said: str
 ) -> None:
     """The API knows the key, and events go elsewhere: what would stop a delivery, or lose it, is found before."""
     with host(status, text, headers) as (url, asked):
@@ -90,7 +91,7 @@ def test_a_host_that_is_not_schematic_is_an_error(
     assert found[sandbox.url].state == "ok"
 
 
-def test_another_json_service_is_a_warning(tmp_path: Path, sandbox: Sandbox) -> None:
+def test_another_json_service_is_a_warning(tmp_path: Path, sandbox: FaultySandbox) -> None:
     """A refusal that does not look like one of Schematic's is probably of somebody else."""
     with host(422, '{"message":"unknown tenant"}', {"Content-Type": JSON}) as (url, _):
         capture = look(tmp_path, capture=url, api=sandbox.url)["capture"]
@@ -105,7 +106,7 @@ def test_another_json_service_is_a_warning(tmp_path: Path, sandbox: Sandbox) -> 
 @pytest.mark.parametrize(
     ("status", "text"), [(200, '{"accepted":0}'), (204, ""), (202, "ok"), (400, '{"error":"no events"}')]
 )
-def test_what_cannot_be_checked_is_said(tmp_path: Path, sandbox: Sandbox, status: int, text: str) -> None:
+def test_what_cannot_be_checked_is_said(tmp_path: Path, sandbox: FaultySandbox, status: int, text: str) -> None:
     """Whatever answers so may be Schematic: `check` says what it has not seen."""
     with host(status, text, {"Content-Type": JSON}) as (url, _):
         capture = look(tmp_path, capture=url, api=sandbox.url)["capture"]
@@ -114,7 +115,7 @@ def test_what_cannot_be_checked_is_said(tmp_path: Path, sandbox: Sandbox, status
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_host_that_is_busy_is_a_warning(tmp_path: Path, sandbox: Sandbox, status: int) -> None:
+def test_a_host_that_is_busy_is_a_warning(tmp_path: Path, sandbox: FaultySandbox, status: int) -> None:
     """It may be well later; it says nothing about what it is."""
     with host(status, '{"error":"slow down"}', {"Content-Type": JSON}) as (url, _):
         capture = look(tmp_path, capture=url, api=sandbox.url)["capture"]
@@ -123,7 +124,7 @@ def test_a_host_that_is_busy_is_a_warning(tmp_path: Path, sandbox: Sandbox, stat
     assert capture.message == f"could not be checked: POST /batch returned HTTP {status}: slow down"
 
 
-def test_a_key_that_capture_refuses_is_a_warning(tmp_path: Path, sandbox: Sandbox) -> None:
+def test_a_key_that_capture_refuses_is_a_warning(tmp_path: Path, sandbox: FaultySandbox) -> None:
     """A key that may read and not send is named before the first delivery; without a key nothing is concluded."""
     with host(403, '{"error":"forbidden"}', {"Content-Type": JSON}) as (url, _):
         capture = look(tmp_path, capture=url, api=sandbox.url)["capture"]
@@ -134,7 +135,7 @@ def test_a_key_that_capture_refuses_is_a_warning(tmp_path: Path, sandbox: Sandbo
     assert without.state == "ok"
 
 
-def test_the_empty_batch_is_not_an_event(tmp_path: Path, sandbox: Sandbox) -> None:
+def test_the_empty_batch_is_not_an_event(tmp_path: Path, sandbox: FaultySandbox) -> None:
     """Schematic has nothing afterwards that it had not before."""
     found = look(tmp_path, capture=sandbox.url, api=sandbox.url)
 

@@ -22,11 +22,11 @@ from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.model import RunState
 from audience_sync.daemon import service
-from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import generations, holders
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -62,7 +62,7 @@ def jumping() -> JumpingClock:
 @pytest.fixture
 def sending(tmp_path: Path, database: Database, jumping: JumpingClock) -> Iterator[Sending]:
     """One audience, whose work goes by that clock."""
-    with Sandbox(tmp_path / "sandbox.db") as sandbox, open_sending(tmp_path, database, sandbox) as opened:
+    with FaultySandbox(tmp_path / "sandbox.db") as sandbox, open_sending(tmp_path, database, sandbox) as opened:
         yield at_clock(opened, jumping)
 
 

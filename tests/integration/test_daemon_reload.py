@@ -23,12 +23,13 @@ from audience_sync.clock import Seams
 from audience_sync.config import load, resolve_api_key
 from audience_sync.daemon import dispatcher, scheduler, service
 from audience_sync.errors import AudienceSyncError
-from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
-from audience_sync.sandbox import Settings as SandboxSettings
+from audience_sync.sandbox.rest_api import SandboxSettings
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import holders, open_values
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from tests.factories import Shop
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -60,7 +61,7 @@ class Served:
     folder: Path
     workspace: Workspace
     shop: Shop
-    sandbox: Sandbox
+    sandbox: FaultySandbox
     logged: list[EventDict]
     asked: threading.Event = field(default_factory=threading.Event)
 
@@ -110,7 +111,7 @@ def served(tmp_path: Path, database: Database, shop: Shop, monkeypatch: pytest.M
     monkeypatch.setattr(dispatcher, "TICK", 0.05)
     shop.set_orders(PEOPLE)
     with (
-        Sandbox(tmp_path / "sandbox.db") as sandbox,
+        FaultySandbox(tmp_path / "sandbox.db") as sandbox,
         closing(holders.enter(database)) as holder,
         capture_logs() as logged,
     ):
@@ -165,7 +166,7 @@ def test_a_rotated_key_is_used_after_a_reload(served: Served) -> None:
 def test_the_key_of_another_environment_stops_deliveries_alone(served: Served, tmp_path: Path) -> None:
     """A mistake in a reload sends nothing to the wrong environment and ends nothing; the next reload corrects it."""
     production = SandboxSettings(environment_id="env_production", environment_type="production")
-    with Sandbox(tmp_path / "production.db", settings=production) as other, served.running():
+    with FaultySandbox(tmp_path / "production.db", settings=production) as other, served.running():
         wait_until(lambda: len(served.traits()) == 5, seconds=LONG)
         served.reload(SILVER, url=other.url)
         wait_until(lambda: served.told("delivery_stopped"), seconds=LONG)

@@ -17,12 +17,14 @@ from schematic.types import EventBodyIdentify
 from audience_sync.core.model import Json
 from audience_sync.delivery.rate_limit import Pace
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
-from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox, Settings
 from audience_sync.sandbox.http_server import Request
+from audience_sync.sandbox.rest_api import SandboxSettings
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import holders
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from tests.sending import Sending, assert_agreed, in_between, members_of, open_sending
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -31,7 +33,7 @@ EVERYBODY = [f"u{n}" for n in range(1, 251)]
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield three audiences: gold, silver and bronze."""
     with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver", "bronze")) as opened:
         yield opened
@@ -71,7 +73,7 @@ def test_one_event_for_all_changes_of_a_profile(sending: Sending) -> None:
     assert_agreed(sending)
 
 
-def test_wire_form(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+def test_wire_form(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> None:
     """A batch is what Schematic's own client sends: its models read it, key, company and time included."""
     seen: list[Request] = []
     companies = {"groupId": "company_id"}
@@ -96,7 +98,7 @@ def test_wire_form(tmp_path: Path, database: Database, sandbox: Sandbox) -> None
     assert all(event.sent_at is not None and event.sent_at.tzinfo is not None for event in events)
 
 
-def test_exits_carry_the_last_identifiers(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+def test_exits_carry_the_last_identifiers(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> None:
     """An exit is sent with the company the profile was last seen with, though its row is gone."""
     with open_sending(tmp_path, database, sandbox, company_keys={"groupId": "company_id"}) as sending:
         sending.sync(gold=["u1"])
@@ -113,7 +115,7 @@ def test_exits_carry_the_last_identifiers(tmp_path: Path, database: Database, sa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("users", [150, *(pytest.param(users, marks=pytest.mark.slow) for users in (1000, 5000))])
-def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandbox: Sandbox, users: int) -> None:
+def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandbox: FaultySandbox, users: int) -> None:
     """Twenty audiences over the same users are one identify for each of them."""
     names = {f"a{n}": members_of("acme") for n in range(20)}
     with open_sending(tmp_path, database, sandbox, audiences=names) as sending:
@@ -130,7 +132,7 @@ def test_twenty_audiences_one_identify(tmp_path: Path, database: Database, sandb
 
 
 @pytest.mark.slow
-def test_scattered_changes_fill_batches(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+def test_scattered_changes_fill_batches(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> None:
     """10,000 changes scattered over all shards are at most 110 requests with eight workers."""
     users = [f"customer-{n * 7919}" for n in range(10_000)]
     with open_sending(tmp_path, database, sandbox) as sending:
@@ -257,7 +259,7 @@ def test_other_environment_is_refused(tmp_path: Path, sending: Sending) -> None:
     sending.sync(gold=["u1"])
     sending.deliver()
     sending.sync(gold=[])
-    with Sandbox(tmp_path / "other.db", settings=Settings(environment_id="env_other")) as other_sandbox:
+    with FaultySandbox(tmp_path / "other.db", settings=SandboxSettings(environment_id="env_other")) as other_sandbox:
         there = {"capture_url": other_sandbox.url, "api_url": other_sandbox.url}
         with pytest.raises(BindingRefused, match=r"'env_sandbox'.*'env_other'"):
             sending.with_settings(schematic=there).deliver()

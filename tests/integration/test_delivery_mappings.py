@@ -10,11 +10,12 @@ import orjson
 import pytest
 
 from audience_sync.errors import ConfigError
-from audience_sync.sandbox import FaultRule, Sandbox, StoredEvent
-from audience_sync.sandbox.http_server import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Request, Response, error_response
+from audience_sync.sandbox.ledger import StoredEvent
 from audience_sync.store.database import Database
 from audience_sync.sync import Job, plan, sync
 from tests.sending import Sending, in_between, open_sending, run_deliver
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -50,7 +51,7 @@ ALL = IDENTIFY + BY_EMAIL + TRACK
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield two audiences, gold and silver."""
     with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened:
         yield opened
@@ -147,9 +148,9 @@ def test_one_mapping_refused_by_schematic(sending: Sending) -> None:
     sending = sending.with_mappings(ALL)
     sending.sync(gold=["u1", "u2"])
 
-    def refuse(request: Request) -> Answer | None:
+    def refuse(request: Request) -> Response | None:
         wrong = b"u1@x.io" in request.body
-        return refusal(400, "events[0].body.keys: no such key") if wrong and request.path == "/batch" else None
+        return error_response(400, "events[0].body.keys: no such key") if wrong and request.path == "/batch" else None
 
     with in_between(sending.sandbox, refuse):
         report = sending.deliver()
@@ -170,9 +171,9 @@ def test_a_refused_audience_is_taken_out_of_its_event(sending: Sending) -> None:
     sending = sending.with_mappings(IDENTIFY + BY_EMAIL)
     sending.sync(gold=["u1"], silver=["u1"])
 
-    def refuse(request: Request) -> Answer | None:
+    def refuse(request: Request) -> Response | None:
         wrong = b'"silver"' in request.body and request.path == "/batch"
-        return refusal(400, "events[0].body.traits.silver: refused") if wrong else None
+        return error_response(400, "events[0].body.traits.silver: refused") if wrong else None
 
     with in_between(sending.sandbox, refuse):
         report = sending.deliver()
@@ -188,12 +189,12 @@ def test_a_part_that_is_refused_late_is_not_lost(sending: Sending) -> None:
     sending = sending.with_mappings(IDENTIFY + BY_EMAIL)
     sending.sync(gold=["u1"], silver=["u1"])
 
-    def refuse(request: Request) -> Answer | None:
+    def refuse(request: Request) -> Response | None:
         wrong = request.path == "/batch" and any(
             "userId" in event["body"]["keys"] and "silver" in event["body"]["traits"]
             for event in orjson.loads(request.body)["events"]
         )
-        return refusal(400, "events[0].body.traits.silver: refused") if wrong else None
+        return error_response(400, "events[0].body.traits.silver: refused") if wrong else None
 
     with in_between(sending.sandbox, refuse):
         report = sending.deliver()
@@ -210,8 +211,8 @@ def test_twenty_refusals_lose_no_event(sending: Sending) -> None:
     people = PEOPLE[:15]
     sending.sync(gold=people)
 
-    def refuse(request: Request) -> Answer | None:
-        return refusal(400, "events[0]: refused") if request.path == "/batch" else None
+    def refuse(request: Request) -> Response | None:
+        return error_response(400, "events[0]: refused") if request.path == "/batch" else None
 
     with in_between(sending.sandbox, refuse):
         assert sending.deliver().failure is not None

@@ -14,11 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.delivery import take
-from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import generations, holders, identifiers, outbox
 from audience_sync.store.database import Database
 from tests.factories import make_event, open_changes
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.waiting import somebody_waits, wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -28,7 +28,7 @@ TAKEN_OVER = "UPDATE batches SET holder = 'elsewhere:1:x', claim = claim + 1"
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield two audiences, gold and silver."""
     with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened:
         yield opened

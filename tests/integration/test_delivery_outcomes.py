@@ -19,12 +19,14 @@ import sqlalchemy as sa
 from audience_sync.core.model import Json
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import DestinationError, KeyRefused
-from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Gate, Sandbox, Settings
-from audience_sync.sandbox.http_server import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Request, Response, error_response
+from audience_sync.sandbox.rest_api import SandboxSettings
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import batches
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, in_between, open_sending, speaking
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox, Gate
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -35,14 +37,14 @@ REFUSED: Json = {"error": REASON}
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield two audiences, gold and silver."""
     with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened:
         yield opened
 
 
 @pytest.fixture
-def sqlite_sending(tmp_path: Path, sqlite_template: Path, sandbox: Sandbox) -> Iterator[Sending]:
+def sqlite_sending(tmp_path: Path, sqlite_template: Path, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield the same on SQLite alone, for what the database has no part in."""
     path = tmp_path / "audience_sync.db"
     shutil.copy(sqlite_template, path)
@@ -69,12 +71,12 @@ def held_then_refused(sending: Sending, status: int) -> Iterator[Future[Delivery
     """Deliver, with the first batch held while the block runs, and then refused; the rest is accepted."""
     gate, held = Gate(), threading.Event()
 
-    def hold(request: Request) -> Answer | None:
+    def hold(request: Request) -> Response | None:
         if request.path != "/batch" or held.is_set():
             return None
         held.set()
         gate.wait()
-        return refusal(status, "no")
+        return error_response(status, "no")
 
     with in_between(sending.sandbox, hold), sending.delivering() as report:
         try:
@@ -371,7 +373,7 @@ def test_everything_rejected_stops(sending: Sending) -> None:
 def test_smaller_batches_as_told(tmp_path: Path, database: Database) -> None:
     """A server that takes fewer events at once gets as many as it says, and nothing is dead."""
     with (
-        Sandbox(tmp_path / "strict.db", settings=Settings(batch_limit=7)) as strict,
+        FaultySandbox(tmp_path / "strict.db", settings=SandboxSettings(batch_limit=7)) as strict,
         open_sending(tmp_path, database, strict) as sending,
     ):
         sending.sync(gold=EVERYBODY)
@@ -387,8 +389,8 @@ def test_smaller_batches_as_told(tmp_path: Path, database: Database) -> None:
 def test_smaller_batches_by_halves(sending: Sending) -> None:
     """A 413 without a number halves the batch until it passes."""
 
-    def refuse(request: Request) -> Answer | None:
-        return refusal(413, "too much") if request.body.count(b"idempotency_key") > 13 else None
+    def refuse(request: Request) -> Response | None:
+        return error_response(413, "too much") if request.body.count(b"idempotency_key") > 13 else None
 
     sending.sync(gold=EVERYBODY)
     with in_between(sending.sandbox, refuse):
@@ -429,8 +431,8 @@ def test_bad_event_is_found(sending: Sending) -> None:
 def test_bad_trait_is_found(sending: Sending) -> None:
     """Of an event that carries two audiences only the one that is rejected is dead."""
 
-    def refuse(request: Request) -> Answer | None:
-        return refusal(400, "gold is reserved") if b'"gold":' in request.body else None
+    def refuse(request: Request) -> Response | None:
+        return error_response(400, "gold is reserved") if b'"gold":' in request.body else None
 
     sending.sync(gold=["u1"], silver=["u1", "u2"])
     with in_between(sending.sandbox, refuse):

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.sandbox.http_server import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Request, Response, error_response
 from audience_sync.store import events as waiting_events
 from audience_sync.store import holders, open_values
 from audience_sync.store.database import Database
 from tests.sending import Sending, in_between, open_sending, run_deliver
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -49,7 +49,7 @@ PRICED = TRACK.replace('"Track"', '"Priced"').replace('"$.event"', '"$.propertie
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield a sandbox and a mapping that tracks messageIds."""
     with open_sending(tmp_path, database, sandbox) as opened:
         yield opened.with_mappings(TRACK)
@@ -102,9 +102,9 @@ def refusing(message_ids: Iterable[str], status: int) -> Any:
     """Return what answers so to every batch that has one of these events."""
     marks = [f'"message_id":"{message_id}"'.encode() for message_id in message_ids]
 
-    def look(request: Request) -> Answer | None:
+    def look(request: Request) -> Response | None:
         if request.path == "/batch" and any(mark in request.body for mark in marks):
-            return refusal(status, "not this one")
+            return error_response(status, "not this one")
         return None
 
     return look
@@ -261,14 +261,14 @@ def test_what_was_perhaps_taken_goes_again_word_for_word(sending: Sending) -> No
     take = sending.sandbox._server.answerer
     posts: list[int] = []
 
-    def lose(request: Request) -> Answer | None:
+    def lose(request: Request) -> Response | None:
         if request.path != "/batch" or b'"userId":"u1"' not in request.body:
             return None
         take(request)
         posts.append(len(posts))
         if len(posts) in (3, 4):  # others pass meanwhile, so the batch is halved
             sending.forward([track(f"o{len(posts)} {n}", f"v{n}") for n in range(20)])
-        return refusal(500, "lost")
+        return error_response(500, "lost")
 
     with in_between(sending.sandbox, lose):
         sending.deliver_until(lambda: bool(sending.rows("SELECT 1 FROM batches WHERE status = 'open' AND size = 2")))
@@ -295,8 +295,8 @@ def test_one_senders_mistakes_do_not_stop_everybody(sending: Sending) -> None:
     """Refused events of one user are dead, however many; of twenty users, it is not the events."""
     sending.forward([*(track(f"bad{n}", "x") for n in range(25)), track("good", "x")])
 
-    def refuse(request: Request) -> Answer | None:
-        return refusal(400, "no") if request.path == "/batch" and b'"message_id":"bad' in request.body else None
+    def refuse(request: Request) -> Response | None:
+        return error_response(400, "no") if request.path == "/batch" and b'"message_id":"bad' in request.body else None
 
     with in_between(sending.sandbox, refuse):
         report = sending.deliver()
@@ -314,9 +314,9 @@ def test_one_refused_body_of_several(sending: Sending) -> None:
     sending = sending.with_mappings(TRACK + AGAIN).with_settings(delivery={"batch_size": 1})
     sending.forward([track("m1"), track("m2")])
 
-    def second_only(request: Request) -> Answer | None:
+    def second_only(request: Request) -> Response | None:
         wanted = b'"message_id":"m1"' in request.body and b'"copy":"second"' in request.body
-        return refusal(400, "no second") if wanted else None
+        return error_response(400, "no second") if wanted else None
 
     with in_between(sending.sandbox, second_only):
         sending.deliver()

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 
 from audience_sync.cli import main
 from audience_sync.config import Retention
-from audience_sync.sandbox import Sandbox
-from audience_sync.sandbox.http_server import Answer, Request, refusal
+from audience_sync.sandbox.http_server import Request, Response, error_response
 from audience_sync.store import dead_letters, erasure, event_reports, reports, schema
 from audience_sync.store.database import Database
 from audience_sync.store.dead_letters import Which
 from tests.sending import Sending, in_between, open_sending
+from tests.support.faulty_sandbox import FaultySandbox
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -71,7 +71,7 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield a sandbox, an audience `gold` and mappings for track and identify events."""
     with open_sending(tmp_path, database, sandbox) as opened:
         yield opened.with_mappings(MAPPINGS)
@@ -105,12 +105,12 @@ def page(message_id: str, user: str = "u1") -> dict[str, Any]:
     return {"type": "page", "name": "Home", "messageId": message_id, "userId": user}
 
 
-def failing(status: int, *marks: str) -> Callable[[Request], Answer | None]:
+def failing(status: int, *marks: str) -> Callable[[Request], Response | None]:
     """Return what answers so to every batch in which all of these words occur."""
 
-    def look(request: Request) -> Answer | None:
+    def look(request: Request) -> Response | None:
         has_all = all(mark.encode() in request.body for mark in marks)
-        return refusal(status, "not this one") if request.path == "/batch" and has_all else None
+        return error_response(status, "not this one") if request.path == "/batch" and has_all else None
 
     return look
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from audience_sync.errors import DatabaseOlder, MarkUnusable
-from audience_sync.sandbox import Sandbox
 from audience_sync.store import backup_mark, dead_letters, generations, holders, restored_backup
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
@@ -22,6 +21,7 @@ from audience_sync.store.workspace import Workspace
 from tests.ingesting import TRACK, kept
 from tests.ingesting import sending as sending_to
 from tests.sending import SHORTEST, Sending, open_sending
+from tests.support.faulty_sandbox import FaultySandbox
 
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 pytestmark = ON_SQLITE
@@ -36,7 +36,7 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """An audience, and events that are forwarded."""
     with open_sending(tmp_path, database, sandbox) as opened:
         yield opened

@@ -9,11 +9,12 @@ from typing import Any
 
 import httpx
 
-from audience_sync.sandbox import DEVELOPMENT_KEY, FaultRule, Sandbox
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store.database import Database
 from audience_sync.tracking_api.event_files import BadLine, Forwarding, forward
 from tests.ingesting import SUCCESS, sending
 from tests.sending import open_sending
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
 NUMBERS = '{"order":12345678901234567890123,"total":12345678901234567890.5,"exact":9007199254740993,"plain":1.5}'
 EVENT = (
@@ -22,7 +23,7 @@ EVENT = (
 TOO_LARGE = EVENT % ("bad", '{"big":1e400}')
 
 
-def test_digits_arrive(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+def test_digits_arrive(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> None:
     """The bodies that are posted have the numbers of the events; one that no float can hold is named with its line."""
     bad: list[BadLine] = []
     file = tmp_path / "events.ndjson"

@@ -17,10 +17,10 @@ from audience_sync.cli.console import Format
 from audience_sync.cli.plan_output import COLUMNS, PlanSheet
 from audience_sync.config import load
 from audience_sync.errors import SourceError
-from audience_sync.sandbox import Sandbox
 from audience_sync.store.database import Database
 from audience_sync.sync import Job, plan
 from tests.sending import Sending, open_sending
+from tests.support.faulty_sandbox import FaultySandbox
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -29,7 +29,7 @@ CHANGES = ("enter", "exit", "update")
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Three audiences."""
     with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver", "bronze")) as opened:
         yield opened.with_settings(delivery={"concurrency": 1})

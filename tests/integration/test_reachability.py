@@ -13,8 +13,7 @@ import pytest
 from audience_sync.clock import Seams
 from audience_sync.delivery import OutageChange, Reachability
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
-from audience_sync.sandbox import FaultRule, Sandbox
-from audience_sync.sandbox.http_server import Answer, Request
+from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.store import database_overview, outages
 from audience_sync.store.database import Database
 from audience_sync.store.outages import Outage, OutageKind
@@ -22,6 +21,7 @@ from audience_sync.store.reports import iso
 from audience_sync.store.workspace import Workspace
 from tests.factories import NOON, FrozenClock
 from tests.sending import Sending, open_sending
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -203,7 +203,7 @@ def test_a_command_leaves_the_next_try_to_the_daemon(followed: Followed) -> None
 @pytest.fixture
 def sending(tmp_path: Path, database: Database) -> Iterator[Sending]:
     """An audience of three people, synced and not yet delivered; each is a batch, and tries are half a second apart."""
-    with Sandbox(tmp_path / "sandbox.db") as sandbox, open_sending(tmp_path, database, sandbox) as opened:
+    with FaultySandbox(tmp_path / "sandbox.db") as sandbox, open_sending(tmp_path, database, sandbox) as opened:
         limits = {"batch_size": 1, "concurrency": 2, "max_backoff": timedelta(seconds=0.5)}
         sending = opened.with_settings(delivery=limits)
         sending.sync(gold=["u1", "u2", "u3"])
@@ -223,7 +223,7 @@ def test_the_next_try_is_when_it_is_promised(sending: Sending, monkeypatch: pyte
     came: list[float] = []
     answerer = sending.sandbox._server.answerer
 
-    def look(request: Request) -> Answer | None:
+    def look(request: Request) -> Response | None:
         if request.path == "/batch":
             came.append(datetime.now(UTC).timestamp() * 1000)
             with sending.workspace.database.read() as connection:

@@ -21,7 +21,10 @@ from schematic.types import CreateEventRequestBody, EventBodyIdentify, EventBody
 from audience_sync.clock import Seams
 from audience_sync.core.model import Json
 from audience_sync.errors import ConfigError
-from audience_sync.sandbox import DEVELOPMENT_KEY, EventFilter, FaultRule, Ledger, Sandbox, Settings
+from audience_sync.sandbox.ledger import EventFilter, Ledger
+from audience_sync.sandbox.rest_api import SandboxSettings
+from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY, Sandbox, SimulatedFailures
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
 
 class Clock:
@@ -42,14 +45,14 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path, clock: Clock) -> Iterator[Sandbox]:
+def sandbox(tmp_path: Path, clock: Clock) -> Iterator[FaultySandbox]:
     """Yield a running sandbox."""
-    with Sandbox(tmp_path / "schematic.db", seams=Seams(clock=clock)) as running:
+    with FaultySandbox(tmp_path / "schematic.db", seams=Seams(clock=clock)) as running:
         yield running
 
 
 @pytest.fixture
-def http(sandbox: Sandbox) -> Iterator[httpx.Client]:
+def http(sandbox: FaultySandbox) -> Iterator[httpx.Client]:
     """Yield a raw HTTP client with a good key."""
     with httpx.Client(
         verify=False, base_url=sandbox.url, headers={"X-Schematic-Api-Key": DEVELOPMENT_KEY}, timeout=10
@@ -58,7 +61,7 @@ def http(sandbox: Sandbox) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
-def official(sandbox: Sandbox) -> Iterator[Schematic]:
+def official(sandbox: FaultySandbox) -> Iterator[Schematic]:
     """Yield Schematic's own client, pointed at the sandbox."""
     config = SchematicConfig(base_url=sandbox.url, event_capture_url=sandbox.url)
     client = Schematic(DEVELOPMENT_KEY, config)
@@ -93,7 +96,7 @@ def until(holds: Callable[[], bool]) -> None:
 # --- Schematic's own client -------------------------------------------------------------------------------------------
 
 
-def test_official_client_sends(sandbox: Sandbox, official: Schematic) -> None:
+def test_official_client_sends(sandbox: FaultySandbox, official: Schematic) -> None:
     """What Schematic's own client buffers and sends arrives as users, companies, traits and events."""
     company = EventBodyIdentifyCompany(keys={"groupId": "g1"}, name="Acme", traits={"seats": 3})
     options = IdentifyOptions(idempotency_key="once")
@@ -111,7 +114,7 @@ def test_official_client_sends(sandbox: Sandbox, official: Schematic) -> None:
     ) == [("Acme", "groupId", "g1")]
 
 
-def test_official_client_sends_a_batch(sandbox: Sandbox, official: Schematic) -> None:
+def test_official_client_sends_a_batch(sandbox: FaultySandbox, official: Schematic) -> None:
     """The official wire form of a batch, with every optional field, is accepted."""
     now = datetime(2026, 5, 1, tzinfo=UTC)
     official.event_capture_client.send_batch(
@@ -184,7 +187,7 @@ def test_official_client_defines_traits(http: httpx.Client, official: Schematic)
 # --- keys, shapes, limits ---------------------------------------------------------------------------------------------
 
 
-def test_keys(sandbox: Sandbox, http: httpx.Client) -> None:
+def test_keys(sandbox: FaultySandbox, http: httpx.Client) -> None:
     """A key is accepted in the header, as bearer or in every event; a wrong, missing or revoked one gets 401."""
     event, anonymous = identify("u1"), httpx.Client(verify=False, base_url=sandbox.url)
     with anonymous:
@@ -196,7 +199,8 @@ def test_keys(sandbox: Sandbox, http: httpx.Client) -> None:
         assert anonymous.get("/environments").status_code == 401
     assert post(http, {**event, "api_key": "sch_dev_other"}).status_code == 401
 
-    http.post("/sandbox/keys", json={"revoke": [DEVELOPMENT_KEY], "restore": ["sch_dev_new"]})
+    sandbox.keys.revoke(DEVELOPMENT_KEY)
+    sandbox.keys.restore("sch_dev_new")
 
     assert [post(http, event).status_code, http.get("/whoami").status_code] == [401, 401]
     assert http.get("/whoami", headers={"X-Schematic-Api-Key": "sch_dev_new"}).status_code == 200
@@ -212,14 +216,14 @@ def test_the_key_is_nowhere_on_disk(http: httpx.Client, tmp_path: Path) -> None:
         assert DEVELOPMENT_KEY.encode() not in file.read_bytes()
 
 
-def test_batch_limit(sandbox: Sandbox, http: httpx.Client, tmp_path: Path) -> None:
+def test_batch_limit(sandbox: FaultySandbox, http: httpx.Client, tmp_path: Path) -> None:
     """More than 100 events in one batch are refused whole, with the limit in the answer; the limit can be another."""
     too_many = post(http, *[identify(f"u{number}") for number in range(101)])
 
     assert (too_many.status_code, too_many.json()) == (400, {"error": "batch too large", "max_size": 100})
     assert sandbox.ledger.events() == []
     with (
-        Sandbox(tmp_path / "small.db", settings=Settings(batch_limit=2)) as small,
+        FaultySandbox(tmp_path / "small.db", settings=SandboxSettings(batch_limit=2)) as small,
         httpx.Client(verify=False) as client,
     ):
         client.headers["X-Schematic-Api-Key"] = DEVELOPMENT_KEY
@@ -259,7 +263,7 @@ def test_batch_limit(sandbox: Sandbox, http: httpx.Client, tmp_path: Path) -> No
         ({**identify("u"), "trusted_client_clock": True}, "events[1].trusted_client_clock: needs sent_at"),
     ],
 )
-def test_one_bad_event_refuses_the_batch(sandbox: Sandbox, http: httpx.Client, event: Json, message: str) -> None:
+def test_one_bad_event_refuses_the_batch(sandbox: FaultySandbox, http: httpx.Client, event: Json, message: str) -> None:
     """A wrong shape refuses the whole batch, names the place, and leaves nothing behind."""
     answer = post(http, identify("good"), event)
 
@@ -278,7 +282,7 @@ def test_not_a_batch(http: httpx.Client, body: bytes) -> None:
     assert post(http).status_code == 200
 
 
-def test_accepted_is_not_applied(sandbox: Sandbox, http: httpx.Client) -> None:
+def test_accepted_is_not_applied(sandbox: FaultySandbox, http: httpx.Client) -> None:
     """Keys that match two users fail the event, though the answer was 200, and change neither of them."""
     post(http, identify("u1"), {"type": "identify", "body": {"keys": {"email": "e"}, "traits": {}}})
     clash: Json = {"type": "identify", "body": {"keys": {"userId": "u1", "email": "e"}, "traits": {"vip": True}}}
@@ -290,7 +294,7 @@ def test_accepted_is_not_applied(sandbox: Sandbox, http: httpx.Client) -> None:
     assert http.get("/users/lookup", params={"keys[userId]": "u1", "keys[email]": "e"}).status_code == 400
 
 
-def test_traits_are_merged_and_keys_are_added(sandbox: Sandbox, http: httpx.Client) -> None:
+def test_traits_are_merged_and_keys_are_added(sandbox: FaultySandbox, http: httpx.Client) -> None:
     """A user is found by any key, gets new keys and changed ones, and keeps the traits an event does not name."""
     post(http, identify("u1", a=1, b=True), identify("u1", a="two"))
     post(http, {"type": "identify", "body": {"keys": {"userId": "u1", "email": "e1"}}})
@@ -304,7 +308,7 @@ def test_traits_are_merged_and_keys_are_added(sandbox: Sandbox, http: httpx.Clie
 # --- idempotency ------------------------------------------------------------------------------------------------------
 
 
-def test_idempotency_for_24_hours(sandbox: Sandbox, http: httpx.Client, clock: Clock) -> None:
+def test_idempotency_for_24_hours(sandbox: FaultySandbox, http: httpx.Client, clock: Clock) -> None:
     """A repeated key is dropped within 24 hours of its first event, counted from that one, and served again after."""
     post(http, identify("u1", key="k", n=1))
     clock.now += timedelta(hours=23, minutes=59)
@@ -322,7 +326,7 @@ def test_idempotency_is_per_type_and_outlives_a_restart(tmp_path: Path, clock: C
     path, seams = tmp_path / "schematic.db", Seams(clock=clock)
     track: Json = {"type": "track", "body": {"event": "e"}, "idempotency_key": "k"}
     for _ in range(2):
-        with Sandbox(path, seams=seams) as sandbox, httpx.Client(verify=False, base_url=sandbox.url) as http:
+        with FaultySandbox(path, seams=seams) as sandbox, httpx.Client(verify=False, base_url=sandbox.url) as http:
             http.headers["X-Schematic-Api-Key"] = DEVELOPMENT_KEY
             post(http, identify("u1", key="k"), track)
     ledger = Ledger(path)
@@ -335,7 +339,7 @@ def test_idempotency_is_per_type_and_outlives_a_restart(tmp_path: Path, clock: C
 # --- connections and threads ------------------------------------------------------------------------------------------
 
 
-def test_keep_alive_without_stalls(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keep_alive_without_stalls(sandbox: FaultySandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """One connection carries many requests; each answer is one write, which waits for no acknowledgement of another."""
     writes: list[int] = []
     write = _SocketWriter.write
@@ -360,7 +364,7 @@ def test_keep_alive_without_stalls(sandbox: Sandbox, monkeypatch: pytest.MonkeyP
     assert len(writes) == 100
 
 
-def test_concurrent_posts_count_exactly(sandbox: Sandbox) -> None:
+def test_concurrent_posts_count_exactly(sandbox: FaultySandbox) -> None:
     """Sixteen threads posting at once lose nothing and count nothing twice, duplicates included."""
 
     def send(worker: int) -> None:
@@ -382,25 +386,25 @@ def test_concurrent_posts_count_exactly(sandbox: Sandbox) -> None:
 # --- faults -----------------------------------------------------------------------------------------------------------
 
 
-def test_scripted_answers(sandbox: Sandbox, http: httpx.Client) -> None:
+def test_scripted_answers(sandbox: FaultySandbox, http: httpx.Client) -> None:
     """A status rule answers instead of the real work, so many times, with its headers and body; then all is well."""
-    busy = {"status": 429, "times": 1, "headers": {"Retry-After": "7"}}
-    proxy = {"status": 502, "times": 1, "body": "<html>bad gateway</html>"}
-    odd = {"status": 400, "times": 1, "body": {"odd": 1}, "content_type": "text/plain", "path": "/batch"}
-    assert http.post("/sandbox/faults", json=[busy, proxy, odd]).status_code == 200
+    busy = FaultRule(status=429, times=1, headers={"Retry-After": "7"})
+    proxy = FaultRule(status=502, times=1, body="<html>bad gateway</html>")
+    odd = FaultRule(status=400, times=1, body={"odd": 1}, content_type="text/plain", path="/batch")
+    sandbox.faults.set([busy, proxy, odd])
 
     first, second, third, last = (post(http, identify("u1")) for _ in range(4))
 
     assert (first.status_code, first.headers["retry-after"], first.json()) == (429, "7", {"error": "too many requests"})
-    assert (502, "text/html", proxy["body"]) == (second.status_code, second.headers["content-type"], second.text)
+    assert (502, "text/html", proxy.body) == (second.status_code, second.headers["content-type"], second.text)
     assert (third.status_code, third.headers["content-type"], third.json()) == (400, "text/plain", {"odd": 1})
     assert last.status_code == 200
     assert len(sandbox.ledger.events()) == 1
-    assert [rule["applied"] for rule in http.get("/sandbox/faults").json()["rules"]] == [1, 1, 1]
+    assert [rule["applied"] for rule in sandbox.faults.described()] == [1, 1, 1]
     assert sandbox.ledger.read("SELECT fault, events FROM requests WHERE status = 429") == [("status 429", 1)]
 
 
-def test_dice_are_repeatable(sandbox: Sandbox, http: httpx.Client) -> None:
+def test_dice_are_repeatable(sandbox: FaultySandbox, http: httpx.Client) -> None:
     """A rate is met about as often as it says, the same way each time for one seed, and only on its path."""
 
     def statuses() -> list[int]:
@@ -413,11 +417,11 @@ def test_dice_are_repeatable(sandbox: Sandbox, http: httpx.Client) -> None:
     assert 15 < once.count(500) < 45
     sandbox.faults.set([FaultRule(status=503, path="/whoami")])
     assert [post(http).status_code, http.get("/whoami").status_code] == [200, 503]
-    http.delete("/sandbox/faults")
+    sandbox.faults.clear()
     assert http.get("/whoami").status_code == 200
 
 
-def test_a_user_can_poison_a_batch(sandbox: Sandbox, http: httpx.Client) -> None:
+def test_a_user_can_poison_a_batch(sandbox: FaultySandbox, http: httpx.Client) -> None:
     """A rule with a user key refuses every request that carries an event of that user, and no other."""
     sandbox.faults.set([FaultRule(user_key="bad", status=400)])
     track: Json = {"type": "track", "body": {"event": "e", "user": {"userId": "bad"}}}
@@ -428,7 +432,7 @@ def test_a_user_can_poison_a_batch(sandbox: Sandbox, http: httpx.Client) -> None
 
 
 @pytest.mark.parametrize(("rule", "taken"), [(FaultRule(drop=True), 1), (FaultRule(refuse=True), 0)])
-def test_dropped_connections(sandbox: Sandbox, http: httpx.Client, rule: FaultRule, taken: int) -> None:
+def test_dropped_connections(sandbox: FaultySandbox, http: httpx.Client, rule: FaultRule, taken: int) -> None:
     """A dropped answer leaves the events taken, a refused connection leaves them untaken; neither is answered."""
     sandbox.faults.set([rule])
 
@@ -439,7 +443,7 @@ def test_dropped_connections(sandbox: Sandbox, http: httpx.Client, rule: FaultRu
     assert [(rule.name, 1)] == sandbox.ledger.read("SELECT fault, events FROM requests")
 
 
-def test_delay(sandbox: Sandbox, http: httpx.Client) -> None:
+def test_delay(sandbox: FaultySandbox, http: httpx.Client) -> None:
     """A delayed answer comes late, longer than a client may be willing to wait."""
     sandbox.faults.set([FaultRule(delay=30, times=1), FaultRule(delay=0.05, times=1)])
 
@@ -451,24 +455,22 @@ def test_delay(sandbox: Sandbox, http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(("rule", "taken"), [(FaultRule(hold=True), 1), (FaultRule(hold_before=True), 0)])
-def test_held_answers_are_released(sandbox: Sandbox, http: httpx.Client, rule: FaultRule, taken: int) -> None:
+def test_held_answers_are_released(sandbox: FaultySandbox, http: httpx.Client, rule: FaultRule, taken: int) -> None:
     """A held request is processed before or after the gate, as the rule says, and answered once it is released."""
     sandbox.faults.set([rule])
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(post, http, identify("u1"))
         assert sandbox.gate.wait_for(1)
         held = len(sandbox.ledger.events())
-        stats = httpx.get(f"{sandbox.url}/sandbox/stats", verify=False).json()
-        released = httpx.post(f"{sandbox.url}/sandbox/release", verify=False).json()
 
-        assert (taken, 1, {"released": 1}) == (held, stats["held"], released)
+        assert (taken, 1, 1) == (held, sandbox.gate.held, sandbox.gate.release())
         assert answer.result(10).status_code == 200
     assert len(sandbox.ledger.events()) == 1
 
 
 def test_close_while_held(tmp_path: Path) -> None:
     """Closing does not wait for an answer that is held, another that is delayed, nor for an idle connection."""
-    sandbox = Sandbox(tmp_path / "schematic.db")
+    sandbox = FaultySandbox(tmp_path / "schematic.db")
     sandbox.start()
     sandbox.faults.set([FaultRule(hold=True, times=1), FaultRule(delay=60, times=1)])
     with (
@@ -489,27 +491,35 @@ def test_close_while_held(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [
-        1,
-        {},
-        {"status": 500, "drop": True},
-        {"stauts": 500},
-        {"status": "500"},
-        {"status": True},
-        {"status": 99},
-        {"drop": True, "rate": 2},
-        {"status": 500, "headers": {"Retry-After": 1}},
-    ],
+    [{}, {"status": 500, "drop": True}, {"status": 99}, {"drop": True, "rate": 2}, {"drop": True, "after": True}],
 )
-def test_bad_rules_are_refused(sandbox: Sandbox, http: httpx.Client, rule: Json) -> None:
-    """A rule that means nothing is refused with a sentence and changes nothing."""
-    sandbox.faults.set([FaultRule(status=500)])
+def test_bad_rules_are_refused(rule: dict[str, Any]) -> None:
+    """A rule that means nothing is refused with a sentence."""
+    with pytest.raises(ValueError, match=r"^fault"):
+        FaultRule(**rule)
 
-    answer = http.post("/sandbox/faults", json=[rule])
 
-    assert answer.status_code == 400
-    assert answer.json()["error"].startswith("fault")
-    assert post(http).status_code == 500
+def test_failures_of_the_command(tmp_path: Path) -> None:
+    """A part of the capture requests fails with the chosen status, late, the same part each time; others never fail."""
+    failures = SimulatedFailures(rate=0.3, status=503, delay=0.001)
+
+    def statuses(name: str) -> list[int]:
+        with (
+            Sandbox(tmp_path / name, failures=failures) as failing,
+            httpx.Client(
+                verify=False, base_url=failing.url, headers={"X-Schematic-Api-Key": DEVELOPMENT_KEY}
+            ) as client,
+        ):
+            assert client.get("/whoami").status_code == 200
+            found = [post(client).status_code for _ in range(50)]
+            kinds = failing.ledger.read("SELECT DISTINCT status, fault FROM requests WHERE path = '/batch' ORDER BY 1")
+            assert kinds == [(200, "delay"), (503, "status 503")]
+            return found
+
+    once = statuses("one.db")
+
+    assert once == statuses("two.db")
+    assert 5 < once.count(503) < 25
 
 
 # --- the sandbox itself -----------------------------------------------------------------------------------------------
@@ -529,7 +539,7 @@ def test_reset_and_stats(http: httpx.Client) -> None:
     assert http.post("/sandbox/nothing").status_code == 404
 
 
-def test_all_traits_reads_page_by_page(sandbox: Sandbox, http: httpx.Client) -> None:
+def test_all_traits_reads_page_by_page(sandbox: FaultySandbox, http: httpx.Client) -> None:
     """Every user comes out once, in order, with or without traits, however many there are."""
     for batch in range(25):
         post(http, *[identify(f"u{batch * 100 + n:05}", traits={"vip": True} if n % 2 else {}) for n in range(100)])
@@ -540,21 +550,21 @@ def test_all_traits_reads_page_by_page(sandbox: Sandbox, http: httpx.Client) -> 
     assert sum(traits == {"vip": True} for _, traits in everyone) == 1250
 
 
-def test_what_cannot_be_had_is_named(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_what_cannot_be_had_is_named(sandbox: FaultySandbox, tmp_path: Path) -> None:
     """A taken port and a file that is no ledger are configuration errors with a remedy."""
     (tmp_path / "notes.txt").write_text("not a database, but long enough to look like one" * 20)
     port = int(sandbox.url.rpartition(":")[2])
 
     with pytest.raises(ConfigError, match="cannot listen on") as taken:
-        Sandbox(tmp_path / "other.db", port=port)
+        FaultySandbox(tmp_path / "other.db", port=port)
     with pytest.raises(ConfigError, match="cannot be the sandbox's ledger"):
-        Sandbox(tmp_path / "notes.txt")
+        FaultySandbox(tmp_path / "notes.txt")
     assert taken.value.hint is not None
 
 
 def test_serving_in_the_foreground_ends_with_close(tmp_path: Path) -> None:
     """`serve_forever` serves until somebody closes the sandbox."""
-    sandbox = Sandbox(tmp_path / "schematic.db", port=0)
+    sandbox = FaultySandbox(tmp_path / "schematic.db", port=0)
     server = threading.Thread(target=sandbox.serve_forever)
     server.start()
     assert httpx.get(f"{sandbox.url}/sandbox/stats", verify=False).status_code == 200

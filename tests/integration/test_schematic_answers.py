@@ -24,11 +24,11 @@ from audience_sync.config import Schematic as SchematicSettings
 from audience_sync.destinations.schematic.client import MOST_TEXT, Schematic
 from audience_sync.destinations.schematic.outcomes import Answer
 from audience_sync.errors import DestinationError
-from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.sandbox.http_server import Request
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, assert_in_order, in_between, open_sending, speaking
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -54,14 +54,14 @@ class Counted:
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield two audiences, gold and silver."""
     with open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened:
         yield opened
 
 
 @pytest.fixture
-def sqlite_sending(tmp_path: Path, sqlite_template: Path, sandbox: Sandbox) -> Iterator[Sending]:
+def sqlite_sending(tmp_path: Path, sqlite_template: Path, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield the same on SQLite alone, for what the database has no part in."""
     path = tmp_path / "audience_sync.db"
     shutil.copy(sqlite_template, path)

@@ -12,20 +12,20 @@ from types import SimpleNamespace
 import pytest
 
 from audience_sync.cli import operate_commands
-from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import batches, erasure
 from audience_sync.store.batches import Batch
 from audience_sync.store.database import Database
 from tests.commands import call
 from tests.factories import make_event, make_open, take_batch
 from tests.sending import Sending, open_sending, user_of
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
 MEMBERS = "SELECT customer_id AS user_id, company_id AS email FROM orders"
 PEOPLE = [f"p{n}@example.com" for n in range(20)]
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield audiences of people who are known by their userId and their e-mail address."""
     with open_sending(
         tmp_path,
@@ -193,7 +193,7 @@ def test_an_exit_that_was_accepted_before_it_was_refused(sending: Sending) -> No
     assert gold(sending) == {"a@example.com": True}
 
 
-def test_a_trait_that_is_false_is_no_exit(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+def test_a_trait_that_is_false_is_no_exit(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> None:
     """Two people who share an address and have the value false are sent once each, not in turns for ever."""
     keys = {"userId": "user_id", "email": "email"}
     sql = "SELECT customer_id AS user_id, company_id AS email, 1 = 0 AS value FROM orders"

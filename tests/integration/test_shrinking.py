@@ -14,12 +14,12 @@ import pytest
 
 from audience_sync.config import Retention
 from audience_sync.errors import AudienceSyncError
-from audience_sync.sandbox import Sandbox
 from audience_sync.store import database as db
 from audience_sync.store import erasure
 from audience_sync.store.database import Database
 from audience_sync.store.migration import let_shrink, migrate
 from tests.sending import Sending, open_sending
+from tests.support.faulty_sandbox import FaultySandbox
 
 MANY = 12_000
 DELIVERED = 3_000  # really delivered: takes a second for each thousand
@@ -33,7 +33,7 @@ ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=Tru
 @pytest.fixture
 def sending(tmp_path: Path, database: Database) -> Iterator[Sending]:
     """One audience, not yet synced."""
-    with Sandbox(tmp_path / "sandbox.db") as sandbox, open_sending(tmp_path, database, sandbox) as opened:
+    with FaultySandbox(tmp_path / "sandbox.db") as sandbox, open_sending(tmp_path, database, sandbox) as opened:
         yield opened
 
 

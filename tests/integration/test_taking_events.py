@@ -17,13 +17,13 @@ import orjson
 import pytest
 
 from audience_sync.errors import SourceError
-from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api import event_files
 from audience_sync.tracking_api.event_files import STDIN, BadLine, Forwarding, Tally, forward
 from tests.factories import FrozenClock
 from tests.sending import open_sending
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -94,7 +94,7 @@ def kept(workspace: Workspace) -> int:
 
 
 @pytest.mark.slow
-def test_windows_keep_the_database_small(tmp_path: Path, database: Database, sandbox: Sandbox) -> None:
+def test_windows_keep_the_database_small(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> None:
     """However long the file is, no more than a window waits in the database; all arrives once, in order."""
     events = tracks(405)
     with open_sending(tmp_path, database, sandbox) as opened:

@@ -17,12 +17,12 @@ import trustme
 
 from audience_sync.destinations.http_connection import trusted_authorities
 from audience_sync.errors import ConfigError, DestinationError
-from audience_sync.sandbox import Sandbox
 from audience_sync.store import database as db
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import ON_ONE_DATABASE, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY
 from tests.sending import Sending, assert_agreed, open_sending
+from tests.support.faulty_sandbox import FaultySandbox
 
 NOW = datetime.now(UTC)
 YEAR = timedelta(days=365)
@@ -43,7 +43,7 @@ BROKEN_TLS = bytes.fromhex("15 0303 0002 02 50")  # the alert: internal error
 class Tls:
     """TLS in front of a sandbox, with the certificate that is to be shown now."""
 
-    def __init__(self, sandbox: Sandbox, certificates: Mapping[str, trustme.LeafCert]) -> None:
+    def __init__(self, sandbox: FaultySandbox, certificates: Mapping[str, trustme.LeafCert]) -> None:
         self._certificates = certificates
         self._accept = sandbox._server.get_request
         self.url = sandbox.url.replace("http://127.0.0.1", "https://localhost")
@@ -91,7 +91,7 @@ def trusted(authority: trustme.CA, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def sending(
-    tmp_path: Path, sqlite_template: Path, sandbox: Sandbox, trusted: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sqlite_template: Path, sandbox: FaultySandbox, trusted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Sending]:
     """Yield the audience gold, not yet delivered, on a machine that trusts the authority."""
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
@@ -103,7 +103,7 @@ def sending(
 
 
 @pytest.fixture
-def tls(sandbox: Sandbox, certificates: dict[str, trustme.LeafCert]) -> Tls:
+def tls(sandbox: FaultySandbox, certificates: dict[str, trustme.LeafCert]) -> Tls:
     """Put TLS in front of the sandbox."""
     return Tls(sandbox, certificates)
 

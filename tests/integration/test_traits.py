@@ -14,7 +14,6 @@ from alembic.config import Config
 from audience_sync.core.keys import Reason
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
 from audience_sync.errors import ConfigError, SourceError
-from audience_sync.sandbox import FaultRule, Sandbox
 from audience_sync.store import database as db
 from audience_sync.store import (
     database_overview,
@@ -38,6 +37,7 @@ from tests.factories import (
     open_changes,
 )
 from tests.sending import Sending, open_sending
+from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.syncing import Syncing, adds_up, people, replayed
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -428,7 +428,7 @@ def opened_within(connection: Any) -> list[tuple[str, Any]]:
 
 
 @pytest.fixture
-def sending(tmp_path: Path, database: Database, sandbox: Sandbox) -> Iterator[Sending]:
+def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Iterator[Sending]:
     """Yield the audience gold, and computed traits of what customers have ordered from companies that are numbers."""
     spend = {"sql": VALUE_OF.format("CAST(company_id AS INTEGER)"), "type": "currency"}
     named = {"sql": VALUE_OF.format("'n' || company_id"), "type": "string"}

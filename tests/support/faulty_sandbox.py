@@ -1,4 +1,4 @@
-"""What goes wrong on purpose: rules that make the sandbox refuse, stall, fail or fall silent, and the gate it waits at.
+"""A sandbox whose requests stall, fail or fall silent as a test says, with a gate at which they wait.
 
 The rules are asked in order and the first that applies to a request decides what happens to it. Dice are seeded, so the
 same requests meet the same faults.
@@ -9,32 +9,18 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Final
+from dataclasses import asdict, dataclass, field, replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
 
+import orjson
+
+from audience_sync.core import exact_json
 from audience_sync.core.model import Json
-from audience_sync.sandbox.request_validation import Malformed
-
-CAPTURE_PATHS: Final = ("/batch", "/e")
-
-_KINDS: Final[Mapping[str, type | tuple[type, ...]]] = {
-    "path": str,
-    "user_key": str,
-    "rate": (int, float),
-    "seed": int,
-    "times": int,
-    "status": int,
-    "after": bool,
-    "headers": dict,
-    "body": object,
-    "content_type": str,
-    "delay": (int, float),
-    "drop": bool,
-    "cut": int,
-    "refuse": bool,
-    "hold": bool,
-    "hold_before": bool,
-}
+from audience_sync.sandbox.capture import CAPTURE_PATHS, count
+from audience_sync.sandbox.http_server import Request, Response
+from audience_sync.sandbox.sandbox_server import OWN_PATHS, Sandbox
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +28,9 @@ class FaultRule:
     """When a fault happens (`path` to `times`) and what it is: one of the rest, or a `delay` in seconds, or both.
 
     `status` answers instead of the real work, or with `after` behind its back; `drop` does the work, then drops the
-    connection; `cut` does it after so many bytes of the answer; `refuse` drops it before anything is taken; `hold` does
-    the work and keeps the answer back until the gate is opened; `hold_before` waits at the gate first. Raises
-    `Malformed` for a rule that can do nothing, or two things.
+    connection; `cut` does it after that number of bytes; `refuse` drops it before anything is taken; `hold` does the
+    work and keeps the answer back until the gate is opened; `hold_before` waits at the gate first. Raises `ValueError`
+    for a rule that can do nothing, or two things.
     """
 
     path: str | None = None  # None: every capture path
@@ -68,15 +54,15 @@ class FaultRule:
         numbered = [self.status is not None, self.cut is not None]
         actions = [*numbered, self.drop, self.refuse, self.hold, self.hold_before]
         if sum(actions) > 1:
-            raise Malformed("fault: only one of status, drop, cut, refuse, hold and hold_before")
+            raise ValueError("fault: only one of status, drop, cut, refuse, hold and hold_before")
         if not any(actions) and not self.delay:
-            raise Malformed("fault: needs one of status, drop, cut, refuse, hold, hold_before and delay")
+            raise ValueError("fault: needs one of status, drop, cut, refuse, hold, hold_before and delay")
         if (self.after and self.status is None) or (self.cut is not None and self.cut < 0):
-            raise Malformed("fault: after needs status, and cut must not be negative")
+            raise ValueError("fault: after needs status, and cut must not be negative")
         if self.status is not None and not 200 <= self.status <= 599:
-            raise Malformed("fault.status: must be 200 to 599")
+            raise ValueError("fault.status: must be 200 to 599")
         if not 0 <= self.rate <= 1 or self.delay < 0:
-            raise Malformed("fault: rate must be 0 to 1, and delay not negative")
+            raise ValueError("fault: rate must be 0 to 1, and delay not negative")
 
     @property
     def name(self) -> str:
@@ -87,23 +73,6 @@ class FaultRule:
             return f"cut {self.cut}"
         acts = (action for action in ("drop", "refuse", "hold", "hold_before") if getattr(self, action))
         return next(acts, "delay")
-
-
-def rule_of(value: Json) -> FaultRule:
-    """Return the rule that a JSON object describes; raise `Malformed` for an unknown field or a wrong kind of value."""
-    if not isinstance(value, dict):
-        raise Malformed("fault: must be an object")
-    known = {one.name for one in fields(FaultRule)}
-    for name, setting in value.items():
-        if name not in known:
-            raise Malformed(f"fault.{name}: not a setting of a fault rule")
-        wanted = _KINDS[name]
-        if not isinstance(setting, wanted) or (isinstance(setting, bool) and wanted not in {bool, object}):
-            raise Malformed(f"fault.{name}: is of the wrong kind")
-    headers = value.get("headers", {})
-    if isinstance(headers, dict) and not all(isinstance(text, str) for text in headers.values()):
-        raise Malformed("fault.headers: must be strings")
-    return FaultRule(**value)  # type: ignore[arg-type]  # every kind was checked above
 
 
 class Faults:
@@ -140,7 +109,7 @@ class _Armed:
     def __init__(self, rule: FaultRule) -> None:
         self.rule = rule
         self.applied = 0
-        self._dice = random.Random(rule.seed)  # noqa: S311 - repeatable faults, not secrets
+        self._dice = random.Random(rule.seed)
 
     def applies(self, path: str, user_keys: Callable[[], frozenset[str]]) -> bool:
         rule = self.rule
@@ -157,7 +126,7 @@ class _Armed:
 
 
 class Gate:
-    """Where held requests wait; one release lets out those that wait now, and closing lets out everyone for good."""
+    """The gate at which held requests wait: a release lets out those that wait now, closing all for good."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -207,3 +176,66 @@ class Gate:
         with self._changed:
             self._closed.set()
             self._changed.notify_all()
+
+
+class FaultySandbox(Sandbox):
+    """A sandbox with fault rules, and the gate at which requests wait that are held."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        self.faults = Faults()
+        self.gate = Gate()
+        super().__init__(path, **settings)
+
+    def close(self) -> None:
+        """Let go what is held, unanswered, and close."""
+        self.gate.close()
+        super().close()
+
+    def respond(self, request: Request) -> Response | None:
+        """Return the response to a request, as the first rule that applies to it wants it."""
+        rule = self.faults.choose(request.path, lambda: user_keys(request.body))
+        if request.path.startswith(OWN_PATHS) or rule is None:
+            return super().respond(request)
+        return self._stumble(rule, replace(request, fault=rule.name))
+
+    def _stumble(self, rule: FaultRule, request: Request) -> Response | None:
+        self.gate.pause(rule.delay)
+        if rule.hold_before:
+            self.gate.wait()
+        if self.gate.closed:
+            return None
+        if rule.refuse or (rule.status is not None and not rule.after):
+            self.ledger.record(request.path, rule.status, events=count(request), fault=rule.name)
+            return _scripted(rule)
+        answered = self.route(request)
+        if rule.hold:
+            self.gate.wait()
+        if rule.drop or self.gate.closed:
+            return None
+        return _scripted(rule) if rule.after else replace(answered, cut=rule.cut)
+
+
+def user_keys(body: bytes) -> frozenset[str]:
+    """Return every user key value in a capture request, whatever else is wrong with it."""
+    try:
+        document = exact_json.loads(body)
+    except (ValueError, RecursionError):
+        return frozenset()
+    several = _mapping(document).get("events")
+    bodies = [_mapping(_mapping(one).get("body")) for one in (several if isinstance(several, list) else [document])]
+    keys = [_mapping(body.get(place)) for body in bodies for place in ("keys", "user")]
+    return frozenset(value for named in keys for value in named.values() if isinstance(value, str))
+
+
+def _mapping(value: Json) -> Mapping[str, Json]:
+    return value if isinstance(value, dict) else {}
+
+
+def _scripted(rule: FaultRule) -> Response | None:
+    if rule.status is None:
+        return None
+    if isinstance(rule.body, str):
+        return Response(rule.status, rule.body.encode(), rule.content_type or "text/html", rule.headers)
+    phrase = HTTPStatus(rule.status).phrase if rule.status in frozenset(HTTPStatus) else "fault"
+    body = orjson.dumps({"error": phrase.lower()} if rule.body is None else rule.body)
+    return Response(rule.status, body, rule.content_type or "application/json", rule.headers)
