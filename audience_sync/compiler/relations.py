@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from difflib import get_close_matches
 
 import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiler.dialect import Dialect, Expression, Timeline, Value
 from audience_sync.core.parameters import bind_now
+from audience_sync.core.text import did_you_mean
 from audience_sync.errors import ConfigError, QueryError
 from audience_sync.query.syntax_tree import Context, Property
 
@@ -183,8 +183,7 @@ def _column(relation: Relation, rows: FromClause, path: tuple[str, ...], dialect
     """Return a column, or what lies inside a column of JSON."""
     name, *inside = path
     if name not in relation.types:
-        near = get_close_matches(name, relation.types, n=1)
-        advice = f"did you mean `{near[0]}`?" if near else f"its columns are {', '.join(relation.types)}"
+        advice = did_you_mean(name, relation.types) or f"its columns are {', '.join(relation.types)}"
         raise QueryError(f"{relation.place} has no column `{name}`; {advice}", position=at)
     if inside:
         return dialect.inside_column(rows.c[name], relation.types[name], tuple(inside))

@@ -7,7 +7,6 @@ No sentence repeats a value: a value may be a secret.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from audience_sync.core.text import printable
+from audience_sync.core.text import did_you_mean, printable
 from audience_sync.errors import ConfigError
 
 Location: TypeAlias = tuple[str | int, ...]
@@ -77,8 +76,8 @@ def spell(location: Location) -> str:
 
 def near(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean `x`?)`` when something known looks like `word`, else nothing."""
-    found = difflib.get_close_matches(word, list(known), n=3)
-    return f" (did you mean {' or '.join(f'`{one}`' for one in found)}?)" if found else ""
+    found = did_you_mean(word, known, most=3)
+    return f" ({found})" if found else ""
 
 
 def translate(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[Problem]:

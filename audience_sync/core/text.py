@@ -1,10 +1,11 @@
-"""Text as people read it: instants in one format, and text of others that cannot steer a terminal."""
+"""Text as people read it: counts, instants, words of others that cannot steer a terminal, and near words."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from typing import Final
 
 REPLACEMENT: Final = "�"
@@ -35,12 +36,27 @@ def instant_text(instant: str | None) -> str:
     return f"{found[1]} {found[2]}Z" if found else instant or "-"
 
 
-# --- redaction --------------------------------------------------------------------------------------------------------
-# Taking a secret out of what others say: it may come back as it was sent, or as JSON, a URL or HTML spell it.
+def shown(word: str, longest: int = 40) -> str:
+    """Return a word as a sentence can quote it: in backquotes, printable, and cut after `longest` characters."""
+    start = word[:longest] + "…" if len(word) > longest else word
+    return "`" + "".join(one if one.isprintable() else repr(one)[1:-1] for one in start) + "`"
+
+
+def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
+    """Return ``did you mean `x`?`` with the known words that look like another, whatever their case; "" if none do."""
+    by_lower: dict[str, list[str]] = {}
+    for one in dict.fromkeys(known):
+        by_lower.setdefault(one.lower(), []).append(one)
+    found = get_close_matches(word[:100].lower(), by_lower, n=most)  # the time it takes grows with the square
+    near = [one for lower in found for one in by_lower[lower]][:most]
+    return f"did you mean {' or '.join(f'`{one}`' for one in near)}?" if near else ""
 
 
 def redaction(secret: str, *, word: str) -> Callable[[str], str]:
-    """Return a function that puts `word` in the place of a secret, however its characters are escaped in a text."""
+    """Return a function that replaces a secret by `word`, however its characters are escaped in a text.
+
+    Others may send a secret back as it was sent, or as JSON, a URL or HTML spell it.
+    """
     found = re.compile("".join(map(_spellings, secret)), re.IGNORECASE)
     return lambda text: found.sub(word, text)
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TypeAlias
 
+from audience_sync.core.text import did_you_mean, shown
 from audience_sync.errors import QueryError
 from audience_sync.query.call_chains import Call, Span, StartOf
 from audience_sync.query.function_names import DATE_TESTS, OPERATORS, RELATIVE_TESTS, wrong_argument
 from audience_sync.query.literals import literal_moment, number_of_text, path_of, quoted
-from audience_sync.query.query_errors import nearest, refusal, shown
+from audience_sync.query.query_errors import refusal
 from audience_sync.query.regular_expressions import check_pattern
 from audience_sync.query.syntax_tree import (
     And,
@@ -356,10 +357,8 @@ def _wrong_label(call: Call, label: str, place: int) -> str:
         return f"`{call.name}` has no {shown(label + ':')}"
     if place and label == known:
         return f"`{known}:` stands before the first argument of `{call.name}`"
-    near = nearest(label, [known])
-    return f"`{call.name}` has no {shown(label + ':')}; " + (
-        f"did you mean `{known}:`?" if near else f"it knows only `{known}:`"
-    )
+    advice = did_you_mean(label + ":", [known + ":"]) or f"it knows only `{known}:`"
+    return f"`{call.name}` has no {shown(label + ':')}; {advice}"
 
 
 def _duration_example(call: Call) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from audience_sync.core.text import did_you_mean, shown
 from audience_sync.query.arguments import (
     CONDITIONS,
     Built,
@@ -59,7 +60,7 @@ from audience_sync.query.function_names import (
     wrong_beginning,
 )
 from audience_sync.query.literals import seconds_about
-from audience_sync.query.query_errors import nearest, refusal, shown
+from audience_sync.query.query_errors import refusal
 from audience_sync.query.syntax_tree import (
     And,
     Between,
@@ -296,8 +297,7 @@ def _period(call: Call, given: Given) -> Period:
         raise wrong_argument(call, given.at)
     name = given.value.period.lower()
     if name not in list(Period):
-        near = nearest(name, Period)
-        advice = f"did you mean `{near}`?" if near else f"there are {', '.join(Period)}"
+        advice = did_you_mean(name, Period) or f"there are {', '.join(Period)}"
         raise refusal(given.at, f"unknown period {shown(given.value.period)}; {advice}")
     return Period(name)
 

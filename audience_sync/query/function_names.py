@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from audience_sync.core.text import did_you_mean, shown
 from audience_sync.errors import QueryError
 from audience_sync.query.call_chains import Bare, Call
-from audience_sync.query.query_errors import nearest, refusal, shown
+from audience_sync.query.query_errors import refusal
 from audience_sync.query.vocabulary import Period
 
 EXTRACTORS = {
@@ -166,8 +167,8 @@ def _not_following(name: str, fitting: Iterable[str], begins: str) -> str:
 
 
 def _unknown(name: str, fitting: Iterable[str], begins: str) -> str:
-    near = nearest(name, fitting) or nearest(name, FUNCTIONS)
-    advice = f"did you mean `{near}`?" if near else f"{begins} {', '.join(fitting)}"
+    near = did_you_mean(name, fitting) or did_you_mean(name, FUNCTIONS)
+    advice = near or f"{begins} {', '.join(fitting)}"
     return f"there is no function {shown(name)}; {advice}"
 
 

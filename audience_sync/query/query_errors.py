@@ -7,20 +7,17 @@ count.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, NoReturn
 
+from audience_sync.core.grammar import Language, position_of
+from audience_sync.core.text import did_you_mean, shown
 from audience_sync.errors import QueryError
 from audience_sync.query.literals import LONGEST_NUMBER, literal_moment, unit_of
 
 if TYPE_CHECKING:  # Lark takes long to import, and most commands read no query
     from lark import Token
 
-MAX_LENGTH = 10 * 1024  # bytes of UTF-8
-MAX_NESTING = 50
-
-_OPENING = {"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"}
 _SIGNS = {
     "SYMBOL": "a comparison such as `>= 1`",
     "_AS": "",  # rare, and only behind the property that a reducer takes
@@ -49,65 +46,7 @@ def placed(text: str, error: QueryError) -> QueryError:
     return QueryError(f"{line}column {column}: {error}", position=error.position)
 
 
-def shown(word: str, longest: int = 40) -> str:
-    """Return a word as a sentence can have it: printable, and not longer than so many characters."""
-    start = word[:longest] + "…" if len(word) > longest else word
-    return "`" + "".join(one if one.isprintable() else repr(one)[1:-1] for one in start) + "`"
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word that comes near to another, if one does."""
-    by_lower = {one.lower(): one for one in known}
-    near = get_close_matches(word[:40].lower(), by_lower, n=1)
-    return by_lower[near[0]] if near else None
-
-
-def check_text(text: str) -> None:
-    """Refuse a query that is empty, too long, or no valid text.
-
-    Raises:
-        QueryError: it is.
-    """
-    if len(text) > MAX_LENGTH or len(text.encode(errors="surrogatepass")) > MAX_LENGTH:
-        raise refusal(min(len(text), MAX_LENGTH), f"a query may have at most {MAX_LENGTH:,} bytes; this one is longer")
-    if wrong := re.search("[\0\ud800-\udfff]", text):
-        what = "a NUL character" if wrong.group() == "\0" else f"half of a character, {shown(wrong.group())}"
-        raise refusal(wrong.start(), f"found {what}, which no text can have")
-    if not text.strip(" \t\f\r\n"):
-        raise refusal(0, "the query is empty; write for example event('Order Completed').count() >= 1")
-
-
-def nest(depths: list[int], word: Token) -> None:
-    """Keep count of how deep a word stands: `depths` has, for each open bracket, the `NOT` that wait in it.
-
-    Raises:
-        QueryError: deeper than 50.
-    """
-    if word.type in _OPENING:
-        depths.append(0)
-    elif word.type in _OPENING.values() and len(depths) > 1:
-        depths.pop()
-    elif word.type == "NOT":
-        depths[-1] += 1
-    elif word.type in ("_AND", "_OR", "COMMA"):
-        depths[-1] = 0
-    if sum(depths) + len(depths) - 1 > MAX_NESTING:
-        raise refusal(word.start_pos or 0, f"parentheses and `NOT` nest at most {MAX_NESTING} deep")
-
-
-def unexpected(text: str, words: Sequence[Token], accepted: set[str]) -> QueryError:
-    """Return the error about the last of `words`, or about the end, where only `accepted` words could stand."""
-    end = not words or words[-1].type == "$END"
-    before = words[-2] if len(words) > 1 else None
-    after = f" after {shown(before)}" if before is not None else ""
-    found = "the end" if end else shown(words[-1])
-    wanted = _wanted(accepted, before, end=end)
-    advice = "" if end else _advice(words[-1], before, accepted)
-    position = len(text) if end else words[-1].start_pos or 0
-    return refusal(position, f"expected {wanted}{after}, found {found}{advice}")
-
-
-def _wanted(accepted: set[str], before: Token | None, *, end: bool) -> str:
+def _wanted(accepted: set[str], before: Token | None, end: bool) -> str:
     if "NOT" in accepted:
         starts = before is None or before.type in ("_AND", "_OR", "NOT")
         return "a condition" if starts else "a value or `)`" if "RPAR" in accepted else "a value"
@@ -132,8 +71,8 @@ def _advice(word: Token, before: Token | None, accepted: set[str]) -> str:
     if word.type != "NAME":
         return ""
     keywords = [name.lstrip("_") for name in ("_AND", "_OR", "NOT", "_AS") if name in accepted]
-    if (keyword := nearest(word, keywords)) is not None:
-        return f"; did you mean `{keyword}`?"
+    if near := did_you_mean(word, keywords):
+        return f"; {near}"
     if before is not None and before.type == "NAME" and before.lower() == "start":
         return f"; write `start of {word}`"
     return ""
@@ -142,7 +81,7 @@ def _advice(word: Token, before: Token | None, accepted: set[str]) -> str:
 def refuse_account(word: Token) -> NoReturn:
     """Refuse what belongs to audiences of accounts."""
     raise refusal(
-        word.start_pos or 0,
+        position_of(word),
         f"`{word.upper()}` needs audiences of accounts, which this program does not have: "
         "its audiences are of users, so write the condition for one user, without it",
     )
@@ -150,7 +89,7 @@ def refuse_account(word: Token) -> NoReturn:
 
 def refuse_symbol(word: Token) -> NoReturn:
     """Refuse a symbol of other languages."""
-    raise refusal(word.start_pos or 0, f"found {shown(word)}, which means nothing here; write `{_INSTEAD[word]}`")
+    raise refusal(position_of(word), f"found {shown(word)}, which means nothing here; write `{_INSTEAD[word]}`")
 
 
 def refuse_number(word: Token) -> NoReturn:
@@ -164,17 +103,12 @@ def refuse_number(word: Token) -> NoReturn:
         advice = "; write " + shown(f"{plain[1] or 0}{plain[2] or plain[3] or ''}")
     elif re.match(r"[0-9]+[-:]", word):
         advice = "; dates are written as `2024-02-01` or `2024-02-01T10:00:00Z`, other things in quotes"
-    raise refusal(word.start_pos or 0, f"{shown(word)} is not a number{advice}")
-
-
-def refuse_quote(word: Token) -> NoReturn:
-    """Refuse a quote that no other closes."""
-    raise refusal(word.start_pos or 0, f"the text that opens with {shown(word)} is not closed")
+    raise refusal(position_of(word), f"{shown(word)} is not a number{advice}")
 
 
 def refuse_character(word: Token) -> NoReturn:
     """Refuse a character that begins no word."""
-    raise refusal(word.start_pos or 0, f"found {shown(word)}, which means nothing here")
+    raise refusal(position_of(word), f"found {shown(word)}, which means nothing here")
 
 
 def check_number(word: Token) -> Token:
@@ -185,7 +119,7 @@ def check_number(word: Token) -> Token:
     """
     if len(word) > LONGEST_NUMBER:
         raise refusal(
-            word.start_pos or 0, f"the number {shown(word)} is too long: it has at most {LONGEST_NUMBER} digits"
+            position_of(word), f"the number {shown(word)} is too long: it has at most {LONGEST_NUMBER} digits"
         )
     return word
 
@@ -199,17 +133,29 @@ def check_moment(word: Token) -> Token:
     try:
         literal_moment(word)
     except ValueError as error:
-        raise refusal(word.start_pos or 0, str(error)) from None
+        raise refusal(position_of(word), str(error)) from None
     return word
 
 
-CHECKS: Mapping[str, Callable[[Token], Token]] = {
+LANGUAGE: Final = Language(
+    name="query",
+    example="event('Order Completed').count() >= 1",
+    error=QueryError,
+    most_bytes=10 * 1024,
+    never="\0\ud800-\udfff",
+    negation="NOT",
+    brackets={"LPAR": "RPAR", "LSQB": "RSQB", "LBRACE": "RBRACE"},
+    levels_end=frozenset({"_AND", "_OR", "COMMA"}),
+    functions=frozenset(),
+    wanted=_wanted,
+    advice=_advice,
+)
+CHECKS: Final[Mapping[str, Callable[[Token], Token]]] = {
     "NUMBER": check_number,
     "MOMENT": check_moment,
     "ACCOUNT_MISTAKE": refuse_account,
     "SYMBOL_MISTAKE": refuse_symbol,
     "NUMBER_MISTAKE": refuse_number,
-    "QUOTE_MISTAKE": refuse_quote,
+    "QUOTE_MISTAKE": LANGUAGE.refuse_quote,
     "CHARACTER_MISTAKE": refuse_character,
 }
-"""What looks at a word as soon as it is cut off, by the word's name in the grammar."""

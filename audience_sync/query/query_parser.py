@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
-from lark import Lark, Token, Transformer, UnexpectedToken, v_args
+from lark import Lark, Token, Transformer, v_args
 
+from audience_sync.core.grammar import load_grammar, position_of
+from audience_sync.core.text import shown
 from audience_sync.errors import QueryError
 from audience_sync.query.call_chains import (
     Argument,
@@ -30,7 +33,7 @@ from audience_sync.query.call_chains import (
 )
 from audience_sync.query.checker import audience, computed_trait
 from audience_sync.query.literals import duration_of, literal_moment, number_of, text_of, unit_of
-from audience_sync.query.query_errors import CHECKS, check_text, nest, placed, refusal, shown, unexpected
+from audience_sync.query.query_errors import CHECKS, LANGUAGE, placed, refusal
 from audience_sync.query.syntax_tree import Condition, Literal, Scalar
 from audience_sync.query.vocabulary import Operator, Unit
 
@@ -57,25 +60,9 @@ def parse_trait(text: str) -> Scalar:
 
 def _parse(text: str, check: Callable[[Written], Root]) -> Root:
     try:
-        check_text(text)
-        return check(_read(text))
+        return check(LANGUAGE.read(text, _grammar))
     except QueryError as error:
         raise placed(text, error) from None
-
-
-def _read(text: str) -> Written:
-    parser = _grammar().parse_interactive(text)
-    words: list[Token] = []
-    depths = [0]
-    try:
-        for word in parser.iter_parse():
-            nest(depths, word)
-            words.append(word)
-        return parser.feed_eof()  # type: ignore[no-any-return,no-untyped-call]
-    except UnexpectedToken as error:
-        if error.token.type == "$END":
-            words.append(error.token)
-        raise unexpected(text, words, parser.accepts()) from None  # type: ignore[no-untyped-call]
 
 
 @v_args(inline=True)
@@ -89,7 +76,7 @@ class _Chains(Transformer[Token, Written]):
         return Joined("AND", operands, operands[0].at)
 
     def negated(self, word: Token, operand: Written) -> Negated:
-        return Negated(operand, _at(word))
+        return Negated(operand, position_of(word))
 
     def compared(self, left: Written, symbol: Token, right: Written) -> Compared:
         return Compared(left, Operator("=" if symbol == "==" else symbol), right, left.at)
@@ -98,20 +85,20 @@ class _Chains(Transformer[Token, Written]):
         return Chain(calls, calls[0].at)
 
     def constant(self, word: Token) -> Constant:
-        return Constant(_literal(word), _at(word))
+        return Constant(_literal(word), position_of(word))
 
     def bare(self, name: Token) -> Bare:
-        return Bare(str(name), _at(name))
+        return Bare(str(name), position_of(name))
 
     def call(self, name: Token, *arguments: Argument | Value) -> Call:
-        return Call(str(name), tuple(map(_argument, arguments)), _at(name))
+        return Call(str(name), tuple(map(_argument, arguments)), position_of(name))
 
     def braced(self, name: Token, *arguments: Argument | Value) -> Call:
-        return Call(str(name), tuple(map(_argument, arguments)), _at(name), braces=True)
+        return Call(str(name), tuple(map(_argument, arguments)), position_of(name), braces=True)
 
     def labelled(self, label: Token, value: Argument | Value) -> Argument:
         inner = _argument(value)
-        return Argument(inner.value, _at(label), str(label), inner.form)
+        return Argument(inner.value, position_of(label), str(label), inner.form)
 
     def typed(self, value: Written, form: Token) -> Argument:
         return Argument(value, value.at, form=str(form))
@@ -119,14 +106,16 @@ class _Chains(Transformer[Token, Written]):
     def span(self, amount: Token, word: Token) -> Span:
         unit = unit_of(word)
         if unit is None:
-            raise refusal(_at(word), f"unknown unit {shown(word)}; there are {', '.join(f'{one}s' for one in Unit)}")
+            raise refusal(
+                position_of(word), f"unknown unit {shown(word)}; there are {', '.join(f'{one}s' for one in Unit)}"
+            )
         try:
-            return Span(duration_of(amount, unit), _at(amount))
+            return Span(duration_of(amount, unit), position_of(amount))
         except ValueError as error:
-            raise refusal(_at(amount), str(error)) from None
+            raise refusal(position_of(amount), str(error)) from None
 
     def start_of(self, period: Token) -> StartOf:
-        return StartOf(str(period), _at(period))
+        return StartOf(str(period), position_of(period))
 
     def several(self, *values: Written) -> Several:
         return Several(values, values[0].at)
@@ -148,18 +137,6 @@ def _literal(word: Token) -> Literal:
             return Literal(word.type == "TRUE")
 
 
-def _at(word: Token) -> int:
-    return word.start_pos or 0
-
-
 @cache
 def _grammar() -> Lark:
-    return Lark.open(
-        "query.lark",
-        rel_to=__file__,
-        parser="lalr",
-        lexer="basic",
-        transformer=_Chains(),
-        lexer_callbacks=dict(CHECKS),
-        maybe_placeholders=False,
-    )
+    return load_grammar(Path(__file__).with_name("query.lark"), _Chains(), CHECKS)

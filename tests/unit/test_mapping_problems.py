@@ -189,7 +189,7 @@ def test_all_problems_at_once() -> None:
             ("user_traits", "@merge", "direction"),
             'must be "left" (earlier objects win) or "right" (later ones do)',
         ),
-        (("user_traits", "@merge", "objects", 0, "@pth"), "unknown directive; did you mean @path?"),
+        (("user_traits", "@merge", "objects", 0, "@pth"), "unknown directive; did you mean `@path`?"),
         (
             ("user_traits", "@merge", "objects", 1),
             'must be a table or a directive such as { "@path" = "$.traits.name" }',

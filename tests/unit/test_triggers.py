@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from audience_sync.core.model import Json
 from audience_sync.errors import TriggerError
 from audience_sync.segment.fql.matcher import matcher, pattern_test
-from audience_sync.segment.fql.trigger_parser import parse
+from audience_sync.segment.fql.trigger_parser import OBJECT_FIELDS, PLAIN_FIELDS, parse
 from audience_sync.segment.fql.trigger_tree import (
     And,
     Call,
@@ -28,7 +28,6 @@ from audience_sync.segment.fql.trigger_tree import (
     fields,
     to_text,
 )
-from audience_sync.segment.fql.trigger_words import OBJECT_FIELDS, PLAIN_FIELDS
 
 VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "triggers.json").read_text())
 SEGMENTS_FAULTS = {
@@ -290,7 +289,7 @@ def test_a_condition_survives_printing(condition: Expression) -> None:
             f"there is no field `plan`; the fields are {', '.join(PLAIN_FIELDS)}, {'.*, '.join(OBJECT_FIELDS)}.*",
         ),
         ("name = \x00", 7, "found `\\x00`, which means nothing here"),
-        ("name = '\ud800'", 8, "found half of a character, `\\ud800`"),
+        ("name = '\ud800'", 8, "found half of a character, `\\ud800`, which no text can have"),
         ("match(name, 'a[b')", 12, "the `[` of the pattern is not closed; write `\\[` for the character"),
         (
             "match(name, '[!b]')",
@@ -301,8 +300,8 @@ def test_a_condition_survives_printing(condition: Expression) -> None:
         ("(" * 51 + "type = 'a'" + ")" * 51, 50, "parentheses and `not` nest at most 50 deep"),
         ("!(" * 26 + "type = 'a'" + ")" * 26, 50, "parentheses and `not` nest at most 50 deep"),
         ("!" * 51 + "type = 'a'", 50, "parentheses and `not` nest at most 50 deep"),
-        (f"type = '{'a' * 5112}'", 5120, "a trigger has at most 5,120 bytes; this one is longer"),
-        (f"type = '{'é' * 2556}'", 2565, "a trigger has at most 5,120 bytes; this one is longer"),
+        (f"type = '{'a' * 5112}'", 5120, "a trigger may have at most 5,120 bytes; this one is longer"),
+        (f"type = '{'é' * 2556}'", 2565, "a trigger may have at most 5,120 bytes; this one is longer"),
     ],
 )
 def test_why_a_trigger_is_refused(trigger: str, position: int, sentence: str) -> None:

@@ -6,7 +6,6 @@ nothing useful comes out. The configuration tells all of it, and compiling stops
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from datetime import date, time
 from typing import Final, NamedTuple, TypeAlias
 
 from audience_sync.core.model import Json
+from audience_sync.core.text import did_you_mean
 from audience_sync.segment.mapping.event_paths import Resolve, keys_fault, path_fault
 from audience_sync.segment.mapping.segment_text import placeholders
 
@@ -414,8 +414,7 @@ def _wrong_directive(name: str, value: dict[str, Json], path: Path) -> Iterator[
         yield Finding(path, f"has {name} and other keys; a directive stands alone in its table")
         return
     if name not in RULES:
-        near = difflib.get_close_matches(name, RULES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(RULES)}"
+        hint = did_you_mean(name, RULES) or f"there are {', '.join(RULES)}"
         yield Finding((*path, name), f"unknown directive; {hint}")
         return
     for found in RULES[name](value[name], (*path, name)):
