@@ -22,8 +22,8 @@ from audience_sync.cli.console import Format, FormatOption, Sheet
 from audience_sync.cli.context import console, out, seams, settings_of
 from audience_sync.cli.main import Globals
 from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
-from audience_sync.config import Settings, load
-from audience_sync.config.loader import CONFIG_VARIABLE, DEFAULT_PATHS
+from audience_sync.config import Settings, defaults, load
+from audience_sync.config.loader import CONFIG_VARIABLE
 from audience_sync.core.text import counted
 from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
 
@@ -157,7 +157,7 @@ def _place(context: typer.Context) -> Path:
     found = context.ensure_object(Globals)
     with suppress(ConfigError):
         return found.path().absolute()
-    named = found.config or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else DEFAULT_PATHS[0])
+    named = found.config or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else defaults.CONFIG_PATHS[0])
     return named.absolute()
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
+from audience_sync.config import defaults
 from audience_sync.config.problems import Location, Problem, near, spell
-from audience_sync.config.tables import DEFAULT_IDENTITY
 from audience_sync.config.types import read_address
 from audience_sync.core.keys import MAX_KEY_LENGTH, audience_key
 
@@ -66,7 +66,7 @@ def _ingest(ingest: Raw) -> Iterator[Problem]:
         address = read_address(ingest["listen"])
     except ValueError:
         return
-    if not address.is_loopback and ingest.get("allow_remote", False) is False:
+    if not address.is_loopback and ingest.get("allow_remote", defaults.ALLOW_REMOTE) is False:
         yield Problem(
             ("ingest", "listen"),
             "is reachable from other machines: listen on `127.0.0.1` behind a proxy with TLS, or set "
@@ -95,7 +95,7 @@ def _source(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
 
 
 def _identity(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
-    identity = raw.get("identity", DEFAULT_IDENTITY)
+    identity = raw.get("identity", defaults.IDENTITY)
     keys = entry.get("user_keys")
     if "query" not in entry and isinstance(identity, str) and isinstance(keys, dict) and identity not in keys:
         yield Problem((*location, "user_keys"), f"must contain the identity `{identity}`")

@@ -10,13 +10,13 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from audience_sync.config import defaults
 from audience_sync.config.cross_checks import check
 from audience_sync.config.line_numbers import lines_of, place_of
 from audience_sync.config.mapping_tables import check_mappings
@@ -26,28 +26,23 @@ from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.source_tables import SourceTable, check_sources, make_source
 from audience_sync.config.tables import AudienceTable, Document, GuardTable, ScheduleTable, TraitTable, read_document
 from audience_sync.config.types import Place
-from audience_sync.core.model import Computation, GuardLimits, OnMissing
+from audience_sync.core.model import Computation, GuardLimits
 from audience_sync.errors import ConfigError
 
 CONFIG_VARIABLE = "AUDIENCE_SYNC_CONFIG"
-DEFAULT_PATHS = (Path("config.toml"), Path("/etc/audience-sync/config.toml"))
-DEFAULT_EVERY = timedelta(hours=2)
-DEFAULT_TIMEZONE = "UTC"
-DEFAULT_COLUMN = "user_id"
-DEFAULT_COMPANY_KEY = "groupId"
 _QUOTE = 'put straight quotation marks around text, as in name = "VIP"; write true and false in lower case'
 _MORE_WORDS = "Expected newline or end of document after a statement"  # in the parser's words
 _BARE = re.compile(r"[^\"'=]+=\s*[^\s\"'\[{]")  # a setting with a value that is not in quotation marks
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
-    """Return the configuration file: `explicit`, else AUDIENCE_SYNC_CONFIG, else the first default that exists.
+    """Return the configuration file: `explicit`, else AUDIENCE_SYNC_CONFIG, else the first default path that exists.
 
     Raises:
         ConfigError: it does not exist; says which paths were looked at.
     """
     named = explicit or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
-    paths = (named,) if named else DEFAULT_PATHS
+    paths = (named,) if named else defaults.CONFIG_PATHS
     for path in paths:
         if path.exists():
             return path
@@ -121,7 +116,7 @@ def _settle(document: Document, path: Path) -> Settings:
         schematic=document.schematic,
         delivery=document.delivery,
         schedule=_schedule(document.schedule, ScheduleTable()),
-        guard=_guard(GuardLimits(), document.guard),
+        guard=_guard(defaults.GUARD, document.guard),
         retention=document.retention,
         keys=document.keys,
         ingest=document.ingest,
@@ -148,30 +143,30 @@ def _audience(entry: AudienceTable, document: Document, *, rests_on: str) -> Aud
         company_keys=company if entry.company_keys is None else entry.company_keys,
         enabled=entry.enabled,
         send_updates=entry.send_updates,
-        on_missing=entry.on_missing if isinstance(entry, TraitTable) else OnMissing.NULL,
+        on_missing=entry.on_missing if isinstance(entry, TraitTable) else defaults.ON_MISSING,
         type=entry.type if isinstance(entry, TraitTable) else None,
         schedule=_schedule(document.schedule, entry.schedule),
-        guard=_guard(_guard(GuardLimits(), document.guard), entry.guard),
+        guard=_guard(_guard(defaults.GUARD, document.guard), entry.guard),
     )
 
 
 def _default_keys(entry: AudienceTable, source: SourceTable) -> tuple[str, dict[str, str]]:
     """Return the column of the identity, and the company keys of an audience that says nothing of them."""
     if not entry.query:
-        return DEFAULT_COLUMN, {}
+        return defaults.USER_COLUMN, {}
     company = source.profiles.company if source.profiles else None
-    return user_column(source), {DEFAULT_COMPANY_KEY: company} if company else {}
+    return user_column(source), {defaults.COMPANY_KEY: company} if company else {}
 
 
 def _schedule(default: ScheduleTable, own: ScheduleTable) -> Schedule:
     """Return the schedule of an audience; its own `every` or `cron` drops whichever of them the default has."""
     rhythm = own if own.every or own.cron else default
-    every = rhythm.every or (None if rhythm.cron else DEFAULT_EVERY)
-    jitters = (own.jitter, default.jitter, every / 2 if every else timedelta())
+    every = rhythm.every or (None if rhythm.cron else defaults.EVERY)
+    jitters = (own.jitter, default.jitter, every * defaults.JITTER_SHARE if every else defaults.JITTER_OF_CRON)
     return Schedule(
         every=every,
         cron=rhythm.cron,
-        timezone=own.timezone or default.timezone or DEFAULT_TIMEZONE,
+        timezone=own.timezone or default.timezone or defaults.TIMEZONE,
         jitter=next(jitter for jitter in jitters if jitter is not None),
     )
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
+from audience_sync.config import defaults
 from audience_sync.config.cross_checks import Entries, Raw, entries_of
 from audience_sync.config.problems import Location, Problem, near, spell
 from audience_sync.config.source_tables import SourceTable
-from audience_sync.config.tables import DEFAULT_IDENTITY, AudienceTable, Document, TraitTable
+from audience_sync.config.tables import AudienceTable, Document, TraitTable
 from audience_sync.core.keys import audience_key
 from audience_sync.core.model import TraitType
 from audience_sync.errors import QueryError
@@ -178,10 +179,10 @@ def _neighbours(raw: Raw, entries: Entries, location: Location, *, asked: Mappin
 def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
     """Check that the identifiers of a query can be found: they are columns of the profiles."""
     profiles, events = _room(raw, entry, "profiles"), _room(raw, entry, "events")
-    identity = raw.get("identity", DEFAULT_IDENTITY)
+    identity = raw.get("identity", defaults.IDENTITY)
     if profiles is None and events is None:
         return
-    user = (profiles if profiles is not None else events or {}).get("user", "user_id")
+    user = (profiles if profiles is not None else events or {}).get("user", defaults.USER_COLUMN)
     room = "profiles" if profiles is not None else "events"
     for setting in ("user_keys", "company_keys"):
         keys = entry.get(setting)

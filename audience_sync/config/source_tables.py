@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from audience_sync.config import defaults
 from audience_sync.config.problems import Location, Problem
 from audience_sync.config.strict_table import Table
 from audience_sync.config.types import (
@@ -28,7 +29,6 @@ from audience_sync.config.types import (
 from audience_sync.core.model import ColumnType, DateOrder
 
 PLACES = ("table", "sql", "path")
-DEFAULT_MEMORY = "512MB"
 
 
 class EventsTable(Table):
@@ -37,9 +37,9 @@ class EventsTable(Table):
     table: Text | None = None
     sql: Text | None = None
     path: Files | None = None
-    user: Text = "user_id"
-    name: Text = "event"
-    timestamp: Text = "timestamp"
+    user: Text = defaults.USER_COLUMN
+    name: Text = defaults.EVENT_COLUMN
+    timestamp: Text = defaults.TIMESTAMP_COLUMN
     properties: Text | None = None
     context: Text | None = None
     source: Text | None = None
@@ -51,7 +51,7 @@ class ProfilesTable(Table):
     table: Text | None = None
     sql: Text | None = None
     path: Files | None = None
-    user: Text = "user_id"
+    user: Text = defaults.USER_COLUMN
     company: Text | None = None
     traits: Text | None = None
 
@@ -61,9 +61,9 @@ class SourceTable(Table):
 
     url: SourceUrl | None = None
     path: Files | None = None
-    statement_timeout: Duration = timedelta(minutes=30)
-    sums_first: bool = False
-    memory_limit: Size = DEFAULT_MEMORY
+    statement_timeout: Duration = defaults.STATEMENT_TIMEOUT
+    sums_first: bool = defaults.SUMS_FIRST
+    memory_limit: Size = defaults.MEMORY_LIMIT
     separator: Separator | None = None
     date_order: DateOrderName | None = None
     types: dict[Text, ColumnTypeName] = Field(default_factory=dict)

@@ -1,15 +1,15 @@
-"""What the file may say, table by table, with the defaults; an unknown setting is an error everywhere.
+"""What the file may say, table by table; an unknown setting is an error everywhere.
 
-What an audience leaves out is filled in by `loader`: here `None` means that the file does not say it.
+`None` means that the file does not say it; `loader` fills in what an audience leaves out. `defaults` has the values.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from pydantic import Field
 
+from audience_sync.config import defaults
 from audience_sync.config.source_tables import SourceTable
 from audience_sync.config.strict_table import Table
 from audience_sync.config.types import (
@@ -34,37 +34,32 @@ from audience_sync.config.types import (
     WebUrl,
     WriteKeys,
 )
-from audience_sync.core.keys import PLACEHOLDERS
-from audience_sync.core.model import OnMissing
-
-DEFAULT_IDENTITY = "userId"
-DEFAULT_DATABASE = "sqlite:///audience_sync.db"
 
 
 class Database(Table):
     """`[database]`: where memberships are kept."""
 
-    url: DatabaseUrl = Field(default=DEFAULT_DATABASE, validate_default=True)
+    url: DatabaseUrl = Field(default=defaults.DATABASE_URL, validate_default=True)
 
 
 class Schematic(Table):
     """`[schematic]`: where changes go, and where the key is found. The key itself is never in here."""
 
-    api_key: Reference = "${SCHEMATIC_API_KEY}"
+    api_key: Reference = defaults.API_KEY
     api_key_file: File | None = None
-    environment: str = ""
-    capture_url: WebUrl = "https://c.schematichq.com"
-    api_url: WebUrl = "https://api.schematichq.com"
-    timeout: Duration = timedelta(seconds=30)
+    environment: str = defaults.ENVIRONMENT
+    capture_url: WebUrl = defaults.CAPTURE_URL
+    api_url: WebUrl = defaults.API_URL
+    timeout: Duration = defaults.TIMEOUT
 
 
 class Delivery(Table):
     """`[delivery]`: how fast changes are sent."""
 
-    batch_size: int = Field(default=100, ge=1, le=100)
-    concurrency: int = Field(default=8, ge=1, le=256)
-    max_requests_per_second: Rate = 50.0
-    max_backoff: Duration = timedelta(minutes=15)
+    batch_size: int = Field(default=defaults.BATCH_SIZE, ge=1, le=100)
+    concurrency: int = Field(default=defaults.CONCURRENCY, ge=1, le=256)
+    max_requests_per_second: Rate = defaults.MAX_REQUESTS_PER_SECOND
+    max_backoff: Duration = defaults.MAX_BACKOFF
 
 
 class ScheduleTable(Table):
@@ -77,7 +72,7 @@ class ScheduleTable(Table):
 
 
 class GuardTable(Table):
-    """`[guard]`, and what an audience has instead of it; the defaults are those of `GuardLimits`."""
+    """`[guard]`, and what an audience has instead of it."""
 
     max_exit_percent: Percent | None = None
     max_entry_percent: Percent | None = None
@@ -89,15 +84,15 @@ class GuardTable(Table):
 class Retention(Table):
     """`[retention]`: how long history is kept."""
 
-    changes: Duration = timedelta(days=400)
-    deliveries: Duration = timedelta(days=30)
-    rejections: Duration = timedelta(days=30)
+    changes: Duration = defaults.KEEP_CHANGES
+    deliveries: Duration = defaults.KEEP_DELIVERIES
+    rejections: Duration = defaults.KEEP_REJECTIONS
 
 
 class Keys(Table):
     """`[keys]`: which values do not identify a person or a company."""
 
-    placeholders: Placeholders = PLACEHOLDERS
+    placeholders: Placeholders = defaults.PLACEHOLDERS
 
 
 class Ingest(Table):
@@ -105,7 +100,7 @@ class Ingest(Table):
 
     listen: Listen | None = None
     write_keys: WriteKeys = Field(default_factory=list)
-    allow_remote: bool = False
+    allow_remote: bool = defaults.ALLOW_REMOTE
 
 
 class AudienceTable(Table):
@@ -116,11 +111,11 @@ class AudienceTable(Table):
     source: Text | None = None
     sql: Text | None = None
     query: Text | None = None
-    timezone: Timezone = "UTC"
+    timezone: Timezone = defaults.QUERY_TIMEZONE
     user_keys: dict[Text, Text] | None = None
     company_keys: dict[Text, Text] | None = None
-    enabled: bool = True
-    send_updates: bool = True
+    enabled: bool = defaults.IS_ENABLED
+    send_updates: bool = defaults.SEND_UPDATES
     schedule: ScheduleTable = ScheduleTable()
     guard: GuardTable = GuardTable()
 
@@ -128,7 +123,7 @@ class AudienceTable(Table):
 class TraitTable(AudienceTable):
     """`[[traits]]`: one computed trait as it is written."""
 
-    on_missing: OnMissingName = OnMissing.NULL
+    on_missing: OnMissingName = defaults.ON_MISSING
     type: TraitTypeName | None = None
 
 
@@ -138,14 +133,14 @@ class MappingTable(Table):
     name: Text
     trigger: str | None = None
     action: ActionName
-    enabled: bool = True
+    enabled: bool = defaults.IS_ENABLED
     fields: dict[Text, Any] = Field(default_factory=dict)
 
 
 class Document(Table):
     """The whole file."""
 
-    identity: Text = DEFAULT_IDENTITY
+    identity: Text = defaults.IDENTITY
     database: Database = Field(default_factory=dict, validate_default=True)
     schematic: Schematic = Schematic()
     delivery: Delivery = Delivery()

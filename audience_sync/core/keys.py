@@ -55,25 +55,6 @@ MAX_KEY_LENGTH: Final = 255
 
 EXACT_FLOATS = 2**53  # from here on a float may stand for several whole numbers
 VALUE = "value"  # the column of a computed trait's values
-PLACEHOLDERS: Final = (
-    "NULL",
-    "(null)",
-    "<null>",
-    "\\N",
-    "None",
-    "nil",
-    "<nil>",
-    "undefined",
-    "NaN",
-    "N/A",
-    "#N/A",
-    "#REF!",
-    "#VALUE!",
-    "#NAME?",
-    "[object Object]",
-    "00000000-0000-0000-0000-000000000000",
-)
-"""Texts that programs write where a value is missing; the default of `[keys] placeholders`."""
 _UNUSABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")  # control characters, and halves of surrogate pairs
 _OTHER_TYPES = re.compile(  # as spreadsheets and programs write them; 12e45 may be hexadecimal, and is a text
     r"(?P<decimal>[+-]?(?:\d+\.\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?\d+(?:,\d+)?[eE][+-]\d+|[+-]?\d+,\d+[eE]\d+)"
@@ -148,7 +129,7 @@ class KeyRules:
     a number, a boolean, an object or a list of JSON or CSV, and is refused where a value of that type would be.
     """
 
-    placeholders: tuple[str, ...] = PLACEHOLDERS
+    placeholders: tuple[str, ...]
     of_text_files: bool = False
     folded: frozenset[str] = field(init=False)  # the placeholders as they compare
     _lengths: frozenset[int] = field(init=False)
@@ -177,11 +158,8 @@ class KeyRules:
         return not self.of_text_files or text.isdecimal() or not any(map(_OTHER_TYPES.fullmatch, values))
 
 
-STANDARD_RULES: Final = KeyRules()
-
-
 def stringify(  # noqa: PLR0911 - one return for each kind of value reads best
-    value: object, rules: KeyRules = STANDARD_RULES
+    value: object, rules: KeyRules
 ) -> str | Reason:
     """Return a key's one text form, or why it has none."""
     match value:

@@ -149,11 +149,11 @@ class Counts:
 class GuardLimits:
     """The limits beyond which a run is blocked, `[guard]` in the file; percentages are of the members before."""
 
-    max_exit_percent: float = 30
-    max_entry_percent: float = 200
-    max_update_percent: float = 100
-    min_members: int = 100
-    min_initial_members: int = 0
+    max_exit_percent: float
+    max_entry_percent: float
+    max_update_percent: float
+    min_members: int
+    min_initial_members: int
 
 
 # --- instants ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import orjson
 
 from audience_sync.core.keys import (
     MAX_KEY_LENGTH,
-    STANDARD_RULES,
     VALUE,
     KeyColumns,
     KeyRules,
@@ -119,7 +118,7 @@ class LineMaker:
         *,
         reject: Callable[[Rejection], None],
         value_column: ValueColumn | None = None,
-        rules: KeyRules = STANDARD_RULES,
+        rules: KeyRules,
     ) -> None:
         self.wrapping = wrapping(columns) if value_column is None else None
         self.rules = rules

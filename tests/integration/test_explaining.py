@@ -19,7 +19,7 @@ from audience_sync.audiences import open_definition
 from audience_sync.audiences.definition import written_sql
 from audience_sync.audiences.explanation import Clause, Explanation, Fact, asked_for, explain
 from audience_sync.config import Settings, load
-from audience_sync.core.keys import Reason, stringify
+from audience_sync.core.keys import KeyRules, Reason, stringify
 from audience_sync.core.model import Computation
 from audience_sync.query.printer import to_text
 from audience_sync.sync.plan import preview
@@ -150,7 +150,7 @@ def test_an_explanation_never_contradicts_the_definition(settings: Settings, eve
     for number, audience in enumerate(settings.audiences):
         with open_definition(settings, audience, as_of=NOW) as definition:
             column = definition.columns.index(audience.user_keys["userId"])
-            inside = {stringify(row[column]) for page in definition.pages() for row in page}
+            inside = {stringify(row[column], KeyRules(())) for page in definition.pages() for row in page}
         for user in PEOPLE[number % every :: every]:
             found = explain(settings, audience, user, as_of=NOW, events=1)
             expected = user in inside if audience.key != "by_sql_too" else user in inside - {"9"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import get_args
@@ -20,9 +21,9 @@ from audience_sync.config import (
     Schematic,
     SecretUrl,
     Settings,
+    defaults,
     find_config,
     load,
-    loader,
     parse_duration,
     resolve_api_key,
     resolve_write_keys,
@@ -88,7 +89,7 @@ def test_least_file_has_every_default(write: Write) -> None:
     assert settings.delivery == Delivery()
     assert settings.retention == Retention()
     assert settings.ingest == Ingest()
-    assert settings.guard == GuardLimits()
+    assert settings.guard == defaults.GUARD
     audience = settings.audiences[0]
     assert (audience.name, audience.key, audience.source) == ("Big Spenders", "big_spenders", "shop")
     assert (audience.user_keys, audience.company_keys) == ({"userId": "user_id"}, {})
@@ -115,7 +116,7 @@ def test_audience_overrides_schedule_and_guard(write: Write) -> None:
         every=None, cron="0 6 * * mon-fri", timezone="Europe/Berlin", jitter=timedelta()
     )
     assert str(audience.schedule.zone) == "Europe/Berlin"
-    assert audience.guard == GuardLimits(max_exit_percent=55.5, min_members=7)
+    assert audience.guard == replace(defaults.GUARD, max_exit_percent=55.5, min_members=7)
 
 
 def test_every_of_an_audience_drops_the_default_cron(write: Write) -> None:
@@ -188,7 +189,7 @@ def test_example_loads_without_any_variable() -> None:
     assert settings.delivery == Delivery()
     assert settings.retention == Retention()
     assert settings.ingest == Ingest()
-    assert settings.guard == settings.audiences[0].guard == GuardLimits()
+    assert settings.guard == settings.audiences[0].guard == defaults.GUARD
     assert settings.schedule == settings.audiences[0].schedule
     assert settings.schedule.jitter == timedelta(hours=1)
     assert settings.sources["shop"].statement_timeout == timedelta(minutes=30)
@@ -602,7 +603,7 @@ def test_configuration_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     named, variable, system = (tmp_path / name for name in ("named.toml", "variable.toml", "system.toml"))
     environ = {"AUDIENCE_SYNC_CONFIG": str(variable)}
-    monkeypatch.setattr(loader, "DEFAULT_PATHS", (Path("config.toml"), system))
+    monkeypatch.setattr(defaults, "CONFIG_PATHS", (Path("config.toml"), system))
 
     with pytest.raises(ConfigError) as caught:
         find_config(None, {"AUDIENCE_SYNC_CONFIG": ""})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from audience_sync.config import Settings, load
-from audience_sync.core.keys import PLACEHOLDERS
+from audience_sync.config.defaults import PLACEHOLDERS
 from audience_sync.core.model import ColumnType, DateOrder
 from audience_sync.errors import ConfigError
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from audience_sync.core.guard import guard
 from audience_sync.core.model import Counts, GuardLimits, RunKind
 
-LIMITS = GuardLimits(max_exit_percent=30, max_entry_percent=200, max_update_percent=100, min_members=100)
+LIMITS = GuardLimits(
+    max_exit_percent=30, max_entry_percent=200, max_update_percent=100, min_members=100, min_initial_members=0
+)
 
 
 def refusals(counts: Counts, *, before: int, limits: GuardLimits = LIMITS) -> list[str]:
@@ -52,8 +56,8 @@ def test_every_limit_that_is_passed_is_named() -> None:
 
 def test_no_exit_is_allowed_at_zero_percent() -> None:
     """A limit of zero means none, and a limit of a fraction is a fraction."""
-    none = GuardLimits(max_exit_percent=0, min_members=1)
-    half = GuardLimits(max_exit_percent=0.5, min_members=1)
+    none = replace(LIMITS, max_exit_percent=0, min_members=1)
+    half = replace(LIMITS, max_exit_percent=0.5, min_members=1)
 
     assert refusals(Counts(exited=1), before=1_000_000, limits=none) != []
     assert refusals(Counts(exited=5), before=1000, limits=half) == []
@@ -71,7 +75,7 @@ def test_no_exit_is_allowed_at_zero_percent() -> None:
 )
 def test_the_least_size_of_a_first_run(counts: Counts, refused: bool) -> None:
     """A first run that finds fewer members than expected waits for a yes."""
-    limits = GuardLimits(min_initial_members=10)
+    limits = replace(LIMITS, min_initial_members=10)
 
     assert bool(guard(counts, kind=RunKind.INITIAL, members_before=0, limits=limits)) is refused
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.core.keys import PLACEHOLDERS, KeyRules, Reason, Rejection, key_columns, stringify
+from audience_sync.config.defaults import PLACEHOLDERS
+from audience_sync.core.keys import KeyRules, Reason, Rejection, key_columns, stringify
 from audience_sync.core.rows import LineMaker, from_line, to_line
 
-DATABASE = KeyRules()
-FILES = KeyRules(of_text_files=True)
+DATABASE = KeyRules(PLACEHOLDERS)
+FILES = KeyRules(PLACEHOLDERS, of_text_files=True)
 NUMBERS = [
     "12.5",
     "1.0",
@@ -69,8 +70,8 @@ def test_placeholders_are_not_keys(rules: KeyRules, text: str) -> None:
 
 def test_an_empty_uuid_is_not_a_key() -> None:
     """A UUID of zeroes is what programs write for none."""
-    assert stringify(UUID(int=0)) is Reason.PLACEHOLDER_KEY
-    assert stringify(UUID(int=1)) == "00000000-0000-0000-0000-000000000001"
+    assert stringify(UUID(int=0), DATABASE) is Reason.PLACEHOLDER_KEY
+    assert stringify(UUID(int=1), DATABASE) == "00000000-0000-0000-0000-000000000001"
 
 
 @pytest.mark.parametrize("text", NUMBERS)
@@ -101,8 +102,8 @@ def test_any_other_text_is_a_key_as_it_is_written(rules: KeyRules, text: str) ->
 @pytest.mark.parametrize("value", [2.0**53, -(2.0**53), 1.14739e18])
 def test_a_float_that_may_be_rounded_is_not_a_key(value: float) -> None:
     """A float beyond 2^53 does not say which whole number was meant."""
-    assert stringify(value) is Reason.UNSUPPORTED_TYPE
-    assert stringify(2.0**53 - 1) == "9007199254740991"
+    assert stringify(value, DATABASE) is Reason.UNSUPPORTED_TYPE
+    assert stringify(2.0**53 - 1, DATABASE) == "9007199254740991"
 
 
 def test_the_list_of_placeholders_is_configurable() -> None:

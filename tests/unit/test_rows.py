@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audience_sync.config.defaults import PLACEHOLDERS
 from audience_sync.core.keys import (
-    STANDARD_RULES,
     KeyColumns,
     KeyRules,
     Reason,
@@ -35,6 +35,7 @@ from audience_sync.errors import SourceError
 from audience_sync.sync.duckdb_diff import Diff
 
 GREATEST = 10**254  # 255 digits
+STANDARD_RULES = KeyRules(PLACEHOLDERS)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ GREATEST = 10**254  # 255 digits
 )
 def test_keys_have_one_text_form(value: object, text: str) -> None:
     """The same person has the same key, whichever type the database returns."""
-    assert stringify(value) == text
+    assert stringify(value, STANDARD_RULES) == text
 
 
 @pytest.mark.parametrize(
@@ -109,13 +110,13 @@ def test_keys_have_one_text_form(value: object, text: str) -> None:
 )
 def test_what_cannot_be_a_key_has_a_reason(value: object, reason: Reason) -> None:
     """A row is rejected by name, never guessed at."""
-    assert stringify(value) is reason
+    assert stringify(value, STANDARD_RULES) is reason
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=8))
 def test_a_key_is_usable_text_or_rejected(text: str) -> None:
     """No key holds what separates lines, and none is changed."""
-    key = stringify(text)
+    key = stringify(text, STANDARD_RULES)
 
     assert isinstance(key, Reason) or (key == text and not set(key) & set(map(chr, [*range(32), 127])))
 
@@ -330,7 +331,7 @@ COLUMNS = {
 }
 RULES = {
     "standard": STANDARD_RULES,
-    "files": KeyRules(of_text_files=True),
+    "files": KeyRules(PLACEHOLDERS, of_text_files=True),
     "custom": KeyRules(("Straße", "it's", "'", "%", "a_b", ".*", " 100% ", "", "0")),
     "none": KeyRules(()),
 }
@@ -380,7 +381,7 @@ def test_what_the_quick_look_lets_through_is_made_again() -> None:
     columns = KeyColumns(0, (), (("groupId", 1),), ("id", "account"))
     rows = [("u1", "c1"), ("NULL", "c1"), ("u2", "n/a"), ("x" * 256, "null"), ("u3", "c" * 256), ("u4", "")]
     rejections: list[Rejection] = []
-    maker = LineMaker(columns, reject=rejections.append)
+    maker = LineMaker(columns, reject=rejections.append, rules=STANDARD_RULES)
 
     assert maker.may_err
     assert maker.lines(rows) == "".join(f"{key}\t{company}\n" for key, company in rows).encode()
@@ -417,7 +418,7 @@ def test_the_same_lines_are_made_again(rules: KeyRules) -> None:
 @given(st.lists(ROWS | QUICK_ROWS, max_size=3))
 def test_bare_lines_become_the_same_lines(columns: KeyColumns, pages: list[list[Row]]) -> None:
     """A line without its JSON is in the end the line that it would have been with it, on whatever page it came."""
-    maker = LineMaker(columns, reject=lambda _: None)
+    maker = LineMaker(columns, reject=lambda _: None, rules=STANDARD_RULES)
     for page in pages:
         rows = cut(page, columns)
 
@@ -440,7 +441,7 @@ def test_bare_lines_become_the_same_lines(columns: KeyColumns, pages: list[list[
 )
 def test_a_single_identifier_stands_bare(company: object, written: str) -> None:
     """An identifier that JSON writes as it is stands in its line alone; any other one stands there in its JSON."""
-    maker = LineMaker(KeyColumns(0, (), (("groupId", 1),)), reject=lambda _: None)
+    maker = LineMaker(KeyColumns(0, (), (("groupId", 1),)), reject=lambda _: None, rules=STANDARD_RULES)
 
     assert [*maker.singly([("u1", company)])] == [f"u1{written}"]
     assert maker.lines([("u1", company)]).decode().removesuffix("\n").removesuffix("\t") == f"u1{written}"
@@ -465,7 +466,7 @@ def test_a_byte_order_mark_belongs_to_its_key() -> None:
 @pytest.mark.parametrize("columns", [COLUMNS["single"], COLUMNS["several"]], ids=["none", "two"])
 def test_only_a_single_identifier_is_wrapped(columns: KeyColumns) -> None:
     """Members without other identifiers, or with several, have their whole lines at once."""
-    maker = LineMaker(columns, reject=lambda _: None)
+    maker = LineMaker(columns, reject=lambda _: None, rules=STANDARD_RULES)
     rows = cut([("u1", "c1", "a@b"), ("u2", "c2", "c@d"), ("u3", None, "")], columns)
 
     assert wrapping(columns) is maker.wrapping is None

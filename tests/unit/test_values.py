@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from audience_sync.audiences.text_values import text_value_reader
 from audience_sync.core.keys import (
     KeyColumns,
+    KeyRules,
     Reason,
     RefusedValue,
     Rejection,
@@ -272,7 +273,7 @@ def filed(rows: list[Row]) -> tuple[list[Member], list[Rejection]]:
     """Return the members that rows of key, value and company are filed as, by key, and the rejections."""
     rejections: list[Rejection] = []
     columns = KeyColumns(0, (), (("groupId", 2),))
-    maker = LineMaker(columns, reject=rejections.append, value_column=ValueColumn(1, of_python))
+    maker = LineMaker(columns, reject=rejections.append, value_column=ValueColumn(1, of_python), rules=KeyRules(()))
     *lines, rest = maker.lines(rows).decode().split("\n")
     assert (rest, maker.may_err, maker.wrapping) == ("", False, None)
     return sorted(map(from_line, lines)), rejections
