@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,10 +13,14 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Change, ChangeKind, Computation, Member, RunKind, RunState
-from audience_sync.destinations.schematic.mapping_rules import Mapping as DestinationMapping
-from audience_sync.destinations.schematic.parcels import Destination, make_parcel
-from audience_sync.destinations.schematic.presets import presets
-from audience_sync.destinations.schematic.wire_events import Contents, Event, OpenChange
+from audience_sync.destinations.batch_contents import BatchContents
+from audience_sync.destinations.mappings import Mapping as DestinationMapping
+from audience_sync.destinations.mappings import presets
+from audience_sync.destinations.open_changes import OpenChange
+from audience_sync.destinations.profile_events import ProfileEvents
+from audience_sync.destinations.rendered_events import RenderedEvent
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS
+from audience_sync.destinations.schematic.schematic_renderer import SchematicRenderer
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, batches, generations, outbox, runs
 from audience_sync.store.batches import Batch
@@ -149,10 +153,16 @@ def make_open(profile_key: str = "u1", **facts: object) -> OpenChange:
     return default._replace(**facts)  # type: ignore[arg-type]  # the fields of OpenChange
 
 
-def make_event(*changes: OpenChange, sent_at: datetime = NOON, environment: str = "env_1") -> Event:
+def make_event(*changes: OpenChange, sent_at: datetime = NOON, environment: str = "env_1") -> RenderedEvent:
     """Return the event that the presets make of these changes of a profile named by `userId`."""
-    (event,) = make_parcel(changes or (make_open(),), make_destination(environment=environment), at=iso(sent_at)).events
+    (event,) = rendered(changes or (make_open(),), make_renderer(environment=environment), at=iso(sent_at)).events
     return event
+
+
+def rendered(changes: Sequence[OpenChange], renderer: SchematicRenderer, *, at: str) -> ProfileEvents:
+    """Return the events of the open changes of one profile."""
+    (found,) = renderer.profile_events(changes, at=at)
+    return found
 
 
 def open_changes(connection: Connection, profile_key: str) -> list[OpenChange]:
@@ -161,7 +171,7 @@ def open_changes(connection: Connection, profile_key: str) -> list[OpenChange]:
     return [row for row in rows if row.profile_key == profile_key]
 
 
-def take_batch(connection: Connection, *events: Event, now_ms: int, holder: str = "me") -> Batch:
+def take_batch(connection: Connection, *events: RenderedEvent, now_ms: int, holder: str = "me") -> Batch:
     """Take what some events carry out of the outbox, as one batch that is claimed for ten minutes, and return it."""
     for event in events:
         for carried in event.carried:
@@ -170,16 +180,16 @@ def take_batch(connection: Connection, *events: Event, now_ms: int, holder: str 
                 {"k": event.profile_key, "a": carried.audience_id, "g": carried.generation},
             )
     (batch,) = batches.add(
-        connection, [Contents.of(events)], holder=holder, claim_until=now_ms + 600_000, now_ms=now_ms
+        connection, [BatchContents.of(events)], holder=holder, claim_until=now_ms + 600_000, now_ms=now_ms
     )
     return batch
 
 
-def make_destination(
+def make_renderer(
     *mappings: DestinationMapping, identity: str = "userId", environment: str = "env_1"
-) -> Destination:
-    """Return a destination with some mappings, or with the presets."""
-    return Destination(identity=identity, environment=environment, mappings=mappings or presets())
+) -> SchematicRenderer:
+    """Return a renderer with some mappings, or with the presets."""
+    return SchematicRenderer(identity=identity, environment=environment, mappings=mappings or presets(ACTIONS.values()))
 
 
 def company_identifiers(company: str | None) -> str | None:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.clock import Seams
 from audience_sync.core.keys import shard_of
-from audience_sync.destinations.schematic.wire_events import Contents
+from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.store import batches, leases, schema
 from audience_sync.store import database as db
 from tests.factories import make_event, make_open
@@ -218,6 +218,8 @@ def _work(connection: Connection, names: Names, *, now_ms: int) -> None:
     holder, until = "worker-1.eu-central-1.compute.internal:4177:9c21", now_ms + 600_000
     taken = "DELETE FROM outbox WHERE profile_key = :k AND audience_id = 1"
     connection.execute(sa.text(taken), {"k": names.person})
-    (batch,) = batches.add(connection, [Contents.of([make_event(change)])], holder=holder, claim_until=until, now_ms=AT)
+    (batch,) = batches.add(
+        connection, [BatchContents.of([make_event(change)])], holder=holder, claim_until=until, now_ms=AT
+    )
     batches.postpone(connection, batch, not_before=AT + MINUTE, error=OUTAGE)
     leases.acquire(connection, [1], holder=holder, now_ms=now_ms, expires_at=until, dead=set())

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from audience_sync.config import Settings
 from audience_sync.core.model import Change, Counts
-from audience_sync.destinations.schematic.wire_events import OpenChange
+from audience_sync.destinations.open_changes import OpenChange
 from audience_sync.store import audiences, outbox, runs
 from audience_sync.store.database import Database
 from audience_sync.store.runs import RunRow

@@ -46,7 +46,7 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
         yield from check_mappings.look(settings, usable)
         yield from check_tracking_api.look(settings, environ)
         if usable is not None:
-            yield from check_shared_identifiers.look(usable)
+            yield from check_shared_identifiers.look(usable, settings.destination.display_name)
         if deep and usable is not None:
             from audience_sync.checks import check_members  # noqa: PLC0415 - DuckDB is slow to import
 

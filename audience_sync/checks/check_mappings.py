@@ -1,4 +1,4 @@
-"""Check whether each audience reaches Schematic through the mappings, and whether each mapping is used."""
+"""Check whether the mappings deliver each audience, and whether each mapping is used."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any, Final
 
 from audience_sync.checks.finding import Finding, error, ok, warning
 from audience_sync.config import Audience, Settings
-from audience_sync.destinations.schematic.coverage import AT, PEOPLE, looks_at_the_environment, sample, sample_values
-from audience_sync.destinations.schematic.mapping_rules import Mapping
-from audience_sync.destinations.schematic.presets import DEFAULTS
+from audience_sync.destinations.mappings import Mapping, looks_at_the_environment
+from audience_sync.destinations.sample_changes import AT, PEOPLE, sample, sample_values
 from audience_sync.errors import ConfigError
 from audience_sync.segment.fql.trigger_tree import Comparison, OneOf, conditions
 from audience_sync.segment.mapping.template import reads
@@ -47,14 +46,14 @@ def _bound(database: Database | None) -> str:
 
 
 def _samples(audience: Audience, settings: Settings, environment: str) -> Iterator[SegmentEvent]:
-    destination = settings.destination(environment)
+    renderer = settings.renderer(environment)
     present, absent = sample_values(audience.computation, audience.declared_type)
     for value, kinds in ((present, ("entered", "updated", "resent")), (absent, ("exited", "resent"))):
         keys = audience.user_keys, audience.company_keys
-        one = sample(audience.key, value, PEOPLE[0], destination, *keys, audience.computation)
+        one = sample(audience.key, value, PEOPLE[0], *keys, audience.computation, identity=settings.identity)
         for kind in kinds:
             change = one._replace(kind=kind)
-            yield destination.event([change], change.identifiers, at=AT)
+            yield renderer.event([change], change.identifiers, at=AT)
 
 
 def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -> Iterator[Finding]:
@@ -80,7 +79,7 @@ def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -
         return
     written = {field: mapping.fields[field] for field in KEYS if field in mapping.fields}
     for field, value in written.items():
-        for path in sorted(reads(value) if value != DEFAULTS[mapping.action].get(field) else ()):
+        for path in sorted(reads(value) if value != mapping.action.preset_fields.get(field) else ()):
             if not any(_has(event, path) for event in matched):
                 yield warning(
                     CHECK,

@@ -14,6 +14,7 @@ from typing import Final
 
 from audience_sync.checks.finding import Finding, warning
 from audience_sync.config import Settings
+from audience_sync.destinations.destination_protocol import Destination
 
 _OTHERS: Final = stat.S_IRWXO
 _NOT_THE_OWNER: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -29,7 +30,7 @@ _TOKEN = re.compile(
 def look(settings: Settings) -> Iterator[Finding]:
     """Yield a warning for each file that is there and can be opened by those who should not."""
     yield from _configuration(settings.path)
-    yield from _key_file(settings.schematic.api_key_file)
+    yield from _key_file(settings.section.api_key_file, settings.destination)
     url = settings.database.url.get_secret_value()
     if url.get_backend_name() == "sqlite":
         for ending in _SUFFIXES:
@@ -61,13 +62,14 @@ def _configuration(path: Path) -> Iterator[Finding]:
         )
 
 
-def _key_file(path: Path | None) -> Iterator[Finding]:
+def _key_file(path: Path | None, destination: Destination) -> Iterator[Finding]:
     if path is not None and (mode := _mode(path)) & (_OTHERS | stat.S_IWGRP):  # a group may be that of the service
         yield warning(
-            "schematic",
+            destination.name,
             str(path),
             f"holds the API key and can be opened by others than its owner (mode {mode:o})",
-            remedy=f"chmod 600 {_quoted(path)}; if others may have read it, make a new key in Schematic",
+            remedy=f"chmod 600 {_quoted(path)};"
+            f" if others may have read it, make a new key in {destination.display_name}",
         )
 
 

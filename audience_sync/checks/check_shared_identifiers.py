@@ -12,11 +12,10 @@ from audience_sync.store.database import Database, display_url
 CHECK: Final = "identifiers"
 
 
-def look(database: Database) -> Iterator[Finding]:
+def look(database: Database, destination: str) -> Iterator[Finding]:
     """Yield how many identifiers are shared, if any are."""
     with database.read() as connection:
         shared = identifiers.count_shared(connection)
     if shared:
-        yield warning(
-            CHECK, display_url(database.engine.url), identifiers.shared_sentence(shared), remedy=identifiers.SHARED_HINT
-        )
+        sentence = identifiers.shared_sentence(shared, destination=destination)
+        yield warning(CHECK, display_url(database.engine.url), sentence, remedy=identifiers.SHARED_HINT)

@@ -9,8 +9,7 @@ from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings, resolve_write_keys
 from audience_sync.core.model import Json
 from audience_sync.core.text import counted
-from audience_sync.destinations.schematic.coverage import AT
-from audience_sync.destinations.schematic.mapping_rules import judge
+from audience_sync.destinations.sample_changes import AT
 from audience_sync.tracking_api.listener import require_libraries
 
 CHECK: Final = "ingest"
@@ -50,12 +49,10 @@ def _settable(settings: Settings) -> list[str]:
     """Return the audiences whose traits the mappings take from an identify that an application sends."""
     keys = [audience.key for audience in settings.audiences if audience.enabled]
     traits: Json = dict.fromkeys(keys, True)
-    event = {"type": "identify", "userId": "sample", "timestamp": AT, "traits": traits}
-    bodies = [
-        made.body["body"] for _, made in judge(event, settings.mappings).bodies if made.body["type"] == "identify"
-    ]
-    sent = [body.get("traits") for body in bodies if isinstance(body, dict)]
-    return [key for key in keys if any(isinstance(one, dict) and key in one for one in sent)]
+    sent = settings.renderer("").user_traits(
+        {"type": "identify", "userId": "sample", "timestamp": AT, "traits": traits}
+    )
+    return [key for key in keys if key in sent]
 
 
 def _listed(traits: list[str]) -> str:

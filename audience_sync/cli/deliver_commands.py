@@ -56,7 +56,7 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
     Delivers changes and forwarded events, and retries them until nothing is pending or nothing can proceed.
     """
     settings = settings_of(context)
-    key = resolve_api_key(settings.schematic, os.environ)
+    key = resolve_api_key(settings.section, os.environ)
     with working(settings) as (workspace, stop):
         with workspace.database.read() as connection:
             is_idle = not open_values.any_deliverable(connection)
@@ -86,7 +86,7 @@ def run(context: typer.Context) -> None:
         from audience_sync import daemon, logs  # noqa: PLC0415 - only this command needs the scheduler, and structlog
 
         settings = settings_of(context)
-        key = resolve_api_key(settings.schematic, os.environ)
+        key = resolve_api_key(settings.section, os.environ)
         logs.configure()
         with engine.working(settings, seams(), warn=run_output.warn) as workspace:
             run_output.using(workspace.database)

@@ -112,7 +112,7 @@ def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator
     for audience in settings.audiences:
         reports.append(sync(workspace, Job(settings=settings, audience=audience, as_of=as_of)))
         yield
-    outcome = deliver(workspace, Delivery(settings=settings, key=resolve_api_key(settings.schematic, {})))
+    outcome = deliver(workspace, Delivery(settings=settings, key=resolve_api_key(settings.section, {})))
     yield
     if outcome.failure is not None:
         raise outcome.failure

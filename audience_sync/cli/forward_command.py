@@ -26,7 +26,7 @@ from audience_sync.cli.plan_output import REDACTED
 from audience_sync.cli.text_table import Record
 from audience_sync.config import Settings, resolve_api_key
 from audience_sync.delivery import Acquaintance, Delivery, DeliveryReport, deliver
-from audience_sync.destinations.schematic.mapping_rules import Mapping
+from audience_sync.destinations.mappings import Mapping
 from audience_sync.errors import DestinationError, KeyRefused, MarkUnusable, SourceError
 from audience_sync.segment.segment_events import TYPES
 from audience_sync.store import event_reports, open_values
@@ -189,7 +189,7 @@ def forward(
     if dry_run:
         _show(settings, file, format=format)
         return
-    key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
+    key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     with working(settings) as (workspace, stop):
         started = workspace.seams.now_ms()
         unsent_before = _unsent(workspace.database, since_ms=started)
@@ -244,7 +244,8 @@ class Sender:
         if self.key is None:
             return None
         with self.workspace.database.read() as connection:
-            return DeliveryReport(self.events, *open_values.count(connection), self.failure)
+            counts = open_values.count(connection)
+        return DeliveryReport(self.events, *counts, self.failure, self.settings.destination.display_name)
 
 
 def _send(sender: Sender, file: str) -> Tally:
@@ -310,13 +311,14 @@ def _show(settings: Settings, file: str, *, format: Format) -> None:
     """
     name = name_of(file)
     sheet = ForwardSheet(settings.mappings, format=format)
+    posted = partial(settings.destination.posted, key=REDACTED)
     try:
         with open_events(file) as stream, _progress(name, format) as show:
             for found in read_events(stream, name=name):
                 if isinstance(found, BadLine):
                     sheet.bad.add(found)
                 else:
-                    sheet.add(preview(found, settings.mappings, api_key=REDACTED))
+                    sheet.add(preview(found, settings.mappings, posted=posted))
                 show("forwarding", found.line)
     except SourceError:
         sheet.close()

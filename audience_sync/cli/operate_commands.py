@@ -161,11 +161,11 @@ def forget(
         console.print(f"found for this user: {_listed(found)}")
         confirm("Erase all of it?", yes=yes)
         with _without_syncs(workspace):
-            erased = _erase(workspace, user, timeout=settings.schematic.timeout)
+            erased = _erase(workspace, user, timeout=settings.destination.timeout)
             workspace.seams.reach("forget.erased")
         erasure.compact(workspace.database)
     out.print(Text(f"erased: {_listed(erased)}"))
-    console.print("delete this user in Schematic, too")
+    console.print(f"delete this user in {settings.destination.display_name}, too")
     console.print(
         "a user who is still in the source comes back at the next sync; a forwarded event brings the user back, too"
     )

@@ -24,9 +24,12 @@ from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.keys import MAX_KEY_LENGTH, Reason, shard_of
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, delivered_value
 from audience_sync.core.text import instant_text, printable
-from audience_sync.destinations.schematic.coverage import PEOPLE, joined, sample, sample_values, volume
-from audience_sync.destinations.schematic.parcels import Destination, Parcel, make_parcel
-from audience_sync.destinations.schematic.wire_events import Event, OpenChange, with_key
+from audience_sync.destinations.destination_protocol import Renderer
+from audience_sync.destinations.event_volume import joined, volume
+from audience_sync.destinations.open_changes import OpenChange
+from audience_sync.destinations.profile_events import ProfileEvents
+from audience_sync.destinations.rendered_events import RenderedEvent
+from audience_sync.destinations.sample_changes import PEOPLE, sample, sample_values
 from audience_sync.errors import AudienceSyncError
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, generations, memberships, outbox
@@ -34,14 +37,14 @@ from audience_sync.store.database import Database
 from audience_sync.sync import Plan
 
 # --- new users --------------------------------------------------------------------------------------------------------
-# Estimate how many users a plan would create in Schematic.
+# Estimate how many users a plan would create in the destination.
 
 LOOKED_UP: Final = 10_000  # users of each audience; beyond that, only a sample of them
 SAMPLE_ONE_IN: Final = 16
 
 
 class NewUsers:
-    """Counts the users that enter and of whose memberships Schematic has accepted none yet.
+    """Counts the users that enter and of whose memberships the destination has accepted none yet.
 
     A user who enters several audiences counts once in the total. Large numbers are estimates.
     """
@@ -118,9 +121,17 @@ class PlanSamples:
     """Prints the first changes of each kind of each audience, each as if its profile had no other open change."""
 
     def __init__(
-        self, destination: Destination, audience_ids: Mapping[str, int], *, most: int, format: Format, now: datetime
+        self,
+        settings: Settings,
+        renderer: Renderer,
+        audience_ids: Mapping[str, int],
+        *,
+        most: int,
+        format: Format,
+        now: datetime,
     ) -> None:
-        self._destination = destination
+        self._destination = settings.destination
+        self._renderer = renderer
         self._ids = audience_ids
         self._most = most
         self._at = iso(now)
@@ -137,9 +148,9 @@ class PlanSamples:
                     self._show(audience, change)
 
     def _show(self, audience: Audience, change: Change) -> None:
-        parcel = self._parcel(audience, change)
-        bodies = [self._shown_body(audience.key, event) for event in parcel.events]
-        reasons = [reason for _, reason in parcel.rejected]
+        rendered = self._rendered(audience, change)
+        bodies = [self._shown_body(audience.key, event) for event in rendered.events]
+        reasons = [reason for _, reason in rendered.rejected]
         self.rejected.update((audience.key, reason) for reason in reasons)
         if self._sheet is None:
             value = "" if change.value is None else f" {change.value}"
@@ -164,7 +175,7 @@ class PlanSamples:
             }
         )
 
-    def _parcel(self, audience: Audience, change: Change) -> Parcel:
+    def _rendered(self, audience: Audience, change: Change) -> ProfileEvents:
         row = OpenChange(
             profile_key=change.profile_key,
             audience_id=self._ids.get(audience.key, 0),
@@ -176,11 +187,12 @@ class PlanSamples:
             kind=change.kind,
             computation=audience.computation,
         )
-        return make_parcel([row], self._destination, at=self._at)
+        (rendered,) = self._renderer.profile_events([row], at=self._at)
+        return rendered
 
-    def _shown_body(self, key: str, event: Event) -> str:
+    def _shown_body(self, key: str, event: RenderedEvent) -> str:
         """Return an event as it would be posted, except for the keys that are made at delivery."""
-        body = with_key(event.body, api_key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
+        body = self._destination.posted(event.body, key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
         number = self._ids.get(key, 0)
         body = body.replace(f"personas_{number}.0.", f"personas_{number or MADE_WHEN_SENT}.{MADE_WHEN_SENT}.")
         return harmless(body)
@@ -201,7 +213,7 @@ READY, BLOCKED, HELD, FAILED = "ready", "blocked", "held", "failed"
 
 
 class _Planned(NamedTuple):
-    """A plan with the number of profiles that Schematic is sent something about, and of events."""
+    """A plan with the number of profiles that something is sent about, and of events."""
 
     plan: Plan
     profiles: int
@@ -228,13 +240,13 @@ class PlanSheet:
         self._settings = settings
         self._format = format
         with database.read() as connection:
-            environment = generations.environment(connection) or settings.schematic.environment
+            environment = generations.environment(connection) or settings.destination.environment_label
             ids = {row.key: row.id for row in audiences.every(connection)}
             self._waiting = outbox.count(connection)[0]
-        self._destination = settings.destination(environment)
+        self._renderer = settings.renderer(environment)
         self._profiles = ProfileCounter() if len(planned) > 1 else None
         self._new_users = NewUsers(database)
-        self._samples = PlanSamples(self._destination, ids, most=samples, format=format, now=now)
+        self._samples = PlanSamples(settings, self._renderer, ids, most=samples, format=format, now=now)
         self._sheet = None if samples and format is Format.CSV else Sheet(COLUMNS, format=format, shown=SHOWN)
         self._planned: list[_Planned] = []
         self._records: list[Record] = []  # of a table, which is printed at the end
@@ -302,7 +314,7 @@ class PlanSheet:
             self._sheet.add(record)
 
     def _events(self, audience: Audience, counts: Counts) -> int:
-        each = volume(_entry(audience, self._settings, number=0), self._destination)
+        each = volume(_entry(audience, self._settings, number=0), self._renderer)
         updated = counts.updated if audience.send_updates else 0
         return counts.entered * each.entered + counts.exited * each.exited + updated * each.updated
 
@@ -315,7 +327,7 @@ class PlanSheet:
         distinct = min(profiles, self._profiles.count())
         keys = [one.plan.audience_key for one in changed]
         entries = [_entry(self._settings.audience(key), self._settings, number=n) for n, key in enumerate(keys)]
-        return distinct, events - round(joined(entries, self._destination) * (profiles - distinct))
+        return distinct, events - round(joined(entries, self._renderer) * (profiles - distinct))
 
     def _forecast(self, events: int) -> Record:
         delivery = self._settings.delivery
@@ -344,7 +356,7 @@ class PlanSheet:
         if plan.definition_changed:
             console.print("  its definition, or something that it uses, was edited since its last sync")
         for reason, count in sorted(plan.rejections.counts.items()):
-            console.print(f"  {count:,} rows: {_explained(reason)}")
+            console.print(f"  {count:,} rows: {_explained(reason, self._settings.destination.display_name)}")
         for (key, sentence), count in self._samples.rejected.items():
             if key == plan.audience_key:
                 console.print(f"  [yellow]{count:,} of the samples would be dead:[/] {escape(sentence)}")
@@ -359,7 +371,7 @@ class PlanSheet:
             )
 
     def _conclude(self, events: int, new_users: int) -> None:
-        """Print on stderr what the total means, and what Schematic does with the events."""
+        """Print on stderr what the total means, and what the destination does with the events."""
         delivery = self._settings.delivery
         if events:
             console.print(
@@ -367,7 +379,8 @@ class PlanSheet:
                 f" {delivery.max_requests_per_second:,g} requests a second; in the total, changes of one profile share"
                 " an event where the mappings allow it"
             )
-            created = f"; up to {new_users:,} users may be new to Schematic and are created there" if new_users else ""
+            name = self._settings.destination.display_name
+            created = f"; up to {new_users:,} users may be new to {name} and are created there" if new_users else ""
             console.print(f"each event moves the user's last_seen_at and may fire a webhook{created}")
         if self._waiting:
             console.print(f"{self._waiting:,} changes of earlier runs wait, and go with the next delivery")
@@ -376,19 +389,18 @@ class PlanSheet:
 def _entry(audience: Audience, settings: Settings, *, number: int) -> OpenChange:
     """Return the change of a sample person who enters an audience, or gets a value."""
     value, _ = sample_values(audience.computation, audience.declared_type)
-    destination = settings.destination("")
     keys = audience.user_keys, audience.company_keys
-    entry = sample(audience.key, value, PEOPLE[0], destination, *keys, audience.computation)
+    entry = sample(audience.key, value, PEOPLE[0], *keys, audience.computation, identity=settings.identity)
     return entry._replace(audience_id=number)
 
 
 def _changes_sent(audience: Audience, counts: Counts) -> int:
-    """Return the number of changes that are sent to Schematic."""
+    """Return the number of changes that are sent."""
     return counts.entered + counts.exited + (counts.updated if audience.send_updates else 0)
 
 
 def _profiles_sent(audience: Audience, changes: Sequence[Change]) -> Iterator[str]:
-    """Yield the keys of the profiles with changes that are sent to Schematic."""
+    """Yield the keys of the profiles with changes that are sent."""
     for change in changes:
         if audience.send_updates or change.kind is not ChangeKind.UPDATED:
             yield change.profile_key
@@ -406,7 +418,7 @@ def _changes(counts: Counts) -> Record:
     }
 
 
-def _explained(reason: Reason) -> str:
+def _explained(reason: Reason, destination: str) -> str:
     return {
         Reason.NULL_KEY: "the identity is NULL",
         Reason.EMPTY_KEY: "the identity is empty",
@@ -418,7 +430,8 @@ def _explained(reason: Reason) -> str:
         Reason.DUPLICATE: "another row of the same identity is used: it has more identifiers, or the smaller JSON",
         Reason.OMITTED_IDENTIFIER: "another identifier is unusable or a placeholder such as NULL, and is left out",
         Reason.NULL_VALUE: "there is no value",
-        Reason.LONG_VALUE: "the value is longer than 1,024 characters, which Schematic does not take; there is none",
+        Reason.LONG_VALUE: f"the value is longer than 1,024 characters, which {destination} does not take;"
+        " there is none",
         Reason.UNFIT_VALUE: "the value is not of the declared type, or cannot be sent exactly as JSON; there is none",
         Reason.UNREADABLE_VALUE: "the driver cannot represent a value that the definition uses",
     }[reason]

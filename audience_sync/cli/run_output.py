@@ -55,7 +55,7 @@ def exposed(settings: Settings) -> None:
 
 
 def first_sync(key: str, members: int, settings: Settings) -> None:
-    """Say what a first sync is about to do to Schematic, before its first commit."""
+    """Say what a first sync is about to do to the destination, before its first commit."""
     events, requests, seconds = forecast(
         members * settings.coverage(settings.audience(key), environment="").events,
         batch_size=settings.delivery.batch_size,
@@ -66,7 +66,7 @@ def first_sync(key: str, members: int, settings: Settings) -> None:
         f"first sync of {key}: up to {counted(events, 'event')} in {counted(requests, 'request')},"
         f" at least {timedelta(seconds=seconds)}"
         f" at {rate:,g} requests a second; each moves the user's last_seen_at and may fire a webhook; users that"
-        " Schematic does not know are created there"
+        f" {settings.destination.display_name} does not know are created there"
     )
 
 
@@ -113,7 +113,7 @@ def confirm(question: str, *, yes: bool) -> None:
 def show_runs(database: Database, reports: Sequence[RunReport], *, format: Format) -> int:
     """Print one line for each run, and why rows were rejected or a run is blocked.
 
-    Return how many of their changes Schematic has accepted.
+    Return how many of their changes the destination has accepted.
     """
     sent = show_run_ids(database, [report.run.id for report in reports], format=format)
     for report in reports:
@@ -128,7 +128,7 @@ def show_runs(database: Database, reports: Sequence[RunReport], *, format: Forma
 def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) -> int:
     """Print one line for each run, as the database has it now.
 
-    Return how many of their changes Schematic has accepted.
+    Return how many of their changes the destination has accepted.
     """
     sent = 0
     sheet = Sheet(RUN_COLUMNS, format=format, shown=REPORT_SHOWN)
@@ -163,7 +163,7 @@ def exit_code(
 ) -> int:
     """Say how the delivery ended and return the exit code of the whole command.
 
-    `sent` is how many changes of its runs Schematic has accepted; None for a command without runs.
+    `sent` is how many changes of its runs the destination has accepted; None for a command without runs.
     """
     if delivery is not None:
         _say_delivery(delivery, sent)
@@ -205,12 +205,13 @@ def orphans(database: Database, settings: Settings) -> None:
                 )
 
 
-def shared_identifiers(database: Database) -> None:
+def shared_identifiers(database: Database, settings: Settings) -> None:
     """Warn of user identifiers that several profiles were sent with."""
     with database.read() as connection:
         shared = identifiers.count_shared(connection)
     if shared:
-        warn(f"{identifiers.shared_sentence(shared)}; hint: {identifiers.SHARED_HINT}")
+        sentence = identifiers.shared_sentence(shared, destination=settings.destination.display_name)
+        warn(f"{sentence}; hint: {identifiers.SHARED_HINT}")
 
 
 def renames(database: Database, settings: Settings, chosen: Sequence[Audience]) -> None:
@@ -228,10 +229,10 @@ def _say_delivery(delivery: DeliveryReport, sent: int | None) -> None:
     if not (delivery.events or waiting or sent or delivery.failure):
         console.print("nothing was waiting to be sent")
     elif sent is None or sent == delivery.events:
-        console.print(f"{counted(delivery.events, 'event')} accepted by Schematic")
+        console.print(f"{counted(delivery.events, 'event')} accepted by {delivery.destination}")
     else:
         console.print(
-            f"{counted(delivery.events, 'event')} accepted by Schematic, earlier ones included;"
+            f"{counted(delivery.events, 'event')} accepted by {delivery.destination}, earlier ones included;"
             f" {counted(sent, 'change')} of these runs"
         )
     if delivery.failure is not None:

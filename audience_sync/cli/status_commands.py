@@ -134,7 +134,7 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
     elif format is Format.CSV:
         print_records(map(_flat, whole["audiences"]), STATUS_COLUMNS, format=format)
     else:
-        _print_status(whole, forwarded=forwarded)
+        _print_status(whole, forwarded=forwarded, name=settings.destination.display_name)
 
 
 def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOption = Format.TABLE) -> None:
@@ -280,7 +280,7 @@ def _short(audience: Record) -> Record:
     return {**audience, "last_run": last and last["state"]}
 
 
-def _print_status(whole: Record, *, forwarded: bool) -> None:
+def _print_status(whole: Record, *, forwarded: bool, name: str) -> None:
     print_facts(
         [
             ("database", whole["database"]),
@@ -292,9 +292,10 @@ def _print_status(whole: Record, *, forwarded: bool) -> None:
     hidden = HiddenColumns()
     print_table(map(_short, whole["audiences"]), STATUS_SHOWN, hidden=hidden)
     _print_waiting(whole["deliveries"], whole["events"] if forwarded else None)
-    _print_destination(whole["destination"])
+    _print_destination(whole["destination"], name)
     if whole["shared_identifiers"]:
-        out.print(f"identifiers: {identifiers.shared_sentence(whole['shared_identifiers'])}")
+        shared = identifiers.shared_sentence(whole["shared_identifiers"], destination=name)
+        out.print(f"identifiers: {shared}")
     for title, records, shown in (
         ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
         ("at work", whole["leases"], SHOWN),
@@ -328,13 +329,13 @@ def _print_waiting(sent: Record, events: Record | None) -> None:
         )
 
 
-def _print_destination(destination: Record) -> None:
-    """Print since when Schematic has accepted nothing, and the time of the next try."""
+def _print_destination(destination: Record, name: str) -> None:
+    """Print since when the destination has accepted nothing, and the time of the next try."""
     if destination["state"] in SENTENCES:
         next_try = destination["next_try_at"]
         again = instant_text(next_try) if next_try else "with the daemon or `audience-sync deliver`"
         since = instant_text(destination["since"])
-        out.print(f"Schematic: {SENTENCES[destination['state']]} since {since}, next try {again}", markup=False)
+        out.print(f"{name}: {SENTENCES[destination['state']]} since {since}, next try {again}", markup=False)
         out.print(f"last answer: {destination['last_answer']}", markup=False)
 
 

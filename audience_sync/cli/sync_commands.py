@@ -101,7 +101,7 @@ def sync(
     open or dead, 4 blocked by a guard or held, 5 another process is syncing, 6 key refused.
     """
     settings = settings_of(context)
-    key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
+    key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     if create:
         engine.create(settings)
     with working(settings, any_age=resync and force) as (workspace, stop):
@@ -132,7 +132,7 @@ def sync(
             run_output.released(workspace.database, report.run)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         sent = run_output.show_runs(workspace.database, reports, format=format)
-        run_output.shared_identifiers(workspace.database)
+        run_output.shared_identifiers(workspace.database, settings)
         raise typer.Exit(run_output.exit_code([r.run for r in reports], failures, delivery, sent=sent))
 
 
@@ -224,7 +224,7 @@ def approve(
     Audiences that it held are due at once: the daemon syncs them, or `audience-sync sync` does.
     """
     settings = settings_of(context)
-    key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
+    key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     with working(settings) as (workspace, stop):
         before = _run_to_approve(workspace, settings, which, yes=yes)
         is_applied = before.approved_at is not None and before.state is RunState.SUCCEEDED
@@ -255,7 +255,7 @@ def retract(
     Sends false to every member of an audience, or null to every profile that has a value of a computed trait.
     """
     settings = settings_of(context)
-    key = None if no_deliver else resolve_api_key(settings.schematic, os.environ)
+    key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     with engine.opened(settings) as database, database.read() as connection:
         audience = audiences.by_key(connection, name)
     values = (
@@ -377,8 +377,8 @@ def _accept_older(workspace: Workspace, settings: Settings) -> bool:
     if accepted.events:
         console.print(
             f"{accepted.events:,} forwarded events waited in it and may have been sent since. They are now dead"
-            " letters: `audience-sync dead retry --events` sends them (Schematic drops those it received within 24"
-            " hours), `audience-sync dead discard --events` drops them"
+            f" letters: `audience-sync dead retry --events` sends them ({settings.destination.display_name} drops those"
+            " it received within 24 hours), `audience-sync dead discard --events` drops them"
         )
     for audience in accepted.audiences:
         recover(workspace, audience)

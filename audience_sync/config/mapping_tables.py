@@ -12,9 +12,9 @@ from typing import Any
 from audience_sync.config.problems import Problem, near
 from audience_sync.config.tables import MappingTable
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.actions import FIELDS, Action, Field, FieldKind
-from audience_sync.destinations.schematic.mapping_rules import MOST_MAPPINGS, Mapping, make_mapping
-from audience_sync.destinations.schematic.presets import DEFAULTS, TRIGGERS, presets
+from audience_sync.destinations.actions import Field, FieldKind
+from audience_sync.destinations.mappings import MOST_MAPPINGS, Mapping, make_mapping, presets
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS
 from audience_sync.errors import TriggerError
 from audience_sync.segment.mapping.validation import directive_of, problems
 
@@ -40,16 +40,16 @@ def check_mappings(raw: abc.Mapping[str, Any]) -> Iterator[Problem]:
 
 def make_mappings(entries: abc.Sequence[MappingTable]) -> tuple[Mapping, ...]:
     """Return the mappings of a file without problems, or the presets if it has none."""
-    return tuple(map(_mapping, entries)) or presets()
+    return tuple(map(_mapping, entries)) or presets(ACTIONS.values())
 
 
 def _mapping(entry: MappingTable) -> Mapping:
-    required = {field.name for field in FIELDS[entry.action] if field.required}
-    defaults = {name: value for name, value in DEFAULTS[entry.action].items() if name in required}
+    action = ACTIONS[entry.action]
+    defaults = {name: value for name, value in action.preset_fields.items() if name in action.required}
     return make_mapping(
         entry.name,
-        trigger=TRIGGERS[entry.action] if entry.trigger is None else entry.trigger,
-        action=entry.action,
+        trigger=action.preset_trigger if entry.trigger is None else entry.trigger,
+        action=action,
         fields={**defaults, **entry.fields},
         enabled=entry.enabled,
     )
@@ -69,9 +69,9 @@ def _trigger(entry: abc.Mapping[str, Any], index: int) -> Iterator[Problem]:
 def _fields(entry: abc.Mapping[str, Any], index: int) -> Iterator[Problem]:
     """Yield unknown fields, values that can never be of their field's type, and faults of the directives."""
     action, given = entry.get("action"), entry.get("fields", {})
-    if action not in set(Action) or not isinstance(given, dict):
+    if not isinstance(action, str) or action not in ACTIONS or not isinstance(given, dict):
         return
-    known = {field.name: field for field in FIELDS[Action(action)]}
+    known = {field.name: field for field in ACTIONS[action].fields}
     location = ("mappings", index, "fields")
     for name, value in given.items():
         if name not in known:

@@ -17,9 +17,9 @@ from audience_sync.config.source_tables import Source
 from audience_sync.config.tables import Database, Delivery, Ingest, Keys, MappingTable, Retention, Schematic
 from audience_sync.core.keys import KeyRules
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
-from audience_sync.destinations.schematic.coverage import Coverage, coverage
-from audience_sync.destinations.schematic.mapping_rules import Mapping
-from audience_sync.destinations.schematic.parcels import Destination
+from audience_sync.destinations.destination_protocol import Coverage, Destination, Renderer
+from audience_sync.destinations.destination_registry import DESTINATIONS
+from audience_sync.destinations.mappings import Mapping
 from audience_sync.errors import UnknownName
 from audience_sync.query.printer import to_text
 from audience_sync.query.syntax_tree import Condition, Query, Scalar, kind_of
@@ -90,7 +90,7 @@ class Audience(BaseModel):
 
     @property
     def declared_type(self) -> TraitType | None:
-        """Return the type that its trait is declared with in Schematic; None: nothing says what its values are."""
+        """Return the type that its trait is declared with; None: nothing says what its values are."""
         if self.computation is Computation.AUDIENCE:
             return TraitType.BOOLEAN
         if self.type is not None or self.query is None:
@@ -162,15 +162,28 @@ class Settings(BaseModel):
         """Return an audience and everything it is connected with: what it uses, what uses it, and so on."""
         return next(family for family in self.families(self.audiences) if audience.key in {one.key for one in family})
 
-    def destination(self, environment: str) -> Destination:
-        """Return what makes events of changes, in the Schematic environment whose id or label is given."""
-        return Destination(identity=self.identity, environment=environment, mappings=self.mappings)
+    @property
+    def section(self) -> Schematic:
+        """Return the section of the destination."""
+        return self.schematic
+
+    @property
+    def destination(self) -> Destination:
+        """Return the destination, as its section describes it."""
+        return DESTINATIONS["schematic"](self.section)
+
+    def renderer(self, environment: str) -> Renderer:
+        """Return the renderer of the destination, for the environment with this id or label."""
+        return self.destination.renderer(identity=self.identity, environment=environment, mappings=self.mappings)
+
+    def with_environment_label(self, label: str) -> Settings:
+        """Return the same settings with another label of the destination's environment."""
+        return self.model_copy(update={"schematic": self.schematic.model_copy(update={"environment": label})})
 
     def coverage(self, audience: Audience, *, environment: str) -> Coverage:
-        """Return what the mappings do to an audience, in the environment the database is bound to, or "" for none."""
-        return coverage(
+        """Return how an audience reaches the destination, in the environment of the database ("": none yet)."""
+        return self.renderer(environment).coverage(
             audience.key,
-            self.destination(environment),
             user_keys=audience.user_keys,
             company_keys=audience.company_keys,
             computation=audience.computation,

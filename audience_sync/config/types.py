@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple, TypeAlias
@@ -29,7 +28,7 @@ from audience_sync.config.secret_references import REFERENCE, expand
 from audience_sync.core.keys import MAX_KEY_LENGTH
 from audience_sync.core.model import ColumnType, DateOrder, OnMissing, TraitType
 from audience_sync.database_error import shown
-from audience_sync.destinations.schematic.actions import Action
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS
 
 # --- addresses --------------------------------------------------------------------------------------------------------
 # The address on which the daemon listens: ``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:8080``.
@@ -297,8 +296,8 @@ def _write_key(value: str) -> str:
     return value
 
 
-def _action(value: object) -> Action:
-    return Action(_one_of(Action, value))
+def _action(value: object) -> str:
+    return _one_of(ACTIONS, value)
 
 
 def _column_type(value: object) -> ColumnType:
@@ -317,7 +316,7 @@ def _trait_type(value: object) -> TraitType:
     return TraitType(_one_of(TraitType, value))
 
 
-def _one_of(words: type[StrEnum], value: object) -> str:
+def _one_of(words: Iterable[str], value: object) -> str:
     if not isinstance(value, str) or value not in set(words):
         raise ValueError(f"must be one of {', '.join(f'`{word}`' for word in words)}")
     return value
@@ -363,7 +362,7 @@ Percent: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 Text: TypeAlias = Annotated[str, AfterValidator(_not_blank)]
-ActionName: TypeAlias = Annotated[Action, PlainValidator(_action)]
+ActionName: TypeAlias = Annotated[str, PlainValidator(_action)]
 Key: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=MAX_KEY_LENGTH)]
 Timezone: TypeAlias = Annotated[str, AfterValidator(_timezone)]
 Cron: TypeAlias = Annotated[str, AfterValidator(_cron)]

@@ -115,19 +115,14 @@ def read_again(old: Settings, key: SecretStr, environ: Mapping[str, str]) -> Rel
             f"{old.path} has no audiences and no computed traits any more",
             hint="restart the daemon if that is what you want",
         )
-    new_key = resolve_api_key(new.schematic, environ)
+    new_key = resolve_api_key(new.section, environ)
     if new.identity != old.identity:
         raise ConfigError(
             f"identity: this database knows people by {old.identity!r}, the file says {new.identity!r}",
             hint=f'set identity = "{old.identity}", or give the new identity a new [database] url and restart',
         )
-    settings = new.model_copy(
-        update={
-            "database": old.database,
-            "ingest": old.ingest,
-            "schematic": new.schematic.model_copy(update={"environment": old.schematic.environment}),
-        }
-    )
+    kept = {"database": old.database, "ingest": old.ingest}
+    settings = new.with_environment_label(old.destination.environment_label).model_copy(update=kept)
     before, after = ({one.key: one for one in of.audiences} for of in (old, new))
     other = _differing(old.model_copy(update={"audiences": ()}), settings.model_copy(update={"audiences": ()}))
     return Reload(

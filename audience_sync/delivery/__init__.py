@@ -1,4 +1,4 @@
-"""Delivery: what waits goes to Schematic, in order for each profile, until there is nothing left that can go."""
+"""Delivery: what waits goes to the destination, in order for each profile, until there is nothing left that can go."""
 
 from __future__ import annotations
 

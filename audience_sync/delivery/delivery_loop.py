@@ -21,9 +21,9 @@ from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settler import Settler
 from audience_sync.delivery.take import Batching, Taker
 from audience_sync.delivery.worker import Worker, WorkerGroup
+from audience_sync.destinations.backoff import backoff, tries_until_stuck
+from audience_sync.destinations.destination_protocol import DestinationClient
 from audience_sync.destinations.http_connection import trusted_authorities
-from audience_sync.destinations.schematic.client import Schematic
-from audience_sync.destinations.schematic.outcomes import backoff, tries_until_stuck
 from audience_sync.errors import DestinationAway, DestinationError, MarkUnusable
 from audience_sync.store import audiences, backup_mark, generations, open_values
 from audience_sync.store.audiences import AudienceRow
@@ -31,37 +31,40 @@ from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
 
 # --- before the first event -------------------------------------------------------------------------------------------
-# Before the first event: whose key this is, and that Schematic knows the type of every trait.
+# Before the first event: find out the environment of the key, and declare the type of every trait.
 
 
 @dataclass
 class Acquaintance:
-    """What a process has learnt of Schematic, from one delivery to the next: events may be delivered every second."""
+    """Facts about the destination that a process keeps between deliveries, which may follow every second."""
 
     tls: ssl.SSLContext = field(default_factory=trusted_authorities)
     environment: str | None = None  # of the key, once it was asked for
     refused: set[int] = field(default_factory=set)  # audiences whose trait could not be declared, or need not be
 
 
-def bind(workspace: Workspace, settings: Settings, schematic: Schematic) -> str:
+def bind(workspace: Workspace, settings: Settings, client: DestinationClient) -> str:
     """Return the environment this database belongs to, bound at the first delivery.
 
     Raises:
         BindingRefused: the key belongs to another environment, or the configuration names another identity.
         KeyRefused: the key is not accepted.
-        DestinationAway: Schematic does not answer now.
-        DestinationError: what answers is not Schematic.
+        DestinationAway: the destination does not answer now.
+        DestinationError: the address does not lead to the destination.
     """
-    told = schematic.environment()
+    told = client.environment()
     with workspace.database.write() as connection:
         generations.bind_identity(connection, settings.identity)
-        return generations.bind_environment(connection, told, label=settings.schematic.environment)
+        destination = settings.destination
+        return generations.bind_environment(
+            connection, told, label=destination.environment_label, destination=destination.display_name
+        )
 
 
 def declare_traits(
     workspace: Workspace,
     settings: Settings,
-    schematic: Schematic,
+    client: DestinationClient,
     *,
     stop: threading.Event,
     refused: set[int],
@@ -69,7 +72,7 @@ def declare_traits(
 ) -> None:
     """Declare the types of traits that are to be sent for the first time, if a mapping sends them under their names.
 
-    An audience is boolean; a computed trait has the type of the file, and without one Schematic goes by its first
+    An audience is boolean; a computed trait has the type of the file, and without one the destination goes by its first
     value. A refusal is a warning, told once and remembered in `refused`: the trait is still sent.
     """
     with workspace.database.read() as connection:
@@ -87,7 +90,7 @@ def declare_traits(
         if trait_type is None:
             refused.add(audience.id)
             continue
-        problem = schematic.declare(audience.key, trait_type, display_name=audience.name)
+        problem = client.declare(audience.key, trait_type, display_name=audience.name)
         if problem is None:
             with workspace.database.write() as connection:
                 audiences.set_declared(connection, audience.id, workspace.seams.now_ms())
@@ -110,7 +113,7 @@ IDLE = 0.1  # seconds between two looks for rows where there were none
 LONGEST_IDLE = 2.0  # seconds, after many fruitless looks: what waits is held back, and looking is work
 DATABASE_RETRY = 0.2  # seconds, when the database is away
 LOOK_AT_OTHERS = 1.0  # seconds between two looks for batches of the dead, and at what others have left
-DECLARE_EVERY = 1.0  # seconds between two looks for audiences that are new to Schematic
+DECLARE_EVERY = 1.0  # seconds between two looks for audiences that are new to the destination
 DRAIN = 5.0  # seconds that answers under way are waited for when all stops
 SETTLE = 1.5  # seconds for the last commit then
 BATCHES_OPEN = 20  # the open events of a process are at most this many times `batch_size`
@@ -146,6 +149,7 @@ class DeliveryReport:
     paused: int
     dead: int
     failure: DestinationError | MarkUnusable | None  # why it stopped before its time
+    destination: str  # display name
 
 
 def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
@@ -166,7 +170,8 @@ def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
     except (DestinationError, MarkUnusable) as error:
         failure = error
     with workspace.database.read() as connection:
-        report = DeliveryReport(session.events, *open_values.count(connection, forwarded=delivery.forwarded), failure)
+        counts = open_values.count(connection, forwarded=delivery.forwarded)
+    report = DeliveryReport(session.events, *counts, failure, delivery.settings.destination.display_name)
     if failure is not None and not delivery.stop.is_set():
         reachability.stopped(failure, again_in=delivery.settings.delivery.max_backoff.total_seconds())
     elif report.open <= report.paused:
@@ -192,17 +197,17 @@ class _Session:
         if self._delivery.stop.is_set() or not self._deliverable():
             return
         settings = self._settings
-        with closing(self._schematic()) as api:
+        with closing(self._client()) as api:
             batching = Batching(
-                destination=settings.destination(self._environment(api)),
+                renderer=settings.renderer(self._environment(api)),
                 batch_size=settings.delivery.batch_size,
                 stuck_tries=tries_until_stuck(settings.delivery.max_backoff),
             )
             self._last_progress = self._workspace.seams.monotonic()
-            forwarded, timeout = self._delivery.forwarded, settings.schematic.timeout
+            forwarded, timeout = self._delivery.forwarded, settings.destination.timeout
             claims = Claims(self._workspace, self._pool, timeout=timeout, forwarded=forwarded)
             group = self._group(claims, batching)
-            workers = [Worker(group, self._schematic()) for _ in range(settings.delivery.concurrency)]
+            workers = [Worker(group, self._client()) for _ in range(settings.delivery.concurrency)]
             try:
                 for worker in workers:
                     worker.start()
@@ -224,14 +229,17 @@ class _Session:
         )
         return WorkerGroup(
             workspace=self._workspace,
+            destination=self._settings.destination,
             pool=self._pool,
             claims=claims,
-            settler=Settler(self._workspace, warn=self._delivery.warn),
+            settler=Settler(
+                self._workspace, destination=self._settings.destination.display_name, warn=self._delivery.warn
+            ),
             pace=pace,
             reachability=self._reachability,
             batching=batching,
             max_backoff=delivery.max_backoff,
-            timeout=self._settings.schematic.timeout,
+            timeout=self._settings.destination.timeout,
         )
 
     def _end(self, group: WorkerGroup, workers: list[Worker]) -> None:
@@ -246,8 +254,8 @@ class _Session:
         group.claims.close(but=self._pool.posting())
         self.events = group.settler.events
 
-    def _environment(self, api: Schematic) -> str:
-        """Ask whose key this is, once in a process, and again and again while Schematic is away."""
+    def _environment(self, api: DestinationClient) -> str:
+        """Ask whose key this is, once in a process, and again and again while the destination is away."""
         known, tries = self._delivery.acquaintance, 0
         while known.environment is None:
             try:
@@ -261,7 +269,7 @@ class _Session:
                     raise
         return known.environment
 
-    def _watch(self, group: WorkerGroup, taker: Taker, api: Schematic) -> None:
+    def _watch(self, group: WorkerGroup, taker: Taker, api: DestinationClient) -> None:
         """Keep the workers supplied until nothing is left, or something ends that."""
         seams, settler = self._workspace.seams, group.settler
         moves = 0
@@ -357,7 +365,7 @@ class _Session:
             self._last_progress = now
         self._waited = waits
 
-    def _declare(self, api: Schematic) -> None:
+    def _declare(self, api: DestinationClient) -> None:
         self._declares_at = self._workspace.seams.monotonic()
         declare_traits(
             self._workspace,
@@ -368,8 +376,9 @@ class _Session:
             warn=self._delivery.warn,
         )
 
-    def _schematic(self) -> Schematic:
-        return Schematic(self._settings.schematic, self._delivery.key, tls=self._delivery.acquaintance.tls)
+    def _client(self) -> DestinationClient:
+        tls, clock = self._delivery.acquaintance.tls, self._workspace.seams.clock
+        return self._settings.destination.connect(self._delivery.key, tls=tls, clock=clock)
 
     def _deliverable(self) -> bool:
         with self._workspace.database.read() as connection:

@@ -1,9 +1,9 @@
 """How fast requests may go: the rate that all processes on a database share, and the way into and out of an outage.
 
-While Schematic takes what it gets, requests go at the shared rate. When everybody fails, or when Schematic asks for a
+While the destination takes what it gets, requests go at the shared rate. When everybody fails, or when it asks for a
 break (429), all wait, longer from time to time. Then one request goes alone to see whether it is over; the others hold
 still until it is answered. The longer it lasted, the slower requests begin again, and each that is accepted makes it
-one more a second: a Schematic that has just come back is not knocked over by everything that waited for it.
+one more a second: a destination that has just come back is not knocked over by everything that waited for it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
-from audience_sync.destinations.schematic.outcomes import LONGEST_ASKED, backoff
+from audience_sync.destinations.backoff import LONGEST_ASKED, backoff
 from audience_sync.store import generations
 from audience_sync.store.workspace import Workspace
 
@@ -65,7 +65,7 @@ class Pace:
                 self._probe = None
 
     def accepted(self) -> None:
-        """Note that Schematic takes events: an outage is over, unless the request was under way when it began."""
+        """Note that the destination takes events: an outage is over, unless the request was under way when it began."""
         with self._lock:
             now = self._workspace.seams.monotonic()
             self._failed.clear()
@@ -77,7 +77,7 @@ class Pace:
                 self._rate = min(self._per_second, self._rate + 1)
 
     def failed(self, batch_id: int, *, asked: timedelta | None, throttled: bool) -> None:
-        """Note that a batch failed: all wait when Schematic asks for it (429), or when many fail and none passes."""
+        """Note that a batch failed: all wait if the answer asks for it (429), or if many fail and none passes."""
         seams = self._workspace.seams
         with self._lock:
             now = seams.monotonic()

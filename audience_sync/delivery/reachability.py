@@ -1,8 +1,8 @@
-"""Whether Schematic accepts events: kept in the database for `status`, and reported once per change of state.
+"""Whether the destination accepts events: kept in the database for `status`, and reported once per change of state.
 
 A failure is an outage once it lasts: when by the next try nothing will have been accepted for `REPORT_AFTER`. A
-restart of a load balancer wakes nobody. A refused key, or a destination that is not Schematic, is one at once. The
-outage ends with the next event that is accepted, of this process or another.
+restart of a load balancer wakes nobody. A refused key or a wrong address is one at once. The outage ends with the next
+event that is accepted, of this process or another.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Reachability:
             self._keep(kind, str(error), since=self._workspace.seams.now_ms(), again_in=again_in)
 
     def accepted(self) -> None:
-        """Note that Schematic accepted events, or that nothing is left that it could refuse."""
+        """Note that the destination accepted events, or that nothing is left that it could refuse."""
         if self._outage is None and self._first_failure is None:
             return  # as nearly always: no lock for each batch
         with self._lock:

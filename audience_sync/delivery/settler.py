@@ -22,8 +22,9 @@ RETRY_AFTER = 0.5  # seconds, when the database is away
 class Settler:
     """Takes accepted batches from the workers and commits them."""
 
-    def __init__(self, workspace: Workspace, *, warn: Callable[[str], None]) -> None:
+    def __init__(self, workspace: Workspace, *, destination: str, warn: Callable[[str], None]) -> None:
         self._workspace = workspace
+        self._destination = destination  # display name
         self._warn = warn
         self._warned = False
         self._changed = threading.Condition()
@@ -40,7 +41,7 @@ class Settler:
         self._thread.start()
 
     def accept(self, batch: Batch, status: int) -> None:
-        """Hand over a batch that Schematic accepted."""
+        """Hand over a batch that the destination accepted."""
         with self._changed:
             self._waiting.append((batch, status))
             self._unsettled += batch.size
@@ -153,7 +154,10 @@ class Settler:
 
     def _say_once(self, problem: str) -> None:
         if not self._warned:
-            self._warn(f"cannot record in the membership database what Schematic accepted; retrying: {problem}")
+            sentence = (
+                f"cannot record in the membership database what {self._destination} accepted; retrying: {problem}"
+            )
+            self._warn(sentence)
             self._warned = True
 
     def reopen(self, posted: Batch) -> None:

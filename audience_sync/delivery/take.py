@@ -17,9 +17,11 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy.engine import Connection
 
 from audience_sync.delivery.claims import Claims
-from audience_sync.destinations.schematic.forwarded_parcels import ForwardedParcel, make_forwarded
-from audience_sync.destinations.schematic.parcels import Destination, Parcel, Rejected, make_parcels
-from audience_sync.destinations.schematic.wire_events import Contents, Event, Forwarded, OpenChanges
+from audience_sync.destinations.batch_contents import BatchContents
+from audience_sync.destinations.destination_protocol import Renderer
+from audience_sync.destinations.open_changes import OpenChanges
+from audience_sync.destinations.profile_events import ForwardedProfileEvents, ProfileEvents, RejectedChange
+from audience_sync.destinations.rendered_events import ForwardedEvent, RenderedEvent
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import backup_mark, batches, events, generations, identifiers, outbox
 from audience_sync.store.batches import Batch, Taking
@@ -29,12 +31,12 @@ from audience_sync.store.workspace import Workspace
 # How events are put into batches of a size, and how batches are cut: between profiles wherever that is possible.
 
 
-def pack(profiles: Iterable[Sequence[Event]], size: int) -> list[list[Event]]:
+def pack(profiles: Iterable[Sequence[RenderedEvent]], size: int) -> list[list[RenderedEvent]]:
     """Return the events of profiles as batches of at most `size`.
 
     The events of one profile share a batch. Where they are more than fit into one, they have batches of their own.
     """
-    batches: list[list[Event]] = []
+    batches: list[list[RenderedEvent]] = []
     free = 0
     for of_one in profiles:
         if len(of_one) > size:
@@ -65,12 +67,12 @@ def filling(counts: Sequence[int], size: int) -> int:
     return filled or (len(counts) if idle >= size else 0)
 
 
-def smaller(events: Sequence[Event], size: int) -> list[list[Event]]:
+def smaller(events: Sequence[RenderedEvent], size: int) -> list[list[RenderedEvent]]:
     """Return the events of a batch as batches of at most `size`, cut between profiles where they fit."""
     return pack((list(of_profile) for _, of_profile in groupby(events, key=_profile_key)), size)
 
 
-def halves(events: Sequence[Event]) -> list[list[Event]]:
+def halves(events: Sequence[RenderedEvent]) -> list[list[RenderedEvent]]:
     """Cut a batch in two: between two profiles where it has several, else between two forwarded events."""
     middle = (len(events) + 1) // 2
     for whole in (_profile_key, _message):
@@ -81,11 +83,11 @@ def halves(events: Sequence[Event]) -> list[list[Event]]:
     return [list(events[:middle]), list(events[middle:])]
 
 
-def _profile_key(event: Event) -> object:
+def _profile_key(event: RenderedEvent) -> object:
     return event.profile_key
 
 
-def _message(event: Event) -> object:
+def _message(event: RenderedEvent) -> object:
     return event.origin and event.origin.row.position
 
 
@@ -104,7 +106,7 @@ START: Final = ""
 class Batching:
     """How events and batches are made."""
 
-    destination: Destination
+    renderer: Renderer
     batch_size: int
     stuck_tries: int  # failed tries from which on a lone event is stuck
 
@@ -112,7 +114,7 @@ class Batching:
 class _Page(NamedTuple):
     """Result of a page: what batches are made of it, its end (None: nothing is behind), and the rows dealt with."""
 
-    batches: list[Contents]
+    batches: list[BatchContents]
     last: str | None
     done: int  # they left the table, or are dead now
     exits: bool = False  # it has only what goes before everything else
@@ -126,8 +128,8 @@ class _Page(NamedTuple):
 class _Made(NamedTuple):
     """Result of the first `end` changes of a page: batches, and changes that cannot be sent."""
 
-    batches: list[Contents]
-    rejected: list[Rejected]
+    batches: list[BatchContents]
+    rejected: list[RejectedChange]
     end: int
 
 
@@ -210,7 +212,7 @@ class Taker:
         return Taken(added, page.is_progress)
 
     def _next_changes(self, connection: Connection, taking: Taking, limit: int) -> _Page:
-        """Take changes. Where two profiles may be one user in Schematic, exits go first and everything else waits."""
+        """Take changes. Where two profiles may be one user, exits are taken first and everything else waits."""
         held = taking.held[False]
         if not identifiers.any_expected(connection):
             return self._all.next(connection, held, limit)
@@ -220,7 +222,7 @@ class Taker:
         return self._all.next(connection, held, limit)
 
     def _changes(self, connection: Connection, after: str, held: Set[str], limit: int, *, exits_only: bool) -> _Page:
-        """Take a page of the outbox: one parcel has all that is open of a profile, or its exits."""
+        """Take a page of the outbox: a profile's events are made of all its open changes, or of its exits."""
         while True:
             found, more = outbox.page(connection, after=after, limit=limit, held=held, exits_only=exits_only)
             sent = identifiers.without_shared(connection, found)
@@ -241,29 +243,29 @@ class Taker:
 
     def _made(self, changes: OpenChanges, *, more: bool) -> _Made | None:
         """Return what is made of the first of some changes; None if `more` of them are needed to fill a batch."""
-        destination, size = self._batching.destination, self._batching.batch_size
+        renderer, size = self._batching.renderer, self._batching.batch_size
         at = iso(self._workspace.seams.clock())
         alike = self._alike(changes.part(0, len(changes) - (len(changes) % size if more else 0)), at=at)
         if alike:
             return _Made(alike, [], sum(contents.size for contents in alike))
         rows = list(changes)
-        parcels, end = self._build(rows, lambda some: make_parcels(some, destination, at=at))
+        profiles, end = self._build(rows, lambda some: renderer.profile_events(some, at=at))
         is_late = end < len(rows)
-        full = filling([len(parcel.events) for parcel in parcels], size) if more or is_late else 0
+        full = filling([len(profile.events) for profile in profiles], size) if more or is_late else 0
         if not full and more and not is_late:
             return None
-        if 0 < full < len(parcels):
+        if 0 < full < len(profiles):
             end = sum(len(list(of_profile)) for _, of_profile in islice(groupby(rows, key=_PROFILE), full))
-            parcels = parcels[:full]
-        return _Made(self._pack(parcels), [one for parcel in parcels for one in parcel.rejected], end)
+            profiles = profiles[:full]
+        return _Made(self._pack(profiles), [one for profile in profiles for one in profile.rejected], end)
 
-    def _alike(self, changes: OpenChanges, *, at: str) -> list[Contents]:
+    def _alike(self, changes: OpenChanges, *, at: str) -> list[BatchContents]:
         """Return batches of the first changes, if each is the only one of its profile and has a quick way."""
-        size, stamps = self._batching.batch_size, self._batching.destination.stamps
+        size, renderer = self._batching.batch_size, self._batching.renderer
         if len(set(changes.profile_keys)) < len(changes):
             return []
-        made = (stamps.contents(changes.part(start, start + size), at=at) for start in range(0, len(changes), size))
-        found: list[Contents] = []
+        made = (renderer.batch(changes.part(start, start + size), at=at) for start in range(0, len(changes), size))
+        found: list[BatchContents] = []
         for contents in self._in_time(made):
             if contents is None:
                 break
@@ -291,38 +293,38 @@ class Taker:
             if monotonic() - began > LONGEST_BUILD:
                 return
 
-    def _pack(self, parcels: Iterable[Parcel | ForwardedParcel]) -> list[Contents]:
-        """Return the events of parcels in batches."""
-        return [Contents.of(some) for some in pack((p.events for p in parcels), self._batching.batch_size)]
+    def _pack(self, profiles: Iterable[ProfileEvents | ForwardedProfileEvents]) -> list[BatchContents]:
+        """Return the events of profiles in batches."""
+        return [BatchContents.of(some) for some in pack((p.events for p in profiles), self._batching.batch_size)]
 
     def _events(self, connection: Connection, after: str, held: Set[str], limit: int) -> _Page:
         """Take a page of forwarded events: of a profile as many as fit into one batch, so none overtakes another."""
         batching, now_ms = self._batching, self._workspace.seams.now_ms()
         rows, last = events.page(connection, after=after, limit=limit, held=held)
-        destination, size = batching.destination, batching.batch_size
+        renderer, size = batching.renderer, batching.batch_size
 
-        def build(some: Sequence[Forwarded]) -> list[ForwardedParcel]:
-            return [make_forwarded(list(of), destination, most=size) for _, of in groupby(some, key=_PROFILE)]
+        def build(some: Sequence[ForwardedEvent]) -> list[ForwardedProfileEvents]:
+            return [renderer.forwarded(list(of), most=size) for _, of in groupby(some, key=_PROFILE)]
 
-        parcels, end = self._build(rows, build)
+        profiles, end = self._build(rows, build)
         if end < len(rows):
             last = rows[end - 1].profile_key
-        if last is not None and (full := filling([len(parcel.events) for parcel in parcels], size)):
-            if full < len(parcels):
+        if last is not None and (full := filling([len(profile.events) for profile in profiles], size)):
+            if full < len(profiles):
                 last, _ = next(islice(groupby(rows, key=_PROFILE), full - 1, None))
-            parcels = parcels[:full]
-        made = [event for parcel in parcels for event in parcel.events]
-        unsent = [one for parcel in parcels for one in parcel.unsent]
-        dead = [one for parcel in parcels for one in parcel.dead]
+            profiles = profiles[:full]
+        made = [event for profile in profiles for event in profile.events]
+        unsent = [one for profile in profiles for one in profile.unsent]
+        dead = [one for profile in profiles for one in profile.dead]
         events.close_unsent(connection, unsent, now_ms=now_ms)
         for (key, position, *_), reason in dead:
             events.set_dead(connection, key, position, reason=reason)
         stay = {(row.profile_key, row.position) for row, _ in dead}
         taken = {(e.profile_key, e.origin.row.position): e.origin.row for e in made if e.origin is not None}
-        over = [row for parcel in parcels for row in parcel.over]
+        over = [row for profile in profiles for row in profile.over]
         gone = [*over, *(row for place, row in taken.items() if place not in stay)]
         events.remove(connection, gone)
-        return _Page(self._pack(parcels), last, len(unsent) + len(dead) + len(gone))
+        return _Page(self._pack(profiles), last, len(unsent) + len(dead) + len(gone))
 
 
 def _whole_profiles(rows: Sequence[T], size: int) -> Iterator[Sequence[T]]:

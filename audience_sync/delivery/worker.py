@@ -17,20 +17,20 @@ from audience_sync.delivery.rate_limit import Pace
 from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settler import Settler
 from audience_sync.delivery.take import Batching, halves, smaller
-from audience_sync.destinations.schematic.client import Schematic
-from audience_sync.destinations.schematic.outcomes import (
-    Accepted,
-    Later,
+from audience_sync.destinations.backoff import backoff
+from audience_sync.destinations.destination_protocol import Destination, DestinationClient
+from audience_sync.destinations.open_changes import OpenChange
+from audience_sync.destinations.outcomes import (
+    BatchAccepted,
+    BatchApplied,
+    BatchRejected,
+    BatchTooLarge,
     Outcome,
     RefusedKey,
-    Rejected,
-    TooLarge,
+    RetryLater,
     WrongDestination,
-    backoff,
-    classify,
 )
-from audience_sync.destinations.schematic.parcels import resolve_parcel
-from audience_sync.destinations.schematic.wire_events import Event, OpenChange, batch_body
+from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.errors import DestinationError, KeyRefused, LeaseLost, MarkUnusable
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, backup_mark, batches, events, generations, outbox
@@ -48,6 +48,7 @@ class WorkerGroup:
     """The workers' common ground; `stop` ends them, `failure` and `crash` say why."""
 
     workspace: Workspace
+    destination: Destination
     pool: Pool
     claims: Claims
     settler: Settler
@@ -62,7 +63,7 @@ class WorkerGroup:
     accepted: int = 0  # batches
     moves: int = 0  # answers of any kind that settled something: progress
     nothing_to_take: bool = False  # the last look at the tables found nothing
-    _rejected: dict[str, Event] = field(default_factory=dict)  # since the last one accepted
+    _rejected: dict[str, RenderedEvent] = field(default_factory=dict)  # since the last one accepted
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, error: DestinationError | MarkUnusable) -> None:
@@ -72,7 +73,7 @@ class WorkerGroup:
         self.stop.set()
 
     def record_accepted(self) -> None:
-        """Note that Schematic accepted a batch."""
+        """Note that the destination accepted a batch."""
         with self._lock:
             self.accepted += 1
             self.moves += 1
@@ -104,7 +105,7 @@ class WorkerGroup:
                     events.set_dead(connection, row.profile_key, row.position, reason=None)
         self.fail(
             DestinationError(
-                f"Schematic rejected {MOST_REJECTED} events in a row and accepted none: {reason}",
+                f"{self.destination.display_name} rejected {MOST_REJECTED} events in a row and accepted none: {reason}",
                 hint="nothing was lost: fix the cause, then run `audience-sync deliver`",
             )
         )
@@ -121,10 +122,10 @@ NO_ANSWER: Final = frozenset({0, 429, 503})  # statuses that say nothing of the 
 class Worker(threading.Thread):
     """Posts the batches of a group until it is stopped."""
 
-    def __init__(self, group: WorkerGroup, schematic: Schematic) -> None:
+    def __init__(self, group: WorkerGroup, client: DestinationClient) -> None:
         super().__init__(name="deliverer", daemon=True)
         self._group = group
-        self._schematic = schematic
+        self._client = client
 
     def run(self) -> None:
         """Work; whatever ends it unexpectedly is handed to the thread that waits."""
@@ -139,7 +140,7 @@ class Worker(threading.Thread):
             self._group.crash = error
             self._group.stop.set()
         finally:
-            self._schematic.close()
+            self._client.close()
 
     def _serve(self, held: Held) -> None:
         """Post a batch if its turn has come, and settle the answer; it goes again where the database is away."""
@@ -171,45 +172,45 @@ class Worker(threading.Thread):
 
     def _post(self, held: Held) -> None:
         group, batch = self._group, held.batch
-        key = self._schematic.key.get_secret_value()
-        answer = self._schematic.post_batch(batch_body(batch.contents.bodies, api_key=key))
+        outcome = self._client.send(batch.contents.bodies)
         group.workspace.seams.reach("deliver.posted")
         try:
-            self._settle(held, classify(answer, now=group.workspace.seams.clock()))
+            self._settle(held, outcome)
         except LeaseLost:
             group.pool.remove(held)
             group.settler.reopen(batch)  # whatever the answer was: it may have overtaken somebody's newer events
 
     def _settle(self, held: Held, outcome: Outcome) -> None:
         """Do what an outcome asks for."""
-        group, batch = self._group, held.batch
+        group, batch, destination = self._group, held.batch, self._group.destination
         match outcome:
-            case Accepted(status):
+            case BatchAccepted(status) | BatchApplied(status):
                 group.record_accepted()
                 group.settler.accept(batch, status)
                 group.pool.remove(held)
                 group.reachability.accepted()
-            case Later():
+            case RetryLater():
                 self._later(held, outcome)
-            case TooLarge(max_size):
+            case BatchTooLarge(max_size):
                 if max_size is not None and max_size < batch.size:
                     self._cut(held, smaller(batch.events, max_size))
                 else:
                     self._rejected(held, "too large")
-            case Rejected(reason):
+            case BatchRejected(reason):
                 self._rejected(held, reason)
             case RefusedKey(reason):
                 group.fail(
                     KeyRefused(
-                        f"Schematic refused the API key: {reason}",
-                        hint="nothing was lost: when schematic.api_key is right again, `audience-sync deliver` goes on",
+                        f"{destination.display_name} refused the API key: {reason}",
+                        hint=f"nothing was lost: when {destination.name}.api_key is right again,"
+                        " `audience-sync deliver` goes on",
                     )
                 )
                 self._again(held, after=0.0)
             case WrongDestination(reason):
                 group.fail(
                     DestinationError(
-                        f"schematic.capture_url does not lead to Schematic: {reason}",
+                        f"{destination.address_setting} does not lead to {destination.display_name}: {reason}",
                         hint="nothing was lost: fix it, then run `audience-sync deliver`",
                     )
                 )
@@ -217,7 +218,7 @@ class Worker(threading.Thread):
             case _:
                 assert_never(outcome)
 
-    def _later(self, held: Held, outcome: Later) -> None:
+    def _later(self, held: Held, outcome: RetryLater) -> None:
         """Wait, or cut a batch in two that fails while others pass."""
         group, batch, seams = self._group, held.batch, self._group.workspace.seams
         if held.accepted_before is None:
@@ -234,11 +235,11 @@ class Worker(threading.Thread):
             generations.advance(connection, seams.now_ms())
         group.pool.put_back(held, postponed, due=due)
         if group.accepted > held.accepted_before:
-            group.reachability.accepted()  # it is this batch, and not Schematic
+            group.reachability.accepted()  # it is this batch, and not the destination
         else:
             group.reachability.failed(outcome.reason, again_in=max(group.pace.resumes_in(), group.pool.next_due()))
 
-    def _is_to_blame(self, held: Held, outcome: Later) -> bool:
+    def _is_to_blame(self, held: Held, outcome: RetryLater) -> bool:
         """Return whether others pass since the batch fails, or nothing else may be sent that could tell.
 
         What a batch was cut from may have failed in several of its parts; but in an outage nothing is cut twice.
@@ -261,7 +262,7 @@ class Worker(threading.Thread):
         self._group.refuse(batch, reason)
         self._group.pool.remove(held)
 
-    def _split(self, held: Held, event: Event, reason: str) -> None:
+    def _split(self, held: Held, event: RenderedEvent, reason: str) -> None:
         """Put one event for each change in the place of a merged one: one refused trait must not hold the others."""
         made: list[batches.Batch] = []
         with self._group.workspace.database.write() as connection:
@@ -276,11 +277,10 @@ class Worker(threading.Thread):
             generations.advance(connection, self._group.workspace.seams.now_ms())
         self._replace(held, made)
 
-    def _apart(self, connection: Connection, event: Event) -> list[Event]:
+    def _apart(self, connection: Connection, event: RenderedEvent) -> list[RenderedEvent]:
         """Return the events of each change that has no newer value."""
         group = self._group
-        destination = group.batching.destination
-        mappings = [mapping for mapping in destination.enabled if mapping.name in event.mappings]
+        renderer = group.batching.renderer
         at = iso(group.workspace.seams.clock())
         newer = outbox.newer(connection, event)
         computations = audiences.computations(connection)
@@ -299,19 +299,19 @@ class Worker(threading.Thread):
                 c.kind,
                 event.identifiers,
             )
-            for part in resolve_parcel([change], mappings, destination, identifiers=event.identifiers, at=at).events:
+            for part in renderer.apart(change, mappings=event.mappings, at=at).events:
                 shared = c.shared or any(one.shared for one in part.carried)
                 found.append(part._replace(carried=tuple(one._replace(shared=shared) for one in part.carried)))
         return found
 
-    def _cut(self, held: Held, parts: Sequence[Sequence[Event]]) -> None:
+    def _cut(self, held: Held, parts: Sequence[Sequence[RenderedEvent]]) -> None:
         """Put several batches in the place of one, in one commit."""
         with self._group.workspace.database.write() as connection:
             made = self._put(connection, held, parts)
             generations.advance(connection, self._group.workspace.seams.now_ms())
         self._replace(held, made)
 
-    def _put(self, connection: Connection, held: Held, parts: Sequence[Sequence[Event]]) -> list[batches.Batch]:
+    def _put(self, connection: Connection, held: Held, parts: Sequence[Sequence[RenderedEvent]]) -> list[batches.Batch]:
         workspace = self._group.workspace
         return batches.cut(
             connection,

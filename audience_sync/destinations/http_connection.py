@@ -89,7 +89,7 @@ def lasting_problem(error: BaseException) -> str | None:
 # --- connection -------------------------------------------------------------------------------------------------------
 
 Unanswered = (OSError, HTTPException)
-"""The exceptions that `Connection.post` raises without an answer; `TimeoutError` if it did not come in time."""
+"""The exceptions that `DeadlineConnection.post` raises without an answer; `TimeoutError` if it did not come in time."""
 
 
 def is_proxied(url: str) -> bool:
@@ -107,7 +107,7 @@ class Response(NamedTuple):
     text: bytes
 
 
-class Connection:
+class DeadlineConnection:
     """Posts to one server; opened for the first request, and again after the server has closed it."""
 
     def __init__(self, url: str, *, headers: Mapping[str, str], tls: ssl.SSLContext, timeout: float) -> None:
@@ -121,7 +121,7 @@ class Connection:
             if parts.scheme == "https"
             else HTTPConnection(host, parts.port or 80)
         )
-        self._http.response_class = _Answer
+        self._http.response_class = _FinalResponse
 
     def post(self, body: bytes, *, at_most: int) -> Response:
         """Post a body and return the answer, with `at_most` bytes of its text.
@@ -171,7 +171,7 @@ class Connection:
         timed.deadline = deadline
 
 
-class _Answer(HTTPResponse):
+class _FinalResponse(HTTPResponse):
     """The final answer, after interim ones such as 103, with complete headers."""
 
     def begin(self) -> None:
@@ -179,7 +179,7 @@ class _Answer(HTTPResponse):
         while 100 <= self.status < 200 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
             self.headers = self.msg = None  # type: ignore[assignment]  # `begin` returns at once if it has headers
             super().begin()
-        if self.fp.raw.has_ended:  # type: ignore[attr-defined]  # it is a `_Reader`
+        if self.fp.raw.has_ended:  # type: ignore[attr-defined]  # it is a `_TimedReader`
             raise HTTPException("the response ends within its headers")
         if self.headers.defects:
             raise HTTPException("malformed header line in the response")
@@ -214,7 +214,7 @@ class _Timed:
     def makefile(self, _mode: str) -> io.BufferedReader:
         # `http.client` closes the socket before it reads the last answer of a connection. The file that `makefile`
         # returns keeps the socket open until the file is closed.
-        return io.BufferedReader(_Reader(self, self._inner.makefile("rb", buffering=0)))
+        return io.BufferedReader(_TimedReader(self, self._inner.makefile("rb", buffering=0)))
 
     def close(self) -> None:
         self._inner.close()
@@ -226,7 +226,7 @@ class _Timed:
         self._inner.settimeout(left)
 
 
-class _Reader(io.RawIOBase):
+class _TimedReader(io.RawIOBase):
     def __init__(self, timed: _Timed, raw: io.RawIOBase) -> None:
         self._timed = timed
         self._raw = raw

@@ -19,7 +19,8 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import shard_of
 from audience_sync.core.model import EXIT_VALUES
-from audience_sync.destinations.schematic.wire_events import Contents, Event, quoted
+from audience_sync.destinations.batch_contents import BatchContents, quoted
+from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.errors import LeaseLost
 from audience_sync.store import bulk, events, generations, identifiers, leases, outbox, runs, schema
 
@@ -37,7 +38,7 @@ class Batch:
 
     id: int
     claim: int
-    contents: Contents
+    contents: BatchContents
     tries: int = 0  # answers that asked for another try, or were lost
     not_before: int = 0
     error: str | None = None
@@ -51,7 +52,7 @@ class Batch:
         return self.contents.size
 
     @property
-    def events(self) -> tuple[Event, ...]:
+    def events(self) -> tuple[RenderedEvent, ...]:
         """Return its events one by one: as a rule nobody has to look at them."""
         return self.contents.events
 
@@ -81,7 +82,7 @@ def lock_taking(connection: Connection, *, stuck_tries: int) -> Taking:
 
 def add(
     connection: Connection,
-    batches: Iterable[Contents],
+    batches: Iterable[BatchContents],
     *,
     holder: str,
     claim_until: int,
@@ -130,7 +131,7 @@ _INSERT: Final = sa.text(
 )
 
 
-def _content(contents: Contents) -> dict[str, object]:
+def _content(contents: BatchContents) -> dict[str, object]:
     return {
         "shards": _spaced(map(shard_of, contents.profile_keys)),
         "n": contents.size,
@@ -145,7 +146,7 @@ def _spaced(shards: Iterable[int]) -> str:
 
 
 def _batch(row: sa.Row[tuple[object, ...]]) -> Batch:
-    return Batch(row.id, row.claim, Contents.parse(row.events), *row[3:])
+    return Batch(row.id, row.claim, BatchContents.parse(row.events), *row[3:])
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
@@ -331,7 +332,7 @@ def postpone(connection: Connection, batch: Batch, *, not_before: int, error: st
 def cut(
     connection: Connection,
     batch: Batch,
-    parts: Sequence[Sequence[Event]],
+    parts: Sequence[Sequence[RenderedEvent]],
     *,
     holder: str,
     claim_until: int,
@@ -344,7 +345,7 @@ def cut(
     """
     origin = batch.id if batch.origin is None else batch.origin
     is_whole = sum(map(len, parts)) == batch.size
-    first = Batch(batch.id, batch.claim, Contents.of(parts[0]), origin=origin, part=batch.part, exits=batch.exits)
+    first = Batch(batch.id, batch.claim, BatchContents.of(parts[0]), origin=origin, part=batch.part, exits=batch.exits)
     _assert_done(
         connection.execute(
             sa.text(
@@ -358,7 +359,7 @@ def cut(
     place = batch.part
     for before, part in pairwise(parts):
         place += len(before) if is_whole else 0
-        made = Batch(0, 1, Contents.of(part), origin=origin, part=place, exits=batch.exits)
+        made = Batch(0, 1, BatchContents.of(part), origin=origin, part=place, exits=batch.exits)
         found.append(_insert(connection, made, holder=holder, claim_until=claim_until, now_ms=now_ms))
     return found
 
@@ -403,7 +404,7 @@ def reopen(connection: Connection, lost: Iterable[Batch], *, now_ms: int) -> Non
     Only profiles that the batch, or the parts that it was cut into, still names: others were forgotten. Forwarded
     events have no other value: whoever has the claim sends them again, under the same keys.
     """
-    events: list[Event] = []
+    events: list[RenderedEvent] = []
     for batch in lost:
         rows = connection.execute(
             sa.text("SELECT keys FROM batches WHERE id = :i OR origin = :o"),
@@ -476,13 +477,13 @@ def accepted_of(connection: Connection, profile_key: str, *, at_most: int | None
     ]
 
 
-def open_events_of(connection: Connection, profile_key: str) -> list[Event]:
+def open_events_of(connection: Connection, profile_key: str) -> list[RenderedEvent]:
     """Return the events of a profile that are in open batches."""
     rows = connection.execute(
         sa.text(f"SELECT events FROM batches WHERE status = 'open' AND {about(connection)}"),
         about_parameters(profile_key),
     )
-    return [event for (text,) in rows for event in Contents.parse(text).events if event.profile_key == profile_key]
+    return [event for (text,) in rows for event in BatchContents.parse(text).events if event.profile_key == profile_key]
 
 
 def seize(connection: Connection, profile_key: str, *, holder: str, now_ms: int, claim_until: int) -> int:

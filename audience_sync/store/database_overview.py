@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import shard_of
 from audience_sync.core.model import ChangeKind
-from audience_sync.destinations.schematic.outcomes import tries_until_stuck
+from audience_sync.destinations.backoff import tries_until_stuck
 from audience_sync.store import batches, outages, runs
 from audience_sync.store.initial_entries import UNWRITTEN, history_from
 from audience_sync.store.reports import Record, iso

@@ -15,8 +15,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.destinations.schematic.forwarded_parcels import Unsent
-from audience_sync.destinations.schematic.wire_events import Event, Forwarded, Origin
+from audience_sync.destinations.profile_events import UnsentEvent
+from audience_sync.destinations.rendered_events import ForwardedEvent, Origin, RenderedEvent
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
 from audience_sync.store import bulk, generations, schema
 
@@ -53,7 +53,7 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
 
 def page(
     connection: Connection, *, after: str, limit: int, held: Set[str] = frozenset()
-) -> tuple[list[Forwarded], str | None]:
+) -> tuple[list[ForwardedEvent], str | None]:
     """Lock and return waiting events behind a profile, and the last profile looked at if there are more.
 
     At most `limit` rows are looked at, fewer where they are long: about `MOST_TEXT` characters. Of the last profile
@@ -88,11 +88,11 @@ def page(
         },
         execution_options={"stream_results": True},  # else Postgres sends all of them, however long
     )
-    found: list[Forwarded] = []
+    found: list[ForwardedEvent] = []
     text = 0
     for *row, accepted, name, received_at in chain.from_iterable(rows.partitions(ROWS_AT_ONCE)):
         keys = frozenset(orjson.loads(accepted)) if accepted else frozenset[str]()
-        found.append(Forwarded._make((*row, keys, name, received_at)))
+        found.append(ForwardedEvent._make((*row, keys, name, received_at)))
         text += len(found[-1].payload)
         if text >= MOST_TEXT:
             last = found[-1].profile_key
@@ -101,7 +101,7 @@ def page(
     return found, last
 
 
-def remove(connection: Connection, taken: Iterable[Forwarded]) -> None:
+def remove(connection: Connection, taken: Iterable[ForwardedEvent]) -> None:
     """Delete rows that `page` returned: a batch has them, or nothing more is to be sent of them."""
     rows = sorted((event.profile_key, event.position) for event in taken)
     if not rows:
@@ -141,7 +141,7 @@ def put_back_dead(connection: Connection, origin: Origin, reason: str) -> None:
     bulk.insert(connection, schema.events, [(*kept, reason, accepted)])
 
 
-def add_accepted(connection: Connection, accepted: Iterable[Event]) -> None:
+def add_accepted(connection: Connection, accepted: Iterable[RenderedEvent]) -> None:
     """Keep the keys of accepted bodies in the rows of their events, where those stayed as dead."""
     for event in accepted:
         if event.origin is None:
@@ -159,7 +159,7 @@ def add_accepted(connection: Connection, accepted: Iterable[Event]) -> None:
             )
 
 
-def close_unsent(connection: Connection, unsent: Sequence[Unsent], *, now_ms: int) -> None:
+def close_unsent(connection: Connection, unsent: Sequence[UnsentEvent], *, now_ms: int) -> None:
     """Close rows of which nothing is sent, and count them by their reasons."""
     remove(connection, [event for event, _ in unsent])
     _count_unsent(connection, [(reason, event.type, event.message_id) for event, reason in unsent], now_ms=now_ms)
@@ -229,5 +229,5 @@ def _one(key: str, position: int) -> tuple[str, dict[str, object]]:
     return "profile_key = :k AND position = :p", {"k": key, "p": position}
 
 
-def _message(row: Forwarded) -> dict[str, object]:
+def _message(row: ForwardedEvent) -> dict[str, object]:
     return {"k": row.profile_key, "m": row.message_id}

@@ -68,10 +68,10 @@ def check_identity(connection: Connection, identity: str) -> None:
         )
 
 
-def bind_environment(connection: Connection, told: str | None, *, label: str) -> str:
-    """Keep the Schematic environment at the first delivery, refuse another one ever after, and return it.
+def bind_environment(connection: Connection, told: str | None, *, label: str, destination: str) -> str:
+    """Keep the destination's environment at the first delivery, refuse another one ever after, and return it.
 
-    `told` is what Schematic says of the API key; a key that may not ask has the file's `label`, or nothing to compare.
+    `told` is the environment of the API key; a key that cannot read it has the file's `label`, or nothing to compare.
 
     Raises:
         BindingRefused: the database belongs to another environment.
@@ -81,7 +81,7 @@ def bind_environment(connection: Connection, told: str | None, *, label: str) ->
     wanted = told or label or bound
     if bound and bound != wanted:
         raise BindingRefused(
-            f"this database belongs to the Schematic environment {bound!r}, the API key to {wanted!r}",
+            f"this database belongs to the {destination} environment {bound!r}, the API key to {wanted!r}",
             hint="use the key of that environment, or another [database] url for this one",
         )
     put(connection, "environment", wanted)

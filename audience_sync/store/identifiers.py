@@ -18,7 +18,8 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
-from audience_sync.destinations.schematic.wire_events import Event, OpenChanges
+from audience_sync.destinations.open_changes import OpenChanges
+from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.store import audiences, bulk, generations, outbox, schema
 from audience_sync.store.runs import RunRow, identifiers_of
 
@@ -62,10 +63,10 @@ def count_shared(connection: Connection) -> int:
     return int(connection.execute(sa.text("SELECT count(*) FROM shared_identifiers")).scalar_one())
 
 
-def shared_sentence(count: int) -> str:
+def shared_sentence(count: int, *, destination: str) -> str:
     """Say how many identifiers are shared, and what that means."""
     several = "1 user identifier is" if count == 1 else f"{count:,} user identifiers are"
-    return f"{several} shared by several profiles, which Schematic may take for one user"
+    return f"{several} shared by several profiles, which {destination} may take for one user"
 
 
 def remember(connection: Connection, changes: OpenChanges, sent: OpenChanges) -> None:
@@ -147,7 +148,7 @@ def mark_updates(connection: Connection, run: RunRow, *, upto: str) -> None:
     )
 
 
-def resend_sharers(connection: Connection, events: Iterable[Event], *, now_ms: int) -> None:
+def resend_sharers(connection: Connection, events: Iterable[RenderedEvent], *, now_ms: int) -> None:
     """Put members who share a user identifier with an exit among these events into the outbox, with current values.
 
     The exit was answered, and has taken the trait from a member who is the same user in Schematic. A value that waits

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation
-from audience_sync.destinations.schematic.parcels import Rejected
-from audience_sync.destinations.schematic.wire_events import Event, OpenChange, OpenChanges
+from audience_sync.destinations.open_changes import OpenChange, OpenChanges
+from audience_sync.destinations.profile_events import RejectedChange
+from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.store import audiences, bulk, schema
 from audience_sync.store.runs import RunRow, identifiers_of
 
@@ -183,7 +184,7 @@ def remove(connection: Connection, changes: OpenChanges, *, held: Set[str], exit
     )
 
 
-def newer(connection: Connection, event: Event) -> set[int]:
+def newer(connection: Connection, event: RenderedEvent) -> set[int]:
     """Return the ids of the audiences for which an event's profile has a row: newer than what the event carries."""
     rows = connection.execute(
         sa.text("SELECT audience_id FROM outbox WHERE profile_key = :k AND dead_reason IS NULL"),
@@ -192,7 +193,7 @@ def newer(connection: Connection, event: Event) -> set[int]:
     return set(rows.scalars())
 
 
-def mark_rejected(connection: Connection, rejected: Iterable[Rejected]) -> None:
+def mark_rejected(connection: Connection, rejected: Iterable[RejectedChange]) -> None:
     """Mark changes that no event can be made of as dead, unless a newer value came."""
     parameters = [{"why": reason, "k": c.profile_key, "a": c.audience_id, "g": c.generation} for c, reason in rejected]
     if parameters:
@@ -204,7 +205,7 @@ def mark_rejected(connection: Connection, rejected: Iterable[Rejected]) -> None:
         )
 
 
-def put_back_dead(connection: Connection, event: Event, reason: str) -> None:
+def put_back_dead(connection: Connection, event: RenderedEvent, reason: str) -> None:
     """Put what an event carries back as dead, unless a newer value is there: that one keeps the kind of an entry."""
     rows = [
         (
@@ -225,7 +226,7 @@ def put_back_dead(connection: Connection, event: Event, reason: str) -> None:
     insert(connection, rows, on_conflict=untold)
 
 
-def revive(connection: Connection, event: Event) -> None:
+def revive(connection: Connection, event: RenderedEvent) -> None:
     """Open what an event carries again, where it is still dead."""
     for c in event.carried:
         connection.execute(
@@ -236,7 +237,7 @@ def revive(connection: Connection, event: Event) -> None:
         )
 
 
-def reopen(connection: Connection, events: Iterable[Event], *, generation: int) -> None:
+def reopen(connection: Connection, events: Iterable[RenderedEvent], *, generation: int) -> None:
     """Put the current values of what events carried into the outbox again, under a new generation.
 
     A former member keeps the identifiers of the event. A waiting row keeps its kind.

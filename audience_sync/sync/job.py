@@ -40,15 +40,16 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def require_carried(self, environment: str) -> None:
-        """See to it that what the audience's changes say reaches Schematic through the mappings.
+        """See to it that what the audience's changes say reaches the destination through the mappings.
 
         Raises:
             ConfigError: it does not.
         """
         found = self.settings.coverage(self.audience, environment=environment)
         if found.errors:
+            name = self.settings.destination.display_name
             raise ConfigError(
-                f"audience {self.audience.key!r} does not reach Schematic: {'; '.join(found.errors)}",
+                f"audience {self.audience.key!r} does not reach {name}: {'; '.join(found.errors)}",
                 hint="fix [[mappings]]; `audience-sync check` shows what is wrong for every audience",
             )
 

@@ -19,9 +19,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 
-from audience_sync.destinations.schematic.actions import Rejection
-from audience_sync.destinations.schematic.mapping_rules import Mapping, judge
-from audience_sync.destinations.schematic.wire_events import with_key
+from audience_sync.destinations.actions import BodyRejection
+from audience_sync.destinations.mappings import Mapping, judge
 from audience_sync.errors import SourceError
 from audience_sync.segment.segment_events import (
     MOST_BYTES,
@@ -174,7 +173,7 @@ class Preview(NamedTuple):
     message_id: str | None  # None as well if it is no text
     matched: list[str]
     bodies: list[tuple[str, str]]
-    rejections: list[tuple[str, Rejection]]
+    rejections: list[tuple[str, BodyRejection]]
     kept_away: str | None
 
     @property
@@ -195,11 +194,11 @@ class Preview(NamedTuple):
         return [f"{name}: {one.reason}: {one.sentence}" for name, one in self.rejections]
 
 
-def preview(read: Read, mappings: Sequence[Mapping], *, api_key: str) -> Preview:
-    """Return what the mappings make of an event; `api_key` is what the bodies have in the place of the key."""
+def preview(read: Read, mappings: Sequence[Mapping], *, posted: Callable[[str], str]) -> Preview:
+    """Return what the mappings make of an event; `posted` returns a body as it would be sent."""
     event = read.event
     verdict = judge(event, mappings)
-    bodies = [(mapping.name, with_key(made.text.decode(), api_key=api_key)) for mapping, made in verdict.bodies]
+    bodies = [(mapping.name, posted(made.text.decode())) for mapping, made in verdict.bodies]
     answered = {mapping.name for mapping, _ in (*verdict.bodies, *verdict.rejections)}
     matched = [mapping.name for mapping in mappings if mapping.name in answered]
     message_id = event.get("messageId")

@@ -20,7 +20,7 @@ from audience_sync.cli import main, operate_commands
 from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation, RunState
-from audience_sync.destinations.schematic.wire_events import OpenChange
+from audience_sync.destinations.open_changes import OpenChange
 from audience_sync.store import audiences, batches, erasure, generations, initial_entries, leases, outbox, schema
 from audience_sync.store import database as db
 from audience_sync.store.reports import iso

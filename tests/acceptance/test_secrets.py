@@ -31,11 +31,12 @@ import structlog
 from pydantic import SecretStr
 
 from audience_sync import logs
+from audience_sync.clock import wall_clock
 from audience_sync.config import Settings, load
 from audience_sync.core.model import TraitType
 from audience_sync.core.text import redaction
 from audience_sync.delivery import Delivery, deliver
-from audience_sync.destinations.schematic.client import Schematic
+from audience_sync.destinations.schematic.schematic_client import SchematicClient
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from tests.acceptance import running
 from tests.acceptance.running import KILLED, ON_ONE_DATABASE, Place, customers, open_place, until
@@ -339,7 +340,9 @@ def test_nothing_that_holds_the_key_shows_it(place: Place, given: str) -> None:
         settings = configure(place, given, destination=url)
         place.sync_here(settings, PEOPLE)
         delivery = Delivery(settings=settings, key=SecretStr(KEY), wait=timedelta(seconds=60))
-        with closing(Schematic(settings.schematic, SecretStr(KEY), tls=httpx.create_ssl_context())) as client:
+        with closing(
+            SchematicClient(settings.schematic, SecretStr(KEY), tls=httpx.create_ssl_context(), clock=wall_clock)
+        ) as client:
             told = [client.post_batch(b'{"events":[]}'), client.declare("t", TraitType.BOOLEAN, display_name="T")]
             with place.workspace() as workspace:
                 failure = deliver(workspace, delivery).failure
@@ -382,7 +385,9 @@ def test_half_a_key_at_the_end_of_a_long_answer_is_left_out(place: Place, given:
     """An answer is read up to a limit, which may lie within the key."""
     with echoing() as (url, server):
         settings = configure(place, given, destination=url).schematic
-        with closing(Schematic(settings, SecretStr(KEY), tls=httpx.create_ssl_context())) as client:
+        with closing(
+            SchematicClient(settings, SecretStr(KEY), tls=httpx.create_ssl_context(), clock=wall_clock)
+        ) as client:
             server.status = 500
             answers = [client.post_batch(b"x" * (60_000 + step) + KEY.encode() * 400) for step in (0, 7, 19)]
 

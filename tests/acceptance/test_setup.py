@@ -405,7 +405,7 @@ def test_check_refuses_another_identity_and_another_environment(
     """A database that belongs to somebody else is named before anything is sent."""
     configure(database_url)
     with database.write() as connection:
-        generations.bind_environment(connection, "env_production", label="")
+        generations.bind_environment(connection, "env_production", label="", destination="Schematic")
     other = command("check", "--format", "json")
     with database.write() as connection:
         generations.bind_identity(connection, "email")

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -30,7 +31,9 @@ import httpx
 
 from audience_sync import runtime
 from audience_sync.config import load
-from audience_sync.destinations.schematic.presets import presets
+from audience_sync.destinations.mappings import presets
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS
+from audience_sync.destinations.schematic.wire_format import with_key
 from audience_sync.tracking_api.event_files import Read, open_events, preview, read_events
 from tests.benchmarks.deliver_one_million import CONFIG, Sink
 
@@ -110,13 +113,13 @@ def forward(file: Path, sink: Sink) -> Done:
 
 def send_singly(file: Path, url: str, count: int) -> float:
     """Send the first events one per request, and return how many seconds it took."""
-    mappings = presets()
+    mappings = presets(ACTIONS.values())
     events = 0
     started = time.perf_counter()
     with httpx.Client(base_url=url, trust_env=False) as client, open_events(str(file)) as stream:
         for read in read_events(stream, name=str(file)):
             assert isinstance(read, Read)
-            for _, body in preview(read, mappings, api_key=KEY).bodies:
+            for _, body in preview(read, mappings, posted=partial(with_key, api_key=KEY)).bodies:
                 client.post("/e", content=body, headers={"Content-Type": "application/json"}).raise_for_status()
             events += 1
             if events == count:

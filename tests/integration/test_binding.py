@@ -131,12 +131,13 @@ def test_two_first_syncs_do_not_both_bind(database: Database) -> None:
 def test_the_environment_is_bound_once(database: Database) -> None:
     """A key of another environment is refused; one that may not ask is taken at the file's word."""
     with database.write() as connection:
-        assert generations.bind_environment(connection, None, label="") == ""
-        assert generations.bind_environment(connection, None, label="production") == "production"
-        assert generations.bind_environment(connection, "production", label="") == "production"
-        assert generations.bind_environment(connection, None, label="") == "production"
+        assert generations.bind_environment(connection, None, label="", destination="Schematic") == ""
+        bound = generations.bind_environment(connection, None, label="production", destination="Schematic")
+        assert bound == "production"
+        assert generations.bind_environment(connection, "production", label="", destination="Schematic") == "production"
+        assert generations.bind_environment(connection, None, label="", destination="Schematic") == "production"
         with pytest.raises(BindingRefused, match=r"'production'.*'staging'"):
-            generations.bind_environment(connection, "staging", label="production")
+            generations.bind_environment(connection, "staging", label="production", destination="Schematic")
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)

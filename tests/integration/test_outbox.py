@@ -11,7 +11,9 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import shard_of
 from audience_sync.core.model import Change, ChangeKind
-from audience_sync.destinations.schematic.wire_events import Contents, Event, OpenChange
+from audience_sync.destinations.batch_contents import BatchContents
+from audience_sync.destinations.open_changes import OpenChange
+from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.errors import LeaseLost
 from audience_sync.store import audiences, batches, memberships, open_values, outbox, runs
 from audience_sync.store.batches import Batch
@@ -43,12 +45,12 @@ def opened(connection: Connection) -> list[OpenChange]:
     return list(found)
 
 
-def event_of(connection: Connection, profile_key: str) -> Event:
+def event_of(connection: Connection, profile_key: str) -> RenderedEvent:
     """Return the event of a profile's open changes."""
     return make_event(*open_changes(connection, profile_key))
 
 
-def refuse(connection: Connection, event: Event) -> None:
+def refuse(connection: Connection, event: RenderedEvent) -> None:
     """Have an event taken and refused."""
     batches.refuse(connection, take_batch(connection, event, now_ms=NOW), "refused", now_ms=NOW)
 
@@ -210,7 +212,7 @@ def test_nothing_is_deliverable_while_all_is_paused_or_dead(database: Database) 
         refuse(connection, event)
         audiences.set_state(connection, run.audience_id, "paused")
         assert not open_values.any_deliverable(connection)
-        batches.add(connection, [Contents.of([event])], holder="", claim_until=0, now_ms=NOW)
+        batches.add(connection, [BatchContents.of([event])], holder="", claim_until=0, now_ms=NOW)
         assert open_values.any_deliverable(connection, forwarded=False)
 
 
@@ -264,7 +266,7 @@ def test_a_forgotten_person_leaves_every_batch(database: Database) -> None:
     """Nothing of a forgotten person is sent again; the others of the batch are."""
     one, two = make_event(make_open("u1")), make_event(make_open("u2"))
     with database.write() as connection:
-        batches.add(connection, map(Contents.of, ([one, two], [one])), holder="", claim_until=0, now_ms=NOW)
+        batches.add(connection, map(BatchContents.of, ([one, two], [one])), holder="", claim_until=0, now_ms=NOW)
         batches.forget(connection, "u1")
 
         assert [batch.events for batch in claim(connection)] == [(two,)]
@@ -355,7 +357,7 @@ def test_a_part_waits_for_the_parts_before_it(database: Database) -> None:
     with database.write() as connection:
         profile = [make_event(make_open("u1", generation=n)) for n in range(4)]
         other = make_event(make_open("u2"))
-        parts = map(Contents.of, (profile[:2], [*profile[2:], other]))
+        parts = map(BatchContents.of, (profile[:2], [*profile[2:], other]))
         first, second = batches.add(connection, parts, holder="me", claim_until=2**60, now_ms=NOW)
         halves = [profile[2:], [other]]
         third, fourth = batches.cut(connection, second, halves, holder="me", claim_until=2**60, now_ms=NOW)

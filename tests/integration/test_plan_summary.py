@@ -113,7 +113,7 @@ def test_no_body_is_made_without_samples(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("made for a plan that shows none")
 
-    monkeypatch.setattr(plan_output, "make_parcel", refuse)
+    monkeypatch.setattr(plan_output.PlanSamples, "_rendered", refuse)
     sending.shop.set_orders([(user, "gold") for user in PEOPLE])
 
     assert records(sending, capsys)[-1]["enter"] == 230

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.core.keys import shard_of
-from audience_sync.destinations.schematic.wire_events import Contents
+from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.store import audiences, batches, memberships, outbox
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
@@ -118,7 +118,7 @@ def test_an_open_batch_goes_on_both_ways(older: Database) -> None:
     run_alembic(older, "up")
     change = make_open("u9", generation=5)
     with older.write() as connection:
-        batches.add(connection, [Contents.of([make_event(change)])], holder="", claim_until=0, now_ms=1)
+        batches.add(connection, [BatchContents.of([make_event(change)])], holder="", claim_until=0, now_ms=1)
         text = connection.exec_driver_sql("SELECT events FROM batches").scalar_one()
         connection.execute(
             sa.text("UPDATE batches SET events = :e"), {"e": text.replace("null,null]", f"null,null,{shard_of('u9')}]")}

@@ -20,9 +20,10 @@ import orjson
 import pytest
 from pydantic import SecretStr
 
+from audience_sync.clock import wall_clock
 from audience_sync.config import Schematic as SchematicSettings
-from audience_sync.destinations.schematic.client import MOST_TEXT, Schematic
-from audience_sync.destinations.schematic.outcomes import Answer
+from audience_sync.destinations.http_outcomes import HttpAnswer
+from audience_sync.destinations.schematic.schematic_client import MOST_TEXT, SchematicClient
 from audience_sync.errors import DestinationError
 from audience_sync.sandbox.http_server import Request
 from audience_sync.store import database as db
@@ -78,10 +79,12 @@ def packed() -> bytes:
     return gzip.compress(bytes(32 * MEGABYTE))
 
 
-def post_to(url: str, *, timeout: float = 30) -> Answer:
+def post_to(url: str, *, timeout: float = 30) -> HttpAnswer:
     """Post an empty batch there and return what came of it."""
     settings = SchematicSettings(capture_url=url, api_url=url, timeout=timedelta(seconds=timeout))
-    with closing(Schematic(settings, SecretStr(KEY), tls=httpx.create_ssl_context())) as schematic:
+    with closing(
+        SchematicClient(settings, SecretStr(KEY), tls=httpx.create_ssl_context(), clock=wall_clock)
+    ) as schematic:
         return schematic.post_batch(b'{"events":[]}')
 
 
@@ -164,7 +167,7 @@ def test_no_answer_at_all() -> None:
     with speaking([b""], pause=60) as url:
         answer = post_to(url, timeout=0.3)
 
-    assert answer == Answer(0, {}, f"no answer from {url}/batch within 0.3 s")
+    assert answer == HttpAnswer(0, {}, f"no answer from {url}/batch within 0.3 s")
 
 
 def test_slow_to_the_last_byte() -> None:

@@ -12,22 +12,16 @@ import orjson
 import pytest
 
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.actions import (
-    FIELDS,
-    Action,
-    FieldKind,
-    Rejection,
-    RejectionReason,
-    make_body,
-)
+from audience_sync.destinations.actions import Action, BodyRejection, FieldKind, RejectionReason
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS, IDENTIFY_USER, TRACK_EVENT
 from tests.profile import amount
 
 CASES = amount("AUDIENCE_SYNC_FUZZ_CASES", small=300, large=3000)
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text(encoding="utf-8"))
 SENT = [(case["event"], one) for case in VECTORS for one in case["sent"]]
-IDENTIFY, TRACK = Action.IDENTIFY_USER, Action.TRACK_EVENT
+IDENTIFY, TRACK = IDENTIFY_USER, TRACK_EVENT
 NOON = "2026-03-01T12:00:00.000Z"
-EVERY_ACTION = pytest.mark.parametrize("action", Action)
+EVERY_ACTION = pytest.mark.parametrize("action", ACTIONS.values(), ids=str)
 
 
 def identify(**changed: Json) -> dict[str, Json]:
@@ -47,23 +41,25 @@ def valid(action: Action, **changed: Json) -> dict[str, Json]:
 
 def body_of(action: Action, **changed: Json) -> dict[str, Any]:
     """Return what is said of the user or the event in the body of these fields."""
-    made = make_body(action, valid(action, **changed))
+    made = action.make_body(valid(action, **changed))
     assert isinstance(made, dict), made
     body = made["body"]
     assert isinstance(body, dict)
     return body
 
 
-def rejection_of(action: Action, **changed: Json) -> Rejection:
+def rejection_of(action: Action, **changed: Json) -> BodyRejection:
     """Return why these fields make no body."""
-    made = make_body(action, valid(action, **changed))
-    assert isinstance(made, Rejection), made
+    made = action.make_body(valid(action, **changed))
+    assert isinstance(made, BodyRejection), made
     return made
 
 
 def test_fields_are_those_of_the_documentation() -> None:
     """Both actions have every field of Segment's documentation, in its order, with its type and its required mark."""
-    table = {a: [(f.label, f.name, str(f.kind), f.required) for f in fields] for a, fields in FIELDS.items()}
+    table = {
+        name: [(f.label, f.name, str(f.kind), f.required) for f in action.fields] for name, action in ACTIONS.items()
+    }
 
     assert table == {
         "trackEvent": [
@@ -83,7 +79,7 @@ def test_fields_are_those_of_the_documentation() -> None:
             ("User traits", "user_traits", "object", False),
         ],
     }
-    assert all(field.description for fields in FIELDS.values() for field in fields)
+    assert all(field.description for action in ACTIONS.values() for field in action.fields)
 
 
 @pytest.mark.parametrize(("event", "sent"), SENT, ids=[event["messageId"] for event, _ in SENT])
@@ -110,15 +106,14 @@ def test_bodies_that_segment_sends(event: dict[str, Any], sent: dict[str, Any]) 
     action = IDENTIFY if sent["type"] == "identify" else TRACK
     expected = {name: value for name, value in sent.items() if name != "api_key"}
 
-    made = make_body(action, {**named, "timestamp": event["timestamp"]})
+    made = action.make_body({**named, "timestamp": event["timestamp"]})
 
     assert json.dumps(expected) == json.dumps(made)
 
 
 def test_the_whole_identify() -> None:
     """An identify says who, what they are called and like, and the same of their company; unknown fields are left."""
-    made = make_body(
-        IDENTIFY,
+    made = IDENTIFY.make_body(
         {
             "unknown": "x",
             "user_traits": {"vip": False, "plan": None, "tags": ["a"]},
@@ -147,8 +142,7 @@ def test_the_whole_identify() -> None:
 
 def test_the_whole_track() -> None:
     """A track says what happened, to whom and where they belong."""
-    made = make_body(
-        TRACK,
+    made = TRACK.make_body(
         {
             "event_name": "Order Completed",
             "user_keys": {"userId": "u1"},
@@ -176,17 +170,17 @@ def test_the_whole_track() -> None:
 @pytest.mark.parametrize("nothing", [None, "", "absent"])
 def test_required_fields(action: Action, nothing: Json) -> None:
     """Exactly the fields marked as required are, and null and "" are as missing; the others are left out."""
-    for field in FIELDS[action]:
+    for field in action.fields:
         values = valid(action, **({} if nothing == "absent" else {field.name: nothing}))
         if nothing == "absent":
             values.pop(field.name, None)
-        made = make_body(action, values)
+        made = action.make_body(values)
         if field.required:
             sentence = f"the field {field.name} is missing, and {action} needs it"
 
             assert made == (RejectionReason.MISSING_FIELD, field.name, sentence)
         else:
-            assert made == make_body(action, {k: v for k, v in valid(action).items() if k != field.name})
+            assert made == action.make_body({k: v for k, v in valid(action).items() if k != field.name})
 
 
 @pytest.mark.parametrize("keys", [{}, {"userId": None}, {"userId": "", "email": None}])
@@ -267,11 +261,11 @@ def test_text_fields(action: Action) -> None:
     """Numbers and booleans become text, and a list of one is what is in it, as in Segment."""
     texts: list[tuple[Json, str]] = [("a", "a"), (42, "42"), (1.5, "1.5"), (True, "true"), (False, "false")]
     texts += [(["a"], "a"), ([42], "42"), ([False], "false")]
-    for field in FIELDS[action]:
+    for field in action.fields:
         if field.kind is FieldKind.STRING:
             for value, text in texts:
-                assert make_body(action, valid(action, **{field.name: value})) == make_body(
-                    action, valid(action, **{field.name: text})
+                assert action.make_body(valid(action, **{field.name: value})) == action.make_body(
+                    valid(action, **{field.name: text})
                 )
 
 
@@ -298,7 +292,7 @@ def test_wrong_types(action: Action) -> None:
         FieldKind.STRING: (no_text, "text"),
         FieldKind.DATETIME: ([], ""),
     }
-    for field in FIELDS[action]:
+    for field in action.fields:
         wrong, right = cases[field.kind]
         for value, kind in wrong:
             sentence = f"the field {field.name} is {kind}, and must be {right}"
@@ -325,7 +319,7 @@ def test_bad_timestamps(action: Action, value: Json, kind: str) -> None:
 
 def test_a_list_of_one_time() -> None:
     """A list of one time is that time."""
-    assert make_body(TRACK, track(timestamp=["2026-03-01"])) == make_body(TRACK, track(timestamp="2026-03-01"))
+    assert TRACK.make_body(track(timestamp=["2026-03-01"])) == TRACK.make_body(track(timestamp="2026-03-01"))
 
 
 @pytest.mark.parametrize("name", ["!!!", " ", "🔥"])
@@ -356,14 +350,14 @@ JUNK += [{"userId": "u"}, {"k": {"deep": 1}}, {"k": ["x"]}, {"k": False}, NOON, 
 def test_any_values(action: Action) -> None:
     """Whatever the fields come to, a whole body or a named rejection comes out, and nothing that went in changes."""
     chance = random.Random(4)
-    names = [field.name for field in FIELDS[action]]
+    names = [field.name for field in action.fields]
     for _ in range(CASES):
         values = valid(action, **{name: chance.choice(JUNK) for name in chance.sample(names, chance.randint(0, 3))})
         before = copy.deepcopy(values)
-        made = make_body(action, values)
+        made = action.make_body(values)
 
         assert values == before
-        if isinstance(made, Rejection):
+        if isinstance(made, BodyRejection):
             assert made.field in names
             assert made.field in made.sentence
         else:

@@ -9,45 +9,45 @@ import pytest
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json, TraitType
-from audience_sync.destinations.schematic.actions import Action
-from audience_sync.destinations.schematic.coverage import coverage
-from audience_sync.destinations.schematic.mapping_rules import Mapping, make_mapping
-from audience_sync.destinations.schematic.parcels import NOBODY, NOT_MAPPED, Parcel, make_parcel, newest, resolve_parcel
-from audience_sync.destinations.schematic.presets import DEFAULTS
-from audience_sync.destinations.schematic.wire_events import OpenChange
-from tests.factories import company_identifiers, make_destination, make_event, make_open
+from audience_sync.destinations.change_events import newest
+from audience_sync.destinations.mappings import Mapping, make_mapping
+from audience_sync.destinations.open_changes import OpenChange
+from audience_sync.destinations.profile_events import NOT_MAPPED, ProfileEvents
+from audience_sync.destinations.schematic.schematic_actions import IDENTIFY_USER, TRACK_EVENT
+from audience_sync.destinations.schematic.schematic_renderer import NOBODY, resolve_changes
+from tests.factories import company_identifiers, make_event, make_open, make_renderer, rendered
 
 AT = "2026-03-31T12:00:00.000Z"
 
 
 def identify(name: str = "Identify", *, trigger: str = 'type = "identify"', **fields: Json) -> Mapping:
     """Return a mapping to identifyUser: the preset's fields, and these in their place."""
-    mapped: dict[str, Json] = {**DEFAULTS[Action.IDENTIFY_USER], **fields}
-    return make_mapping(name, trigger=trigger, action=Action.IDENTIFY_USER, fields=mapped)
+    mapped: dict[str, Json] = {**IDENTIFY_USER.preset_fields, **fields}
+    return make_mapping(name, trigger=trigger, action=IDENTIFY_USER, fields=mapped)
 
 
 def track(name: str = "Track", *, trigger: str = 'type = "identify"', **fields: Json) -> Mapping:
     """Return a mapping to trackEvent of a constant name, with the traits of the identify."""
     mapped: dict[str, Json] = {
-        **DEFAULTS[Action.TRACK_EVENT],
+        **TRACK_EVENT.preset_fields,
         "event_name": "moved",
         "traits": {"@path": "$.traits"},
         **fields,
     }
-    return make_mapping(name, trigger=trigger, action=Action.TRACK_EVENT, fields=mapped)
+    return make_mapping(name, trigger=trigger, action=TRACK_EVENT, fields=mapped)
 
 
-def parcel(changes: list[OpenChange], *mappings: Mapping) -> Parcel:
+def parcel(changes: list[OpenChange], *mappings: Mapping) -> ProfileEvents:
     """Return what some changes come to, which is the same with a template or without."""
-    destination = make_destination(*mappings)
-    made = make_parcel(changes, destination, at=AT)
+    destination = make_renderer(*mappings)
+    made = rendered(changes, destination, at=AT)
     known = newest(changes).identifiers
 
-    assert made == resolve_parcel(changes, destination.enabled, destination, identifiers=known, at=AT)
+    assert made == resolve_changes(changes, destination.enabled, destination, identifiers=known, at=AT)
     return made
 
 
-def bodies(made: Parcel) -> list[dict[str, Any]]:
+def bodies(made: ProfileEvents) -> list[dict[str, Any]]:
     """Return the bodies of a parcel's events."""
     return [json.loads(event.body)["body"] for event in made.events]
 
@@ -57,7 +57,7 @@ def test_the_segment_event() -> None:
     keys = canonical({"user": {"email": "a@b", "anonymousId": "x"}, "company": {"groupId": "c1", "crm": "7"}})
     change = make_open("u1", identifiers=keys, generation=42, audience_id=7)
 
-    assert make_destination().event([change], keys, at=AT) == {
+    assert make_renderer().event([change], keys, at=AT) == {
         "type": "identify",
         "userId": "u1",
         "anonymousId": "x",
@@ -83,11 +83,11 @@ def test_the_segment_event() -> None:
 
 def test_another_identity_is_not_called_user_id() -> None:
     """Where people are named by email there is no userId, and the preset sends the email."""
-    destination = make_destination(identity="email")
+    destination = make_renderer(identity="email")
     change = make_open("a@b")
 
     event = destination.event([change], None, at=AT)
-    (sent,) = bodies(make_parcel([change], destination, at=AT))
+    (sent,) = bodies(rendered([change], destination, at=AT))
 
     assert "userId" not in event
     assert sent == {"keys": {"email": "a@b"}, "traits": {"gold": True}}
@@ -271,8 +271,8 @@ def test_a_refusal_is_named_and_holds_nothing_else() -> None:
 
 def test_a_disabled_mapping_makes_nothing() -> None:
     """A change that only a disabled mapping would carry is refused, not lost."""
-    fields = DEFAULTS[Action.IDENTIFY_USER]
-    off = make_mapping("Off", trigger='type = "identify"', action=Action.IDENTIFY_USER, fields=fields, enabled=False)
+    fields = IDENTIFY_USER.preset_fields
+    off = make_mapping("Off", trigger='type = "identify"', action=IDENTIFY_USER, fields=fields, enabled=False)
 
     made = parcel([make_open("u1")], off)
 
@@ -285,7 +285,7 @@ def test_parts_keep_the_identifiers_of_the_whole() -> None:
     mappings = (identify(), identify("Other", user_keys={"email": "a@b"}))
     known = canonical({"user": {"phone": "7"}})
 
-    made = resolve_parcel(changes[:1], mappings[:1], make_destination(*mappings), identifiers=known, at=AT)
+    made = resolve_changes(changes[:1], mappings[:1], make_renderer(*mappings), identifiers=known, at=AT)
 
     assert bodies(made) == [{"keys": {"userId": "u1", "phone": "7"}, "traits": {"t1": True}}]
 
@@ -295,7 +295,7 @@ def test_a_computed_trait_says_so() -> None:
     value = make_open("u1", trait="spend", value="12.5", computation="trait")
     gone = value._replace(value="null", kind="exited")
 
-    event = make_destination().event([value], None, at=AT)
+    event = make_renderer().event([value], None, at=AT)
     context = event["context"]
 
     assert event["traits"] == {"spend": 12.5}
@@ -355,9 +355,8 @@ def test_a_field_may_name_the_computation() -> None:
 @pytest.mark.parametrize("trait_type", [None, *TraitType])
 def test_a_computed_trait_of_any_type_is_carried_by_the_presets(trait_type: TraitType | None) -> None:
     """Samples of every type, and the null of an exit, reach Schematic without a mapping."""
-    found = coverage(
+    found = make_renderer().coverage(
         "spend",
-        make_destination(),
         user_keys=["userId", "email"],
         company_keys=["groupId"],
         computation=Computation.TRAIT,
@@ -378,9 +377,8 @@ def test_a_computed_trait_of_any_type_is_carried_by_the_presets(trait_type: Trai
 )
 def test_what_a_computed_trait_would_not_be_told(trigger: str, computation: Computation, gap: str | None) -> None:
     """A mapping that leaves computed traits, or their nulls, away is found before anything is sent."""
-    found = coverage(
+    found = make_renderer(identify(trigger=trigger)).coverage(
         "spend",
-        make_destination(identify(trigger=trigger)),
         user_keys=["userId"],
         company_keys=[],
         computation=computation,
@@ -395,9 +393,8 @@ def test_a_name_may_be_a_computed_trait() -> None:
     """A user may be named by a computed trait, though not by whether they are in an audience."""
     named = identify(user_name={"@path": "$.traits.full_name"})
     found = [
-        coverage(
+        make_renderer(named).coverage(
             "full_name",
-            make_destination(named),
             user_keys=["userId"],
             company_keys=[],
             computation=computation,

@@ -31,9 +31,8 @@ from audience_sync.config import (
 from audience_sync.config.source_tables import SourceTable
 from audience_sync.config.tables import AudienceTable, Document, TraitTable
 from audience_sync.core.model import GuardLimits, Json
-from audience_sync.destinations.schematic.actions import FIELDS, Action
-from audience_sync.destinations.schematic.mapping_rules import apply
-from audience_sync.destinations.schematic.presets import presets
+from audience_sync.destinations.mappings import apply, presets
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS
 from audience_sync.errors import ConfigError, UnknownName
 from tests.places import without_place
 
@@ -221,7 +220,7 @@ def test_example_shows_every_setting() -> None:
 
     of_audiences = {f"traits.{name}" for name in AudienceTable.model_fields}
     assert shown - of_audiences == set(settings_of(Document))
-    assert fields == {f"mappings.fields.{field.name}" for action in Action for field in FIELDS[action]}
+    assert fields == {f"mappings.fields.{field.name}" for action in ACTIONS.values() for field in action.fields}
 
 
 def test_mappings_of_the_example_are_right(write: Write) -> None:
@@ -239,9 +238,11 @@ def test_mappings_of_the_example_are_right(write: Write) -> None:
         "traits": {"vip": True},
         "context": {"groupId": "g1"},
     }
-    assert [apply(mapping, event) for mapping in presets()] == [apply(mapping, event) for mapping in (identify, track)]
+    assert [apply(mapping, event) for mapping in presets(ACTIONS.values())] == [
+        apply(mapping, event) for mapping in (identify, track)
+    ]
     event = {"type": "track", "event": "Order Completed", "userId": "u1", "timestamp": 0}
-    assert apply(presets()[1], event) == apply(track, event)
+    assert apply(presets(ACTIONS.values())[1], event) == apply(track, event)
 
 
 def test_queries_of_the_example_are_right(write: Write) -> None:

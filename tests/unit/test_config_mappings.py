@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from audience_sync.config import Settings, load
-from audience_sync.destinations.schematic.actions import Action
-from audience_sync.destinations.schematic.mapping_rules import MOST_MAPPINGS
-from audience_sync.destinations.schematic.presets import DEFAULTS
+from audience_sync.destinations.mappings import MOST_MAPPINGS
+from audience_sync.destinations.schematic.schematic_actions import IDENTIFY_USER
 from audience_sync.errors import ConfigError
 from tests.places import without_place
 
@@ -37,15 +36,19 @@ def test_without_any_the_presets_serve(tmp_path: Path) -> None:
     """Identify User carries the traits, or no audience would ever reach Schematic."""
     identify, track = settings(tmp_path, "").mappings
 
-    assert (identify.name, identify.action, identify.trigger) == ("Identify User", "identifyUser", 'type = "identify"')
-    assert (track.name, track.action, track.trigger) == ("Track Event", "trackEvent", 'type = "track"')
+    assert (identify.name, identify.action.name, identify.trigger) == (
+        "Identify User",
+        "identifyUser",
+        'type = "identify"',
+    )
+    assert (track.name, track.action.name, track.trigger) == ("Track Event", "trackEvent", 'type = "track"')
     assert identify.fields["user_traits"] == {"@path": "$.traits"}
 
 
 def test_what_is_left_out(tmp_path: Path) -> None:
     """A required field that a mapping leaves out is the preset's; what else it leaves out is not sent."""
     (one,) = settings(tmp_path, ONE + "[mappings.fields]\nuser_name = 'Ada'\n").mappings
-    preset = DEFAULTS[Action.IDENTIFY_USER]
+    preset = IDENTIFY_USER.preset_fields
 
     assert one.fields == {
         "user_name": "Ada",

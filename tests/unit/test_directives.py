@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from audience_sync.core.exact_json import LongFraction
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.presets import DEFAULTS
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS
 from audience_sync.errors import MappingError
 from audience_sync.segment.mapping.template import MISSING, compile_mapping, reads
 
@@ -484,7 +484,9 @@ def test_json_round_trips(mapping: Any, event: Any) -> None:
 
 def test_the_presets_resolve() -> None:
     """The mappings that serve without configuration resolve for an event with nothing in it."""
-    resolve: list[Callable[[Json], object]] = [compile_mapping(fields) for fields in DEFAULTS.values()]
+    resolve: list[Callable[[Json], object]] = [
+        compile_mapping(dict(action.preset_fields)) for action in ACTIONS.values()
+    ]
 
     assert [one({}) for one in resolve] == [
         {"user_keys": {}, "company_keys": {}},

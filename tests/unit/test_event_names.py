@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.destinations.schematic.actions import event_name
+from audience_sync.destinations.schematic.schematic_bodies import event_name
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text(encoding="utf-8"))
 SENT = sorted(

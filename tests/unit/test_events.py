@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.keys import canonical
-from audience_sync.destinations.schematic.wire_events import Contents, batch_body, traits
+from audience_sync.destinations.batch_contents import BatchContents, traits
+from audience_sync.destinations.schematic.wire_format import batch_body
 from tests.factories import NOON, make_event, make_open
 
 NAMES = ("name", "company_name")  # what the presets take as such, and not as the trait of an audience
@@ -67,7 +68,7 @@ def test_odd_text_survives(people: list[tuple[str, str | None]], trait: str, api
         for key, known in people
     ]
 
-    batch = json.loads(batch_body(Contents.of(events).bodies, api_key=api_key))
+    batch = json.loads(batch_body(BatchContents.of(events).bodies, api_key=api_key))
 
     assert list(batch) == ["events"]
     for (key, known), sent in zip(people, batch["events"], strict=True):
@@ -87,8 +88,8 @@ def test_an_attempt_keeps_events_word_for_word(people: list[tuple[str, str | Non
         for key, known in people
     ]
 
-    contents = Contents.of(events)
-    kept = Contents.parse(contents.dump())
+    contents = BatchContents.of(events)
+    kept = BatchContents.parse(contents.dump())
 
     assert list(kept.events) == list(contents.events) == events
     assert kept.dump() == contents.dump()

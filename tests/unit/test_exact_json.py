@@ -12,12 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.exact_json import LongFraction, NumberTooLarge, dumps, loads
-from audience_sync.destinations.schematic.actions import Action
-from audience_sync.destinations.schematic.forwarded_parcels import make_forwarded
-from audience_sync.destinations.schematic.mapping_rules import make_mapping
-from audience_sync.destinations.schematic.parcels import Destination
-from audience_sync.destinations.schematic.presets import presets
-from audience_sync.destinations.schematic.wire_events import Forwarded
+from audience_sync.destinations.mappings import make_mapping, presets
+from audience_sync.destinations.rendered_events import ForwardedEvent
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS, TRACK_EVENT
+from audience_sync.destinations.schematic.schematic_renderer import SchematicRenderer
 
 NUMBERS = [
     "0",
@@ -135,9 +133,11 @@ def test_nesting_is_limited_alike() -> None:
 
 def forwarded(event: str, *mappings: Any) -> Any:
     """Return the body that is posted for a forwarded event."""
-    destination = Destination(identity="userId", environment="env_1", mappings=tuple(mappings or presets()))
-    parcel = make_forwarded([Forwarded("u1", 1, "m1", "track", event)], destination, most=100)
-    (made,) = parcel.events
+    destination = SchematicRenderer(
+        identity="userId", environment="env_1", mappings=tuple(mappings or presets(ACTIONS.values()))
+    )
+    found = destination.forwarded([ForwardedEvent("u1", 1, "m1", "track", event)], most=100)
+    (made,) = found.events
     return json.loads(made.body, parse_float=Decimal)["body"]
 
 
@@ -151,7 +151,7 @@ def test_a_forwarded_event_keeps_its_digits() -> None:
     mapping = make_mapping(
         "All",
         trigger='type = "track" and properties.order > 12345678901234567890122',
-        action=Action.TRACK_EVENT,
+        action=TRACK_EVENT,
         fields={
             "event_name": "e",
             "timestamp": {"@path": "$.timestamp"},
@@ -182,11 +182,8 @@ def test_a_forwarded_event_keeps_its_digits() -> None:
 def test_a_long_unix_time_is_a_time() -> None:
     """A time with more digits than a float is the instant that it was."""
     event = f"{{{HEAD.replace(chr(34) + '2026-01-01' + chr(34), '1772359200.123456789012345')}}}"
-    (made,) = make_forwarded(
-        [Forwarded("u1", 1, "m1", "track", event)],
-        Destination(identity="userId", environment="env_1", mappings=tuple(presets())),
-        most=100,
-    ).events
+    renderer = SchematicRenderer(identity="userId", environment="env_1", mappings=presets(ACTIONS.values()))
+    (made,) = renderer.forwarded([ForwardedEvent("u1", 1, "m1", "track", event)], most=100).events
 
     assert json.loads(made.body)["sent_at"] == "2026-03-01T10:00:00.123Z"
     assert isinstance(loads("1772359200.123456789012345"), LongFraction)

@@ -5,27 +5,26 @@ from __future__ import annotations
 import pytest
 
 from audience_sync.core.forecast import Forecast, ProfileCounter, forecast
-from audience_sync.destinations.schematic.actions import Action
-from audience_sync.destinations.schematic.coverage import Volume, joined, volume
-from audience_sync.destinations.schematic.mapping_rules import make_mapping
-from audience_sync.destinations.schematic.presets import DEFAULTS
-from tests.factories import make_destination, make_open
+from audience_sync.destinations.event_volume import Volume, joined, volume
+from audience_sync.destinations.mappings import make_mapping
+from audience_sync.destinations.schematic.schematic_actions import IDENTIFY_USER, TRACK_EVENT
+from tests.factories import make_open, make_renderer
 
 ENTRIES = [make_open("sample", trait=f"audience_{n}", audience_id=n) for n in range(3)]
 IDENTIFY = make_mapping(
-    "Identify", trigger='type = "identify"', action=Action.IDENTIFY_USER, fields=DEFAULTS[Action.IDENTIFY_USER]
+    "Identify", trigger='type = "identify"', action=IDENTIFY_USER, fields=IDENTIFY_USER.preset_fields
 )
 WON = make_mapping(
     "Won",
     trigger='context.change = "entered"',
-    action=Action.TRACK_EVENT,
-    fields={**DEFAULTS[Action.TRACK_EVENT], "event_name": "won", "traits": {"@path": "$.traits"}},
+    action=TRACK_EVENT,
+    fields={**TRACK_EVENT.preset_fields, "event_name": "won", "traits": {"@path": "$.traits"}},
 )
 AT_HOME = make_mapping(
     "At home",
     trigger='context.personas.namespace = "env_7"',
-    action=Action.IDENTIFY_USER,
-    fields=DEFAULTS[Action.IDENTIFY_USER],
+    action=IDENTIFY_USER,
+    fields=IDENTIFY_USER.preset_fields,
 )
 
 
@@ -70,7 +69,7 @@ def test_many_profiles_are_counted_nearly() -> None:
 
 def test_the_presets_send_one_event_for_a_profile() -> None:
     """All audiences of a profile that change are one identify."""
-    destination = make_destination()
+    destination = make_renderer()
 
     assert volume(ENTRIES[0], destination) == Volume(1, 1, 1)
     assert joined(ENTRIES, destination) == 1
@@ -79,14 +78,14 @@ def test_the_presets_send_one_event_for_a_profile() -> None:
 
 def test_a_mapping_for_entries_alone() -> None:
     """A track event at an entry is an event of its own, and is not joined with those of other audiences."""
-    destination = make_destination(IDENTIFY, WON)
+    destination = make_renderer(IDENTIFY, WON)
 
     assert volume(ENTRIES[0], destination) == Volume(2, 1, 1)
     assert joined(ENTRIES, destination) == 1
-    assert joined(ENTRIES, make_destination(WON)) == 0
+    assert joined(ENTRIES, make_renderer(WON)) == 0
 
 
 def test_a_mapping_that_looks_at_the_environment() -> None:
     """While the environment is not known, such a mapping counts as if it sent something."""
-    assert volume(ENTRIES[0], make_destination(IDENTIFY, AT_HOME, environment="")) == Volume(2, 2, 2)
-    assert volume(ENTRIES[0], make_destination(IDENTIFY, AT_HOME, environment="env_1")) == Volume(1, 1, 1)
+    assert volume(ENTRIES[0], make_renderer(IDENTIFY, AT_HOME, environment="")) == Volume(2, 2, 2)
+    assert volume(ENTRIES[0], make_renderer(IDENTIFY, AT_HOME, environment="env_1")) == Volume(1, 1, 1)

@@ -11,6 +11,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.destinations.schematic.actions import Action
-from audience_sync.destinations.schematic.mapping_rules import make_mapping
-from audience_sync.destinations.schematic.presets import presets
+from audience_sync.destinations.mappings import make_mapping, presets
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS, TRACK_EVENT
+from audience_sync.destinations.schematic.wire_format import with_key
 from audience_sync.errors import SourceError
 from audience_sync.segment.segment_events import MOST_BYTES, TYPES
 from audience_sync.tracking_api.event_files import BadLine, Preview, Read, open_events, preview, read_events
@@ -54,7 +55,7 @@ def event_of(length: int) -> bytes:
 
 def show(event: dict[str, Any], *mappings: Any) -> Preview:
     """Return what mappings, or the presets, make of an event in line 7."""
-    return preview(read_as(7, event), mappings or presets(), api_key="(key)")
+    return preview(read_as(7, event), mappings or presets(ACTIONS.values()), posted=partial(with_key, api_key="(key)"))
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -292,7 +293,7 @@ def test_memory_does_not_grow_with_the_file() -> None:
 def test_a_preview_has_all_that_would_be_sent_and_why_there_is_no_more() -> None:
     """Mappings that match are named in the order of the configuration, with a body or the reason for none."""
     event = {"type": "track", "event": "Signed Up", "messageId": "m1", "userId": "u1", "timestamp": 0}
-    track = Action.TRACK_EVENT
+    track = TRACK_EVENT
     fields: dict[str, Any] = {"timestamp": {"@path": "$.timestamp"}, "user_keys": {"id": {"@path": "$.userId"}}}
     nameless = make_mapping("Nameless", trigger='type = "track"', action=track, fields=fields)
     whole = make_mapping("Whole", trigger='type = "track"', action=track, fields={**fields, "event_name": "up"})
@@ -337,4 +338,6 @@ def test_an_event_that_nests_deep_is_no_trouble() -> None:
     (found,) = read(line)
 
     assert isinstance(found, Read)
-    assert [reason.split(":")[1] for reason in preview(found, presets(), api_key="").reasons] == [" unencodable"]
+    assert [reason.split(":")[1] for reason in preview(found, presets(ACTIONS.values()), posted=str).reasons] == [
+        " unencodable"
+    ]

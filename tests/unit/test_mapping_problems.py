@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.presets import DEFAULTS
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS
 from audience_sync.errors import MappingError
 from audience_sync.segment.mapping.template import compile_mapping
 from audience_sync.segment.mapping.validation import MappingProblem, problems
@@ -164,7 +164,7 @@ def test_what_is_right(value: Json) -> None:
 
 def test_the_presets_are_right() -> None:
     """Nothing is said of the mappings that serve without configuration."""
-    assert [problems(fields) for fields in DEFAULTS.values()] == [[], []]
+    assert [problems(dict(fields)) for fields in (action.preset_fields for action in ACTIONS.values())] == [[], []]
 
 
 @pytest.mark.parametrize("mapping", [None, 1, "x", [], True])

@@ -27,10 +27,15 @@ def guesses(tree: ast.AST) -> Iterator[str]:
                 if is_guess(argument.arg, argument.annotation, default):
                     yield f"{node.name}({argument.arg})"
         elif isinstance(node, ast.ClassDef):
-            fields = [one for one in node.body if isinstance(one, ast.AnnAssign)]
+            fields = [one for one in node.body if isinstance(one, ast.AnnAssign) and not is_constant(one)]
             for field in fields:
                 if is_guess(ast.unparse(field.target), field.annotation, field.value):
                     yield f"{node.name}.{ast.unparse(field.target)}"
+
+
+def is_constant(one: ast.AnnAssign) -> bool:
+    """Return whether a name in a class is a constant of the class, and not a field with a default."""
+    return any(isinstance(node, ast.Name) and node.id == "ClassVar" for node in ast.walk(one.annotation))
 
 
 def is_guess(name: str, annotation: ast.expr | None, default: ast.expr | None) -> bool:

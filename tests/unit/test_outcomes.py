@@ -10,21 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.destinations.schematic.outcomes import (
-    LONGEST_ASKED,
-    Accepted,
-    Answer,
-    Later,
+from audience_sync.destinations.backoff import LONGEST_ASKED, backoff
+from audience_sync.destinations.http_outcomes import HttpAnswer, describe, retry_after
+from audience_sync.destinations.outcomes import (
+    BatchAccepted,
+    BatchRejected,
+    BatchTooLarge,
     Outcome,
     RefusedKey,
-    Rejected,
-    TooLarge,
+    RetryLater,
     WrongDestination,
-    backoff,
-    classify,
-    describe,
-    retry_after,
 )
+from audience_sync.destinations.schematic.schematic_outcomes import classify
 from tests.factories import NOON
 
 HTML = "\n <!DOCTYPE html><title>404</title>"
@@ -35,7 +32,7 @@ MINUTES = timedelta(minutes=15)
 def outcome(status: int, text: str = JSON, **headers: str) -> Outcome:
     """Return what an answer means; `retry_after="5"` is the header ``retry-after``."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return classify(Answer(status, named, text), now=NOON)
+    return classify(HttpAnswer(status, named, text), now=NOON)
 
 
 @pytest.fixture
@@ -52,7 +49,7 @@ def local_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("text", ["", "{}", JSON, HTML, '{"error":"batch too large","max_size":1}'])
 def test_every_2xx_is_accepted(status: int, text: str) -> None:
     """Schematic's yes is its status; its body has no form to rely on."""
-    assert outcome(status, text) == Accepted(status)
+    assert outcome(status, text) == BatchAccepted(status)
 
 
 @pytest.mark.parametrize("status", [0, 100, 408, 423, 425, 429, 500, 502, 503, 504, 520, 599])
@@ -61,7 +58,7 @@ def test_not_now_is_later(status: int, text: str) -> None:
     """An outage, a limit or a lost answer keeps everything for another try."""
     found = outcome(status, text)
 
-    assert isinstance(found, Later)
+    assert isinstance(found, RetryLater)
     assert (found.status, found.retry_after) == (status, None)
 
 
@@ -90,7 +87,7 @@ def test_a_refusal_in_html_is_not_schematic(status: int) -> None:
 @pytest.mark.parametrize("text", ["", "no", JSON])
 def test_other_refusals_are_of_the_events(status: int, text: str) -> None:
     """Only a clear refusal by Schematic itself is held against an event."""
-    assert isinstance(outcome(status, text), Rejected)
+    assert isinstance(outcome(status, text), BatchRejected)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +116,7 @@ def test_a_batch_that_is_too_large(status: int, text: str, max_size: int | None)
     """A batch is cut to the size that is allowed where that can be read, and halved otherwise."""
     found = outcome(status, text)
 
-    assert found == TooLarge(max_size)
+    assert found == BatchTooLarge(max_size)
     assert not isinstance(max_size, bool)
 
 
@@ -140,7 +137,7 @@ def test_a_wait_that_is_asked_for(status: int, header: str, seconds: float) -> N
     """A Retry-After is understood in seconds and as a date; a date that is over asks for no wait."""
     found = outcome(status, retry_after=header)
 
-    assert isinstance(found, Later)
+    assert isinstance(found, RetryLater)
     assert found.retry_after == timedelta(seconds=seconds)
 
 
@@ -151,7 +148,7 @@ def test_a_wait_that_cannot_be_read_is_none(header: str) -> None:
     """Nonsense in a header costs no event and no worker."""
     found = outcome(503, retry_after=header)
 
-    assert isinstance(found, Later)
+    assert isinstance(found, RetryLater)
     assert found.retry_after is None
 
 
@@ -173,17 +170,17 @@ def test_a_date_without_a_zone_is_in_utc(header: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        (Answer(0, {}, "timed out"), "timed out"),
-        (Answer(503, {}, ""), "HTTP 503"),
-        (Answer(404, {"content-type": "text/html"}, HTML), "HTTP 404: an HTML page"),
-        (Answer(400, {}, '{"error":"no\\n such  key"}'), "HTTP 400: no such key"),
-        (Answer(400, {}, '{"error":{"code":1}}'), 'HTTP 400: {"error":{"code":1}}'),
-        (Answer(302, {"location": "https://login.example"}, ""), "HTTP 302 to https://login.example"),
-        (Answer(400, {}, '{"error":"bad a\\u0000b \\u001b[2J"}'), "HTTP 400: bad a�b �[2J"),
-        (Answer(400, {}, "x" * 1000), "HTTP 400: " + "x" * 200),
+        (HttpAnswer(0, {}, "timed out"), "timed out"),
+        (HttpAnswer(503, {}, ""), "HTTP 503"),
+        (HttpAnswer(404, {"content-type": "text/html"}, HTML), "HTTP 404: an HTML page"),
+        (HttpAnswer(400, {}, '{"error":"no\\n such  key"}'), "HTTP 400: no such key"),
+        (HttpAnswer(400, {}, '{"error":{"code":1}}'), 'HTTP 400: {"error":{"code":1}}'),
+        (HttpAnswer(302, {"location": "https://login.example"}, ""), "HTTP 302 to https://login.example"),
+        (HttpAnswer(400, {}, '{"error":"bad a\\u0000b \\u001b[2J"}'), "HTTP 400: bad a�b �[2J"),
+        (HttpAnswer(400, {}, "x" * 1000), "HTTP 400: " + "x" * 200),
     ],
 )
-def test_an_answer_in_one_line(answer: Answer, line: str) -> None:
+def test_an_answer_in_one_line(answer: HttpAnswer, line: str) -> None:
     """A person reads what answered and what it said, on one short line."""
     assert describe(answer) == line
 
@@ -205,8 +202,8 @@ def test_a_date_is_of_the_clock_of_the_server() -> None:
     headers = {"date": "Sun, 06 Nov 1994 08:49:37 GMT", "retry-after": "Sun, 06 Nov 1994 08:50:07 GMT"}
 
     for date, waits in ((headers["date"], 30), ("yesterday", 0)):
-        later = classify(Answer(429, {**headers, "date": date}, ""), now=NOON)
-        assert isinstance(later, Later)
+        later = classify(HttpAnswer(429, {**headers, "date": date}, ""), now=NOON)
+        assert isinstance(later, RetryLater)
         assert later.retry_after == timedelta(seconds=waits)
 
 

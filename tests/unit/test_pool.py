@@ -8,14 +8,14 @@ import pytest
 
 from audience_sync.clock import Seams
 from audience_sync.delivery.claims import Pool
-from audience_sync.destinations.schematic.wire_events import Contents
+from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.store.batches import Batch
 from tests.factories import make_event, make_open
 
 
 def batch(number: int, *, origin: int | None = None) -> Batch:
     """Return a claimed batch."""
-    return Batch(number, 1, Contents.of([make_event(make_open(f"u{number}"))]), origin=origin)
+    return Batch(number, 1, BatchContents.of([make_event(make_open(f"u{number}"))]), origin=origin)
 
 
 def test_a_batch_that_comes_during_a_renewal_stays() -> None:

@@ -1,21 +1,21 @@
-"""A mapping: a trigger that says which events, an action, and fields that say what of an event goes into its body.
+"""Mappings: a trigger that selects events, an action, and the fields that its body is made of.
 
-A mapping is made once, from what the configuration says or from a preset, and applied to every event.
+A mapping is made once, from the configuration or from a preset, and applied to every event.
 """
 
 from __future__ import annotations
 
 from collections import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import orjson
 
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
-from audience_sync.destinations.schematic.actions import Action, Rejection, RejectionReason, make_body
+from audience_sync.destinations.actions import Action, Body, BodyRejection, RejectionReason
 from audience_sync.errors import MappingError
 from audience_sync.segment.fql.matcher import matcher
 from audience_sync.segment.fql.trigger_tree import Expression, fields, to_text
@@ -23,12 +23,12 @@ from audience_sync.segment.mapping.template import compile_mapping, reads
 from audience_sync.segment.segment_events import SegmentEvent
 from audience_sync.segment.timestamps import kept_away
 
-Body: TypeAlias = dict[str, Json]
-
 MOST_MAPPINGS = 50
-"""So many mappings one destination has at most (Segment's limit, in its documentation of Schematic)."""
+"""The most mappings of one destination (Segment's limit, in its documentation of Schematic)."""
 
 ALL_TRAITS = {"@path": "$.traits"}
+
+_OF_THE_ENVIRONMENT = (("context", "personas", "namespace"), ("context", "personas", "space_id"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +62,10 @@ class Made(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What becomes of one event: the bodies to be sent, and why there are no others."""
+    """The bodies that the mappings make of one event, and why there are no others."""
 
     bodies: list[tuple[Mapping, Made]]
-    rejections: list[tuple[Mapping, Rejection]]
+    rejections: list[tuple[Mapping, BodyRejection]]
     kept_away: str | None  # by the event's integrations object, or because no trigger matches
 
 
@@ -79,7 +79,7 @@ def make_mapping(
 
     Raises:
         TriggerError: the trigger cannot be read.
-        MappingError: the fields are no mapping.
+        MappingError: the fields are not a valid mapping.
     """
     expression = _parse(trigger) if isinstance(trigger, str) else trigger
     return Mapping(
@@ -91,12 +91,12 @@ def make_mapping(
         fields=fields,
         matches=matcher(expression),
         resolve=compile_mapping(dict(fields)),  # type: ignore[arg-type]  # an object resolves to an object
-        digest=blake2b(exact_json.dumps([action, fields], option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest(),
+        digest=blake2b(exact_json.dumps([action.name, fields], option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest(),
         named_traits=_named_traits(expression, action, fields),
     )
 
 
-def apply(mapping: Mapping, event: SegmentEvent) -> Made | Rejection | None:
+def apply(mapping: Mapping, event: SegmentEvent) -> Made | BodyRejection | None:
     """Return the body a mapping makes of an event, why it cannot, or None if its trigger does not match.
 
     A body that nests too deep for JSON, or has text that is not valid Unicode, is a rejection.
@@ -104,12 +104,12 @@ def apply(mapping: Mapping, event: SegmentEvent) -> Made | Rejection | None:
     if not mapping.matches(event):
         return None
     try:
-        body = make_body(mapping.action, mapping.resolve(event))
+        body = mapping.action.make_body(mapping.resolve(event))
         return Made(body, exact_json.dumps(body)) if isinstance(body, dict) else body
     except MappingError as error:
-        return Rejection(RejectionReason.UNRESOLVABLE, "", str(error))
+        return BodyRejection(RejectionReason.UNRESOLVABLE, "", str(error))
     except orjson.JSONEncodeError as error:
-        return Rejection(RejectionReason.UNENCODABLE, "", f"the body cannot be written as JSON: {error}")
+        return BodyRejection(RejectionReason.UNENCODABLE, "", f"the body cannot be written as JSON: {error}")
 
 
 def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
@@ -118,7 +118,7 @@ def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
     if reason is not None:
         return Verdict([], [], reason)
     bodies: list[tuple[Mapping, Made]] = []
-    rejections: list[tuple[Mapping, Rejection]] = []
+    rejections: list[tuple[Mapping, BodyRejection]] = []
     for mapping in mappings:
         outcome = apply(mapping, event) if mapping.enabled else None
         if isinstance(outcome, Made):
@@ -136,9 +136,9 @@ def _parse(trigger: str) -> Expression:
 
 def _named_traits(expression: Expression, action: Action, mapped: abc.Mapping[str, Json]) -> frozenset[str] | None:
     """Return the traits a mapping names, or None when changes of one profile must be applied one by one."""
-    if action is not Action.IDENTIFY_USER:
+    if not action.trait_fields:
         return None
-    whole = {name for name in ("user_traits", "company_traits") if mapped.get(name) == ALL_TRAITS}
+    whole = {name for name in action.trait_fields if mapped.get(name) == ALL_TRAITS}
     others = {name: value for name, value in mapped.items() if name not in whole}
     paths = reads(others) | fields(expression)
     if not all(is_shared(path) for path in paths):
@@ -159,3 +159,23 @@ def is_shared(path: tuple[str, ...]) -> bool:
             return False
         case _:
             return path[0] != "messageId"
+
+
+def looks_at_the_computation(mapping: Mapping) -> bool:
+    """Return whether what a mapping does depends on whether a change is of an audience or of a computed trait."""
+    paths = fields(mapping.expression) | reads(dict(mapping.fields))
+    return any(path[:3] == ("context", "personas", "computation_class") for path in paths)
+
+
+def looks_at_the_environment(mapping: Mapping) -> bool:
+    """Return whether what a mapping does depends on the environment, which the first delivery finds out."""
+    paths = fields(mapping.expression) | reads(dict(mapping.fields))
+    return any(path == whole[: len(path)] for path in paths for whole in _OF_THE_ENVIRONMENT)
+
+
+def presets(actions: Iterable[Action]) -> tuple[Mapping, ...]:
+    """Return the mappings of a configuration that has none."""
+    return tuple(
+        make_mapping(one.preset_name, trigger=one.preset_trigger, action=one, fields=one.preset_fields)
+        for one in actions
+    )

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json
-from audience_sync.destinations.schematic.actions import Action
-from audience_sync.destinations.schematic.mapping_rules import Mapping, make_mapping
-from audience_sync.destinations.schematic.parcels import Parcel, make_parcel, resolve_parcel
-from audience_sync.destinations.schematic.presets import DEFAULTS
-from audience_sync.destinations.schematic.wire_events import Contents, OpenChange, OpenChanges
+from audience_sync.destinations.batch_contents import BatchContents
+from audience_sync.destinations.mappings import Mapping, make_mapping
+from audience_sync.destinations.open_changes import OpenChange, OpenChanges
+from audience_sync.destinations.profile_events import ProfileEvents
+from audience_sync.destinations.schematic.schematic_actions import IDENTIFY_USER
+from audience_sync.destinations.schematic.schematic_renderer import resolve_changes
 from audience_sync.errors import MappingError
-from tests.factories import make_destination, make_open
+from tests.factories import make_open, make_renderer, rendered
 from tests.profile import amount
 
 AT = "2026-03-31T12:00:00.000Z"
@@ -113,10 +114,10 @@ def mappings(draw: st.DrawFn) -> tuple[Mapping, ...]:
     made = []
     for number in range(draw(st.integers(1, 2))):
         drawn: dict[str, Json] = draw(FIELDS)  # type: ignore[arg-type]  # hypothesis does not see through the union
-        fields = {**DEFAULTS[Action.IDENTIFY_USER], **drawn}
+        fields = {**IDENTIFY_USER.preset_fields, **drawn}
         trigger = draw(TRIGGERS)
         try:
-            made.append(make_mapping(str(number), trigger=trigger, action=Action.IDENTIFY_USER, fields=fields))
+            made.append(make_mapping(str(number), trigger=trigger, action=IDENTIFY_USER, fields=fields))
         except MappingError:
             reject()  # it is refused when the file is loaded
     return tuple(made)
@@ -142,11 +143,11 @@ def test_the_quick_way_ends_where_resolving_ends(
     made: tuple[Mapping, ...], asked: list[OpenChange], identity: str
 ) -> None:
     """Whatever mappings, keys and changes: the same events, byte for byte, and the same refusals."""
-    destination = make_destination(*made, identity=identity)
+    destination = make_renderer(*made, identity=identity)
     identifiers = asked[0].identifiers
 
     for _ in range(2):  # the second time the template is there
-        assert make_parcel(asked, destination, at=AT) == resolve_parcel(
+        assert rendered(asked, destination, at=AT) == resolve_changes(
             asked, destination.enabled, destination, identifiers=identifiers, at=AT
         )
 
@@ -169,23 +170,23 @@ def people(draw: st.DrawFn) -> list[OpenChange]:
 @given(mappings(), people(), st.sampled_from(["userId", "email", "id"]))
 def test_many_people_are_as_each_alone(made: tuple[Mapping, ...], asked: list[OpenChange], identity: str) -> None:
     """Batches that are made of columns have, byte for byte, the events that are made one by one."""
-    destination = make_destination(*made, identity=identity)
+    destination = make_renderer(*made, identity=identity)
     each = [
-        resolve_parcel([one], destination.enabled, destination, identifiers=one.identifiers, at=AT) for one in asked
+        resolve_changes([one], destination.enabled, destination, identifiers=one.identifiers, at=AT) for one in asked
     ]
-    found = destination.stamps.contents(OpenChanges.of(asked), at=AT)
+    found = destination.compiled.contents(OpenChanges.of(asked), at=AT)
 
     if found is None:
         return  # somebody's mappings must be asked
     assert not any(parcel.rejected for parcel in each)
     events = [event for parcel in each for event in parcel.events]
-    assert (found.dump(), found.summary()) == (Contents.of(events).dump(), Contents.of(events).summary())
+    assert (found.dump(), found.summary()) == (BatchContents.of(events).dump(), BatchContents.of(events).summary())
 
 
 @pytest.mark.parametrize("known", [((), ()), ((), ("groupId",)), (("email",), ("id",))])
 def test_the_presets_have_templates(known: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
     """What serves when nothing is configured is quick."""
-    assert make_destination().stamps.template(known, Computation.AUDIENCE) is not None
+    assert make_renderer().compiled.template(known, Computation.AUDIENCE) is not None
 
 
 @pytest.mark.parametrize(
@@ -201,17 +202,19 @@ def test_the_presets_have_templates(known: tuple[tuple[str, ...], tuple[str, ...
 )
 def test_what_differs_between_people_has_none(trigger: str, fields: dict[str, Json]) -> None:
     """A mapping that looks at somebody's values, or makes others of them, is resolved for each."""
-    mapped = {**DEFAULTS[Action.IDENTIFY_USER], **fields}
-    one = make_mapping("One", trigger=trigger, action=Action.IDENTIFY_USER, fields=mapped)
+    mapped = {**IDENTIFY_USER.preset_fields, **fields}
+    one = make_mapping("One", trigger=trigger, action=IDENTIFY_USER, fields=mapped)
 
-    assert make_destination(one).stamps.template(((), ()), Computation.AUDIENCE) is None
+    assert make_renderer(one).compiled.template(((), ()), Computation.AUDIENCE) is None
 
 
 def test_a_page_of_odd_keys_is_as_each_alone() -> None:
     """Keys that look like the seam between two texts of a list do not mix with their neighbours."""
-    destination = make_destination()
+    destination = make_renderer()
     page = [make_open(key) for key in ('a",', "b", 'c"', '","', "\\", 'd\\"', "é", "plain")]
-    contents = destination.stamps.contents(OpenChanges.of(page), at=AT)
+    contents = destination.compiled.contents(OpenChanges.of(page), at=AT)
 
     assert contents is not None
-    assert [make_parcel([one], destination, at=AT) for one in page] == [Parcel([one], []) for one in contents.events]
+    assert [rendered([one], destination, at=AT) for one in page] == [
+        ProfileEvents([one], []) for one in contents.events
+    ]

@@ -1,7 +1,7 @@
 """All HTTP to Schematic: batches of events, the environment of the key, and trait definitions.
 
-What is expected comes back as values (`Answer`), so that callers decide by status; the API key leaves this module only
-in the header and bodies of requests. Whatever a server says it back in, it is taken out of it.
+Expected failures come back as values. The API key leaves this module only in the header and bodies of requests; it is
+removed from every answer that echoes it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from pydantic import SecretStr
@@ -23,8 +23,14 @@ from pydantic import SecretStr
 from audience_sync import __version__
 from audience_sync.core.model import TraitType
 from audience_sync.core.text import redaction
-from audience_sync.destinations.http_connection import Connection, Unanswered, is_proxied, lasting_problem
-from audience_sync.destinations.schematic.outcomes import Answer, describe, is_retryable
+from audience_sync.destinations.destination_protocol import Diagnosis
+from audience_sync.destinations.http_connection import DeadlineConnection, Unanswered, is_proxied, lasting_problem
+from audience_sync.destinations.http_outcomes import HttpAnswer, describe, is_retryable
+from audience_sync.destinations.outcomes import Outcome
+from audience_sync.destinations.schematic import schematic_diagnoses as diagnoses
+from audience_sync.destinations.schematic.schematic_destination import SchematicSection
+from audience_sync.destinations.schematic.schematic_outcomes import classify
+from audience_sync.destinations.schematic.wire_format import batch_body
 from audience_sync.errors import DestinationAway, DestinationError, KeyRefused
 
 if TYPE_CHECKING:
@@ -46,32 +52,19 @@ for _name in ("httpx", "httpcore.http11", "httpcore.http2", "httpcore.proxy"):
     logging.getLogger(_name).addFilter(_is_warning)
 
 
-class Endpoints(Protocol):
-    """Where Schematic is, and how long it may take to answer: the settings `[schematic]`."""
-
-    @property
-    def capture_url(self) -> str:
-        """Where batches of events go."""
-
-    @property
-    def api_url(self) -> str:
-        """Where everything else goes."""
-
-    @property
-    def timeout(self) -> timedelta:
-        """How long one request may take."""
-
-
-class Schematic:
+class SchematicClient:
     """One connection to Schematic, for one thread: connections of one pool slow each other down in httpx."""
 
-    def __init__(self, settings: Endpoints, key: SecretStr, *, tls: ssl.SSLContext) -> None:
+    def __init__(
+        self, section: SchematicSection, key: SecretStr, *, tls: ssl.SSLContext, clock: Callable[[], datetime]
+    ) -> None:
         import httpx  # noqa: PLC0415 - a tenth of every start, and most commands send nothing
 
-        self._settings = settings
+        self._section = section
+        self._clock = clock
         self.key = key
         self._without_key = redaction(key.get_secret_value(), word="(the API key)")
-        self._timeout = settings.timeout.total_seconds()
+        self._timeout = section.timeout.total_seconds()
         self._deadline = 0.0  # of the request under way, on the monotonic clock
         self._network: Any = None  # the connection, as httpcore has it
         headers = {
@@ -85,16 +78,21 @@ class Schematic:
             timeout=self._timeout,
             limits=httpx.Limits(max_connections=1),
             headers=headers,
-            event_hooks={"response": [_stay]},
+            event_hooks={"response": [_hide_location]},
         )
-        self._batches = f"{settings.capture_url}/batch"
+        self._batches = f"{section.capture_url}/batch"
         self._connection = (
             None
             if is_proxied(self._batches)
-            else Connection(self._batches, headers=headers, tls=tls, timeout=self._timeout)
+            else DeadlineConnection(self._batches, headers=headers, tls=tls, timeout=self._timeout)
         )
 
-    def post_batch(self, body: bytes) -> Answer:
+    def send(self, bodies: Sequence[str]) -> Outcome:
+        """Post a batch of rendered events, and return its outcome."""
+        answer = self.post_batch(batch_body(bodies, api_key=self.key.get_secret_value()))
+        return classify(answer, now=self._clock())
+
+    def post_batch(self, body: bytes) -> HttpAnswer:
         """Post a batch of events; a connection that breaks or takes too long is an answer of status 0."""
         if self._connection is None:
             return self._ask("POST", self._batches, body)
@@ -112,9 +110,9 @@ class Schematic:
             DestinationAway: Schematic does not answer now.
             DestinationError: what answers is not Schematic.
         """
-        answer = self._ask("GET", f"{self._settings.api_url}/whoami")
+        answer = self._ask("GET", f"{self._section.api_url}/whoami")
         if answer.status == 404:
-            answer = self._ask("GET", f"{self._settings.api_url}/environments")
+            answer = self._ask("GET", f"{self._section.api_url}/environments")
         if answer.status == 403:
             return None
         data = _data(self._accepted(answer))
@@ -125,10 +123,6 @@ class Schematic:
             return str(known[0].get("id") or "") or None
         return None
 
-    def get(self, url: str) -> Answer:
-        """Ask for a page, with the key; see `post_batch` for an answer of status 0."""
-        return self._ask("GET", url)
-
     def declare(self, trait: str, trait_type: TraitType, *, display_name: str) -> str | None:
         """Declare the type of a user trait, if Schematic does not know it; return what went wrong, or None."""
         definition = {
@@ -137,7 +131,7 @@ class Schematic:
             "trait_type": trait_type.value,
             "display_name": display_name,
         }
-        url = f"{self._settings.api_url}/entity-trait-definitions"
+        url = f"{self._section.api_url}/entity-trait-definitions"
         answer = self._ask("POST", url, orjson.dumps(definition))
         if not 200 <= answer.status < 300:
             return describe(answer)
@@ -148,16 +142,36 @@ class Schematic:
         known = data.get("trait_type") if isinstance(data, dict) else None
         return None if known in (None, trait_type) else f"Schematic knows it as {known}, not {trait_type}"
 
+    def probe(self, *, has_key: bool) -> Iterator[Diagnosis]:
+        """Yield whether the host takes batches, as far as its answer to an empty one tells."""
+        answer = self.post_batch(diagnoses.EMPTY_BATCH)
+        yield diagnoses.of_capture(self._section.capture_url, answer, has_key=has_key, now=self._clock())
+
+    def compare_types(self, types: Mapping[str, TraitType | None]) -> Iterator[Diagnosis]:
+        """Yield the traits that Schematic knows with other types than these, and whether the clocks agree."""
+        url = f"{self._section.api_url}/entity-trait-definitions?entity_type=user&limit={diagnoses.PAGE}"
+        for page in range(diagnoses.PAGES):
+            answer = self._ask("GET", f"{url}&offset={page * diagnoses.PAGE}")
+            if page == 0:
+                yield from diagnoses.of_clock(self._section.api_url, answer, self._clock())
+            found = diagnoses.definitions(answer)
+            if found is None:
+                yield diagnoses.unreadable_types(answer)
+                return
+            yield from diagnoses.of_types(found, types)
+            if len(found) < diagnoses.PAGE:
+                return
+
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
         if self._connection is not None:
             self._connection.close()
 
-    def _accepted(self, answer: Answer) -> Answer:
+    def _accepted(self, answer: HttpAnswer) -> HttpAnswer:
         if 200 <= answer.status < 300:
             return answer
-        where = self._settings.api_url
+        where = self._section.api_url
         if answer.status == 401:
             raise KeyRefused(f"{where} refused the API key: {describe(answer)}", hint="check schematic.api_key")
         if answer.lasting:
@@ -166,7 +180,7 @@ class Schematic:
             raise DestinationAway(f"{where} does not answer now: {describe(answer)}")
         raise DestinationError(f"{where} is not Schematic's API: {describe(answer)}", hint="check schematic.api_url")
 
-    def _ask(self, method: str, url: str, body: bytes | None = None) -> Answer:
+    def _ask(self, method: str, url: str, body: bytes | None = None) -> HttpAnswer:
         """Send a request and read its answer, all within the timeout, which for httpx is that of each single read."""
         import httpx  # noqa: PLC0415
 
@@ -184,20 +198,20 @@ class Schematic:
         finally:
             watch.cancel()
 
-    def _answer(self, status: int, headers: Mapping[str, str], body: bytes | bytearray) -> Answer:
+    def _answer(self, status: int, headers: Mapping[str, str], body: bytes | bytearray) -> HttpAnswer:
         """Return an answer without the key, of whose body there is a little more than `MOST_TEXT` bytes at most."""
         text = _unpacked(body, headers)
         said = self._without_key(text.decode(errors="replace"))
         if max(len(body), len(text)) > MOST_TEXT:  # it may break off within the key, where nobody would know it
             said = said[: -len(self.key) * LONGEST_SPELLING][:MOST_TEXT]
-        return Answer(status, {name.lower(): self._without_key(value) for name, value in headers.items()}, said)
+        return HttpAnswer(status, {name.lower(): self._without_key(value) for name, value in headers.items()}, said)
 
-    def _unanswered(self, url: str, error: Exception, *, in_time: bool) -> Answer:
+    def _unanswered(self, url: str, error: Exception, *, in_time: bool) -> HttpAnswer:
         if (problem := lasting_problem(error)) is not None:
-            return Answer(0, {}, f"{url}: {problem}", lasting=True)
+            return HttpAnswer(0, {}, f"{url}: {problem}", lasting=True)
         if not in_time:
-            return Answer(0, {}, f"no answer from {url} within {self._timeout:g} s")
-        return Answer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))
+            return HttpAnswer(0, {}, f"no answer from {url} within {self._timeout:g} s")
+        return HttpAnswer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))
 
     def _note(self, event: str, facts: dict[str, Any]) -> None:
         """Remember the connection when httpcore tells that there is one."""
@@ -213,8 +227,8 @@ class Schematic:
                 self._network.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
 
 
-def _stay(response: httpx.Response) -> None:
-    """Put where an answer leads out of httpx's sight: nothing follows it, but what is no address would be an error."""
+def _hide_location(response: httpx.Response) -> None:
+    """Hide the Location header from httpx: redirects are never followed, and a malformed address would be an error."""
     if (location := response.headers.pop("location", None)) is not None:
         response.extensions[LEADS_TO] = {"location": location}
 
@@ -239,11 +253,11 @@ def _unpacked(body: bytes | bytearray, headers: Mapping[str, str]) -> bytes | by
         return b""  # it is read for people alone: what counts is the status
 
 
-def _data(answer: Answer) -> Any:
+def _data(answer: HttpAnswer) -> Any:
     """Return the ``data`` of Schematic's envelope.
 
     Raises:
-        DestinationError: the answer is no JSON object.
+        DestinationError: the answer is not a JSON object.
     """
     try:
         return orjson.loads(answer.text)["data"]

@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core import exact_json
-from audience_sync.destinations.schematic.actions import Action
-from audience_sync.destinations.schematic.mapping_rules import NO_MATCHING_MAPPING, judge, make_mapping
-from audience_sync.destinations.schematic.presets import presets
+from audience_sync.destinations.mappings import NO_MATCHING_MAPPING, judge, make_mapping, presets
+from audience_sync.destinations.schematic.schematic_actions import ACTIONS
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "destination.json").read_text())
 API_KEY = "sch_test_key"
@@ -43,7 +42,7 @@ def test_vectors(vector: dict[str, Any]) -> None:
     """Whole bodies are those of Segment, in the order of the mappings, and nothing is touched."""
     before = copy.deepcopy(vector)
     mappings = [
-        make_mapping(str(n), trigger=one["subscribe"], action=Action(one["partnerAction"]), fields=one["mapping"])
+        make_mapping(str(n), trigger=one["subscribe"], action=ACTIONS[one["partnerAction"]], fields=one["mapping"])
         for n, one in enumerate(vector["mappings"])
     ]
 
@@ -57,7 +56,7 @@ def test_vectors(vector: dict[str, Any]) -> None:
 def test_what_is_not_sent_has_a_reason(vector: dict[str, Any]) -> None:
     """Every mapping that Segment executed is a body or a rejection with its reason, and silence is explained."""
     mappings = [
-        make_mapping(str(n), trigger=one["subscribe"], action=Action(one["partnerAction"]), fields=one["mapping"])
+        make_mapping(str(n), trigger=one["subscribe"], action=ACTIONS[one["partnerAction"]], fields=one["mapping"])
         for n, one in enumerate(vector["mappings"])
     ]
 
@@ -76,7 +75,7 @@ def test_what_is_not_sent_has_a_reason(vector: dict[str, Any]) -> None:
 def test_any_event_has_a_verdict(event: dict[str, Any]) -> None:
     """Whatever an application sends: a body that is JSON, or a reason; the event is left as it was."""
     before = copy.deepcopy(event)
-    verdict = judge(event, presets())
+    verdict = judge(event, presets(ACTIONS.values()))
 
     assert event == before
     assert bool(verdict.kept_away) != bool(verdict.bodies or verdict.rejections)
@@ -91,6 +90,6 @@ def test_what_is_no_json_is_a_rejection(value: Any) -> None:
     """A body that cannot be written down is refused by name, whatever an event brings."""
     event: dict[str, Any] = {"type": "identify", "userId": "u1", "timestamp": 0, "traits": {"odd": value}}
 
-    verdict = judge(event, presets())
+    verdict = judge(event, presets(ACTIONS.values()))
 
     assert [rejection.reason for _, rejection in verdict.rejections] == ["unencodable"]

@@ -1,7 +1,7 @@
-"""Events of changes that differ in nothing but whom they are about: made once, and filled in for each person.
+"""Compile the body of changes that differ only in the person once, and fill it in for each person.
 
-A run says the same of everybody: one audience, one value, one generation. What a template leaves open but for the
-person is known then, so that an event costs one hash and one filled text.
+All changes of a run have the same audience, value and generation. Everything in a template but the person is known
+then, so an event costs one hash and one filled text.
 """
 
 from __future__ import annotations
@@ -17,17 +17,12 @@ import orjson
 from audience_sync.core import exact_json
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import ChangeKind, Json
-from audience_sync.destinations.schematic.actions import Rejection
-from audience_sync.destinations.schematic.mapping_rules import Made, Mapping, apply, is_shared
-from audience_sync.destinations.schematic.wire_events import (
-    Carried,
-    Contents,
-    Event,
-    OpenChange,
-    OpenChanges,
-    key_ends,
-    with_idempotency_key,
-)
+from audience_sync.destinations.actions import BodyRejection
+from audience_sync.destinations.batch_contents import BatchContents
+from audience_sync.destinations.mappings import Made, Mapping, apply, is_shared
+from audience_sync.destinations.open_changes import OpenChange, OpenChanges
+from audience_sync.destinations.rendered_events import Carried, RenderedEvent, key_ends
+from audience_sync.destinations.schematic.wire_format import with_idempotency_key
 from audience_sync.segment.fql.trigger_tree import fields
 from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.mapping.validation import directive_of
@@ -37,8 +32,8 @@ from audience_sync.segment.segment_events import SegmentEvent
 # Bodies of audience changes without resolving a mapping for each: most mappings only move values to other places.
 #
 # Where that is so, one sample event with marks in the place of everything that differs between people is resolved,
-# and its JSON text is cut at the marks. What is put between the pieces for a profile is then exactly what resolving
-# its own event would have put there. A million people have as many templates as there are sets of keys: one or two.
+# and its JSON text is cut at the marks. Putting the values of a profile between the pieces gives the same text as
+# resolving its own event. A million people have as many templates as there are sets of keys: one or two.
 
 AT: Final = "0001-01-01T00:00:00.001Z"
 """The mark of the time."""
@@ -79,7 +74,7 @@ def make_template(mappings: Iterable[Mapping], sample: SegmentEvent, *, keys: in
             return None
         named |= {path[1] for path in paths if path[0] == "traits"}
         outcome = apply(mapping, sample)
-        if isinstance(outcome, Rejection):
+        if isinstance(outcome, BodyRejection):
             return None
         if outcome is not None:
             made.append((mapping, outcome))
@@ -140,10 +135,10 @@ def _moves(value: Json) -> bool:
             return True
 
 
-# --- stamps -----------------------------------------------------------------------------------------------------------
+# --- compiled bodies --------------------------------------------------------------------------------------------------
 
 Names: TypeAlias = tuple[tuple[str, ...], tuple[str, ...]]
-"""The names of the user keys and of the company keys that a profile has beside the identity."""
+"""The names of the user keys and of the company keys that a profile has in addition to the identity."""
 
 _KINDS: Final = ("user", "company")  # of identifiers, in the order of `Names`
 _Said: TypeAlias = tuple[Any, ...]
@@ -151,13 +146,13 @@ _said: Callable[[OpenChange], _Said] = itemgetter(  # what a change says, whomev
     slice(OpenChange._fields.index("audience_id"), OpenChange._fields.index("identifiers"))
 )
 _TRAITS, _TIME = 0, 1  # slots of a template; the others are the profile's key and its further keys
-_REMEMBERED: Final = 50_000  # stamps: a full cache begins anew
+_REMEMBERED: Final = 50_000  # compiled bodies: a full cache begins anew
 _UNKNOWN: Final[Any] = object()
 _NONE: Final[dict[str, str]] = {}
 
 
-class Stamp(NamedTuple):
-    """What the events of some changes have in common."""
+class CompiledBody(NamedTuple):
+    """The common part of the events of some changes."""
 
     text: str  # of the event but the API key, with `%s` for what differs
     order: Callable[[Sequence[str]], Any]  # which of the texts stand there: time, profile, its keys, idempotency key
@@ -172,8 +167,8 @@ class Stamp(NamedTuple):
         return key, self.text % self.order((at, profile.decode(), *keys, key))
 
 
-def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment: str) -> Stamp:
-    """Return the stamp for the open changes of a profile, to be used wherever another has the same ones."""
+def compile_body(template: Template, changes: Sequence[OpenChange], *, environment: str) -> CompiledBody:
+    """Return the compiled body for the open changes of a profile, to be used wherever another has the same ones."""
     traits = ",".join([f"{orjson.dumps(change.trait).decode()}:{change.value}" for change in changes])
     text = _escaped(template.pieces[0])
     order = []
@@ -185,7 +180,7 @@ def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment
             text += '"%s"' if slot == _TIME else "%s"
         text += _escaped(piece)
     facts = [(template.mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
-    return Stamp(
+    return CompiledBody(
         with_idempotency_key(text, "%s"),
         itemgetter(*order, -1),
         key_ends(environment, facts),
@@ -194,46 +189,46 @@ def make_stamp(template: Template, changes: Sequence[OpenChange], *, environment
     )
 
 
-class Stamps:
-    """The stamps of one destination, each made when it is needed first."""
+class CompiledBodies:
+    """The compiled bodies of one destination, each made when it is first needed."""
 
     def __init__(self, mappings: Sequence[Mapping], event: Callable[..., SegmentEvent], *, environment: str) -> None:
         self._mappings = mappings
         self._sample = event  # changes of one profile, its identifiers and `at` as a Segment event
         self._environment = environment
         self._templates: dict[tuple[Names, str], Template | None] = {}
-        self._stamps: dict[tuple[tuple[_Said, ...], Names], Stamp | None] = {}
+        self._compiled: dict[tuple[tuple[_Said, ...], Names], CompiledBody | None] = {}
 
-    def event(self, changes: Sequence[OpenChange], identifiers: str | None, *, at: str) -> Event | None:
+    def event(self, changes: Sequence[OpenChange], identifiers: str | None, *, at: str) -> RenderedEvent | None:
         """Return the one event of the open changes of a profile, or None where the mappings must be asked."""
         names, keys = _further_keys([identifiers])[identifiers]
         first = changes[0]
-        stamp = self._stamp(tuple([_said(change) for change in changes]), names)
-        if stamp is None:
+        compiled = self._body(tuple([_said(change) for change in changes]), names)
+        if compiled is None:
             return None
-        key, body = stamp.fill(orjson.dumps(first.profile_key), keys, at=at)
-        return Event(first.profile_key, key, body, identifiers, stamp.carried, stamp.mappings)
+        key, body = compiled.fill(orjson.dumps(first.profile_key), keys, at=at)
+        return RenderedEvent(first.profile_key, key, body, identifiers, compiled.carried, compiled.mappings)
 
-    def contents(self, changes: OpenChanges, *, at: str) -> Contents | None:
+    def contents(self, changes: OpenChanges, *, at: str) -> BatchContents | None:
         """Return the events of changes, all of different profiles, as one batch; None where mappings must be asked.
 
         This is the way of every change of a large sync: `event`, without a tuple for every change and event.
         """
         known = _further_keys(changes.identifiers)
-        found = Contents()
+        found = BatchContents()
         before: object = None
-        stamp: Stamp
+        compiled: CompiledBody
         people: list[tuple[object, ...]]
         columns = (changes.profile_keys, _json_texts(changes.profile_keys), changes.identifiers)
         for said, profile_key, profile, identifiers in zip(changes.said, *columns, strict=True):
             names, keys = known[identifiers]
             if (said, names) != before:
-                made = self._stamp((said,), names)
+                made = self._body((said,), names)
                 if made is None:
                     return None
-                stamp, before = made, (said, names)
-                people = found.group(stamp.carried, stamp.mappings)
-            key, body = stamp.fill(profile, keys, at=at)
+                compiled, before = made, (said, names)
+                people = found.group(compiled.carried, compiled.mappings)
+            key, body = compiled.fill(profile, keys, at=at)
             people.append((profile_key, key, body, identifiers, None))
         return found
 
@@ -253,19 +248,19 @@ class Stamps:
             self._templates[names, computation] = made
         return self._templates[names, computation]
 
-    def _stamp(self, said: tuple[_Said, ...], names: Names) -> Stamp | None:
-        """Return the stamp for the changes of a profile that say this, or None where the mappings must be asked."""
-        stamp: Stamp | None = self._stamps.get((said, names), _UNKNOWN)
-        if stamp is not _UNKNOWN:
-            return stamp
+    def _body(self, said: tuple[_Said, ...], names: Names) -> CompiledBody | None:
+        """Return the compiled body for changes that say this, or None where the mappings must be applied."""
+        compiled: CompiledBody | None = self._compiled.get((said, names), _UNKNOWN)
+        if compiled is not _UNKNOWN:
+            return compiled
         changes = [OpenChange._make(("", *one, None)) for one in said]
         template = self.template(names, changes[0].computation)
         made = None
         if template is not None and template.named_traits.isdisjoint([change.trait for change in changes]):
-            made = make_stamp(template, changes, environment=self._environment)
-        if len(self._stamps) >= _REMEMBERED:
-            self._stamps.clear()
-        self._stamps[said, names] = made
+            made = compile_body(template, changes, environment=self._environment)
+        if len(self._compiled) >= _REMEMBERED:
+            self._compiled.clear()
+        self._compiled[said, names] = made
         return made
 
 

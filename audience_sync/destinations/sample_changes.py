@@ -1,0 +1,50 @@
+"""Sample changes: imaginary people who enter an audience, to see what its changes become."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from audience_sync.core.keys import canonical
+from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation, TraitType
+from audience_sync.destinations.open_changes import OpenChange
+
+PEOPLE = ("sample", "example")
+AT = "2026-01-01T00:00:00.000Z"
+"""When the imaginary people change."""
+
+_VALUES: Final = {
+    TraitType.BOOLEAN: "true",
+    TraitType.NUMBER: "42",
+    TraitType.CURRENCY: "9.5",
+    TraitType.STRING: '"sample"',
+    TraitType.DATE: '"2026-01-01"',
+    TraitType.URL: '"https://example.com/"',
+}
+
+
+def sample_values(computation: Computation, trait_type: TraitType | None) -> tuple[str, str]:
+    """Return the value sent for a person who is in, or has a value of this type, and for one who is not, or has none.
+
+    A computed trait without a known type counts as a number.
+    """
+    is_audience = computation is Computation.AUDIENCE
+    return MEMBER_VALUE if is_audience else _VALUES[trait_type or TraitType.NUMBER], EXIT_VALUES[computation]
+
+
+def sample(
+    trait: str,
+    value: str,
+    who: str,
+    user_keys: Collection[str],
+    company_keys: Collection[str],
+    computation: Computation,
+    *,
+    identity: str,
+) -> OpenChange:
+    """Return the entry of an imaginary person who has every key that the definition of an audience names."""
+    user = {name: f"{who} {name}" for name in user_keys if name != identity}
+    company = {name: f"{who} {name}" for name in company_keys}
+    known = {kind: keys for kind, keys in (("user", user), ("company", company)) if keys}
+    identifiers = canonical(known) if known else None
+    return OpenChange(who, 0, trait, value, 0, 0, computation, ChangeKind.ENTERED, identifiers)
