@@ -200,14 +200,13 @@ class Settings(BaseModel):
         Raises:
             UnknownName: there is none; names those that look like it.
         """
-        for known in (
-            {one.key: one for one in self.audiences},
-            {one.name: one for one in self.audiences},
-        ):
+        by_key = {one.key: one for one in self.audiences}
+        by_name = {one.name: one for one in self.audiences}
+        for known in (by_key, by_name):
             if key_or_name in known:
                 return known[key_or_name]
-        names = [word for one in self.audiences for word in (one.key, one.name)]
+        proposed = near(key_or_name, by_key) or near(key_or_name, by_name)
         raise UnknownName(
-            f"there is no audience `{key_or_name}` in {self.path}{near(key_or_name, names)}",
+            f"there is no audience `{key_or_name}` in {self.path}{proposed}",
             hint="`audience-sync audiences` lists them",
         )
