@@ -1,28 +1,24 @@
-"""Opening what an audience says: its own SQL as it is, its query compiled for its source."""
+"""Open a definition: a person's own SQL as it is, a query compiled for its source."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from audience_sync.audiences.text_values import text_value_reader
 from audience_sync.compiler.dialect import render
-from audience_sync.compiler.relations import EventsRoom, ProfilesRoom, Relation
+from audience_sync.compiler.relations import EventsLayout, ProfilesLayout, Relation
 from audience_sync.compiler.statements import Compiler, Known, PersonSql, Select
 from audience_sync.config import Audience, EventsTable, ProfilesTable, Settings, Source
 from audience_sync.core.model import Computation
-from audience_sync.core.parameters import Statement, bind_now
+from audience_sync.core.parameters import Statement
 from audience_sync.core.values import ValueReader, value_reader
-from audience_sync.engines import Page, Sums, columns, dialect_of, engine_of, open_rows, probe, table_columns
+from audience_sync.engines import Page, Sums, columns, dialect_of, open_rows, probe, table_columns
 from audience_sync.errors import ConfigError, QueryError
 from audience_sync.query.query_errors import placed
 from audience_sync.query.syntax_tree import Stream, walk
-
-# --- preparing a query ------------------------------------------------------------------------------------------------
-# What a query needs to be compiled: where its source has events and profiles, of what types, and what has a key.
 
 
 def compiler_of(settings: Settings, audience: Audience, *, as_of: datetime, only: str | None = None) -> Compiler:
@@ -76,8 +72,8 @@ def _definition(settings: Settings, audience: Audience, as_of: datetime) -> Know
     return Known(PersonSql(relation, user, has_value=is_trait, identifiers=tuple(identifiers)), audience.zone)
 
 
-def _events(source: Source, table: EventsTable, as_of: datetime) -> EventsRoom:
-    return EventsRoom(
+def _events(source: Source, table: EventsTable, as_of: datetime) -> EventsLayout:
+    return EventsLayout(
         relation=_relation(source, table, "events", as_of),
         user=table.user,
         name=table.name,
@@ -88,79 +84,20 @@ def _events(source: Source, table: EventsTable, as_of: datetime) -> EventsRoom:
     )
 
 
-def _profiles(source: Source, table: ProfilesTable, as_of: datetime) -> ProfilesRoom:
-    return ProfilesRoom(relation=_relation(source, table, "profiles", as_of), user=table.user, traits=table.traits)
+def _profiles(source: Source, table: ProfilesTable, as_of: datetime) -> ProfilesLayout:
+    return ProfilesLayout(relation=_relation(source, table, "profiles", as_of), user=table.user, traits=table.traits)
 
 
-def _relation(source: Source, table: EventsTable | ProfilesTable, room: str, as_of: datetime) -> Relation:
+def _relation(source: Source, table: EventsTable | ProfilesTable, kind: str, as_of: datetime) -> Relation:
     if table.table is not None:
         found = table_columns(source, table.table)
     elif table.sql is not None:
         found = columns(source, table.sql, as_of=as_of)
     else:
-        raise ConfigError(f"[sources.{source.name}.{room}] has neither `table` nor `sql`")
+        raise ConfigError(f"[sources.{source.name}.{kind}] has neither `table` nor `sql`")
     types = {column.name: column.type for column in found}
-    place = f"[sources.{source.name}.{room}]"
+    place = f"[sources.{source.name}.{kind}]"
     return Relation(place=place, table=table.table, sql=table.sql, types=types)
-
-
-# --- SQL for people ---------------------------------------------------------------------------------------------------
-# The SQL of a definition as text for people: what runs in the source, with its parameters as comments.
-
-_LINE_ENDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what would end a comment, or steer a terminal
-
-
-@dataclass(frozen=True)
-class WrittenSql:
-    """A statement, and its parameters by their placeholders; each value as a literal of SQL on one line."""
-
-    sql: str
-    parameters: Mapping[str, str]
-
-    @property
-    def text(self) -> str:
-        """Return the statement with its parameters as comments behind it."""
-        return "\n".join([self.sql, *(f"-- {name} = {value}" for name, value in self.parameters.items())])
-
-
-def written_sql(settings: Settings, audience: Audience, *, as_of: datetime) -> WrittenSql:
-    """Return the SQL of an audience or computed trait as a sync as of an instant would run it.
-
-    Raises:
-        ConfigError: the definition can be seen to be wrong without running it.
-        SourceError: the source does not say what columns it has.
-    """
-    engine = engine_of(settings.sources[audience.source])
-    statement = statement_of(settings, audience, as_of=as_of)
-    if isinstance(statement, str):
-        uses_now = bind_now(statement, ":now", lexis=engine.lexis).placeholders > 0
-        return WrittenSql(statement.strip(), {":now": _literal(engine.now(as_of))} if uses_now else {})
-    given = statement.parameters or {}
-    named = given.items() if isinstance(given, Mapping) else enumerate(given, 1)
-    shown = engine.dialect.shown_parameter if engine.dialect else "{}"
-    return WrittenSql(statement.sql, {shown.format(name): _literal(value) for name, value in named})
-
-
-def _literal(value: object) -> str:
-    match value:
-        case None:
-            return "NULL"
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return repr(value)
-        case timedelta():
-            return f"interval '{value.total_seconds():.6f} seconds'"
-        case _:
-            text = str(value).replace("'", "''")
-            return f"'{_LINE_ENDS.sub(_escaped, text)}'"
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
-
-
-# --- opening ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -304,13 +304,13 @@ class _Asking:
 
     def _everything(self) -> dict[str, Property | Context]:
         """Return all properties there may be: the JSON, or every column that is nothing else."""
-        room = self.compiler.events
-        if room is None:
+        layout = self.compiler.events
+        if layout is None:
             raise AssertionError("a stream has events")
-        if room.properties is not None:
+        if layout.properties is not None:
             return {"": Property(())}
-        others = (room.user, room.name, room.timestamp, room.context, room.source)
-        return {name: Property((name,)) for name in room.relation.types if name not in others}
+        others = (layout.user, layout.name, layout.timestamp, layout.context, layout.source)
+        return {name: Property((name,)) for name in layout.relation.types if name not in others}
 
     def _rows(self, statement: Select) -> Iterator[Mapping[str, Any]]:
         source = self.settings.sources[self.audience.source]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
-from audience_sync.audiences import columns_of
+from audience_sync.audiences.definition import columns_of
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Audience, Settings, Source
 from audience_sync.core.keys import key_columns, value_position

@@ -14,9 +14,9 @@ import typer
 from rich.text import Text
 
 from audience_sync import runtime as engine
-from audience_sync.audiences.definition import written_sql
 from audience_sync.audiences.explanation import Clause, Explanation, Fact, asked_for
 from audience_sync.audiences.explanation import explain as explain_user
+from audience_sync.audiences.shown_sql import written_sql
 from audience_sync.cli import preview_output
 from audience_sync.cli.console import Format, FormatOption, Progress, Sheet, harmless, json_line, print_records
 from audience_sync.cli.context import console, out, seams, settings_of

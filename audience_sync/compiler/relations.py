@@ -65,7 +65,7 @@ def person_sql(sql: str, dialect: Dialect, as_of: datetime, *, columns: list[str
 
 
 @dataclass(frozen=True)
-class EventsRoom:
+class EventsLayout:
     """Which column of the events is what."""
 
     relation: Relation
@@ -89,7 +89,7 @@ class EventsRoom:
 
 
 @dataclass(frozen=True)
-class ProfilesRoom:
+class ProfilesLayout:
     """Which column of the profiles is what."""
 
     relation: Relation
@@ -121,20 +121,20 @@ class ProfilesRoom:
 class EventRow:
     """One event: a row of the events, or of something that has their columns."""
 
-    room: EventsRoom
+    layout: EventsLayout
     rows: FromClause
     dialect: Dialect
 
     @property
     def user(self) -> Expression:
         """Return whose event it is."""
-        return self.rows.c[self.room.user]
+        return self.rows.c[self.layout.user]
 
     @property
     def name(self) -> Expression:
         """Return what happened, as text."""
-        name = self.rows.c[self.room.name]
-        is_text = self.dialect.family(self.room.relation.types[self.room.name] or "text") == "text"
+        name = self.rows.c[self.layout.name]
+        is_text = self.dialect.family(self.layout.relation.types[self.layout.name] or "text") == "text"
         return name if is_text else sa.cast(name, sa.Text)
 
     def source(self, *, at: int) -> Expression:
@@ -143,11 +143,11 @@ class EventRow:
         Raises:
             QueryError: the source does not say.
         """
-        if self.room.source is None:
+        if self.layout.source is None:
             raise QueryError(
-                f"sources(...) needs `source` in {self.room.relation.place}, the column that names them", position=at
+                f"sources(...) needs `source` in {self.layout.relation.place}, the column that names them", position=at
             )
-        return self.rows.c[self.room.source]
+        return self.rows.c[self.layout.source]
 
     @property
     def number(self) -> Expression:
@@ -157,7 +157,9 @@ class EventRow:
     @property
     def time(self) -> Timeline:
         """Return when it happened."""
-        return self.dialect.timeline(self.rows.c[self.room.timestamp], self.room.relation.types[self.room.timestamp])
+        return self.dialect.timeline(
+            self.rows.c[self.layout.timestamp], self.layout.relation.types[self.layout.timestamp]
+        )
 
     def value(self, node: Property | Context, path: tuple[str, ...]) -> Value:
         """Return a property, or something of the context, at a path.
@@ -166,17 +168,17 @@ class EventRow:
             QueryError: the source says of no such column.
         """
         if isinstance(node, Context):
-            if self.room.context is None:
+            if self.layout.context is None:
                 raise QueryError(
-                    f"context('{'.'.join(path)}') needs the column `context` of {self.room.relation.place}",
+                    f"context('{'.'.join(path)}') needs the column `context` of {self.layout.relation.place}",
                     position=node.at,
                 )
-            column = self.room.context
-        elif self.room.properties is None:
-            return _column(self.room.relation, self.rows, path, self.dialect, at=node.at)
+            column = self.layout.context
+        elif self.layout.properties is None:
+            return _column(self.layout.relation, self.rows, path, self.dialect, at=node.at)
         else:
-            column = self.room.properties
-        return self.dialect.inside(self.rows.c[column], self.room.relation.types[column], path)
+            column = self.layout.properties
+        return self.dialect.inside(self.rows.c[column], self.layout.relation.types[column], path)
 
 
 def _column(relation: Relation, rows: FromClause, path: tuple[str, ...], dialect: Dialect, *, at: int) -> Value:

@@ -11,7 +11,7 @@ from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiler.joins import Joins
-from audience_sync.compiler.relations import EventRow, EventsRoom, ProfilesRoom
+from audience_sync.compiler.relations import EventRow, EventsLayout, ProfilesLayout
 from audience_sync.query import calendar
 from audience_sync.query.syntax_tree import Between, Context, Path, Property, Reduction, Since, Stream, Trait, Within
 from audience_sync.query.vocabulary import Duration
@@ -81,8 +81,8 @@ class World:
     dialect: Dialect
     as_of: datetime
     zone: tzinfo
-    events: EventsRoom | None
-    profiles: ProfilesRoom | None
+    events: EventsLayout | None
+    profiles: ProfilesLayout | None
     rows: Callable[[], FromClause]  # a fresh look at the events
     profile_rows: Callable[[], FromClause]  # a fresh look at the profiles
     look_up: Callable[[Trait, Path, Joins], Value]
@@ -90,7 +90,7 @@ class World:
     reduced: Callable[[Reduction, FromClause], Value]  # the value of such a row, or of none
 
     @property
-    def room(self) -> EventsRoom:
+    def layout(self) -> EventsLayout:
         """Return where events are; a query that asks for none does not come here."""
         if self.events is None:
             raise AssertionError("the file was checked for it")
@@ -125,13 +125,13 @@ class Selection:
 def apart(selection: Selection, extra: list[sa.Label[object]], *, materialized: bool) -> Selection:
     """Return the rows selected so far, with the columns of events and some more, as something to select from."""
     event, world, parent = selection.event, selection.world, selection.parent
-    columns = [event.rows.c[name].label(name) for name in world.room.relation.types]
+    columns = [event.rows.c[name].label(name) for name in world.layout.relation.types]
     if parent is not None:
         columns.append(parent.number.label(_PARENT_ROW))
     part = sa.select(*columns, *extra).select_from(selection.source).where(*selection.conditions)
     rows: FromClause = part.cte().prefix_with("MATERIALIZED") if materialized else part.cte()
-    inside = EventRow(world.room, rows, world.dialect)
-    joins = Joins(inside.user, world.room.kind, world)
+    inside = EventRow(world.layout, rows, world.dialect)
+    joins = Joins(inside.user, world.layout.kind, world)
     if parent is None:
         return Selection(world, inside, rows, inside.user, joins)
     parent = replace(parent, rows=parent.rows.alias())

@@ -20,7 +20,7 @@ from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value, fi
 from audience_sync.compiler.funnels import deciding_first
 from audience_sync.compiler.joins import PROFILES, Joins
 from audience_sync.compiler.reductions import reduce, reduced
-from audience_sync.compiler.relations import EventsRoom, ProfilesRoom, Relation, person_sql
+from audience_sync.compiler.relations import EventsLayout, ProfilesLayout, Relation, person_sql
 from audience_sync.compiler.scalars import NumberValue, TruthValue
 from audience_sync.compiler.selections import World
 from audience_sync.compiler.streams import select
@@ -71,8 +71,8 @@ class Compiler:
 
     dialect: Dialect
     as_of: datetime
-    events: EventsRoom | None
-    profiles: ProfilesRoom | None
+    events: EventsLayout | None
+    profiles: ProfilesLayout | None
     known: Mapping[str, Known]
     only: str | None = None  # the one user who is looked at
     _made: dict[str, FromClause] = field(default_factory=dict, init=False)
@@ -145,14 +145,14 @@ class Compiler:
             reduced=lambda reduction, rows: reduced(reduction, rows, self.dialect),
         )
 
-    def _rows(self, room: EventsRoom | ProfilesRoom | None) -> FromClause:
+    def _rows(self, layout: EventsLayout | ProfilesLayout | None) -> FromClause:
         """Return a fresh look at events or profiles, at those of one user if only that one is looked at."""
-        if room is None:
+        if layout is None:
             raise AssertionError("the file was checked for it")
-        rows = room.relation.rows(self.dialect, self.as_of)
+        rows = layout.relation.rows(self.dialect, self.as_of)
         if self.only is None:
             return rows
-        return sa.select(rows).where(self._is_only(rows.c[room.user], room.kind)).subquery()
+        return sa.select(rows).where(self._is_only(rows.c[layout.user], layout.kind)).subquery()
 
     def _is_only(self, user: Expression, kind: str) -> Truth:
         """Return whether a column names the one user who is looked at, in a way that an index on it can serve.
@@ -204,8 +204,8 @@ class Compiler:
         """Return the type of the users of something known by its key."""
         if isinstance(definition, PersonSql):
             return definition.relation.require(definition.user, setting="user_keys")
-        room = self.profiles or self.events
-        return room.kind if room is not None else ""
+        layout = self.profiles or self.events
+        return layout.kind if layout is not None else ""
 
     def _definition(self, known: Known) -> Select:
         """Return `user`, and of a computed trait `value`, one row a user."""

@@ -45,8 +45,8 @@ _ENDED = "audience_sync_ended"
 
 def select(world: World, stream: Stream) -> Selection:
     """Return the events of a stream, by user."""
-    event = EventRow(world.room, world.rows(), world.dialect)
-    selection = Selection(world, event, event.rows, event.user, Joins(event.user, world.room.kind, world))
+    event = EventRow(world.layout, world.rows(), world.dialect)
+    selection = Selection(world, event, event.rows, event.user, Joins(event.user, world.layout.kind, world))
     return _narrow(selection, stream)
 
 
@@ -63,9 +63,9 @@ def narrow_flat(selection: Selection, stream: Stream) -> list[Truth]:
 def _child(parent: Selection, stream: Stream) -> Selection:
     """Return the events of a funnel's child, by the number of the parent's row; the parent's rows are numbered."""
     world = parent.world
-    event = EventRow(world.room, world.rows(), world.dialect)
+    event = EventRow(world.layout, world.rows(), world.dialect)
     base = parent.event.rows.join(event.rows, event.user == parent.event.user)
-    joins = Joins(event.user, world.room.kind, world)
+    joins = Joins(event.user, world.layout.kind, world)
     selection = Selection(world, event, base, parent.event.number, joins, parent=parent.event)
     return _narrow(selection, stream)
 
@@ -126,8 +126,8 @@ def _happened(selection: Selection, comparison: Comparison) -> Truth | None:
         return None
     if is_deep(reduction, world.dialect):
         return None
-    event = EventRow(world.room, world.rows(), world.dialect)
-    joins = Joins(event.user, world.room.kind, world)
+    event = EventRow(world.layout, world.rows(), world.dialect)
+    joins = Joins(event.user, world.layout.kind, world)
     child = Selection(world, event, event.rows, event.user, joins, parent=selection.event)
     child = _narrow(child, reduction.stream)
     theirs = (

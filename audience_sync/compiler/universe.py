@@ -16,7 +16,7 @@ from audience_sync.compiler.funnels import reductions_of
 from audience_sync.compiler.joins import PROFILES, Joins
 from audience_sync.compiler.no_events import is_false_without
 from audience_sync.compiler.reductions import aggregate, is_plain, reduce, reduced
-from audience_sync.compiler.relations import EventRow, ProfilesRoom
+from audience_sync.compiler.relations import EventRow, ProfilesLayout
 from audience_sync.compiler.selections import Selection, World, starts_at
 from audience_sync.compiler.streams import is_flat, narrow_flat, select
 from audience_sync.query.syntax_tree import Condition, Context, Literal, Path, Property, Query, Reduction, Scalar, Trait
@@ -30,7 +30,7 @@ class Users:
     base: FromClause
     joins: Joins
     name: str  # of the column that names the user
-    profiles: ProfilesRoom | None
+    profiles: ProfilesLayout | None
     values: dict[Reduction, Value]
 
     @property
@@ -98,7 +98,7 @@ def _with_events(world: World, together: list[Reduction], apart: list[Reduction]
         deciding = [one for one in apart if needed is not None and is_false_without(needed, {one})]
         first = deciding[:1]
         rows = reduce(select(world, first[0].stream), first[0]) if first else _everybody(world)
-    users = Users(world, rows, Joins(rows.c.key, world.room.kind, world), world.room.user, None, {})
+    users = Users(world, rows, Joins(rows.c.key, world.layout.kind, world), world.layout.user, None, {})
     users.values |= _values(world, rows, first)
     for one in apart:
         if one not in first:
@@ -109,7 +109,7 @@ def _with_events(world: World, together: list[Reduction], apart: list[Reduction]
 def _add(users: Users, rows: FromClause, reductions: list[Reduction], *, needed: Condition | None) -> None:
     """Join the rows of some reductions; who has none stays, unless that keeps them out anyway."""
     is_required = needed is not None and is_false_without(needed, set(reductions))
-    theirs = users.joins.is_user(rows.c.key, users.world.room.kind)
+    theirs = users.joins.is_user(rows.c.key, users.world.layout.kind)
     users.base = users.base.join(rows, theirs, isouter=not is_required)
     users.values |= _values(users.world, rows, reductions)
 
@@ -122,8 +122,8 @@ def _values(world: World, rows: FromClause, reductions: list[Reduction]) -> dict
 
 def _pass(world: World, reductions: list[Reduction], *, everybody: bool) -> FromClause:
     """Return one pass over the events for several reductions, by user: those with such events, or all with any."""
-    event = EventRow(world.room, world.rows(), world.dialect)
-    selection = Selection(world, event, event.rows, event.user, Joins(event.user, world.room.kind, world))
+    event = EventRow(world.layout, world.rows(), world.dialect)
+    selection = Selection(world, event, event.rows, event.user, Joins(event.user, world.layout.kind, world))
     streams = {one.stream: narrow_flat(selection, one.stream) for one in reductions}
     alone = len(streams) == 1 and not everybody
     columns = [
@@ -146,6 +146,6 @@ def _pass(world: World, reductions: list[Reduction], *, everybody: bool) -> From
 
 
 def _everybody(world: World) -> FromClause:
-    event = EventRow(world.room, world.rows(), world.dialect)
+    event = EventRow(world.layout, world.rows(), world.dialect)
     known = event.time.instant <= event.time.constant(world.as_of)
     return sa.select(event.user.label("key")).where(known, event.user.is_not(None)).distinct().subquery()

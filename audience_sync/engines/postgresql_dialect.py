@@ -68,7 +68,7 @@ class PostgresqlDialect(Dialect):
             found = sa.cast(document, _JSONB) if is_written else _to_jsonb(document, kind)
         for name in path[:-1]:
             found = found.op("->", return_type=_JSONB())(sa.literal(name, sa.Text))
-        return _Inside(found, path[-1], self) if path else _Document(found, self)
+        return _Inside(found, path[-1], self) if path else _Jsonb(found, self)
 
     def column(self, column: Expression, kind: str) -> Value:  # noqa: PLR0911 - one return for each kind reads best
         """Return a column as a value."""
@@ -84,14 +84,14 @@ class PostgresqlDialect(Dialect):
             form = "YYYY-MM-DD" if kind == "date" else _WRITTEN
             return MomentValue(at, sa.func.to_char(sa.func.timezone(fixed("UTC"), at), fixed(form)), self)
         if kind in ("json", "jsonb"):
-            return _Document(sa.cast(column, _JSONB), self)
+            return _Jsonb(sa.cast(column, _JSONB), self)
         if kind in _TEXTS:
             return TextValue(column if kind in ("text", "varchar") else sa.cast(column, sa.Text), self)
-        return _Document(_to_jsonb(column, kind), self)
+        return _Jsonb(_to_jsonb(column, kind), self)
 
     def document(self, json: Expression) -> Value:
         """Return an expression of jsonb as a value."""
-        return _Document(sa.cast(json, _JSONB), self)
+        return _Jsonb(sa.cast(json, _JSONB), self)
 
     def elements(self, value: Value) -> tuple[FromClause, Callable[[tuple[str, ...]], Value]]:
         """Return the elements of a list, by jsonb_array_elements."""
@@ -193,7 +193,7 @@ def _posix(pattern: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Document:
+class _Jsonb:
     """A jsonb value."""
 
     expression: Expression
@@ -248,7 +248,7 @@ class _Inside:
 
     def json(self) -> Expression:
         """Return it, unless it is null."""
-        return _Document(self._whole(), self.dialect).json()
+        return _Jsonb(self._whole(), self.dialect).json()
 
     def _whole(self) -> Expression:
         return self.parent.op("->", return_type=_JSONB())(sa.literal(self.name, sa.Text))

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from audience_sync.audiences import Definition, open_definition, reader_of_values
+from audience_sync.audiences.definition import Definition, open_definition, reader_of_values
 from audience_sync.config import Audience, Settings
 from audience_sync.config.query_tables import digest_of
 from audience_sync.core.keys import Reason, Rejection, ValueColumn, canonical, key_columns, value_position

@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy.engine import make_url
 
-from audience_sync.audiences import open_definition
+from audience_sync.audiences.definition import open_definition
 from audience_sync.config import Audience, Settings, load
 from audience_sync.core.model import Computation
 from audience_sync.errors import SourceError

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from audience_sync.audiences import open_definition, statement_of
+from audience_sync.audiences.definition import open_definition, statement_of
 from audience_sync.config import Audience, Settings, load
 from audience_sync.core.parameters import Statement, bind_now
 from audience_sync.engines.postgresql_dialect import PostgresqlDialect

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from audience_sync.audiences import open_definition
-from audience_sync.audiences.definition import written_sql
+from audience_sync.audiences.definition import open_definition
 from audience_sync.audiences.explanation import Clause, Explanation, Fact, asked_for, explain
+from audience_sync.audiences.shown_sql import written_sql
 from audience_sync.config import Settings, load
 from audience_sync.core.keys import KeyRules, Reason, stringify
 from audience_sync.core.model import Computation

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.audiences import open_definition, reader_of_values
+from audience_sync.audiences.definition import open_definition, reader_of_values
 from audience_sync.audiences.explanation import find
 from audience_sync.config import Settings, load
 from audience_sync.core.keys import Reason, RefusedValue

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from sqlalchemy.engine import make_url
 
-from audience_sync.audiences import open_definition
+from audience_sync.audiences.definition import open_definition
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError
 from tests.profile import amount

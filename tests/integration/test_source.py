@@ -377,12 +377,12 @@ def test_the_limit_is_told_as_it_was_written() -> None:
 
 
 @pytest.fixture
-def without_rooms(monkeypatch: pytest.MonkeyPatch) -> None:
+def through_sqlalchemy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read every database the general way."""
     monkeypatch.setattr(registry, "ENGINES", {})
 
 
-@pytest.mark.usefixtures("without_rooms")
+@pytest.mark.usefixtures("through_sqlalchemy")
 @pytest.mark.parametrize("source", ["sqlite", "postgresql"], indirect=True)
 def test_the_general_way_reads_as_well(source: str) -> None:
     """Through SQLAlchemy: parameters in the driver's style, tuples, streaming, the limit, and refusals."""
@@ -400,7 +400,7 @@ def test_the_general_way_reads_as_well(source: str) -> None:
     assert count_orders(source) == 3
 
 
-@pytest.mark.usefixtures("without_rooms")
+@pytest.mark.usefixtures("through_sqlalchemy")
 def test_the_general_way_notices_a_lost_connection(source_postgres_url: str) -> None:
     """The dialect tells a lost connection from a refused query."""
     with open_rows(database(source_postgres_url), ENDLESS["postgresql"], as_of=AS_OF) as rows:

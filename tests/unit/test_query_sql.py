@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from audience_sync.compiler.dialect import Dialect, render
-from audience_sync.compiler.relations import EventsRoom, ProfilesRoom, Relation
+from audience_sync.compiler.relations import EventsLayout, ProfilesLayout, Relation
 from audience_sync.compiler.statements import Compiler
 from audience_sync.engines.duckdb_dialect import DuckdbDialect
 from audience_sync.engines.postgresql_dialect import PostgresqlDialect
@@ -48,7 +48,7 @@ def compiler(name: str, *, profiles: bool = True, plain: bool = False) -> Compil
     return Compiler(
         dialect=DIALECTS[name],
         as_of=NOW,
-        events=EventsRoom(
+        events=EventsLayout(
             relation=Relation("[sources.s.events]", "events", None, {**events, **rest}),
             user="user_id",
             name="event",
@@ -57,7 +57,7 @@ def compiler(name: str, *, profiles: bool = True, plain: bool = False) -> Compil
             context="context",
             source="source",
         ),
-        profiles=ProfilesRoom(
+        profiles=ProfilesLayout(
             Relation("[sources.s.profiles]", "users", None, {**users, **rest}), "user_id", None if plain else "more"
         )
         if profiles
