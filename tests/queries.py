@@ -20,41 +20,39 @@ from audience_sync.query.syntax_tree import (
     Condition,
     Context,
     DateCondition,
+    DateTest,
+    Duration,
     ExpiresAfter,
     Filter,
+    Form,
+    Function,
+    Kind,
     Literal,
     Not,
     OneOf,
+    Operator,
     Or,
     Path,
+    Period,
     Presence,
     Primary,
     Property,
     Query,
     Reduction,
     RelativeCondition,
+    RelativeTest,
     Scalar,
     Since,
     Sources,
     Stream,
     TextCondition,
+    TextTest,
+    TimeUnit,
     Trait,
     Where,
     Within,
     kind_of,
     walk,
-)
-from audience_sync.query.vocabulary import (
-    DateTest,
-    Duration,
-    Form,
-    Function,
-    Kind,
-    Operator,
-    Period,
-    RelativeTest,
-    TextTest,
-    Unit,
 )
 
 
@@ -88,9 +86,9 @@ NAMES = st.sampled_from(["plan", "is gift", "a.b", ".", EACH, "a\\b"]) | TEXTS.f
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(_path)
 LITERALS = st.one_of(TEXTS, NUMBERS, st.booleans(), MOMENTS).map(Literal)
 NUMBER_LITERALS = (NUMBERS | st.sampled_from(["5", "-2.5", "1e3"])).map(Literal)
-DURATIONS = st.builds(Duration, st.integers(1, 600), st.sampled_from(Unit))
+DURATIONS = st.builds(Duration, st.integers(1, 600), st.sampled_from(TimeUnit))
 FIXED_DURATIONS = st.builds(
-    Duration, st.integers(1, 600), st.sampled_from([unit for unit in Unit if unit != Unit.MONTH])
+    Duration, st.integers(1, 600), st.sampled_from([unit for unit in TimeUnit if unit != TimeUnit.MONTH])
 )
 PATTERNS = st.sampled_from(["", "^a.*b$", "(?i)sku-[0-9]{3,}", "(?:a|b)+?", "\\d\\.\\\\'", "[^\\]a-f-]"])
 
@@ -179,7 +177,7 @@ def filters(events_around: int, levels: int) -> SearchStrategy[Filter]:
     if events_around:
         kinds += [
             FIXED_DURATIONS.map(lambda length: Within(length, of_parent=True)),
-            FIXED_DURATIONS.map(lambda far: Between(Duration(0, Unit.SECOND), far, of_parent=True)),
+            FIXED_DURATIONS.map(lambda far: Between(Duration(0, TimeUnit.SECOND), far, of_parent=True)),
         ]
     else:
         kinds.append(FIXED_DURATIONS.map(ExpiresAfter))

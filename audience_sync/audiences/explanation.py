@@ -19,7 +19,7 @@ from audience_sync.compiler.dialect import render
 from audience_sync.compiler.statements import Compiler, Select
 from audience_sync.config import Audience, Settings
 from audience_sync.core import exact_json
-from audience_sync.core.keys import Reason, Rejection, ValueColumn, key_columns, value_position
+from audience_sync.core.keys import RejectedRow, RowFault, ValueColumn, key_columns, value_position
 from audience_sync.core.model import Computation, Member, from_ms
 from audience_sync.core.parameters import Statement
 from audience_sync.core.rows import LineMaker, distinct, from_line, to_line
@@ -134,7 +134,7 @@ class Found:
     """A user as a sync would take them, None if it would not, and why rows of theirs are not taken as they are."""
 
     member: Member | None
-    reasons: tuple[Reason, ...]
+    reasons: tuple[RowFault, ...]
 
 
 def find(settings: Settings, audience: Audience, user: str, *, as_of: datetime, query: Select | None = None) -> Found:
@@ -176,7 +176,7 @@ def _persons(settings: Settings, audience: Audience, user: str, *, as_of: dateti
 
 def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Found:
     """Return what rows come to for a user; what others there are is forgotten page by page."""
-    rejected: list[Rejection] = []
+    rejected: list[RejectedRow] = []
     maker = LineMaker(
         key_columns(
             rows.columns, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
@@ -186,14 +186,14 @@ def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Fou
         rules=settings.key_rules(audience),
     )
     theirs: list[str] = []
-    reasons: list[Reason] = []
+    reasons: list[RowFault] = []
     for page in rows.pages():
         theirs += [line for line in maker.singly(page) if line.partition("\t")[0] == user]
         reasons += [one.reason for one in rejected if one.profile_key == user]
         rejected.clear()
     left_out: list[str] = []
     kept = list(distinct(sorted(to_line(from_line(line, maker.wrapping)) for line in theirs), left_out=left_out.append))
-    reasons += [Reason.DUPLICATE] * len(left_out)
+    reasons += [RowFault.DUPLICATE] * len(left_out)
     return Found(from_line(kept[0]) if kept else None, tuple(reasons))
 
 

@@ -10,7 +10,7 @@ from audience_sync.config import Audience, Settings
 from audience_sync.destinations.mappings import Mapping, looks_at_the_environment
 from audience_sync.destinations.sample_changes import AT, PEOPLE, sample, sample_values
 from audience_sync.errors import ConfigError
-from audience_sync.segment.fql.trigger_tree import Comparison, OneOf, conditions
+from audience_sync.segment.fql.trigger_tree import FieldComparison, FieldOneOf, conditions
 from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.segment_events import SegmentEvent
 from audience_sync.store import generations
@@ -93,9 +93,9 @@ def _names_other_events(mapping: Mapping) -> bool:
     """Return whether a trigger names a type of events that no audience change has, as for `audience-sync forward`."""
     for one in conditions(mapping.expression):
         match one:
-            case Comparison(("type",), "=", str(value)) if value in OF_APPLICATIONS:
+            case FieldComparison(("type",), "=", str(value)) if value in OF_APPLICATIONS:
                 return True
-            case OneOf(("type",), values, False) if OF_APPLICATIONS.intersection(map(str, values)):
+            case FieldOneOf(("type",), values, False) if OF_APPLICATIONS.intersection(map(str, values)):
                 return True
     return False
 

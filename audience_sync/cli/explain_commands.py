@@ -24,7 +24,7 @@ from audience_sync.cli.sync_commands import Now
 from audience_sync.cli.text_table import Record, wrap
 from audience_sync.config import Audience, Settings
 from audience_sync.core.guard import Hold
-from audience_sync.core.keys import KeyRules, Reason, stringify
+from audience_sync.core.keys import KeyRules, RowFault, stringify
 from audience_sync.core.model import Computation, Member, OnMissing, from_ms, to_ms
 from audience_sync.core.text import counted, instant_text, printable
 from audience_sync.errors import AudienceSyncError, ConfigError, UnknownName
@@ -309,7 +309,7 @@ def explain(
         _show_sql(settings, settings.audience(user), as_of=_instant(now), format=format)
         return
     chosen = _chosen(settings, user, audience)
-    if isinstance(stringify(user, KeyRules(())), Reason):  # a placeholder has an answer of its own
+    if isinstance(stringify(user, KeyRules(())), RowFault):  # a placeholder has an answer of its own
         raise ConfigError("not a valid profile key: it is empty, too long, or has characters that keys cannot have")
     as_of = _instant(now)
     explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))
@@ -376,7 +376,7 @@ def _verdict(settings: Settings, explanation: Explanation) -> str:
     """Return a sentence: whether the user is a member, and if the query does not read the user, why."""
     audience, user, found = explanation.audience, explanation.user, explanation.found
     is_trait = audience.computation is Computation.TRAIT
-    reasons = [reason for reason in dict.fromkeys(found.reasons) if reason is not Reason.DUPLICATE]
+    reasons = [reason for reason in dict.fromkeys(found.reasons) if reason is not RowFault.DUPLICATE]
     because = f" (one of their rows was rejected or changed: {', '.join(reasons)})" if reasons else ""
     if found.member is not None:
         has = f"has the value {found.member.value}" if is_trait else f"is in {audience.key}"

@@ -34,8 +34,8 @@ from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.event_files import (
     BadLine,
+    EventPreview,
     Forwarding,
-    Preview,
     Tally,
     name_of,
     open_events,
@@ -100,7 +100,7 @@ class ForwardSheet:
         """Return how many lines there were, events or not."""
         return self.events + self.bad.count
 
-    def add(self, seen: Preview) -> None:
+    def add(self, seen: EventPreview) -> None:
         """Count an event, and print it unless a summary is wanted."""
         self._types[seen.type] += 1
         for mapping, _ in seen.bodies:

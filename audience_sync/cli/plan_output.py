@@ -21,7 +21,7 @@ from audience_sync.cli.context import console, out
 from audience_sync.cli.text_table import Record, TableView, wrap
 from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import ProfileCounter, forecast
-from audience_sync.core.keys import MAX_KEY_LENGTH, Reason, shard_of
+from audience_sync.core.keys import MAX_KEY_LENGTH, RowFault, shard_of
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, delivered_value
 from audience_sync.core.text import instant_text, printable
 from audience_sync.destinations.destination_protocol import Renderer
@@ -418,20 +418,20 @@ def _changes(counts: Counts) -> Record:
     }
 
 
-def _explained(reason: Reason, destination: str) -> str:
+def _explained(reason: RowFault, destination: str) -> str:
     return {
-        Reason.NULL_KEY: "the identity is NULL",
-        Reason.EMPTY_KEY: "the identity is empty",
-        Reason.LONG_KEY: f"the identity is longer than {MAX_KEY_LENGTH} characters",
-        Reason.UNUSABLE_TEXT: "the identity has control characters or is not valid text",
-        Reason.UNSUPPORTED_TYPE: "the identity is neither text, a whole number nor a UUID",
-        Reason.PLACEHOLDER_KEY: "the identity is a placeholder for a missing value, such as NULL",
-        Reason.DECIMAL_KEY: "the identity is a number that is not written as a whole number, such as 1.14739E+18",
-        Reason.DUPLICATE: "another row of the same identity is used: it has more identifiers, or the smaller JSON",
-        Reason.OMITTED_IDENTIFIER: "another identifier is unusable or a placeholder such as NULL, and is left out",
-        Reason.NULL_VALUE: "there is no value",
-        Reason.LONG_VALUE: f"the value is longer than 1,024 characters, which {destination} does not take;"
+        RowFault.NULL_KEY: "the identity is NULL",
+        RowFault.EMPTY_KEY: "the identity is empty",
+        RowFault.LONG_KEY: f"the identity is longer than {MAX_KEY_LENGTH} characters",
+        RowFault.UNUSABLE_TEXT: "the identity has control characters or is not valid text",
+        RowFault.UNSUPPORTED_TYPE: "the identity is neither text, a whole number nor a UUID",
+        RowFault.PLACEHOLDER_KEY: "the identity is a placeholder for a missing value, such as NULL",
+        RowFault.DECIMAL_KEY: "the identity is a number that is not written as a whole number, such as 1.14739E+18",
+        RowFault.DUPLICATE: "another row of the same identity is used: it has more identifiers, or the smaller JSON",
+        RowFault.OMITTED_IDENTIFIER: "another identifier is unusable or a placeholder such as NULL, and is left out",
+        RowFault.NULL_VALUE: "there is no value",
+        RowFault.LONG_VALUE: f"the value is longer than 1,024 characters, which {destination} does not take;"
         " there is none",
-        Reason.UNFIT_VALUE: "the value is not of the declared type, or cannot be sent exactly as JSON; there is none",
-        Reason.UNREADABLE_VALUE: "the driver cannot represent a value that the definition uses",
+        RowFault.UNFIT_VALUE: "the value is not of the declared type, or cannot be sent exactly as JSON; there is none",
+        RowFault.UNREADABLE_VALUE: "the driver cannot represent a value that the definition uses",
     }[reason]

@@ -23,21 +23,26 @@ from audience_sync.query.syntax_tree import (
     Condition,
     Context,
     DateCondition,
+    DateTest,
+    Duration,
+    Kind,
     Literal,
     Not,
     OneOf,
+    Operator,
     Or,
     Path,
     Presence,
     Property,
     Reduction,
     RelativeCondition,
+    RelativeTest,
     Scalar,
     TextCondition,
+    TextTest,
     Trait,
     kind_of,
 )
-from audience_sync.query.vocabulary import DateTest, Duration, Kind, Operator, RelativeTest, TextTest
 
 Build = Callable[[Value], Truth]
 

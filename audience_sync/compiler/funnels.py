@@ -9,8 +9,7 @@ import sqlalchemy as sa
 from audience_sync.compiler.dialect import Dialect, Expression
 from audience_sync.compiler.no_events import compare_numbers
 from audience_sync.compiler.selections import Selection
-from audience_sync.query.syntax_tree import EACH, Comparison, Condition, Literal, Reduction, Where, walk
-from audience_sync.query.vocabulary import Form, Function
+from audience_sync.query.syntax_tree import EACH, Comparison, Condition, Form, Function, Literal, Reduction, Where, walk
 
 # --- deciding events --------------------------------------------------------------------------------------------------
 # Which of many events make a reduction what it is: those that a person is shown first.

@@ -10,15 +10,17 @@ from audience_sync.query.syntax_tree import (
     And,
     Comparison,
     Condition,
+    Function,
     Literal,
     Not,
+    Operator,
     Or,
     Presence,
     Reduction,
     Scalar,
     TextCondition,
+    TextTest,
 )
-from audience_sync.query.vocabulary import Function, Operator, TextTest
 
 NEVER_NULL: Final = (Function.COUNT, Function.UNIQUE_COUNT)
 """What is 0 where there is no event; every other reduction is null there."""

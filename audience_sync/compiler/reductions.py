@@ -14,8 +14,7 @@ from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiler.no_events import NEVER_NULL
 from audience_sync.compiler.scalars import NumberValue, TextValue
 from audience_sync.compiler.selections import Selection
-from audience_sync.query.syntax_tree import EACH, Path, Reduction, kind_of
-from audience_sync.query.vocabulary import Form, Function, Kind
+from audience_sync.query.syntax_tree import EACH, Form, Function, Kind, Path, Reduction, kind_of
 
 _RANKED = (Function.FIRST, Function.LAST, Function.MODE, Function.UNIQUE)
 

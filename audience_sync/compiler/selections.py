@@ -13,8 +13,18 @@ from audience_sync.compiler.dialect import Dialect, Expression, Truth, Value
 from audience_sync.compiler.joins import Joins
 from audience_sync.compiler.relations import EventRow, EventsLayout, ProfilesLayout
 from audience_sync.query import calendar
-from audience_sync.query.syntax_tree import Between, Context, Path, Property, Reduction, Since, Stream, Trait, Within
-from audience_sync.query.vocabulary import Duration
+from audience_sync.query.syntax_tree import (
+    Between,
+    Context,
+    Duration,
+    Path,
+    Property,
+    Reduction,
+    Since,
+    Stream,
+    Trait,
+    Within,
+)
 
 # --- windows of time --------------------------------------------------------------------------------------------------
 # The windows of streams as conditions on the time of an event.

@@ -29,6 +29,7 @@ from audience_sync.errors import QueryError
 from audience_sync.query.syntax_tree import (
     Condition,
     Context,
+    Kind,
     Literal,
     Path,
     Presence,
@@ -39,7 +40,6 @@ from audience_sync.query.syntax_tree import (
     Trait,
     kind_of,
 )
-from audience_sync.query.vocabulary import Kind
 
 Select: TypeAlias = sa.Select[Any]
 

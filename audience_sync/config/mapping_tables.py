@@ -78,7 +78,7 @@ def _fields(entry: abc.Mapping[str, Any], index: int) -> Iterator[Problem]:
             yield Problem((*location, name), f"unknown field of {action}{near(name, known)}")
         elif (sentence := _mistyped(known[name], value)) is not None:
             yield Problem((*location, name), sentence)
-    for path, sentence in problems(given):
+    for path, sentence, _ in problems(given):
         yield Problem((*location, *path), sentence)
 
 

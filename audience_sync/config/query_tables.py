@@ -16,8 +16,7 @@ from audience_sync.config.tables import AudienceTable, Document, TraitTable
 from audience_sync.core.keys import audience_key
 from audience_sync.core.model import TraitType
 from audience_sync.errors import QueryError
-from audience_sync.query.syntax_tree import Condition, Query, Scalar, Stream, kind_of, traits_of, walk
-from audience_sync.query.vocabulary import Kind
+from audience_sync.query.syntax_tree import Condition, Kind, Query, Scalar, Stream, kind_of, traits_of, walk
 
 FITTING_TYPES: Final = {
     Kind.NUMBER: (TraitType.NUMBER, TraitType.CURRENCY),

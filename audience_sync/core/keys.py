@@ -66,7 +66,7 @@ _OTHER_TYPES = re.compile(  # as spreadsheets and programs write them; 12e45 may
 Row: TypeAlias = Sequence[object]
 
 
-class Reason(StrEnum):
+class RowFault(StrEnum):
     """Why a row was not taken as it is; `omitted_…` rows stay members, without that one identifier."""
 
     NULL_KEY = "null_key"
@@ -86,13 +86,13 @@ class Reason(StrEnum):
     @property
     def keeps_member(self) -> bool:
         """Return whether the profile of the row is a member all the same."""
-        return self in {Reason.DUPLICATE, Reason.OMITTED_IDENTIFIER}
+        return self in {RowFault.DUPLICATE, RowFault.OMITTED_IDENTIFIER}
 
 
-class Rejection(NamedTuple):
+class RejectedRow(NamedTuple):
     """One row that was not taken as it is."""
 
-    reason: Reason
+    reason: RowFault
     profile_key: str | None
     row: str  # JSON of its identifying columns, for a person to recognise it
     detail: str | None = None  # which column, what is wrong with it, and the remedy
@@ -110,7 +110,7 @@ class KeyColumns(NamedTuple):
 class RefusedValue(NamedTuple):
     """Why the value of a computed trait is not taken; `detail` says what is wrong and what to do."""
 
-    reason: Reason
+    reason: RowFault
     detail: str | None = None
 
 
@@ -139,12 +139,12 @@ class KeyRules:
         object.__setattr__(self, "folded", folded)
         object.__setattr__(self, "_lengths", frozenset(map(len, (*folded, *map(str.strip, self.placeholders)))))
 
-    def objection(self, text: str) -> Reason | None:
+    def objection(self, text: str) -> RowFault | None:
         """Return why a text is not a key; None: it is one."""
         if self.folded and text.strip().casefold() in self.folded:
-            return Reason.PLACEHOLDER_KEY
+            return RowFault.PLACEHOLDER_KEY
         if self.of_text_files and (found := _OTHER_TYPES.fullmatch(text)):
-            return Reason.DECIMAL_KEY if found["decimal"] else Reason.UNSUPPORTED_TYPE
+            return RowFault.DECIMAL_KEY if found["decimal"] else RowFault.UNSUPPORTED_TYPE
         return None
 
     def allow_all(self, values: Sequence[str]) -> bool:
@@ -160,13 +160,13 @@ class KeyRules:
 
 def stringify(  # noqa: PLR0911 - one return for each kind of value reads best
     value: object, rules: KeyRules
-) -> str | Reason:
+) -> str | RowFault:
     """Return a key's one text form, or why it has none."""
     match value:
         case str():
             text = value
         case bool():
-            return Reason.UNSUPPORTED_TYPE
+            return RowFault.UNSUPPORTED_TYPE
         case int() | UUID():
             text = str(value)
         case float() if value.is_integer() and abs(value) < EXACT_FLOATS:
@@ -174,17 +174,17 @@ def stringify(  # noqa: PLR0911 - one return for each kind of value reads best
         case Decimal() if math.isfinite(value) and value == int(value):
             text = str(int(value))
         case None:
-            return Reason.NULL_KEY
+            return RowFault.NULL_KEY
         case Unreadable():
-            return Reason.UNREADABLE_VALUE
+            return RowFault.UNREADABLE_VALUE
         case _:
-            return Reason.UNSUPPORTED_TYPE
+            return RowFault.UNSUPPORTED_TYPE
     if not text or text.isspace():
-        return Reason.EMPTY_KEY
+        return RowFault.EMPTY_KEY
     if len(text) > MAX_KEY_LENGTH:
-        return Reason.LONG_KEY
+        return RowFault.LONG_KEY
     if not text.isprintable() and _UNUSABLE.search(text):
-        return Reason.UNUSABLE_TEXT
+        return RowFault.UNUSABLE_TEXT
     return rules.objection(text) or text
 
 

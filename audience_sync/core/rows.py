@@ -17,10 +17,10 @@ from audience_sync.core.keys import (
     VALUE,
     KeyColumns,
     KeyRules,
-    Reason,
     RefusedValue,
-    Rejection,
+    RejectedRow,
     Row,
+    RowFault,
     Unreadable,
     ValueColumn,
     canonical,
@@ -116,7 +116,7 @@ class LineMaker:
         self,
         columns: KeyColumns,
         *,
-        reject: Callable[[Rejection], None],
+        reject: Callable[[RejectedRow], None],
         value_column: ValueColumn | None = None,
         rules: KeyRules,
     ) -> None:
@@ -198,7 +198,7 @@ class LineMaker:
         only = self._others[0] if self.wrapping is not None else None
         for row in page:
             key = stringify(row[columns.identity], rules)
-            if isinstance(key, Reason):
+            if isinstance(key, RowFault):
                 self._reject(_unusable_key(columns, row, key))
                 continue
             value = "" if self._value_column is None else self._value(self._value_column, row)
@@ -222,7 +222,7 @@ class LineMaker:
         if isinstance(value, RefusedValue):
             detail = None if value.detail is None else f"column {VALUE}: {value.detail}"
             identity = storable(row[self._columns.identity])
-            self._reject(Rejection(value.reason, identity, excerpt(self._columns, row), detail))
+            self._reject(RejectedRow(value.reason, identity, excerpt(self._columns, row), detail))
             return None
         return value
 
@@ -251,17 +251,17 @@ def _are_plain(values: list[str], rules: KeyRules, *, in_json: bool = False) -> 
 
 
 def _identifiers(
-    columns: KeyColumns, row: Row, profile_key: str, reject: Callable[[Rejection], None], rules: KeyRules
+    columns: KeyColumns, row: Row, profile_key: str, reject: Callable[[RejectedRow], None], rules: KeyRules
 ) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for kind, keys in (("user", columns.user), ("company", columns.company)):
         texts = {}
         for key, position in keys:
             text = stringify(row[position], rules)
-            if isinstance(text, Reason):
-                if text not in (Reason.NULL_KEY, Reason.EMPTY_KEY):
+            if isinstance(text, RowFault):
+                if text not in (RowFault.NULL_KEY, RowFault.EMPTY_KEY):
                     detail = _problem(columns, row, position) or f"{_column(columns, position)}: {text}"
-                    reject(Rejection(Reason.OMITTED_IDENTIFIER, profile_key, excerpt(columns, row), detail))
+                    reject(RejectedRow(RowFault.OMITTED_IDENTIFIER, profile_key, excerpt(columns, row), detail))
             else:
                 texts[key] = text
         if texts:
@@ -269,10 +269,10 @@ def _identifiers(
     return found
 
 
-def _unusable_key(columns: KeyColumns, row: Row, reason: Reason) -> Rejection:
+def _unusable_key(columns: KeyColumns, row: Row, reason: RowFault) -> RejectedRow:
     """Return the rejection of a row without a usable key."""
     detail = _problem(columns, row, columns.identity)
-    return Rejection(reason, storable(row[columns.identity]), excerpt(columns, row), detail)
+    return RejectedRow(reason, storable(row[columns.identity]), excerpt(columns, row), detail)
 
 
 def _problem(columns: KeyColumns, row: Row, position: int) -> str | None:

@@ -18,7 +18,7 @@ from uuid import UUID
 
 import orjson
 
-from audience_sync.core.keys import EXACT_FLOATS, Reason, RefusedValue, Unreadable, canonical
+from audience_sync.core.keys import EXACT_FLOATS, RefusedValue, RowFault, Unreadable, canonical
 from audience_sync.core.model import Json, TraitType
 
 MAX_VALUE_LENGTH: Final = 1024
@@ -32,14 +32,14 @@ _LONGEST_INTEGER: Final = 20  # digits
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:\d\d)?)?", re.ASCII)
 
 _AS_TEXT: Final = "send it as text"
-_NO_VALUE: Final = RefusedValue(Reason.NULL_VALUE)
-_TOO_DEEP: Final = RefusedValue(Reason.UNFIT_VALUE, "lists or objects nested too deeply")
+_NO_VALUE: Final = RefusedValue(RowFault.NULL_VALUE)
+_TOO_DEEP: Final = RefusedValue(RowFault.UNFIT_VALUE, "lists or objects nested too deeply")
 
 
 class _UnfitError(Exception):
     """Says what is wrong with a value, and what to do."""
 
-    def __init__(self, detail: str, reason: Reason = Reason.UNFIT_VALUE) -> None:
+    def __init__(self, detail: str, reason: RowFault = RowFault.UNFIT_VALUE) -> None:
         super().__init__(detail)
         self.refused = RefusedValue(reason, detail)
 
@@ -79,7 +79,7 @@ def _canonical(plain: Json, trait_type: TraitType | None) -> str:
         raise _UnfitError(f"not a {trait_type}, which is the type of the trait")
     if isinstance(plain, str) and len(plain) > MAX_VALUE_LENGTH:
         most = f"{MAX_VALUE_LENGTH:,} characters"
-        raise _UnfitError(f"more than {most}, the most Schematic keeps", Reason.LONG_VALUE)
+        raise _UnfitError(f"more than {most}, the most Schematic keeps", RowFault.LONG_VALUE)
     return _text(plain)
 
 
@@ -119,7 +119,7 @@ def _plain(value: object) -> Json:  # noqa: PLR0911 - one return for each kind o
         case dict():
             return {_name(name): _plain(one) for name, one in value.items()}
         case Unreadable():
-            raise _UnfitError(value.problem, Reason.UNREADABLE_VALUE)
+            raise _UnfitError(value.problem, RowFault.UNREADABLE_VALUE)
         case _:
             raise _UnfitError(f"of type {type(value).__name__}, which JSON does not have: {_AS_TEXT}")
 

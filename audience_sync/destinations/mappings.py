@@ -20,8 +20,7 @@ from audience_sync.errors import MappingError
 from audience_sync.segment.fql.matcher import matcher
 from audience_sync.segment.fql.trigger_tree import Expression, fields, to_text
 from audience_sync.segment.mapping.template import compile_mapping, reads
-from audience_sync.segment.segment_events import SegmentEvent
-from audience_sync.segment.timestamps import kept_away
+from audience_sync.segment.segment_events import SegmentEvent, kept_away
 
 MOST_MAPPINGS = 50
 """The most mappings of one destination (Segment's limit, in its documentation of Schematic)."""

@@ -1,4 +1,7 @@
-"""What stands in the parentheses of a call, with its inner expressions checked, read as what the call takes."""
+"""Checked expressions read as what their place demands: a condition, a value, one side of a comparison, an argument.
+
+Where something else stands there, a sentence says what it is and what to do.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +14,37 @@ from audience_sync.core.text import did_you_mean, shown
 from audience_sync.errors import QueryError
 from audience_sync.query.call_chains import Call, Span, StartOf
 from audience_sync.query.function_names import DATE_TESTS, OPERATORS, RELATIVE_TESTS, wrong_argument
-from audience_sync.query.literals import literal_moment, number_of_text, path_of, quoted
+from audience_sync.query.literals import check_pattern, literal_moment, number_of_text, path_of, quoted
 from audience_sync.query.query_errors import refusal
-from audience_sync.query.regular_expressions import check_pattern
 from audience_sync.query.syntax_tree import (
     And,
     Comparison,
     Condition,
     Context,
     DateCondition,
+    DateTest,
+    Duration,
+    Form,
+    Function,
+    Kind,
     Literal,
     Not,
     OneOf,
+    Operator,
     Or,
     Path,
     Presence,
     Property,
     Reduction,
     RelativeCondition,
+    RelativeTest,
     Scalar,
     Stream,
     TextCondition,
+    TextTest,
     Trait,
     kind_of,
 )
-from audience_sync.query.vocabulary import DateTest, Duration, Form, Function, Kind, Operator, RelativeTest, TextTest
-
-# --- conditions and values --------------------------------------------------------------------------------------------
-# Conditions and values where they are demanded, or a sentence about what stands there instead and what to do.
 
 CONDITIONS = (Comparison, Presence, TextCondition, OneOf, DateCondition, RelativeCondition, Not, And, Or)
 
@@ -100,9 +106,6 @@ def _name_and_remedy(built: Built) -> str:  # noqa: PLR0911 - one return for eac
             name = built.function if isinstance(built, Reduction) else type(built).__name__.lower()
             return f"{name}() is a value: compare it, as in `= 'basic'`, or ask for it, as in `.exists()`"
 
-
-# --- comparators ------------------------------------------------------------------------------------------------------
-# What a value is compared with, and whether the two can be compared at all.
 
 _EQUALITY = (Operator.EQUALS, Operator.DIFFERS)
 
@@ -202,8 +205,6 @@ def _about_text(scalar: Scalar, call: Call, given: Sequence[Given]) -> TextCondi
             raise refusal(several[0].at, str(error)) from None
     return TextCondition(scalar, TextTest(call.name), texts)
 
-
-# --- arguments --------------------------------------------------------------------------------------------------------
 
 Built: TypeAlias = Stream | Scalar | Condition
 """What an expression of a query is."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import calendar
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
-from audience_sync.query.vocabulary import Duration, Period, Unit
+from audience_sync.query.syntax_tree import Duration, Period, TimeUnit
 
 _FIXED = {
-    Unit.SECOND: timedelta(seconds=1),
-    Unit.MINUTE: timedelta(minutes=1),
-    Unit.HOUR: timedelta(hours=1),
-    Unit.DAY: timedelta(days=1),
-    Unit.WEEK: timedelta(weeks=1),
+    TimeUnit.SECOND: timedelta(seconds=1),
+    TimeUnit.MINUTE: timedelta(minutes=1),
+    TimeUnit.HOUR: timedelta(hours=1),
+    TimeUnit.DAY: timedelta(days=1),
+    TimeUnit.WEEK: timedelta(weeks=1),
 }
 _BEGINNING = datetime(1, 1, 3, tzinfo=UTC)  # two days of room: every zone has a name for it
 _END = datetime(9999, 12, 29, tzinfo=UTC)
@@ -32,7 +32,7 @@ def shifted(instant: datetime, duration: Duration, zone: tzinfo, *, sign: int) -
 
     What lies beyond the calendar is its first or last days: a window of a million years is all of history.
     """
-    if duration.unit is Unit.MONTH:
+    if duration.unit is TimeUnit.MONTH:
         return _month_shifted(instant.astimezone(zone), sign * duration.amount).astimezone(UTC)
     try:
         return min(max(instant.astimezone(UTC) + sign * length_of(duration), _BEGINNING), _END)

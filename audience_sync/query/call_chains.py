@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from audience_sync.query.syntax_tree import Literal
-from audience_sync.query.vocabulary import Duration, Operator
+from audience_sync.query.syntax_tree import Duration, Literal, Operator
 
 
 @dataclass(frozen=True, slots=True)

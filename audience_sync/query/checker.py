@@ -66,24 +66,28 @@ from audience_sync.query.syntax_tree import (
     Between,
     Condition,
     Context,
+    Duration,
     ExpiresAfter,
     Filter,
+    Function,
+    Kind,
     Literal,
     Not,
     Or,
+    Period,
     Property,
     Reduction,
     Scalar,
     Since,
     Sources,
     Stream,
+    TimeUnit,
     Trait,
     Where,
     Within,
     kind_of,
     walk,
 )
-from audience_sync.query.vocabulary import Duration, Function, Kind, Period, Unit
 
 MAX_COMPARISONS = 50
 
@@ -230,9 +234,6 @@ def _given(value: Value, depth: int) -> Given:
             return Given(_build(value, depth), value.at)
 
 
-# --- streams of events ------------------------------------------------------------------------------------------------
-# Streams of events: what filters them, and what reduces them to a value.
-
 MODE_AT_LEAST = 2  # how often a value must occur if `mode` does not say
 
 
@@ -287,7 +288,7 @@ def _checked(length: Duration, given: Given, depth: int) -> Duration:
 
 
 def _fixed(length: Duration, given: Given, place: str) -> Duration:
-    if length.unit is Unit.MONTH:
+    if length.unit is TimeUnit.MONTH:
         raise refusal(given.at, f"months have no fixed length {place}; write days, as in `30 days`")
     return length
 

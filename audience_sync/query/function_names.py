@@ -8,7 +8,7 @@ from audience_sync.core.text import did_you_mean, shown
 from audience_sync.errors import QueryError
 from audience_sync.query.call_chains import Bare, Call
 from audience_sync.query.query_errors import refusal
-from audience_sync.query.vocabulary import Period
+from audience_sync.query.syntax_tree import Period
 
 EXTRACTORS = {
     "event": "the name of an event in quotes, as in event('Order Completed')",

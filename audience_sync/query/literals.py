@@ -1,8 +1,10 @@
-r"""The words of a query: what a text, a number, a date, a path or a duration says as it is written.
+r"""The words of a query: what a text, a number, a date, a path, a duration or a pattern says as it is written.
 
 A text stands in single or double quotes; in it a backslash stands before a quote or another backslash, and anywhere
 else is only itself. A path is a text with dots between the names; one or more backslashes before a dot make it part of
 the name, and the name `$` stands for every element of an array.
+
+A regular expression of `matches` has only what Python, PostgreSQL and DuckDB all read.
 """
 
 from __future__ import annotations
@@ -10,8 +12,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 
-from audience_sync.query.syntax_tree import EACH, Path
-from audience_sync.query.vocabulary import Duration, Unit
+from audience_sync.query.syntax_tree import EACH, Duration, Path, TimeUnit
 
 NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?"
 """The pattern of a text that is written as a number, as JSON writes it, in Python and in SQL."""
@@ -25,12 +26,12 @@ _MOMENT = re.compile(
     r"(?P<time>[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?)?"
 )
 _SECONDS = {
-    Unit.SECOND: 1,
-    Unit.MINUTE: 60,
-    Unit.HOUR: 3_600,
-    Unit.DAY: 86_400,
-    Unit.WEEK: 7 * 86_400,
-    Unit.MONTH: 30 * 86_400,
+    TimeUnit.SECOND: 1,
+    TimeUnit.MINUTE: 60,
+    TimeUnit.HOUR: 3_600,
+    TimeUnit.DAY: 86_400,
+    TimeUnit.WEEK: 7 * 86_400,
+    TimeUnit.MONTH: 30 * 86_400,
 }
 
 
@@ -108,12 +109,12 @@ def path_text(path: Path) -> str:
     return ".".join(name.replace(".", "\\.") for name in path)
 
 
-def unit_of(word: str) -> Unit | None:
+def unit_of(word: str) -> TimeUnit | None:
     """Return the unit of a word in the singular or the plural, in any case; None if it is none."""
-    return next((unit for unit in Unit if word.lower() in (unit.value, f"{unit.value}s")), None)
+    return next((unit for unit in TimeUnit if word.lower() in (unit.value, f"{unit.value}s")), None)
 
 
-def duration_of(amount: str, unit: Unit) -> Duration:
+def duration_of(amount: str, unit: TimeUnit) -> Duration:
     """Return a length of time.
 
     Raises:
@@ -135,3 +136,83 @@ def seconds_about(duration: Duration) -> int:
 def duration_text(duration: Duration) -> str:
     """Return a length of time as it is written in a query."""
     return f"{duration.amount} {duration.unit.value}{'' if duration.amount == 1 else 's'}"
+
+
+MOST_REPETITIONS = 255
+DEEPEST_GROUP = 50
+
+_PIECE = re.compile(
+    r"(?P<escape>\\.?)|(?P<set>\[\^?\]?(?:\\.|[^\]\\])*\]?)|(?P<special>\(\?(?!:))|(?P<open>\((?:\?:)?)|(?P<close>\))"
+    r"|(?P<repeat>(?:[*+?]|\{[^}]*\}?)\??)|(?P<anchor>[$^])|(?P<plain>.)",
+    re.DOTALL,
+)
+_SAFE_ESCAPE = re.compile(r"\\[dDwWsSbBnrtfv -/:-@\[-`{-~]")  # letters that mean the same, and ASCII signs
+_COUNTED = re.compile(r"\{([0-9]{1,3})(?:,([0-9]{1,3})?)?\}\??")
+_SPECIAL = (
+    ("(?=", "a lookahead"),
+    ("(?!", "a lookahead"),
+    ("(?<=", "a lookbehind"),
+    ("(?<!", "a lookbehind"),
+    ("(?P<", "a named group"),
+    ("(?P=", "a backreference"),
+    ("(?<", "a named group"),
+)
+
+
+def check_pattern(pattern: str) -> None:
+    """Refuse a regular expression that some database would not read.
+
+    Raises:
+        ValueError: it is one; the sentence says why.
+    """
+    depth, before = 0, ""
+    for found in _PIECE.finditer(pattern.removeprefix("(?i)")):
+        kind, piece = found.lastgroup or "", found.group()
+        if (what := _unsafe(kind, piece, before, found.string[found.start() :])) is not None:
+            raise ValueError(f"the regular expression has {what}, which not every database can read")
+        depth += (kind == "open") - (kind == "close")
+        if depth > DEEPEST_GROUP:
+            raise ValueError(f"the groups of a regular expression nest at most {DEEPEST_GROUP} deep")
+        before = kind
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"the regular expression is invalid: {error.msg}") from None
+
+
+def _unsafe(kind: str, piece: str, before: str, rest: str) -> str | None:  # noqa: PLR0911 - one return for each kind of piece reads best
+    match kind:
+        case "special":
+            return next((name for start, name in _SPECIAL if rest.startswith(start)), f"`{rest[:3]}` inside")
+        case "escape" if piece[1:].isdecimal() and piece != "\\0":
+            return f"the backreference `{piece}`"
+        case "escape" if len(piece) == 2 and not _SAFE_ESCAPE.fullmatch(piece):
+            return f"the escape `{piece}`"
+        case "repeat" if before in ("repeat", "anchor"):
+            return f"`{piece}` behind {'a repetition' if before == 'repeat' else '`^` or `$`'}"
+        case "repeat" if piece[0] == "{":
+            return _unsafe_count(piece)
+        case "set":
+            return _unsafe_set(piece)
+        case _:
+            return None
+
+
+def _unsafe_count(piece: str) -> str | None:
+    counted = _COUNTED.fullmatch(piece)
+    if counted is None:
+        return "a `{` that counts nothing (write `\\{` for the character)"
+    if any(int(number) > MOST_REPETITIONS for number in counted.groups() if number):
+        return f"more than {MOST_REPETITIONS} repetitions"
+    return None
+
+
+def _unsafe_set(piece: str) -> str | None:
+    escapes = re.findall(r"\\.", piece, re.DOTALL)
+    if wrong := [one for one in escapes if not _SAFE_ESCAPE.fullmatch(one) or one[1] in "DWSbB"]:
+        return f"the escape `{wrong[0]}` inside brackets"
+    if "[" in re.sub(r"\\.", "", piece[1:], flags=re.DOTALL):
+        return "a `[` inside brackets (write `\\[` for the character)"
+    if doubled := re.search(r"--|&&|~~|\|\|", piece):
+        return f"`{doubled.group()}` inside brackets"
+    return None

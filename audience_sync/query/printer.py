@@ -15,8 +15,10 @@ from audience_sync.query.syntax_tree import (
     Condition,
     Context,
     DateCondition,
+    Duration,
     ExpiresAfter,
     Filter,
+    Function,
     Literal,
     Not,
     OneOf,
@@ -35,7 +37,6 @@ from audience_sync.query.syntax_tree import (
     Where,
     Within,
 )
-from audience_sync.query.vocabulary import Duration, Function
 
 
 def to_text(query: Query) -> str:

@@ -34,8 +34,7 @@ from audience_sync.query.call_chains import (
 from audience_sync.query.checker import audience, computed_trait
 from audience_sync.query.literals import duration_of, literal_moment, number_of, text_of, unit_of
 from audience_sync.query.query_errors import CHECKS, LANGUAGE, placed, refusal
-from audience_sync.query.syntax_tree import Condition, Literal, Scalar
-from audience_sync.query.vocabulary import Operator, Unit
+from audience_sync.query.syntax_tree import Condition, Literal, Operator, Scalar, TimeUnit
 
 Root = TypeVar("Root")
 
@@ -107,7 +106,7 @@ class _Chains(Transformer[Token, Written]):
         unit = unit_of(word)
         if unit is None:
             raise refusal(
-                position_of(word), f"unknown unit {shown(word)}; there are {', '.join(f'{one}s' for one in Unit)}"
+                position_of(word), f"unknown unit {shown(word)}; there are {', '.join(f'{one}s' for one in TimeUnit)}"
             )
         try:
             return Span(duration_of(amount, unit), position_of(amount))

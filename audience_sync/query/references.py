@@ -1,4 +1,8 @@
-"""What a stream looks at in its events: the properties and parts of the context, by names for people."""
+"""What a query refers to: properties of events by names for people, and audiences, each behind those it depends on.
+
+A graph has, for each key of an audience or computed trait, the keys that its query asks for; a key that is not in the
+graph itself depends on nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 
 from audience_sync.query.literals import path_text
-from audience_sync.query.syntax_tree import EACH, Context, Property, Reduction
-from audience_sync.query.vocabulary import Duration
+from audience_sync.query.syntax_tree import EACH, Context, Duration, Property, Reduction
 
 
 def looked_at(reduction: Reduction) -> dict[str, Property | Context]:
@@ -40,12 +43,6 @@ def _looks(node: object, *, depth: int) -> Iterator[Property | Context]:
         case _:
             for part in fields(node) if is_dataclass(node) else ():
                 yield from _looks(getattr(node, part.name), depth=depth)
-
-
-# --- order of audiences -----------------------------------------------------------------------------------------------
-# Which audience or computed trait is computed before which: each behind those that its query asks for.
-#
-# A graph has, for each key, the keys it depends on; what is no key of the graph itself depends on nothing.
 
 
 def find_cycle(graph: Mapping[str, frozenset[str]]) -> list[str] | None:

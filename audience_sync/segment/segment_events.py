@@ -25,6 +25,9 @@ TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
 MOST_BYTES: Final = 32 * 1024
 """The most bytes of one event, as JSON (Segment's limit)."""
 
+NAME: Final = "Schematic"
+"""The destination in the `integrations` object of an event."""
+
 MOST_NAME: Final = 200  # characters of an event's name that are kept next to it, for people to look at
 _ANY_TEXT = KeyRules(placeholders=())  # applications may call a user as they like
 
@@ -34,7 +37,7 @@ _ESCAPES: Final = re.compile(  # of a JSON text: pairs of surrogates, halves, an
 )
 
 
-class Fault(StrEnum):
+class EventFault(StrEnum):
     """Why something is not an event."""
 
     TOO_LONG = "too_long"
@@ -50,7 +53,7 @@ class Fault(StrEnum):
 class NotAnEvent(NamedTuple):
     """Something that is not an event; the sentence goes on where its place is named."""
 
-    fault: Fault
+    fault: EventFault
     sentence: str
 
 
@@ -83,8 +86,10 @@ class ParsedEvent(NamedTuple):
     text: bytes
 
 
-TOO_LONG: Final = NotAnEvent(Fault.TOO_LONG, f"is longer than {MOST_BYTES // 1024} KB, the most that Segment takes")
-TOO_DEEP: Final = NotAnEvent(Fault.TOO_DEEP, "is nested too deeply")
+TOO_LONG: Final = NotAnEvent(
+    EventFault.TOO_LONG, f"is longer than {MOST_BYTES // 1024} KB, the most that Segment takes"
+)
+TOO_DEEP: Final = NotAnEvent(EventFault.TOO_DEEP, "is nested too deeply")
 
 
 def read_event(text: bytes) -> ParsedEvent | NotAnEvent:
@@ -108,7 +113,7 @@ def read_json(text: bytes) -> tuple[Json, bytes] | NotAnEvent:
         return read_json(whole) if whole != text else _not_json(text, error)
     except NumberTooLarge as error:
         sentence = f"has a number beyond the range of a float at {error}: send it as text"
-        return NotAnEvent(Fault.NUMBER_TOO_LARGE, sentence)
+        return NotAnEvent(EventFault.NUMBER_TOO_LARGE, sentence)
     except RecursionError:
         return TOO_DEEP
 
@@ -120,25 +125,25 @@ def _without_halves(text: bytes) -> bytes:
 
 def _not_json(text: bytes, error: orjson.JSONDecodeError) -> NotAnEvent:
     if not _is_utf8(text):
-        return NotAnEvent(Fault.NOT_UTF8, "is not UTF-8")
+        return NotAnEvent(EventFault.NOT_UTF8, "is not UTF-8")
     if "depth" in error.msg:
         return TOO_DEEP
     line = f"line {error.lineno}, " if b"\n" in text else ""
-    return NotAnEvent(Fault.NOT_JSON, f"is not valid JSON: {error.msg}, {line}column {error.colno}")
+    return NotAnEvent(EventFault.NOT_JSON, f"is not valid JSON: {error.msg}, {line}column {error.colno}")
 
 
 def check_event(found: Json) -> SegmentEvent | NotAnEvent:
     """Return parsed JSON as the event that it is, or why it is not an event."""
     if not isinstance(found, dict):
-        return NotAnEvent(Fault.NOT_AN_OBJECT, "is JSON, but not an object")
+        return NotAnEvent(EventFault.NOT_AN_OBJECT, "is JSON, but not an object")
     kind = found.get("type")
     if isinstance(kind, str) and kind in TYPES:
         return found
     must = f"it must be one of {', '.join(TYPES)}"
     if kind is None or kind == "":
-        return NotAnEvent(Fault.NO_TYPE, f"has no type: {must}")
+        return NotAnEvent(EventFault.NO_TYPE, f"has no type: {must}")
     shown = f"the type {kind[:20]!r}{'…' * (len(kind) > 20)}" if isinstance(kind, str) else "a type that is not text"
-    return NotAnEvent(Fault.UNKNOWN_TYPE, f"has {shown}: {must}")
+    return NotAnEvent(EventFault.UNKNOWN_TYPE, f"has {shown}: {must}")
 
 
 def refuse(place: int, found: Json | NotAnEvent, why: NotAnEvent) -> RefusedEvent:
@@ -181,3 +186,41 @@ def _is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+class KeptAway(StrEnum):
+    """Why an event is kept away from Schematic."""
+
+    FILTERED = "filtered_by_integrations_object"
+    UNKNOWN_NAME = "unknown_integration"  # it names Schematic, but not by its exact name, which is as not naming it
+
+
+def kept_away(integrations: Json, options: Json = None) -> KeptAway | None:
+    """Return why an event with these `integrations`, or `options`, is kept away; None if it is not.
+
+    The key `All`, in any case, says it for every destination that is not named; the key `Schematic`, in exactly this
+    case, for Schematic. Under that name only `false` keeps an event away: an object, a text or null are options of a
+    destination that is on. Libraries of the past wrote the same into `options` or `options.providers`.
+    """
+    if not integrations and not options:  # most events have none, or an empty object
+        return None
+    providers = options.get("providers") if isinstance(options, dict) else None
+    named = next((place for place in (integrations, providers, options) if isinstance(place, dict)), {})
+    if NAME in named:
+        return KeptAway.FILTERED if named[NAME] is False else None
+    said = (_all(place) for place in (providers, options, integrations))
+    if next((value for value in said if isinstance(value, bool)), True):
+        return None
+    return KeptAway.UNKNOWN_NAME if any(_is_misnamed(*item) for item in named.items()) else KeptAway.FILTERED
+
+
+def _all(place: Json) -> Json:
+    """Return the value of the first key that is `All` in any case."""
+    if not isinstance(place, dict):
+        return None
+    return next((value for name, value in place.items() if name.lower() == "all"), None)
+
+
+def _is_misnamed(name: str, value: Json) -> bool:
+    """Tell whether a key wants Schematic switched on under a name like "schematic" or "Actions Schematic"."""
+    return value is not False and NAME.lower() in name.lower()

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.keys import Rejection
+from audience_sync.core.keys import RejectedRow
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.core.rows import GAP, Wrapping
 from audience_sync.errors import STOPPED_ON_REQUEST, UnknownName
@@ -274,7 +274,7 @@ def add_sent(connection: Connection, sent: dict[int, int]) -> None:
         connection.execute(sa.text("UPDATE runs SET sent = sent + :n WHERE id = :i"), {"n": count, "i": run_id})
 
 
-def add_rejections(connection: Connection, run_id: int, rejections: Sequence[Rejection], *, first: int) -> None:
+def add_rejections(connection: Connection, run_id: int, rejections: Sequence[RejectedRow], *, first: int) -> None:
     """Keep samples of rejected rows, numbered on from `first`."""
     rows = [(run_id, first + n, r.reason, r.profile_key, r.row, r.detail) for n, r in enumerate(rejections)]
     bulk.insert(connection, schema.rejections, rows)

@@ -11,7 +11,7 @@ from datetime import datetime
 from audience_sync.audiences.definition import Definition, open_definition, reader_of_values
 from audience_sync.config import Audience, Settings
 from audience_sync.config.query_tables import digest_of
-from audience_sync.core.keys import Reason, Rejection, ValueColumn, canonical, key_columns, value_position
+from audience_sync.core.keys import RejectedRow, RowFault, ValueColumn, canonical, key_columns, value_position
 from audience_sync.core.model import Computation
 from audience_sync.core.rows import LineMaker, from_line
 from audience_sync.sync.diff_engine import DiffEngine
@@ -23,15 +23,15 @@ SAMPLES = 100  # rejected rows kept for each reason and run
 class Rejections:
     """How many rows were rejected for each reason, and samples not yet stored."""
 
-    counts: Counter[Reason] = field(default_factory=Counter)
-    samples: list[Rejection] = field(default_factory=list)
+    counts: Counter[RowFault] = field(default_factory=Counter)
+    samples: list[RejectedRow] = field(default_factory=list)
 
-    def add(self, rejection: Rejection) -> None:
+    def add(self, rejection: RejectedRow) -> None:
         """Count a rejection, and keep it if it is among the first of its reason."""
         if self.count(rejection.reason):
             self.samples.append(rejection)
 
-    def count(self, reason: Reason) -> bool:
+    def count(self, reason: RowFault) -> bool:
         """Count a rejection; return whether it is among the first of its reason, which are kept."""
         self.counts[reason] += 1
         return self.counts[reason] <= SAMPLES
@@ -56,7 +56,7 @@ class Found:
     @property
     def duplicates(self) -> int:
         """Return how many lines were left out because their profile has another one."""
-        return self.rejections.counts[Reason.DUPLICATE]
+        return self.rejections.counts[RowFault.DUPLICATE]
 
     def leave_out_duplicates(self) -> None:
         """Keep one line of each profile."""
@@ -64,9 +64,9 @@ class Found:
 
     def leave_out(self, line: str) -> None:
         """Count a line whose profile has another one."""
-        if self.rejections.count(Reason.DUPLICATE):  # there may be millions: few of them become rejections
+        if self.rejections.count(RowFault.DUPLICATE):  # there may be millions: few of them become rejections
             key = from_line(line).profile_key
-            self.rejections.samples.append(Rejection(Reason.DUPLICATE, key, canonical(line.split("\t"))))
+            self.rejections.samples.append(RejectedRow(RowFault.DUPLICATE, key, canonical(line.split("\t"))))
 
 
 @contextmanager

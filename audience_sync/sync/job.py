@@ -10,7 +10,7 @@ from datetime import datetime
 
 from audience_sync.config import Audience, Settings
 from audience_sync.core.guard import Obstacle
-from audience_sync.core.keys import Reason
+from audience_sync.core.keys import RowFault
 from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError, ConfigError
 from audience_sync.store.runs import RunRow
 
@@ -98,5 +98,5 @@ class RunReport:
     run: RunRow
     audience_key: str
     members: int
-    rejections: Counter[Reason]
+    rejections: Counter[RowFault]
     obstacle: Obstacle | None = None  # why the run is held

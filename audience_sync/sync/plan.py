@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.config import Audience, Settings
 from audience_sync.core.guard import NOT_SYNCED, Hold, Used, guard, hold, would_block, would_fail
-from audience_sync.core.keys import Reason
+from audience_sync.core.keys import RowFault
 from audience_sync.core.model import Change, Computation, Counts, Member, RunKind, RunState, to_ms
 from audience_sync.core.rows import from_line
 from audience_sync.store import audiences, generations, runs
@@ -182,7 +182,7 @@ class Preview:
     read: int
     size: int
     rejected: int  # rows that are not taken at all
-    reasons: Mapping[Reason, int]  # why rows are not taken as they are
+    reasons: Mapping[RowFault, int]  # why rows are not taken as they are
     sample: Sequence[Member]
     values: Values
 

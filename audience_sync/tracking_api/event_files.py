@@ -26,7 +26,7 @@ from audience_sync.segment.segment_events import (
     MOST_BYTES,
     TOO_LONG,
     Arrival,
-    Fault,
+    EventFault,
     NotAnEvent,
     SegmentEvent,
     arrive,
@@ -47,7 +47,7 @@ class BadLine(NamedTuple):
     """A line that is not an event; the sentence begins where its number ends."""
 
     line: int
-    fault: Fault
+    fault: EventFault
     sentence: str
 
 
@@ -161,7 +161,7 @@ def _broken(name: str, number: int, error: Exception) -> str:
 # What the mappings make of a Segment event, to be looked at: nothing is sent.
 
 
-class Preview(NamedTuple):
+class EventPreview(NamedTuple):
     """What one event would come to.
 
     `matched` are the names of the enabled mappings whose trigger it matches, in the order of the configuration;
@@ -194,7 +194,7 @@ class Preview(NamedTuple):
         return [f"{name}: {one.reason}: {one.sentence}" for name, one in self.rejections]
 
 
-def preview(read: Read, mappings: Sequence[Mapping], *, posted: Callable[[str], str]) -> Preview:
+def preview(read: Read, mappings: Sequence[Mapping], *, posted: Callable[[str], str]) -> EventPreview:
     """Return what the mappings make of an event; `posted` returns a body as it would be sent."""
     event = read.event
     verdict = judge(event, mappings)
@@ -202,7 +202,7 @@ def preview(read: Read, mappings: Sequence[Mapping], *, posted: Callable[[str], 
     answered = {mapping.name for mapping, _ in (*verdict.bodies, *verdict.rejections)}
     matched = [mapping.name for mapping in mappings if mapping.name in answered]
     message_id = event.get("messageId")
-    return Preview(
+    return EventPreview(
         line=read.line,
         type=str(event["type"]),
         message_id=message_id if isinstance(message_id, str) else None,
@@ -302,7 +302,7 @@ def forward(workspace: Workspace, forwarding: Forwarding) -> Tally:
     tally = Tally()
     clock = workspace.seams.monotonic
     waiting, ends_at, not_before = 0, 0.0, 0.0  # events of the window; when it ends; when to deliver again
-    with closing(_Reader(forwarding.file)) as reader:
+    with closing(_FileReader(forwarding.file)) as reader:
         while not forwarding.stop.is_set() and (piece := reader.next()) is not None:
             if not waiting:
                 ends_at = clock() + LONGEST
@@ -339,7 +339,7 @@ def _count(tally: Tally, piece: _Piece, taken: int) -> None:
     tally.bad += len(piece.bad)
 
 
-class _Reader:
+class _FileReader:
     """Reads a file in a thread of its own, at most one piece ahead.
 
     The thread is a daemon: whoever stops does not wait for a pipe in which nothing comes.

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from audience_sync.audiences import explanation
 from audience_sync.config import load
-from audience_sync.core.keys import Reason
+from audience_sync.core.keys import RowFault
 from audience_sync.core.model import Counts, Member
 from audience_sync.store import reports, schema
 from audience_sync.sync import duckdb_diff
@@ -57,7 +57,7 @@ def test_rows_in_many_pieces_give_the_same_members(
     assert {change.profile_key: change.identifiers for change in changes} == expected
     assert {member.profile_key: member.identifiers for member in seen.sample} == expected
     assert plan.counts == report.run.counts == Counts(read=80, entered=40, duplicates=40)
-    assert report.rejections == {Reason.DUPLICATE: 40}
+    assert report.rejections == {RowFault.DUPLICATE: 40}
 
 
 def test_a_row_order_is_not_a_change(syncing: Syncing) -> None:
@@ -108,7 +108,7 @@ def test_kept_values_do_not_stand_in_for_duplicates(syncing: Syncing) -> None:
     report = syncing.sync(rows)
 
     assert report.run.counts == Counts(read=2, unchanged=1, duplicates=1)
-    assert report.rejections == {Reason.DUPLICATE: 1}
+    assert report.rejections == {RowFault.DUPLICATE: 1}
 
 
 def test_a_search_for_one_person_uses_the_same_row(syncing: Syncing) -> None:

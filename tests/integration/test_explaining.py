@@ -19,7 +19,7 @@ from audience_sync.audiences.definition import open_definition
 from audience_sync.audiences.explanation import Clause, Explanation, Fact, asked_for, explain
 from audience_sync.audiences.shown_sql import written_sql
 from audience_sync.config import Settings, load
-from audience_sync.core.keys import KeyRules, Reason, stringify
+from audience_sync.core.keys import KeyRules, RowFault, stringify
 from audience_sync.core.model import Computation
 from audience_sync.query.printer import to_text
 from audience_sync.sync.plan import preview
@@ -241,8 +241,8 @@ def test_the_rows_of_sql_are_taken_as_a_sync_takes_them(settings: Settings) -> N
     twice, without = why(settings, "7", "by_sql").found, why(settings, "9", "by_sql_too").found
 
     assert twice.member is not None
-    assert (twice.member.identifiers, twice.reasons) == ('{"company":{"groupId":"acme"}}', (Reason.DUPLICATE,))
-    assert (without.member, without.reasons) == (None, (Reason.NULL_VALUE,))
+    assert (twice.member.identifiers, twice.reasons) == ('{"company":{"groupId":"acme"}}', (RowFault.DUPLICATE,))
+    assert (without.member, without.reasons) == (None, (RowFault.NULL_VALUE,))
 
 
 def test_the_sql_and_its_parameters_are_all_that_runs(settings: Settings) -> None:
@@ -295,7 +295,7 @@ def test_a_preview_is_what_a_sync_would_take(settings: Settings) -> None:
     spend = preview(settings, settings.audience("spend"), as_of=NOW, sample=1, on_page=lambda _: None)
     plans = preview(settings, settings.audience("by_sql_too"), as_of=NOW, sample=0, on_page=lambda _: None)
 
-    assert look("by_sql") == (4, 3, {Reason.DUPLICATE: 1}, ["7", "8", "9"])
+    assert look("by_sql") == (4, 3, {RowFault.DUPLICATE: 1}, ["7", "8", "9"])
     assert look("both") == (1, 1, {}, ["7"])
     assert (spend.values.least, spend.values.middle, spend.values.greatest) == (20, 285.25, 550.5)
     assert len(spend.sample) == 1

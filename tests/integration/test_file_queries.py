@@ -12,7 +12,7 @@ import pytest
 from audience_sync.audiences.definition import open_definition, reader_of_values
 from audience_sync.audiences.explanation import find
 from audience_sync.config import Settings, load
-from audience_sync.core.keys import Reason, RefusedValue
+from audience_sync.core.keys import RefusedValue, RowFault
 from audience_sync.core.model import Computation
 from audience_sync.errors import SourceError
 
@@ -165,9 +165,15 @@ def test_texts_are_compared_by_the_rules_of_the_language(tmp_path: Path, ask: As
         ("string", {"u1": "12.5", "u2": "007", "u3": "true", "u4": "x", "u5": "10115"}),
         (
             "number",
-            {"u1": 12.5, "u2": Reason.UNFIT_VALUE, "u3": Reason.UNFIT_VALUE, "u4": Reason.UNFIT_VALUE, "u5": 10115},
+            {
+                "u1": 12.5,
+                "u2": RowFault.UNFIT_VALUE,
+                "u3": RowFault.UNFIT_VALUE,
+                "u4": RowFault.UNFIT_VALUE,
+                "u5": 10115,
+            },
         ),
-        ("boolean", {"u3": True} | dict.fromkeys(["u1", "u2", "u4", "u5"], Reason.UNFIT_VALUE)),
+        ("boolean", {"u3": True} | dict.fromkeys(["u1", "u2", "u4", "u5"], RowFault.UNFIT_VALUE)),
     ],
 )
 @pytest.mark.parametrize("definition", ["SELECT user_id, v AS value FROM f_events", "event('A').last(property('v'))"])
@@ -214,9 +220,9 @@ def test_explain_says_that_a_key_is_a_placeholder(tmp_path: Path) -> None:
         tmp_path, '[sources.f]\npath = "m.csv"\n[[audiences]]\nname = "A"\nsql = "SELECT user_id FROM f"\n'
     )
 
-    def reasons(user: str) -> tuple[Reason, ...]:
+    def reasons(user: str) -> tuple[RowFault, ...]:
         return find(settings, settings.audiences[0], user, as_of=AS_OF).reasons
 
-    assert reasons("NULL") == (Reason.PLACEHOLDER_KEY,)
-    assert reasons("1.14739E+18") == (Reason.DECIMAL_KEY,)
+    assert reasons("NULL") == (RowFault.PLACEHOLDER_KEY,)
+    assert reasons("1.14739E+18") == (RowFault.DECIMAL_KEY,)
     assert reasons("007") == ()

@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.keys import Reason, Rejection
+from audience_sync.core.keys import RejectedRow, RowFault
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, Member, RunKind, RunState
 from audience_sync.core.rows import to_line
 from audience_sync.errors import UnknownName
@@ -120,8 +120,8 @@ def test_a_run_that_is_not_there_is_named(database: Database) -> None:
 def test_rejections_are_numbered_on(database: Database) -> None:
     """Samples of one run stay in the order in which they were met."""
     samples = [
-        Rejection(Reason.NULL_KEY, None, "[null]"),
-        Rejection(Reason.UNFIT_VALUE, "x", '["x"]', "column value: not a finite number"),
+        RejectedRow(RowFault.NULL_KEY, None, "[null]"),
+        RejectedRow(RowFault.UNFIT_VALUE, "x", '["x"]', "column value: not a finite number"),
     ]
     with database.write() as connection:
         run = make_run(connection)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from audience_sync.checks.check_members import look
 from audience_sync.checks.finding import State
-from audience_sync.core.keys import Reason
+from audience_sync.core.keys import RowFault
 from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
 from audience_sync.store import audiences, memberships
 from audience_sync.sync import definition_rows
@@ -121,13 +121,13 @@ def test_rows_that_are_no_members(syncing: Syncing) -> None:
     assert report.run.counts == Counts(read=9, entered=2, rejected=5, duplicates=2)
     assert report.rejections == Counter(
         {
-            Reason.NULL_KEY: 1,
-            Reason.EMPTY_KEY: 1,
-            Reason.LONG_KEY: 1,
-            Reason.UNUSABLE_TEXT: 1,
-            Reason.UNSUPPORTED_TYPE: 1,
-            Reason.DUPLICATE: 2,
-            Reason.OMITTED_IDENTIFIER: 1,
+            RowFault.NULL_KEY: 1,
+            RowFault.EMPTY_KEY: 1,
+            RowFault.LONG_KEY: 1,
+            RowFault.UNUSABLE_TEXT: 1,
+            RowFault.UNSUPPORTED_TYPE: 1,
+            RowFault.DUPLICATE: 2,
+            RowFault.OMITTED_IDENTIFIER: 1,
         }
     )
     assert syncing.members() == {"u1": company_identifiers("c1"), "u2": None}

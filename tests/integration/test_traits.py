@@ -11,7 +11,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from audience_sync.core.keys import Reason
+from audience_sync.core.keys import RowFault
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.store import database as db
@@ -98,7 +98,7 @@ def test_who_has_no_value_any_more_is_told_null(trait: Syncing) -> None:
     report = trait.sync([("u1", None), ("u3", 3)])
 
     assert report.run.counts == Counts(read=2, exited=2, unchanged=1, rejected=1)
-    assert report.rejections == {Reason.NULL_VALUE: 1}
+    assert report.rejections == {RowFault.NULL_VALUE: 1}
     assert adds_up(report.run.counts)
     assert values(trait) == {"u3": "3"}
     assert told(trait) == {"u1": ("null", "exited"), "u2": ("null", "exited")}
@@ -164,7 +164,7 @@ def test_a_value_that_cannot_be_sent_is_rejected_and_null(trait: Syncing) -> Non
 
     report = trait.sync([("u1", LONG), ("u2", 2), ("u3", LONG[1:])])
 
-    assert report.rejections == {Reason.LONG_VALUE: 1, Reason.UNFIT_VALUE: 1}
+    assert report.rejections == {RowFault.LONG_VALUE: 1, RowFault.UNFIT_VALUE: 1}
     assert report.run.counts == Counts(read=3, exited=2, updated=1, rejected=2)
     assert told(trait) == {"u1": ("null", "exited"), "u2": ("null", "exited"), "u3": (json.dumps(LONG[1:]), "updated")}
     samples = list(reports.rejections(trait.database, run_id=report.run.id))

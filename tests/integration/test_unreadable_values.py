@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from audience_sync.audiences.explanation import find
-from audience_sync.core.keys import Reason, Unreadable
+from audience_sync.core.keys import RowFault, Unreadable
 from audience_sync.core.model import Counts, Member
 from audience_sync.core.parameters import Statement
 from audience_sync.engines import postgresql_engine, registry, sqlalchemy_engine
@@ -110,11 +110,11 @@ def test_an_unreadable_value_costs_its_row(
     report = syncing.sync()
 
     has_value = not odd.good.startswith("NULL")
-    expected = {Reason.UNREADABLE_VALUE: 1} | ({} if has_value else {Reason.NULL_VALUE: 1})
+    expected = {RowFault.UNREADABLE_VALUE: 1} | ({} if has_value else {RowFault.NULL_VALUE: 1})
     assert report.rejections == plan.rejections.counts == seen.reasons == expected
     assert report.run.counts == Counts(read=2, entered=has_value, rejected=2 - has_value)
-    assert (found.member, found.reasons) == (None, (Reason.UNREADABLE_VALUE,))
-    (kept,) = [row for row in reports.rejections(syncing.database) if row["reason"] == Reason.UNREADABLE_VALUE]
+    assert (found.member, found.reasons) == (None, (RowFault.UNREADABLE_VALUE,))
+    (kept,) = [row for row in reports.rejections(syncing.database) if row["reason"] == RowFault.UNREADABLE_VALUE]
     assert (kept["profile_key"], kept["row"], kept["detail"]) == ("u1", '["u1"]', f"column value: {odd.problem}")
 
 
@@ -131,7 +131,7 @@ def test_a_column_that_is_not_used_does_not_matter(syncing: Syncing, request: py
     report = syncing.sync()
 
     assert syncing.members() == {"u1": None, "u2": None}
-    assert report.rejections == {Reason.OMITTED_IDENTIFIER: 2}
+    assert report.rejections == {RowFault.OMITTED_IDENTIFIER: 2}
     details = {row["profile_key"]: row["detail"] for row in reports.rejections(syncing.database)}
     assert details == {"u1": f"column company_id: {company.problem}", "u2": "column company_id: unsupported_type"}
 
@@ -145,7 +145,7 @@ def test_an_unreadable_key_is_rejected(syncing: Syncing, request: pytest.Fixture
     )
     report = syncing.sync()
 
-    assert report.rejections == {Reason.UNREADABLE_VALUE: 1, Reason.UNSUPPORTED_TYPE: 1}
+    assert report.rejections == {RowFault.UNREADABLE_VALUE: 1, RowFault.UNSUPPORTED_TYPE: 1}
     (row,) = [row for row in reports.rejections(syncing.database) if row["reason"] == "unreadable_value"]
     assert (row["profile_key"], row["row"]) == (odd.shown, json.dumps([odd.shown]))
     assert row["detail"] == f"column user_id: {odd.problem}"
@@ -185,7 +185,7 @@ def test_text_of_a_database_without_an_encoding(syncing: Syncing, postgres_url: 
         finally:
             admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    assert report.rejections == {Reason.UNUSABLE_TEXT: 1}
+    assert report.rejections == {RowFault.UNUSABLE_TEXT: 1}
     assert syncing.members() == {"ü2": None, "ab": None}
 
 
@@ -199,12 +199,12 @@ def test_text_of_sqlite_that_is_not_utf8(syncing: Syncing, tmp_path: Path) -> No
         file.commit()
     wanted: dict[str, Any] = {"source_url": f"sqlite:///{tmp_path / 'odd.db'}", "company_keys": {}}
     syncing.configure(**wanted, sql="SELECT * FROM t")
-    assert syncing.sync().rejections == {Reason.UNUSABLE_TEXT: 1}
+    assert syncing.sync().rejections == {RowFault.UNUSABLE_TEXT: 1}
     assert syncing.members() == {"u1": None, "u2": None}
     syncing.configure(**wanted, sql="SELECT * FROM t", entries="traits", name="Odd")
     report = syncing.sync()
 
-    assert report.rejections == {Reason.UNUSABLE_TEXT: 1, Reason.UNFIT_VALUE: 1}
+    assert report.rejections == {RowFault.UNUSABLE_TEXT: 1, RowFault.UNFIT_VALUE: 1}
     details = [row["detail"] for row in reports.rejections(syncing.database, run_id=report.run.id)]
     assert sorted(filter(None, details)) == ["column value: nested too deeply, or text that is not valid UTF-8"]
 

@@ -14,7 +14,7 @@ from audience_sync.segment.segment_events import (
     MOST_NAME,
     TYPES,
     Arrival,
-    Fault,
+    EventFault,
     NotAnEvent,
     ParsedEvent,
     arrive,
@@ -41,22 +41,22 @@ def test_known_types(kind: str) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        (b"", Fault.NOT_JSON),
-        (b"{", Fault.NOT_JSON),
-        (b"\xff", Fault.NOT_UTF8),
-        (b"[]", Fault.NOT_AN_OBJECT),
-        (b"{}", Fault.NO_TYPE),
-        (b'{"type":""}', Fault.NO_TYPE),
-        (b'{"type":"Track"}', Fault.UNKNOWN_TYPE),
-        (b'{"type":7}', Fault.UNKNOWN_TYPE),
-        (b'{"type":"page","n":[1e309]}', Fault.NUMBER_TOO_LARGE),
-        (b'{"type":"page","n":1' + b"0" * 400 + b"}", Fault.NUMBER_TOO_LARGE),
-        (b"[" * 2000 + b"]" * 2000, Fault.TOO_DEEP),
-        (b'{"type":"page","n":12345678901234567890123,"p":' + b"[" * 400 + b"]" * 400 + b"}", Fault.TOO_DEEP),
-        (b" " * (MOST_BYTES + 1), Fault.TOO_LONG),
+        (b"", EventFault.NOT_JSON),
+        (b"{", EventFault.NOT_JSON),
+        (b"\xff", EventFault.NOT_UTF8),
+        (b"[]", EventFault.NOT_AN_OBJECT),
+        (b"{}", EventFault.NO_TYPE),
+        (b'{"type":""}', EventFault.NO_TYPE),
+        (b'{"type":"Track"}', EventFault.UNKNOWN_TYPE),
+        (b'{"type":7}', EventFault.UNKNOWN_TYPE),
+        (b'{"type":"page","n":[1e309]}', EventFault.NUMBER_TOO_LARGE),
+        (b'{"type":"page","n":1' + b"0" * 400 + b"}", EventFault.NUMBER_TOO_LARGE),
+        (b"[" * 2000 + b"]" * 2000, EventFault.TOO_DEEP),
+        (b'{"type":"page","n":12345678901234567890123,"p":' + b"[" * 400 + b"]" * 400 + b"}", EventFault.TOO_DEEP),
+        (b" " * (MOST_BYTES + 1), EventFault.TOO_LONG),
     ],
 )
-def test_what_is_not_an_event(text: bytes, fault: Fault) -> None:
+def test_what_is_not_an_event(text: bytes, fault: EventFault) -> None:
     """Everything else is told apart by what is wrong with it."""
     found = read_event(text)
 

@@ -24,7 +24,7 @@ from audience_sync.destinations.schematic.schematic_actions import ACTIONS, TRAC
 from audience_sync.destinations.schematic.wire_format import with_key
 from audience_sync.errors import SourceError
 from audience_sync.segment.segment_events import MOST_BYTES, TYPES
-from audience_sync.tracking_api.event_files import BadLine, Preview, Read, open_events, preview, read_events
+from audience_sync.tracking_api.event_files import BadLine, EventPreview, Read, open_events, preview, read_events
 
 MUST = "it must be one of identify, track, page, screen, group, alias"
 TOO_LARGE = "has a number beyond the range of a float at"
@@ -53,7 +53,7 @@ def event_of(length: int) -> bytes:
     return start + b"x" * (length - len(start) - len(end)) + end
 
 
-def show(event: dict[str, Any], *mappings: Any) -> Preview:
+def show(event: dict[str, Any], *mappings: Any) -> EventPreview:
     """Return what mappings, or the presets, make of an event in line 7."""
     return preview(read_as(7, event), mappings or presets(ACTIONS.values()), posted=partial(with_key, api_key="(key)"))
 

@@ -7,13 +7,13 @@ import copy
 import pytest
 
 from audience_sync.core.model import Json
-from audience_sync.segment.timestamps import Reason, kept_away
+from audience_sync.segment.segment_events import KeptAway, kept_away
 
-OBJECTS: list[tuple[Json, Reason | None]] = [
+OBJECTS: list[tuple[Json, KeptAway | None]] = [
     (None, None),
     ({}, None),
     ({"All": True}, None),
-    ({"All": False}, Reason.FILTERED),
+    ({"All": False}, KeptAway.FILTERED),
     ({"All": False, "Schematic": True}, None),
     ({"Schematic": True, "All": False}, None),
     ({"All": False, "Schematic": {"x": 1}}, None),
@@ -22,23 +22,23 @@ OBJECTS: list[tuple[Json, Reason | None]] = [
     ({"All": False, "Schematic": "false"}, None),
     ({"All": False, "Schematic": 0}, None),
     ({"All": False, "Schematic": []}, None),
-    ({"Schematic": False}, Reason.FILTERED),
-    ({"All": True, "Schematic": False}, Reason.FILTERED),
-    ({"Schematic": False, "schematic": True}, Reason.FILTERED),
-    ({"All": False, "schematic": True}, Reason.UNKNOWN_NAME),
-    ({"All": False, "SCHEMATIC": {}}, Reason.UNKNOWN_NAME),
-    ({"All": False, "Actions Schematic": True}, Reason.UNKNOWN_NAME),
-    ({"All": False, "Schematic (Actions)": None}, Reason.UNKNOWN_NAME),
-    ({"All": False, "schematic": False}, Reason.FILTERED),
-    ({"All": False, "Mixpanel": True}, Reason.FILTERED),
+    ({"Schematic": False}, KeptAway.FILTERED),
+    ({"All": True, "Schematic": False}, KeptAway.FILTERED),
+    ({"Schematic": False, "schematic": True}, KeptAway.FILTERED),
+    ({"All": False, "schematic": True}, KeptAway.UNKNOWN_NAME),
+    ({"All": False, "SCHEMATIC": {}}, KeptAway.UNKNOWN_NAME),
+    ({"All": False, "Actions Schematic": True}, KeptAway.UNKNOWN_NAME),
+    ({"All": False, "Schematic (Actions)": None}, KeptAway.UNKNOWN_NAME),
+    ({"All": False, "schematic": False}, KeptAway.FILTERED),
+    ({"All": False, "Mixpanel": True}, KeptAway.FILTERED),
     ({"All": True, "schematic": False}, None),
     ({"schematic": False}, None),
     ({"All": True, "Mixpanel": False}, None),
     ({"Mixpanel": False}, None),
-    ({"all": False}, Reason.FILTERED),
-    ({"ALL": False}, Reason.FILTERED),
+    ({"all": False}, KeptAway.FILTERED),
+    ({"ALL": False}, KeptAway.FILTERED),
     ({"all": True}, None),
-    ({"All": False, "all": True}, Reason.FILTERED),
+    ({"All": False, "all": True}, KeptAway.FILTERED),
     ({"all": "x", "All": False}, None),
     ({"All": None}, None),
     ({"All": 0}, None),
@@ -51,15 +51,15 @@ OBJECTS: list[tuple[Json, Reason | None]] = [
     (0, None),
 ]
 
-OLD: list[tuple[Json, Json, Reason | None]] = [
-    (None, {"all": False}, Reason.FILTERED),
-    (None, {"providers": {"All": False}}, Reason.FILTERED),
-    (None, {"providers": {"all": None}, "all": False}, Reason.FILTERED),
+OLD: list[tuple[Json, Json, KeptAway | None]] = [
+    (None, {"all": False}, KeptAway.FILTERED),
+    (None, {"providers": {"All": False}}, KeptAway.FILTERED),
+    (None, {"providers": {"all": None}, "all": False}, KeptAway.FILTERED),
     (None, {"providers": {"All": False, "Schematic": True}}, None),
     (None, {"All": False, "Schematic": True}, None),
-    (None, {"Schematic": False}, Reason.FILTERED),
-    (None, {"All": False, "schematic": True}, Reason.UNKNOWN_NAME),
-    ({"All": True}, {"All": False}, Reason.FILTERED),
+    (None, {"Schematic": False}, KeptAway.FILTERED),
+    (None, {"All": False, "schematic": True}, KeptAway.UNKNOWN_NAME),
+    ({"All": True}, {"All": False}, KeptAway.FILTERED),
     ({"All": False}, {"providers": {"All": True}}, None),
     ({"All": False, "Schematic": True}, {"All": False}, None),
     ({}, {"Schematic": False}, None),
@@ -69,7 +69,7 @@ OLD: list[tuple[Json, Json, Reason | None]] = [
 
 
 @pytest.mark.parametrize(("integrations", "reason"), OBJECTS, ids=lambda value: repr(value)[:60])
-def test_integrations(integrations: Json, reason: Reason | None) -> None:
+def test_integrations(integrations: Json, reason: KeptAway | None) -> None:
     """`All` counts for who is not named, the exact name before it, and only `false` switches off."""
     before = copy.deepcopy(integrations)
 
@@ -78,11 +78,11 @@ def test_integrations(integrations: Json, reason: Reason | None) -> None:
 
 
 @pytest.mark.parametrize(("integrations", "options", "reason"), OLD, ids=lambda value: repr(value)[:60])
-def test_options_of_old_libraries(integrations: Json, options: Json, reason: Reason | None) -> None:
+def test_options_of_old_libraries(integrations: Json, options: Json, reason: KeptAway | None) -> None:
     """What an old library says of all destinations comes first, and its names count where there are no others."""
     assert reason == kept_away(integrations, options)
 
 
 def test_reasons_are_named() -> None:
     """Reasons are counted under names that stay."""
-    assert [str(reason) for reason in Reason] == ["filtered_by_integrations_object", "unknown_integration"]
+    assert [str(reason) for reason in KeptAway] == ["filtered_by_integrations_object", "unknown_integration"]

@@ -183,7 +183,7 @@ def test_all_problems_at_once() -> None:
         "company_name": {"@case": {"operator": "title", "value": 1}},
     }
 
-    assert problems(mapping) == [
+    assert [(path, sentence) for path, sentence, _ in problems(mapping)] == [
         (("user_keys", "userId"), 'is text, not a path: { "@path" = … } reads one'),
         (
             ("user_traits", "@merge", "direction"),

@@ -21,35 +21,33 @@ from audience_sync.query.syntax_tree import (
     Condition,
     Context,
     DateCondition,
+    DateTest,
+    Duration,
     ExpiresAfter,
     Filter,
+    Form,
+    Function,
     Literal,
     Not,
     OneOf,
+    Operator,
+    Period,
     Presence,
     Property,
     Reduction,
     RelativeCondition,
+    RelativeTest,
     Scalar,
     Since,
     Sources,
     Stream,
     TextCondition,
+    TextTest,
+    TimeUnit,
     Trait,
     Where,
     Within,
     traits_of,
-)
-from audience_sync.query.vocabulary import (
-    DateTest,
-    Duration,
-    Form,
-    Function,
-    Operator,
-    Period,
-    RelativeTest,
-    TextTest,
-    Unit,
 )
 from tests.queries import queries
 from tests.steps import steps
@@ -57,7 +55,7 @@ from tests.steps import steps
 TRAIT = Trait(("x",))
 SPEND = Property(("spend",))
 PATTERN = r"(?i)^\d{2,}[^\]a-]+?(?:x|y)*$"
-WEEK, MONTH = Duration(7, Unit.DAY), Duration(30, Unit.DAY)
+WEEK, MONTH = Duration(7, TimeUnit.DAY), Duration(30, TimeUnit.DAY)
 SECOND = datetime(2023, 12, 7, 18, 50, tzinfo=UTC)
 
 
@@ -91,7 +89,7 @@ RICH = compared(Trait(("total_spend",)), ">", 200)
                 Where(
                     And((
                         Comparison(Property(("price",)), Operator.AT_LEAST, Trait(("avg_spend",))),
-                        counted("Shoes Returned", Within(Duration(5, Unit.DAY), of_parent=True)),
+                        counted("Shoes Returned", Within(Duration(5, TimeUnit.DAY), of_parent=True)),
                     ))
                 ),
                 Within(MONTH),
@@ -175,19 +173,19 @@ def test_the_documented_examples_of_accounts_and_entities(query: str, reason: st
         ),
         ("sources({exclude: ['a', \"b\"]})", Sources(("a", "b"))),
         ("within(7 days)", Within(WEEK)),
-        ("within(1 Month)", Within(Duration(1, Unit.MONTH))),
-        ("between(7 days, 10 days)", Between(WEEK, Duration(10, Unit.DAY))),
-        ("between(10 days, 7 days)", Between(WEEK, Duration(10, Unit.DAY))),
-        ("between(0 hours, 90 seconds)", Between(Duration(0, Unit.HOUR), Duration(90, Unit.SECOND))),
+        ("within(1 Month)", Within(Duration(1, TimeUnit.MONTH))),
+        ("between(7 days, 10 days)", Between(WEEK, Duration(10, TimeUnit.DAY))),
+        ("between(10 days, 7 days)", Between(WEEK, Duration(10, TimeUnit.DAY))),
+        ("between(0 hours, 90 seconds)", Between(Duration(0, TimeUnit.HOUR), Duration(90, TimeUnit.SECOND))),
         ("since(start of month)", Since(Period.MONTH)),
         ("since( START  OF Week )", Since(Period.WEEK)),
-        ("expires_after(1 hour)", ExpiresAfter(Duration(1, Unit.HOUR))),
+        ("expires_after(1 hour)", ExpiresAfter(Duration(1, TimeUnit.HOUR))),
         (
             "where(event('B').between(parent: 1 day, 3 days).where(property('a')=property(parent: 'b')).count()>=1)",
             Where(
                 counted(
                     "B",
-                    Between(Duration(1, Unit.DAY), Duration(3, Unit.DAY), of_parent=True),
+                    Between(Duration(1, TimeUnit.DAY), Duration(3, TimeUnit.DAY), of_parent=True),
                     Where(Comparison(Property(("a",)), Operator.EQUALS, Property(("b",), of_parent=True))),
                 )
             ),

@@ -13,17 +13,23 @@ from hypothesis.strategies import SearchStrategy
 
 from audience_sync.query.printer import to_text
 from audience_sync.query.query_parser import parse_audience, parse_trait
-from audience_sync.query.syntax_tree import Condition, Context, Filter, Property, Reduction, Scalar, walk
-from audience_sync.query.vocabulary import (
+from audience_sync.query.syntax_tree import (
+    Condition,
+    Context,
     DateTest,
     Duration,
+    Filter,
     Form,
     Function,
     Operator,
     Period,
+    Property,
+    Reduction,
     RelativeTest,
+    Scalar,
     TextTest,
-    Unit,
+    TimeUnit,
+    walk,
 )
 from tests.queries import audiences, computed_traits, conditions, filters, values
 
@@ -53,7 +59,7 @@ def test_a_printed_computed_trait_is_read_as_the_same(scalar: Scalar) -> None:
         (audiences(), Condition, ()),
         (computed_traits(), Scalar, (Form,)),
         (values(0, 1), Reduction, (Function,)),
-        (conditions(1, 0), Property | Context, (Operator, TextTest, DateTest, RelativeTest, Unit)),
+        (conditions(1, 0), Property | Context, (Operator, TextTest, DateTest, RelativeTest, TimeUnit)),
         (filters(0, 0) | filters(1, 0), Filter, (Period,)),
     ],
     ids=["audiences", "computed traits", "functions", "tests", "filters"],
@@ -68,7 +74,7 @@ def test_the_strategies_reach_everything(
     def completes(query: object) -> bool:
         for node in walk(query):
             missing.difference_update([type(node), (type(node), node if isinstance(node, Enum) else None)])
-            missing.difference_update((Unit, part.unit) for part in _parts(node) if isinstance(part, Duration))
+            missing.difference_update((TimeUnit, part.unit) for part in _parts(node) if isinstance(part, Duration))
         return not missing
 
     find(strategy, completes, settings=settings(max_examples=10_000, phases=[Phase.generate]), random=Random(0))

@@ -19,8 +19,7 @@ from audience_sync.engines.registry import dialect_of
 from audience_sync.engines.sqlite_dialect import SqliteDialect
 from audience_sync.errors import ConfigError, QueryError
 from audience_sync.query.query_parser import parse_audience, parse_trait
-from audience_sync.query.syntax_tree import EACH, Condition, Scalar, TextCondition
-from audience_sync.query.vocabulary import Duration, TextTest
+from audience_sync.query.syntax_tree import EACH, Condition, Duration, Scalar, TextCondition, TextTest
 from tests.profile import amount
 from tests.queries import audiences, computed_traits
 from tests.sources import database

@@ -7,8 +7,7 @@ import pytest
 from audience_sync.errors import QueryError
 from audience_sync.query.printer import to_text
 from audience_sync.query.query_parser import parse_audience, parse_trait
-from audience_sync.query.syntax_tree import Comparison, Literal, Trait
-from audience_sync.query.vocabulary import Operator
+from audience_sync.query.syntax_tree import Comparison, Literal, Operator, Trait
 
 AUDIENCES = [
     # nothing

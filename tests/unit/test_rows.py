@@ -18,9 +18,9 @@ from audience_sync.config.defaults import PLACEHOLDERS
 from audience_sync.core.keys import (
     KeyColumns,
     KeyRules,
-    Reason,
-    Rejection,
+    RejectedRow,
     Row,
+    RowFault,
     Unreadable,
     canonical,
     excerpt,
@@ -73,42 +73,42 @@ def test_keys_have_one_text_form(value: object, text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (None, Reason.NULL_KEY),
-        ("", Reason.EMPTY_KEY),
-        ("   ", Reason.EMPTY_KEY),
-        ("\t\n", Reason.EMPTY_KEY),
-        ("\xa0", Reason.EMPTY_KEY),
-        ("x" * 256, Reason.LONG_KEY),
-        (GREATEST * 10, Reason.LONG_KEY),
-        (Decimal("1E+300"), Reason.LONG_KEY),
-        ("\x00", Reason.UNUSABLE_TEXT),
-        ("a\x00", Reason.UNUSABLE_TEXT),
-        ("a\tb", Reason.UNUSABLE_TEXT),
-        ("a\n", Reason.UNUSABLE_TEXT),
-        ("a\x7f", Reason.UNUSABLE_TEXT),
-        ("\ud800", Reason.UNUSABLE_TEXT),
-        ("ok \udcff", Reason.UNUSABLE_TEXT),
-        (True, Reason.UNSUPPORTED_TYPE),
-        (False, Reason.UNSUPPORTED_TYPE),
-        (3.5, Reason.UNSUPPORTED_TYPE),
-        (2.0**53, Reason.UNSUPPORTED_TYPE),  # 2^53 + 1 is the same float
-        (-1e300, Reason.UNSUPPORTED_TYPE),
-        (float("nan"), Reason.UNSUPPORTED_TYPE),
-        (float("inf"), Reason.UNSUPPORTED_TYPE),
-        (Decimal("10.5"), Reason.UNSUPPORTED_TYPE),
-        (Decimal("NaN"), Reason.UNSUPPORTED_TYPE),
-        (Decimal("Infinity"), Reason.UNSUPPORTED_TYPE),
-        (Decimal("1E+999999"), Reason.UNSUPPORTED_TYPE),  # beyond any float
-        (b"u1", Reason.UNSUPPORTED_TYPE),
-        pytest.param(memoryview(b"u1"), Reason.UNSUPPORTED_TYPE, id="memoryview"),
-        (datetime(2026, 1, 1, tzinfo=UTC), Reason.UNSUPPORTED_TYPE),
-        (["u1"], Reason.UNSUPPORTED_TYPE),
-        ({"id": 1}, Reason.UNSUPPORTED_TYPE),
-        (unreadable("infinity", "date too large"), Reason.UNREADABLE_VALUE),
+        (None, RowFault.NULL_KEY),
+        ("", RowFault.EMPTY_KEY),
+        ("   ", RowFault.EMPTY_KEY),
+        ("\t\n", RowFault.EMPTY_KEY),
+        ("\xa0", RowFault.EMPTY_KEY),
+        ("x" * 256, RowFault.LONG_KEY),
+        (GREATEST * 10, RowFault.LONG_KEY),
+        (Decimal("1E+300"), RowFault.LONG_KEY),
+        ("\x00", RowFault.UNUSABLE_TEXT),
+        ("a\x00", RowFault.UNUSABLE_TEXT),
+        ("a\tb", RowFault.UNUSABLE_TEXT),
+        ("a\n", RowFault.UNUSABLE_TEXT),
+        ("a\x7f", RowFault.UNUSABLE_TEXT),
+        ("\ud800", RowFault.UNUSABLE_TEXT),
+        ("ok \udcff", RowFault.UNUSABLE_TEXT),
+        (True, RowFault.UNSUPPORTED_TYPE),
+        (False, RowFault.UNSUPPORTED_TYPE),
+        (3.5, RowFault.UNSUPPORTED_TYPE),
+        (2.0**53, RowFault.UNSUPPORTED_TYPE),  # 2^53 + 1 is the same float
+        (-1e300, RowFault.UNSUPPORTED_TYPE),
+        (float("nan"), RowFault.UNSUPPORTED_TYPE),
+        (float("inf"), RowFault.UNSUPPORTED_TYPE),
+        (Decimal("10.5"), RowFault.UNSUPPORTED_TYPE),
+        (Decimal("NaN"), RowFault.UNSUPPORTED_TYPE),
+        (Decimal("Infinity"), RowFault.UNSUPPORTED_TYPE),
+        (Decimal("1E+999999"), RowFault.UNSUPPORTED_TYPE),  # beyond any float
+        (b"u1", RowFault.UNSUPPORTED_TYPE),
+        pytest.param(memoryview(b"u1"), RowFault.UNSUPPORTED_TYPE, id="memoryview"),
+        (datetime(2026, 1, 1, tzinfo=UTC), RowFault.UNSUPPORTED_TYPE),
+        (["u1"], RowFault.UNSUPPORTED_TYPE),
+        ({"id": 1}, RowFault.UNSUPPORTED_TYPE),
+        (unreadable("infinity", "date too large"), RowFault.UNREADABLE_VALUE),
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_what_cannot_be_a_key_has_a_reason(value: object, reason: Reason) -> None:
+def test_what_cannot_be_a_key_has_a_reason(value: object, reason: RowFault) -> None:
     """A row is rejected by name, never guessed at."""
     assert stringify(value, STANDARD_RULES) is reason
 
@@ -118,14 +118,14 @@ def test_a_key_is_usable_text_or_rejected(text: str) -> None:
     """No key holds what separates lines, and none is changed."""
     key = stringify(text, STANDARD_RULES)
 
-    assert isinstance(key, Reason) or (key == text and not set(key) & set(map(chr, [*range(32), 127])))
+    assert isinstance(key, RowFault) or (key == text and not set(key) & set(map(chr, [*range(32), 127])))
 
 
 def filed(
     rows: Sequence[Row], columns: KeyColumns, *, rules: KeyRules = STANDARD_RULES, a_page: int = 1000
-) -> tuple[list[str], list[Rejection]]:
+) -> tuple[list[str], list[RejectedRow]]:
     """Return the lines of some rows, as a sync reads them page by page, and the rejections."""
-    rejections: list[Rejection] = []
+    rejections: list[RejectedRow] = []
     maker = LineMaker(columns, reject=rejections.append, rules=rules)
     with Diff(maker.wrapping) as diff:
         for start in range(0, len(rows), a_page):
@@ -142,34 +142,34 @@ def filed(
 
 def taken(
     rows: Sequence[Row], columns: KeyColumns, *, rules: KeyRules = STANDARD_RULES
-) -> tuple[list[str], list[Rejection]]:
+) -> tuple[list[str], list[RejectedRow]]:
     """Return the lines of some rows and the rejections as they follow from each value, without any short cut."""
     lines: list[str] = []
-    rejections: list[Rejection] = []
+    rejections: list[RejectedRow] = []
     names = columns.names or tuple("123")
     for row in rows:
         shown = excerpt(columns, row)
         key = stringify(row[columns.identity], rules)
-        if isinstance(key, Reason):
+        if isinstance(key, RowFault):
             bad = row[columns.identity]
             detail = f"column {names[columns.identity]}: {bad.problem}" if isinstance(bad, Unreadable) else None
-            rejections.append(Rejection(key, storable(bad), shown, detail))
+            rejections.append(RejectedRow(key, storable(bad), shown, detail))
             continue
         found: dict[str, dict[str, str]] = {}
         for kind, others in (("user", columns.user), ("company", columns.company)):
             for name, position in others:
                 text = stringify(row[position], rules)
-                if not isinstance(text, Reason):
+                if not isinstance(text, RowFault):
                     found.setdefault(kind, {})[name] = text
-                elif text not in (Reason.NULL_KEY, Reason.EMPTY_KEY):
+                elif text not in (RowFault.NULL_KEY, RowFault.EMPTY_KEY):
                     bad = row[position]
                     detail = f"column {names[position]}: {bad.problem if isinstance(bad, Unreadable) else text}"
-                    rejections.append(Rejection(Reason.OMITTED_IDENTIFIER, key, shown, detail))
+                    rejections.append(RejectedRow(RowFault.OMITTED_IDENTIFIER, key, shown, detail))
         lines.append(f"{key}\t{canonical(found)}" if found else key)
     return lines, rejections
 
 
-def counted(rejections: list[Rejection]) -> Counter[Rejection]:
+def counted(rejections: list[RejectedRow]) -> Counter[RejectedRow]:
     """Return rejections in no order; an absent identifier may be shown as an empty one or as none."""
     return Counter(rejection._replace(row=rejection.row.replace('""', "null")) for rejection in rejections)
 
@@ -196,9 +196,9 @@ def test_rejected_rows_can_be_recognised() -> None:
 
     assert lines == []
     assert rejections == [
-        Rejection(Reason.NULL_KEY, None, '[null,"c1"]'),
-        Rejection(Reason.UNUSABLE_TEXT, "bad�key", '["bad�key","c�"]'),
-        Rejection(Reason.LONG_KEY, "y" * 255, canonical(["y" * 255, None])),
+        RejectedRow(RowFault.NULL_KEY, None, '[null,"c1"]'),
+        RejectedRow(RowFault.UNUSABLE_TEXT, "bad�key", '["bad�key","c�"]'),
+        RejectedRow(RowFault.LONG_KEY, "y" * 255, canonical(["y" * 255, None])),
     ]
 
 
@@ -209,8 +209,8 @@ def test_an_unusable_identifier_does_not_cost_the_member() -> None:
 
     assert sorted(lines) == ["u1", "u2"]
     assert rejections == [
-        Rejection(Reason.OMITTED_IDENTIFIER, "u1", '["u1","b\'raw\'"]', "column account: unsupported_type"),
-        Rejection(Reason.OMITTED_IDENTIFIER, "u2", '["u2","infinity"]', "column account: date too large"),
+        RejectedRow(RowFault.OMITTED_IDENTIFIER, "u1", '["u1","b\'raw\'"]', "column account: unsupported_type"),
+        RejectedRow(RowFault.OMITTED_IDENTIFIER, "u2", '["u2","infinity"]', "column account: date too large"),
     ]
 
 
@@ -222,7 +222,9 @@ def test_an_unreadable_key_costs_its_row_alone() -> None:
     lines, rejections = filed([(bad, 1), ("u2", bad)], columns)
 
     assert lines == ["u2"]
-    assert rejections == [Rejection(Reason.UNREADABLE_VALUE, "infinity", '["infinity"]', "column id: date too large")]
+    assert rejections == [
+        RejectedRow(RowFault.UNREADABLE_VALUE, "infinity", '["infinity"]', "column id: date too large")
+    ]
 
 
 def test_columns_are_found_by_name() -> None:
@@ -380,7 +382,7 @@ def test_what_the_quick_look_lets_through_is_made_again() -> None:
     """A page of plain ASCII is not looked at row by row; placeholders and long keys are found among its lines."""
     columns = KeyColumns(0, (), (("groupId", 1),), ("id", "account"))
     rows = [("u1", "c1"), ("NULL", "c1"), ("u2", "n/a"), ("x" * 256, "null"), ("u3", "c" * 256), ("u4", "")]
-    rejections: list[Rejection] = []
+    rejections: list[RejectedRow] = []
     maker = LineMaker(columns, reject=rejections.append, rules=STANDARD_RULES)
 
     assert maker.may_err
@@ -390,10 +392,10 @@ def test_what_the_quick_look_lets_through_is_made_again() -> None:
     assert lines == ['u1\t{"company":{"groupId":"c1"}}', "u2", "u3", "u4"]
     assert counted(rejections) == counted(
         [
-            Rejection(Reason.PLACEHOLDER_KEY, "NULL", '["NULL","c1"]'),
-            Rejection(Reason.OMITTED_IDENTIFIER, "u2", '["u2","n/a"]', "column account: placeholder_key"),
-            Rejection(Reason.LONG_KEY, "x" * 255, canonical(["x" * 255, "null"])),
-            Rejection(Reason.OMITTED_IDENTIFIER, "u3", canonical(["u3", "c" * 255]), "column account: long_key"),
+            RejectedRow(RowFault.PLACEHOLDER_KEY, "NULL", '["NULL","c1"]'),
+            RejectedRow(RowFault.OMITTED_IDENTIFIER, "u2", '["u2","n/a"]', "column account: placeholder_key"),
+            RejectedRow(RowFault.LONG_KEY, "x" * 255, canonical(["x" * 255, "null"])),
+            RejectedRow(RowFault.OMITTED_IDENTIFIER, "u3", canonical(["u3", "c" * 255]), "column account: long_key"),
         ]
     )
 
@@ -403,7 +405,7 @@ def test_the_same_lines_are_made_again(rules: KeyRules) -> None:
     """Keys that the rules allow, and identifiers without a quick form, come out unchanged."""
     columns = KeyColumns(1, (), (("groupId", 0),), ("account", "id"))
     pairs = [("u1", "c1"), ("u2", None), ("x" * 255, "é"), ("a b", 'c"1'), ("u3", "c\\1")]
-    rejections: list[Rejection] = []
+    rejections: list[RejectedRow] = []
     maker = LineMaker(columns, reject=rejections.append, rules=rules)
 
     lines = maker.again(pairs).decode().splitlines()
@@ -479,4 +481,4 @@ def test_a_key_of_a_million_characters_is_a_long_key() -> None:
     lines, rejections = filed([("a", "c"), ("x" * 1_200_000, "c"), ("b", "d")], KeyColumns(0, (), (("groupId", 1),)))
 
     assert [line.partition("\t")[0] for line in lines] == ["a", "b"]
-    assert [one.reason for one in rejections] == [Reason.LONG_KEY]
+    assert [one.reason for one in rejections] == [RowFault.LONG_KEY]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.segment.segment_events import MOST_BYTES, Fault, NotAnEvent, RefusedEvent
+from audience_sync.segment.segment_events import MOST_BYTES, EventFault, NotAnEvent, RefusedEvent
 from audience_sync.tracking_api.requests import ENDPOINTS, EventsRead, Pieces, Refusal, cut, read
 from tests.factories import NOON
 
@@ -40,42 +40,50 @@ def around(bad: bytes, *, path: str = "/v1/batch") -> EventsRead:
 @pytest.mark.parametrize(
     ("bad", "kind", "message_id", "fault", "sentence"),
     [
-        (b"null", "unknown", "", Fault.NOT_AN_OBJECT, "is JSON, but not an object"),
-        (b"[1]", "unknown", "", Fault.NOT_AN_OBJECT, "is JSON, but not an object"),
-        (b'"\\"]}"', "unknown", "", Fault.NOT_AN_OBJECT, "is JSON, but not an object"),
-        (b"{}", "unknown", "", Fault.NO_TYPE, f"has no type: {TYPES}"),
-        (b'{"type":"foo","messageId":"m2"}', "unknown", "m2", Fault.UNKNOWN_TYPE, f"has the type 'foo': {TYPES}"),
-        (b'{"type":["track"]}', "unknown", "", Fault.UNKNOWN_TYPE, f"has a type that is not text: {TYPES}"),
+        (b"null", "unknown", "", EventFault.NOT_AN_OBJECT, "is JSON, but not an object"),
+        (b"[1]", "unknown", "", EventFault.NOT_AN_OBJECT, "is JSON, but not an object"),
+        (b'"\\"]}"', "unknown", "", EventFault.NOT_AN_OBJECT, "is JSON, but not an object"),
+        (b"{}", "unknown", "", EventFault.NO_TYPE, f"has no type: {TYPES}"),
+        (b'{"type":"foo","messageId":"m2"}', "unknown", "m2", EventFault.UNKNOWN_TYPE, f"has the type 'foo': {TYPES}"),
+        (b'{"type":["track"]}', "unknown", "", EventFault.UNKNOWN_TYPE, f"has a type that is not text: {TYPES}"),
         (
             b'{"type":"track","messageId":"m2","properties":"' + b"x" * MOST_BYTES + b'"}',
             "track",
             "m2",
-            Fault.TOO_LONG,
+            EventFault.TOO_LONG,
             "is longer than 32 KB, the most that Segment takes",
         ),
-        (b'{"type":"track","p":' + b"[" * 300 + b"]" * 300 + b"}", "track", "", Fault.TOO_DEEP, "is nested too deeply"),
-        (b"[" * 9000 + b"]" * 9000, "unknown", "", Fault.TOO_DEEP, "is nested too deeply"),
-        (b'{"type":"track","userId":"u\xff"}', "unknown", "", Fault.NOT_UTF8, "is not UTF-8"),
-        (b'{"type":"track","p":"\xed\xa0\xbd"}', "unknown", "", Fault.NOT_UTF8, "is not UTF-8"),
-        (b'{"type":"track","n":NaN}', "unknown", "", Fault.NOT_JSON, NOT_JSON),
-        (b'{"type":"track","n":-Infinity}', "unknown", "", Fault.NOT_JSON, NOT_JSON),
-        (b'{"type":"track","n":01}', "unknown", "", Fault.NOT_JSON, NOT_JSON),
-        (b'{"type":"track","p":"a\tb\nc"}', "unknown", "", Fault.NOT_JSON, NOT_JSON),
-        (b'{"type":"track",}', "unknown", "", Fault.NOT_JSON, NOT_JSON),
-        (b"{'type':'track'}", "unknown", "", Fault.NOT_JSON, NOT_JSON),
-        (b"undefined", "unknown", "", Fault.NOT_JSON, NOT_JSON),
-        (b"", "unknown", "", Fault.NOT_JSON, NOT_JSON),
+        (
+            b'{"type":"track","p":' + b"[" * 300 + b"]" * 300 + b"}",
+            "track",
+            "",
+            EventFault.TOO_DEEP,
+            "is nested too deeply",
+        ),
+        (b"[" * 9000 + b"]" * 9000, "unknown", "", EventFault.TOO_DEEP, "is nested too deeply"),
+        (b'{"type":"track","userId":"u\xff"}', "unknown", "", EventFault.NOT_UTF8, "is not UTF-8"),
+        (b'{"type":"track","p":"\xed\xa0\xbd"}', "unknown", "", EventFault.NOT_UTF8, "is not UTF-8"),
+        (b'{"type":"track","n":NaN}', "unknown", "", EventFault.NOT_JSON, NOT_JSON),
+        (b'{"type":"track","n":-Infinity}', "unknown", "", EventFault.NOT_JSON, NOT_JSON),
+        (b'{"type":"track","n":01}', "unknown", "", EventFault.NOT_JSON, NOT_JSON),
+        (b'{"type":"track","p":"a\tb\nc"}', "unknown", "", EventFault.NOT_JSON, NOT_JSON),
+        (b'{"type":"track",}', "unknown", "", EventFault.NOT_JSON, NOT_JSON),
+        (b"{'type':'track'}", "unknown", "", EventFault.NOT_JSON, NOT_JSON),
+        (b"undefined", "unknown", "", EventFault.NOT_JSON, NOT_JSON),
+        (b"", "unknown", "", EventFault.NOT_JSON, NOT_JSON),
         (
             b'{"type":"track","properties":{"a":[1,{"n":-1e400}]}}',
             "unknown",
             "",
-            Fault.NUMBER_TOO_LARGE,
+            EventFault.NUMBER_TOO_LARGE,
             "has a number beyond the range of a float at properties.a[1].n: send it as text",
         ),
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
-def test_a_bad_event_costs_only_itself(bad: bytes, kind: str, message_id: str, fault: Fault, sentence: str) -> None:
+def test_a_bad_event_costs_only_itself(
+    bad: bytes, kind: str, message_id: str, fault: EventFault, sentence: str
+) -> None:
     """Its neighbours are taken, and it is counted with its reason, its type and its messageId, if those are known."""
     for path in ("/v1/batch", "/v1/import"):
         found = around(bad, path=path)
@@ -117,8 +125,8 @@ def test_nothing_good_is_refused_whole() -> None:
     assert found.arrivals == []
     assert found.refusal == Refusal(400, f"batch[0] has the type 'foo': {TYPES}")
     assert found.refused == [
-        RefusedEvent(0, "unknown", "", NotAnEvent(Fault.UNKNOWN_TYPE, f"has the type 'foo': {TYPES}")),
-        RefusedEvent(1, "unknown", "", NotAnEvent(Fault.NOT_AN_OBJECT, "is JSON, but not an object")),
+        RefusedEvent(0, "unknown", "", NotAnEvent(EventFault.UNKNOWN_TYPE, f"has the type 'foo': {TYPES}")),
+        RefusedEvent(1, "unknown", "", NotAnEvent(EventFault.NOT_AN_OBJECT, "is JSON, but not an object")),
     ]
 
 

@@ -16,15 +16,15 @@ from audience_sync.errors import TriggerError
 from audience_sync.segment.fql.matcher import matcher, pattern_test
 from audience_sync.segment.fql.trigger_parser import OBJECT_FIELDS, PLAIN_FIELDS, parse
 from audience_sync.segment.fql.trigger_tree import (
-    And,
-    Call,
-    Comparison,
     Exists,
     Expression,
+    FieldComparison,
+    FieldOneOf,
     Has,
-    Not,
-    OneOf,
-    Or,
+    TextCall,
+    TriggerAnd,
+    TriggerNot,
+    TriggerOr,
     fields,
     to_text,
 )
@@ -169,7 +169,7 @@ def test_what_a_trigger_means(trigger: str, *, expected: bool) -> None:
 )
 def test_texts_in_quotes(trigger: str, expected: str) -> None:
     """A backslash stands before the closing quote or another backslash, and is itself anywhere else."""
-    assert Comparison(("name",), "=", expected) == parse(f"name = {trigger}")
+    assert FieldComparison(("name",), "=", expected) == parse(f"name = {trigger}")
 
 
 def test_the_canonical_form() -> None:
@@ -212,20 +212,20 @@ TEXTS = st.sampled_from(["", "\\", '"', "'", '\\"', "\\\\", "a\\b", "*", "\n", "
 NUMBERS = st.integers(-(10**300), 10**300) | st.floats(allow_nan=False, allow_infinity=False)
 SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
 CONDITIONS: st.SearchStrategy[Expression] = st.one_of(
-    st.builds(Comparison, PATHS, st.sampled_from(["=", "!="]), SCALARS),
-    st.builds(Comparison, PATHS, st.sampled_from(["<", "<=", ">", ">="]), NUMBERS),
-    st.builds(Call, st.just("contains"), PATHS, TEXTS, st.booleans()),
-    st.builds(Call, st.just("match"), PATHS, TEXTS.map(escape), st.booleans()),
-    st.builds(OneOf, PATHS, st.lists(SCALARS, min_size=1, max_size=3).map(tuple), st.booleans()),
+    st.builds(FieldComparison, PATHS, st.sampled_from(["=", "!="]), SCALARS),
+    st.builds(FieldComparison, PATHS, st.sampled_from(["<", "<=", ">", ">="]), NUMBERS),
+    st.builds(TextCall, st.just("contains"), PATHS, TEXTS, st.booleans()),
+    st.builds(TextCall, st.just("match"), PATHS, TEXTS.map(escape), st.booleans()),
+    st.builds(FieldOneOf, PATHS, st.lists(SCALARS, min_size=1, max_size=3).map(tuple), st.booleans()),
     st.builds(Has, PATHS, SCALARS),
     st.builds(Exists, PATHS),
 )
 TREES: st.SearchStrategy[Expression] = st.recursive(
     CONDITIONS,
     lambda inner: st.one_of(
-        st.builds(Not, inner),
-        st.builds(And, st.lists(inner, min_size=2, max_size=3).map(tuple)),
-        st.builds(Or, st.lists(inner, min_size=2, max_size=3).map(tuple)),
+        st.builds(TriggerNot, inner),
+        st.builds(TriggerAnd, st.lists(inner, min_size=2, max_size=3).map(tuple)),
+        st.builds(TriggerOr, st.lists(inner, min_size=2, max_size=3).map(tuple)),
     ),
     max_leaves=6,
 )
@@ -319,7 +319,7 @@ def test_the_limits_are_reached() -> None:
     largest = "traits.n = " + "9" * 308
 
     assert all(isinstance(matcher(parse(trigger))(EVENT), bool) for trigger in (deepest, longest, largest))
-    assert Comparison(("traits", "n"), "=", int("9" * 308)) == parse(largest)
+    assert FieldComparison(("traits", "n"), "=", int("9" * 308)) == parse(largest)
 
 
 def test_a_long_chain_of_conditions() -> None:

@@ -15,10 +15,10 @@ from audience_sync.audiences.text_values import text_value_reader
 from audience_sync.core.keys import (
     KeyColumns,
     KeyRules,
-    Reason,
     RefusedValue,
-    Rejection,
+    RejectedRow,
     Row,
+    RowFault,
     ValueColumn,
     unreadable,
     value_position,
@@ -35,8 +35,8 @@ MOMENT = datetime(2026, 3, 31, 14, 30, tzinfo=timezone(timedelta(hours=2)))
 AS_TEXT = "send it as text"
 TOO_LARGE = f"a number of more than 64 bits: {AS_TEXT}"
 LOST_DIGITS = f"a float of 2^53 or more, which may have lost digits: {AS_TEXT}"
-NO_VALUE = RefusedValue(Reason.NULL_VALUE)
-TOO_LONG = RefusedValue(Reason.LONG_VALUE, "more than 1,024 characters, the most Schematic keeps")
+NO_VALUE = RefusedValue(RowFault.NULL_VALUE)
+TOO_LONG = RefusedValue(RowFault.LONG_VALUE, "more than 1,024 characters, the most Schematic keeps")
 
 of_json = value_reader(values_are_json=True, trait_type=None)
 of_python = value_reader(values_are_json=False, trait_type=None)
@@ -44,7 +44,7 @@ of_python = value_reader(values_are_json=False, trait_type=None)
 
 def unfit(detail: str) -> RefusedValue:
     """Return the refusal of a value that has no canonical form."""
-    return RefusedValue(Reason.UNFIT_VALUE, detail)
+    return RefusedValue(RowFault.UNFIT_VALUE, detail)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_values_have_one_text_form(value: object, text: str) -> None:
             datetime.min.replace(tzinfo=timezone(timedelta(hours=2))),
             unfit("a time before the year 1 or after 9999 in UTC"),
         ),
-        (unreadable("infinity", "date too large"), RefusedValue(Reason.UNREADABLE_VALUE, "date too large")),
-        ([unreadable("infinity", "date too large")], RefusedValue(Reason.UNREADABLE_VALUE, "date too large")),
+        (unreadable("infinity", "date too large"), RefusedValue(RowFault.UNREADABLE_VALUE, "date too large")),
+        ([unreadable("infinity", "date too large")], RefusedValue(RowFault.UNREADABLE_VALUE, "date too large")),
     ],
     ids=lambda value: repr(value)[:24],
 )
@@ -256,7 +256,7 @@ def test_a_declared_type_is_kept(trait_type: TraitType, fitting: list[object], w
 
     assert not any(isinstance(read(value), RefusedValue) for value in fitting)
     detail = f"not a {trait_type}, which is the type of the trait"
-    assert {read(value) for value in wrong} == {RefusedValue(Reason.UNFIT_VALUE, detail)}
+    assert {read(value) for value in wrong} == {RefusedValue(RowFault.UNFIT_VALUE, detail)}
     assert read(None) == NO_VALUE
 
 
@@ -269,9 +269,9 @@ def test_a_number_declared_boolean_is_one_where_databases_have_none() -> None:
     assert (computed("true"), computed("1")) == ("true", unfit("not a boolean, which is the type of the trait"))
 
 
-def filed(rows: list[Row]) -> tuple[list[Member], list[Rejection]]:
+def filed(rows: list[Row]) -> tuple[list[Member], list[RejectedRow]]:
     """Return the members that rows of key, value and company are filed as, by key, and the rejections."""
-    rejections: list[Rejection] = []
+    rejections: list[RejectedRow] = []
     columns = KeyColumns(0, (), (("groupId", 2),))
     maker = LineMaker(columns, reject=rejections.append, value_column=ValueColumn(1, of_python), rules=KeyRules(()))
     *lines, rest = maker.lines(rows).decode().split("\n")
@@ -297,11 +297,11 @@ def test_a_row_without_a_usable_key_or_value_is_rejected() -> None:
 
     assert members == []
     assert rejections == [
-        Rejection(Reason.NULL_KEY, None, '[null,"c1"]'),
-        Rejection(Reason.NULL_VALUE, "u1", '["u1","c1"]'),
-        Rejection(Reason.LONG_VALUE, "u2", '["u2","c1"]', f"column value: {TOO_LONG.detail}"),
-        Rejection(
-            Reason.UNFIT_VALUE,
+        RejectedRow(RowFault.NULL_KEY, None, '[null,"c1"]'),
+        RejectedRow(RowFault.NULL_VALUE, "u1", '["u1","c1"]'),
+        RejectedRow(RowFault.LONG_VALUE, "u2", '["u2","c1"]', f"column value: {TOO_LONG.detail}"),
+        RejectedRow(
+            RowFault.UNFIT_VALUE,
             "u3",
             '["u3",null]',
             "column value: of type bytes, which JSON does not have: send it as text",

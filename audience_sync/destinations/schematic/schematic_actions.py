@@ -13,7 +13,7 @@ from audience_sync.core.model import Json
 from audience_sync.destinations.actions import Action, Field, FieldKind
 from audience_sync.destinations.mappings import ALL_TRAITS
 from audience_sync.destinations.schematic.schematic_bodies import IDENTIFY, TRACK, identify_body, track_body
-from audience_sync.segment.fql.trigger_tree import Comparison
+from audience_sync.segment.fql.trigger_tree import FieldComparison
 
 _COMPANY_KEYS = "the keys Schematic finds the company by, such as groupId"
 _USER_KEYS = "the keys Schematic finds the user by, such as userId"
@@ -43,7 +43,7 @@ IDENTIFY_USER: Final = Action(
     ),
     make_body=identify_body,
     preset_name="Identify User",
-    preset_trigger=Comparison(("type",), "=", "identify"),
+    preset_trigger=FieldComparison(("type",), "=", "identify"),
     preset_fields={
         "user_keys": _keys("$.context.user_keys", "userId", "$.userId"),
         "user_name": {"@path": "$.traits.name"},
@@ -65,7 +65,7 @@ TRACK_EVENT: Final = Action(
     ),
     make_body=track_body,
     preset_name="Track Event",
-    preset_trigger=Comparison(("type",), "=", "track"),
+    preset_trigger=FieldComparison(("type",), "=", "track"),
     preset_fields={
         "event_name": {"@path": "$.event"},
         "user_keys": _keys("$.context.user_keys", "userId", "$.userId"),

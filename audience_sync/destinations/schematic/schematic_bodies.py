@@ -17,7 +17,7 @@ from typing import Final
 from audience_sync.core.keys import audience_key
 from audience_sync.core.model import Json
 from audience_sync.destinations.actions import Body, BodyRejection, RejectionReason
-from audience_sync.segment.mapping.segment_text import number_text
+from audience_sync.segment.mapping.event_values import number_text
 from audience_sync.segment.timestamps import to_utc
 
 # --- event names ------------------------------------------------------------------------------------------------------

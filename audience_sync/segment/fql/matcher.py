@@ -1,4 +1,4 @@
-"""Triggers as functions: compiled once, called for every event.
+r"""Triggers as functions: compiled once, called for every event.
 
 What a condition means, where it is not plain:
 
@@ -8,6 +8,10 @@ What a condition means, where it is not plain:
 - `contains`, `match` and their negations are true of texts only; both tell capital letters from small ones.
 - `in [...]` is true if `=` is true of one of the values, `not in [...]` if of none; `value in field` looks into a list.
 - `not` before an expression is its opposite, for a missing field too.
+
+In the pattern of `match`, `*` is any run of characters, `?` any one, `[a-z]` one of a list, and `\x` the character x.
+It fits the whole text or not at all. No text can make it slow: each run stops at the first place where what follows it
+fits, and is not tried again.
 """
 
 from __future__ import annotations
@@ -19,25 +23,18 @@ from typing import Any, Literal, NamedTuple, TypeAlias, assert_never
 
 from audience_sync.core.model import Json
 from audience_sync.segment.fql.trigger_tree import (
-    And,
-    Call,
-    Comparison,
     Exists,
     Expression,
     Field,
+    FieldComparison,
+    FieldOneOf,
     Has,
-    Not,
-    OneOf,
-    Or,
     Scalar,
+    TextCall,
+    TriggerAnd,
+    TriggerNot,
+    TriggerOr,
 )
-
-# --- patterns ---------------------------------------------------------------------------------------------------------
-# rThe patterns of `match`: `*` is any run of characters, `?` any one, `[a-z]` one of a list, and `\x` the character
-# x.
-#
-# A pattern fits the whole text or not at all, and tells capital letters from small ones. No text can make it slow:
-# each run stops at the first place where what follows it fits, and is not tried again.
 
 
 class Piece(NamedTuple):
@@ -132,8 +129,6 @@ def _list_expression(content: str) -> str:
     return f"[{expression}]"
 
 
-# --- matching ---------------------------------------------------------------------------------------------------------
-
 Event: TypeAlias = Mapping[str, Json]
 Matcher: TypeAlias = Callable[[Event], bool]
 
@@ -154,21 +149,21 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
 def matcher(expression: Expression) -> Matcher:  # noqa: PLR0911 - one return for each kind of expression reads best
     """Return the function that tells whether an event matches a trigger; it raises nothing and changes nothing."""
     match expression:
-        case Comparison(field, operator, value):
+        case FieldComparison(field, operator, value):
             return _comparison(field, operator, value)
-        case Call(function, field, text, negated):
+        case TextCall(function, field, text, negated):
             return _call(field, _text_test(function, text), negated=negated)
-        case OneOf(field, values, negated):
+        case FieldOneOf(field, values, negated):
             return _one_of(field, values, negated=negated)
         case Has(field, value):
             return _has(field, value)
         case Exists(field):
             return _comparison(field, "!=", None)
-        case Not(operand):
+        case TriggerNot(operand):
             return _opposite(matcher(operand))
-        case And(operands):
+        case TriggerAnd(operands):
             return _all([matcher(one) for one in operands])
-        case Or(operands):
+        case TriggerOr(operands):
             return _any([matcher(one) for one in operands])
         case _:
             assert_never(expression)

@@ -29,15 +29,15 @@ from audience_sync.core.text import did_you_mean, shown
 from audience_sync.errors import TriggerError
 from audience_sync.segment.fql.matcher import pieces_of
 from audience_sync.segment.fql.trigger_tree import (
-    Call,
-    Comparison,
     Exists,
     Expression,
     Field,
+    FieldComparison,
+    FieldOneOf,
     Has,
-    Not,
-    OneOf,
     Scalar,
+    TextCall,
+    TriggerNot,
     all_of,
     any_of,
 )
@@ -88,10 +88,10 @@ class _Tree(Transformer[Token, Expression]):
         return all_of(list(operands))
 
     def negation(self, operand: Expression) -> Expression:
-        return Not(operand)
+        return TriggerNot(operand)
 
-    def negated_call(self, call: Call) -> Expression:
-        return Call(call.function, call.field, call.text, negated=True)
+    def negated_call(self, call: TextCall) -> Expression:
+        return TextCall(call.function, call.field, call.text, negated=True)
 
     def call(self, function: Token, field: Token, text: Token) -> Expression:
         value = _text_of(text)
@@ -100,16 +100,16 @@ class _Tree(Transformer[Token, Expression]):
                 pieces_of(value)
             except ValueError as error:
                 raise _refusal(position_of(text), str(error)) from None
-        return Call(function.lower(), _path_of(field), value)
+        return TextCall(function.lower(), _path_of(field), value)
 
     def comparison(self, field: Token, operator: Token, value: Token) -> Expression:
-        return Comparison(_path_of(field), str(operator), _scalar(value))
+        return FieldComparison(_path_of(field), str(operator), _scalar(value))
 
     def one_of(self, field: Token, *values: Token) -> Expression:
-        return OneOf(_path_of(field), tuple(map(_scalar, values)))
+        return FieldOneOf(_path_of(field), tuple(map(_scalar, values)))
 
     def none_of(self, field: Token, *values: Token) -> Expression:
-        return OneOf(_path_of(field), tuple(map(_scalar, values)), negated=True)
+        return FieldOneOf(_path_of(field), tuple(map(_scalar, values)), negated=True)
 
     def has(self, value: Token, field: Token) -> Expression:
         return Has(_path_of(field), _scalar(value))

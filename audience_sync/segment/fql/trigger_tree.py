@@ -14,7 +14,7 @@ Scalar: TypeAlias = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class FieldComparison:
     """A field against one value; `<`, `<=`, `>` and `>=` have a number."""
 
     field: Field
@@ -23,7 +23,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TextCall:
     """Whether a text contains another, or fits a pattern; what is no text satisfies neither this nor its negation."""
 
     function: str  # contains, match
@@ -33,7 +33,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class OneOf:
+class FieldOneOf:
     """Whether a field equals one of several values; negated: none of them."""
 
     field: Field
@@ -57,50 +57,50 @@ class Exists:
 
 
 @dataclass(frozen=True, slots=True)
-class Not:
+class TriggerNot:
     """The opposite of an expression."""
 
     operand: Expression
 
 
 @dataclass(frozen=True, slots=True)
-class And:
+class TriggerAnd:
     """Whether all of two or more expressions are true."""
 
     operands: tuple[Expression, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Or:
+class TriggerOr:
     """Whether any of two or more expressions is true."""
 
     operands: tuple[Expression, ...]
 
 
-Condition: TypeAlias = Comparison | Call | OneOf | Has | Exists
-Expression: TypeAlias = Condition | Not | And | Or
+Condition: TypeAlias = FieldComparison | TextCall | FieldOneOf | Has | Exists
+Expression: TypeAlias = Condition | TriggerNot | TriggerAnd | TriggerOr
 
 
 def to_text(expression: Expression) -> str:  # noqa: PLR0911 - one return for each kind of expression reads best
     """Return a trigger in canonical form: double quotes, keywords in small letters, no parentheses without need."""
     match expression:
-        case Comparison(field, operator, value):
+        case FieldComparison(field, operator, value):
             return f"{path_text(field)} {operator} {_value_text(value)}"
-        case Call(function, field, text, negated):
+        case TextCall(function, field, text, negated):
             return f"{'!' if negated else ''}{function}({path_text(field)}, {_value_text(text)})"
-        case OneOf(field, values, negated):
+        case FieldOneOf(field, values, negated):
             return f"{path_text(field)} {'not ' if negated else ''}in [{', '.join(map(_value_text, values))}]"
         case Has(field, value):
             return f"{_value_text(value)} in {path_text(field)}"
         case Exists(field):
             return f"exists({path_text(field)})"
-        case Not(And() | Or() | Call(negated=False) as operand):
+        case TriggerNot(TriggerAnd() | TriggerOr() | TextCall(negated=False) as operand):
             return f"not ({to_text(operand)})"
-        case Not(operand):
+        case TriggerNot(operand):
             return f"not {to_text(operand)}"
-        case And(operands):
-            return " and ".join(f"({to_text(one)})" if isinstance(one, Or) else to_text(one) for one in operands)
-        case Or(operands):
+        case TriggerAnd(operands):
+            return " and ".join(f"({to_text(one)})" if isinstance(one, TriggerOr) else to_text(one) for one in operands)
+        case TriggerOr(operands):
             return " or ".join(map(to_text, operands))
 
 
@@ -112,9 +112,9 @@ def path_text(field: Field) -> str:
 def conditions(expression: Expression) -> list[Condition]:
     """Return the conditions of a trigger in the order in which they are read."""
     match expression:
-        case And(operands) | Or(operands):
+        case TriggerAnd(operands) | TriggerOr(operands):
             return list(chain.from_iterable(map(conditions, operands)))
-        case Not(operand):
+        case TriggerNot(operand):
             return conditions(operand)
         case condition:
             return [condition]
@@ -127,14 +127,14 @@ def fields(expression: Expression) -> frozenset[Field]:
 
 def all_of(operands: list[Expression]) -> Expression:
     """Return one or more expressions joined by `and`."""
-    joined = [inner for one in operands for inner in (one.operands if isinstance(one, And) else (one,))]
-    return And(tuple(joined)) if len(joined) > 1 else joined[0]
+    joined = [inner for one in operands for inner in (one.operands if isinstance(one, TriggerAnd) else (one,))]
+    return TriggerAnd(tuple(joined)) if len(joined) > 1 else joined[0]
 
 
 def any_of(operands: list[Expression]) -> Expression:
     """Return one or more expressions joined by `or`."""
-    joined = [inner for one in operands for inner in (one.operands if isinstance(one, Or) else (one,))]
-    return Or(tuple(joined)) if len(joined) > 1 else joined[0]
+    joined = [inner for one in operands for inner in (one.operands if isinstance(one, TriggerOr) else (one,))]
+    return TriggerOr(tuple(joined)) if len(joined) > 1 else joined[0]
 
 
 def _value_text(value: Scalar) -> str:

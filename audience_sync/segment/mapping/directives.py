@@ -1,6 +1,8 @@
 """What each directive does: builders that make a function of a directive's argument, which was found right before.
 
 A value without JSON in it is passed on as it is; a function raises MappingError where Segment, too, gives an event up.
+Where an object keeps `MISSING` for a key (`keep` levels of it do), the key counts as set to nothing: in a merge it
+takes away what another object has there, as it does at Segment.
 """
 
 from __future__ import annotations
@@ -13,15 +15,20 @@ from typing import Any, Final, TypeAlias
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
-from audience_sync.segment.mapping.event_paths import MISSING, Resolve, Value, parse_path, reader
-from audience_sync.segment.mapping.segment_text import MOST, as_json, as_text, is_blank, measured, split_template
-from audience_sync.segment.mapping.validation import LONGEST_PATTERN, Place, is_falsy, spell, units
-
-# --- resolved values --------------------------------------------------------------------------------------------------
-# What the directives make of values that are resolved already: replaced, flattened, merged, without nulls.
-#
-# Where an object keeps `MISSING` for a key (`keep` levels of it do), the key counts as set to nothing: in a merge it
-# takes away what another object has there, as it does at Segment.
+from audience_sync.segment.mapping.event_values import (
+    MISSING,
+    MOST,
+    Resolve,
+    Value,
+    as_json,
+    as_text,
+    is_blank,
+    measured,
+    parse_path,
+    reader,
+    split_template,
+)
+from audience_sync.segment.mapping.validation import LONGEST_PATTERN, DirectivePlace, is_falsy, spell, units
 
 Members: TypeAlias = dict[str, Any]  # each is a Value
 
@@ -155,8 +162,6 @@ def _cases() -> dict[str, str]:
     return folds
 
 
-# --- builders ---------------------------------------------------------------------------------------------------------
-
 EVERY_LEVEL: Final = 1_000
 Argument: TypeAlias = Any  # JSON; `mapping_problems` has looked at its types
 
@@ -166,7 +171,7 @@ def constant(value: Value) -> Resolve:
     return lambda _: value
 
 
-def _path(argument: Argument, here: Place) -> Resolve:
+def _path(argument: Argument, here: DirectivePlace) -> Resolve:
     if isinstance(argument, str):
         return reader(parse_path(argument))
     named = here.inner(argument, keep=0)
@@ -184,7 +189,7 @@ def _named(value: Value, place: str) -> str:
     return value
 
 
-def _template(argument: Argument, here: Place) -> Resolve:
+def _template(argument: Argument, here: DirectivePlace) -> Resolve:
     place = str(here)
     if isinstance(argument, str):
         return _filled(argument, place)
@@ -205,11 +210,11 @@ def _filled(template: str, place: str) -> Resolve:
     return resolve
 
 
-def _whole(argument: Argument, here: Place) -> Resolve:
+def _whole(argument: Argument, here: DirectivePlace) -> Resolve:
     return here.inner(argument)
 
 
-def _if(argument: Argument, here: Place) -> Resolve:
+def _if(argument: Argument, here: DirectivePlace) -> Resolve:
     name = "exists" if "exists" in argument else "blank"
     condition = here.inner(argument[name], name, keep=0)
     nothing = constant(MISSING)
@@ -226,7 +231,7 @@ def _if(argument: Argument, here: Place) -> Resolve:
     return lambda data: (otherwise if is_blank(condition(data), place) else then)(data)
 
 
-def _case(argument: Argument, here: Place) -> Resolve:
+def _case(argument: Argument, here: DirectivePlace) -> Resolve:
     if "value" not in argument:
         return constant(MISSING)
     value = here.inner(argument["value"], "value")
@@ -244,7 +249,7 @@ def _case(argument: Argument, here: Place) -> Resolve:
     return resolve
 
 
-def _replace(argument: Argument, here: Place) -> Resolve:
+def _replace(argument: Argument, here: DirectivePlace) -> Resolve:
     value = here.inner(argument["value"], "value", keep=0)
     place = str(here)
     options = {
@@ -273,7 +278,7 @@ def _replace(argument: Argument, here: Place) -> Resolve:
     return resolve
 
 
-def _array_path(argument: Argument, here: Place) -> Resolve:
+def _array_path(argument: Argument, here: DirectivePlace) -> Resolve:
     source, *more = argument
     shaped = bool(more) and isinstance(more[0], dict) and bool(more[0])
     keep = 1 if shaped else here.keep  # so that an item without a value is not taken for null
@@ -293,7 +298,7 @@ def _array_path(argument: Argument, here: Place) -> Resolve:
     return resolve
 
 
-def _flatten(argument: Argument, here: Place) -> Resolve:
+def _flatten(argument: Argument, here: DirectivePlace) -> Resolve:
     separator = argument["separator"]
     omit_arrays = not is_falsy(argument.get("omitArrays"))
     value = here.inner(argument["value"], "value", keep=1 if omit_arrays else EVERY_LEVEL)
@@ -306,7 +311,7 @@ def _flatten(argument: Argument, here: Place) -> Resolve:
     return resolve
 
 
-def _json(argument: Argument, here: Place) -> Resolve:
+def _json(argument: Argument, here: DirectivePlace) -> Resolve:
     place = str(here)
     if argument["mode"] == "encode":
         value = here.inner(argument["value"], "value", keep=0)
@@ -325,7 +330,7 @@ def _json(argument: Argument, here: Place) -> Resolve:
     return resolve
 
 
-def _merge(argument: Argument, here: Place) -> Resolve:
+def _merge(argument: Argument, here: DirectivePlace) -> Resolve:
     objects = [
         here.inner(one, "objects", index, keep=max(here.keep, 1)) for index, one in enumerate(argument["objects"])
     ]
@@ -343,7 +348,7 @@ def _merge(argument: Argument, here: Place) -> Resolve:
     return resolve
 
 
-def _transform(argument: Argument, here: Place) -> Resolve:
+def _transform(argument: Argument, here: DirectivePlace) -> Resolve:
     apply = here.inner(argument["apply"], "apply", keep=0)
     mapping = here.inner(argument["mapping"], "mapping")
     place = str(here)
@@ -356,7 +361,7 @@ def _transform(argument: Argument, here: Place) -> Resolve:
     return resolve
 
 
-def _exclude_when_null(argument: Argument, here: Place) -> Resolve:
+def _exclude_when_null(argument: Argument, here: DirectivePlace) -> Resolve:
     value, keep, place = here.inner(argument), here.keep, str(here)
 
     def resolve(data: Value) -> Value:
@@ -366,7 +371,7 @@ def _exclude_when_null(argument: Argument, here: Place) -> Resolve:
     return resolve
 
 
-BUILDERS: Final[dict[str, Callable[[Argument, Place], Resolve]]] = {
+BUILDERS: Final[dict[str, Callable[[Argument, DirectivePlace], Resolve]]] = {
     "@path": _path,
     "@template": _template,
     "@literal": _whole,

@@ -18,9 +18,16 @@ from collections.abc import Iterator
 from audience_sync.core.model import Json
 from audience_sync.errors import MappingError
 from audience_sync.segment.mapping.directives import BUILDERS, constant, settled
-from audience_sync.segment.mapping.event_paths import MISSING, Keys, Missing, Resolve, Value, parse_path
-from audience_sync.segment.mapping.segment_text import split_template
-from audience_sync.segment.mapping.validation import MOST_LEVELS, Path, Place, directive_of, refusals, spell
+from audience_sync.segment.mapping.event_values import (
+    MISSING,
+    Keys,
+    Missing,
+    Resolve,
+    Value,
+    parse_path,
+    split_template,
+)
+from audience_sync.segment.mapping.validation import MOST_LEVELS, DirectivePlace, Path, directive_of, refusals, spell
 
 __all__ = ["MISSING", "Missing", "compile_mapping", "reads"]
 
@@ -29,12 +36,12 @@ def compile_mapping(mapping: Json) -> Resolve:
     """Return a function that resolves a mapping for an event: to JSON, or `MISSING` if the mapping is one directive.
 
     The function raises MappingError when the event is not an object, when a directive gets what it cannot take, or when
-    something would become too large to be an event (`directive_text.MOST`).
+    something would become too large to be an event (`event_values.MOST`).
 
     Raises:
         MappingError: the mapping cannot be resolved for any event; the sentence names the first reason and its place.
     """
-    for path, sentence in refusals(mapping):
+    for path, sentence, _ in refusals(mapping):
         raise MappingError(f"{spell(path)}: {sentence}")
     resolve = _compile(mapping, (), 0)
 
@@ -60,7 +67,7 @@ def _compile(value: Json, path: Path, keep: int) -> Resolve:
             name = directive_of(value)
             if name is None:
                 return _object(value, path, keep)
-            resolve = BUILDERS[name](value[name], Place((*path, name), keep, _compile))
+            resolve = BUILDERS[name](value[name], DirectivePlace((*path, name), keep, _compile))
             return resolve if reads(value) else _same(resolve)
         case list():
             return _list(value, path, keep)

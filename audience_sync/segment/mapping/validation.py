@@ -1,7 +1,8 @@
 """What is wrong with a mapping, all of it at once and before any event comes.
 
 Some of it Segment refuses for every event; some it finds out when the wrong event comes; some it never says, and
-nothing useful comes out. The configuration tells all of it, and compiling stops at the first kind.
+nothing useful comes out. The configuration tells all of it, and compiling stops at the first kind. No sentence repeats
+a value.
 """
 
 from __future__ import annotations
@@ -14,19 +15,15 @@ from typing import Final, NamedTuple, TypeAlias
 
 from audience_sync.core.model import Json
 from audience_sync.core.text import did_you_mean
-from audience_sync.segment.mapping.event_paths import Resolve, keys_fault, path_fault
-from audience_sync.segment.mapping.segment_text import placeholders
-
-# --- shape of a directive ---------------------------------------------------------------------------------------------
-# What a directive looks like in a mapping, where it stands, and what can be found wrong with it.
+from audience_sync.segment.mapping.event_values import Resolve, keys_fault, path_fault, placeholders
 
 Path: TypeAlias = tuple[str | int, ...]
 LONGEST_PATTERN: Final = 10
 """UTF-16 units that a pattern or replacement of @replace has at most."""
 
 
-class Finding(NamedTuple):
-    """One thing that is wrong, where, and whether no event at all can be resolved because of it."""
+class MappingProblem(NamedTuple):
+    """One thing that is wrong with a mapping, where, and whether Segment refuses every event because of it."""
 
     path: Path
     sentence: str
@@ -40,10 +37,10 @@ class Inside(NamedTuple):
     value: Json
 
 
-Found: TypeAlias = Iterator[Finding | Inside]
+Found: TypeAlias = Iterator[MappingProblem | Inside]
 
 
-class Place(NamedTuple):
+class DirectivePlace(NamedTuple):
     """Where a directive stands, how many levels of what it makes keep `MISSING`, and what compiles values in it."""
 
     path: Path
@@ -86,46 +83,40 @@ def spell(path: Path) -> str:
     return text.encode("utf-8", "backslashreplace").decode() or "the mapping"
 
 
-# --- rules for arguments ----------------------------------------------------------------------------------------------
-# What each directive takes: rules that look at its argument and yield findings, and the values in it to look at next.
-#
-# A finding for `every event` is one for which Segment refuses every event; others say what cannot be meant as it is,
-# or goes wrong for some events. No sentence repeats a value.
-
 _A_DIRECTIVE = 'or a directive such as { "@path" = "$.traits.name" }'
 
 
-def _at_times(path: Path, sentence: str) -> Finding:
-    return Finding(path, sentence, every_event=False)
+def _at_times(path: Path, sentence: str) -> MappingProblem:
+    return MappingProblem(path, sentence, every_event=False)
 
 
-def _text(value: Json, path: Path) -> Iterator[Finding]:
+def _text(value: Json, path: Path) -> Iterator[MappingProblem]:
     if not isinstance(value, str):
-        yield Finding(path, "must be text")
+        yield MappingProblem(path, "must be text")
 
 
 def _text_or_directive(value: Json, path: Path) -> Found:
     if directive_of(value):
         yield Inside(path, value)
     elif not isinstance(value, str):
-        yield Finding(path, f"must be text {_A_DIRECTIVE}")
+        yield MappingProblem(path, f"must be text {_A_DIRECTIVE}")
 
 
 def _object_or_directive(value: Json, path: Path) -> Found:
     if isinstance(value, dict):
         yield Inside(path, value)
     else:
-        yield Finding(path, f"must be a table {_A_DIRECTIVE}")
+        yield MappingProblem(path, f"must be a table {_A_DIRECTIVE}")
 
 
-def _options(value: Json, path: Path, *, known: Iterable[str], required: Iterable[str]) -> Iterator[Finding]:
+def _options(value: Json, path: Path, *, known: Iterable[str], required: Iterable[str]) -> Iterator[MappingProblem]:
     """Yield what is wrong with a directive's argument as a table of options."""
     if not isinstance(value, dict) or directive_of(value):
-        yield Finding(path, f"must be a table with {', '.join(f'`{name}`' for name in known)}")
+        yield MappingProblem(path, f"must be a table with {', '.join(f'`{name}`' for name in known)}")
         return
     for name in required:
         if name not in value:
-            yield Finding(path, f"needs `{name}`")
+            yield MappingProblem(path, f"needs `{name}`")
     for name in value:
         if name not in known:
             yield _at_times((*path, name), f"unknown option; there are {', '.join(f'`{one}`' for one in known)}")
@@ -167,7 +158,7 @@ def _if(value: Json, path: Path) -> Found:
     if not isinstance(value, dict) or directive_of(value):
         return
     if is_falsy(value.get("exists")) and is_falsy(value.get("blank")):
-        yield Finding(path, "needs `exists` or `blank`, with a directive to test")
+        yield MappingProblem(path, "needs `exists` or `blank`, with a directive to test")
     elif "exists" in value and "blank" in value:
         yield _at_times((*path, "blank"), "is never looked at, because there is `exists`")
     if "then" not in value and "else" not in value:
@@ -207,14 +198,14 @@ def _replace(value: Json, path: Path) -> Found:
             yield from _text(value[name], (*path, name))
     for name in ("ignorecase", "global"):
         if not isinstance(value.get(name, True), bool):
-            yield Finding((*path, name), "must be true or false")
+            yield MappingProblem((*path, name), "must be true or false")
     if value.get("pattern") == "":
-        yield Finding((*path, "pattern"), "must not be empty")
+        yield MappingProblem((*path, "pattern"), "must not be empty")
     for name in ("pattern", "replacement", "pattern2", "replacement2"):
         text = value.get(name)
         if isinstance(text, str) and units(text) > LONGEST_PATTERN:
             sentence = f"must be at most {LONGEST_PATTERN} characters long"
-            yield Finding((*path, name), sentence, every_event=not name.endswith("2"))
+            yield MappingProblem((*path, name), sentence, every_event=not name.endswith("2"))
     yield from _second_pair(value, path)
 
 
@@ -232,7 +223,7 @@ def _second_pair(value: dict[str, Json], path: Path) -> Found:
 
 def _array_path(value: Json, path: Path) -> Found:
     if not isinstance(value, list) or not value:
-        yield Finding(path, "must be a list: a path, and what to make of each item")
+        yield MappingProblem(path, "must be a list: a path, and what to make of each item")
         return
     yield from _path(value[0], (*path, 0))
     if len(value) > 1:
@@ -252,7 +243,7 @@ def _flatten(value: Json, path: Path) -> Found:
         yield Inside((*path, "value"), value["value"])
     yield from _text(value.get("separator", "."), (*path, "separator"))
     if value.get("separator") == "":
-        yield Finding((*path, "separator"), "must not be empty")
+        yield MappingProblem((*path, "separator"), "must not be empty")
     if not isinstance(value.get("omitArrays", True), bool):
         yield _at_times((*path, "omitArrays"), "must be true or false")
 
@@ -262,9 +253,9 @@ def _json(value: Json, path: Path) -> Found:
     if not isinstance(value, dict) or directive_of(value):
         return
     if value.get("mode", "encode") not in ("encode", "decode"):
-        yield Finding((*path, "mode"), 'must be "encode" or "decode"')
+        yield MappingProblem((*path, "mode"), 'must be "encode" or "decode"')
     if "value" in value and is_falsy(value["value"]):
-        yield Finding((*path, "value"), "must be a directive, or text that is not empty")
+        yield MappingProblem((*path, "value"), "must be a directive, or text that is not empty")
     elif "value" in value:
         yield Inside((*path, "value"), value["value"])
 
@@ -274,10 +265,10 @@ def _merge(value: Json, path: Path) -> Found:
     if not isinstance(value, dict) or directive_of(value):
         return
     if value.get("direction", "right") not in ("left", "right"):
-        yield Finding((*path, "direction"), 'must be "left" (earlier objects win) or "right" (later ones do)')
+        yield MappingProblem((*path, "direction"), 'must be "left" (earlier objects win) or "right" (later ones do)')
     objects: Json = value.get("objects", [{}])
     if not isinstance(objects, list):
-        yield Finding((*path, "objects"), "must be a list of tables or directives")
+        yield MappingProblem((*path, "objects"), "must be a list of tables or directives")
         return
     if not objects:
         yield _at_times((*path, "objects"), "is empty, so nothing can come of it")
@@ -311,8 +302,6 @@ RULES: Final[dict[str, Callable[[Json, Path], Found]]] = {
 """The directives, and the rule of each."""
 
 
-# --- problems ---------------------------------------------------------------------------------------------------------
-
 MOST_LEVELS: Final = 50
 """So many levels of tables and lists a mapping has at most."""
 
@@ -321,41 +310,32 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _LOOKS_LIKE_PATH = re.compile(r"\$\.[A-Za-z_]")
 
 
-class MappingProblem(NamedTuple):
-    """One thing that is wrong with a mapping, and where."""
-
-    path: Path
-    sentence: str
-
-
 def problems(mapping: Json) -> list[MappingProblem]:
     """Return everything that is wrong with a mapping or can do nothing, in the order of the mapping."""
-    return [MappingProblem(finding.path, finding.sentence) for finding in _findings(mapping)]
+    return list(_problems(mapping))
 
 
 def refusals(mapping: Json) -> Iterator[MappingProblem]:
-    """Yield that for which no event at all can be resolved."""
-    for finding in _findings(mapping):
-        if finding.every_event:
-            yield MappingProblem(finding.path, finding.sentence)
+    """Return what keeps every event from being resolved."""
+    return (problem for problem in _problems(mapping) if problem.every_event)
 
 
-def _findings(mapping: Json) -> Iterator[Finding]:
+def _problems(mapping: Json) -> Iterator[MappingProblem]:
     if not isinstance(mapping, dict):
-        yield Finding((), "must be a table")
+        yield MappingProblem((), "must be a table")
         return
     sound = True
-    for finding in _no_json(mapping, ()):
+    for problem in _no_json(mapping, ()):
         sound = False
-        yield finding
+        yield problem
     if sound:
         yield from _wrong(mapping, ())
 
 
-def _no_json(value: object, path: Path) -> Iterator[Finding]:
+def _no_json(value: object, path: Path) -> Iterator[MappingProblem]:
     """Yield what cannot be sent as JSON, or lies too deep to be looked at."""
     if len(path) > MOST_LEVELS:
-        yield Finding(path, f"is nested more than {MOST_LEVELS} levels deep")
+        yield MappingProblem(path, f"is nested more than {MOST_LEVELS} levels deep")
         return
     if isinstance(value, list):
         for index, part in enumerate(value):
@@ -365,9 +345,9 @@ def _no_json(value: object, path: Path) -> Iterator[Finding]:
             if isinstance(key, str) and not _SURROGATE.search(key):
                 yield from _no_json(part, (*path, key))
             else:
-                yield Finding(path, "has a key that is not text")
+                yield MappingProblem(path, "has a key that is not text")
     elif (sentence := _no_scalar(value)) is not None:
-        yield Finding(path, sentence)
+        yield MappingProblem(path, sentence)
 
 
 def _no_scalar(value: object) -> str | None:
@@ -387,14 +367,14 @@ def _no_scalar(value: object) -> str | None:
             return "is nothing that JSON has"
 
 
-def _wrong(value: Json, path: Path) -> Iterator[Finding]:
+def _wrong(value: Json, path: Path) -> Iterator[MappingProblem]:
     """Yield what is wrong with a mapping that is JSON."""
     match value:
         case str():
             if _LOOKS_LIKE_PATH.match(value):
-                yield Finding(path, 'is text, not a path: { "@path" = … } reads one', every_event=False)
+                yield MappingProblem(path, 'is text, not a path: { "@path" = … } reads one', every_event=False)
             elif "{{" in value and "}}" in value:
-                yield Finding(path, 'is text, not a template: { "@template" = … } fills one', every_event=False)
+                yield MappingProblem(path, 'is text, not a template: { "@template" = … } fills one', every_event=False)
         case list():
             for index, part in enumerate(value):
                 yield from _wrong(part, (*path, index))
@@ -409,16 +389,16 @@ def _wrong(value: Json, path: Path) -> Iterator[Finding]:
             return
 
 
-def _wrong_directive(name: str, value: dict[str, Json], path: Path) -> Iterator[Finding]:
+def _wrong_directive(name: str, value: dict[str, Json], path: Path) -> Iterator[MappingProblem]:
     if len(value.keys() - {_METADATA}) > 1:
-        yield Finding(path, f"has {name} and other keys; a directive stands alone in its table")
+        yield MappingProblem(path, f"has {name} and other keys; a directive stands alone in its table")
         return
     if name not in RULES:
         hint = did_you_mean(name, RULES) or f"there are {', '.join(RULES)}"
-        yield Finding((*path, name), f"unknown directive; {hint}")
+        yield MappingProblem((*path, name), f"unknown directive; {hint}")
         return
     for found in RULES[name](value[name], (*path, name)):
-        if isinstance(found, Finding):
+        if isinstance(found, MappingProblem):
             yield found
         else:
             yield from _wrong(found.value, found.path)
