@@ -42,11 +42,10 @@ Orchard Pine Quarry River Summit Tidal Willow
 Analytics Architects Books Clinic Dental Design Foods Labs Legal Logistics Studio Systems
 """
 _FIRST, _LAST, _COMPANY_FIRST, _COMPANY_LAST = (words.split() for words in _WORDS.split("\n\n"))
-_PLANS = {"free": 0.5, "team": 0.35, "business": 0.15}
 
 _SCHEMA = """
-CREATE TABLE companies (id TEXT PRIMARY KEY, name TEXT NOT NULL, plan TEXT NOT NULL);
-CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL,
+CREATE TABLE companies (id TEXT PRIMARY KEY, name TEXT NOT NULL);
+CREATE TABLE customers (id TEXT PRIMARY KEY, name TEXT NOT NULL,
                         company_id TEXT NOT NULL REFERENCES companies (id), joined_at TEXT NOT NULL);
 CREATE TABLE orders (id INTEGER PRIMARY KEY, customer_id TEXT NOT NULL REFERENCES customers (id),
                      ordered_at TEXT NOT NULL, total_cents INTEGER NOT NULL);
@@ -129,16 +128,12 @@ class Facts(NamedTuple):
 def open_shop(path: Path, *, now: datetime) -> tuple[int, int]:
     """Make the shop's database as it is at `now`, in UTC; return how many customers and orders it has."""
     dice = random.Random(20)  # noqa: S311 - a repeatable shop, no secrets
-    companies = [
-        (f"com_{number}", f"{one} {other}", dice.choices(list(_PLANS), list(_PLANS.values()))[0])
-        for number, (one, other) in enumerate(
-            dice.sample(list(product(_COMPANY_FIRST, _COMPANY_LAST)), _COMPANIES), 101
-        )
-    ]
+    names = dice.sample(list(product(_COMPANY_FIRST, _COMPANY_LAST)), _COMPANIES)
+    companies = [(f"com_{number}", f"{one} {other}") for number, (one, other) in enumerate(names, 101)]
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(_SCHEMA)
-        connection.executemany("INSERT INTO companies VALUES (?, ?, ?)", companies)
-        _insert(connection, companies, after=None, until=now, end=now + STEP)
+        connection.executemany("INSERT INTO companies VALUES (?, ?)", companies)
+        _insert(connection, [company for company, _ in companies], after=None, until=now, end=now + STEP)
         return _size(connection)
 
 
@@ -150,7 +145,7 @@ def move_on(path: Path, *, now: datetime) -> tuple[int, int]:
     dice = random.Random(21)  # noqa: S311 - as above
     before = now - STEP
     with closing(sqlite3.connect(path)) as connection, connection:
-        companies = connection.execute("SELECT id, name, plan FROM companies ORDER BY id").fetchall()
+        companies = [one for (one,) in connection.execute("SELECT id FROM companies ORDER BY id")]
         last_orders = connection.execute("SELECT customer_id, max(ordered_at) FROM orders GROUP BY 1").fetchall()
         customers, orders = _size(connection)
         _insert(connection, companies, after=before, until=now, end=now)
@@ -162,8 +157,7 @@ def move_on(path: Path, *, now: datetime) -> tuple[int, int]:
             )
         staying = [one for one, last in last_orders if last > _text(now - timedelta(days=29))]
         for customer in dice.sample(staying, 3):
-            company, *_ = dice.choice(companies)
-            connection.execute("UPDATE customers SET company_id = ? WHERE id = ?", (company, customer))
+            connection.execute("UPDATE customers SET company_id = ? WHERE id = ?", (dice.choice(companies), customer))
         customers_now, orders_now = _size(connection)
     return customers_now - customers, orders_now - orders
 
@@ -228,7 +222,7 @@ def _text(instant: datetime) -> str:
 
 def _insert(
     connection: sqlite3.Connection,
-    companies: list[tuple[str, str, str]],
+    companies: list[str],
     *,
     after: datetime | None,
     until: datetime,
@@ -245,16 +239,14 @@ def _insert(
     joined = sorted(_working_time(dice, end - HISTORY * 1.25 * (1 - dice.random() ** 0.7)) for _ in names)
     orders: list[tuple[str, str, int]] = []
     for number, ((first, last), joined_at) in enumerate(zip(names, joined, strict=True), 1001):
-        company, company_name, plan = dice.choice(companies)
-        email = f"{first}.{last}@{company_name.replace(' ', '')}.example".lower()
+        company = dice.choice(companies)
         habit = dice.choices(_HABITS, [habit.share for habit in _HABITS])[0]
         if belongs(joined_at):
-            row = (f"cus_{number}", f"{first} {last}", email, company, _text(joined_at))
-            connection.execute("INSERT INTO customers VALUES (?, ?, ?, ?, ?)", row)
+            row = (f"cus_{number}", f"{first} {last}", company, _text(joined_at))
+            connection.execute("INSERT INTO customers VALUES (?, ?, ?, ?)", row)
         bought = _orders(dice, habit, joined_at, end)
-        factor = 1.4 if plan == "business" else 1.0
         orders += [
-            (f"cus_{number}", _text(at), round(cents * factor / 10) * 10)
+            (f"cus_{number}", _text(at), round(cents / 10) * 10)
             for at, cents in bought
             if belongs(at) and at > end - HISTORY
         ]

@@ -44,9 +44,6 @@ from audience_sync.tracking_api.event_files import (
 )
 from audience_sync.tracking_api.event_files import forward as forward_events
 
-# --- output of a dry run ----------------------------------------------------------------------------------------------
-# Print a dry run of forward, and name bad lines.
-
 PREVIEW_COLUMNS = ("line", "messageId", "matched", "bodies", "reasons")
 SUMMARY_COLUMNS = ("what", "which", "count")
 MOST_NAMED = 20
@@ -144,8 +141,6 @@ class ForwardSheet:
         rows += [("bad lines", fault, count) for fault, count in sorted(self.bad.faults.items())]
         return [dict(zip(SUMMARY_COLUMNS, row, strict=True)) for row in rows]
 
-
-# --- command ----------------------------------------------------------------------------------------------------------
 
 COLUMNS = ("read", "taken", "known", "bad", "accepted", "unsent", "open", "dead")
 

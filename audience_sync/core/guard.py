@@ -1,4 +1,9 @@
-"""The guard: a source that suddenly says something very different is asked about, not believed."""
+"""Whether a run may go on: the guard compares its changes with limits, and a hold waits for what its query uses.
+
+A source that suddenly says something very different is asked about, not believed. A query compiles the audiences it
+uses into its own statement. So it may run only where a guard or a person has accepted each of these definitions, as
+the file has it now, for the same instant or a later one. Otherwise the audience is held.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +40,6 @@ def guard(counts: Counts, *, kind: RunKind, members_before: int, limits: GuardLi
 def is_guarded(members_before: int, limits: GuardLimits) -> bool:
     """Return whether an audience has enough members for percentages of them to be looked at."""
     return members_before > 0 and members_before >= limits.min_members
-
-
-# --- holding audiences ------------------------------------------------------------------------------------------------
-# Decide whether an audience may be evaluated: everything its query uses must have been accepted first.
-#
-# A query compiles what it uses into its own statement. So it may run only where a guard or a person has accepted each
-# of these definitions, as the file has it now, for the same instant or a later one. Otherwise the audience is held.
 
 
 class Obstacle(StrEnum):

@@ -1,4 +1,4 @@
-"""Keys: how a value becomes the one text form of a key, and which columns of a result hold keys.
+"""Keys: how a value becomes the one text form of a key, which columns hold keys, and the key of an audience.
 
 A key is stringified in one way: text as it is, integers in decimal digits, UUIDs in lower case with dashes, and whole
 `Decimal` or float numbers (databases without an integer type return them) as integers. A float of 2^53 or more may
@@ -23,18 +23,16 @@ from slugify import slugify
 
 from audience_sync.errors import SourceError
 
-# --- values that a driver cannot represent ----------------------------------------------------------------------------
-# A value of a source that its driver cannot represent in Python: it stands in the row in place of the value.
-#
-# The row is rejected only where that column is used. So one timestamp beyond the year 9999 costs one row, not the
-# run.
-
 _LONGEST: Final = 80  # characters of a value that are shown
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """The value as the database writes it, and why the driver cannot represent it, without the value."""
+    """A value that its driver cannot represent: as the database writes it, and why, without the value.
+
+    It stands in the row in place of the value, and the row is rejected only where that column is used. So one
+    timestamp beyond the year 9999 costs one row, not the run.
+    """
 
     text: str
     problem: str
@@ -47,8 +45,6 @@ def unreadable(raw: str, problem: str) -> Unreadable:
     """Return an unreadable value; a long one is cut."""
     return Unreadable(raw if len(raw) <= _LONGEST else f"{raw[:_LONGEST]}…", problem)
 
-
-# --- keys of profiles -------------------------------------------------------------------------------------------------
 
 MAX_KEY_LENGTH: Final = 255
 """The most characters of any key or trait name: Schematic takes no longer ones."""
@@ -247,16 +243,12 @@ def _clean(text: str) -> str:
     return _UNUSABLE.sub("�", text)
 
 
-# --- keys of audiences ------------------------------------------------------------------------------------------------
-# How an audience gets its key, the name of its trait in Schematic.
-#
-# The rule is frozen: a key that changed would be another trait. Letters and digits of any script are transliterated
-# to ASCII and lowered, every other run of characters becomes one ``_``, and the ends are trimmed. Digits stay with
-# the letters they touch, and camelCase is not split.
-
-
 def audience_key(name: str) -> str:
     """Return the key of the audience called `name`; empty when the name has no letter and no digit.
+
+    The rule is frozen: a key that changed would be another trait. Letters and digits of any script are transliterated
+    to ASCII and lowered, every other run of characters becomes one ``_``, and the ends are trimmed. Digits stay with
+    the letters they touch, and camelCase is not split.
 
     >>> audience_key("Order Completed Last 30days")
     'order_completed_last_30days'
@@ -274,10 +266,8 @@ def _parts_words(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
 
 
-# --- shards -----------------------------------------------------------------------------------------------------------
-# One of 1,024 shards for each profile key: what narrows a search for one person, and what a sample is made of.
-
 SHARDS = 1024
+"""Each profile key is in one of these: they narrow a search for one person, and a sample is made of them."""
 
 
 def shard_of(profile_key: str) -> int:

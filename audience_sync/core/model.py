@@ -156,15 +156,12 @@ class GuardLimits:
     min_initial_members: int
 
 
-# --- instants ---------------------------------------------------------------------------------------------------------
-# Convert instants to the milliseconds since 1970 in which the database keeps them, and back, exactly.
-
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 def to_ms(moment: datetime) -> int:
-    """Return an aware instant in whole milliseconds; what is smaller is cut off."""
+    """Return an aware instant in whole milliseconds since 1970, as the database keeps it; a fraction is cut off."""
     return (moment - _EPOCH) // _MILLISECOND
 
 

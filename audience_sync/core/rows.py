@@ -2,6 +2,10 @@
 
 Of two rows with one key, the row with more identifiers is used (user and company keys that have a value), and among
 those the row with the smallest canonical JSON: see `distinct`. The order of the source's rows never matters.
+
+A line is `key`, `key⇥identifiers` or `key⇥identifiers⇥value`. Keys with control characters are rejected, and JSON never
+writes one raw, so lines are joined, split, compared and hashed as they are. Where all members have one identifier along
+with the key, of one name, it stands bare: without its JSON, which is the same for all of them.
 """
 
 from __future__ import annotations
@@ -29,13 +33,6 @@ from audience_sync.core.keys import (
     stringify,
 )
 from audience_sync.core.model import Member
-
-# --- lines of members -------------------------------------------------------------------------------------------------
-# A member as one line of text: `key`, `key⇥identifiers` or `key⇥identifiers⇥value`.
-#
-# Keys hold no control character (`rows.py` rejects those) and JSON never writes one raw, so lines are joined, split,
-# compared and hashed as they are. Where all members have one identifier besides the key, of one name, it stands bare:
-# without its JSON, which is the same for all of them.
 
 GAP = "\t"  # in a template, the place of the identifier
 
@@ -88,8 +85,6 @@ def from_line(line: str, wrapping: Wrapping | None = None) -> Member:
     identifiers, _, value = rest.partition("\t")
     return Member(key, whole(identifiers or None, wrapping), value or None)
 
-
-# --- rows of a source -------------------------------------------------------------------------------------------------
 
 LONGEST_TEXT = 1_000_000  # bytes; a longer page may have a line of more, which DuckDB does not load
 COMPANIES_KNOWN = 50_000  # distinct values of a single further identifier whose JSON is kept while reading

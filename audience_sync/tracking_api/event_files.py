@@ -1,7 +1,14 @@
 """A file of Segment events, read line by line: NDJSON, as it is or compressed with gzip.
 
 A line that is not an event is a value, not an error: it is named by its number, and reading goes on. However long the
-file or a line of it is, only the lines of one read (`_AT_ONCE` bytes) are held.
+file or a line of it is, only the lines of one read (`_AT_ONCE` bytes) are held. `preview` shows what the mappings make
+of an event; nothing is sent.
+
+`forward` takes the events into the membership database. A thread reads, at most one piece ahead; each piece is taken in
+one short transaction. After a window of them the caller delivers, and reading goes on. So the database stays small
+however long the file is, and events that come slowly through a pipe are committed within half a second and delivered
+some seconds later, whether or not anything follows. Nothing is remembered of the file: read again, it has events that
+are known by their messageIds, and are not taken.
 """
 
 from __future__ import annotations
@@ -157,10 +164,6 @@ def _broken(name: str, number: int, error: Exception) -> str:
     return f"{name} cannot be read {f'beyond line {number}' if number else 'at all'}: {why}"
 
 
-# --- dry runs ---------------------------------------------------------------------------------------------------------
-# What the mappings make of a Segment event, to be looked at: nothing is sent.
-
-
 class EventPreview(NamedTuple):
     """What one event would come to.
 
@@ -212,15 +215,6 @@ def preview(read: Read, mappings: Sequence[Mapping], *, posted: Callable[[str], 
         kept_away=verdict.kept_away,
     )
 
-
-# --- taking events ----------------------------------------------------------------------------------------------------
-# Taking the events of a file into the membership database, and having them delivered before too many wait there.
-#
-# A thread reads, at most one piece ahead; each piece is taken in one short transaction. After a window of them the
-# caller delivers, and reading goes on. So the database stays small however long the file is, and what comes slowly
-# through a pipe is committed within half a second and delivered within some more, whether or not anything follows.
-#
-# Nothing is remembered of the file: read again, it has events that are known by their messageIds, and are not taken.
 
 WINDOW: Final = 24_000  # events that are taken between two deliveries
 LONGEST: Final = 5.0  # seconds that a window takes, however few come

@@ -29,23 +29,18 @@ from starlette.routing import Route
 from audience_sync.clock import Seams
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
 from audience_sync.tracking_api.intake import Taken
-from audience_sync.tracking_api.limits import RETRY_AFTER, Limits
 from audience_sync.tracking_api.requests import (
     ENDPOINTS,
+    RETRY_AFTER,
     UNKNOWN,
     Endpoint,
     EventsRead,
+    Limits,
     Refusal,
     invalid,
     knows_sender,
     read,
 )
-
-# --- log of refusals --------------------------------------------------------------------------------------------------
-# Refused requests and events in the log: their senders hear of it, and the operator has to.
-#
-# Anybody can send garbage, so each status and each fault of an event is logged once a minute at most, with how many
-# there were.
 
 EVERY: Final = 60.0  # seconds
 
@@ -53,7 +48,11 @@ log = structlog.get_logger()
 
 
 class Complaints:
-    """Counts refusals and logs them; for one thread."""
+    """Counts refusals and logs them; for one thread.
+
+    Anybody can send garbage, so each status and each fault of an event is logged at most once a minute, with how many
+    there were.
+    """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -80,9 +79,6 @@ class Complaints:
         self._logged_at[kind] = now
         return self._counts.pop(kind)
 
-
-# --- request bodies ---------------------------------------------------------------------------------------------------
-# The body of a request as it arrives, piece by piece: unpacked at once, and never longer than it may be.
 
 _GZIP: Final = zlib.MAX_WBITS | 16
 _GZIP_EXTRA: Final = 1024  # bytes by which gzip may make a body longer that cannot be packed
@@ -142,8 +138,6 @@ def open_body(encoding: str | None, *, limit: int) -> Body | Refusal:
 def _too_long(limit: int) -> Refusal:
     return invalid(f"the body is longer than {limit // 1024} KB, the most that Segment takes")
 
-
-# --- from HTTP to events ----------------------------------------------------------------------------------------------
 
 READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body takes too long beside everything else
 

@@ -20,8 +20,8 @@ from audience_sync.errors import DatabaseOlder, MarkUnusable
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
 from audience_sync.store import events
 from audience_sync.store.workspace import Workspace
+from audience_sync.tracking_api.requests import DEFAULT_LIMITS
 
-WAIT: Final = 5.0  # seconds for a lock of the database: a sender's own patience is about fifteen
 MOST_WAITING: Final = 32 * 1024 * 1024
 """So much waits to be committed at most, in bytes of memory, roughly; one request alone may be more."""
 
@@ -49,7 +49,7 @@ class _Waiting(NamedTuple):
 class Intake:
     """Takes the events of requests and commits them."""
 
-    def __init__(self, workspace: Workspace, *, wait: float = WAIT) -> None:
+    def __init__(self, workspace: Workspace, *, wait: float = DEFAULT_LIMITS.wait) -> None:
         self._workspace = workspace
         self._wait = wait
         self._changed = threading.Condition()

@@ -35,8 +35,22 @@ from audience_sync.segment.segment_events import (
 )
 from audience_sync.segment.timestamps import iso, to_utc
 
-# --- refusals ---------------------------------------------------------------------------------------------------------
-# What is answered to a request that is not taken.
+RETRY_AFTER: Final = 5  # seconds after which a sender that was refused for our reasons should come again
+
+
+class Limits(NamedTuple):
+    """How much and how long senders may have of us at once: times in seconds, and numbers; tests set them smaller."""
+
+    head: float = 10.0  # until the head of a request is whole
+    body: float = 10.0  # from then until its body is
+    idle: float = 65.0  # until a connection without a request is closed: longer than proxies keep theirs
+    wait: float = 5.0  # for a lock of the database: a sender's own patience is about fifteen
+    drain: float = 4.0  # for requests under way at the end
+    connections: int = 500
+    held: int = 32 * 1024 * 1024  # bytes of bodies that are not read yet
+
+
+DEFAULT_LIMITS: Final = Limits()
 
 CODES: Final = {
     400: "invalid_request",
@@ -67,9 +81,6 @@ def invalid(message: str) -> Refusal:
     """Return the refusal of a request that is wrong in itself: the same again will be refused again."""
     return Refusal(400, message)
 
-
-# --- write keys -------------------------------------------------------------------------------------------------------
-# Who may send: the write key, as the user name of Basic authentication or inside the body.
 
 FIELD: Final = "writeKey"
 UNKNOWN: Final = Refusal(401, "the write key is missing or unknown")
@@ -105,12 +116,6 @@ def _is_one_of(given: bytes, keys: Sequence[bytes]) -> bool:
     return True in [hmac.compare_digest(given, key) for key in keys]
 
 
-# --- fields that Segment adds -----------------------------------------------------------------------------------------
-# What Segment's API adds to an event as it arrives: its id, when it was received, and when it really happened.
-#
-# A sender's clock may be wrong. It says by that clock when it sent the event and when the event happened; so the
-# event happened as long before it was received.
-
 SHARED: Final = ("context", "integrations")
 """What a batch may say for all its events; an event's own word counts more, key by key."""
 
@@ -120,7 +125,8 @@ _ABSENT: Final = (None, "")
 class Receipt(NamedTuple):
     """What is known of a request: when it was received (aware, and as text), when it was sent, and how ids are made.
 
-    The events of a historical one (`/v1/import`) happened when they say.
+    A sender's clock may be wrong. It says by that clock when it sent the event and when the event happened; so the
+    event happened as long before it was received. The events of a historical one (`/v1/import`) happened when they say.
     """
 
     received_at: datetime
@@ -170,12 +176,6 @@ def _corrected(given: Json, sent_at: Json, received_at: datetime) -> str | None:
         return None
 
 
-# --- batches that are not valid JSON ----------------------------------------------------------------------------------
-# Cut a batch that is not valid JSON into its events, so that the valid ones can be taken.
-#
-# Only the structure is looked at: strings, brackets and commas. A body cannot be cut if its brackets or quotes do not
-# match.
-
 BATCH: Final = "batch"
 _TOKEN: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},:]', re.DOTALL)
 _OPENS: Final = {b"]": b"[", b"}": b"{"}
@@ -189,7 +189,11 @@ class Pieces(NamedTuple):
 
 
 def cut(body: bytes) -> Pieces | None:
-    """Return the pieces of a body; None if it cannot be cut."""
+    """Return the pieces of a body that is not valid JSON, so that its valid events can be taken; None if it has none.
+
+    Only the structure is looked at: strings, brackets and commas. A body cannot be cut if its brackets or quotes do
+    not match.
+    """
     inside: list[bytes] = []  # the brackets that are open
     name = key = b""  # the last string of the outer object, and the name of its current member
     begin = end = start = -1
@@ -233,8 +237,6 @@ def _is_batch(key: bytes) -> bool:
     except orjson.JSONDecodeError:
         return False
 
-
-# --- requests ---------------------------------------------------------------------------------------------------------
 
 MOST_IN_BATCH: Final = 500 * 1024
 """The most bytes of the body of a batch (Segment's limit)."""

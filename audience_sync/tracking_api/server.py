@@ -1,5 +1,8 @@
 """The Tracking API on its sockets: Uvicorn in a thread of its own, with the thread that commits behind it.
 
+Uvicorn waits for ever for the head of a request, and for the rest of a body that was refused before it was read:
+`PatientProtocol` limits the number of connections, and the time that a client takes to send.
+
 Uvicorn's own lines are left out: anybody could fill the log with garbage requests. What it says of our mistakes is
 logged without the values in it.
 """
@@ -26,13 +29,7 @@ from audience_sync.errors import AudienceSyncError
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.http import BUSY, Api, refusal_body
 from audience_sync.tracking_api.intake import Intake
-from audience_sync.tracking_api.limits import DEFAULT, RETRY_AFTER, Limits
-from audience_sync.tracking_api.requests import Refusal, invalid
-
-# --- limits of a connection -------------------------------------------------------------------------------------------
-# Uvicorn's HTTP/1.1 connection with a limit on what Uvicorn lets a client take: connections, and time to send.
-#
-# Uvicorn waits for ever for the head of a request, and for the rest of a body that was refused before it was read.
+from audience_sync.tracking_api.requests import DEFAULT_LIMITS, RETRY_AFTER, Limits, Refusal, invalid
 
 GRACE: Final = 2.0  # seconds beyond the time of a body, in which the application itself answers that it is over
 LINGER: Final = 1.0  # seconds in which a client may see why its connection ends
@@ -44,7 +41,7 @@ _SLOW_HEAD: Final = Refusal(408, "the request did not arrive in time")
 class PatientProtocol(H11Protocol):
     """A connection that is closed when its client is too slow, or one too many."""
 
-    limits: ClassVar[Limits] = DEFAULT
+    limits: ClassVar[Limits] = DEFAULT_LIMITS
 
     _awaited: object = None  # what we wait for the client to send, as long as it is the same
     _timer: asyncio.TimerHandle | None = None
@@ -136,8 +133,6 @@ def limited(limits: Limits) -> type[PatientProtocol]:
     return type("LimitedProtocol", (PatientProtocol,), {"limits": limits})
 
 
-# --- server -----------------------------------------------------------------------------------------------------------
-
 BACKLOG = 512  # connections that the system keeps for us until we take them
 
 log = structlog.get_logger()
@@ -151,7 +146,7 @@ class Server:
     """
 
     def __init__(
-        self, workspace: Workspace, address: Address, keys: Sequence[SecretStr], *, limits: Limits = DEFAULT
+        self, workspace: Workspace, address: Address, keys: Sequence[SecretStr], *, limits: Limits = DEFAULT_LIMITS
     ) -> None:
         sockets = _listen(address)
         self.address = address._replace(port=sockets[0].getsockname()[1])

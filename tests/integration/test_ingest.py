@@ -22,8 +22,7 @@ from audience_sync.segment.timestamps import to_utc
 from audience_sync.store import event_reports
 from audience_sync.store.database import BUSY_TIMEOUT, Database
 from audience_sync.store.workspace import Workspace
-from audience_sync.tracking_api.limits import DEFAULT
-from audience_sync.tracking_api.requests import MOST_IN_BATCH
+from audience_sync.tracking_api.requests import DEFAULT_LIMITS, MOST_IN_BATCH
 from audience_sync.tracking_api.server import Server
 from tests.ingesting import (
     KEY,
@@ -43,7 +42,7 @@ from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
 
-IMPATIENT = DEFAULT._replace(wait=0.2)
+IMPATIENT = DEFAULT_LIMITS._replace(wait=0.2)
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """For what does not depend on the database."""
 
@@ -348,7 +347,7 @@ def test_short_wait_is_of_one_transaction(database: Database) -> None:
 @ON_SQLITE
 def test_slow_senders_are_let_go(workspace: Workspace) -> None:
     """Who does not finish a head or a body in time is told so and closed, and nobody else waits for it."""
-    with sending(workspace, limits=DEFAULT._replace(head=0.2, body=0.2)) as sender:
+    with sending(workspace, limits=DEFAULT_LIMITS._replace(head=0.2, body=0.2)) as sender:
         beginnings = [
             (b"POST /v1/track HT", b" 408 "),
             (head(length=100) + b'{"userId"', b" 408 "),
@@ -365,7 +364,7 @@ def test_slow_senders_are_let_go(workspace: Workspace) -> None:
 @ON_SQLITE
 def test_connections_are_bounded(workspace: Workspace) -> None:
     """One connection too many is told to come again; when another has gone there is room."""
-    with sending(workspace, limits=DEFAULT._replace(connections=2)) as sender:
+    with sending(workspace, limits=DEFAULT_LIMITS._replace(connections=2)) as sender:
         with closing(sender.connect()) as first, closing(sender.connect()):
             with closing(sender.connect()) as third:
                 assert b" 503 " in (said := answer(third))
@@ -384,7 +383,7 @@ def test_connections_are_bounded(workspace: Workspace) -> None:
 @ON_SQLITE
 def test_bodies_held_are_bounded(workspace: Workspace, database: Database) -> None:
     """Bodies that would fill the memory are not all held: who comes too late comes again."""
-    with sending(workspace, limits=DEFAULT._replace(held=100_000)) as sender:
+    with sending(workspace, limits=DEFAULT_LIMITS._replace(held=100_000)) as sender:
         with closing(sender.connect()) as half:
             half.sendall(head("/v1/batch", length=400_000) + b" " * 90_000)
             wait_until(lambda: sender.post("/v1/batch", b" " * 60_000).status_code == 503)

@@ -31,8 +31,7 @@ from audience_sync.store import database as db
 from audience_sync.store import holders
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
-from audience_sync.tracking_api.limits import DEFAULT
-from audience_sync.tracking_api.requests import ENDPOINTS, MOST_IN_BATCH
+from audience_sync.tracking_api.requests import DEFAULT_LIMITS, ENDPOINTS, MOST_IN_BATCH
 from tests.ingesting import TRACK, basic, kept, serving
 from tests.profile import amount
 
@@ -40,7 +39,7 @@ REQUESTS = amount("AUDIENCE_SYNC_MALFORMED_REQUESTS", small=150, large=1000)
 WARM_UP = 300  # requests after which the server has loaded and allocated what it needs
 SENDERS = 8
 GROWTH = 12 * 1024 * 1024  # bytes
-SLOW = DEFAULT._replace(head=0.3, body=0.3)
+SLOW = DEFAULT_LIMITS._replace(head=0.3, body=0.3)
 BATCHES = ("/v1/batch", "/v1/b", "/v1/import")
 SINGLES = [path for path, endpoint in ENDPOINTS.items() if endpoint.type]
 GONE = 0  # the status that a sender sees who has hung up
