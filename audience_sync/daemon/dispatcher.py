@@ -114,7 +114,7 @@ class Dispatcher(threading.Thread):
                 return
 
     def _report(self, change: OutageChange) -> None:
-        """Log that Schematic has become unreachable, refuses the key, is wrong, or is back; and what it was before."""
+        """Log a new state of the destination (unreachable, key refused, wrong address, back) and the old one."""
         outage, before = change.outage, change.before
         facts: dict[str, object] = {"pending": self._pending()}
         if before is not None and change.after is not None:
@@ -128,11 +128,15 @@ class Dispatcher(threading.Thread):
             case OutageKind.UNREACHABLE:
                 log.warning("schematic_unreachable", last_answer=outage.answer, **facts)
             case OutageKind.KEY_REFUSED:
-                log.error("key_refused", error=outage.answer, **facts, hint=KEY_HINT)
+                log.error("key_refused", error=outage.answer, **facts, hint=self._key_hint())
             case OutageKind.STOPPED:
                 log.error("delivery_stopped", error=outage.answer, **facts)
             case _:
                 assert_never(outage.kind)
+
+    def _key_hint(self) -> str:
+        setting = f"{self._delivery.settings.destination.name}.api_key"
+        return f"nothing was lost: correct {setting}; a key file is read again on reload, anything else on restart"
 
     def _pending(self) -> int | None:
         try:
@@ -150,9 +154,6 @@ class Dispatcher(threading.Thread):
             if outage is not None:
                 with self._workspace.database.write() as connection:
                     outages.note_no_next_try(connection)
-
-
-KEY_HINT = "nothing was lost: correct schematic.api_key; a key file is read again on reload, anything else on restart"
 
 
 def _warn(sentence: object) -> None:

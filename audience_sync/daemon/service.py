@@ -84,7 +84,7 @@ class Notifier:
 # A changed configuration under a running daemon: read whole, compared with the one in force, and named in the log.
 #
 # What belongs to the process as a whole stays as it was until a restart: the membership database, the address and the
-# write keys for events, and the label of the Schematic environment. Another `identity` is refused, because every
+# write keys for events, and the label of the destination's environment. Another `identity` is refused, because every
 # audience's keys rest on it.
 
 
@@ -176,7 +176,7 @@ def run(
 ) -> None:
     """Sync and deliver, and take events if the settings say so, until `stop` is set; `reload` asks for a reload.
 
-    While Schematic refuses the key, it is tried again every `max_backoff`.
+    While the destination refuses the key, it is tried again every `max_backoff`.
 
     Raises:
         BindingRefused: the key belongs to another environment.
@@ -214,7 +214,7 @@ def run(
             stop.set()
             notifier.stopping()
             if not _end(workspace, syncing, dispatcher, ingest):
-                _leave(sys.exception() or dispatcher.failure or crashed)
+                _leave(sys.exception() or dispatcher.failure or crashed, settings.destination.display_name)
     if dispatcher.failure is not None:
         raise dispatcher.failure
     if crashed is not None:
@@ -307,9 +307,9 @@ def _iso(moment: datetime | None) -> str | None:
     return None if moment is None else iso(moment)
 
 
-def _leave(failure: BaseException | None) -> None:
-    """End the process although a source or Schematic has not answered yet; the next start knows that its work died."""
-    log.info("work_left_behind", why="a source or Schematic does not answer; nothing is lost")
+def _leave(failure: BaseException | None, destination: str) -> None:
+    """End the process although a source or the destination has not answered; the next start knows that it died."""
+    log.info("work_left_behind", why=f"a source or {destination} does not answer; nothing is lost")
     if failure is None:
         os._exit(0)
     if isinstance(failure, AudienceSyncError):

@@ -1,1 +1,19 @@
-"""Destinations: rendering and HTTP, without the membership database and the configuration."""
+"""Destinations: rendering and HTTP, without the membership database and the configuration.
+
+`destination_protocol` has the three protocols; all other modules are shared by all destinations. `sync`,
+`delivery`, `store`, `checks`, `daemon` and the commands reach a destination through `settings.destination` alone, which
+import-linter and `tests/unit/test_destination_seam.py` keep.
+
+Adding a destination:
+
+1. Make a package `destinations/NAME/` with a `Destination` (name, display name, actions with their presets, limits,
+   addresses), a `Renderer` and a `DestinationClient`. `change_events` makes Segment events of changes, `mappings`
+   applies mappings to events, `rendered_events` has the idempotency keys, `http_outcomes` the outcome table of HTTP and
+   `http_connection` a connection with a deadline. The renderer has no I/O. No outcome and no error has the API key.
+2. Add a line to `DESTINATIONS` in `destination_registry`.
+3. Add its section to `config/tables.py`, and return it and its destination from `Settings` when the file has it.
+4. Add an entry to `SERVERS` in `tests/conformance/destination_servers.py`: how to start a local server that stands for
+   it. `tests/conformance/test_destinations.py` then tests it; what only this destination does has tests of its own.
+
+Nothing in `sync/` or `store/` changes.
+"""
