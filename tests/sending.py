@@ -24,7 +24,7 @@ from pydantic import SecretStr
 
 from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import Settings, load
-from audience_sync.delivery import Delivery, DeliveryReport, deliver
+from audience_sync.delivery import DeliveryOptions, DeliveryReport, deliver
 from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.sandbox.ledger import StoredEvent
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
@@ -67,7 +67,9 @@ class Sending:
 
     def deliver(self, *, wait: float = 20.0, **told: Any) -> DeliveryReport:
         """Deliver what lies in the outbox; `wait` in seconds."""
-        delivery = Delivery(settings=self.settings, key=SecretStr(self.key), wait=timedelta(seconds=wait), **told)
+        delivery = DeliveryOptions(
+            settings=self.settings, key=SecretStr(self.key), wait=timedelta(seconds=wait), **told
+        )
         return deliver(self.workspace, delivery)
 
     @contextmanager

@@ -17,7 +17,7 @@ from audience_sync.cli import run_output
 from audience_sync.cli.console import Progress
 from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.config import Settings, parse_duration, resolve_api_key
-from audience_sync.delivery import Delivery, DeliveryReport, deliver
+from audience_sync.delivery import DeliveryOptions, DeliveryReport, deliver
 from audience_sync.signals import stoppable
 from audience_sync.store import erasure, open_values
 from audience_sync.store.workspace import Workspace
@@ -142,7 +142,7 @@ def send(
     with Progress("delivery") as progress:
         return deliver(
             workspace,
-            Delivery(
+            DeliveryOptions(
                 settings=settings,
                 key=key,
                 forwarded=forwarded,

@@ -26,7 +26,7 @@ from audience_sync.cli.text_table import TableView, wrap_command
 from audience_sync.config import Settings, load, parse_duration, resolve_api_key
 from audience_sync.config.loader import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
-from audience_sync.delivery import Delivery, deliver
+from audience_sync.delivery import DeliveryOptions, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.sandbox.ledger import EventFilter, Ledger
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY, Sandbox, SimulatedFailures
@@ -112,7 +112,7 @@ def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator
     for audience in settings.audiences:
         reports.append(sync(workspace, Job(settings=settings, audience=audience, as_of=as_of)))
         yield
-    outcome = deliver(workspace, Delivery(settings=settings, key=resolve_api_key(settings.section, {})))
+    outcome = deliver(workspace, DeliveryOptions(settings=settings, key=resolve_api_key(settings.section, {})))
     yield
     if outcome.failure is not None:
         raise outcome.failure

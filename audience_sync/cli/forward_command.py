@@ -25,7 +25,7 @@ from audience_sync.cli.deliver_commands import Wait, working
 from audience_sync.cli.plan_output import REDACTED
 from audience_sync.cli.text_table import Record
 from audience_sync.config import Settings, resolve_api_key
-from audience_sync.delivery import Acquaintance, Delivery, DeliveryReport, deliver
+from audience_sync.delivery import DeliveryOptions, DeliveryReport, KnownDestination, deliver
 from audience_sync.destinations.mappings import Mapping
 from audience_sync.errors import DestinationError, KeyRefused, MarkUnusable, SourceError
 from audience_sync.segment.segment_events import TYPES
@@ -207,7 +207,7 @@ class Sender:
     wait: timedelta
     stop: threading.Event
     show: Callable[[str, int], None]
-    acquaintance: Acquaintance = field(default_factory=Acquaintance)
+    known: KnownDestination = field(default_factory=KnownDestination)
     events: int = 0  # accepted
     failure: DestinationError | MarkUnusable | None = None  # of the last delivery
 
@@ -220,12 +220,12 @@ class Sender:
         before = self.events
         report = deliver(
             self.workspace,
-            Delivery(
+            DeliveryOptions(
                 settings=self.settings,
                 key=self.key,
                 wait=self.wait,
                 stop=self.stop,
-                acquaintance=self.acquaintance,
+                known=self.known,
                 on_progress=lambda events: self.show("delivering", before + events),
                 warn=run_output.warn,
             ),

@@ -16,7 +16,7 @@ from audience_sync.daemon.crashes import log_crash
 from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import is_away
-from audience_sync.delivery import Delivery, OutageChange, Reachability, deliver
+from audience_sync.delivery import DeliveryOptions, OutageChange, Reachability, deliver
 from audience_sync.errors import AudienceSyncError, BindingRefused
 from audience_sync.store import erasure, open_values, outages, reports
 from audience_sync.store.outages import OutageKind
@@ -78,10 +78,10 @@ class Dispatcher(threading.Thread):
                 raise
             self._troubles.note_database_away(error)
 
-    def _make_delivery(self, settings: Settings, key: SecretStr) -> Delivery:
-        return Delivery(settings=settings, key=key, wait=None, reachability=self._reachability, warn=_warn)
+    def _make_delivery(self, settings: Settings, key: SecretStr) -> DeliveryOptions:
+        return DeliveryOptions(settings=settings, key=key, wait=None, reachability=self._reachability, warn=_warn)
 
-    def _round(self, delivery: Delivery) -> None:
+    def _round(self, delivery: DeliveryOptions) -> None:
         with self._workspace.database.read() as connection:
             is_idle = not open_values.any_deliverable(connection)
         self._troubles.note_database_back()
@@ -107,7 +107,7 @@ class Dispatcher(threading.Thread):
         if report.failure is not None:
             delivery.stop.wait(pause)
 
-    def _gather(self, delivery: Delivery) -> None:
+    def _gather(self, delivery: DeliveryOptions) -> None:
         until = self._workspace.seams.monotonic() + GATHER
         while self._syncing.behind() and self._workspace.seams.monotonic() < until:
             if delivery.stop.wait(GATHER_LOOK):

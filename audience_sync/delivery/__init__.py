@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audience_sync.delivery.delivery_loop import Acquaintance, Delivery, DeliveryReport, deliver
+from audience_sync.delivery.delivery_loop import DeliveryOptions, DeliveryReport, KnownDestination, deliver
 from audience_sync.delivery.reachability import OutageChange, Reachability
 
-__all__ = ["Acquaintance", "Delivery", "DeliveryReport", "OutageChange", "Reachability", "deliver"]
+__all__ = ["DeliveryOptions", "DeliveryReport", "KnownDestination", "OutageChange", "Reachability", "deliver"]

@@ -151,7 +151,7 @@ class Pool:
 MARGIN: Final = timedelta(seconds=9)
 
 
-class Claims:
+class BatchClaims:
     """The claims of one process, with the thread that renews them."""
 
     def __init__(self, workspace: Workspace, pool: Pool, *, timeout: timedelta, forwarded: bool) -> None:

@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from audience_sync.config import Audience, Settings
 from audience_sync.core.model import Computation, TraitType
 from audience_sync.database_error import first_line, is_lock_timeout
-from audience_sync.delivery.claims import Claims, Pool
-from audience_sync.delivery.rate_limit import Pace
+from audience_sync.delivery.claims import BatchClaims, Pool
+from audience_sync.delivery.rate_limit import RateLimiter
 from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settler import Settler
 from audience_sync.delivery.take import Batching, Taker
@@ -35,7 +35,7 @@ from audience_sync.store.workspace import Workspace
 
 
 @dataclass
-class Acquaintance:
+class KnownDestination:
     """Facts about the destination that a process keeps between deliveries, which may follow every second."""
 
     tls: ssl.SSLContext = field(default_factory=trusted_authorities)
@@ -125,8 +125,8 @@ def _ignore(_: object) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Delivery:
-    """What a delivery is told."""
+class DeliveryOptions:
+    """The inputs of a delivery, and how it reports back."""
 
     settings: Settings
     key: SecretStr
@@ -134,7 +134,7 @@ class Delivery:
     wait: timedelta | None = timedelta(seconds=60)  # give up after so long without progress; None: never
     at_once: bool = False  # begin with every try: a person has acted, so waits of earlier tries do not count
     stop: threading.Event = field(default_factory=threading.Event)
-    acquaintance: Acquaintance = field(default_factory=Acquaintance)
+    known: KnownDestination = field(default_factory=KnownDestination)
     reachability: Reachability | None = None  # of a process that delivers again and again; None: of this delivery
     on_progress: Callable[[int], None] = _ignore  # events accepted so far
     warn: Callable[[str], None] = _ignore
@@ -152,7 +152,7 @@ class DeliveryReport:
     destination: str  # display name
 
 
-def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
+def deliver(workspace: Workspace, delivery: DeliveryOptions) -> DeliveryReport:
     """Deliver what waits in the outbox and of forwarded events; every failure leaves it there.
 
     Raises:
@@ -180,7 +180,7 @@ def deliver(workspace: Workspace, delivery: Delivery) -> DeliveryReport:
 
 
 class _Session:
-    def __init__(self, workspace: Workspace, delivery: Delivery, reachability: Reachability) -> None:
+    def __init__(self, workspace: Workspace, delivery: DeliveryOptions, reachability: Reachability) -> None:
         self._workspace = workspace
         self._delivery = delivery
         self._settings = delivery.settings
@@ -205,7 +205,7 @@ class _Session:
             )
             self._last_progress = self._workspace.seams.monotonic()
             forwarded, timeout = self._delivery.forwarded, settings.destination.timeout
-            claims = Claims(self._workspace, self._pool, timeout=timeout, forwarded=forwarded)
+            claims = BatchClaims(self._workspace, self._pool, timeout=timeout, forwarded=forwarded)
             group = self._group(claims, batching)
             workers = [Worker(group, self._client()) for _ in range(settings.delivery.concurrency)]
             try:
@@ -219,9 +219,9 @@ class _Session:
         if group.failure is not None:
             raise group.failure
 
-    def _group(self, claims: Claims, batching: Batching) -> WorkerGroup:
+    def _group(self, claims: BatchClaims, batching: Batching) -> WorkerGroup:
         delivery = self._settings.delivery
-        pace = Pace(
+        limiter = RateLimiter(
             self._workspace,
             per_second=delivery.max_requests_per_second,
             workers=delivery.concurrency,
@@ -235,7 +235,7 @@ class _Session:
             settler=Settler(
                 self._workspace, destination=self._settings.destination.display_name, warn=self._delivery.warn
             ),
-            pace=pace,
+            limiter=limiter,
             reachability=self._reachability,
             batching=batching,
             max_backoff=delivery.max_backoff,
@@ -256,7 +256,7 @@ class _Session:
 
     def _environment(self, api: DestinationClient) -> str:
         """Ask whose key this is, once in a process, and again and again while the destination is away."""
-        known, tries = self._delivery.acquaintance, 0
+        known, tries = self._delivery.known, 0
         while known.environment is None:
             try:
                 known.environment = bind(self._workspace, self._settings, api)
@@ -304,7 +304,7 @@ class _Session:
             self._looks_at = now + (LOOK_AT_OTHERS if not left else 0.0)
             self._pool_add(group, left, now, is_new=False)
             most = self._free(group)
-        if group.pace.is_out():  # or a batch fails that is alone: one other tells which
+        if group.limiter.is_out():  # or a batch fails that is alone: one other tells which
             most = 0 if self._pool.load().untried else min(most, 1)
         if most == 0 or now < self._takes_at:
             return False
@@ -372,12 +372,12 @@ class _Session:
             self._settings,
             api,
             stop=self._delivery.stop,
-            refused=self._delivery.acquaintance.refused,
+            refused=self._delivery.known.refused,
             warn=self._delivery.warn,
         )
 
     def _client(self) -> DestinationClient:
-        tls, clock = self._delivery.acquaintance.tls, self._workspace.seams.clock
+        tls, clock = self._delivery.known.tls, self._workspace.seams.clock
         return self._settings.destination.connect(self._delivery.key, tls=tls, clock=clock)
 
     def _deliverable(self) -> bool:

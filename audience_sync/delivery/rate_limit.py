@@ -21,7 +21,7 @@ PROBE_LOOK = 0.1  # seconds between two looks at whether the lone request was an
 LONGEST_PROBE = 60.0  # seconds; whoever asked has said by then how it went, or will never
 
 
-class Pace:
+class RateLimiter:
     """Hands out moments for requests to the workers of one process."""
 
     def __init__(self, workspace: Workspace, *, per_second: float, workers: int, longest: timedelta) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.delivery.claims import Claims
+from audience_sync.delivery.claims import BatchClaims
 from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.destination_protocol import Renderer
 from audience_sync.destinations.open_changes import OpenChanges
@@ -140,7 +140,7 @@ Turn: TypeAlias = Callable[[Connection, str, Set[str], int], _Page]
 
 
 @dataclass
-class _Lane:
+class PendingQueue:
     """One of the two tables, and how far a round through it has come."""
 
     turn: Turn
@@ -169,13 +169,13 @@ class Taken(NamedTuple):
 class Taker:
     """Goes round after round through both tables, taking turns between changes and forwarded events."""
 
-    def __init__(self, workspace: Workspace, claims: Claims, batching: Batching, *, forwarded: bool) -> None:
+    def __init__(self, workspace: Workspace, claims: BatchClaims, batching: Batching, *, forwarded: bool) -> None:
         self._workspace = workspace
         self._claims = claims
         self._batching = batching
-        self._exits = _Lane(partial(self._changes, exits_only=True))
-        self._all = _Lane(partial(self._changes, exits_only=False))
-        self._forwarded = _Lane(self._events) if forwarded else None
+        self._exits = PendingQueue(partial(self._changes, exits_only=True))
+        self._all = PendingQueue(partial(self._changes, exits_only=False))
+        self._forwarded = PendingQueue(self._events) if forwarded else None
         self._events_first = True
 
     def take(self, most: int) -> Taken:

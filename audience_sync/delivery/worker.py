@@ -12,8 +12,8 @@ from typing import Final, assert_never
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.delivery.claims import Claims, Held, Pool
-from audience_sync.delivery.rate_limit import Pace
+from audience_sync.delivery.claims import BatchClaims, Held, Pool
+from audience_sync.delivery.rate_limit import RateLimiter
 from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settler import Settler
 from audience_sync.delivery.take import Batching, halves, smaller
@@ -38,7 +38,7 @@ from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
 
 # --- state of all workers ---------------------------------------------------------------------------------------------
-# State that the workers of one process share: their batches, the pace, and why they stop.
+# State that the workers of one process share: their batches, the rate limiter, and why they stop.
 
 MOST_REJECTED: Final = 20  # refused one after the other with nothing accepted: then it is not the events
 
@@ -50,9 +50,9 @@ class WorkerGroup:
     workspace: Workspace
     destination: Destination
     pool: Pool
-    claims: Claims
+    claims: BatchClaims
     settler: Settler
-    pace: Pace
+    limiter: RateLimiter
     reachability: Reachability
     batching: Batching
     max_backoff: timedelta
@@ -78,7 +78,7 @@ class WorkerGroup:
             self.accepted += 1
             self.moves += 1
             self._rejected.clear()
-        self.pace.accepted()
+        self.limiter.accepted()
 
     def refuse(self, batch: Batch, reason: str) -> None:
         """Make the one event of a batch dead; at the twentieth in a row, revive them all and stop.
@@ -158,11 +158,11 @@ class Worker(threading.Thread):
                 if batches.is_behind(connection, held.batch):
                     self._again(held, after=IDLE)
                     return False
-        if not group.pace.wait(group.stop):
+        if not group.limiter.wait(group.stop):
             self._again(held, after=0.0)
             return False
         if held.until - seams.monotonic() <= group.timeout.total_seconds():
-            group.pace.let_go()
+            group.limiter.let_go()
             self._again(held, after=IDLE)  # an answer might come when somebody else has the batch
             return False
         return True
@@ -223,7 +223,7 @@ class Worker(threading.Thread):
         group, batch, seams = self._group, held.batch, self._group.workspace.seams
         if held.accepted_before is None:
             held.accepted_before = group.accepted
-        group.pace.failed(batch.id, asked=outcome.retry_after, throttled=outcome.status == 429)
+        group.limiter.failed(batch.id, asked=outcome.retry_after, throttled=outcome.status == 429)
         if batch.tries >= TRIES_BEFORE_HALVING and batch.size > 1 and self._is_to_blame(held, outcome):
             self._cut(held, halves(batch.events))
             return
@@ -237,7 +237,7 @@ class Worker(threading.Thread):
         if group.accepted > held.accepted_before:
             group.reachability.accepted()  # it is this batch, and not the destination
         else:
-            group.reachability.failed(outcome.reason, again_in=max(group.pace.resumes_in(), group.pool.next_due()))
+            group.reachability.failed(outcome.reason, again_in=max(group.limiter.resumes_in(), group.pool.next_due()))
 
     def _is_to_blame(self, held: Held, outcome: RetryLater) -> bool:
         """Return whether others pass since the batch fails, or nothing else may be sent that could tell.

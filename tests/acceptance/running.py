@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import Settings, load
-from audience_sync.delivery import Delivery, deliver
+from audience_sync.delivery import DeliveryOptions, deliver
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import database as db
 from audience_sync.store import holders, schema
@@ -163,7 +163,7 @@ class Place:
         """Deliver in this process until nothing is open."""
         settings = load(self.folder / "config.toml", {})
         with self.workspace() as workspace:
-            assert deliver(workspace, Delivery(settings=settings, key=SecretStr(self.key))).open == 0
+            assert deliver(workspace, DeliveryOptions(settings=settings, key=SecretStr(self.key))).open == 0
 
     @contextmanager
     def workspace(self) -> Iterator[Workspace]:

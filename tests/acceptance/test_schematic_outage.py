@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from audience_sync.clock import Seams
-from audience_sync.delivery import Acquaintance
+from audience_sync.delivery import KnownDestination
 from audience_sync.delivery.delivery_loop import BATCHES_OPEN
 from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.store.database import Database
@@ -91,7 +91,7 @@ class Outage:
     sending: Sending
     clock: MovedClock
     watched: Watched
-    acquaintance: Acquaintance  # of who has asked Schematic before it went down
+    known: KnownDestination  # of who has asked Schematic before it went down
     dice: random.Random = field(default_factory=lambda: random.Random(11))
     rows: list[int] = field(default_factory=list)  # in the outbox and open batches, after each sync
     open: list[int] = field(default_factory=list)  # events in open batches of one process, after each sync
@@ -167,9 +167,9 @@ def outage(tmp_path: Path, database: Database) -> Iterator[Outage]:
         limits = {"batch_size": BATCH_SIZE, "concurrency": WORKERS, "max_requests_per_second": RATE}
         sending = opened.with_settings(delivery={**limits, "max_backoff": timedelta(seconds=0.1)})
         sending.sync(gold=EVERYBODY, silver=EVERYBODY)
-        acquaintance = Acquaintance()
-        assert sending.deliver(acquaintance=acquaintance).events == len(EVERYBODY)
-        yield Outage(sending=sending, clock=clock, watched=watched, acquaintance=acquaintance)
+        known = KnownDestination()
+        assert sending.deliver(known=known).events == len(EVERYBODY)
+        yield Outage(sending=sending, clock=clock, watched=watched, known=known)
 
 
 def assert_delivered(outage: Outage, since: int) -> None:
@@ -200,7 +200,7 @@ def test_daemon(outage: Outage) -> None:
     outage.two_hours()
     began = len(watched.at)
     stop = threading.Event()
-    with outage.sending.delivering(wait=10**6, stop=stop, acquaintance=outage.acquaintance) as report:
+    with outage.sending.delivering(wait=10**6, stop=stop, known=outage.known) as report:
         try:
             outage.three_days(wait_for_a_try)
             during = len(watched.at)

@@ -35,7 +35,7 @@ from audience_sync.clock import wall_clock
 from audience_sync.config import Settings, load
 from audience_sync.core.model import TraitType
 from audience_sync.core.text import redaction
-from audience_sync.delivery import Delivery, deliver
+from audience_sync.delivery import DeliveryOptions, deliver
 from audience_sync.destinations.schematic.schematic_client import SchematicClient
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from tests.acceptance import running
@@ -339,7 +339,7 @@ def test_nothing_that_holds_the_key_shows_it(place: Place, given: str) -> None:
         server.status = 401
         settings = configure(place, given, destination=url)
         place.sync_here(settings, PEOPLE)
-        delivery = Delivery(settings=settings, key=SecretStr(KEY), wait=timedelta(seconds=60))
+        delivery = DeliveryOptions(settings=settings, key=SecretStr(KEY), wait=timedelta(seconds=60))
         with closing(
             SchematicClient(settings.schematic, SecretStr(KEY), tls=httpx.create_ssl_context(), clock=wall_clock)
         ) as client:

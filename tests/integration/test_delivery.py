@@ -15,7 +15,7 @@ from schematic.event_capture import _CaptureBatchPayload
 from schematic.types import EventBodyIdentify
 
 from audience_sync.core.model import Json
-from audience_sync.delivery.rate_limit import Pace
+from audience_sync.delivery.rate_limit import RateLimiter
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
 from audience_sync.sandbox.http_server import Request
 from audience_sync.sandbox.rest_api import SandboxSettings
@@ -224,9 +224,9 @@ def test_rate_is_shared(sending: Sending) -> None:
     moments: list[float] = []
 
     def draw(workspace: Workspace) -> None:
-        pace = Pace(workspace, per_second=50, workers=1, longest=timedelta(seconds=1))
+        limiter = RateLimiter(workspace, per_second=50, workers=1, longest=timedelta(seconds=1))
         for _ in range(15):
-            assert pace.wait(threading.Event())
+            assert limiter.wait(threading.Event())
             moments.append(time.monotonic() - started)
 
     database = sending.workspace.database
@@ -244,11 +244,11 @@ def test_rate_is_shared(sending: Sending) -> None:
 
 def test_absurd_wait_is_not_believed(workspace: Workspace) -> None:
     """A server that asks for ten thousand days, once or by several answers at once, is waited for one day at most."""
-    pace = Pace(workspace, per_second=50, workers=8, longest=timedelta(minutes=15))
+    limiter = RateLimiter(workspace, per_second=50, workers=8, longest=timedelta(minutes=15))
     for number in range(3):
-        pace.failed(number, asked=timedelta(days=10_000), throttled=True)
+        limiter.failed(number, asked=timedelta(days=10_000), throttled=True)
 
-    assert pace._resume_at - workspace.seams.monotonic() == timedelta(days=1).total_seconds()
+    assert limiter._resume_at - workspace.seams.monotonic() == timedelta(days=1).total_seconds()
 
 
 # --- opening: the environment, the traits, and who is there -----------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The pace of requests through an outage: everybody waits, one asks, and all come back little by little."""
+"""The rate of requests through an outage: everybody waits, one asks, and all come back little by little."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from audience_sync.delivery.rate_limit import LONGEST_PROBE, Pace
+from audience_sync.delivery.rate_limit import LONGEST_PROBE, RateLimiter
 from audience_sync.store.workspace import Workspace
 from tests.factories import FrozenClock
 
@@ -39,8 +39,8 @@ class Hours(threading.Event):
 class Sender:
     """Threads with names that ask for moments, one at a time."""
 
-    def __init__(self, pace: Pace, clock: FrozenClock) -> None:
-        self.pace = pace
+    def __init__(self, limiter: RateLimiter, clock: FrozenClock) -> None:
+        self.limiter = limiter
         self._clock = clock
         self._stop = Hours(clock)
         self._threads: dict[str, ThreadPoolExecutor] = {}
@@ -51,13 +51,13 @@ class Sender:
 
     def may_go(self, name: str) -> bool:
         """Return whether a thread may send at once; one that may not does not wait."""
-        return self._in(name, self.pace._pause).result(10) <= 0
+        return self._in(name, self.limiter._pause).result(10) <= 0
 
     def stop(self, name: str) -> bool:
         """Let a thread wait that is told to stop already, and return whether it may send."""
         told = threading.Event()
         told.set()
-        return self._in(name, lambda: self.pace.wait(told)).result(10)
+        return self._in(name, lambda: self.limiter.wait(told)).result(10)
 
     def end(self, name: str) -> None:
         """Let a thread die."""
@@ -67,7 +67,7 @@ class Sender:
         """Let requests of a thread fail, each with another batch, or all with one."""
         for number in range(times):
             failed = number if batch_id is None else batch_id
-            self._in(name, partial(self.pace.failed, failed, asked=None, throttled=throttled)).result(10)
+            self._in(name, partial(self.limiter.failed, failed, asked=None, throttled=throttled)).result(10)
 
     def close(self) -> None:
         """End the threads."""
@@ -75,7 +75,7 @@ class Sender:
             thread.shutdown()
 
     def _wait(self) -> float:
-        assert self.pace.wait(self._stop)
+        assert self.limiter.wait(self._stop)
         return self._clock.monotonic()
 
     def _in(self, name: str, act: Callable[[], T]) -> Future[T]:
@@ -84,9 +84,9 @@ class Sender:
 
 @pytest.fixture
 def sender(workspace: Workspace, clock: FrozenClock) -> Iterator[Sender]:
-    """Yield threads that share a pace of fifty requests a second; the clock moves as they wait."""
-    pace = Pace(workspace, per_second=PER_SECOND, workers=WORKERS, longest=timedelta(minutes=15))
-    with closing(Sender(pace, clock)) as opened:
+    """Yield threads that share a limit of fifty requests a second; the clock moves as they wait."""
+    limiter = RateLimiter(workspace, per_second=PER_SECOND, workers=WORKERS, longest=timedelta(minutes=15))
+    with closing(Sender(limiter, clock)) as opened:
         yield opened
 
 
@@ -95,7 +95,7 @@ def test_no_outage_no_slowness(sender: Sender) -> None:
     moments = [sender.send()]
     for _ in range(100):
         sender.fail(times=WORKERS - 1)
-        sender.pace.accepted()
+        sender.limiter.accepted()
         moments.append(sender.send())
 
     assert moments[-1] - moments[0] == pytest.approx(100 / PER_SECOND, abs=0.01)
@@ -106,8 +106,8 @@ def test_one_batch_that_fails_is_no_outage(sender: Sender) -> None:
     sender.fail(times=100 * WORKERS, batch_id=1)
 
     assert sender.may_go("another")
-    assert sender.pace.resumes_in() == 0
-    assert not sender.pace.is_out()
+    assert sender.limiter.resumes_in() == 0
+    assert not sender.limiter.is_out()
 
 
 def test_tries_of_three_days(sender: Sender) -> None:
@@ -155,13 +155,13 @@ def test_an_outage_that_begins_while_somebody_waits_for_a_moment(
     """Whoever was given a moment before the outage began goes with the others: one alone, after the pause."""
     outage_began: list[float] = []
 
-    def begin(wait: Callable[[], float] = sender.pace._delay) -> float:
+    def begin(wait: Callable[[], float] = sender.limiter._delay) -> float:
         if not outage_began:
-            outage_began.append(sender.pace._workspace.seams.monotonic())
+            outage_began.append(sender.limiter._workspace.seams.monotonic())
             sender.fail("other", times=WORKERS)
         return wait()
 
-    monkeypatch.setattr(sender.pace, "_delay", begin)
+    monkeypatch.setattr(sender.limiter, "_delay", begin)
     at = sender.send("first")
 
     assert at >= outage_began[0] + 0.5
@@ -198,7 +198,7 @@ def test_refusal_ends_an_outage(sender: Sender) -> None:
     sender.send("second")
     sender.fail("second")
 
-    assert sender.pace._outages == 0
+    assert sender.limiter._outages == 0
 
 
 def test_return_is_gradual(sender: Sender) -> None:
@@ -210,7 +210,7 @@ def test_return_is_gradual(sender: Sender) -> None:
     moments = []
     for _ in range(300):
         moments.append(sender.send())
-        sender.pace.accepted()
+        sender.limiter.accepted()
 
     gaps = [later - earlier for earlier, later in pairwise(moments)]
     assert gaps[:5] == pytest.approx([1, 1, 1 / 2, 1 / 3, 1 / 4], abs=0.03)
@@ -226,7 +226,7 @@ def test_short_pause_costs_little(sender: Sender) -> None:
     moments = []
     for _ in range(100):
         moments.append(sender.send())
-        sender.pace.accepted()
+        sender.limiter.accepted()
 
     assert moments[1] - moments[0] == pytest.approx(2 / PER_SECOND, rel=0.1)
     assert moments[-1] - moments[0] < 4
@@ -235,7 +235,7 @@ def test_short_pause_costs_little(sender: Sender) -> None:
 def test_answers_that_were_under_way(sender: Sender) -> None:
     """What is accepted during a break was sent before it: still one request alone sees whether it is over."""
     sender.fail(throttled=True)
-    sender.pace.accepted()
+    sender.limiter.accepted()
     sender.send("first")
 
     assert not sender.may_go("second")
@@ -247,12 +247,12 @@ def test_failure_on_the_way_back(sender: Sender) -> None:
     for turn in range(300):
         sender.send()
         if turn % 3:
-            sender.pace.accepted()
+            sender.limiter.accepted()
         else:
             sender.fail()
 
-    assert sender.pace._outages == 0
-    assert sender.pace._rate == PER_SECOND
+    assert sender.limiter._outages == 0
+    assert sender.limiter._rate == PER_SECOND
 
 
 def test_unused_moments_are_gone(sender: Sender, clock: FrozenClock) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.delivery.take import _Lane, _Page
+from audience_sync.delivery.take import PendingQueue, _Page
 
 NO_CONNECTION = cast("Connection", None)
 
@@ -22,8 +22,8 @@ def test_only_held_profiles_ahead_are_passed_on() -> None:
         seen.append((after, held))
         return next(pages)
 
-    lane = _Lane(turn)
+    queue = PendingQueue(turn)
     for _ in range(2):
-        lane.next(NO_CONNECTION, set(keys), 10)
+        queue.next(NO_CONNECTION, set(keys), 10)
 
     assert seen == [("", set(keys)), (keys[2], set(keys[3:])), ("", set(keys))]
