@@ -17,6 +17,10 @@ from audience_sync.store import backup_mark, holders
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
+from audience_sync.tuning import DEFAULT_TUNING
+
+TUNING = DEFAULT_TUNING
+"""The tuning of every database that is opened here; tests of commands put another value in its place."""
 
 
 def _ignore(_: str) -> None:
@@ -31,7 +35,7 @@ def opened(settings: Settings, seams: Seams | None = None) -> Iterator[Database]
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
         AudienceSyncError: it fails while it is open, in a way that a person can do something about.
     """
-    database = db.connect(settings.database.url.get_secret_value(), reach=(seams or Seams()).reach)
+    database = db.connect(settings.database.url.get_secret_value(), reach=(seams or Seams()).reach, tuning=TUNING)
     try:
         with _explained(settings):
             db.verify(database)
@@ -89,7 +93,7 @@ def create(settings: Settings) -> Created:
     """Create the membership database, or bring it up to date."""
     from audience_sync.store import migration  # noqa: PLC0415 - Alembic is a fifth of every command's start
 
-    database = db.connect(settings.database.url.get_secret_value(), create=True)
+    database = db.connect(settings.database.url.get_secret_value(), create=True, tuning=TUNING)
     try:
         with _explained(settings):
             before, after = migration.migrate(database)

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from contextlib import closing
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -22,19 +23,18 @@ from audience_sync.errors import LeaseHeld
 from audience_sync.store import database as db
 from audience_sync.store import holders
 from audience_sync.store.workspace import Workspace
-from audience_sync.sync import Job, approve, completion, retract, run, sync
+from audience_sync.sync import Job, approve, retract, sync
+from audience_sync.tuning import DEFAULT_TUNING
 
-CHANGES_A_COMMIT = 50  # few, so that a small audience has many commits
+TUNING = replace(DEFAULT_TUNING, changes_per_commit=50)  # so that a small audience has many commits
 PATIENCE = 15.0  # seconds until the database has noticed that a killed child is gone
 
 
 def perform(work: dict[str, str]) -> None:
     """Do one piece of work, and die in the middle of it if it says so."""
-    run.CHANGES_A_COMMIT = CHANGES_A_COMMIT  # type: ignore[attr-defined]  # imported there by name
-    completion.CHANGES_A_COMMIT = CHANGES_A_COMMIT
     settings = load(Path(work["config"]), {})
     audience = settings.audiences[0]
-    with closing(db.connect(work["url"])) as database, closing(holders.enter(database)) as holder:
+    with closing(db.connect(work["url"], tuning=TUNING)) as database, closing(holders.enter(database)) as holder:
         seams = Seams.real({KILL_VARIABLE: work.get("kill", "")})
         workspace = Workspace(database=database, holder=holder, seams=seams)
         match work["action"]:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -22,18 +23,18 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from audience_sync import clock
+from audience_sync import clock, runtime
 from audience_sync.clock import KILL_VARIABLE
 from audience_sync.store import database
+from audience_sync.tuning import DEFAULT_TUNING
 from tests import commands
 
 DEADLINE = 120.0  # seconds; a command that takes longer on a busy machine hangs
 TRAIL_VARIABLE = "TRAIL"  # where a command is to write which points it reaches
 STATEMENT, COMMIT, PLACE = "sql.statement", "sql.commit", "commit@"  # reached before it; PLACE goes on with where
 
+TUNING = replace(DEFAULT_TUNING, changes_per_commit=10)
 SMALL: Mapping[str, Mapping[str, float]] = {
-    "audience_sync.sync.completion": {"CHANGES_A_COMMIT": 10},
-    "audience_sync.sync.run": {"CHANGES_A_COMMIT": 10},
     "audience_sync.tracking_api.event_files": {"PIECE": 15, "LONGEST": 0.02, "PATIENCE": 0.05},
     "audience_sync.cli.sync_commands": {"LOOK": 0.05},
 }
@@ -124,6 +125,7 @@ def perform(
 
 def _run(words: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
     """Be the command, with a witness at every point."""
+    runtime.TUNING = TUNING
     for name, values in SMALL.items():
         module = importlib.import_module(name)
         for constant, value in values.items():

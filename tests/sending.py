@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from audience_sync.sync import Job, sync
 from tests.commands import Command, call
 from tests.factories import Shop
 from tests.support.faulty_sandbox import FaultySandbox
+from tests.tuned import tuned as tuned_workspace
 from tests.waiting import wait_until
 
 SOON = timedelta(milliseconds=20)  # the longest wait between two tries, so that nobody waits for a test
@@ -54,6 +55,10 @@ class Sending:
     sandbox: FaultySandbox
     key: str = DEVELOPMENT_KEY
     orders: dict[str, list[str]] = field(default_factory=dict)
+
+    def tuned(self, **changes: Any) -> Sending:
+        """Return the same with other tunable numbers."""
+        return replace(self, workspace=tuned_workspace(self.workspace, **changes))
 
     def sync(self, **members: Iterable[str]) -> dict[str, RunRow]:
         """Make audiences have exactly these members, and sync them; return the runs."""

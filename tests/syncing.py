@@ -17,6 +17,7 @@ from audience_sync.store.runs import RunRow
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, Plan, RunReport, approve, plan, retract, sync
 from tests.factories import FrozenClock, Shop
+from tests.tuned import tuned
 
 MINUTE = timedelta(minutes=1)
 
@@ -37,6 +38,10 @@ class Syncing:
     def configure(self, **wanted: object) -> None:
         """Write the configuration anew; see `factories.config_text`."""
         self.settings = self._make_settings(**wanted)
+
+    def tune(self, **changes: object) -> None:
+        """Go on with other tunable numbers."""
+        self.workspace = tuned(self.workspace, **changes)
 
     def job(self, **wanted: object) -> Job:
         """Return the job of the one audience."""

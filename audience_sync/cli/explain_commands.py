@@ -339,7 +339,12 @@ def preview(
     with Progress(chosen.key) as progress:
         found = _interruptible(
             lambda: preview_audience(
-                settings, chosen, as_of=as_of, sample=limit, on_page=lambda rows: progress.show("reading", rows)
+                settings,
+                chosen,
+                as_of=as_of,
+                sample=limit,
+                on_page=lambda rows: progress.show("reading", rows),
+                tuning=engine.TUNING,
             )
         )
     preview_output.show(chosen, found, as_of=as_of, seconds=clock() - began, format=format)

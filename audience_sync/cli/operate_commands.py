@@ -26,7 +26,6 @@ from audience_sync.store import audiences, backup_mark, batches, dead_letters, e
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
-from audience_sync.sync.completion import LEASE_SECONDS
 
 DEAD_SHOWN = TableView(
     tuple([column for column in dead_letters.COLUMNS if column != "state"]),
@@ -214,7 +213,7 @@ def _without_syncs(workspace: Workspace) -> Iterator[None]:
     with ExitStack() as stack:
         deadline = time.monotonic() + CLAIM_TIMEOUT
         while missing:
-            lease = workspace.hold(missing, seconds=LEASE_SECONDS)
+            lease = workspace.hold(missing, seconds=workspace.tuning.lease_seconds)
             if lease is not None:
                 stack.enter_context(lease)
                 missing.difference_update(lease.lease.audience_ids)

@@ -22,10 +22,6 @@ from audience_sync.store import erasure, open_values, outages, reports
 from audience_sync.store.outages import OutageKind
 from audience_sync.store.workspace import Workspace
 
-TICK = 1.0  # seconds between two looks for something that waits
-GATHER = 30.0  # seconds that a delivery waits for syncs under way: their changes may share events
-GATHER_LOOK = 0.1  # seconds between two looks whether they are over
-
 log = structlog.get_logger()
 
 
@@ -61,7 +57,7 @@ class Dispatcher(threading.Thread):
     def run(self) -> None:
         """Work until stopped, or until the key turns out to belong to another environment."""
         try:
-            while not self._over.wait(TICK):
+            while not self._over.wait(self._workspace.tuning.outbox_poll_seconds):
                 self._try_round()
         except AudienceSyncError as error:  # the key of another environment: a person must act
             self.failure = error
@@ -108,9 +104,10 @@ class Dispatcher(threading.Thread):
             delivery.stop.wait(pause)
 
     def _gather(self, delivery: DeliveryOptions) -> None:
-        until = self._workspace.seams.monotonic() + GATHER
+        tuning = self._workspace.tuning
+        until = self._workspace.seams.monotonic() + tuning.gather_seconds
         while self._syncing.behind() and self._workspace.seams.monotonic() < until:
-            if delivery.stop.wait(GATHER_LOOK):
+            if delivery.stop.wait(tuning.gather_poll_seconds):
                 return
 
     def _report(self, change: OutageChange) -> None:

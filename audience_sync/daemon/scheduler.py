@@ -138,13 +138,7 @@ def _offset_at(instant: datetime, zone: ZoneInfo) -> timedelta:
 
 # --- scheduler --------------------------------------------------------------------------------------------------------
 
-SYNCS_AT_ONCE = 2
 MOMENT = timedelta(seconds=1)
-JUMP = timedelta(seconds=30)  # clocks that are set by so much less are corrected, not moved
-AGAIN = timedelta(seconds=5)  # when another process is at work on the audience
-PURGE_EVERY = timedelta(hours=24)
-FIRST_PURGE = timedelta(minutes=10)
-KEEP_WAIT = 5.0  # seconds that the main thread, which tells systemd that it is alive, waits for the database to write
 
 log = structlog.get_logger()
 
@@ -154,6 +148,8 @@ class Syncing:
 
     def __init__(self, workspace: Workspace, settings: Settings, *, stop: threading.Event, troubles: Troubles) -> None:
         self._workspace = workspace
+        self._tuning = workspace.tuning
+        self._retry = timedelta(seconds=self._tuning.lease_retry_seconds)
         self._stop = stop
         self._troubles = troubles
         self._lock = threading.RLock()  # over the configuration, the jobs and when they are due
@@ -167,7 +163,7 @@ class Syncing:
         self._drift = self._clock_drift()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(SYNCS_AT_ONCE)},
+            executors={"default": ThreadPoolExecutor(self._tuning.syncs_at_once)},
             # A late wake-up must run, not be skipped (APScheduler's own grace is one second).
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
@@ -193,7 +189,11 @@ class Syncing:
         _log_skipped(self._settings, chosen)
         _log_renamed(self._settings, chosen, known)
         self._scheduler.add_job(
-            self._purge, "interval", seconds=PURGE_EVERY.total_seconds(), next_run_time=now + FIRST_PURGE, id="purge"
+            self._purge,
+            "interval",
+            seconds=self._tuning.purge_seconds,
+            next_run_time=now + timedelta(seconds=self._tuning.first_purge_seconds),
+            id="purge",
         )
         self._scheduler.start()
         self._watcher.start()
@@ -220,7 +220,7 @@ class Syncing:
                 elif self._due[key] > now and self._audiences[key].schedule != audience.schedule:
                     last = last_started.get(row.id) if row is not None else None
                     dues[key] = self._due_anew(audience.schedule, last, now)
-            self._keep_all(dues, known, wait=KEEP_WAIT)
+            self._keep_all(dues, known, wait=self._tuning.due_write_seconds)
             for key in self._due.keys() - chosen.keys():
                 del self._due[key]
                 self._troubles.end(key)
@@ -270,7 +270,7 @@ class Syncing:
         Who was put off by a clock that was ahead is due sooner, what a jump forward made due is due now.
         """
         drift = self._clock_drift()
-        if abs(drift - self._drift) < JUMP.total_seconds():
+        if abs(drift - self._drift) < self._tuning.clock_jump_seconds:
             return
         now = self._now()
         try:
@@ -279,7 +279,7 @@ class Syncing:
             with self._lock:
                 waiting = {key: audience for key, audience in self._audiences.items() if key in self._due}
                 dues = {key: self._first_due(audience, known.get(key), now) for key, audience in waiting.items()}
-                self._keep_all(dues, known, wait=KEEP_WAIT)
+                self._keep_all(dues, known, wait=self._tuning.due_write_seconds)
                 for key, due in dues.items():
                     self._schedule(key, due)
         except sa.exc.SQLAlchemyError as error:
@@ -366,7 +366,7 @@ class Syncing:
             return
         started = self._now()
         family = settings.family(audience)
-        due = started + AGAIN
+        due = started + self._retry
         try:
             with self._claims.claim({one.key for one in family}) as is_free:
                 if is_free:
@@ -400,12 +400,12 @@ class Syncing:
             due = next_due(one.schedule, started_at=started, jitter=jitter)
             was_reloaded = self._settings is not settings  # what is left of the round is evaluated as the file is now
             if self._stop.is_set() or was_reloaded or uses_any(settings, one, busy) is not None:
-                dues[one.key], comes_again = started + AGAIN, True
+                dues[one.key], comes_again = started + self._retry, True
             else:
                 job = Job(settings=settings, audience=one, at_least=made.as_of, stop=self._stop)
                 dues[one.key], comes_again = self._attempt(job, started, due, is_needed=one.key not in made.chosen)
             busy.update([one.key] if comes_again else [])
-        return dues.get(audience.key, started + AGAIN)
+        return dues.get(audience.key, started + self._retry)
 
     def _attempt(self, job: Job, started: datetime, due: datetime, *, is_needed: bool) -> tuple[datetime, bool]:
         """Sync one audience of a round; return when it is due next, and whether that is because others work on it."""
@@ -421,10 +421,10 @@ class Syncing:
             if key not in self._held_elsewhere:
                 log.info("sync_waits", audience=key, why="another process is at work on it")
                 self._held_elsewhere.add(key)
-            due, comes_again = started + AGAIN, True
+            due, comes_again = started + self._retry, True
         except LeaseLost as error:  # whoever took over knows when it is due
             log.warning("sync_lost", audience=key, why=str(error))
-            due, comes_again = started + AGAIN, True
+            due, comes_again = started + self._retry, True
         except Exception as error:  # noqa: BLE001 - the wrapper of every job: one audience must not end the daemon
             self._log_failure(job.audience, error, due)
             self._keep(key, due, seen=None if row is None else row.next_due_at)

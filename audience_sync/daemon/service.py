@@ -158,11 +158,6 @@ def _differing_in(one: object, other: object, name: str) -> Iterator[str]:
 if TYPE_CHECKING:
     from audience_sync.tracking_api.server import Server
 
-TICK = 1.0  # seconds
-STATUS_EVERY = 60.0  # seconds: counting a large outbox is work
-SYNC_DRAIN = 5.0  # seconds that syncs get for their last commit
-DRAIN = 8.0  # seconds until all must be over: a delivery waits 6.5 for its last answers and their commit
-
 log = structlog.get_logger()
 
 
@@ -183,7 +178,7 @@ def run(
         ConfigError: a write key, or a library, is missing.
         AudienceSyncError: the address for events cannot be had, or a part of the daemon has crashed.
     """
-    troubles = Troubles(workspace.seams.monotonic)
+    tuning, troubles = workspace.tuning, Troubles(workspace.seams.monotonic)
     syncing = Syncing(workspace, settings, stop=stop, troubles=troubles)
     dispatcher = Dispatcher(workspace, settings, key, syncing=syncing, troubles=troubles)
     crashed = None
@@ -198,7 +193,7 @@ def run(
         reloader = _Reloader(syncing, dispatcher, notifier, settings, key)
         try:
             told_at = float("-inf")
-            while not stop.wait(TICK) and dispatcher.is_alive() and (crashed := _crash(ingest)) is None:
+            while not stop.wait(tuning.watch_seconds) and dispatcher.is_alive() and (crashed := _crash(ingest)) is None:
                 notifier.alive()
                 if reload is not None and reload.is_set():
                     reload.clear()  # before the file is read: one that comes meanwhile counts
@@ -206,7 +201,7 @@ def run(
                         reload.set()
                     told_at = float("-inf")
                 syncing.follow_clock()
-                if workspace.seams.monotonic() - told_at > STATUS_EVERY:
+                if workspace.seams.monotonic() - told_at > tuning.status_seconds:
                     notifier.status(_status(workspace, reloader.settings, syncing))
                     told_at = workspace.seams.monotonic()
         finally:
@@ -276,7 +271,9 @@ class _Reloader:
 def _open_ingest(workspace: Workspace, settings: Settings, ending: ExitStack) -> Server | None:
     ingest = open_server(workspace, settings, os.environ)
     if ingest is not None:
-        ending.callback(ingest.close, TICK)  # when the start fails; at the end it is closed already
+        ending.callback(
+            ingest.close, workspace.tuning.watch_seconds
+        )  # when the start fails; at the end it is closed already
         log.info("ingest_listening", address=str(ingest.address))
     return ingest
 
@@ -290,12 +287,12 @@ def _crash(ingest: Server | None) -> AudienceSyncError | None:
 
 def _end(workspace: Workspace, syncing: Syncing, dispatcher: Dispatcher, ingest: Server | None) -> bool:
     """End all work in order, side by side; return whether nothing of it is left, which must not be waited for."""
-    ends_at = workspace.seams.monotonic() + DRAIN
+    ends_at = workspace.seams.monotonic() + workspace.tuning.drain_seconds
     dispatcher.stop()
     if ingest is not None:
         ingest.stop()
     syncing.stop()
-    closed = syncing.close(SYNC_DRAIN)
+    closed = syncing.close(workspace.tuning.sync_drain_seconds)
     dispatcher.join(max(0.0, ends_at - workspace.seams.monotonic()))
     if ingest is not None:
         ingest.close(max(0.0, ends_at - workspace.seams.monotonic()))

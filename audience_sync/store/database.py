@@ -18,16 +18,15 @@ from audience_sync.database_error import explain, first_line, shown
 from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
 from audience_sync.extras import EXTRAS, install_command, missing
 from audience_sync.folders import require_folder
+from audience_sync.tuning import DEFAULT_TUNING, Tuning
 
-BUSY_TIMEOUT = 60.0  # seconds a writer waits for SQLite's one writer before it gives up
-CONNECT_TIMEOUT = 10  # seconds
-FROZEN = 20.0  # seconds after which Postgres ends the transaction of a process that does nothing in it: it holds locks
 WRITE_OPTION = "audience_sync_write"
 WAIT_OPTION = "audience_sync_wait"
 AFTER_COMMIT = "audience_sync_after_commit"
 FILE_OPTION = "audience_sync_file"
-AWAY_STATES = frozenset({"25P03", "25006"})  # of Postgres: ended after `FROZEN`; read only, as after a failover
-FROZEN_INFO = "audience_sync_frozen"  # a connection of Postgres that knows of `FROZEN`
+TUNING_OPTION = "audience_sync_tuning"
+AWAY_STATES = frozenset({"25P03", "25006"})  # of Postgres: ended after `frozen_seconds`; read only, as after a failover
+FROZEN_INFO = "audience_sync_frozen"  # a connection of Postgres that knows of `frozen_seconds`
 # Parameters are people's data; and each delivery worker holds a connection now and then, however many there are.
 ENGINE: dict[str, Any] = {"hide_parameters": True, "max_overflow": -1}
 
@@ -44,6 +43,11 @@ class Database:
     def is_sqlite(self) -> bool:
         """Return whether this is a SQLite file (else it is Postgres)."""
         return self.engine.dialect.name == "sqlite"
+
+    @property
+    def tuning(self) -> Tuning:
+        """Return the tunable numbers of everything that works on this database."""
+        return tuning_of(self.engine)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -83,7 +87,7 @@ class Database:
         try:
             is_mine = self._writer.acquire(blocking=False)
             if not is_mine:
-                began, most = time.monotonic(), BUSY_TIMEOUT if wait is None else wait
+                began, most = time.monotonic(), self.tuning.busy_seconds if wait is None else wait
                 is_mine = self._writer.acquire(timeout=most)
                 left = max(0.0, most - (time.monotonic() - began))  # without success SQLite says so at once
             yield left
@@ -106,9 +110,17 @@ def after_commit(connection: Connection, work: Callable[[Connection], None]) -> 
 def _limit(connection: Connection, wait: float | None) -> None:
     """Limit how long a transaction of Postgres may hold up others: once for each connection, and for this one alone."""
     if not connection.info.get(FROZEN_INFO):
-        connection.exec_driver_sql(f"SET idle_in_transaction_session_timeout = {_milliseconds(FROZEN)}")
+        connection.exec_driver_sql(
+            f"SET idle_in_transaction_session_timeout = {_milliseconds(tuning_of(connection).frozen_seconds)}"
+        )
     for limit in ("lock_timeout", "statement_timeout") if wait is not None else ():
         connection.exec_driver_sql(f"SET LOCAL {limit} = {_milliseconds(wait or 0)}")
+
+
+def tuning_of(connection: Connection | Engine) -> Tuning:
+    """Return the tunable numbers that a database was opened with."""
+    tuning: Tuning = connection.get_execution_options().get(TUNING_OPTION, DEFAULT_TUNING)
+    return tuning
 
 
 def file_of(engine: Engine) -> Path | None:
@@ -133,7 +145,13 @@ def display_url(url: str | URL) -> str:
     return shown(make_url(url))
 
 
-def connect(url: str | URL, *, create: bool = False, reach: Callable[[str], None] = pass_by) -> Database:
+def connect(
+    url: str | URL,
+    *,
+    create: bool = False,
+    reach: Callable[[str], None] = pass_by,
+    tuning: Tuning = DEFAULT_TUNING,
+) -> Database:
     """Return the database at a URL; nothing is created unless asked. `reach` is called after each commit that writes.
 
     Raises:
@@ -142,9 +160,15 @@ def connect(url: str | URL, *, create: bool = False, reach: Callable[[str], None
     """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return Database(_sqlite_engine(parsed, create=create), reach=reach)
+        return Database(_sqlite_engine(parsed, create=create, tuning=tuning), reach=reach)
     try:
-        engine = sa.create_engine(parsed, connect_args=_postgres_arguments(parsed), pool_pre_ping=True, **ENGINE)
+        engine = sa.create_engine(
+            parsed,
+            connect_args=_postgres_arguments(parsed, tuning),
+            execution_options={TUNING_OPTION: tuning},
+            pool_pre_ping=True,
+            **ENGINE,
+        )
         with engine.connect():
             pass
     except ImportError as error:
@@ -167,21 +191,22 @@ def _away(context: ExceptionContext) -> BaseException | None:
     return sa.exc.OperationalError(context.statement, None, error, hide_parameters=True)
 
 
-def _postgres_arguments(url: URL) -> dict[str, Any]:
+def _postgres_arguments(url: URL, tuning: Tuning) -> dict[str, Any]:
     """Return what psycopg is told besides the URL; options of the URL, such as a search_path, stay."""
     options = url.query.get("options", "")
     given = options if isinstance(options, str) else " ".join(options)
     # Rows are read by key, page by page: a table without statistics, as after a first sync, would be sorted for each.
-    return {"connect_timeout": CONNECT_TIMEOUT, "options": f"{given} -c timezone=UTC -c enable_bitmapscan=off".strip()}
+    options = f"{given} -c timezone=UTC -c enable_bitmapscan=off".strip()
+    return {"connect_timeout": tuning.connect_seconds, "options": options}
 
 
-def _sqlite_engine(url: URL, *, create: bool) -> Engine:
+def _sqlite_engine(url: URL, *, create: bool, tuning: Tuning) -> Engine:
     path = Path(url.database or "")
     require_folder(path.parent, f"of the membership database {path.name}")
     if not create and not path.exists():
         raise SchemaOutOfDate(f"there is no membership database at {path}", hint="create it with `audience-sync init`")
-    arguments = {"timeout": BUSY_TIMEOUT, "isolation_level": None}
-    options = {FILE_OPTION: path.resolve()}  # it is asked for in every commit
+    arguments = {"timeout": tuning.busy_seconds, "isolation_level": None}
+    options = {FILE_OPTION: path.resolve(), TUNING_OPTION: tuning}  # asked for in every commit
     engine = sa.create_engine(url, connect_args=arguments, execution_options=options, **ENGINE)
 
     @sa.event.listens_for(engine, "connect")
@@ -203,7 +228,7 @@ def _sqlite_engine(url: URL, *, create: bool) -> Engine:
         try:
             connection.exec_driver_sql(statement)
         finally:  # whoever has the connection next waits as long as ever
-            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(BUSY_TIMEOUT)}")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(tuning.busy_seconds)}")
 
     try:
         if create:

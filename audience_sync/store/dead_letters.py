@@ -13,7 +13,7 @@ from audience_sync.core.model import MEMBER_VALUE
 from audience_sync.store import audiences, event_reports, events, generations, reports
 from audience_sync.store.database import Database
 from audience_sync.store.event_reports import EventState
-from audience_sync.store.reports import PAGE, Record, iso
+from audience_sync.store.reports import Record, iso
 from audience_sync.store.runs import identifiers_of
 
 COLUMNS = (
@@ -59,7 +59,7 @@ def _changes(database: Database, which: Which) -> Iterator[Record]:
                 f"{reports.where([f'o.{one}' for one in conditions], on)}"
                 " ORDER BY o.profile_key, o.audience_id LIMIT :n"
             ),
-            {**parameters, **place, "n": PAGE},
+            {**parameters, **place, "n": database.tuning.rows_per_page},
         ).mappings()
         nothing = dict.fromkeys(COLUMNS)
         return [{**nothing, **row, "since": iso(row["since"])} for row in rows]

@@ -19,13 +19,7 @@ from audience_sync.store import audiences, batches, events, generations, members
 from audience_sync.store.database import Database
 from audience_sync.store.initial_entries import HISTORY_FROM, history_from
 
-ROWS_A_COMMIT = 20_000  # about so many old rows are deleted at once
-GROUPS_A_READ = 4_096
-VACUUM_PAGES = 2_000  # given back at once; a SQLite writer waits for it
-TIDY_STEPS = 25  # so often at most after a delivery: 200 MB
 SPARE_SHARE = 10  # a tenth of the file may stay free: the next changes need it again
-SMALL_LOG = 4 * 1024 * 1024  # bytes; SQLite begins a write-ahead log anew by itself at about as many
-PATIENCE = 1_000  # milliseconds for writers, and for readers of the write-ahead log, to leave
 
 # The rows of one person in each table but `batches`. The messageIds of `message_ids` and `event_counts` name nobody.
 _PLACES = {
@@ -158,52 +152,54 @@ def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str,
 def _purge(database: Database, groups: str, delete: str, limit: int) -> int:
     """Delete the groups of rows that a query finds and counts, several in a commit."""
     deleted = 0
+    tuning = database.tuning
     while True:
         with database.read() as connection:
-            found = connection.execute(sa.text(f"{groups} LIMIT {GROUPS_A_READ}"), {"limit": limit}).mappings().all()
-        for chunk in _chunks([dict(row) for row in found]):
+            limited = sa.text(f"{groups} LIMIT {tuning.purged_groups_per_read}")
+            found = connection.execute(limited, {"limit": limit}).mappings().all()
+        for chunk in _chunks([dict(row) for row in found], rows=tuning.purged_rows_per_commit):
             with database.write() as connection:
                 for group in chunk:
                     deleted += connection.execute(sa.text(delete), {**group, "limit": limit}).rowcount
-        if len(found) < GROUPS_A_READ:
+        if len(found) < tuning.purged_groups_per_read:
             return deleted
 
 
-def _in_commits(database: Database, delete_some: Callable[[Connection], int]) -> int:
-    """Delete rows `ROWS_A_COMMIT` at a time, each time in a commit, until fewer are left; return how many they were."""
-    deleted = 0
+def _in_commits(database: Database, delete_some: Callable[[Connection, int], int]) -> int:
+    """Delete rows commit by commit until fewer are left than one commit deletes; return how many they were."""
+    deleted, at_most = 0, database.tuning.purged_rows_per_commit
     while True:
         with database.write() as connection:
-            gone = delete_some(connection)
+            gone = delete_some(connection, at_most)
         deleted += gone
-        if gone < ROWS_A_COMMIT:
+        if gone < at_most:
             return deleted
 
 
-def _delete_changes(connection: Connection, *, before: int) -> int:
+def _delete_changes(connection: Connection, at_most: int, *, before: int) -> int:
     """Delete some of the changes of runs before an instant: a run may have millions."""
     found = connection.execute(
         sa.text(
             "SELECT r.id FROM runs r WHERE r.as_of < :before"
             " AND EXISTS (SELECT 1 FROM changes c WHERE c.run_id = r.id) ORDER BY r.id LIMIT :n"
         ),
-        {"before": before, "n": ROWS_A_COMMIT},
+        {"before": before, "n": at_most},
     )
     gone = 0
     for run_id in found.scalars().all():
-        gone += connection.execute(_OLD_CHANGES, {"r": run_id, "n": ROWS_A_COMMIT - gone}).rowcount
-        if gone >= ROWS_A_COMMIT:
+        gone += connection.execute(_OLD_CHANGES, {"r": run_id, "n": at_most - gone}).rowcount
+        if gone >= at_most:
             break
     return gone
 
 
-def _delete_message_ids(connection: Connection, *, before: int) -> int:
+def _delete_message_ids(connection: Connection, at_most: int, *, before: int) -> int:
     """Delete some of what arrived before a day: a day may have millions."""
     rest = connection.execute(
         sa.text(
             "SELECT day, message_id FROM message_ids WHERE day < :before ORDER BY day, message_id LIMIT 1 OFFSET :n"
         ),
-        {"before": before, "n": ROWS_A_COMMIT},
+        {"before": before, "n": at_most},
     ).first()
     day, message_id = rest or (before, "")
     return connection.execute(
@@ -212,25 +208,26 @@ def _delete_message_ids(connection: Connection, *, before: int) -> int:
     ).rowcount
 
 
-def _chunks(groups: Sequence[Mapping[str, int]]) -> Iterator[list[Mapping[str, int]]]:
+def _chunks(groups: Sequence[Mapping[str, int]], *, rows: int) -> Iterator[list[Mapping[str, int]]]:
     chunk: list[Mapping[str, int]] = []
-    rows = 0
+    found = 0
     for group in groups:
         chunk.append(group)
-        rows += group["n"]
-        if rows >= ROWS_A_COMMIT:
+        found += group["n"]
+        if found >= rows:
             yield chunk
-            chunk, rows = [], 0
+            chunk, found = [], 0
     if chunk:
         yield chunk
 
 
 def compact(database: Database) -> None:
     """Give all free pages of a SQLite file back, and empty its write-ahead log; on Postgres autovacuum does its own."""
+    tuning = database.tuning
     if database.is_sqlite:
         with _cursor_of(database) as cursor:
-            _give_back(cursor, keep=0, steps=None)
-        with _cursor_of(database, wait=PATIENCE) as cursor:
+            _give_back(cursor, keep=0, pages=tuning.vacuum_pages, steps=None)
+        with _cursor_of(database, wait_ms=tuning.vacuum_wait_ms) as cursor:
             _empty_log(cursor)
 
 
@@ -242,26 +239,26 @@ def tidy(database: Database) -> None:
     """
     if not database.is_sqlite:
         return
-    log = Path(f"{database.engine.url.database}-wal")
+    tuning, log = database.tuning, Path(f"{database.engine.url.database}-wal")
     gone_wrong = (OSError, sqlite3.Error, sa.exc.SQLAlchemyError)
-    with suppress(*gone_wrong), _cursor_of(database, wait=PATIENCE) as cursor:
+    with suppress(*gone_wrong), _cursor_of(database, wait_ms=tuning.vacuum_wait_ms) as cursor:
         free, pages = _number(cursor, "freelist_count"), _number(cursor, "page_count")
-        keep = max(VACUUM_PAGES, pages // SPARE_SHARE)
+        keep = max(tuning.vacuum_pages, pages // SPARE_SHARE)
         if free > keep:
-            _give_back(cursor, keep=keep, steps=TIDY_STEPS)
-        if log.stat().st_size > SMALL_LOG:
+            _give_back(cursor, keep=keep, pages=tuning.vacuum_pages, steps=tuning.vacuum_steps)
+        if log.stat().st_size > tuning.small_log_bytes:
             _empty_log(cursor)
 
 
 @contextmanager
-def _cursor_of(database: Database, *, wait: int | None = None) -> Iterator[sqlite3.Cursor]:
-    """Yield a cursor outside of any transaction, where alone all this is possible; `wait` is in milliseconds."""
+def _cursor_of(database: Database, *, wait_ms: int | None = None) -> Iterator[sqlite3.Cursor]:
+    """Yield a cursor outside of any transaction, where alone all this is possible."""
     connection = database.engine.raw_connection()
     try:
         cursor: Any = connection.cursor()
         waits = _number(cursor, "busy_timeout")
-        if wait is not None:
-            _number(cursor, f"busy_timeout = {wait}")
+        if wait_ms is not None:
+            _number(cursor, f"busy_timeout = {wait_ms}")
         try:
             yield cursor
         finally:
@@ -270,11 +267,11 @@ def _cursor_of(database: Database, *, wait: int | None = None) -> Iterator[sqlit
         connection.close()
 
 
-def _give_back(cursor: sqlite3.Cursor, *, keep: int, steps: int | None) -> None:
-    """Shorten the file step by step, others may write in between, until so many free pages are left."""
+def _give_back(cursor: sqlite3.Cursor, *, keep: int, pages: int, steps: int | None) -> None:
+    """Shorten the file by some pages in each step, others may write in between, until `keep` free pages are left."""
     before, free = None, _number(cursor, "freelist_count")
     while free > keep and (before is None or free < before) and steps != 0:
-        _number(cursor, f"incremental_vacuum({min(VACUUM_PAGES, free - keep)})")
+        _number(cursor, f"incremental_vacuum({min(pages, free - keep)})")
         before, free = free, _number(cursor, "freelist_count")
         steps = None if steps is None else steps - 1
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.store import events, generations, outages, reports
 from audience_sync.store.database import Database
-from audience_sync.store.reports import PAGE, Record, iso
+from audience_sync.store.reports import Record, iso
 
 EVENT_COLUMNS = (
     "profile_key", "message_id", "type", "name", "state", "since", "tries", "next_try_at", "reason", "position",
@@ -45,7 +45,7 @@ def open_events(
     """Yield the events that wait or are dead, of one profile and in one state if asked for, in the order of each."""
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
-        return _page(connection, profile_key=profile_key, state=state, last=last, limit=PAGE)
+        return _page(connection, profile_key=profile_key, state=state, last=last, limit=database.tuning.rows_per_page)
 
     return reports.pages(database, page)
 

@@ -17,8 +17,6 @@ from audience_sync.store.initial_entries import history_from
 from audience_sync.store.reports import MEMBER_COLUMNS, Record, iso
 from audience_sync.store.runs import HAS_CHANGED_MEMBERS, identifiers_of
 
-MEMBERS_A_READ = 5_000  # about so many are worked out in memory at once
-
 
 class _Past(NamedTuple):
     """How somebody was in; None where history does not reach back so far."""
@@ -81,7 +79,9 @@ def _walk(database: Database, audience: AudienceRow, last_run: int) -> Iterator[
         with database.read() as connection:
             if not database.is_sqlite:  # several statements must see one state; in a transaction of SQLite they do
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            upto = memberships.page_end(connection, audience.id, after=after, at_most=MEMBERS_A_READ)
+            upto = memberships.page_end(
+                connection, audience.id, after=after, at_most=database.tuning.history_members_per_read
+            )
             found = _members_after(connection, {"a": audience.id, "run": last_run, "after": after, "upto": upto})
         after = upto
         for key in sorted(found):

@@ -21,6 +21,7 @@ from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
 from audience_sync.destinations.open_changes import OpenChanges
 from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.store import audiences, bulk, generations, outbox, schema
+from audience_sync.store.database import tuning_of
 from audience_sync.store.runs import RunRow, identifiers_of
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
@@ -30,8 +31,6 @@ SHARED_HINT: Final = "the view `shared_identifiers` lists them; give each person
 _EXPECTED: Final = "user_identifiers"  # the setting of `expect`
 
 _TAKE: Final = "take"  # the setting of `lock_take`
-_TAKE_WAITS_MS: Final = 5_000  # PostgreSQL: lock_timeout and idle_in_transaction_session_timeout of who has the lock
-_YIELDS_MS: Final = 900  # less than deadlock_timeout, so that it is never a sync that PostgreSQL ends
 
 _PLACE: Final = itemgetter(0, 1)  # of a row: in the order in which others lock them
 _OF_MEMBER: Final = identifiers_of("m.identifiers", "w")
@@ -54,7 +53,7 @@ def lock_take(connection: Connection) -> None:
     """Have all processes wait with taking rows into batches until this transaction ends."""
     if connection.dialect.name != "sqlite":  # a process that freezes now holds up all others
         for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
-            connection.exec_driver_sql(f"SET LOCAL {limit} = {_TAKE_WAITS_MS}")
+            connection.exec_driver_sql(f"SET LOCAL {limit} = {tuning_of(connection).take_lock_ms}")
     generations.locked(connection, _TAKE)
 
 
@@ -167,7 +166,7 @@ def resend_sharers(connection: Connection, events: Iterable[RenderedEvent], *, n
         return
     lock_take(connection)  # what a sync writes from now on stays in the outbox until the end
     if connection.dialect.name != "sqlite":
-        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {_YIELDS_MS}")
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {tuning_of(connection).sharers_lock_ms}")
     c = schema.outbox.columns
     given = bulk.table(connection, "exits", (c.profile_key, c.audience_id, c.run_id))
     found = connection.execute(

@@ -15,9 +15,9 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.model import Change, ChangeKind, Member
 from audience_sync.core.rows import Wrapping, bare
 from audience_sync.store import audiences, bulk, identifiers, initial_entries, outbox, runs, schema
+from audience_sync.store.database import tuning_of
 from audience_sync.store.runs import RunRow
 
-LINES_A_TEXT: Final = 10_000
 _WHOLE: Final = runs.identifiers_of("m.identifiers", "w")
 _MEMBERS: Final = f"SELECT m.profile_key, {_WHOLE}, m.value FROM memberships m LEFT JOIN runs w ON w.id = m.run_id"
 _NOW: Final = 0  # in place of a run: the digest of the members as they are
@@ -56,9 +56,10 @@ def texts(connection: Connection, audience_id: int, wrapping: Wrapping | None) -
         f" ELSE m.profile_key || {tab} || COALESCE({identifiers}, '') || {tab} || m.value END"
     )
     page = f"SELECT {join}({line}, {end}) || {end} FROM {source} WHERE m.audience_id = :a AND m.profile_key > :after"
+    at_most = tuning_of(connection).members_per_read
     upto: str | None = ""
     while upto is not None:
-        after, upto = upto, page_end(connection, audience_id, after=upto, at_most=LINES_A_TEXT)
+        after, upto = upto, page_end(connection, audience_id, after=upto, at_most=at_most)
         until = "" if upto is None else " AND m.profile_key <= :upto"  # a LIMIT would have each row copied once more
         text = connection.execute(sa.text(page + until), {"a": audience_id, "after": after, "upto": upto}).scalar()
         if text is not None:

@@ -19,8 +19,6 @@ from audience_sync.store.database import Database
 from audience_sync.store.initial_entries import UNWRITTEN, history_from
 from audience_sync.store.runs import identifiers_of
 
-PAGE = 1000  # rows
-
 MEMBER_COLUMNS = ("audience", "profile_key", "value", "identifiers", "since", "run_id", "generation", "computation")
 CHANGE_COLUMNS = ("as_of", "audience", "profile_key", "kind", "value", "identifiers", "run_id", "computation")
 RUN_COLUMNS = (
@@ -51,7 +49,7 @@ def members(database: Database, audience: AudienceRow) -> Iterator[Record]:
                 " LEFT JOIN runs w ON w.id = m.run_id"
                 " WHERE m.audience_id = :a AND m.profile_key > :key ORDER BY m.profile_key LIMIT :n"
             ),
-            {"a": audience.id, "key": after, "n": PAGE},
+            {"a": audience.id, "key": after, "n": database.tuning.rows_per_page},
         )
         return [
             dict(zip(MEMBER_COLUMNS, (audience.key, key, value, keys, iso(since), *rest, computation), strict=True))
@@ -72,7 +70,7 @@ def runs(database: Database, *, audience_id: int | None = None, state: str | Non
                 f"SELECT v.* FROM sync_runs v JOIN audiences a ON a.key = v.audience{where(wanted, before)}"
                 " ORDER BY v.id DESC LIMIT :n"
             ),
-            {"a": audience_id, "s": state, "before": last and last["id"], "n": PAGE},
+            {"a": audience_id, "s": state, "before": last and last["id"], "n": database.tuning.rows_per_page},
         ).mappings()
         return [{**row, "definition_changed": bool(row["definition_changed"])} for row in rows]
 
@@ -98,7 +96,13 @@ def changes(
                 " FROM runs r JOIN audiences a ON a.id = r.audience_id"
                 f"{where(wanted, before, ['r.entered + r.exited + r.updated > 0'])} ORDER BY r.id DESC LIMIT :n"
             ),
-            {"a": audience_id, "r": run_id, "since": since_ms, "before": last and last["id"], "n": PAGE},
+            {
+                "a": audience_id,
+                "r": run_id,
+                "since": since_ms,
+                "before": last and last["id"],
+                "n": database.tuning.rows_per_page,
+            },
         ).mappings()
         return [dict(row) for row in rows]
 
@@ -124,7 +128,13 @@ def _changes_of(database: Database, run: Record, kind: str | None) -> Iterator[R
         after = "" if last is None else last["profile_key"]
         rows = connection.execute(
             sa.text(f"{query} ORDER BY profile_key LIMIT :n"),
-            {"r": run["id"], "kind": kind, "key": after, "n": PAGE, "history_from": history_from(connection)},
+            {
+                "r": run["id"],
+                "kind": kind,
+                "key": after,
+                "n": database.tuning.rows_per_page,
+                "history_from": history_from(connection),
+            },
         )
         of_run = (run["id"], run["computation"])
         return [dict(zip(CHANGE_COLUMNS, (as_of, run["key"], *row, *of_run), strict=True)) for row in rows]
@@ -145,7 +155,7 @@ def rejections(database: Database, *, audience_id: int | None = None, run_id: in
                 " FROM rejections j JOIN runs r ON r.id = j.run_id JOIN audiences a ON a.id = r.audience_id"
                 f"{where(wanted, on)} ORDER BY j.run_id DESC, j.position LIMIT :n"
             ),
-            {"a": audience_id, "r": run_id, **place, "n": PAGE},
+            {"a": audience_id, "r": run_id, **place, "n": database.tuning.rows_per_page},
         ).mappings()
         return [dict(row) for row in rows]
 
@@ -159,7 +169,7 @@ def pages(database: Database, page: Callable[[Connection, Record | None], list[R
         with database.read() as connection:
             records = page(connection, last)
         yield from records
-        if len(records) < PAGE:
+        if len(records) < database.tuning.rows_per_page:
             return
         last = records[-1]
 

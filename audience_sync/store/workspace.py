@@ -22,6 +22,7 @@ from audience_sync.store import batches, generations, leases
 from audience_sync.store.database import Database
 from audience_sync.store.holders import Holder
 from audience_sync.store.leases import Lease
+from audience_sync.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,11 @@ class Workspace:
     database: Database
     holder: Holder
     seams: Seams
+
+    @property
+    def tuning(self) -> Tuning:
+        """Return the tunable numbers of this work."""
+        return self.database.tuning
 
     def hold(self, audience_ids: Iterable[int], *, seconds: float) -> HeldLease | None:
         """Take those of the leases of some audiences that are free; None when that is nothing."""

@@ -18,9 +18,6 @@ from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
 
-CHANGES_A_COMMIT = 50_000  # on SQLite everybody else waits for a commit to end
-LEASE_SECONDS = 30.0
-
 
 def _go_on() -> None:
     """Never stop."""
@@ -33,7 +30,7 @@ def holding(workspace: Workspace, audience: AudienceRow) -> Iterator[HeldLease]:
     Raises:
         LeaseHeld: somebody else works on it now.
     """
-    lease = workspace.hold([audience.id], seconds=LEASE_SECONDS)
+    lease = workspace.hold([audience.id], seconds=workspace.tuning.lease_seconds)
     if lease is None:
         raise LeaseHeld(
             f"another process is working on audience {audience.key!r}", hint="`audience-sync status` shows which"
@@ -85,7 +82,7 @@ def apply_plan(
         check_stop()
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            upto = memberships.next_staged(connection, run.id, at_most=CHANGES_A_COMMIT)
+            upto = memberships.next_staged(connection, run.id, at_most=workspace.tuning.changes_per_commit)
             if upto is None:
                 break
             memberships.apply_staged(connection, run, upto=upto)
@@ -108,7 +105,7 @@ def take_out_members(workspace: Workspace, lease: HeldLease, run: RunRow) -> Run
     while True:
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            members = memberships.first(connection, run.audience_id, at_most=CHANGES_A_COMMIT)
+            members = memberships.first(connection, run.audience_id, at_most=workspace.tuning.changes_per_commit)
             if not members:
                 runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=workspace.seams.now_ms())
                 return runs.get(connection, run.id)
@@ -124,11 +121,11 @@ def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> str:
     Return the profile behind which that page begins: it goes with the end of the run, so that nothing is sent twice.
     A run goes on where a dead process stopped.
     """
-    after = run.resent_to or ""
+    after, at_most = run.resent_to or "", workspace.tuning.changes_per_commit
     while True:
         with workspace.database.write() as connection:
             lease.assert_held(connection)
-            upto = memberships.page_end(connection, run.audience_id, after=after, at_most=CHANGES_A_COMMIT)
+            upto = memberships.page_end(connection, run.audience_id, after=after, at_most=at_most)
             if upto is None:
                 return after
             _resend_page(connection, run, after, upto)

@@ -15,6 +15,7 @@ from audience_sync.core.keys import RejectedRow, RowFault, ValueColumn, canonica
 from audience_sync.core.model import Computation
 from audience_sync.core.rows import LineMaker, from_line
 from audience_sync.sync.diff_engine import DiffEngine
+from audience_sync.tuning import Tuning
 
 SAMPLES = 100  # rejected rows kept for each reason and run
 
@@ -47,7 +48,7 @@ class Found:
     """What a definition says, as lines; several of them may be of one profile until `leave_out_duplicates`."""
 
     diff: DiffEngine
-    rejections: Rejections
+    rejections: Rejections = field(default_factory=Rejections)
     rows: int = 0
     sums: str | None = None  # what the source says that the rows come to, with all that makes members of them
     is_asked: bool = False  # the source was asked for sums; there are none if it read another number of rows
@@ -75,10 +76,10 @@ def reading(
     audience: Audience,
     *,
     as_of: datetime,
-    rejections: Rejections,
     on_page: Callable[[int], None],
     asks_sums: bool = False,
     known: str | None = None,
+    tuning: Tuning,
 ) -> Iterator[Found]:
     """Read a definition to its end and yield what it says; `on_page` gets the number of rows page by page.
 
@@ -91,8 +92,8 @@ def reading(
     """
     from audience_sync.sync.duckdb_diff import Diff  # noqa: PLC0415 - DuckDB is slow to import, and few commands compare
 
-    with Diff() as diff:
-        found = Found(diff, rejections)
+    with Diff(tuning=tuning) as diff:
+        found = Found(diff)
         _read(settings, audience, found, as_of=as_of, on_page=on_page, asks_sums=asks_sums, known=known)
         yield found
 

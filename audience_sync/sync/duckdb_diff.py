@@ -24,13 +24,9 @@ from audience_sync.core.model import Change, ChangeKind, Counts
 from audience_sync.core.rows import Wrapping, distinct
 from audience_sync.store.memberships import Digest
 from audience_sync.sync import duckdb_process
+from audience_sync.tuning import DEFAULT_TUNING, Tuning
 
-LINES_A_PIECE: Final = 122_880  # loaded while the next ones are read
-ROWS_A_PART: Final = 250_000  # joined or grouped at once: within a join DuckDB keeps to no limit
-BYTES_A_PART: Final = 16 * 1024 * 1024  # of their texts
-HASHES_A_PART: Final = 500_000  # the same, of their hashes alone
 LONGEST_LINE: Final = 1024 * 1024  # bytes; four of them are the buffer of a file that is loaded
-ROWS_A_PAGE: Final = 2_000  # more of them at once are slower in Python
 _RULES: Final = "3"
 """Change this when the same rows may become other members (a rule for keys or values), or when hashes are others."""
 
@@ -49,10 +45,11 @@ class Diff:
     A single identifier stands bare in its line, without its JSON (`wrapping`), unless it is one that JSON would change.
     """
 
-    def __init__(self, wrapping: Wrapping | None = None) -> None:
+    def __init__(self, wrapping: Wrapping | None = None, *, tuning: Tuning = DEFAULT_TUNING) -> None:
         self.wrapping = wrapping
-        self._connection = duckdb_process.Connection()
-        self._pieces = _Pieces(self._connection.folder, self._load)
+        self._tuning = tuning
+        self._connection = duckdb_process.Connection(tuning)
+        self._pieces = _Pieces(self._connection.folder, self._load, lines=tuning.diff_lines_per_load)
         self._table, self._are_whole = "now", False  # where pieces go, and whether their identifiers are JSON
         self._sums: tuple[int, int, int] | None = None
         self._are_distinct = False  # one line of each profile
@@ -122,14 +119,14 @@ class Diff:
     def _leave_out(self, left_out: Callable[[str], None]) -> None:
         """Keep one line of each profile whose key may be there more than once."""
         self._make("several")
-        for part in self._parts("h", "twice", rows=ROWS_A_PART):
+        for part in self._parts("h", "twice", rows=self._tuning.diff_rows_per_part):
             again = f"hash(k) IN (FROM twice WHERE {part})"
             self._run(f"INSERT INTO several BY NAME SELECT DISTINCT k FROM now WHERE {again}")
         self._make("others")
         kept = self._connection.folder / "kept"
         with self._trouble(), kept.open("wb") as file:
             file.write(_FIRST_LINE)
-            for part in self._parts("k", "several", rows=ROWS_A_PART):
+            for part in self._parts("k", "several", rows=self._tuning.diff_rows_per_part):
                 several = f"(FROM several WHERE {part})"
                 lines = self._lines(f"now SEMI JOIN {several} USING (k) WHERE {part}", order="k, i, v")
                 for line in distinct((line for page in lines for line in page), left_out=left_out):
@@ -211,7 +208,7 @@ class Diff:
             self._run(f"DROP TABLE {table}")
         for found, here, _ in _SIDES:
             self._make(found)
-            for part in self._parts("h", f"only_{found}", rows=HASHES_A_PART):
+            for part in self._parts("h", f"only_{found}", rows=self._tuning.diff_hashes_per_part):
                 differing = f"(FROM only_{found} WHERE {part})"
                 self._run(f"INSERT INTO {found} SELECT * FROM {here} WHERE {part} AND h IN {differing}")
             self._run(f"DROP TABLE only_{found}")
@@ -221,14 +218,14 @@ class Diff:
         equal = " AND ".join(f"a.{column} IS NOT DISTINCT FROM b.{column}" for column in ("i", "v"))
         for found, here, there in _SIDES:
             self._make(found)
-            for part in self._parts("k", "now", "old", rows=ROWS_A_PART):
+            for part in self._parts("k", "now", "old", rows=self._tuning.diff_rows_per_part):
                 only_here = f"(FROM {here} WHERE {part}) a ANTI JOIN (FROM {there} WHERE {part}) b"
                 self._run(f"INSERT INTO {found} SELECT a.* FROM {only_here} ON a.k = b.k AND {equal}")
 
     def _may_share_keys(self) -> bool:
         """Return whether several lines may be of one profile; the members have one each."""
         now, old, come, gone = (self._one(f"SELECT count(*) FROM {table}") for table in ("now", "old", "come", "gone"))
-        if now - come != old - gone or max(come, gone) > ROWS_A_PART:
+        if now - come != old - gone or max(come, gone) > self._tuning.diff_rows_per_part:
             return True
         twice = "SELECT 1 FROM come GROUP BY k HAVING count(*) > 1"
         stays = "SELECT 1 FROM old SEMI JOIN come USING (k) ANTI JOIN gone USING (k)"
@@ -249,7 +246,7 @@ class Diff:
         entered, exited, updated = map(kinds.index, (ChangeKind.ENTERED, ChangeKind.EXITED, ChangeKind.UPDATED))
         self._run("CREATE OR REPLACE TEMP TABLE changed (kind UTINYINT, k VARCHAR, i VARCHAR, v VARCHAR)")
         lines, *_ = totals = self._totals()
-        for part in self._parts("k", "come", "gone", rows=ROWS_A_PART):
+        for part in self._parts("k", "come", "gone", rows=self._tuning.diff_rows_per_part):
             come, gone = f"(FROM come WHERE {part})", f"(FROM gone WHERE {part})"
             self._run(
                 f"INSERT INTO changed SELECT CASE WHEN b.k IS NULL THEN {entered} ELSE {updated} END, a.k, a.i, a.v"
@@ -296,7 +293,7 @@ class Diff:
         cursor = self._execute(query, parameters)
         while True:
             with self._trouble():
-                page = cursor.fetchmany(ROWS_A_PAGE)
+                page = cursor.fetchmany(self._tuning.diff_rows_per_page)
             if not page:
                 return
             yield page
@@ -317,7 +314,8 @@ class Diff:
 
     def _ranges(self, *tables: str) -> list[str]:
         """Return conditions that part the hashes of some tables, so that each part fits into memory."""
-        parts = max(-(-self._one(f"SELECT count(*) FROM {table}") // HASHES_A_PART) for table in tables) or 1
+        count = max(self._one(f"SELECT count(*) FROM {table}") for table in tables)
+        parts = -(-count // self._tuning.diff_hashes_per_part) or 1
         ends = [_HASHES * part // parts for part in range(parts + 1)]
         return [f"h BETWEEN {first} AND {end - 1}" for first, end in pairwise(ends)]
 
@@ -331,7 +329,7 @@ class Diff:
         parts = 1
         for table in tables:
             count, characters = self._rows(f"SELECT count(*), {size} FROM {table}")[0]
-            parts = max(parts, -(-count // rows), -(-int(characters) // BYTES_A_PART))
+            parts = max(parts, -(-count // rows), -(-int(characters) // self._tuning.diff_bytes_per_part))
         value = column if column == "h" else f"hash({column})"
         yield from (f"{value} % {parts} = {part}" for part in range(parts)) if parts > 1 else ("true",)
 
@@ -360,13 +358,16 @@ class Diff:
                 duckdb_process.give_up()
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error).splitlines()[0]
             is_memory = isinstance(error, duckdb.OutOfMemoryException) and not duckdb_process.is_disk_limit(error)
-            raise (duckdb_process.no_memory if is_memory else duckdb_process.no_space)(reason) from None
+            if is_memory:
+                raise duckdb_process.no_memory(reason, most_mb=self._tuning.diff_max_memory_mb) from None
+            raise duckdb_process.no_space(reason) from None
 
 
 class _Pieces:
     """Lines on their way to DuckDB, which loads a file of them in a thread while the next ones are read."""
 
-    def __init__(self, folder: Path, load: Callable[[Path], None]) -> None:
+    def __init__(self, folder: Path, load: Callable[[Path], None], *, lines: int) -> None:
+        self._most = lines  # in a file
         self._folder = folder
         self._load = load
         self._thread = ThreadPoolExecutor(1, "diff")
@@ -382,7 +383,7 @@ class _Pieces:
             self._file.write(_FIRST_LINE)
         self._file.write(lines)
         self._rows += rows
-        if self._rows >= LINES_A_PIECE:
+        if self._rows >= self._most:
             self._hand_over(self._file)
 
     def flush(self) -> None:

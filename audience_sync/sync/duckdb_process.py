@@ -14,15 +14,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import duckdb
 
 from audience_sync.errors import AudienceSyncError
 from audience_sync.folders import scratch_folder
-
-MEMORY_MB: Final = 56
-MOST_MEMORY_MB: Final = 1024  # DuckDB gets this where long rows need it
+from audience_sync.tuning import DEFAULT_TUNING, Tuning
 
 _lock = threading.Lock()
 _until_exit = ExitStack()
@@ -35,14 +32,15 @@ class _Opened:
 
     database: duckdb.DuckDBPyConnection
     folder: Path
-    memory_mb: int
+    least_mb: int  # the memory limit while nobody needs more
+    memory_mb: int  # the memory limit now
     connections: int = 0
     is_sound: bool = True
 
-    @property
-    def is_usable(self) -> bool:
-        """Return whether its folder is still there and where temporary files go now."""
-        return self.is_sound and self.folder.is_dir() and self.folder.parent == Path(tempfile.gettempdir())
+    def is_usable(self, tuning: Tuning) -> bool:
+        """Return whether it has this tuning's memory, and its folder is there and where temporary files go now."""
+        is_here = self.folder.is_dir() and self.folder.parent == Path(tempfile.gettempdir())
+        return self.is_sound and is_here and self.least_mb == tuning.diff_memory_mb
 
 
 _opened: list[_Opened] = []  # the last one is in use
@@ -56,11 +54,12 @@ class Connection:
         AudienceSyncError: the disk is full.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tuning: Tuning = DEFAULT_TUNING) -> None:
+        self._most_mb = tuning.diff_max_memory_mb
         with _lock:
             try:
-                if not (_opened and _opened[-1].is_usable):
-                    _opened.append(_open())
+                if not (_opened and _opened[-1].is_usable(tuning)):
+                    _opened.append(_open(tuning.diff_memory_mb))
                 self._opened = _opened[-1]
                 self.folder = Path(tempfile.mkdtemp(dir=self._opened.folder))
             except OSError as error:
@@ -83,13 +82,14 @@ class Connection:
         shutil.rmtree(self.folder, ignore_errors=True)
         with _lock:
             self._opened.connections -= 1
-            if not self._opened.connections and self._opened.memory_mb != MEMORY_MB and self._opened.is_sound:
-                self._set_limit(MEMORY_MB)
+            least = self._opened.least_mb
+            if not self._opened.connections and self._opened.memory_mb != least and self._opened.is_sound:
+                self._set_limit(least)
 
     def _allow_more(self) -> bool:
         """Double the memory limit; return whether it is higher now."""
         with _lock:
-            if self._opened.memory_mb >= MOST_MEMORY_MB:
+            if self._opened.memory_mb >= self._most_mb:
                 return False
             self._set_limit(self._opened.memory_mb * 2)
             return True
@@ -107,10 +107,10 @@ def no_space(reason: str) -> AudienceSyncError:
     )
 
 
-def no_memory(reason: str) -> AudienceSyncError:
-    """Return the error of a comparison that needs more than `MOST_MEMORY_MB`."""
+def no_memory(reason: str, *, most_mb: int) -> AudienceSyncError:
+    """Return the error of a comparison that needs more memory than it may have."""
     return AudienceSyncError(
-        f"the comparison needs more than {MOST_MEMORY_MB:,} MB of memory: {reason}",
+        f"the comparison needs more than {most_mb:,} MB of memory: {reason}",
         hint="look for very long values in the definition's result",
     )
 
@@ -127,13 +127,13 @@ def give_up() -> None:
             opened.is_sound = False
 
 
-def _open() -> _Opened:
+def _open(memory_mb: int) -> _Opened:
     folder = _until_exit.enter_context(scratch_folder())
     config: dict[str, str | bool | int | float | list[str]] = {
         "threads": 1,
-        "memory_limit": f"{MEMORY_MB}MB",
+        "memory_limit": f"{memory_mb}MB",
         "temp_directory": str(folder / "spill"),
         "checkpoint_threshold": "1TB",  # it would write all temporary tables anew now and then
     }
     database = duckdb.connect(":memory:", config=config)
-    return _Opened(_until_exit.enter_context(database), folder, MEMORY_MB)
+    return _Opened(_until_exit.enter_context(database), folder, memory_mb, memory_mb)

@@ -23,6 +23,7 @@ from audience_sync.sync.comparison import compare
 from audience_sync.sync.definition_rows import Rejections, reading
 from audience_sync.sync.job import Job
 from audience_sync.sync.prerequisites import used_by
+from audience_sync.tuning import DEFAULT_TUNING, Tuning
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,14 @@ def plan(
     )
     if held is not None:
         return made
-    with reading(job.settings, job.audience, as_of=as_of, rejections=made.rejections, on_page=job.on_page) as read:
-        counts = Counts(read=read.rows, rejected=made.rejections.rows)
+    with reading(
+        job.settings,
+        job.audience,
+        as_of=as_of,
+        on_page=job.on_page,
+        tuning=workspace.tuning,
+    ) as read:
+        counts = Counts(read=read.rows, rejected=read.rejections.rows)
         difference = compare(
             workspace.database,
             audience.id if audience and audience.members else None,
@@ -99,7 +106,7 @@ def plan(
             on_found(changes)
     counts += difference.counts
     refusals = guard(counts, kind=made.kind, members_before=made.members_before, limits=job.audience.guard)
-    return replace(made, counts=counts, refusals=refusals)
+    return replace(made, counts=counts, refusals=refusals, rejections=read.rejections)
 
 
 def _planned_hold(connection: Connection, job: Job, planned: Mapping[str, Plan | None]) -> Hold | None:
@@ -188,7 +195,13 @@ class Preview:
 
 
 def preview(
-    settings: Settings, audience: Audience, *, as_of: datetime, sample: int, on_page: Callable[[int], None]
+    settings: Settings,
+    audience: Audience,
+    *,
+    as_of: datetime,
+    sample: int,
+    on_page: Callable[[int], None],
+    tuning: Tuning = DEFAULT_TUNING,
 ) -> Preview:
     """Read a definition to its end and return what it finds, with a sample of profiles.
 
@@ -198,8 +211,8 @@ def preview(
         ConfigError: the definition can be seen to be wrong without running it.
         SourceError: the source cannot be read to its end, or the result has not the columns it needs.
     """
-    rejections, values = Rejections(), Values()
-    with reading(settings, audience, as_of=as_of, rejections=rejections, on_page=on_page) as found:
+    values = Values()
+    with reading(settings, audience, as_of=as_of, on_page=on_page, tuning=tuning) as found:
         found.leave_out_duplicates()
         size = found.diff.digest().members
         lines = islice(chain.from_iterable(found.diff.everybody()), sample)
@@ -207,4 +220,4 @@ def preview(
         if audience.computation is Computation.TRAIT:
             for value in chain.from_iterable(found.diff.values()):
                 values.add(value)
-    return Preview(found.rows, size, rejections.rows, dict(rejections.counts), first, values)
+    return Preview(found.rows, size, found.rejections.rows, dict(found.rejections.counts), first, values)

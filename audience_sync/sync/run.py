@@ -28,8 +28,6 @@ from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync.comparison import Difference, compare, compare_one
 from audience_sync.sync.completion import (
-    CHANGES_A_COMMIT,
-    LEASE_SECONDS,
     apply_plan,
     fail,
     finish_dead_runs,
@@ -115,7 +113,7 @@ class Comparison:
     ) -> None:
         """Put changes into the database, a commit of them at a time; with a limit, no more than that."""
         done: Counter[ChangeKind] = Counter()
-        for some in _chunks(pages, limit=self.job.limit):
+        for some in _chunks(pages, rows=self.workspace.tuning.changes_per_commit, limit=self.job.limit):
             done.update(kinds(some))
             self.job.on_changes(done.total())
             with self.workspace.database.write() as connection:
@@ -162,16 +160,16 @@ class Comparison:
         supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
 
 
-def _chunks(pages: Iterable[Sequence[T]], *, limit: int | None) -> Iterator[list[T]]:
-    """Yield what is in pages in chunks of a commit each, at most `limit` in all."""
+def _chunks(pages: Iterable[Sequence[T]], *, rows: int, limit: int | None) -> Iterator[list[T]]:
+    """Yield what is in pages in chunks of `rows`, at most `limit` in all."""
     left = sys.maxsize if limit is None else limit
     waiting: list[T] = []
     for page in pages:
         waiting += page[:left]
         left -= min(left, len(page))
-        while len(waiting) >= CHANGES_A_COMMIT:
-            yield waiting[:CHANGES_A_COMMIT]
-            del waiting[:CHANGES_A_COMMIT]
+        while len(waiting) >= rows:
+            yield waiting[:rows]
+            del waiting[:rows]
         if not left:
             break
     if waiting:
@@ -255,7 +253,7 @@ def _reason(error: BaseException) -> str:
 
 def recover(workspace: Workspace, audience: AudienceRow) -> None:
     """Finish what a dead process left of an audience's runs; nothing if it lives and works on it."""
-    lease = workspace.hold([audience.id], seconds=LEASE_SECONDS)
+    lease = workspace.hold([audience.id], seconds=workspace.tuning.lease_seconds)
     if lease is not None:
         with lease:
             finish_dead_runs(workspace, lease, audience)
@@ -350,7 +348,7 @@ def _instant(job: Job, audience: AudienceRow, *, now_ms: int) -> int:
 
 
 def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> RunReport:
-    rejections, known = Rejections(), None
+    known = None
     asks_sums = job.settings.sources[job.audience.source].sums_first and not run.partial
     if asks_sums and run.kind is RunKind.INCREMENTAL:
         with workspace.database.read() as connection:
@@ -359,20 +357,20 @@ def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> R
         job.settings,
         job.audience,
         as_of=from_ms(run.as_of),
-        rejections=rejections,
         on_page=job.on_page,
         asks_sums=asks_sums,
         known=known,
+        tuning=workspace.tuning,
     ) as found:
         workspace.seams.reach("sync.read")
-        counts = Counts(read=found.rows, rejected=rejections.rows)
-        comparison = Comparison(workspace, lease, job, run, rejections, counts)
+        counts = Counts(read=found.rows, rejected=found.rejections.rows)
+        comparison = Comparison(workspace, lease, job, run, found.rejections, counts)
         if run.kind is RunKind.INITIAL:
-            job.on_first(found.rows - rejections.rows)
+            job.on_first(found.rows - found.rejections.rows)
         run = comparison.commit(found) if _goes_unguarded(job, run) else comparison.stage(found)
     with workspace.database.read() as connection:
         members = audiences.by_id(connection, run.audience_id).members
-    return RunReport(run, job.audience.key, members, rejections.counts)
+    return RunReport(run, job.audience.key, members, found.rejections.counts)
 
 
 def _goes_unguarded(job: Job, run: RunRow) -> bool:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest import mock
 
@@ -17,13 +17,14 @@ from pydantic import SecretStr
 from audience_sync import daemon
 from audience_sync.clock import Seams
 from audience_sync.config import load
-from audience_sync.daemon import dispatcher, service
+from audience_sync.daemon import service
 from audience_sync.store import database as db
 from audience_sync.store import holders
 from audience_sync.store.workspace import Workspace
+from audience_sync.tuning import DEFAULT_TUNING, Tuning
 from tests.acceptance.running import DEADLINE, Place, until
 
-TICK = 0.05  # seconds: the daemon looks more often than in production
+WATCHFUL = replace(DEFAULT_TUNING, watch_seconds=0.05, outbox_poll_seconds=0.05)
 
 
 @dataclass
@@ -41,7 +42,9 @@ class LocalDaemon:
 
 
 @contextmanager
-def local_daemon(place: Place, *, seams: Seams | None = None, seconds: float = DEADLINE) -> Iterator[LocalDaemon]:
+def local_daemon(
+    place: Place, *, seams: Seams | None = None, seconds: float = DEADLINE, tuning: Tuning = WATCHFUL
+) -> Iterator[LocalDaemon]:
     """Run the daemon of a place for a block, then stop it; it must end in order within some seconds."""
     running = LocalDaemon()
     stop = threading.Event()
@@ -49,15 +52,16 @@ def local_daemon(place: Place, *, seams: Seams | None = None, seconds: float = D
 
     def work() -> None:
         try:
-            with closing(db.connect(place.database_url)) as database, closing(holders.enter(database)) as holder:
+            with (
+                closing(db.connect(place.database_url, tuning=tuning)) as database,
+                closing(holders.enter(database)) as holder,
+            ):
                 workspace = Workspace(database=database, holder=holder, seams=seams or Seams())
                 daemon.run(workspace, settings, SecretStr(place.key), stop=stop)
         except BaseException as error:  # noqa: BLE001 - asserted below
             running._failures.append(error)
 
     with ExitStack() as stack:
-        for module in (dispatcher, service):
-            stack.enter_context(mock.patch.object(module, "TICK", TICK))
         stack.enter_context(mock.patch.object(service, "_leave", _refuse_to_leave))
         stack.enter_context(mock.patch.object(place, "has_daemon", new=True))
         stack.enter_context(mock.patch.dict(os.environ, place.environment))

@@ -29,6 +29,7 @@ from audience_sync.sync import Job, RunReport, sync
 from tests.commands import Command, call
 from tests.factories import AUDIENCE_KEY, Shop, company_identifiers, config_text
 from tests.support.faulty_sandbox import FaultySandbox
+from tests.tuned import tuned_database
 
 DEADLINE = 90.0  # seconds; a command that takes longer on a busy machine hangs
 KILLED = -signal.SIGKILL
@@ -153,10 +154,10 @@ class Place:
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "SCHEMATIC_API_KEY": self.key, **self.environment}
 
-    def sync_here(self, settings: Settings, customers: Customers) -> list[RunReport]:
+    def sync_here(self, settings: Settings, customers: Customers, **tuning: float) -> list[RunReport]:
         """Put customers into the shop and sync every audience, in this process and without delivering."""
         self.shop.set_orders(customers.items())
-        with self.workspace() as workspace:
+        with self.workspace(**tuning) as workspace:
             return [sync(workspace, Job(settings=settings, audience=audience)) for audience in settings.audiences]
 
     def deliver_here(self) -> None:
@@ -166,10 +167,11 @@ class Place:
             assert deliver(workspace, DeliveryOptions(settings=settings, key=SecretStr(self.key))).open == 0
 
     @contextmanager
-    def workspace(self) -> Iterator[Workspace]:
+    def workspace(self, **tuning: float) -> Iterator[Workspace]:
         """Be a holder of leases on the membership database, as a living process that the command meets."""
         with closing(holders.enter(self.database)) as holder:
-            yield Workspace(database=self.database, holder=holder, seams=Seams())
+            database = tuned_database(self.database, **tuning)
+            yield Workspace(database=database, holder=holder, seams=Seams())
 
     def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the membership database."""

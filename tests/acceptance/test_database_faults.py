@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.store import database as db
 from audience_sync.store.migration import migrate
 from audience_sync.sync import Job, duckdb_process, sync
-from tests.acceptance.local_daemon import local_daemon
+from tests.acceptance.local_daemon import WATCHFUL, local_daemon
 from tests.acceptance.running import (
     ON_ONE_DATABASE,
     Customers,
@@ -45,6 +46,7 @@ from tests.acceptance.running import (
 )
 from tests.factories import AUDIENCE_KEY
 from tests.sending import in_between
+from tests.tuned import tune_commands
 
 EVERYBODY = customers(range(1500))
 MOST = customers(range(100, 1600))
@@ -237,10 +239,8 @@ def test_a_temporary_folder_that_is_full(place: Place, small_disk: SmallDisk, mo
 
 @pytest.fixture
 def in_small_folder(monkeypatch: pytest.MonkeyPatch, small_disk: SmallDisk) -> Iterator[SmallDisk]:
-    """Have this process keep temporary files on a small disk, and compare with 40 MB."""
+    """Have this process keep temporary files on a small disk."""
     monkeypatch.setattr(tempfile, "tempdir", str(small_disk.folder))
-    monkeypatch.setattr(duckdb_process, "MEMORY_MB", 40)
-    duckdb_process.give_up()
     yield small_disk
     duckdb_process.give_up()
 
@@ -251,17 +251,17 @@ def test_a_disk_that_fills_up_while_rows_are_compared(place: Place, in_small_fol
     """A comparison that needs more space than there is names the folder; with room it ends right."""
     before, after = customers(range(600_000)), customers(range(300, 600_300))
     settings = place.configure(guard={"min_members": 1_000_000})
-    place.sync_here(settings, before)
+    place.sync_here(settings, before, diff_memory_mb=40)
     in_small_folder.resize(used(in_small_folder.folder) + 6 * KIB)
     with pytest.raises(AudienceSyncError, match=str(in_small_folder.folder)) as caught:
-        place.sync_here(settings, after)
+        place.sync_here(settings, after, diff_memory_mb=40)
 
     assert "set TMPDIR to a folder with more" in str(caught.value.hint)
     assert place.rows("SELECT state FROM sync_runs ORDER BY id DESC LIMIT 1") == [("failed",)]
     assert len(place.members()) == len(before)
     assert place.rows("SELECT count(*) FROM staged") == [(0,)]
     in_small_folder.resize(400 * KIB)
-    (report,) = place.sync_here(settings, after)
+    (report,) = place.sync_here(settings, after, diff_memory_mb=40)
     assert (report.run.counts.entered, report.run.counts.exited) == (300, 300)
     assert place.members() == memberships(after)
 
@@ -331,7 +331,7 @@ def test_a_lock_that_is_held_for_too_long(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sync that waits in vain says so in one sentence, and the next one ends right."""
-    monkeypatch.setattr(db, "BUSY_TIMEOUT", 0.1)
+    tune_commands(monkeypatch, busy_seconds=0.1)
     with locked(place):
         code = run_here(monkeypatch, place, "sync")
     said = capsys.readouterr().err
@@ -349,11 +349,10 @@ def often(place: Place, **wanted: Any) -> Settings:
 
 @pytest.mark.slow
 @ON_ONE_DATABASE
-def test_the_daemon_outlives_a_lock(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_daemon_outlives_a_lock(place: Place) -> None:
     """While another program holds the file for longer than anybody waits, syncs fail; afterwards all goes on."""
-    monkeypatch.setattr(db, "BUSY_TIMEOUT", 0.1)
     often(place)
-    with local_daemon(place) as daemon:
+    with local_daemon(place, tuning=replace(WATCHFUL, busy_seconds=0.1)) as daemon:
         until(lambda: place.received() >= len(EVERYBODY) and not place.rows("SELECT 1 FROM open_deliveries"))
         place.shop.set_orders(MOST.items())
         with locked(place):

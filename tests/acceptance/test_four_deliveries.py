@@ -14,7 +14,7 @@ import pytest
 
 from audience_sync.delivery.rate_limit import RESERVE_SECONDS
 from audience_sync.sandbox.http_server import Request, Response
-from audience_sync.store.database import FROZEN
+from audience_sync.tuning import DEFAULT_TUNING
 from tests.acceptance.running import KILLED, Customers, Place, Running, assert_settled, customers, open_place, until
 from tests.sending import in_between
 from tests.support.faulty_sandbox import FaultRule
@@ -105,7 +105,7 @@ def test_one_is_killed_and_one_frozen(place: Place, count: int, is_late: bool) -
     with in_between(place.sandbox, watch.look), delivering(place, count) as (frozen, killed, *others):
         until(lambda: place.received() > 50)
         frozen.process.send_signal(signal.SIGSTOP)
-        gone_after = FROZEN if is_in_transaction(place) else REPLACED
+        gone_after = DEFAULT_TUNING.frozen_seconds if is_in_transaction(place) else REPLACED
         flip(place)
         if others:
             killed.process.kill()

@@ -38,6 +38,7 @@ from tests.factories import (
     open_changes,
     take_batch,
 )
+from tests.tuned import tuned_database
 
 DAY = timedelta(days=1)
 
@@ -558,10 +559,9 @@ def test_forget_waits_for_nobody_who_works_on_the_user(desk: Desk, monkeypatch: 
     assert desk.command("forget", "u1", "--yes").code == 0
 
 
-def test_purge_deletes_only_what_is_past_its_retention(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_purge_deletes_only_what_is_past_its_retention(desk: Desk) -> None:
     """Old history goes in many small commits; memberships, open rows and what is younger stay."""
-    monkeypatch.setattr(erasure, "ROWS_A_COMMIT", 7)
-    monkeypatch.setattr(erasure, "GROUPS_A_READ", 10)
+    database = tuned_database(desk.workspace.database, purged_rows_per_commit=7, purged_groups_per_read=10)
     desk.sync(*[f"u{n}" for n in range(50)], None)
     desk.deliver(*[f"u{n}" for n in range(30)])
     desk.clock.advance(500 * DAY)
@@ -569,7 +569,7 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk, monkeypatch: 
     desk.deliver("u49")
     now = desk.workspace.seams.now_ms()
 
-    purged = erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=now)
+    purged = erasure.purge(database, desk.settings.retention, now_ms=now)
 
     assert purged == {
         "changes": 5, "batches": 30, "deliveries": 0, "rejections": 1, "event_counts": 0, "message_ids": 0
@@ -583,7 +583,7 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk, monkeypatch: 
         history_from = generations.get(connection, initial_entries.HISTORY_FROM)
     assert left == {"changes": 5, "batches": 1, "rejections": 1, "outbox": 19}
     assert history_from == str(now - 400 * 86_400_000)
-    again = erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=now)
+    again = erasure.purge(database, desk.settings.retention, now_ms=now)
     assert again == dict.fromkeys(purged, 0)
 
 

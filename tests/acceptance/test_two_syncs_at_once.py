@@ -10,7 +10,7 @@ from threading import Barrier
 import pytest
 
 from audience_sync.config import Settings
-from audience_sync.sync import Job, RunReport, duckdb_process, sync
+from audience_sync.sync import Job, RunReport, sync
 from tests.acceptance.running import Place, open_place
 from tests.factories import ORDERS_SQL
 
@@ -52,12 +52,10 @@ def assert_right(place: Place, *, first: int) -> None:
     assert place.rows("SELECT members FROM digests WHERE run_id = 0") == [(PEOPLE // 2,)] * 2
 
 
-def test_two_threads(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_threads(place: Place) -> None:
     """Neither sees the other's rows, though both are in the one DuckDB, whose memory is for both."""
-    monkeypatch.setattr(duckdb_process, "MEMORY_MB", 40)
-    duckdb_process.give_up()
     settings = configure(place)
-    with place.workspace() as workspace, ThreadPoolExecutor(2) as pool:
+    with place.workspace(diff_memory_mb=40) as workspace, ThreadPoolExecutor(2) as pool:
         for first in (0, 500):
             fill(place, first=first)
             both = Barrier(2)
@@ -69,7 +67,6 @@ def test_two_threads(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
             counts = [report.run.counts for report in pool.map(one, AUDIENCES)]
             assert [(c.entered, c.exited) for c in counts] == [(250, 250) if first else (PEOPLE // 2, 0)] * 2
             assert_right(place, first=first)
-    duckdb_process.give_up()
 
 
 def test_two_processes(place: Place) -> None:

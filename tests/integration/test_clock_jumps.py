@@ -21,7 +21,6 @@ from audience_sync import daemon
 from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.model import RunState
-from audience_sync.daemon import service
 from audience_sync.store import generations, holders
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
@@ -270,11 +269,9 @@ def test_the_daemon_goes_on_after_a_jump_back(sending: Sending, jumping: Jumping
 
 @pytest.mark.usefixtures("scheduler_clock")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_the_daemon_catches_up_once_after_a_jump_forward(
-    sending: Sending, jumping: JumpingClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_daemon_catches_up_once_after_a_jump_forward(sending: Sending, jumping: JumpingClock) -> None:
     """What an hour made due is synced once, soon; not once for each time that was passed over, nor again and again."""
-    monkeypatch.setattr(service, "TICK", 0.1)
+    sending = sending.tuned(watch_seconds=0.1)
     sending.shop.set_orders([(user, "gold") for user in PEOPLE[:10]])
     with running(sending, hourly(sending, timedelta(minutes=10))):
         wait_until(lambda: told(sending, 10), seconds=SOON)

@@ -21,7 +21,7 @@ from structlog.typing import EventDict
 from audience_sync import daemon
 from audience_sync.clock import Seams
 from audience_sync.config import load, resolve_api_key
-from audience_sync.daemon import dispatcher, scheduler, service
+from audience_sync.daemon import scheduler, service
 from audience_sync.errors import AudienceSyncError
 from audience_sync.sandbox.rest_api import SandboxSettings
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
@@ -30,6 +30,7 @@ from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from tests.factories import Shop
 from tests.support.faulty_sandbox import FaultRule, FaultySandbox
+from tests.tuned import tuned
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow_on_postgres
@@ -105,10 +106,8 @@ class Served:
 
 
 @pytest.fixture
-def served(tmp_path: Path, database: Database, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+def served(tmp_path: Path, database: Database, shop: Shop) -> Iterator[Served]:
     """A shop of five customers, due every hour; the daemon looks often."""
-    monkeypatch.setattr(service, "TICK", 0.05)
-    monkeypatch.setattr(dispatcher, "TICK", 0.05)
     shop.set_orders(PEOPLE)
     with (
         FaultySandbox(tmp_path / "sandbox.db") as sandbox,
@@ -116,6 +115,7 @@ def served(tmp_path: Path, database: Database, shop: Shop, monkeypatch: pytest.M
         capture_logs() as logged,
     ):
         workspace = Workspace(database=database, holder=holder, seams=Seams(jitter=lambda: 0.0))
+        workspace = tuned(workspace, watch_seconds=0.05, outbox_poll_seconds=0.05)
         opened = Served(folder=tmp_path, workspace=workspace, shop=shop, sandbox=sandbox, logged=logged)
         opened.write()
         yield opened
@@ -211,7 +211,7 @@ def test_an_outage_that_turns_into_another(served: Served) -> None:
 
 def test_a_reload_waits_for_a_busy_database(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The main thread does not wait with it: it tries again, and says so once."""
-    monkeypatch.setattr(scheduler, "KEEP_WAIT", 0.01)
+    served.workspace = tuned(served.workspace, due_write_seconds=0.01)
     database = served.workspace.database
     tries: list[None] = []
     keep_all = scheduler.Syncing._keep_all

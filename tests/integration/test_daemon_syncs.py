@@ -19,13 +19,13 @@ from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from audience_sync.config import Settings, load
-from audience_sync.daemon import scheduler as syncing
 from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.store import audiences, database_overview
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import approve
 from tests.factories import NOON, FrozenClock, Shop
+from tests.tuned import tuned
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -57,6 +57,11 @@ class Daemon:
         """Begin without any audience."""
         seams = replace(self.workspace.seams, reach=lambda point: self.reached.pop(point, _pass)())
         self.workspace = replace(self.workspace, seams=seams)
+        self.tune()
+
+    def tune(self, **changes: float) -> None:
+        """Begin anew with other tunable numbers."""
+        self.workspace = tuned(self.workspace, **changes)
         self.syncing = Syncing(self.workspace, self.settings(), stop=self.stop, troubles=Troubles(self.clock.monotonic))
 
     def settings(self, *audiences: str) -> Settings:
@@ -264,7 +269,7 @@ def test_a_release_right_after_a_sync_is_kept(daemon: Daemon, monkeypatch: pytes
 
 def test_a_busy_database_does_not_hold_up_the_main_thread(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reload and a clock that was set write for a moment at most; where they cannot, they change nothing."""
-    monkeypatch.setattr(syncing, "KEEP_WAIT", 0.05)
+    daemon.tune(due_write_seconds=0.05)
     monkeypatch.setattr(daemon.syncing._scheduler, "wakeup", _pass)
     daemon.reload(audience("Gold"))
     daemon.run("gold")

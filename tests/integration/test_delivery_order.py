@@ -243,9 +243,9 @@ def test_a_take_that_builds_slowly(sending: Sending, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
-def test_a_take_that_waits_for_a_lock(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_take_that_waits_for_a_lock(sending: Sending) -> None:
     """While another process stands still with what is to be taken, a delivery tries again and says nothing of it."""
-    monkeypatch.setattr(identifiers, "_TAKE_WAITS_MS", 50)
+    sending = sending.tuned(take_lock_ms=50)
     sending.sync(gold=["u1"])
     warnings: list[str] = []
     with sending.delivering(warn=warnings.append) as report:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 from random import Random
@@ -22,6 +24,7 @@ from audience_sync.store.memberships import Digest
 from audience_sync.sync import duckdb_diff, duckdb_process
 from audience_sync.sync.diff_engine import DiffEngine
 from audience_sync.sync.duckdb_diff import Diff
+from audience_sync.tuning import DEFAULT_TUNING, Tuning
 from tests.factories import make_change, make_member
 from tests.profile import amount
 
@@ -34,14 +37,26 @@ class Engine(DiffEngine, Protocol):
 
 
 Engines: TypeAlias = Callable[[Wrapping | None], AbstractContextManager[Engine]]
+
+
+class Implementation(Protocol):
+    """How an implementation of the protocol is opened."""
+
+    def __call__(self, wrapping: Wrapping | None = None, *, tuning: Tuning = ...) -> AbstractContextManager[Engine]:
+        """Return an engine for lines with this wrapping."""
+
+
 Members: TypeAlias = dict[str, Member]
 
-IMPLEMENTATIONS: list[tuple[str, Engines]] = [
+IMPLEMENTATIONS: list[tuple[str, Implementation]] = [
     ("Diff", Diff),
 ]
 SEQUENCES = amount("AUDIENCE_SYNC_DIFF_SEQUENCES", small=15, large=1000)
 STEPS = 5  # comparisons in each of them
-SMALL = {"LINES_A_PIECE": 7, "ROWS_A_PART": 5, "HASHES_A_PART": 4, "ROWS_A_PAGE": 3}
+SMALL = replace(
+    DEFAULT_TUNING, diff_lines_per_load=7, diff_rows_per_part=5, diff_hashes_per_part=4, diff_rows_per_page=3
+)
+FRUGAL = replace(DEFAULT_TUNING, diff_memory_mb=40)
 
 COMPANY = wrapping(KeyColumns(0, (), (("groupId", 1),)))
 QUOTED = wrapping(KeyColumns(0, (('it\'s a "né\\m" %s ?', 1),), ()))
@@ -328,30 +343,36 @@ def crowds(draw: st.DrawFn) -> tuple[Wrapping | None, list[Member], Random]:
 # --- fixtures ---------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def small_amounts() -> Iterator[None]:
-    """Have a few rows go the way of very many."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, rows in SMALL.items():
-            patch.setattr(duckdb_diff, name, rows)
-        yield
-
-
 @pytest.fixture(scope="module", params=[made for _, made in IMPLEMENTATIONS], ids=[name for name, _ in IMPLEMENTATIONS])
-def engines(request: pytest.FixtureRequest) -> Engines:
-    """Each implementation of the protocol, to be opened with a wrapping."""
-    made: Engines = request.param
+def implementation(request: pytest.FixtureRequest) -> Implementation:
+    """Each implementation of the protocol."""
+    made: Implementation = request.param
     return made
 
 
-@pytest.fixture(scope="module", params=["whole", "in-parts"])
-def amounts(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def engines(implementation: Implementation) -> Engines:
+    """Each implementation, to be opened with a wrapping."""
+    return partial(implementation, tuning=DEFAULT_TUNING)
+
+
+@pytest.fixture(scope="module", params=[DEFAULT_TUNING, SMALL], ids=["whole", "in-parts"])
+def amounts(request: pytest.FixtureRequest) -> Tuning:
     """Few rows as such, and as if they were very many."""
-    if request.param == "whole":
-        yield
-    else:
-        with small_amounts():
-            yield
+    tuning: Tuning = request.param
+    return tuning
+
+
+@pytest.fixture(scope="module")
+def in_amounts(implementation: Implementation, amounts: Tuning) -> Engines:
+    """Each implementation, for few rows that it takes as such, or as if they were very many."""
+    return partial(implementation, tuning=amounts)
+
+
+@pytest.fixture(scope="module")
+def frugal(implementation: Implementation) -> Engines:
+    """Each implementation, with 40 MB."""
+    return partial(implementation, tuning=FRUGAL)
 
 
 # --- comparison -------------------------------------------------------------------------------------------------------
@@ -376,26 +397,24 @@ def check_comparison(engines: Engines, world: World, *, keep_missing: bool, know
     return digest
 
 
-@pytest.mark.usefixtures("amounts")
 @given(world=worlds(), keep_missing=st.booleans(), is_known=st.booleans())
-def test_changes_are_those_of_the_model(engines: Engines, world: World, keep_missing: bool, is_known: bool) -> None:
+def test_changes_are_those_of_the_model(in_amounts: Engines, world: World, keep_missing: bool, is_known: bool) -> None:
     """The changes turn what was into what is, and the digest afterwards is that of all who are members then."""
     around, before, now, _ = world
-    known = digest_of(engines, around, before) if is_known else None
+    known = digest_of(in_amounts, around, before) if is_known else None
 
-    digest = check_comparison(engines, world, keep_missing=keep_missing, known=known)
+    digest = check_comparison(in_amounts, world, keep_missing=keep_missing, known=known)
 
-    assert digest == digest_of(engines, around, before | now if keep_missing else now)
+    assert digest == digest_of(in_amounts, around, before | now if keep_missing else now)
 
 
-@pytest.mark.usefixtures("amounts")
 @given(world=worlds(), keep_missing=st.booleans())
-def test_a_digest_of_others_changes_nothing(engines: Engines, world: World, keep_missing: bool) -> None:
+def test_a_digest_of_others_changes_nothing(in_amounts: Engines, world: World, keep_missing: bool) -> None:
     """A known digest that is not that of the members, or has another version, leads to the same changes."""
     around = world.around
-    others = digest_of(engines, around, {"someone else": make_member("someone else")})
+    others = digest_of(in_amounts, around, {"someone else": make_member("someone else")})
     for known in (others, others._replace(version="another", total="")):
-        check_comparison(engines, world, keep_missing=keep_missing, known=known)
+        check_comparison(in_amounts, world, keep_missing=keep_missing, known=known)
 
 
 def test_each_kind_of_change(engines: Engines) -> None:
@@ -450,30 +469,28 @@ def test_a_byte_order_mark_is_part_of_a_key(engines: Engines, around: Wrapping |
     check_comparison(engines, World(around, now, now, Random(1)), keep_missing=False, known=None)
 
 
-@pytest.mark.usefixtures("amounts")
-def test_identifiers_of_earlier_settings_are_other_ones(engines: Engines) -> None:
+def test_identifiers_of_earlier_settings_are_other_ones(in_amounts: Engines) -> None:
     """Members whose identifiers have another form than the lines now are compared by their whole JSON."""
     earlier = ['{"company":{"groupId":"c1"},"user":{"email":"c1"}}', '{"user":{"groupId":"c1"}}', None]
     before = keyed(Member(f"u{n}", identifiers) for n, identifiers in enumerate(earlier))
     now = keyed(make_member(key, company="c1") for key in before)
 
-    check_comparison(engines, World(COMPANY, before, now, Random(1)), keep_missing=False, known=None)
+    check_comparison(in_amounts, World(COMPANY, before, now, Random(1)), keep_missing=False, known=None)
 
 
 # --- digests ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("amounts")
 @given(worlds())
-def test_equal_digests_are_of_equal_sets(engines: Engines, world: World) -> None:
+def test_equal_digests_are_of_equal_sets(in_amounts: Engines, world: World) -> None:
     """Order and division, and whether identifiers are bare, make no difference; the members do."""
     around, before, now, random = world
-    with engines(around) as first, engines(around) as second:
+    with in_amounts(around) as first, in_amounts(around) as second:
         add(first, before.values(), around, random)
         add(second, now.values(), around, random)
         was, now_is = first.digest(), second.digest()
 
-    assert was == digest_of(engines, around, before)
+    assert was == digest_of(in_amounts, around, before)
     assert was.members == len(before)
     assert (was == now_is) == (before == now)
 
@@ -541,16 +558,15 @@ def test_a_digest_follows_what_is_added(engines: Engines) -> None:
 # --- duplicates and lines ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("amounts")
 @given(crowd=crowds(), before=st.lists(members_of(None, st.sampled_from(ODD)), max_size=5).map(keyed))
 def test_one_line_of_each_profile_is_kept(
-    engines: Engines, crowd: tuple[Wrapping | None, list[Member], Random], before: Members
+    in_amounts: Engines, crowd: tuple[Wrapping | None, list[Member], Random], before: Members
 ) -> None:
     """The line with most identifiers and then the smallest stays; each other one is passed on once."""
     around, members, random = crowd
     kept, others = one_of_each(members)
     left_out: list[str] = []
-    with engines(around) as engine:
+    with in_amounts(around) as engine:
         add(engine, members, around, random)
         engine.leave_out_duplicates(left_out.append)
         everybody = [whole_line(line, around) for page in engine.everybody() for line in page]
@@ -560,22 +576,21 @@ def test_one_line_of_each_profile_is_kept(
 
     assert sorted(left_out) == sorted(others)
     assert everybody == [to_line(kept[key]) for key in sorted(kept, key=str.encode)]
-    assert digest == digest_of(engines, around, kept)
+    assert digest == digest_of(in_amounts, around, kept)
     assert changes == differences(before, kept, keep_missing=False)
     assert counts == counted(changes, kept)
 
 
-@pytest.mark.usefixtures("amounts")
 @given(crowd=crowds(), before=st.lists(members_of(None, st.sampled_from(ODD)), max_size=5).map(keyed))
 def test_a_comparison_leaves_duplicates_out_itself(
-    engines: Engines, crowd: tuple[Wrapping | None, list[Member], Random], before: Members
+    in_amounts: Engines, crowd: tuple[Wrapping | None, list[Member], Random], before: Members
 ) -> None:
     """Whoever compares need not have left them out, however they meet with the members."""
     around, members, random = crowd
     kept, others = one_of_each(members)
     for known in (dict(before), dict(list(kept.items())[:3]), {**before, **kept}, kept):
         left_out: list[str] = []
-        with engines(around) as engine:
+        with in_amounts(around) as engine:
             add(engine, members, around, random)
             texts = texts_of(known, random)
             counts = engine.compare(texts, known=None, keep_missing=False, left_out=left_out.append)
@@ -585,15 +600,14 @@ def test_a_comparison_leaves_duplicates_out_itself(
         assert sorted(left_out) == sorted(others)
         assert changes == differences(known, kept, keep_missing=False)
         assert counts == counted(changes, kept)
-        assert digest == digest_of(engines, around, kept)
+        assert digest == digest_of(in_amounts, around, kept)
 
 
-@pytest.mark.usefixtures("amounts")
 @given(crowds())
-def test_lines_of_a_profile_are_whole(engines: Engines, crowd: tuple[Wrapping | None, list[Member], Random]) -> None:
+def test_lines_of_a_profile_are_whole(in_amounts: Engines, crowd: tuple[Wrapping | None, list[Member], Random]) -> None:
     """All lines of one profile are found, with the JSON around bare identifiers, and none of somebody unknown."""
     around, members, random = crowd
-    with engines(around) as engine:
+    with in_amounts(around) as engine:
         add(engine, members, around, random)
 
         for key in {member.profile_key for member in members}:
@@ -602,11 +616,10 @@ def test_lines_of_a_profile_are_whole(engines: Engines, crowd: tuple[Wrapping | 
         assert engine.lines_of("nobody of this name") == []
 
 
-@pytest.mark.usefixtures("amounts")
 @given(worlds())
-def test_everybody_comes_by_profile_key(engines: Engines, world: World) -> None:
+def test_everybody_comes_by_profile_key(in_amounts: Engines, world: World) -> None:
     """All lines come in the order of the keys' bytes, with the JSON around bare identifiers."""
-    with engines(world.around) as engine:
+    with in_amounts(world.around) as engine:
         add(engine, world.now.values(), world.around, world.random)
         everybody = [whole_line(line, world.around) for page in engine.everybody() for line in page]
 
@@ -624,17 +637,19 @@ def colliding(hashed: str) -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("amounts")
 @pytest.mark.parametrize("hashed", ["hash(k) % 3", "hash(k)", "hash(i, v)", "0"])
 @given(world=worlds(), keep_missing=st.booleans())
-def test_a_known_digest_finds_what_equal_hashes_hide(hashed: str, world: World, keep_missing: bool) -> None:
+def test_a_known_digest_finds_what_equal_hashes_hide(
+    amounts: Tuning, hashed: str, world: World, keep_missing: bool
+) -> None:
     """With a known digest the changes are right although hashes of different rows are equal."""
+    engines = partial(Diff, tuning=amounts)
     with colliding(hashed):
-        known = digest_of(Diff, world.around, world.before)
-        digest = check_comparison(Diff, world, keep_missing=keep_missing, known=known)
+        known = digest_of(engines, world.around, world.before)
+        digest = check_comparison(engines, world, keep_missing=keep_missing, known=known)
 
         whole = world.before | world.now if keep_missing else world.now
-        assert digest == digest_of(Diff, world.around, whole)
+        assert digest == digest_of(engines, world.around, whole)
 
 
 def test_equal_hashes_hide_a_change_without_a_known_digest() -> None:
@@ -701,22 +716,20 @@ def check_step(engines: Engines, world: World, known: Digest | None, *, keep_mis
 
 @pytest.mark.generated
 @pytest.mark.parametrize("seed", range(SEQUENCES))
-def test_digests_go_from_one_comparison_to_the_next(engines: Engines, seed: int) -> None:
+def test_digests_go_from_one_comparison_to_the_next(implementation: Implementation, seed: int) -> None:
     """In a sequence of comparisons the members follow, and the digest of each is what the next one knows."""
+    engines = partial(implementation, tuning=SMALL if seed % 2 else DEFAULT_TUNING)
     random = Random(seed)
     around = random.choice(WRAPPINGS)
     members: Members = {}
     known: Digest | None = None
-    with pytest.MonkeyPatch.context() as patch:
-        for name, rows in SMALL.items() if seed % 2 else ():
-            patch.setattr(duckdb_diff, name, rows)
-        for _ in range(STEPS):
-            now = next_of(members, around, random)
-            keep_missing = random.random() < 0.3
-            known = check_step(engines, World(around, members, now, random), known, keep_missing=keep_missing)
-            members = members | now if keep_missing else now
+    for _ in range(STEPS):
+        now = next_of(members, around, random)
+        keep_missing = random.random() < 0.3
+        known = check_step(engines, World(around, members, now, random), known, keep_missing=keep_missing)
+        members = members | now if keep_missing else now
 
-        assert known == digest_of(engines, around, members)
+    assert known == digest_of(engines, around, members)
 
 
 # --- large amounts ----------------------------------------------------------------------------------------------------
@@ -725,18 +738,9 @@ PEOPLE = 3_000_000
 ROWS_AT_ONCE = 10_000
 
 
-@pytest.fixture
-def little_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have the database of this process opened anew with 40 MB."""
-    monkeypatch.setattr(duckdb_process, "MEMORY_MB", 40)
-    duckdb_process.give_up()
-    yield
-    duckdb_process.give_up()
-
-
 def memory_limit() -> str:
     """Return the memory limit of DuckDB in this process."""
-    connection = duckdb_process.Connection()
+    connection = duckdb_process.Connection(FRUGAL)
     try:
         found: str = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
         return found
@@ -744,11 +748,10 @@ def memory_limit() -> str:
         connection.close()
 
 
-@pytest.mark.usefixtures("little_memory")
 def test_the_memory_limit_rises_for_long_values_and_falls_again() -> None:
     """A comparison that needs more than the limit ends right, and the next one begins with the limit."""
     before = memory_limit()
-    with Diff(None) as engine:
+    with Diff(None, tuning=FRUGAL) as engine:
         for n in range(60):
             engine.add(b'u%02d\t\t"%s"\n' % (n, b"x" * 1_000_000), 1)
         engine.leave_out_duplicates(no_line)
@@ -767,9 +770,8 @@ def in_texts(lines: Iterator[str]) -> Generator[tuple[bytes, int]]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("little_memory")
 @pytest.mark.timeout(600)
-def test_a_million_lines_of_one_key_fit_into_little_memory(engines: Engines) -> None:
+def test_a_million_lines_of_one_key_fit_into_little_memory(frugal: Engines) -> None:
     """One line is kept of a key that comes again and again, and all others are passed on."""
     rows, left_out, sizes = 1_000_000, 0, 0
 
@@ -778,7 +780,7 @@ def test_a_million_lines_of_one_key_fit_into_little_memory(engines: Engines) -> 
         left_out += 1
         sizes += len(line)
 
-    with engines(COMPANY) as engine:
+    with frugal(COMPANY) as engine:
         for lines, count in in_texts(f"same\tc{n * 7_919 % rows:07}\n" for n in range(rows)):
             engine.add(lines, count)
         engine.add(b"another\t\n", 1)
@@ -791,10 +793,9 @@ def test_a_million_lines_of_one_key_fit_into_little_memory(engines: Engines) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("little_memory")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("is_known", [False, True], ids=["unknown", "known"])
-def test_millions_of_members_fit_into_little_memory(engines: Engines, is_known: bool) -> None:
+def test_millions_of_members_fit_into_little_memory(frugal: Engines, is_known: bool) -> None:
     """Of three million members and as many lines, each in another order, one percent has changed."""
 
     def members() -> Iterator[str]:
@@ -819,10 +820,10 @@ def test_millions_of_members_fit_into_little_memory(engines: Engines, is_known: 
 
     known = None
     if is_known:
-        with engines(COMPANY) as engine:
+        with frugal(COMPANY) as engine:
             engine.add_members(text for text, _ in in_texts(members()))
             known = engine.digest()
-    with engines(COMPANY) as engine:
+    with frugal(COMPANY) as engine:
         for lines, count in in_texts(rows()):
             engine.add(lines, count)
         counts = engine.compare(

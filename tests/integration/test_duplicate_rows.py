@@ -17,6 +17,7 @@ from audience_sync.sync import duckdb_diff
 from audience_sync.sync.plan import preview
 from tests.factories import NOON, company_identifiers
 from tests.syncing import Syncing, people
+from tests.tuned import in_parts
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -39,17 +40,16 @@ def test_the_row_with_a_company_is_used_in_any_order(syncing: Syncing, rows: tup
 
 
 @pytest.mark.parametrize("at_once", [3, 5000])
-def test_rows_in_many_pieces_give_the_same_members(
-    syncing: Syncing, monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
+def test_rows_in_many_pieces_give_the_same_members(syncing: Syncing, at_once: int) -> None:
     """The rule is the same where rows are compared piece by piece, and a plan and a preview agree with the sync."""
-    for limit in ("LINES_A_PIECE", "ROWS_A_PART", "HASHES_A_PART", "ROWS_A_PAGE"):
-        monkeypatch.setattr(duckdb_diff, limit, at_once)
+    tuning = in_parts(at_once)
+    syncing.tune(**vars(tuning))
     rows = [row for key in people(range(40)) for row in ((key, None), (key, f"c-{key}"))]
 
     syncing.shop.set_orders(rows)
     plan, changes = syncing.plan()
-    seen = preview(syncing.settings, syncing.settings.audiences[0], as_of=NOON, sample=40, on_page=lambda _: None)
+    audience = syncing.settings.audiences[0]
+    seen = preview(syncing.settings, audience, as_of=NOON, sample=40, on_page=lambda _: None, tuning=tuning)
     report = syncing.sync()
 
     expected = {key: company_identifiers(f"c-{key}") for key in people(range(40))}

@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from audience_sync.cli import main
 from audience_sync.config import Retention
 from audience_sync.sandbox.http_server import Request, Response, error_response
-from audience_sync.store import dead_letters, erasure, event_reports, reports, schema
+from audience_sync.store import dead_letters, erasure, event_reports, schema
 from audience_sync.store.database import Database
 from audience_sync.store.dead_letters import Which
 from tests.sending import Sending, in_between, open_sending
 from tests.support.faulty_sandbox import FaultySandbox
+from tests.tuned import tune_commands, tuned_database
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -166,8 +167,7 @@ def test_lists_are_read_page_by_page(
     sending: Sending, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages join without gaps or repetition, in the order of each profile, and a cut list says what it leaves out."""
-    monkeypatch.setattr(event_reports, "PAGE", 7)
-    monkeypatch.setattr(reports, "PAGE", 7)
+    tune_commands(monkeypatch, rows_per_page=7)
     sending.forward([track(f"m{n:03}", f"u{n % 5}") for n in range(100)])
     sending.write("UPDATE events SET dead_reason = 'refused' WHERE profile_key = 'u3'")
 
@@ -396,15 +396,15 @@ def test_forget_erases_a_user_known_from_events(sending: Sending, command: Calla
     assert [message for message, _ in heard(sending) if message.startswith("stuck")] == ["stuck2"]
 
 
-def test_purge_forgets_message_ids_after_seven_whole_days(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_purge_forgets_message_ids_after_seven_whole_days(sending: Sending) -> None:
     """In many short transactions; a messageId of the last seven days and today is still known, an older one is not."""
-    monkeypatch.setattr(erasure, "ROWS_A_COMMIT", 3)
+    database = tuned_database(sending.workspace.database, purged_rows_per_commit=3)
     start = 20_000 * DAY_MS
     for day in range(10):
         sending.forward([track(f"m{day}-{n}") for n in range(10)], now_ms=start + day * DAY_MS)
     now = start + 9 * DAY_MS + 5
 
-    purged = erasure.purge(sending.workspace.database, Retention(), now_ms=now)
+    purged = erasure.purge(database, Retention(), now_ms=now)
     known = sending.forward([track(f"m{day}-0") for day in range(10)], now_ms=now)
 
     assert purged["message_ids"] == 20

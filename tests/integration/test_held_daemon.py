@@ -12,11 +12,12 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from audience_sync.daemon.scheduler import AGAIN, Claims, Syncing
+from audience_sync.daemon.scheduler import Claims, Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.store import audiences, leases, runs
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import approve
+from audience_sync.tuning import DEFAULT_TUNING
 from tests.chains import EVERYBODY, ON_SQLITE, QUIET, SPEND, TOP, Chain, set_spend
 from tests.factories import FrozenClock, Shop
 
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.slow_on_postgres
 
 HOURLY = '[schedule]\nevery = "1h"\njitter = "0s"'
 HOUR = timedelta(hours=1)
+AGAIN = timedelta(seconds=DEFAULT_TUNING.lease_retry_seconds)
 REASON = "audience `spenders` is blocked (run 3); resolve it with `audience-sync approve spenders`"
 
 

@@ -20,7 +20,7 @@ from audience_sync.errors import AudienceSyncError
 from audience_sync.segment.segment_events import MOST_BYTES
 from audience_sync.segment.timestamps import to_utc
 from audience_sync.store import event_reports
-from audience_sync.store.database import BUSY_TIMEOUT, Database
+from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.requests import DEFAULT_LIMITS, MOST_IN_BATCH
 from audience_sync.tracking_api.server import Server
@@ -338,7 +338,9 @@ def test_short_wait_is_of_one_transaction(database: Database) -> None:
         with database.write(wait=wait):
             pass
         with database.write() as connection:
-            assert connection.exec_driver_sql(setting).scalar() == (BUSY_TIMEOUT * 1000 if database.is_sqlite else "0")
+            assert connection.exec_driver_sql(setting).scalar() == (
+                database.tuning.busy_seconds * 1000 if database.is_sqlite else "0"
+            )
 
 
 # Slow, and too many

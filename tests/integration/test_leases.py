@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from audience_sync.cli.status_commands import at_work as show
 from audience_sync.clock import Seams
 from audience_sync.errors import LeaseLost
-from audience_sync.store import database as db
 from audience_sync.store import holders, leases
 from audience_sync.store.database import Database
 from audience_sync.store.leases import Lease
@@ -24,6 +23,7 @@ from audience_sync.store.workspace import Workspace
 from tests.commands import FORKS
 from tests.factories import FrozenClock
 from tests.interrupted import hold_lease
+from tests.tuned import tuned_database
 from tests.waiting import somebody_waits, wait_until
 
 ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
@@ -323,9 +323,9 @@ def test_hosts_whose_clocks_differ_agree(database: Database) -> None:
 
 
 @ON_POSTGRES
-def test_a_process_frozen_in_a_commit_is_not_waited_for(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_frozen_in_a_commit_is_not_waited_for(database: Database) -> None:
     """Postgres ends a transaction in which nothing happens: what it had locked is free, and it commits nothing."""
-    monkeypatch.setattr(db, "FROZEN", 0.5)
+    database = tuned_database(database, frozen_seconds=0.5)
     mine = taken(database, 1, holder="me")
     later: list[Lease] = []
 

@@ -191,9 +191,9 @@ def test_retracting_what_was_never_synced_is_refused(syncing: Syncing) -> None:
         retract(syncing.workspace, "none")
 
 
-def test_a_retraction_in_several_commits(syncing: Syncing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retraction_in_several_commits(syncing: Syncing) -> None:
     """A large audience is retracted piece by piece, and everybody is counted."""
-    monkeypatch.setattr("audience_sync.sync.completion.CHANGES_A_COMMIT", 7)
+    syncing.tune(changes_per_commit=7)
     syncing.sync(people(range(50)))
 
     assert syncing.retract().counts == Counts(exited=50)

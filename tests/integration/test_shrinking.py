@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,10 @@ from audience_sync.store import database as db
 from audience_sync.store import erasure
 from audience_sync.store.database import Database
 from audience_sync.store.migration import let_shrink, migrate
+from audience_sync.tuning import DEFAULT_TUNING, Tuning
 from tests.sending import Sending, open_sending
 from tests.support.faulty_sandbox import FaultySandbox
+from tests.tuned import tuned_database
 
 MANY = 12_000
 DELIVERED = 3_000  # really delivered: takes a second for each thousand
@@ -84,18 +87,14 @@ def test_a_file_shrinks_to_its_memberships(sending: Sending) -> None:
 
 
 @ON_SQLITE
-def test_a_delivery_gives_back_what_its_outbox_took(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delivery_gives_back_what_its_outbox_took(sending: Sending) -> None:
     """A tenth stays free for the next changes; the rest, and the log, is given back, in bounded steps."""
     database = sending.workspace.database
     sync(sending, PEOPLE)
-    monkeypatch.setattr(erasure, "VACUUM_PAGES", 20)
-    monkeypatch.setattr(erasure, "TIDY_STEPS", 1)
-    monkeypatch.setattr(erasure, "SMALL_LOG", 0)
     free, kept = pragma(database, "freelist_count"), pages(database)
-    erasure.tidy(database)
+    erasure.tidy(tuned_database(database, vacuum_pages=20, vacuum_steps=1, small_log_bytes=0))
     after_a_step = pragma(database, "freelist_count")
-    monkeypatch.setattr(erasure, "TIDY_STEPS", 1_000)
-    erasure.tidy(database)
+    erasure.tidy(tuned_database(database, vacuum_pages=20, vacuum_steps=1_000, small_log_bytes=0))
 
     tenth = (free + kept) // 10
     assert free > 2 * tenth
@@ -106,19 +105,17 @@ def test_a_delivery_gives_back_what_its_outbox_took(sending: Sending, monkeypatc
 
 
 @ON_SQLITE
-def test_tidying_disturbs_nobody(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tidying_disturbs_nobody(sending: Sending) -> None:
     """While another program writes nothing is given back, and nothing fails."""
-    database = sending.workspace.database
     sync(sending, PEOPLE)
-    monkeypatch.setattr(erasure, "VACUUM_PAGES", 50)
-    monkeypatch.setattr(erasure, "PATIENCE", 1)
+    database = tuned_database(sending.workspace.database, vacuum_pages=50, vacuum_wait_ms=1)
     free = pragma(database, "freelist_count")
     with closing(sqlite3.connect(file_of(database), isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         erasure.tidy(database)
 
         assert pragma(database, "freelist_count") == free
-    assert pragma(database, "busy_timeout") == db.BUSY_TIMEOUT * 1000
+    assert pragma(database, "busy_timeout") == DEFAULT_TUNING.busy_seconds * 1000
 
 
 @pytest.mark.slow
@@ -134,7 +131,7 @@ def test_a_later_sync_needs_no_more_room_than_there_is(sending: Sending) -> None
     assert pragma(database, "page_count") <= first + pages(database, "changes") - history
 
 
-def made_otherwise(folder: Path) -> Database:
+def made_otherwise(folder: Path, tuning: Tuning = DEFAULT_TUNING) -> Database:
     """Return a migrated database in a file that never gives space back: somebody else had made it."""
     path = folder / "old.db"
     with closing(sqlite3.connect(path)) as plain:
@@ -142,7 +139,7 @@ def made_otherwise(folder: Path) -> Database:
         plain.executemany("INSERT INTO gone VALUES (?)", [("x" * 1000,)] * 2000)
         plain.execute("DROP TABLE gone")
         plain.commit()
-    database = db.connect(f"sqlite:///{path}")
+    database = db.connect(f"sqlite:///{path}", tuning=tuning)
     migrate(database)
     return database
 
@@ -162,11 +159,10 @@ def test_a_file_made_otherwise_can_shrink_after_migrate(tmp_path: Path) -> None:
         db.verify(database)
 
 
-def test_a_file_that_others_use_is_not_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_others_use_is_not_rewritten(tmp_path: Path) -> None:
     """While another program is at work on the file, rewriting it is refused in a sentence, and nothing is lost."""
-    monkeypatch.setattr(db, "BUSY_TIMEOUT", 0.05)
     with (
-        closing(made_otherwise(tmp_path)) as database,
+        closing(made_otherwise(tmp_path, replace(DEFAULT_TUNING, busy_seconds=0.05))) as database,
         closing(sqlite3.connect(file_of(database), isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")

@@ -17,6 +17,7 @@ from audience_sync.store.database import Database
 from audience_sync.store.memberships import Digest
 from audience_sync.store.runs import RunRow
 from tests.factories import make_change, make_member, make_run
+from tests.tuned import tuned_database
 
 NOW_US = 1_774_958_400_000_000
 
@@ -147,9 +148,8 @@ def changes_of(members: Iterable[Member]) -> list[Change]:
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 100])
-def test_memberships_are_read_as_lines(database: Database, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+def test_memberships_are_read_as_lines(database: Database, at_once: int) -> None:
     """What the database joins to lines is what the core makes of the same members, however many there are at once."""
-    monkeypatch.setattr(memberships, "LINES_A_TEXT", at_once)
     members = [
         make_member("\\."),
         make_member("a"),
@@ -157,7 +157,7 @@ def test_memberships_are_read_as_lines(database: Database, monkeypatch: pytest.M
         make_member("x%", company='"', value="v"),
         make_member("é🙂", value=[1, None]),
     ]
-    with database.write() as connection:
+    with tuned_database(database, members_per_read=at_once).write() as connection:
         run, other = make_run(connection), make_run(connection, audience="other")
         memberships.apply(connection, run, changes_of(members))
 

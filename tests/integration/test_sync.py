@@ -16,6 +16,7 @@ from audience_sync.store import audiences, memberships
 from audience_sync.sync import definition_rows
 from tests.factories import AUDIENCE_KEY, company_identifiers, make_change
 from tests.syncing import Syncing, adds_up, people, replayed
+from tests.tuned import in_parts
 
 pytestmark = pytest.mark.slow_on_postgres
 
@@ -266,13 +267,10 @@ def test_a_plan_before_the_first_sync(syncing: Syncing) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once", [7, 5000])
-def test_an_audience_in_many_parts_is_as_in_one(
-    syncing: Syncing, monkeypatch: pytest.MonkeyPatch, at_once: int
-) -> None:
+def test_an_audience_in_many_parts_is_as_in_one(syncing: Syncing, at_once: int) -> None:
     """A large audience that does not fit into memory is compared as a small one is."""
     rows = [(f"u{n % 900}", f"c{n % 7}") for n in range(2000)]
-    for limit in ("LINES_A_PIECE", "ROWS_A_PART", "HASHES_A_PART", "ROWS_A_PAGE"):
-        monkeypatch.setattr(f"audience_sync.sync.duckdb_diff.{limit}", at_once)
+    syncing.tune(**vars(in_parts(at_once)))
 
     run = syncing.sync([*rows, ("", None)]).run
 

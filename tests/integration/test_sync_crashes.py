@@ -17,8 +17,6 @@ from audience_sync.config import Settings
 from audience_sync.core.model import RunState
 from audience_sync.store import database as db
 from audience_sync.store.database import Database
-from audience_sync.sync import completion
-from audience_sync.sync import run as committing
 from tests import interrupted
 from tests.factories import VALUES_SQL, Shop
 from tests.syncing import people, query, replayed
@@ -79,12 +77,8 @@ def perform_in_a_process() -> Iterator[Callable[[dict[str, str]], int]]:
 
 
 @pytest.fixture
-def perform(
-    perform_in_a_process: Callable[[dict[str, str]], int], monkeypatch: pytest.MonkeyPatch
-) -> Callable[[dict[str, str]], int]:
+def perform(perform_in_a_process: Callable[[dict[str, str]], int]) -> Callable[[dict[str, str]], int]:
     """Return a function that does a piece of work, in a process of its own if that is to be killed."""
-    for module in (committing, completion):
-        monkeypatch.setattr(module, "CHANGES_A_COMMIT", interrupted.CHANGES_A_COMMIT)
 
     def act(work: dict[str, str]) -> int:
         return perform_in_a_process(work) if "kill" in work else interrupted.child(work)

@@ -299,9 +299,9 @@ def test_an_audience_may_have_a_column_of_that_name(syncing: Syncing) -> None:
 
 
 @pytest.mark.parametrize("lines", [3, 20_000])
-def test_many_values_go_through_files(trait: Syncing, monkeypatch: pytest.MonkeyPatch, lines: int) -> None:
+def test_many_values_go_through_files(trait: Syncing, lines: int) -> None:
     """Values of any text come back as they were, however many there are in a piece."""
-    monkeypatch.setattr("audience_sync.sync.duckdb_diff.LINES_A_PIECE", lines)
+    trait.tune(diff_lines_per_load=lines)
     texts = {f"u{n}": f"line\n{n}\ttab \u2028\x00 é" for n in range(300)}
 
     trait.sync(texts.items())

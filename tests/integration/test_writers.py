@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 
 from audience_sync.store import database as db
 from audience_sync.store.database import Database, connect
+from audience_sync.tuning import DEFAULT_TUNING
 from tests.waiting import wait_until
 
 ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
@@ -55,12 +57,10 @@ def waited(database: Database, *, wait: float | None) -> float:
 
 @ON_SQLITE
 @pytest.mark.parametrize("wait", [1.0, None])
-def test_a_writer_waits_as_long_as_it_says(
-    database: Database, monkeypatch: pytest.MonkeyPatch, wait: float | None
-) -> None:
+def test_a_writer_waits_as_long_as_it_says(database: Database, wait: float | None) -> None:
     """Whoever has the writer, a thread of the same process or another program: not once for each."""
-    monkeypatch.setattr(db, "BUSY_TIMEOUT", 1.0)  # before the connections are made
-    with closing(connect(database.engine.url)) as opened:
+    tuning = replace(DEFAULT_TUNING, busy_seconds=1.0)
+    with closing(connect(database.engine.url, tuning=tuning)) as opened:
         with writing(opened):
             assert 0.9 < waited(opened, wait=wait) < 1.7
         with closing(connect(database.engine.url)) as other, writing(other), ThreadPoolExecutor(4) as pool:
