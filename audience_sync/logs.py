@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TextIO, cast
 
@@ -22,6 +23,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from audience_sync.core.text import printable
 from audience_sync.journal import is_journal, with_priority
 from audience_sync.segment.timestamps import iso
+
+log = structlog.get_logger()
 
 
 def configure() -> None:
@@ -116,3 +119,24 @@ def _for_terminal(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 def _joined(values: Sequence[str]) -> str:
     """Join names, or the lines of a text whose first one may introduce the others."""
     return ", ".join(value.strip() for value in values).replace(":, ", ": ", 1)
+
+
+@contextmanager
+def crashes_logged() -> Iterator[None]:
+    """Log the crash of any thread, unless the program that runs the daemon has a hook of its own for them."""
+    before = threading.excepthook
+    if before is threading.__excepthook__:
+        threading.excepthook = _log_hooked
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def log_crash(thread: threading.Thread | None, error: BaseException | None) -> None:
+    """Log that a bug has ended a thread."""
+    log.error("thread_crashed", thread=None if thread is None else thread.name, exc_info=error)
+
+
+def _log_hooked(crash: threading.ExceptHookArgs) -> None:
+    log_crash(crash.thread, crash.exc_value)

@@ -14,8 +14,7 @@ from audience_sync.config import Settings
 from audience_sync.database_error import explain
 from audience_sync.folders import require_temporary_folder
 from audience_sync.store import backup_mark, holders
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect, verify
 from audience_sync.store.workspace import Workspace
 from audience_sync.tuning import DEFAULT_TUNING
 
@@ -35,10 +34,10 @@ def opened(settings: Settings, seams: Seams | None = None) -> Iterator[Database]
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
         AudienceSyncError: it fails while it is open, in a way that a person can do something about.
     """
-    database = db.connect(settings.database.url.get_secret_value(), reach=(seams or Seams()).reach, tuning=TUNING)
+    database = connect(settings.database.url.get_secret_value(), reach=(seams or Seams()).reach, tuning=TUNING)
     try:
         with _explained(settings):
-            db.verify(database)
+            verify(database)
             yield database
     finally:
         database.close()
@@ -93,7 +92,7 @@ def create(settings: Settings) -> Created:
     """Create the membership database, or bring it up to date."""
     from audience_sync.store import migration  # noqa: PLC0415 - Alembic is a fifth of every command's start
 
-    database = db.connect(settings.database.url.get_secret_value(), create=True, tuning=TUNING)
+    database = connect(settings.database.url.get_secret_value(), create=True, tuning=TUNING)
     try:
         with _explained(settings):
             before, after = migration.migrate(database)

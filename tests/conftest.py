@@ -17,9 +17,8 @@ import pytest
 from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.config import load as load_settings
-from audience_sync.store import database as db
 from audience_sync.store import holders
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect
 from audience_sync.store.migration import migrate
 from audience_sync.store.workspace import Workspace
 from tests import bytecode, leaks, pg_cluster, pg_selection, profile
@@ -103,7 +102,7 @@ def reused_database(postgres_run: Server) -> Iterator[ReusedDatabase]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of a migrated, empty SQLite database, to be copied."""
     path = tmp_path_factory.mktemp("template") / "audience_sync.db"
-    with closing(db.connect(f"sqlite:///{path}", create=True)) as database:
+    with closing(connect(f"sqlite:///{path}", create=True)) as database:
         migrate(database)
     return path
 
@@ -140,7 +139,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """A migrated, empty database of each kind."""
-    with closing(db.connect(database_url)) as opened:
+    with closing(connect(database_url)) as opened:
         yield opened
 
 

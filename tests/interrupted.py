@@ -20,8 +20,8 @@ from pathlib import Path
 from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import load
 from audience_sync.errors import LeaseHeld
-from audience_sync.store import database as db
 from audience_sync.store import holders
+from audience_sync.store.database import connect
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, approve, retract, sync
 from audience_sync.tuning import DEFAULT_TUNING
@@ -34,7 +34,7 @@ def perform(work: dict[str, str]) -> None:
     """Do one piece of work, and die in the middle of it if it says so."""
     settings = load(Path(work["config"]), {})
     audience = settings.audiences[0]
-    with closing(db.connect(work["url"], tuning=TUNING)) as database, closing(holders.enter(database)) as holder:
+    with closing(connect(work["url"], tuning=TUNING)) as database, closing(holders.enter(database)) as holder:
         seams = Seams.real({KILL_VARIABLE: work.get("kill", "")})
         workspace = Workspace(database=database, holder=holder, seams=seams)
         match work["action"]:
@@ -65,7 +65,7 @@ def child(work: dict[str, str]) -> int:
 
 def hold_lease(url: str, answer: Connection) -> None:
     """Hold the lease of audience 1 for an hour, and say so; a process is killed while it does."""
-    database = db.connect(url)
+    database = connect(url)
     held = Workspace(database=database, holder=holders.enter(database), seams=Seams()).hold([1], seconds=3600)
     answer.send("held" if held else "refused")
     time.sleep(3600)

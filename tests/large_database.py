@@ -19,7 +19,7 @@ from audience_sync.clock import Seams
 from audience_sync.core.keys import shard_of
 from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.store import batches, leases, schema
-from audience_sync.store import database as db
+from audience_sync.store.database import connect
 from tests.factories import make_event, make_open
 
 AT: Final = 1_795_961_109_123  # 2026-11-29 14:05:09.123Z
@@ -105,7 +105,7 @@ def fill(folder: Path, url: str, names: Names) -> None:
         url=url, audience=names.audience, paused=names.paused, new=names.new, trait=names.trait, condition=condition
     )
     (folder / "config.toml").write_text(text, encoding="utf-8")
-    with closing(db.connect(url)) as database, database.write() as connection:
+    with closing(connect(url)) as database, database.write() as connection:
         _audiences(connection, names)
         _runs(connection)
         _people(connection, names)

@@ -25,8 +25,8 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from audience_sync.store import database as db
 from audience_sync.store import schema
+from audience_sync.store.database import connect
 from audience_sync.store.migration import migrate
 
 START_DEADLINE = 60.0  # seconds
@@ -152,7 +152,7 @@ def template_on(url: str) -> Iterator[Server]:
     """Make a migrated, empty database on a server."""
     name = f"template_{uuid4().hex}"
     administer(url, f"CREATE DATABASE {name}")
-    with closing(db.connect(make_url(url).set(database=name))) as database:
+    with closing(connect(make_url(url).set(database=name))) as database:
         migrate(database)
     try:
         yield Server(url, name)

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.errors import AudienceSyncError
-from audience_sync.store import database as db
 from audience_sync.store import schema
+from audience_sync.store.database import connect
 from tests import pg_cluster, pg_selection
 from tests.factories import make_run
 from tests.pg_cluster import ReusedDatabase, Run, Server
@@ -123,12 +123,12 @@ def test_the_server_ends_with_the_last_process_of_a_run() -> None:
         assert own.server().url == url
         first.kill()
         first.wait()
-        with closing(db.connect(url)):  # it is still there for the other process
+        with closing(connect(url)):  # it is still there for the other process
             own.close()
 
     wait_until(lambda: not folder.exists(), seconds=60)
     with pytest.raises(AudienceSyncError):
-        db.connect(url)
+        connect(url)
 
 
 def test_a_reused_database_is_like_a_new_one(postgres_run: Server) -> None:
@@ -136,24 +136,24 @@ def test_a_reused_database_is_like_a_new_one(postgres_run: Server) -> None:
     reused = ReusedDatabase(postgres_run)
     try:
         before = _contents(reused)
-        with closing(db.connect(reused.url)) as database, database.write() as connection:
+        with closing(connect(reused.url)) as database, database.write() as connection:
             first = make_run(connection).id
         reused.reset()
         assert _contents(reused) == before
-        with closing(db.connect(reused.url)) as database, database.write() as connection:
+        with closing(connect(reused.url)) as database, database.write() as connection:
             assert make_run(connection).id == first
             connection.exec_driver_sql("ALTER TABLE runs DROP COLUMN reason CASCADE")
             connection.exec_driver_sql("CREATE SCHEMA other CREATE TABLE left_over (n int)")
         reused.reset()
         assert _contents(reused) == before
-        with closing(db.connect(reused.url)) as database:
+        with closing(connect(reused.url)) as database:
             assert "other" not in sa.inspect(database.engine).get_schema_names()
     finally:
         reused.drop()
 
 
 def _contents(reused: ReusedDatabase) -> dict[str, list[tuple[object, ...]]]:
-    with closing(db.connect(reused.url)) as database, database.read() as connection:
+    with closing(connect(reused.url)) as database, database.read() as connection:
         return {
             table.name: [tuple(row) for row in connection.execute(table.select())]
             for table in schema.metadata.sorted_tables

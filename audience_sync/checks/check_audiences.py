@@ -13,9 +13,8 @@ from audience_sync.core.keys import key_columns, value_position
 from audience_sync.core.model import EXIT_VALUES, Computation
 from audience_sync.engines import ping
 from audience_sync.store import audiences
-from audience_sync.store.audiences import AudienceRow
+from audience_sync.store.audiences import AudienceRow, rename_warnings
 from audience_sync.store.database import Database
-from audience_sync.store.renamed_audiences import rename_warnings
 from audience_sync.sync import standing_hold
 
 CHECK: Final = "audience"

@@ -15,9 +15,8 @@ from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
 from audience_sync.database_error import explain
 from audience_sync.errors import AudienceSyncError, MarkUnusable
-from audience_sync.store import backup_mark, generations, schema
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store import backup_mark, binding, generations, schema
+from audience_sync.store.database import Database, connect, display_url, verify
 
 CHECK: Final = "database"
 
@@ -26,15 +25,15 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
     """Yield how the database stands, and return it open if it can be used."""
     url = settings.database.url
     try:
-        database = db.connect(url.get_secret_value())
+        database = connect(url.get_secret_value())
     except EXPECTED as raised:
         yield error(CHECK, str(url), raised)
         return None
     try:
-        db.verify(database)
+        verify(database)
         if missing := sorted(set(schema.metadata.tables) - set(sa.inspect(database.engine).get_table_names())):
             raise AudienceSyncError(
-                f"{db.display_url(database.engine.url)} has no table {', '.join(missing)}",
+                f"{display_url(database.engine.url)} has no table {', '.join(missing)}",
                 hint="restore it from a backup: something other than audience-sync removed that",
             )
         attempt(database, lambda connection: _write(connection, settings.identity))
@@ -67,5 +66,5 @@ def attempt(database: Database, write: Callable[[Connection], object]) -> None:
 
 
 def _write(connection: Connection, identity: str) -> None:
-    generations.bind_identity(connection, identity)
+    binding.bind_identity(connection, identity)
     generations.next_generation(connection, 0)

@@ -16,7 +16,7 @@ from audience_sync.config import Address, Settings, resolve_api_key
 from audience_sync.destinations.destination_protocol import Destination, Diagnosis, Severity
 from audience_sync.destinations.http_connection import trusted_authorities
 from audience_sync.errors import ConfigError, DestinationError
-from audience_sync.store import generations
+from audience_sync.store import binding
 from audience_sync.store.database import Database
 
 _NO_KEY: Final = SecretStr("none")
@@ -71,7 +71,7 @@ def _environment(destination: Destination, told: str | None, database: Database 
         name = destination.display_name
         attempt(
             database,
-            lambda connection: generations.bind_environment(connection, told, label=label, destination=name),
+            lambda connection: binding.bind_environment(connection, told, label=label, destination=name),
         )
     if told is not None:
         return ok(check, url, f"API key accepted; it belongs to the environment {told}")

@@ -13,7 +13,7 @@ from audience_sync.errors import ConfigError
 from audience_sync.segment.fql.trigger_tree import FieldComparison, FieldOneOf, conditions
 from audience_sync.segment.mapping.template import reads
 from audience_sync.segment.segment_events import SegmentEvent
-from audience_sync.store import generations
+from audience_sync.store import binding
 from audience_sync.store.database import Database
 
 CHECK: Final = "mapping"
@@ -42,7 +42,7 @@ def _bound(database: Database | None) -> str:
     if database is None:
         return ""
     with database.read() as connection:
-        return generations.environment(connection)
+        return binding.environment(connection)
 
 
 def _samples(audience: Audience, settings: Settings, environment: str) -> Iterator[SegmentEvent]:

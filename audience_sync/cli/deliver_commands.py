@@ -19,7 +19,7 @@ from audience_sync.cli.context import console, seams, settings_of
 from audience_sync.config import Settings, parse_duration, resolve_api_key
 from audience_sync.delivery import DeliveryOptions, DeliveryReport, deliver
 from audience_sync.signals import stoppable
-from audience_sync.store import erasure, open_values
+from audience_sync.store import backlog, erasure
 from audience_sync.store.workspace import Workspace
 
 
@@ -59,7 +59,7 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
     key = resolve_api_key(settings.section, os.environ)
     with working(settings) as (workspace, stop):
         with workspace.database.read() as connection:
-            is_idle = not open_values.any_deliverable(connection)
+            is_idle = not backlog.any_deliverable(connection)
         delivery = send(workspace, settings, key, wait=wait, stop=stop, forwarded=True)
         code = run_output.exit_code([], [], delivery)
         if is_idle:

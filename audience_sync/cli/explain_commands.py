@@ -32,7 +32,7 @@ from audience_sync.query.printer import to_text
 from audience_sync.query.syntax_tree import And, Not, Or, Reduction
 from audience_sync.segment.timestamps import iso
 from audience_sync.signals import stoppable
-from audience_sync.store import audiences, database_overview
+from audience_sync.store import audiences, profile_report
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record as StoredRecord
 from audience_sync.sync import standing_hold
@@ -203,7 +203,7 @@ def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> S
             row = audiences.find(connection, audience.key)
             if row is None:
                 return Standing(f"in the membership database: {audience.key} was never synced")
-            every = database_overview.profile_audiences(connection, explanation.user)
+            every = profile_report.audiences(connection, explanation.user)
             hold = standing_hold(connection, settings, audience)
     except AudienceSyncError as error:
         return Standing(f"in the membership database: nothing is known ({error})")

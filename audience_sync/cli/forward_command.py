@@ -29,7 +29,7 @@ from audience_sync.delivery import DeliveryOptions, DeliveryReport, KnownDestina
 from audience_sync.destinations.mappings import Mapping
 from audience_sync.errors import DestinationError, KeyRefused, MarkUnusable, SourceError
 from audience_sync.segment.segment_events import TYPES
-from audience_sync.store import event_reports, open_values
+from audience_sync.store import backlog, event_reports
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.event_files import (
@@ -239,7 +239,7 @@ class Sender:
         if self.key is None:
             return None
         with self.workspace.database.read() as connection:
-            counts = open_values.count(connection)
+            counts = backlog.count(connection)
         return DeliveryReport(self.events, *counts, self.failure, self.settings.destination.display_name)
 
 
@@ -275,7 +275,7 @@ def _unsent(database: Database, *, since_ms: int) -> int:
 
 def _print_tally(database: Database, tally: Tally, *, accepted: int, unsent: int, format: Format) -> None:
     with database.read() as connection:
-        still_open, _, dead = open_values.count(connection)
+        still_open, _, dead = backlog.count(connection)
     values = (tally.read, tally.taken, tally.known, tally.bad, accepted, unsent, still_open, dead)
     print_records([dict(zip(COLUMNS, values, strict=True))], COLUMNS, format=format)
 

@@ -15,7 +15,7 @@ from audience_sync.cli.status_commands import chosen_audience, known_audience
 from audience_sync.cli.sync_commands import instant
 from audience_sync.cli.text_table import TableView
 from audience_sync.core.model import ChangeKind, RunState, to_ms
-from audience_sync.store import database_overview, erasure, event_reports, history, reports
+from audience_sync.store import erasure, event_reports, history, profile_report, reports
 from audience_sync.store import runs as stored_runs
 from audience_sync.store.database import Database
 
@@ -138,10 +138,10 @@ def _profile(database: Database, user: str, *, limit: int) -> dict[str, Any]:
         at_most = limit + 1 if limit else None
         return {
             "profile_key": user,
-            "audiences": database_overview.profile_audiences(connection, user),
+            "audiences": profile_report.audiences(connection, user),
             "events": event_reports.of_profile(connection, user, at_most=at_most),
-            "deliveries": database_overview.profile_deliveries(connection, user, at_most=at_most),
-            "changes": database_overview.profile_changes(connection, user, at_most=at_most),
+            "deliveries": profile_report.deliveries(connection, user, at_most=at_most),
+            "changes": profile_report.changes(connection, user, at_most=at_most),
         }
 
 

@@ -176,7 +176,7 @@ def _listed(found: dict[str, int]) -> str:
 
 def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, int]:
     """Erase a user, once no request with this user's events can be under way; return what was erased."""
-    workspace.bury()  # nobody waits for the dead
+    workspace.release_dead_holders()  # nobody waits for the dead
     lasts = int((2 * (timeout + MARGIN)).total_seconds() * 1000)
     while True:
         with workspace.database.write() as connection:

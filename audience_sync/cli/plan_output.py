@@ -32,7 +32,7 @@ from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.destinations.sample_changes import PEOPLE, sample, sample_values
 from audience_sync.errors import AudienceSyncError
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, generations, memberships, outbox
+from audience_sync.store import audiences, binding, memberships, outbox
 from audience_sync.store.database import Database
 from audience_sync.sync import Plan
 
@@ -240,7 +240,7 @@ class PlanSheet:
         self._settings = settings
         self._format = format
         with database.read() as connection:
-            environment = generations.environment(connection) or settings.destination.environment_label
+            environment = binding.environment(connection) or settings.destination.environment_label
             ids = {row.key: row.id for row in audiences.every(connection)}
             self._waiting = outbox.count(connection)[0]
         self._renderer = settings.renderer(environment)

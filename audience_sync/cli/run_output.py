@@ -28,8 +28,8 @@ from audience_sync.errors import (
     KeyRefused,
 )
 from audience_sync.store import audiences, identifiers, outbox, runs
+from audience_sync.store.audiences import rename_warnings
 from audience_sync.store.database import Database, display_url
-from audience_sync.store.renamed_audiences import rename_warnings
 from audience_sync.store.runs import RunRow
 from audience_sync.sync import RunReport
 

@@ -27,14 +27,15 @@ from audience_sync.core.text import instant_text
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
 from audience_sync.store import (
+    backlog,
     batches,
-    database_overview,
     event_reports,
-    generations,
     holders,
     identifiers,
     leases,
     outbox,
+    settings_table,
+    status_report,
 )
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database, display_url
@@ -193,29 +194,29 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
         working = at_work(database, connection, keys, seams=seams())
         syncing = {record["audience"]: record["holder"] for record in working}
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
-        waiting = database_overview.waiting_batches(connection, max_backoff=settings.delivery.max_backoff)
+        waiting = backlog.waiting_batches(connection, max_backoff=settings.delivery.max_backoff)
         open_rows, paused, dead = outbox.count(connection)
-        destination = database_overview.destination(connection, now_ms=seams().now_ms())
+        destination = status_report.destination(connection, now_ms=seams().now_ms())
         synced = {one["key"] for one in found if one["state"] in SYNCED}
         return {
             "database": display_url(database.engine.url),
-            "identity": generations.get(connection, "identity"),
-            "environment": generations.get(connection, "environment"),
+            "identity": settings_table.get(connection, "identity"),
+            "environment": settings_table.get(connection, "environment"),
             "audiences": found,
             "deliveries": {
                 "open": open_rows,
                 "paused": paused,
                 "dead": dead,
                 "stuck": _stuck(waiting, of="changes"),
-                "oldest": database_overview.oldest_open(connection),
+                "oldest": backlog.oldest_open(connection),
             },
             "events": {**event_reports.summary(connection), "stuck": _stuck(waiting, of="events")},
             "destination": destination,
             "delivery_stopped": destination["last_answer"] if destination["state"] in STOPPED else None,
             "attempts": waiting,
             "shared_identifiers": identifiers.count_shared(connection),
-            "blocked": database_overview.blocked_runs(connection),
-            "failed": [run for run in database_overview.failed_runs(connection) if run["audience"] in synced],
+            "blocked": status_report.blocked_runs(connection),
+            "failed": [run for run in status_report.failed_runs(connection) if run["audience"] in synced],
             "held": [{"audience": one["key"], "reason": one["held"]} for one in found if one["held"] is not None],
             "leases": working,
         }
@@ -229,11 +230,11 @@ def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any
     """Return a record of every audience of the file and of the database, by key."""
     configured = {one.key: one for one in settings.audiences}
     rows = {row.key: row for row in known.every(connection)}
-    facts = database_overview.facts(connection)
+    facts = status_report.facts(connection)
     found = []
     for key in sorted(configured.keys() | rows.keys()):
         row, one = rows.get(key), configured.get(key)
-        fact = database_overview.AudienceFacts() if row is None else facts[row.id]
+        fact = status_report.AudienceFacts() if row is None else facts[row.id]
         state = _state(row, one)
         hold = standing_hold(connection, settings, one) if one is not None and state in {"active", "new"} else None
         changed = row is not None and one is not None and row.is_edited(one.definition_hash)

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from audience_sync.config import defaults
 from audience_sync.config.problems import Location, Problem
-from audience_sync.config.strict_table import Table
 from audience_sync.config.types import (
     ColumnTypeName,
     DateOrderName,
@@ -24,6 +23,7 @@ from audience_sync.config.types import (
     Separator,
     Size,
     SourceUrl,
+    Table,
     Text,
 )
 from audience_sync.core.model import ColumnType, DateOrder

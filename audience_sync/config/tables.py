@@ -11,7 +11,6 @@ from pydantic import Field
 
 from audience_sync.config import defaults
 from audience_sync.config.source_tables import SourceTable
-from audience_sync.config.strict_table import Table
 from audience_sync.config.types import (
     ActionName,
     Count,
@@ -28,6 +27,7 @@ from audience_sync.config.types import (
     Placeholders,
     Rate,
     Reference,
+    Table,
     Text,
     Timezone,
     TraitTypeName,

@@ -14,7 +14,9 @@ from zoneinfo import ZoneInfo
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     PlainSerializer,
     PlainValidator,
@@ -381,3 +383,9 @@ Files: TypeAlias = Annotated[str, PlainValidator(_files)]
 File: TypeAlias = Annotated[Path, PlainValidator(_file)]
 DatabaseUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(database_url), PlainSerializer(str)]
 SourceUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(source_url), PlainSerializer(str)]
+
+
+class Table(BaseModel):
+    """A table of the file: frozen, strict (`"8"` is not a number), and without settings that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)

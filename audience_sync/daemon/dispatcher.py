@@ -12,13 +12,13 @@ import structlog
 from pydantic import SecretStr
 
 from audience_sync.config import Settings
-from audience_sync.daemon.crashes import log_crash
 from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import is_away
 from audience_sync.delivery import DeliveryOptions, OutageChange, Reachability, deliver
 from audience_sync.errors import AudienceSyncError, BindingRefused
-from audience_sync.store import erasure, open_values, outages, reports
+from audience_sync.logs import log_crash
+from audience_sync.store import backlog, erasure, outages, reports
 from audience_sync.store.outages import OutageKind
 from audience_sync.store.workspace import Workspace
 
@@ -79,7 +79,7 @@ class Dispatcher(threading.Thread):
 
     def _round(self, delivery: DeliveryOptions) -> None:
         with self._workspace.database.read() as connection:
-            is_idle = not open_values.any_deliverable(connection)
+            is_idle = not backlog.any_deliverable(connection)
         self._troubles.note_database_back()
         if is_idle:
             return
@@ -138,7 +138,7 @@ class Dispatcher(threading.Thread):
     def _pending(self) -> int | None:
         try:
             with self._workspace.database.read() as connection:
-                rows, paused, _ = open_values.count(connection)
+                rows, paused, _ = backlog.count(connection)
         except sa.exc.SQLAlchemyError:
             return None
         return rows - paused

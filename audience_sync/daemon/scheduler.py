@@ -23,8 +23,7 @@ from audience_sync.database_error import first_line
 from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, erasure, runs
-from audience_sync.store.audiences import AudienceRow
-from audience_sync.store.renamed_audiences import rename_warnings
+from audience_sync.store.audiences import AudienceRow, rename_warnings
 from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync import Job, Round, RunReport, make_round, recover, sync_under, taking, uses_any
 
@@ -175,7 +174,7 @@ class Syncing:
             known = {row.key: row for row in audiences.every(connection)}
         for left in known.values():
             recover(self._workspace, left)
-        self._workspace.bury()
+        self._workspace.release_dead_holders()
         chosen = _to_sync(self._settings, known)
         dues = {key: self._first_due(audience, known.get(key), now) for key, audience in chosen.items()}
         try:

@@ -25,14 +25,14 @@ from pydantic import BaseModel, SecretStr
 from systemd_watchdog.systemd_watchdog import WatchDog
 
 from audience_sync.config import Settings, load, resolve_api_key
-from audience_sync.daemon.crashes import crashes_logged
 from audience_sync.daemon.dispatcher import Dispatcher
 from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import first_line, is_away
 from audience_sync.errors import AudienceSyncError, ConfigError
+from audience_sync.logs import crashes_logged
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import open_values
+from audience_sync.store import backlog
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.listener import open_server
 
@@ -320,7 +320,7 @@ def _leave(failure: BaseException | None, destination: str) -> None:
 def _status(workspace: Workspace, settings: Settings, syncing: Syncing) -> str:
     try:
         with workspace.database.read() as connection:
-            rows, _, dead = open_values.count(connection)
+            rows, _, dead = backlog.count(connection)
     except sa.exc.SQLAlchemyError as error:
         return f"the membership database is away: {first_line(error)}"
     at = syncing.next_at()

@@ -204,7 +204,7 @@ class BatchClaims:
             until = workspace.seams.monotonic() + self.seconds  # before all that may take long
             ids = self._pool.ids()
             try:
-                workspace.holder.stay()
+                workspace.holder.keep_alive()
                 with workspace.database.write() as connection:
                     claims = batches.renew(connection, workspace.holder.name, ids, claim_until=self.end(connection))
             except sa.exc.SQLAlchemyError:  # the database is away: try again until the claims have run out

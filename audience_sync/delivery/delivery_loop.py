@@ -25,7 +25,7 @@ from audience_sync.destinations.backoff import backoff, tries_until_stuck
 from audience_sync.destinations.destination_protocol import DestinationClient
 from audience_sync.destinations.http_connection import trusted_authorities
 from audience_sync.errors import DestinationAway, DestinationError, MarkUnusable
-from audience_sync.store import audiences, backup_mark, generations, open_values
+from audience_sync.store import audiences, backlog, backup_mark, binding
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
@@ -54,9 +54,9 @@ def bind(workspace: Workspace, settings: Settings, client: DestinationClient) ->
     """
     told = client.environment()
     with workspace.database.write() as connection:
-        generations.bind_identity(connection, settings.identity)
+        binding.bind_identity(connection, settings.identity)
         destination = settings.destination
-        return generations.bind_environment(
+        return binding.bind_environment(
             connection, told, label=destination.environment_label, destination=destination.display_name
         )
 
@@ -77,7 +77,7 @@ def declare_traits(
     """
     with workspace.database.read() as connection:
         undeclared = audiences.undeclared(connection)
-        environment = generations.environment(connection)
+        environment = binding.environment(connection)
     configured = {one.key: one for one in settings.audiences} if undeclared else {}
     for audience in undeclared:
         if stop.is_set() or audience.id in refused:
@@ -170,7 +170,7 @@ def deliver(workspace: Workspace, delivery: DeliveryOptions) -> DeliveryReport:
     except (DestinationError, MarkUnusable) as error:
         failure = error
     with workspace.database.read() as connection:
-        counts = open_values.count(connection, forwarded=delivery.forwarded)
+        counts = backlog.count(connection, forwarded=delivery.forwarded)
     report = DeliveryReport(session.events, *counts, failure, delivery.settings.destination.display_name)
     if failure is not None and not delivery.stop.is_set():
         reachability.stopped(failure, again_in=delivery.settings.delivery.max_backoff.total_seconds())
@@ -360,7 +360,7 @@ class _Session:
             return
         self._counts_at = now + LOOK_AT_OTHERS  # counting is work
         with self._workspace.database.read() as connection:
-            waits, _, _ = open_values.count(connection, forwarded=self._delivery.forwarded)
+            waits, _, _ = backlog.count(connection, forwarded=self._delivery.forwarded)
         if waits < self._waited:
             self._last_progress = now
         self._waited = waits
@@ -382,7 +382,7 @@ class _Session:
 
     def _deliverable(self) -> bool:
         with self._workspace.database.read() as connection:
-            return open_values.any_deliverable(connection, forwarded=self._delivery.forwarded)
+            return backlog.any_deliverable(connection, forwarded=self._delivery.forwarded)
 
     def _has_given_up(self) -> bool:
         wait = self._delivery.wait

@@ -12,7 +12,7 @@ import threading
 from datetime import timedelta
 
 from audience_sync.destinations.backoff import LONGEST_ASKED, backoff
-from audience_sync.store import generations
+from audience_sync.store import request_times
 from audience_sync.store.workspace import Workspace
 
 RESERVE_SECONDS = 0.1  # moments are reserved in the database for so long at once
@@ -157,7 +157,7 @@ class RateLimiter:
             late = now_us - self._next_us
             if self._reserved == 0 or late > RESERVE_SECONDS * 1_000_000 or late < -self._furthest_us:
                 with self._workspace.database.write() as connection:
-                    self._next_us = generations.reserve_requests(
+                    self._next_us = request_times.reserve_requests(
                         connection, now_us=now_us, requests=self._reserve, per_second=self._per_second
                     )
                 self._reserved = self._reserve
@@ -169,4 +169,4 @@ class RateLimiter:
     @property
     def _furthest_us(self) -> int:
         """How far off a moment may be that others have not reserved in error, in microseconds."""
-        return round((generations.MOST_RESERVED + self._reserve) / self._per_second * 1_000_000)
+        return round((request_times.MOST_RESERVED + self._reserve) / self._per_second * 1_000_000)

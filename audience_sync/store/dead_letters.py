@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import MEMBER_VALUE
-from audience_sync.store import audiences, event_reports, events, generations, reports
+from audience_sync.store import audiences, event_reports, events, generations, reports, settings_table
 from audience_sync.store.database import Database
 from audience_sync.store.event_reports import EventState
 from audience_sync.store.reports import Record, iso
@@ -128,14 +128,14 @@ def _retry_events(connection: Connection, which: Which) -> int:
     Some of their bodies may be in an open batch. What becomes of those is kept in the row of the same messageId.
     """
     conditions, parameters = _conditions("events", which)
-    generations.locked(connection, events.POSITION)  # before the rows, as whoever takes events has it
+    settings_table.locked(connection, events.POSITION)  # before the rows, as whoever takes events has it
     _lock(connection, "events", conditions, parameters)
     first, last = connection.execute(
         sa.text(f"SELECT min(position), max(position) FROM events{reports.where(conditions)}"), parameters
     ).one()
     if first is None:
         return 0
-    start = generations.count_on(connection, events.POSITION, least=0, step=last - first + 1)
+    start = settings_table.count_on(connection, events.POSITION, least=0, step=last - first + 1)
     reserved = [*conditions, "position BETWEEN :first AND :last"]  # one may have died since we looked
     result = connection.execute(
         sa.text(f"UPDATE events SET dead_reason = NULL, position = position + :shift{reports.where(reserved)}"),

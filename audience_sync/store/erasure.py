@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.config import Retention
 from audience_sync.core.keys import MAX_KEY_LENGTH, shard_of
 from audience_sync.errors import UnknownName
-from audience_sync.store import audiences, batches, events, generations, memberships
+from audience_sync.store import audiences, batches, events, memberships, settings_table
 from audience_sync.store.database import Database
 from audience_sync.store.initial_entries import HISTORY_FROM, history_from
 
@@ -138,7 +138,7 @@ def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str,
     }
     with database.write() as connection:  # first: nobody may take a history with holes for the whole
         if limits["changes"] > history_from(connection):
-            generations.put(connection, HISTORY_FROM, str(limits["changes"]))
+            settings_table.put(connection, HISTORY_FROM, str(limits["changes"]))
     limits["batches"] = limits["deliveries"]
     limits["event_counts"] = limits["deliveries"] // events.DAY_MS
     purged = {"changes": _in_commits(database, partial(_delete_changes, before=limits["changes"]))}

@@ -12,7 +12,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.store import events, generations, outages, reports
+from audience_sync.store import events, outages, reports, settings_table
 from audience_sync.store.database import Database
 from audience_sync.store.reports import Record, iso
 
@@ -110,7 +110,7 @@ def summary(connection: Connection) -> Record:
 
 def any_ever(connection: Connection) -> bool:
     """Return whether an event was ever taken."""
-    return int(generations.get(connection, events.POSITION) or 0) > 0
+    return int(settings_table.get(connection, events.POSITION) or 0) > 0
 
 
 def _page(

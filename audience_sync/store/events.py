@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.destinations.profile_events import UnsentEvent
 from audience_sync.destinations.rendered_events import ForwardedEvent, Origin, RenderedEvent
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
-from audience_sync.store import bulk, generations, schema
+from audience_sync.store import bulk, generations, schema, settings_table
 
 KNOWN_DAYS = 7
 DAY_MS = 24 * 60 * 60 * 1000
@@ -38,7 +38,7 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
         MarkUnusable: the mark next to it cannot be read.
     """
     generations.advance(connection, now_ms)
-    position = generations.locked(connection, POSITION)  # whoever else takes events now waits here
+    position = settings_table.locked(connection, POSITION)  # whoever else takes events now waits here
     first_of = {arrival.message_id: arrival for arrival in reversed(list(arrivals))}
     fresh = _first_seen(connection, list(first_of), day=now_ms // DAY_MS)
     taken = [arrival for arrival in reversed(first_of.values()) if arrival.message_id in fresh]
@@ -47,7 +47,7 @@ def take(connection: Connection, arrivals: Iterable[Arrival], *, now_ms: int) ->
         for at, a in enumerate(taken, position)
     )
     bulk.insert(connection, schema.events, rows)
-    generations.put(connection, POSITION, str(position + len(taken)))
+    settings_table.put(connection, POSITION, str(position + len(taken)))
     return len(taken)
 
 

@@ -32,7 +32,7 @@ class Holder(Protocol):
     def is_dead(self, other: str) -> bool:
         """Return whether another holder is known to have died; False when that cannot be told."""
 
-    def stay(self) -> None:
+    def keep_alive(self) -> None:
         """Make sure that others still see us alive."""
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class FileHolder:
         """Return whether the other's file is gone or can be locked; only one of this host can be judged."""
         return other != self.name and _is_gone(self._folder, other)
 
-    def stay(self) -> None:
+    def keep_alive(self) -> None:
         """Do nothing: a lock on a file lasts as long as the process."""
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class AdvisoryHolder:
         with self._database.read() as connection:
             return _is_free(connection, other)
 
-    def stay(self) -> None:
+    def keep_alive(self) -> None:
         """Take the lock again if its connection was lost, as by a restart of Postgres.
 
         While the server holds our old session for alive, the lock is ours by that; it is asked for again the next time.

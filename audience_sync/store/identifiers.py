@@ -20,7 +20,7 @@ from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
 from audience_sync.destinations.open_changes import OpenChanges
 from audience_sync.destinations.rendered_events import RenderedEvent
-from audience_sync.store import audiences, bulk, generations, outbox, schema
+from audience_sync.store import audiences, bulk, generations, outbox, schema, settings_table
 from audience_sync.store.database import tuning_of
 from audience_sync.store.runs import RunRow, identifiers_of
 
@@ -41,12 +41,12 @@ _MARK: Final = '"user":'  # in identifiers with a user key besides the identity
 def expect(connection: Connection) -> None:
     """Note that an audience has user identifiers besides the identity."""
     if not any_expected(connection):
-        generations.put(connection, _EXPECTED, "1")
+        settings_table.put(connection, _EXPECTED, "1")
 
 
 def any_expected(connection: Connection) -> bool:
     """Return whether an audience of this database has or has had user identifiers besides the identity."""
-    return generations.get(connection, _EXPECTED) is not None
+    return settings_table.get(connection, _EXPECTED) is not None
 
 
 def lock_take(connection: Connection) -> None:
@@ -54,7 +54,7 @@ def lock_take(connection: Connection) -> None:
     if connection.dialect.name != "sqlite":  # a process that freezes now holds up all others
         for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
             connection.exec_driver_sql(f"SET LOCAL {limit} = {tuning_of(connection).take_lock_ms}")
-    generations.locked(connection, _TAKE)
+    settings_table.locked(connection, _TAKE)
 
 
 def count_shared(connection: Connection) -> int:

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import ChangeKind
-from audience_sync.store import generations
+from audience_sync.store import settings_table
 from audience_sync.store.runs import RunRow
 
 HISTORY_FROM: Final = "history_from"
@@ -35,7 +35,7 @@ _WRITE: Final = sa.text(  # CROSS JOIN: SQLite goes from each change to its memb
 
 def history_from(connection: Connection) -> int:
     """Return since when history is whole."""
-    return int(generations.get(connection, HISTORY_FROM) or 0)
+    return int(settings_table.get(connection, HISTORY_FROM) or 0)
 
 
 def write(connection: Connection, run: RunRow, *, upto: str) -> None:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import RunKind, RunState
-from audience_sync.store import audiences, backup_mark, batches, events, generations, runs
+from audience_sync.store import audiences, backup_mark, batches, events, generations, runs, settings_table
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun
 
@@ -23,24 +23,24 @@ REASON: Final = "the database was older than what was sent from it: sent again w
 EVENT_REASON: Final = "waited in a database restored from a backup, and may have been sent since"
 
 
-class Accepted(NamedTuple):
+class AcceptedBackup(NamedTuple):
     """The audiences of an accepted database that are sent again, and the number of events that became dead letters."""
 
     audiences: list[AudienceRow]
     events: int
 
 
-def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> Accepted | None:
+def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> AcceptedBackup | None:
     """Let generations go on above the mark, and owe Schematic all that is remembered of the audiences of these keys.
 
     Each gets a resync that is past its reading, so whoever has its lease next sends everything again (see
-    `sync.recover`): in this process, or, if that dies, in the next. Returns None, and does nothing, if the database is
+    `sync.takeover`): in this process, or, if that dies, in the next. Returns None, and does nothing, if the database is
     not behind its mark.
     """
-    generations.locked(connection, "generation")
+    settings_table.locked(connection, "generation")
     if not backup_mark.is_behind(connection):
         return None
-    generations.put(connection, "generation", str(backup_mark.known_of(connection).generation + 1))
+    settings_table.put(connection, "generation", str(backup_mark.known_of(connection).generation + 1))
     generations.advance(connection, now_ms)
     set_aside = batches.drop_forwarded(connection, reason=EVENT_REASON)
     set_aside += events.set_waiting_dead(connection, reason=EVENT_REASON)
@@ -60,4 +60,4 @@ def accept(connection: Connection, keys: Collection[str], *, now_ms: int) -> Acc
             reason=REASON,
         )
         runs.start(connection, run)
-    return Accepted(owed, set_aside)
+    return AcceptedBackup(owed, set_aside)

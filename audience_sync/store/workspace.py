@@ -40,7 +40,7 @@ class Workspace:
 
     def hold(self, audience_ids: Iterable[int], *, seconds: float) -> HeldLease | None:
         """Take those of the leases of some audiences that are free; None when that is nothing."""
-        self.holder.stay()
+        self.holder.keep_alive()
         with self.database.read() as connection:
             owners = leases.holders(connection)
         dead = self.dead(owners)  # asked before any row is locked
@@ -56,7 +56,7 @@ class Workspace:
             )
         return None if lease is None else HeldLease(self, lease, seconds=seconds)
 
-    def bury(self) -> None:
+    def release_dead_holders(self) -> None:
         """Clear away what dead processes held, so that nobody takes them for being at work."""
         with self.database.read() as connection:
             dead = self.dead({*leases.holders(connection), *batches.holders(connection)})
@@ -100,7 +100,7 @@ class HeldLease:
     def _renew(self) -> None:
         while not self._over.wait(self._seconds / 3):
             try:
-                self._workspace.holder.stay()
+                self._workspace.holder.keep_alive()
                 with self._workspace.database.write() as connection:
                     expires_at = self._workspace.now_ms(connection) + int(self._seconds * 1000)
                     if not leases.renew(connection, self.lease, expires_at=expires_at):

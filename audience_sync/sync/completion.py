@@ -1,56 +1,22 @@
-"""From a plan to memberships, by whoever holds the audience's lease: the run itself, an approval, or a successor.
+"""The end of a run: its plan becomes memberships, it fails, or a newer one supersedes it.
 
-A run that died while reading is failed: it changed nothing, or, an initial one, what it committed is found by the next.
-A run that died while applying is finished from its staged plan, without reading or asking again.
+Whoever holds the audience's lease does it: the run itself, an approval, or a process that takes over (`takeover`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import Change, ChangeKind, Counts, RunKind, RunState
-from audience_sync.errors import LeaseHeld
 from audience_sync.store import memberships, outbox, runs
-from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
 
 
 def _go_on() -> None:
     """Never stop."""
-
-
-@contextmanager
-def holding(workspace: Workspace, audience: AudienceRow) -> Iterator[HeldLease]:
-    """Hold the lease of an audience.
-
-    Raises:
-        LeaseHeld: somebody else works on it now.
-    """
-    lease = workspace.hold([audience.id], seconds=workspace.tuning.lease_seconds)
-    if lease is None:
-        raise LeaseHeld(
-            f"another process is working on audience {audience.key!r}", hint="`audience-sync status` shows which"
-        )
-    with lease:
-        yield lease
-
-
-def finish_dead_runs(workspace: Workspace, lease: HeldLease, audience: AudienceRow) -> None:
-    """Fail an audience's runs that died while reading, and finish those that died while applying."""
-    with workspace.database.read() as connection:
-        running = runs.in_state(connection, audience.id, RunState.RUNNING)
-        applying = runs.in_state(connection, audience.id, RunState.APPLYING)
-    for run in running:
-        fail(workspace, run.id, reason="its process died")
-    for run in applying:
-        if run.kind is RunKind.RETRACT:
-            take_out_members(workspace, lease, run)
-        else:
-            apply_plan(workspace, lease, run)
 
 
 def fail(workspace: Workspace, run_id: int, *, reason: str) -> None:

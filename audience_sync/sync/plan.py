@@ -17,7 +17,7 @@ from audience_sync.core.guard import NOT_SYNCED, Hold, Used, guard, hold, would_
 from audience_sync.core.keys import RowFault
 from audience_sync.core.model import Change, Computation, Counts, Member, RunKind, RunState, to_ms
 from audience_sync.core.rows import from_line
-from audience_sync.store import audiences, generations, runs
+from audience_sync.store import audiences, binding, runs
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync.comparison import compare
 from audience_sync.sync.definition_rows import Rejections, reading
@@ -61,8 +61,8 @@ def plan(
         SourceError: the source could not be read.
     """
     with workspace.database.read() as connection:
-        job.require_carried(generations.environment(connection))
-        generations.check_identity(connection, job.settings.identity)
+        job.require_carried(binding.environment(connection))
+        binding.check_identity(connection, job.settings.identity)
         audience = audiences.find(connection, job.audience.key)
         if audience is not None:
             audiences.require_computation(audience, job.audience.computation)

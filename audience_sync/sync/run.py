@@ -22,21 +22,16 @@ from audience_sync.core.text import instant_text
 from audience_sync.database_error import first_line
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, generations, identifiers, memberships, runs
+from audience_sync.store import audiences, binding, generations, identifiers, memberships, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync.comparison import Difference, compare, compare_one
-from audience_sync.sync.completion import (
-    apply_plan,
-    fail,
-    finish_dead_runs,
-    holding,
-    supersede,
-)
+from audience_sync.sync.completion import apply_plan, fail, supersede
 from audience_sync.sync.definition_rows import Found, Rejections, reading
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.prerequisites import hold_of, used_by, uses_any
+from audience_sync.sync.takeover import finish_dead_runs, holding
 
 # --- comparing and committing -----------------------------------------------------------------------------------------
 # The second half of a run: compare what the definition says with the members, and commit or stage what differs.
@@ -216,7 +211,7 @@ def taking(workspace: Workspace, job: Job) -> Iterator[tuple[HeldLease, Audience
             "a resync sends everything again, so it cannot be limited", hint="leave --limit and --only out"
         )
     with workspace.database.read() as connection:
-        job.require_carried(generations.environment(connection))
+        job.require_carried(binding.environment(connection))
     audience = _register(workspace, job)
     with holding(workspace, audience) as lease:
         with workspace.database.read() as connection:
@@ -251,17 +246,9 @@ def _reason(error: BaseException) -> str:
             return str(error) or type(error).__name__
 
 
-def recover(workspace: Workspace, audience: AudienceRow) -> None:
-    """Finish what a dead process left of an audience's runs; nothing if it lives and works on it."""
-    lease = workspace.hold([audience.id], seconds=workspace.tuning.lease_seconds)
-    if lease is not None:
-        with lease:
-            finish_dead_runs(workspace, lease, audience)
-
-
 def _register(workspace: Workspace, job: Job) -> AudienceRow:
     with workspace.database.write() as connection:
-        generations.bind_identity(connection, job.settings.identity)
+        binding.bind_identity(connection, job.settings.identity)
         if job.audience.user_keys.keys() > {job.settings.identity}:
             identifiers.expect(connection)
         audience = audiences.register(

@@ -18,8 +18,8 @@ from audience_sync import daemon
 from audience_sync.clock import Seams
 from audience_sync.config import load
 from audience_sync.daemon import service
-from audience_sync.store import database as db
 from audience_sync.store import holders
+from audience_sync.store.database import connect
 from audience_sync.store.workspace import Workspace
 from audience_sync.tuning import DEFAULT_TUNING, Tuning
 from tests.acceptance.running import DEADLINE, Place, until
@@ -53,7 +53,7 @@ def local_daemon(
     def work() -> None:
         try:
             with (
-                closing(db.connect(place.database_url, tuning=tuning)) as database,
+                closing(connect(place.database_url, tuning=tuning)) as database,
                 closing(holders.enter(database)) as holder,
             ):
                 workspace = Workspace(database=database, holder=holder, seams=seams or Seams())

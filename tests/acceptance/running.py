@@ -21,9 +21,8 @@ from audience_sync.clock import KILL_VARIABLE, Seams
 from audience_sync.config import Settings, load
 from audience_sync.delivery import DeliveryOptions, deliver
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
-from audience_sync.store import database as db
 from audience_sync.store import holders, schema
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, RunReport, sync
 from tests.commands import Command, call
@@ -214,7 +213,7 @@ class Place:
 def open_place(folder: Path, database_url: str) -> Iterator[Place]:
     """Make a place with an empty shop and an empty sandbox."""
     with (
-        closing(db.connect(database_url)) as database,
+        closing(connect(database_url)) as database,
         closing(Shop(folder / "shop.db")) as shop,
         FaultySandbox(folder / "sandbox.db") as sandbox,
     ):

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.store import audiences
-from audience_sync.store import database as db
+from audience_sync.store.database import Database, connect
 from tests.acceptance.running import (
     ON_ONE_DATABASE,
     Customers,
@@ -190,7 +190,7 @@ def test_a_source_without_its_table_changes_nothing(synced: Place) -> None:
 @ON_ONE_DATABASE
 def test_a_source_whose_server_ends_the_connection_changes_nothing(place: Place, postgres_url: str) -> None:
     """A Postgres source terminated in the middle of the query is a failed run with exit code 1."""
-    with closing(db.connect(postgres_url)) as source:
+    with closing(connect(postgres_url)) as source:
         with source.write() as connection:
             connection.exec_driver_sql(
                 "CREATE TABLE orders (customer_id text, company_id text, ordered_at timestamptz)"
@@ -212,7 +212,7 @@ def test_a_source_whose_server_ends_the_connection_changes_nothing(place: Place,
     assert unchanged(place, EVERYBODY, received=200)
 
 
-def terminate_reader(database: db.Database) -> bool:
+def terminate_reader(database: Database) -> bool:
     """End the connection of a source's query that waits for a lock; tell whether there was one."""
     with database.read() as connection:
         return bool(connection.execute(sa.text(LOCKED.replace("pid", "pg_terminate_backend(pid)"))).all())

@@ -29,7 +29,7 @@ from audience_sync.clock import Seams
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError, SourceError
 from audience_sync.sandbox.http_server import Request, Response
-from audience_sync.store import database as db
+from audience_sync.store.database import Database, connect
 from audience_sync.store.migration import migrate
 from audience_sync.sync import Job, duckdb_process, sync
 from tests.acceptance.local_daemon import WATCHFUL, local_daemon
@@ -408,11 +408,11 @@ def server() -> Iterator[Server]:
 def on_postgres(tmp_path: Path, server: Server) -> Iterator[Place]:
     """The same shop, with the membership database on the server that is restarted."""
     name = f"test_{tmp_path.name.lower()}"
-    with closing(db.connect(server.url)) as there:
+    with closing(connect(server.url)) as there:
         administer(there, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         administer(there, f'CREATE DATABASE "{name}"')
     url = make_url(server.url).set(database=name).render_as_string(hide_password=False)
-    with closing(db.connect(url)) as fresh:
+    with closing(connect(url)) as fresh:
         migrate(fresh)
     with open_place(tmp_path, url) as opened:
         opened.configure()
@@ -420,7 +420,7 @@ def on_postgres(tmp_path: Path, server: Server) -> Iterator[Place]:
         yield opened
 
 
-def administer(database: db.Database, statement: str) -> None:
+def administer(database: Database, statement: str) -> None:
     """Run a statement outside of any transaction."""
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(statement)

@@ -21,8 +21,8 @@ from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation, RunState
 from audience_sync.destinations.open_changes import OpenChange
-from audience_sync.store import audiences, batches, erasure, generations, initial_entries, leases, outbox, schema
-from audience_sync.store import database as db
+from audience_sync.store import audiences, batches, erasure, initial_entries, leases, outbox, schema, settings_table
+from audience_sync.store.database import Database
 from audience_sync.store.reports import iso
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, RunReport, approve, retract, sync
@@ -446,7 +446,7 @@ def test_dead_rows_are_retried_with_the_current_value(desk: Desk) -> None:
     with desk.workspace.database.write() as connection:  # as if an old value had died
         connection.execute(sa.text("UPDATE outbox SET value = 'true' WHERE profile_key = 'left'"))
         connection.execute(sa.text("UPDATE outbox SET value = 'false', identifiers = NULL WHERE profile_key = 'stays'"))
-        newest = int(generations.get(connection, "generation") or 0)
+        newest = int(settings_table.get(connection, "generation") or 0)
 
     listed = desk.command("dead", "list", "--format", "json").records
     first = desk.command("dead", "retry", AUDIENCE_KEY, "--profile", "stays")
@@ -580,7 +580,7 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk) -> None:
             table: connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()
             for table in ("changes", "batches", "rejections", "outbox")
         }
-        history_from = generations.get(connection, initial_entries.HISTORY_FROM)
+        history_from = settings_table.get(connection, initial_entries.HISTORY_FROM)
     assert left == {"changes": 5, "batches": 1, "rejections": 1, "outbox": 19}
     assert history_from == str(now - 400 * 86_400_000)
     again = erasure.purge(database, desk.settings.retention, now_ms=now)
@@ -641,7 +641,7 @@ def test_a_database_that_is_not_there_is_named(desk: Desk, tmp_path: Path) -> No
     assert not (tmp_path / "audience_sync.db").exists()
 
 
-def _places_with(database: db.Database, text: str) -> list[str]:
+def _places_with(database: Database, text: str) -> list[str]:
     """Return the tables with a value in which a text occurs."""
     found = []
     with database.read() as connection:

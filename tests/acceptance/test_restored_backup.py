@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from audience_sync.config import load
 from audience_sync.errors import DatabaseOlder
-from audience_sync.store import backup_mark, generations, runs
+from audience_sync.store import backup_mark, generations, runs, settings_table
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import (
     KILLED,
@@ -421,7 +421,7 @@ def test_the_mark_is_private_and_says_no_more_than_it_must(place: Place) -> None
     assert mark_of(place).stat().st_mode & 0o777 == 0o600
     with place.database.read() as connection:
         run = runs.get(connection, 1)
-        issued = int(generations.get(connection, "generation") or 0) - 1
+        issued = int(settings_table.get(connection, "generation") or 0) - 1
     mark = json.loads(mark_of(place).read_text())
     assert mark == {"generation": issued, "began_at": mark["began_at"]}
     assert 0 <= mark["began_at"] - run.started_at < 60_000  # two readings of the clock

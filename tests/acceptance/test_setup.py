@@ -28,10 +28,9 @@ from audience_sync.clock import Seams, wall_clock
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Computation
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
-from audience_sync.store import audiences, generations, migration
-from audience_sync.store import database as db
-from audience_sync.store import schema as tables
-from audience_sync.store.database import Database
+from audience_sync.store import audiences, binding, migration, schema
+from audience_sync.store import database as store_database
+from audience_sync.store.database import Database, connect, migrations, revisions, verify
 from audience_sync.store.migration import migrate
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
@@ -121,7 +120,7 @@ def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:
     with database.read() as connection:
         return {
             table.name: sorted((tuple(row) for row in connection.execute(table.select())), key=repr)
-            for table in tables.metadata.sorted_tables
+            for table in schema.metadata.sorted_tables
         }
 
 
@@ -150,7 +149,7 @@ def test_init_twice_changes_nothing(command: Callable[..., Result], tmp_path: Pa
     path = tmp_path / "config.toml"
     path.write_text(path.read_text(encoding="utf-8") + "\n# mine\n", encoding="utf-8")
     before = path.read_bytes()
-    with closing(db.connect(f"sqlite:///{tmp_path / 'audience_sync.db'}")) as database:
+    with closing(connect(f"sqlite:///{tmp_path / 'audience_sync.db'}")) as database:
         rows = everything(database)
         again = command("init")
 
@@ -207,8 +206,8 @@ def test_init_and_migrate_create_the_tables(
     assert "created the membership database" in first.err
     assert "nothing to do" in second.err
     assert "up to date" in third.err
-    with closing(db.connect(empty_url)) as database:
-        db.verify(database)
+    with closing(connect(empty_url)) as database:
+        verify(database)
 
 
 def test_migrate_says_from_where_to_where_and_speaks_of_a_backup(
@@ -221,14 +220,14 @@ def test_migrate_says_from_where_to_where_and_speaks_of_a_backup(
     """An upgrade that brings a migration is refused by `check`, applied by `migrate`, and then done."""
     configure(database_url)
     scripts = tmp_path / "migrations"
-    shutil.copytree(db.migrations(), scripts)
-    newest = db.revisions()[-1]
+    shutil.copytree(migrations(), scripts)
+    newest = revisions()[-1]
     (scripts / "versions" / "9998_more.py").write_text(
         f"revision, down_revision = '9998', '{newest}'\nbranch_labels = depends_on = None\ndef upgrade():\n    pass\n",
         encoding="utf-8",
     )
 
-    for module in (db, migration):
+    for module in (store_database, migration):
         monkeypatch.setattr(module, "migrations", lambda: scripts)
 
     refused, done, again = command("check", "--format", "json"), command("migrate"), command("migrate")
@@ -383,7 +382,7 @@ def test_check_sees_a_database_that_cannot_be_written_to(
     command: Callable[..., Result], configure: Callable[..., Settings], postgres_url: str
 ) -> None:
     """A replica is found before the first sync meets it; Postgres alone: to root every file can be written."""
-    with closing(db.connect(postgres_url, create=True)) as database:
+    with closing(connect(postgres_url, create=True)) as database:
         migrate(database)
         name = database.engine.url.database
         execute(database, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -405,10 +404,10 @@ def test_check_refuses_another_identity_and_another_environment(
     """A database that belongs to somebody else is named before anything is sent."""
     configure(database_url)
     with database.write() as connection:
-        generations.bind_environment(connection, "env_production", label="", destination="Schematic")
+        binding.bind_environment(connection, "env_production", label="", destination="Schematic")
     other = command("check", "--format", "json")
     with database.write() as connection:
-        generations.bind_identity(connection, "email")
+        binding.bind_identity(connection, "email")
     both = command("check", "--format", "json")
 
     assert (other.code, both.code) == (2, 2)

@@ -18,9 +18,8 @@ from contextlib import closing
 import orjson
 
 from audience_sync.core.keys import shard_of
-from audience_sync.store import bulk, database_overview, schema
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store import bulk, profile_report, schema
+from audience_sync.store.database import Database, connect
 from audience_sync.store.migration import migrate
 from tests.benchmarks.sync_one_million import database_url
 
@@ -58,7 +57,7 @@ def measure(database: Database, *, events: int, size: int) -> None:
     for user in WANTED:
         began = time.perf_counter()
         with database.read() as connection:
-            database_overview.profile_deliveries(connection, user, at_most=20)
+            profile_report.deliveries(connection, user, at_most=20)
         times.append(time.perf_counter() - began)
     print(f"{events:,} events in batches of {size}: {sorted(times)[len(times) // 2]:.2f} s, {max(times):.2f} s at most")
 
@@ -72,7 +71,7 @@ def main() -> None:
     for size in (100, 10):
         with tempfile.TemporaryDirectory() as folder, database_url(asked.database) as url:
             place = url.replace("sqlite:///", f"sqlite:///{folder}/")
-            with closing(db.connect(place, create=True)) as database:
+            with closing(connect(place, create=True)) as database:
                 migrate(database)
                 measure(database, events=asked.events, size=size)
 

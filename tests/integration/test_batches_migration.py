@@ -13,10 +13,9 @@ import sqlalchemy as sa
 from audience_sync.clock import Seams
 from audience_sync.core.keys import shard_of
 from audience_sync.errors import LeaseHeld
-from audience_sync.store import batches, leases, open_values, outbox
-from audience_sync.store import database as db
+from audience_sync.store import backlog, batches, leases, outbox
 from audience_sync.store.batches import Batch
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect, revision_of
 from tests.integration.test_migrations import run_alembic
 
 AT = 1_774_958_400_000
@@ -25,7 +24,7 @@ AT = 1_774_958_400_000
 @pytest.fixture
 def older(empty_url: str) -> Iterator[Database]:
     """A database of version 0.6, with an audience and a run."""
-    with closing(db.connect(empty_url, create=True)) as database:
+    with closing(connect(empty_url, create=True)) as database:
         run_alembic(database, "up", "0008")
         insert(database, "audiences", key="gold", name="Gold", state="active", created_at=0)
         insert(
@@ -180,7 +179,7 @@ def test_half_sent_events_keep_what_was_accepted(older: Database) -> None:
     with older.write() as connection:
         rows = connection.execute(sa.text("SELECT message_id, accepted FROM events")).all()
         assert [(row.message_id, json.loads(row.accepted)) for row in rows] == [("m2", ["sent 2"])]
-        assert open_values.count(connection) == (1, 0, 1)
+        assert backlog.count(connection) == (1, 0, 1)
         batches.refuse(connection, batch, "refused", now_ms=AT)
         rows = connection.execute(sa.text("SELECT message_id, accepted FROM events ORDER BY position")).all()
         assert [(row.message_id, json.loads(row.accepted)) for row in rows] == [("m1", ["sent 1"]), ("m2", ["sent 2"])]
@@ -195,7 +194,7 @@ def test_a_database_in_use_is_not_migrated(older: Database) -> None:
     with pytest.raises(LeaseHeld, match="host:1:x is at work on this database, and nothing was migrated"):
         run_alembic(older, "up")
 
-    assert db.revision_of(older) == "0008"
+    assert revision_of(older) == "0008"
 
 
 def test_going_back_puts_everything_back(older: Database) -> None:
@@ -209,7 +208,7 @@ def test_going_back_puts_everything_back(older: Database) -> None:
     attempt(older, forwarded_of("u2", "b", 1, shared=False), forwarded=True)
     run_alembic(older, "up")
     with older.read() as connection:
-        assert open_values.count(connection) == (2, 0, 0)
+        assert backlog.count(connection) == (2, 0, 0)
     run_alembic(older, "down", "0008")
 
     with older.read() as connection:

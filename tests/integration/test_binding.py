@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from audience_sync.errors import BindingRefused
-from audience_sync.store import backup_mark, events, generations
+from audience_sync.store import backup_mark, binding, events, generations, request_times, settings_table
 from audience_sync.store.database import Database
 from tests.waiting import somebody_waits, wait_until
 
@@ -61,7 +61,7 @@ def test_requests_are_spaced_over_all_processes(database: Database) -> None:
         moments = []
         for _ in range(10):
             with database.write() as connection:
-                moments.append(generations.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=50))
+                moments.append(request_times.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=50))
         return moments
 
     results = together(2, reserve)
@@ -74,9 +74,9 @@ def test_requests_are_spaced_over_all_processes(database: Database) -> None:
 def test_several_requests_are_reserved_at_once(database: Database) -> None:
     """A reservation of five moments leaves room for five, and time that passed unused is not made up for."""
     with database.write() as connection:
-        first = generations.reserve_requests(connection, now_us=NOW_US, requests=5, per_second=10)
-        second = generations.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=10)
-        later = generations.reserve_requests(connection, now_us=NOW_US + 10_000_000, requests=1, per_second=10)
+        first = request_times.reserve_requests(connection, now_us=NOW_US, requests=5, per_second=10)
+        second = request_times.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=10)
+        later = request_times.reserve_requests(connection, now_us=NOW_US + 10_000_000, requests=1, per_second=10)
 
     assert [first, second, later] == [NOW_US, NOW_US + 500_000, NOW_US + 10_000_000]
 
@@ -84,9 +84,9 @@ def test_several_requests_are_reserved_at_once(database: Database) -> None:
 def test_a_clock_that_was_ahead_stops_nobody(database: Database) -> None:
     """A reservation far in the future is taken for a mistake of somebody's clock."""
     with database.write() as connection:
-        generations.reserve_requests(connection, now_us=NOW_US + 86_400_000_000, requests=1, per_second=50)
-        again = generations.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=50)
-        next_one = generations.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=50)
+        request_times.reserve_requests(connection, now_us=NOW_US + 86_400_000_000, requests=1, per_second=50)
+        again = request_times.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=50)
+        next_one = request_times.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=50)
 
     assert [again, next_one] == [NOW_US, NOW_US + 20_000]
 
@@ -96,7 +96,7 @@ def test_a_slow_rate_is_kept(database: Database) -> None:
     moments = []
     for _ in range(9):
         with database.write() as connection:
-            moments.append(generations.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=0.1))
+            moments.append(request_times.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=0.1))
 
     assert [moment - NOW_US for moment in moments] == [n * 10_000_000 for n in range(9)]
 
@@ -104,11 +104,11 @@ def test_a_slow_rate_is_kept(database: Database) -> None:
 def test_the_identity_is_bound_once(database: Database) -> None:
     """A database that knows people by one key is not filled by another."""
     with database.write() as connection:
-        generations.bind_identity(connection, "userId")
-        generations.bind_identity(connection, "userId")
+        binding.bind_identity(connection, "userId")
+        binding.bind_identity(connection, "userId")
 
     with database.write() as connection, pytest.raises(BindingRefused, match=r"'userId'.*'email'") as caught:
-        generations.bind_identity(connection, "email")
+        binding.bind_identity(connection, "email")
     assert 'identity = "userId"' in str(caught.value.hint)
 
 
@@ -117,11 +117,11 @@ def test_two_first_syncs_do_not_both_bind(database: Database) -> None:
 
     def bind_other() -> None:
         with database.write() as connection:
-            generations.bind_identity(connection, "email")
+            binding.bind_identity(connection, "email")
 
     with ThreadPoolExecutor(1) as pool:
         with database.write() as connection:
-            generations.bind_identity(connection, "userId")
+            binding.bind_identity(connection, "userId")
             other = pool.submit(bind_other)
             wait_until(lambda: database.is_sqlite or somebody_waits(database))
         with pytest.raises(BindingRefused):
@@ -131,22 +131,22 @@ def test_two_first_syncs_do_not_both_bind(database: Database) -> None:
 def test_the_environment_is_bound_once(database: Database) -> None:
     """A key of another environment is refused; one that may not ask is taken at the file's word."""
     with database.write() as connection:
-        assert generations.bind_environment(connection, None, label="", destination="Schematic") == ""
-        bound = generations.bind_environment(connection, None, label="production", destination="Schematic")
+        assert binding.bind_environment(connection, None, label="", destination="Schematic") == ""
+        bound = binding.bind_environment(connection, None, label="production", destination="Schematic")
         assert bound == "production"
-        assert generations.bind_environment(connection, "production", label="", destination="Schematic") == "production"
-        assert generations.bind_environment(connection, None, label="", destination="Schematic") == "production"
+        assert binding.bind_environment(connection, "production", label="", destination="Schematic") == "production"
+        assert binding.bind_environment(connection, None, label="", destination="Schematic") == "production"
         with pytest.raises(BindingRefused, match=r"'production'.*'staging'"):
-            generations.bind_environment(connection, "staging", label="production", destination="Schematic")
+            binding.bind_environment(connection, "staging", label="production", destination="Schematic")
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_postgres_has_no_mark(database: Database) -> None:
     """There is no file next to it, and no row that every writer would have to wait for."""
     with database.write() as connection:
-        before = generations.get(connection, "generation")
+        before = settings_table.get(connection, "generation")
         events.take(connection, [], now_ms=1_000)
-        after = generations.get(connection, "generation")
+        after = settings_table.get(connection, "generation")
     backup_mark.require_newest(database)
     backup_mark.require_kept(database)
     backup_mark.require_writable(database)
@@ -154,4 +154,4 @@ def test_postgres_has_no_mark(database: Database) -> None:
     assert before == after
     assert not backup_mark.is_missing(database)
     with database.read() as connection:
-        assert generations.get(connection, backup_mark.BEGAN_AT) is None
+        assert settings_table.get(connection, backup_mark.BEGAN_AT) is None

@@ -21,7 +21,7 @@ from audience_sync import daemon
 from audience_sync.clock import Seams
 from audience_sync.config import Settings
 from audience_sync.core.model import RunState
-from audience_sync.store import generations, holders
+from audience_sync.store import holders, request_times
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending
@@ -126,8 +126,8 @@ def test_a_wait_of_before_a_jump_back_is_cut_short(sending: Sending, jumping: Ju
 def test_an_hour_that_was_reserved_in_error_is_given_up(database: Database, per_second: float) -> None:
     """After a jump back the next request waits ten minutes at most, at the lowest rates too."""
     with database.write() as connection:
-        generations.reserve_requests(connection, now_us=NOW_US + 3_600_000_000, requests=1, per_second=per_second)
-        moment = generations.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=per_second)
+        request_times.reserve_requests(connection, now_us=NOW_US + 3_600_000_000, requests=1, per_second=per_second)
+        moment = request_times.reserve_requests(connection, now_us=NOW_US, requests=1, per_second=per_second)
 
     assert NOW_US <= moment <= NOW_US + 600_000_000
 

@@ -25,7 +25,7 @@ from audience_sync.daemon import scheduler, service
 from audience_sync.errors import AudienceSyncError
 from audience_sync.sandbox.rest_api import SandboxSettings
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
-from audience_sync.store import holders, open_values
+from audience_sync.store import backlog, holders
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
 from tests.factories import Shop
@@ -243,7 +243,7 @@ def break_deliveries(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
     def crash(_: object) -> bool:
         raise bug
 
-    monkeypatch.setattr(open_values, "any_deliverable", crash)
+    monkeypatch.setattr(backlog, "any_deliverable", crash)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from audience_sync.config import Settings, load
 from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
-from audience_sync.store import audiences, database_overview
+from audience_sync.store import audiences, status_report
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import approve
 from tests.factories import NOON, FrozenClock, Shop
@@ -417,15 +417,15 @@ def test_a_requested_stop_hides_nothing(daemon: Daemon) -> None:
     daemon.reload(audience("Gold", BROKEN))
     daemon.run("gold")
     with daemon.workspace.database.read() as connection:
-        failed = database_overview.failed_runs(connection)
+        failed = status_report.failed_runs(connection)
     daemon.reload(audience("Gold"))
     daemon.reached["sync.started"] = daemon.stop.set
     daemon.run("gold")
 
     assert daemon.runs("gold")[-1][0] == "failed"
     with daemon.workspace.database.read() as connection:
-        assert database_overview.failed_runs(connection) == failed
-        (facts,) = database_overview.facts(connection).values()
+        assert status_report.failed_runs(connection) == failed
+        (facts,) = status_report.facts(connection).values()
     assert (facts.last_run or {})["id"] == failed[0]["id"]
 
 

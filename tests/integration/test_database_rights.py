@@ -19,8 +19,8 @@ from audience_sync.config import Settings, load
 from audience_sync.database_error import explain, first_line
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.folders import require_temporary_folder, require_usable_temporary_folder
-from audience_sync.store import database as db
-from audience_sync.store import generations
+from audience_sync.store import binding
+from audience_sync.store.database import connect
 from audience_sync.store.migration import migrate
 
 URL = make_url("sqlite:////srv/state/a.db")
@@ -83,13 +83,13 @@ def test_a_role_that_cannot_create_tables(postgres_url: str, tmp_path: Path) -> 
 
 def test_a_role_that_cannot_write(postgres_url: str, tmp_path: Path) -> None:
     """A role that may only read: `check` says so and looks at everything else, a command ends with the sentence."""
-    with closing(db.connect(postgres_url, create=True)) as database:
+    with closing(connect(postgres_url, create=True)) as database:
         migrate(database)
     with role_without_rights(postgres_url, "GRANT SELECT ON ALL TABLES IN SCHEMA public") as url:
         settings = configured(tmp_path, url)
         found = checked(settings)
         with pytest.raises(AudienceSyncError) as caught, runtime.opened(settings) as database, database.write() as one:
-            generations.bind_identity(one, "userId")
+            binding.bind_identity(one, "userId")
 
     state, said, code = found["database", str(settings.database.url)]
     assert (state, code) == ("error", 1)

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.delivery import take
-from audience_sync.store import generations, holders, identifiers, outbox
+from audience_sync.store import holders, identifiers, outbox, settings_table
 from audience_sync.store.database import Database
 from tests.factories import make_event, open_changes
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, run_deliver
@@ -250,7 +250,7 @@ def test_a_take_that_waits_for_a_lock(sending: Sending) -> None:
     warnings: list[str] = []
     with sending.delivering(warn=warnings.append) as report:
         with sending.workspace.database.write() as connection:
-            generations.locked(connection, identifiers._TAKE)
+            settings_table.locked(connection, identifiers._TAKE)
             wait_until(lambda: somebody_waits(sending.workspace.database))
             wait_until(lambda: not somebody_waits(sending.workspace.database))
         assert report.result().open == 0

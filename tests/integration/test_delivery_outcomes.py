@@ -23,8 +23,7 @@ from audience_sync.sandbox.http_server import Request, Response, error_response
 from audience_sync.sandbox.rest_api import SandboxSettings
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import batches
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect
 from tests.sending import Sending, assert_agreed, in_between, open_sending, speaking
 from tests.support.faulty_sandbox import FaultRule, FaultySandbox, Gate
 from tests.waiting import wait_until
@@ -49,7 +48,7 @@ def sqlite_sending(tmp_path: Path, sqlite_template: Path, sandbox: FaultySandbox
     path = tmp_path / "audience_sync.db"
     shutil.copy(sqlite_template, path)
     with (
-        closing(db.connect(f"sqlite:///{path}")) as database,
+        closing(connect(f"sqlite:///{path}")) as database,
         open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened,
     ):
         yield opened

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from audience_sync.sandbox.http_server import Request, Response, error_response
+from audience_sync.store import backlog, holders
 from audience_sync.store import events as waiting_events
-from audience_sync.store import holders, open_values
 from audience_sync.store.database import Database
 from tests.sending import Sending, in_between, open_sending, run_deliver
 from tests.support.faulty_sandbox import FaultRule, FaultySandbox
@@ -445,8 +445,8 @@ def test_dead_events_are_not_deliverable(sending: Sending) -> None:
     sending.forward([track("m1")])
     sending.write("UPDATE events SET dead_reason = 'refused'")
     with sending.workspace.database.read() as connection:
-        assert open_values.count(connection) == (0, 0, 1)
-        assert not open_values.any_deliverable(connection)
+        assert backlog.count(connection) == (0, 0, 1)
+        assert not backlog.any_deliverable(connection)
 
 
 def revive(sending: Sending) -> None:

@@ -10,8 +10,7 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect, migrations
 
 REVISION, BEFORE = "0006", "0005"
 STATES = ["running", "blocked", "applying", "succeeded", "failed", "superseded"]
@@ -20,7 +19,7 @@ STATES = ["running", "blocked", "applying", "succeeded", "failed", "superseded"]
 @pytest.fixture
 def older(empty_url: str) -> Iterator[Database]:
     """Yield a database of each kind with the schema before, and a run in every state."""
-    with closing(db.connect(empty_url, create=True)) as database:
+    with closing(connect(empty_url, create=True)) as database:
         move(database, BEFORE)
         with database.write() as connection:
             connection.exec_driver_sql(
@@ -46,7 +45,7 @@ def older(empty_url: str) -> Iterator[Database]:
 def move(database: Database, revision: str, *, back: bool = False) -> None:
     """Bring a database to a revision."""
     config = Config()
-    config.set_main_option("script_location", str(db.migrations()))
+    config.set_main_option("script_location", str(migrations()))
     with database.write() as connection:
         config.attributes["connection"] = connection
         (command.downgrade if back else command.upgrade)(config, revision)

@@ -15,8 +15,7 @@ import pytest
 
 from audience_sync.errors import DatabaseOlder, MarkUnusable
 from audience_sync.store import backup_mark, dead_letters, generations, holders, restored_backup
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect, file_of, highwater_of
 from audience_sync.store.workspace import Workspace
 from tests.ingesting import TRACK, kept
 from tests.ingesting import sending as sending_to
@@ -42,36 +41,36 @@ def sending(tmp_path: Path, database: Database, sandbox: FaultySandbox) -> Itera
         yield opened
 
 
-def file_of(sending: Sending) -> Path:
+def path_of(sending: Sending) -> Path:
     """Return the file of the membership database."""
-    file = db.file_of(sending.workspace.database.engine)
+    file = file_of(sending.workspace.database.engine)
     assert file is not None
     return file
 
 
 def mark_of(sending: Sending) -> Path:
     """Return the file of its mark."""
-    return db.highwater_of(file_of(sending))
+    return highwater_of(path_of(sending))
 
 
 def back_up(sending: Sending, name: str = "backup.db") -> Path:
     """Make a backup of the database as it is now."""
-    path = file_of(sending).with_name(name)
-    with closing(sqlite3.connect(file_of(sending))) as source, closing(sqlite3.connect(path)) as target:
+    path = path_of(sending).with_name(name)
+    with closing(sqlite3.connect(path_of(sending))) as source, closing(sqlite3.connect(path)) as target:
         source.backup(target)
     return path
 
 
 def restore(sending: Sending, backup: Path) -> None:
     """Replace the database by a backup, under whoever has it open."""
-    with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(file_of(sending))) as target:
+    with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(path_of(sending))) as target:
         source.backup(target)
 
 
 def is_refused(sending: Sending, backup: Path) -> bool:
     """Return whether a backup is refused in the place of the database."""
-    shutil.copy(mark_of(sending), db.highwater_of(backup))
-    with closing(db.connect(f"sqlite:///{backup}")) as database:
+    shutil.copy(mark_of(sending), highwater_of(backup))
+    with closing(connect(f"sqlite:///{backup}")) as database:
         try:
             backup_mark.require_newest(database)
         except DatabaseOlder:
@@ -169,8 +168,8 @@ def test_a_backup_of_a_database_that_only_forwards(sending: Sending) -> None:
 def test_two_databases_that_only_forward(sending: Sending, sqlite_template: Path) -> None:
     """The mark of one database says nothing about another one that never synced either."""
     sending.forward(EVENTS)
-    other = shutil.copy(sqlite_template, file_of(sending).with_name("other.db"))
-    with closing(db.connect(f"sqlite:///{other}")) as database, database.write() as connection:
+    other = shutil.copy(sqlite_template, path_of(sending).with_name("other.db"))
+    with closing(connect(f"sqlite:///{other}")) as database, database.write() as connection:
         generations.advance(connection, 1_000)
 
     assert not is_refused(sending, Path(other))
@@ -393,9 +392,9 @@ def test_a_database_under_two_names(sending: Sending, tmp_path: Path) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     link = folder / "linked.db"
-    link.symlink_to(file_of(sending))
+    link.symlink_to(path_of(sending))
     sending.sync(gold=MEMBERS)
-    with closing(db.connect(f"sqlite:///{link}")) as database:
+    with closing(connect(f"sqlite:///{link}")) as database:
         with closing(holders.enter(database)) as holder:
             assert not sending.workspace.holder.is_dead(holder.name)
             assert not holder.is_dead(sending.workspace.holder.name)
@@ -411,13 +410,13 @@ def test_a_database_under_two_names(sending: Sending, tmp_path: Path) -> None:
 def test_two_databases_in_one_folder(sending: Sending, sqlite_template: Path) -> None:
     """Each has its own mark."""
     sending.sync(gold=MEMBERS)
-    other = Path(shutil.copy(sqlite_template, file_of(sending).with_name("other.db")))
-    with closing(db.connect(f"sqlite:///{other}")) as database:
+    other = Path(shutil.copy(sqlite_template, path_of(sending).with_name("other.db")))
+    with closing(connect(f"sqlite:///{other}")) as database:
         backup_mark.require_newest(database)
         with database.write() as connection:
             generations.advance(connection, 1_000)
 
-    assert backup_mark.read(db.highwater_of(other)) == (1_000, 1_000)
+    assert backup_mark.read(highwater_of(other)) == (1_000, 1_000)
     assert not is_refused(sending, back_up(sending))
 
 

@@ -27,9 +27,8 @@ import pytest
 from audience_sync.clock import Seams
 from audience_sync.config import Address
 from audience_sync.segment.segment_events import MOST_BYTES
-from audience_sync.store import database as db
 from audience_sync.store import holders
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.requests import DEFAULT_LIMITS, ENDPOINTS, MOST_IN_BATCH
 from tests.ingesting import TRACK, basic, kept, serving
@@ -246,7 +245,7 @@ def send(address: Address, bad: Bad) -> int:
 def serve(url: str, pipe: Connection) -> None:
     """Serve, in a process of its own, until something comes through the pipe."""
     with (
-        closing(db.connect(url)) as database,
+        closing(connect(url)) as database,
         closing(holders.enter(database)) as holder,
         serving(Workspace(database=database, holder=holder, seams=Seams()), limits=SLOW) as server,
     ):

@@ -344,13 +344,13 @@ def test_what_the_dead_held_is_cleared_away(database: Database, database_url: st
     with closing(holders.enter(database)) as holder:
         workspace = Workspace(database=database, holder=holder, seams=Seams())
         with another_process(database_url) as process:
-            workspace.bury()
+            workspace.release_dead_holders()
             assert len(in_force(database, 0)) == 1
             process.kill()
             process.join(10)
 
             def is_cleared() -> bool:  # Postgres needs a moment to see that the connection is gone
-                workspace.bury()
+                workspace.release_dead_holders()
                 return in_force(database, 0) == []
 
             wait_until(is_cleared)

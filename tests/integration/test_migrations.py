@@ -15,26 +15,25 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from audience_sync.errors import SchemaOutOfDate
-from audience_sync.store import database as db
 from audience_sync.store import outages
-from audience_sync.store import schema as tables
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect, migrations, revisions, verify
 from audience_sync.store.migration import migrate
 from audience_sync.store.outages import Outage, OutageKind
+from audience_sync.store.schema import metadata
 
 VIEWS = {
     "current_members", "membership_changes", "sync_runs", "open_deliveries", "sent_deliveries", "open_events",
     "unsent_events",
 }  # fmt: skip
-MIGRATIONS = db.migrations()
+MIGRATIONS = migrations()
 
-NEWEST = db.revisions()[-1]
+NEWEST = revisions()[-1]
 
 
 @pytest.fixture
 def empty(empty_url: str) -> Iterator[Database]:
     """A database of each kind without any tables."""
-    with closing(db.connect(empty_url, create=True)) as database:
+    with closing(connect(empty_url, create=True)) as database:
         yield database
 
 
@@ -78,18 +77,18 @@ def test_migrations_make_the_tables_of_the_program(empty: Database) -> None:
     before, after = migrate(empty)
 
     with empty.read() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection), tables.metadata)
+        differences = compare_metadata(MigrationContext.configure(connection), metadata)
     migrated = schema(empty)
     assert (before, after) == (None, NEWEST)
     assert differences == []
     run_alembic(empty, "down")
-    tables.metadata.create_all(empty.engine)
+    metadata.create_all(empty.engine)
     assert schema(empty) == {**migrated, "views": []}
 
 
 def test_every_table_is_clustered_on_sqlite(sqlite_template: Path) -> None:
     """The large tables lie in the order of their keys, without a second copy of them; only SQLite has this choice."""
-    with closing(db.connect(f"sqlite:///{sqlite_template}")) as database, database.read() as connection:
+    with closing(connect(f"sqlite:///{sqlite_template}")) as database, database.read() as connection:
         flat = connection.exec_driver_sql(
             "SELECT name FROM pragma_table_list WHERE type = 'table' AND wr = 0 AND schema = 'main'"
         )
@@ -114,7 +113,7 @@ def test_down_and_up_again(empty: Database) -> None:
     assert schema(empty) == {"views": []}
     run_alembic(empty, "up")
     assert schema(empty) == first
-    db.verify(empty)
+    verify(empty)
 
 
 def test_migrating_twice_changes_nothing(empty: Database) -> None:
@@ -156,7 +155,7 @@ def test_the_outage_has_a_table(empty: Database) -> None:
 def test_a_missing_schema_is_refused(empty: Database) -> None:
     """A database that was never initialised is not filled by accident."""
     with pytest.raises(SchemaOutOfDate, match="has no tables of audience-sync") as caught:
-        db.verify(empty)
+        verify(empty)
 
     assert "audience-sync init" in str(caught.value.hint)
 
@@ -164,7 +163,7 @@ def test_a_missing_schema_is_refused(empty: Database) -> None:
 def test_a_missing_sqlite_file_is_refused_and_not_made(tmp_path: Path) -> None:
     """A mistyped path does not become a new, empty database; only SQLite could."""
     with pytest.raises(SchemaOutOfDate, match="no membership database") as caught:
-        db.connect(f"sqlite:///{tmp_path / 'typo.db'}")
+        connect(f"sqlite:///{tmp_path / 'typo.db'}")
 
     assert "audience-sync init" in str(caught.value.hint)
     assert list(tmp_path.iterdir()) == []
@@ -176,12 +175,12 @@ def test_an_older_schema_is_refused(empty: Database, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("audience_sync.store.database.revisions", lambda: [NEWEST, "9998"])
 
     with pytest.raises(SchemaOutOfDate, match=f"older schema {NEWEST}") as caught:
-        db.verify(empty)
+        verify(empty)
 
     assert "audience-sync migrate" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("action", [db.verify, migrate])
+@pytest.mark.parametrize("action", [verify, migrate])
 def test_a_newer_schema_is_refused(empty: Database, action: object) -> None:
     """An old program neither uses nor migrates the database of a newer one."""
     migrate(empty)
@@ -196,8 +195,8 @@ def test_a_newer_schema_is_refused(empty: Database, action: object) -> None:
 def test_no_message_shows_the_password(postgres_url: str) -> None:
     """The database's password is in no error; SQLite has none."""
     url = sa.make_url(postgres_url).set(password="hunter2")  # the local server asks for none
-    with closing(db.connect(url)) as database, pytest.raises(SchemaOutOfDate) as refused:
-        db.verify(database)
+    with closing(connect(url)) as database, pytest.raises(SchemaOutOfDate) as refused:
+        verify(database)
 
     assert "hunter2" not in str(refused.value)
     assert "***" in str(refused.value)
@@ -205,7 +204,7 @@ def test_no_message_shows_the_password(postgres_url: str) -> None:
 
 def test_a_new_sqlite_file_is_private(empty_url: str) -> None:
     """Who is in an audience is nobody else's to read."""
-    with closing(db.connect(empty_url, create=True)) as database:
+    with closing(connect(empty_url, create=True)) as database:
         if not database.is_sqlite:  # Postgres has rights of its own
             return
         migrate(database)

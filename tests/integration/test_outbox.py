@@ -15,7 +15,7 @@ from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.open_changes import OpenChange
 from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.errors import LeaseLost
-from audience_sync.store import audiences, batches, memberships, open_values, outbox, runs
+from audience_sync.store import audiences, backlog, batches, memberships, outbox, runs
 from audience_sync.store.batches import Batch
 from audience_sync.store.database import Database
 from audience_sync.store.runs import RunRow
@@ -211,9 +211,9 @@ def test_nothing_is_deliverable_while_all_is_paused_or_dead(database: Database) 
         event = event_of(connection, "u1")
         refuse(connection, event)
         audiences.set_state(connection, run.audience_id, "paused")
-        assert not open_values.any_deliverable(connection)
+        assert not backlog.any_deliverable(connection)
         batches.add(connection, [BatchContents.of([event])], holder="", claim_until=0, now_ms=NOW)
-        assert open_values.any_deliverable(connection, forwarded=False)
+        assert backlog.any_deliverable(connection, forwarded=False)
 
 
 def test_reopening_sends_the_current_value(database: Database) -> None:

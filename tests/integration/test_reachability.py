@@ -14,7 +14,7 @@ from audience_sync.clock import Seams
 from audience_sync.delivery import OutageChange, Reachability
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
 from audience_sync.sandbox.http_server import Request, Response
-from audience_sync.store import database_overview, outages
+from audience_sync.store import backlog, outages, profile_report, status_report
 from audience_sync.store.database import Database
 from audience_sync.store.outages import Outage, OutageKind
 from audience_sync.store.reports import iso
@@ -213,7 +213,7 @@ def sending(tmp_path: Path, database: Database) -> Iterator[Sending]:
 def destination(sending: Sending) -> dict[str, object]:
     """Return what `status` shows of Schematic."""
     with sending.workspace.database.read() as connection:
-        return database_overview.destination(connection, now_ms=sending.workspace.seams.now_ms())
+        return status_report.destination(connection, now_ms=sending.workspace.seams.now_ms())
 
 
 def test_the_next_try_is_when_it_is_promised(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,8 +266,8 @@ def test_attempts_are_not_due_before_the_destination_is(sending: Sending) -> Non
     in_an_hour = sending.workspace.seams.now_ms() + 3_600_000
     with sending.workspace.database.write() as connection:
         outages.keep(connection, replace(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", None), next_try_at=in_an_hour))
-        waiting = database_overview.waiting_batches(connection, max_backoff=timedelta(minutes=15))
-        tried = [one for key in ("u1", "u2", "u3") for one in database_overview.profile_audiences(connection, key)]
+        waiting = backlog.waiting_batches(connection, max_backoff=timedelta(minutes=15))
+        tried = [one for key in ("u1", "u2", "u3") for one in profile_report.audiences(connection, key)]
     expected = datetime.fromtimestamp(in_an_hour // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
     assert {str(one["next_try_at"])[:19] for one in waiting} == {expected}

@@ -12,8 +12,7 @@ import sqlalchemy as sa
 from audience_sync.core.keys import shard_of
 from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.store import audiences, batches, memberships, outbox
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect, verify
 from tests.factories import make_event, make_open
 from tests.integration.test_migrations import run_alembic
 
@@ -37,7 +36,7 @@ VIEWS: Final = ("current_members", "membership_changes", "open_deliveries", "ope
 @pytest.fixture
 def older(empty_url: str) -> Iterator[Database]:
     """A database of the revision before, with rows of every profile in every table."""
-    with closing(db.connect(empty_url, create=True)) as database:
+    with closing(connect(empty_url, create=True)) as database:
         run_alembic(database, "up", "0009")
         with database.write() as connection:
             connection.exec_driver_sql(
@@ -97,7 +96,7 @@ def test_rows_keep_everything_but_their_shard(older: Database) -> None:
     after["memberships"] = sorted(((*row[:-1], 5) for row in after["memberships"] if row[-1] == 1), key=repr)  # the run
     assert after == {table: without_shards(rows, at=int(table in first)) for table, rows in before.items()}
     assert dumped(older, *VIEWS) == shown
-    db.verify(older)
+    verify(older)
 
 
 def test_the_program_goes_on_with_them(older: Database) -> None:

@@ -26,8 +26,7 @@ from audience_sync.destinations.http_outcomes import HttpAnswer
 from audience_sync.destinations.schematic.schematic_client import MOST_TEXT, SchematicClient
 from audience_sync.errors import DestinationError
 from audience_sync.sandbox.http_server import Request
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect
 from tests.sending import Sending, assert_agreed, assert_in_order, in_between, open_sending, speaking
 from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
@@ -67,7 +66,7 @@ def sqlite_sending(tmp_path: Path, sqlite_template: Path, sandbox: FaultySandbox
     path = tmp_path / "audience_sync.db"
     shutil.copy(sqlite_template, path)
     with (
-        closing(db.connect(f"sqlite:///{path}")) as database,
+        closing(connect(f"sqlite:///{path}")) as database,
         open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened,
     ):
         yield opened

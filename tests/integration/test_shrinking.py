@@ -15,9 +15,8 @@ import pytest
 
 from audience_sync.config import Retention
 from audience_sync.errors import AudienceSyncError
-from audience_sync.store import database as db
 from audience_sync.store import erasure
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect, verify
 from audience_sync.store.migration import let_shrink, migrate
 from audience_sync.tuning import DEFAULT_TUNING, Tuning
 from tests.sending import Sending, open_sending
@@ -139,7 +138,7 @@ def made_otherwise(folder: Path, tuning: Tuning = DEFAULT_TUNING) -> Database:
         plain.executemany("INSERT INTO gone VALUES (?)", [("x" * 1000,)] * 2000)
         plain.execute("DROP TABLE gone")
         plain.commit()
-    database = db.connect(f"sqlite:///{path}", tuning=tuning)
+    database = connect(f"sqlite:///{path}", tuning=tuning)
     migrate(database)
     return database
 
@@ -156,7 +155,7 @@ def test_a_file_made_otherwise_can_shrink_after_migrate(tmp_path: Path) -> None:
         assert pragma(database, "freelist_count") == 0
         erasure.compact(database)
         assert file_of(database).stat().st_size < before / 4
-        db.verify(database)
+        verify(database)
 
 
 def test_a_file_that_others_use_is_not_rewritten(tmp_path: Path) -> None:
@@ -171,7 +170,7 @@ def test_a_file_that_others_use_is_not_rewritten(tmp_path: Path) -> None:
         other.execute("ROLLBACK")
 
         assert "nothing was lost" in str(refused.value.hint)
-        db.verify(database)
+        verify(database)
 
 
 @pytest.mark.slow

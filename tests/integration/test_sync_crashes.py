@@ -15,8 +15,7 @@ import pytest
 
 from audience_sync.config import Settings
 from audience_sync.core.model import RunState
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect
 from tests import interrupted
 from tests.factories import VALUES_SQL, Shop
 from tests.syncing import people, query, replayed
@@ -106,7 +105,7 @@ def undisturbed(
     path = tmp_path / "undisturbed.db"
     shutil.copy(sqlite_template, path)
     url = f"sqlite:///{path}"
-    with closing(db.connect(url)) as opened:
+    with closing(connect(url)) as opened:
         yield Twin(perform, url, shop=shop, config=make_settings(guard=ALL_LIMITS_OFF).path), opened
 
 

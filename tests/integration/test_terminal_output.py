@@ -25,8 +25,7 @@ from audience_sync.cli import main, plan_output, run_output
 from audience_sync.cli.console import Format, print_records
 from audience_sync.cli.main import COMMANDS as TABLE
 from audience_sync.cli.text_table import lay_out
-from audience_sync.store import database as db
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect
 from tests import large_database
 from tests.large_database import LONG, OUTAGE, REASON, REFUSAL, USUAL, Names, fill
 
@@ -183,7 +182,7 @@ def test_sync_at_80_columns(
 ) -> None:
     """The table with which `sync`, `approve` and `retract` end, word for word."""
     show("status", USUAL)
-    with closing(db.connect(f"sqlite:///{filled(USUAL) / 'audience_sync.db'}")) as database:
+    with closing(connect(f"sqlite:///{filled(USUAL) / 'audience_sync.db'}")) as database:
         run_output.show_run_ids(database, [1201, 1203, 1204], format=Format.TABLE)
 
     said = Said(*capsys.readouterr())

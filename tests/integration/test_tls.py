@@ -17,7 +17,7 @@ import trustme
 
 from audience_sync.destinations.http_connection import trusted_authorities
 from audience_sync.errors import ConfigError, DestinationError
-from audience_sync.store import database as db
+from audience_sync.store.database import connect
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import ON_ONE_DATABASE, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY
@@ -97,7 +97,7 @@ def sending(
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     path = tmp_path / "audience_sync.db"
     shutil.copy(sqlite_template, path)
-    with closing(db.connect(f"sqlite:///{path}")) as database, open_sending(tmp_path, database, sandbox) as opened:
+    with closing(connect(f"sqlite:///{path}")) as database, open_sending(tmp_path, database, sandbox) as opened:
         opened.sync(gold=["u1", "u2", "u3"])
         yield opened
 

@@ -14,18 +14,17 @@ from alembic.config import Config
 from audience_sync.core.keys import RowFault
 from audience_sync.core.model import Computation, Counts, RunKind, RunState
 from audience_sync.errors import ConfigError, SourceError
-from audience_sync.store import database as db
 from audience_sync.store import (
-    database_overview,
     dead_letters,
     erasure,
     generations,
     history,
     memberships,
     outbox,
+    profile_report,
     reports,
 )
-from audience_sync.store.database import Database
+from audience_sync.store.database import Database, connect, migrations
 from audience_sync.store.dead_letters import Which
 from tests.factories import (
     AUDIENCE_KEY,
@@ -388,8 +387,8 @@ def test_what_is_known_of_a_profile_names_the_computation(trait: Syncing) -> Non
     trait.sync([("u1", 1)])
     trait.sync([])
     with trait.database.read() as connection:
-        (found,) = database_overview.profile_audiences(connection, "u1")
-        changes = database_overview.profile_changes(connection, "u1", at_most=None)
+        (found,) = profile_report.audiences(connection, "u1")
+        changes = profile_report.changes(connection, "u1", at_most=None)
 
     assert (found["computation"], found["member"], found["value"]) == ("trait", False, None)
     assert (found["open_value"], found["open_state"]) == ("null", "waiting")
@@ -567,8 +566,8 @@ def test_dead_values_are_retried_as_they_are_now(sending: Sending) -> None:
 def test_an_older_database_keeps_what_it_has(empty_url: str) -> None:
     """What was in the database before there were computed traits is an audience, and its views say so."""
     config = Config()
-    config.set_main_option("script_location", str(db.migrations()))
-    database = db.connect(empty_url, create=True)
+    config.set_main_option("script_location", str(migrations()))
+    database = connect(empty_url, create=True)
     try:
         with database.write() as connection:
             config.attributes["connection"] = connection

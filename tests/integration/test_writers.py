@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.store import database as db
-from audience_sync.store.database import Database, connect
+from audience_sync.store.database import Database, connect, file_of
 from audience_sync.tuning import DEFAULT_TUNING
 from tests.waiting import wait_until
 
@@ -100,7 +99,7 @@ def test_the_file_is_the_one_that_was_opened(database: Database, tmp_path: Path)
     link = tmp_path / "link.db"
     link.symlink_to(str(database.engine.url.database))
     with closing(connect(f"sqlite:///{link}")) as opened, opened.read() as connection:
-        assert db.file_of(opened.engine) == db.file_of(connection.engine) == link.resolve()
+        assert file_of(opened.engine) == file_of(connection.engine) == link.resolve()
 
 
 @ON_POSTGRES
