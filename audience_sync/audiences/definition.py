@@ -14,6 +14,7 @@ from audience_sync.compiler.statements import Compiler, Known, PersonSql, Select
 from audience_sync.config import Audience, EventsTable, ProfilesTable, Settings, Source
 from audience_sync.core.model import Computation
 from audience_sync.core.parameters import Statement
+from audience_sync.core.parameters import Statement, bind_now
 from audience_sync.core.values import ValueReader, value_reader
 from audience_sync.engines import Page, Sums, columns, dialect_of, open_rows, probe, table_columns
 from audience_sync.errors import ConfigError, QueryError
@@ -60,7 +61,7 @@ def explained(settings: Settings, audience: Audience) -> Iterator[None]:
 
 
 def _definition(settings: Settings, audience: Audience, as_of: datetime) -> Known:
-    is_trait = audience.computation is Computation.TRAIT
+    is_trait = audience.computation.has_values
     if audience.sql is None:
         return Known(audience.scalar if is_trait else audience.condition, audience.zone)
     source = settings.sources[audience.source]
@@ -161,6 +162,6 @@ def statement_of(settings: Settings, audience: Audience, *, as_of: datetime) -> 
 
 def _select(settings: Settings, audience: Audience, compiler: Compiler) -> Select:
     identifiers = identifiers_of(settings, audience)
-    if audience.computation is Computation.TRAIT:
+    if audience.computation.has_values:
         return compiler.values(audience.scalar, audience.zone, identifiers)
     return compiler.members(audience.condition, audience.zone, identifiers)

@@ -21,6 +21,8 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core import exact_json
 from audience_sync.core.keys import RejectedRow, RowFault, ValueColumn, key_columns, value_position
 from audience_sync.core.model import Computation, Member, from_ms
+from audience_sync.core.keys import Reason, Rejection, ValueColumn, key_columns, value_position
+from audience_sync.core.model import Member, from_ms
 from audience_sync.core.parameters import Statement
 from audience_sync.core.rows import LineMaker, distinct, from_line, to_line
 from audience_sync.engines import Rows, columns, dialect_of, engine_of, open_rows
@@ -166,7 +168,7 @@ def _persons(settings: Settings, audience: Audience, user: str, *, as_of: dateti
         names, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
     )
     positions = [keys.identity, *(position for _, position in (*keys.user, *keys.company))]
-    if audience.computation is Computation.TRAIT:
+    if audience.computation.has_values:
         positions.append(value_position(names))
     compiler = Compiler(dialect=dialect, as_of=as_of, events=None, profiles=None, known={}, only=user)
     wanted = list(dict.fromkeys(names[position] for position in positions))
@@ -198,7 +200,7 @@ def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Fou
 
 
 def _value_column(settings: Settings, audience: Audience, names: Sequence[str]) -> ValueColumn | None:
-    if audience.computation is Computation.AUDIENCE:
+    if not audience.computation.has_values:
         return None
     return ValueColumn(value_position(names), reader_of_values(settings, audience))
 
@@ -250,13 +252,13 @@ class _Asking:
     def definition(self) -> Select:
         """Return the statement of a sync, for the user alone."""
         identifiers = identifiers_of(self.settings, self.audience)
-        if self.audience.computation is Computation.TRAIT:
+        if self.audience.computation.has_values:
             return self.compiler.values(self.audience.scalar, self.audience.zone, identifiers)
         return self.compiler.members(self.audience.condition, self.audience.zone, identifiers)
 
     def root(self) -> Clause | Fact | None:
         """Return the query with the user's values; None: they are not in the universe."""
-        if self.audience.computation is Computation.TRAIT:
+        if self.audience.computation.has_values:
             scalar = outer(self.audience.scalar)
             found = self._facts([scalar], [])
             return None if found is None else found[0][scalar]

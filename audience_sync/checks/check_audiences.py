@@ -10,7 +10,6 @@ from audience_sync.audiences.definition import columns_of
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Audience, Settings, Source
 from audience_sync.core.keys import key_columns, value_position
-from audience_sync.core.model import EXIT_VALUES, Computation
 from audience_sync.engines import ping
 from audience_sync.store import audiences
 from audience_sync.store.audiences import AudienceRow, rename_warnings
@@ -66,7 +65,7 @@ def _query(settings: Settings, audience: Audience, *, now: datetime, source_answ
         key_columns(
             columns, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys
         )
-        if audience.computation is Computation.TRAIT:
+        if audience.computation.has_values:
             value_position(columns)
     except EXPECTED as raised:
         return error(CHECK, audience.key, raised)
@@ -105,7 +104,7 @@ def _orphan(row: AudienceRow, settings: Settings) -> Finding:
         CHECK,
         row.key,
         f"is an orphan: {row.members:,} members in the database, but it is not in {settings.path}; its traits stay",
-        remedy=f"`audience-sync retract {row.key}` sends {EXIT_VALUES[row.computation]} to all; if it was renamed, set"
+        remedy=f"`audience-sync retract {row.key}` sends {row.computation.exit_value} to all; if it was renamed, set"
         f' key = "{row.key}" under its new name',
     )
 

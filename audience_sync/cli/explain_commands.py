@@ -26,6 +26,8 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core.guard import Hold
 from audience_sync.core.keys import KeyRules, RowFault, stringify
 from audience_sync.core.model import Computation, Member, OnMissing, from_ms, to_ms
+from audience_sync.core.keys import KeyRules, Reason, stringify
+from audience_sync.core.model import Member, OnMissing, from_ms, to_ms
 from audience_sync.core.text import counted, instant_text, printable
 from audience_sync.errors import AudienceSyncError, ConfigError, UnknownName
 from audience_sync.query.printer import to_text
@@ -116,9 +118,8 @@ def _event_records(fact: Fact, node: str) -> Iterator[Record]:
 
 def _show_tree(explanation: Explanation, verdict: str, standing: Standing) -> None:
     audience = explanation.audience
-    kind = "computed trait" if audience.computation is Computation.TRAIT else "audience"
     as_of = instant_text(iso(explanation.as_of))
-    heading = f"{audience.key} ({kind} {audience.name!r}), user {explanation.user}, as of {as_of}"
+    heading = f"{audience.key} ({audience.computation.noun} {audience.name!r}), user {explanation.user}, as of {as_of}"
     out.print(Text(heading, style="bold"), end="\n\n")
     match explanation.root:
         case Clause() as clause:
@@ -161,9 +162,8 @@ def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[
     value = f"is {harmless(fact.value)}"
     yield Text(printable(f"{to_text(fact.scalar)} {value}" if asked is None else f"{value}, asked for {asked}"))
     if fact.known is not None:
-        kind = "a computed trait" if fact.known.computation is Computation.TRAIT else "an audience"
         command = shlex.join(["audience-sync", "explain", user, fact.known.key])
-        yield Text(printable(f"it is {kind} of the file: `{command}` says why"), style="dim")
+        yield Text(printable(f"it is {fact.known.computation.one} of the file: `{command}` says why"), style="dim")
     if fact.events_in_all is None:
         return
     shown, in_all = len(fact.events), fact.events_in_all
@@ -221,7 +221,7 @@ def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> S
 
 
 def _has(row: AudienceRow, record: StoredRecord) -> str:
-    is_trait = row.computation is Computation.TRAIT
+    is_trait = row.computation.has_values
     if not record["member"]:
         return "no value" if is_trait else "not a member"
     what = f"the value {record['value']}, one" if is_trait else "a member"
@@ -245,7 +245,7 @@ def _next(row: AudienceRow, explanation: Explanation, record: StoredRecord, hold
 
 
 def _would(explanation: Explanation, member: Member | None, record: StoredRecord) -> str:
-    is_trait = explanation.audience.computation is Computation.TRAIT
+    is_trait = explanation.audience.computation.has_values
     was = bool(record["member"])
     if member is None:
         if not was:
@@ -380,7 +380,7 @@ def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:
 def _verdict(settings: Settings, explanation: Explanation) -> str:
     """Return a sentence: whether the user is a member, and if the query does not read the user, why."""
     audience, user, found = explanation.audience, explanation.user, explanation.found
-    is_trait = audience.computation is Computation.TRAIT
+    is_trait = audience.computation.has_values
     reasons = [reason for reason in dict.fromkeys(found.reasons) if reason is not RowFault.DUPLICATE]
     because = f" (one of their rows was rejected or changed: {', '.join(reasons)})" if reasons else ""
     if found.member is not None:

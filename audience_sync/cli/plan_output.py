@@ -23,6 +23,8 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.keys import MAX_KEY_LENGTH, RowFault, shard_of
 from audience_sync.core.model import Change, ChangeKind, Computation, Counts, delivered_value
+from audience_sync.core.keys import MAX_KEY_LENGTH, Reason, shard_of
+from audience_sync.core.model import Change, ChangeKind, Counts, delivered_value
 from audience_sync.core.text import instant_text, printable
 from audience_sync.destinations.destination_protocol import Renderer
 from audience_sync.destinations.event_volume import joined, volume
@@ -340,7 +342,7 @@ class PlanSheet:
             console.print(f"[bold]{plan.audience_key}[/]: [yellow]a sync would be held:[/] {escape(plan.held)}")
             return
         c = plan.counts
-        if plan.computation is Computation.AUDIENCE:
+        if not plan.computation.has_values:
             before = f"{plan.members_before:,} members"
             would = f"{c.entered:,} would enter, {c.exited:,} exit, {c.updated:,} be updated"
         else:

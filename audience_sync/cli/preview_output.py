@@ -12,7 +12,6 @@ import typer
 from audience_sync.cli.console import Format, harmless, json_line, print_facts, print_records
 from audience_sync.cli.text_table import Record, TableView
 from audience_sync.config import Audience
-from audience_sync.core.model import Computation
 from audience_sync.core.text import instant_text
 from audience_sync.segment.timestamps import iso
 from audience_sync.sync.plan import Preview, Values
@@ -33,14 +32,14 @@ def show(audience: Audience, found: Preview, *, as_of: datetime, seconds: float,
             print_facts(_facts(audience, found, as_of=as_of, seconds=seconds))
             if found.sample:
                 typer.echo("\nsample:")
-                is_trait = audience.computation is Computation.TRAIT
+                is_trait = audience.computation.has_values
                 print_records(
                     _sample(found), SAMPLE_COLUMNS, format=format, shown=TRAIT_SHOWN if is_trait else MEMBER_SHOWN
                 )
 
 
 def _facts(audience: Audience, found: Preview, *, as_of: datetime, seconds: float) -> list[tuple[str, str]]:
-    is_trait = audience.computation is Computation.TRAIT
+    is_trait = audience.computation.has_values
     facts = (
         ("trait" if is_trait else "audience", f"{audience.key} as of {instant_text(iso(as_of))}"),
         ("size", f"{found.size:,} {'profiles have a value' if is_trait else 'members'}"),

@@ -16,7 +16,7 @@ from audience_sync.cli.context import console
 from audience_sync.cli.text_table import TableView, wrap
 from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import forecast
-from audience_sync.core.model import EXIT_VALUES, Computation, RunState
+from audience_sync.core.model import RunState
 from audience_sync.core.text import counted
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import (
@@ -196,12 +196,10 @@ def orphans(database: Database, settings: Settings) -> None:
     with database.read() as connection:
         for row in audiences.every(connection):
             if row.key not in known and row.state != "retired":
-                members = "members" if row.computation is Computation.AUDIENCE else "values"
-                told = EXIT_VALUES[row.computation]
                 console.print(
-                    f"[yellow]orphan:[/] {row.key} has {row.members:,} {members} but is not in"
+                    f"[yellow]orphan:[/] {row.key} has {row.members:,} {row.computation.members_noun} but is not in"
                     f" {escape(str(settings.path))}; its traits stay as they are"
-                    f" (`audience-sync retract {row.key}` sends {told} to all)",
+                    f" (`audience-sync retract {row.key}` sends {row.computation.exit_value} to all)",
                 )
 
 

@@ -22,7 +22,7 @@ from audience_sync.cli.deliver_commands import Wait, send, working
 from audience_sync.cli.plan_output import PlanSheet, sample_count
 from audience_sync.cli.status_commands import known_audience
 from audience_sync.config import Audience, Settings, resolve_api_key
-from audience_sync.core.model import Computation, RunState
+from audience_sync.core.model import RunState
 from audience_sync.core.text import instant_text
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.store import audiences, restored_backup, runs
@@ -259,9 +259,9 @@ def retract(
     with engine.opened(settings) as database, database.read() as connection:
         audience = audiences.by_key(connection, name)
     values = (
-        f"false to the {audience.members:,} members of {audience.key}"
-        if audience.computation is Computation.AUDIENCE
-        else f"null to the {audience.members:,} profiles that have {audience.key}"
+        f"null to the {audience.members:,} profiles that have {audience.key}"
+        if audience.computation.has_values
+        else f"false to the {audience.members:,} members of {audience.key}"
     )
     run_output.confirm(f"Send {values}, and never use this key again?", yes=yes)
     with working(settings) as (workspace, stop):

@@ -76,7 +76,7 @@ class Audience(BaseModel):
     @property
     def tree(self) -> Query:
         """Return the query of an audience or computed trait that has one."""
-        return self.scalar if self.computation is Computation.TRAIT else self.condition
+        return self.scalar if self.computation.has_values else self.condition
 
     @property
     def asks_for(self) -> frozenset[str]:
@@ -91,8 +91,8 @@ class Audience(BaseModel):
     @property
     def declared_type(self) -> TraitType | None:
         """Return the type that its trait is declared with; None: nothing says what its values are."""
-        if self.computation is Computation.AUDIENCE:
-            return TraitType.BOOLEAN
+        if (fixed := self.computation.fixed_type) is not None:
+            return fixed
         if self.type is not None or self.query is None:
             return self.type
         fitting = FITTING_TYPES.get(kind_of(self.scalar))
@@ -109,7 +109,7 @@ class Audience(BaseModel):
         parts: list[object] = [self.source, (self.sql or "").strip(), self.user_keys, self.company_keys]
         if self.query is not None:
             parts += [self.query.strip(), self.timezone, self.rests_on]
-        if self.computation is Computation.TRAIT:
+        if self.computation.has_values:
             parts += [self.on_missing, self.type]
         return digest_of(parts)
 

@@ -146,9 +146,8 @@ def would_fail(used: Used) -> Hold:
 
 
 def _subject(used: Used) -> str:
-    kind = "audience" if used.computation is Computation.AUDIENCE else "computed trait"
     through = "" if used.through is None else f" (used by `{used.through}`)"
-    return f"{kind} `{used.key}`{through}"
+    return f"{used.computation.noun} `{used.key}`{through}"
 
 
 def _sentence(key: str, used: Used, found: Obstacle) -> tuple[str, str]:

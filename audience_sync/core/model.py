@@ -14,20 +14,6 @@ from typing import Final, NamedTuple, TypeAlias
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
-class Computation(StrEnum):
-    """What is computed for a profile."""
-
-    AUDIENCE = "audience"  # whether it is a member
-    TRAIT = "trait"  # a value
-
-
-class OnMissing(StrEnum):
-    """What becomes of a computed trait that has no value any more."""
-
-    NULL = "null"  # Schematic is told null
-    KEEP = "keep"  # the last value stays
-
-
 class TraitType(StrEnum):
     """The types of traits that Schematic knows (its API, `POST /entity-trait-definitions`)."""
 
@@ -37,6 +23,55 @@ class TraitType(StrEnum):
     DATE = "date"
     URL = "url"
     CURRENCY = "currency"
+
+
+class Computation(StrEnum):
+    """The result that is computed for a profile; all that distinguishes the two kinds is here."""
+
+    AUDIENCE = "audience"  # whether it is a member
+    TRAIT = "trait"  # a value
+
+    @property
+    def has_values(self) -> bool:
+        """Return whether each profile has a value of its own."""
+        return self is Computation.TRAIT
+
+    @property
+    def exit_value(self) -> str:
+        """Return the JSON text that Schematic gets for a profile that is not a member, or has no value."""
+        return "null" if self.has_values else "false"
+
+    @property
+    def fixed_type(self) -> TraitType | None:
+        """Return the type of its trait in Schematic; None: that depends on the values."""
+        return None if self.has_values else TraitType.BOOLEAN
+
+    @property
+    def id_prefix(self) -> str:
+        """Return the beginning of the id that Segment gives it, `computation_id`."""
+        return "trait" if self.has_values else "aud"
+
+    @property
+    def noun(self) -> str:
+        """Return its name for people."""
+        return "computed trait" if self.has_values else "audience"
+
+    @property
+    def one(self) -> str:
+        """Return its name for people, with the article."""
+        return f"a {self.noun}" if self.has_values else f"an {self.noun}"
+
+    @property
+    def members_noun(self) -> str:
+        """Return the name of what it has as many of as profiles."""
+        return "values" if self.has_values else "members"
+
+
+class OnMissing(StrEnum):
+    """What becomes of a computed trait that has no value any more."""
+
+    NULL = "null"  # Schematic is told null
+    KEEP = "keep"  # the last value stays
 
 
 class ColumnType(StrEnum):
@@ -105,14 +140,14 @@ class Change(NamedTuple):
 MEMBER_VALUE: Final = "true"
 """What Schematic is told of a member of an audience, as JSON text; of a computed trait it is told the value."""
 
-EXIT_VALUES: Final = {Computation.AUDIENCE: "false", Computation.TRAIT: "null"}
-"""What Schematic is told of somebody who is not a member, or has no value: JSON text, and no SQL NULL."""
+EXIT_VALUES: Final = tuple(computation.exit_value for computation in Computation)
+"""Every value that takes a profile out: JSON text, and no SQL NULL."""
 
 
 def delivered_value(change: Change) -> str:
     """Return what Schematic is to be told of a change, as JSON text."""
     if change.kind is ChangeKind.EXITED:
-        return EXIT_VALUES[Computation.AUDIENCE if change.value is None else Computation.TRAIT]
+        return (Computation.AUDIENCE if change.value is None else Computation.TRAIT).exit_value
     return MEMBER_VALUE if change.value is None else change.value
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from audience_sync.config import Audience, Settings
-from audience_sync.core.model import Computation, TraitType
+from audience_sync.core.model import TraitType
 from audience_sync.database_error import first_line, is_lock_timeout
 from audience_sync.delivery.claims import BatchClaims, Pool
 from audience_sync.delivery.rate_limit import RateLimiter
@@ -101,9 +101,8 @@ def declare_traits(
 
 def _type_of(row: AudienceRow, known: Audience | None) -> TraitType | None:
     """Return the type to declare, or None where nobody knows it: of a computed trait that is not in the file, too."""
-    if row.computation is Computation.AUDIENCE:
-        return TraitType.BOOLEAN
-    return known.declared_type if known is not None else None
+    fixed = row.computation.fixed_type
+    return known.declared_type if fixed is None and known is not None else fixed
 
 
 # --- delivery ---------------------------------------------------------------------------------------------------------

@@ -10,15 +10,12 @@ resent (nothing has changed, and the destination gets it again).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import orjson
 
 from audience_sync.core.model import Computation, Json
 from audience_sync.destinations.open_changes import OpenChange
 from audience_sync.segment.segment_events import SegmentEvent
-
-_ID_STARTS: Final = {Computation.AUDIENCE: "aud", Computation.TRAIT: "trait"}
 
 
 def newest(changes: Sequence[OpenChange]) -> OpenChange:
@@ -43,7 +40,7 @@ def change_event(
     context: dict[str, Json] = {
         "personas": {
             "computation_class": computation.value,
-            "computation_id": f"{_ID_STARTS[computation]}_{first.trait}",
+            "computation_id": f"{computation.id_prefix}_{first.trait}",
             "computation_key": first.trait,
             "namespace": environment,
             "space_id": environment,

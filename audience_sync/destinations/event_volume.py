@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from audience_sync.core.model import EXIT_VALUES, Computation
+from audience_sync.core.model import Computation
 from audience_sync.destinations.destination_protocol import Renderer
 from audience_sync.destinations.open_changes import OpenChange
 from audience_sync.destinations.sample_changes import AT
@@ -21,7 +21,7 @@ class Volume(NamedTuple):
 
 def volume(entry: OpenChange, renderer: Renderer) -> Volume:
     """Return the volume of the changes of an audience; `entry` is a sample person who enters it."""
-    left = entry._replace(value=EXIT_VALUES[Computation(entry.computation)], kind="exited")
+    left = entry._replace(value=Computation(entry.computation).exit_value, kind="exited")
     kinds = (entry, left, entry._replace(kind="updated"))
     return Volume(*(_events([change], renderer) for change in kinds))
 

@@ -60,13 +60,18 @@ def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[st
     change that it made this event of. The same facts have the same key, also after a crash; a change of a new
     generation has another, and so have the events that two mappings make of one change.
     """
-    before, behind = key_ends(environment, facts)
-    return blake2b(before + orjson.dumps(profile_key) + behind, digest_size=16).hexdigest()
+    return key_between(key_ends(environment, facts), orjson.dumps(profile_key))
 
 
 def key_ends(environment: str, facts: Iterable[tuple[str, int, str, int]]) -> tuple[bytes, bytes]:
     """Return what is hashed for an `idempotency_key`, before and behind the profile's key."""
     return b"[" + orjson.dumps(environment) + b",", b"," + orjson.dumps(sorted(facts)) + b"]"
+
+
+def key_between(ends: tuple[bytes, bytes], profile: bytes) -> str:
+    """Return the `idempotency_key` of a profile, whose key is a JSON text, between its ends."""
+    before, behind = ends
+    return blake2b(before + profile + behind, digest_size=16).hexdigest()
 
 
 def forwarded_key(environment: str, message_id: str, mapping: str, nth: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from audience_sync.core.keys import canonical
-from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation, TraitType
+from audience_sync.core.model import MEMBER_VALUE, ChangeKind, Computation, TraitType
 from audience_sync.destinations.open_changes import OpenChange
 
 PEOPLE = ("sample", "example")
@@ -28,8 +28,8 @@ def sample_values(computation: Computation, trait_type: TraitType | None) -> tup
 
     A computed trait without a known type counts as a number.
     """
-    is_audience = computation is Computation.AUDIENCE
-    return MEMBER_VALUE if is_audience else _VALUES[trait_type or TraitType.NUMBER], EXIT_VALUES[computation]
+    entered = _VALUES[trait_type or TraitType.NUMBER] if computation.has_values else MEMBER_VALUE
+    return entered, computation.exit_value
 
 
 def sample(

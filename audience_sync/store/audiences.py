@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.config import Audience, Settings
-from audience_sync.core.model import EXIT_VALUES, Computation
+from audience_sync.core.model import Computation
 from audience_sync.errors import ConfigError, UnknownName
 
 
@@ -74,13 +74,15 @@ def require_computation(row: AudienceRow, computation: Computation) -> None:
         ConfigError: the key was synced as the other of the two before.
     """
     if row.computation is not computation:
-        was, now = ("a computed trait", "audience") if computation is Computation.AUDIENCE else ("an audience", "trait")
-        raise ConfigError(f"{row.key!r} was synced as {was} before", hint=f"give the {now} another name or key")
+        raise ConfigError(
+            f"{row.key!r} was synced as {row.computation.one} before",
+            hint=f"give the {computation.value} another name or key",
+        )
 
 
 def exit_value(audience_id: str) -> str:
     """Return SQL for what Schematic is told of somebody who is not in, or has no value, in an audience of this id."""
-    cases = " ".join(f"WHEN '{computation}' THEN '{value}'" for computation, value in EXIT_VALUES.items())
+    cases = " ".join(f"WHEN '{computation}' THEN '{computation.exit_value}'" for computation in Computation)
     return f"(SELECT CASE computation {cases} END FROM audiences x WHERE x.id = {audience_id})"
 
 

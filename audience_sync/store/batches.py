@@ -95,7 +95,7 @@ def add(
     """
     added: list[Batch] = []
     for contents in batches:
-        batch = Batch(0, 1, contents, exits=exits or not contents.values.isdisjoint(EXIT_VALUES.values()))
+        batch = Batch(0, 1, contents, exits=exits or not contents.values.isdisjoint(EXIT_VALUES))
         before = added[-1] if added else None
         if before is not None and before.contents.profile_keys[-1] == contents.profile_keys[0]:
             if before.origin is None:

@@ -98,7 +98,7 @@ def without_shared(connection: Connection, changes: OpenChanges) -> OpenChanges:
     if not with_keys:
         return changes
     rows = list(changes)
-    careful = [n for n in with_keys if rows[n].value in EXIT_VALUES.values() or rows[n].kind == ChangeKind.UPDATED]
+    careful = [n for n in with_keys if rows[n].value in EXIT_VALUES or rows[n].kind == ChangeKind.UPDATED]
     if not careful:
         return changes
     sent = _sent(connection, {rows[n].profile_key for n in careful})
@@ -153,14 +153,14 @@ def resend_sharers(connection: Connection, events: Iterable[RenderedEvent], *, n
     The exit was answered, and has taken the trait from a member who is the same user in Schematic. A value that waits
     for its turn anyway is sent after the exit: it stays as it is.
     """
-    maybe = [(event, c) for event in events for c in event.carried if c.value in EXIT_VALUES.values()]
+    maybe = [(event, c) for event in events for c in event.carried if c.value in EXIT_VALUES]
     if not maybe or not any_expected(connection):
         return
     computations = audiences.computations(connection)  # `false` is also a value that a computed trait may have
     exits = {
         (event.profile_key, c.audience_id, c.run_id)
         for event, c in maybe
-        if c.value == EXIT_VALUES[computations[c.audience_id]]
+        if c.value == computations[c.audience_id].exit_value
     }
     if not exits:
         return

@@ -24,8 +24,8 @@ _COLUMNS = (
     "o.profile_key, o.audience_id, a.key AS trait, o.value, o.generation, o.run_id, a.computation, o.kind,"
     " o.identifiers"
 )
-EXITS: Final = "('false', 'null')"
-"""The values of `EXIT_VALUES`, in SQL as indexes have it: only so they are used."""
+EXITS: Final = "('" + "', '".join(EXIT_VALUES) + "')"
+"""The values that take a profile out, in SQL as indexes have it: only so are these used."""
 _GOES_FIRST: Final = f"(value IN {EXITS} OR gives_up)"
 
 INTO = "INSERT INTO outbox (profile_key, audience_id, value, identifiers, generation, run_id, kind)"
@@ -55,7 +55,7 @@ def enqueue(connection: Connection, run: RunRow, *, upto: str) -> None:
     """
     silent = "" if run.send_updates else f" AND s.kind <> '{ChangeKind.UPDATED}'"
     exits = " ".join(
-        f"WHEN s.kind = '{ChangeKind.EXITED}' AND s.value IS {state} THEN '{EXIT_VALUES[computation]}'"
+        f"WHEN s.kind = '{ChangeKind.EXITED}' AND s.value IS {state} THEN '{computation.exit_value}'"
         for state, computation in (("NULL", Computation.AUDIENCE), ("NOT NULL", Computation.TRAIT))
     )
     connection.execute(
@@ -245,7 +245,7 @@ def reopen(connection: Connection, events: Iterable[RenderedEvent], *, generatio
     computations = audiences.computations(connection)
     exits = {
         (event.profile_key, change.audience_id): (
-            EXIT_VALUES[computations[change.audience_id]], event.identifiers, generation, change.run_id, None, "resent"
+            computations[change.audience_id].exit_value, event.identifiers, generation, change.run_id, None, "resent"
         )
         for event in events
         for change in event.carried

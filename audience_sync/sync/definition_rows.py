@@ -13,6 +13,7 @@ from audience_sync.config import Audience, Settings
 from audience_sync.config.query_tables import digest_of
 from audience_sync.core.keys import RejectedRow, RowFault, ValueColumn, canonical, key_columns, value_position
 from audience_sync.core.model import Computation
+from audience_sync.core.keys import Reason, Rejection, ValueColumn, canonical, key_columns, value_position
 from audience_sync.core.rows import LineMaker, from_line
 from audience_sync.sync.diff_engine import DiffEngine
 from audience_sync.tuning import Tuning
@@ -148,6 +149,6 @@ def _meaning(settings: Settings, audience: Audience) -> str:
 
 def _value_column(settings: Settings, audience: Audience, definition: Definition) -> ValueColumn | None:
     """Return where the value of a computed trait stands, and how it is read; an audience has none."""
-    if audience.computation is Computation.AUDIENCE:
+    if not audience.computation.has_values:
         return None
     return ValueColumn(value_position(definition.columns), reader_of_values(settings, audience))

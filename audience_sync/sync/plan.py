@@ -217,7 +217,7 @@ def preview(
         size = found.diff.digest().members
         lines = islice(chain.from_iterable(found.diff.everybody()), sample)
         first = [from_line(line, found.diff.wrapping) for line in lines]
-        if audience.computation is Computation.TRAIT:
+        if audience.computation.has_values:
             for value in chain.from_iterable(found.diff.values()):
                 values.add(value)
     return Preview(found.rows, size, found.rejections.rows, dict(found.rejections.counts), first, values)

@@ -7,7 +7,6 @@ then, so an event costs one hash and one filled text.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from hashlib import blake2b
 from itertools import count
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -21,7 +20,7 @@ from audience_sync.destinations.actions import BodyRejection
 from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.mappings import Made, Mapping, apply, is_shared
 from audience_sync.destinations.open_changes import OpenChange, OpenChanges
-from audience_sync.destinations.rendered_events import Carried, RenderedEvent, key_ends
+from audience_sync.destinations.rendered_events import Carried, RenderedEvent, key_between, key_ends
 from audience_sync.destinations.schematic.wire_format import with_idempotency_key
 from audience_sync.segment.fql.trigger_tree import fields
 from audience_sync.segment.mapping.template import reads
@@ -162,8 +161,7 @@ class CompiledBody(NamedTuple):
 
     def fill(self, profile: bytes, keys: Sequence[str], *, at: str) -> tuple[str, str]:
         """Return the idempotency key and the body of one event; the profile and its further keys are JSON texts."""
-        before, behind = self.key_ends
-        key = blake2b(before + profile + behind, digest_size=16).hexdigest()
+        key = key_between(self.key_ends, profile)
         return key, self.text % self.order((at, profile.decode(), *keys, key))
 
 

@@ -29,7 +29,12 @@ def coverage(
     entered, others, exited = map(_bodies, rendered)
     rejections = list(dict.fromkeys([*_rejections(rendered[0]), *_rejections(rendered[2])]))
     gaps = [] if rejections or undecided else list(_gaps(trait, entered, exited, others))
-    if computation == Computation.AUDIENCE and not rejections and not undecided and _names(entered) != _names(exited):
+    if (
+        not Computation(computation).has_values
+        and not rejections
+        and not undecided
+        and _names(entered) != _names(exited)
+    ):
         gaps.append("users would be named true and false: a mapping takes their name from this trait")
     if not rejections and not undecided and not gaps:
         again = {kind: render(entries[0]._replace(kind=kind)) for kind in ("updated", "resent")}
