@@ -15,7 +15,7 @@ from audience_sync.store import audiences, memberships
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database, tuning_of
 from audience_sync.store.memberships import Digest
-from audience_sync.sync.duckdb_diff import Diff, wrapping_of
+from audience_sync.sync.duckdb_diff import DuckDbDiff, wrapping_of
 
 CHECK: Final = "memberships"
 
@@ -88,7 +88,7 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
 def _digest(connection: Connection, row: AudienceRow, kept: Digest | None) -> Digest:
     """Return what the members come to, in the way of the digest that is kept."""
     wrapping = None if kept is None else wrapping_of(kept.version)
-    with Diff(wrapping, tuning=tuning_of(connection)) as diff:
+    with DuckDbDiff(wrapping, tuning=tuning_of(connection)) as diff:
         diff.add_members(memberships.texts(connection, row.id, wrapping))
         return diff.digest()
 

@@ -14,14 +14,14 @@ from audience_sync.cli.text_table import Record, TableView
 from audience_sync.config import Audience
 from audience_sync.core.text import instant_text
 from audience_sync.segment.timestamps import iso
-from audience_sync.sync.plan import Preview, Values
+from audience_sync.sync.plan import AudiencePreview, Values
 
 SAMPLE_COLUMNS: Final = ("profile_key", "value", "identifiers")
 TRAIT_SHOWN: Final = TableView(SAMPLE_COLUMNS, optional=("identifiers",))
 MEMBER_SHOWN: Final = TableView(("profile_key", "identifiers"), optional=("identifiers",))
 
 
-def show(audience: Audience, found: Preview, *, as_of: datetime, seconds: float, format: Format) -> None:
+def show(audience: Audience, found: AudiencePreview, *, as_of: datetime, seconds: float, format: Format) -> None:
     """Print a preview and the seconds that it took."""
     match format:
         case Format.JSON:
@@ -38,7 +38,7 @@ def show(audience: Audience, found: Preview, *, as_of: datetime, seconds: float,
                 )
 
 
-def _facts(audience: Audience, found: Preview, *, as_of: datetime, seconds: float) -> list[tuple[str, str]]:
+def _facts(audience: Audience, found: AudiencePreview, *, as_of: datetime, seconds: float) -> list[tuple[str, str]]:
     is_trait = audience.computation.has_values
     facts = (
         ("trait" if is_trait else "audience", f"{audience.key} as of {instant_text(iso(as_of))}"),
@@ -51,7 +51,7 @@ def _facts(audience: Audience, found: Preview, *, as_of: datetime, seconds: floa
     return [(name, text) for name, text in facts if text]
 
 
-def _reasons(found: Preview, *, rejected: bool) -> str:
+def _reasons(found: AudiencePreview, *, rejected: bool) -> str:
     """Return how many rows are rejected and why, or what else there is to know of them."""
     reasons = {one: n for one, n in sorted(found.reasons.items()) if one.keeps_member != rejected}
     listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
@@ -67,7 +67,7 @@ def _values(values: Values) -> Iterator[tuple[str, str]]:
         yield "frequent", listed
 
 
-def _whole(audience: Audience, found: Preview, *, as_of: datetime, seconds: float) -> Record:
+def _whole(audience: Audience, found: AudiencePreview, *, as_of: datetime, seconds: float) -> Record:
     values = found.values
     return {
         "audience": audience.key,
@@ -86,7 +86,7 @@ def _whole(audience: Audience, found: Preview, *, as_of: datetime, seconds: floa
     }
 
 
-def _sample(found: Preview) -> Sequence[Record]:
+def _sample(found: AudiencePreview) -> Sequence[Record]:
     return [
         dict(zip(SAMPLE_COLUMNS, (one.profile_key, one.value, one.identifiers), strict=True)) for one in found.sample
     ]

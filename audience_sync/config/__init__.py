@@ -11,21 +11,28 @@ from audience_sync.config.loader import find_config, load
 from audience_sync.config.secrets import resolve_api_key, resolve_write_keys
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.source_tables import EventsTable, ProfilesTable, Source
-from audience_sync.config.tables import Database, Delivery, Ingest, Keys, Retention, Schematic
+from audience_sync.config.tables import (
+    DatabaseTable,
+    DeliveryTable,
+    IngestTable,
+    KeysTable,
+    RetentionTable,
+    SchematicTable,
+)
 from audience_sync.config.types import Address, SecretUrl, parse_duration
 
 __all__ = [
     "Address",
     "Audience",
-    "Database",
-    "Delivery",
+    "DatabaseTable",
+    "DeliveryTable",
     "EventsTable",
-    "Ingest",
-    "Keys",
+    "IngestTable",
+    "KeysTable",
     "ProfilesTable",
-    "Retention",
+    "RetentionTable",
     "Schedule",
-    "Schematic",
+    "SchematicTable",
     "SecretUrl",
     "Settings",
     "Source",

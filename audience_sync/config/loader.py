@@ -25,7 +25,7 @@ from audience_sync.config.query_tables import check_queries, foundations, key_of
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.source_tables import SourceTable, check_sources, make_source
 from audience_sync.config.tables import AudienceTable, Document, GuardTable, ScheduleTable, TraitTable, read_document
-from audience_sync.config.types import Place
+from audience_sync.config.types import FileContext
 from audience_sync.core.model import Computation, GuardLimits
 from audience_sync.errors import ConfigError
 
@@ -62,7 +62,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     problems = [*check(raw), *check_sources(raw), *check_queries(raw), *check_mappings(raw)]
     document = None
     try:
-        document = read_document(raw, Place(path.parent, environ))
+        document = read_document(raw, FileContext(path.parent, environ))
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         problems = translate(errors, Document) + problems

@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from audience_sync.config.secret_references import REFERENCE, look_up, unset_sentence
-from audience_sync.config.tables import Ingest, Schematic
+from audience_sync.config.tables import IngestTable, SchematicTable
 from audience_sync.errors import ConfigError
 
 
-def resolve_api_key(schematic: Schematic, environ: Mapping[str, str]) -> SecretStr:
+def resolve_api_key(schematic: SchematicTable, environ: Mapping[str, str]) -> SecretStr:
     """Return the API key that the configuration refers to: that of `api_key_file` if there is one, else of `api_key`.
 
     Raises:
@@ -63,7 +63,7 @@ def _named(name: str, environ: Mapping[str, str]) -> str:
 # The write keys of the Tracking API: looked up when it is about to be served, and not before.
 
 
-def resolve_write_keys(ingest: Ingest, environ: Mapping[str, str]) -> tuple[SecretStr, ...]:
+def resolve_write_keys(ingest: IngestTable, environ: Mapping[str, str]) -> tuple[SecretStr, ...]:
     """Return the write keys that the configuration refers to.
 
     Raises:

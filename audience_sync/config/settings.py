@@ -14,7 +14,15 @@ from audience_sync.config.mapping_tables import make_mappings
 from audience_sync.config.problems import near
 from audience_sync.config.query_tables import FITTING_TYPES, asked_by_key, digest_of, read_condition, read_scalar
 from audience_sync.config.source_tables import Source
-from audience_sync.config.tables import Database, Delivery, Ingest, Keys, MappingTable, Retention, Schematic
+from audience_sync.config.tables import (
+    DatabaseTable,
+    DeliveryTable,
+    IngestTable,
+    KeysTable,
+    MappingTable,
+    RetentionTable,
+    SchematicTable,
+)
 from audience_sync.core.keys import KeyRules
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
 from audience_sync.destinations.destination_protocol import Coverage, Destination, Renderer
@@ -121,14 +129,14 @@ class Settings(BaseModel):
 
     path: Path
     identity: str
-    database: Database
-    schematic: Schematic
-    delivery: Delivery
+    database: DatabaseTable
+    schematic: SchematicTable
+    delivery: DeliveryTable
     schedule: Schedule
     guard: GuardLimits
-    retention: Retention
-    keys: Keys
-    ingest: Ingest
+    retention: RetentionTable
+    keys: KeysTable
+    ingest: IngestTable
     sources: dict[str, Source]
     audiences: tuple[Audience, ...]
     mapping_tables: tuple[MappingTable, ...]
@@ -163,7 +171,7 @@ class Settings(BaseModel):
         return next(family for family in self.families(self.audiences) if audience.key in {one.key for one in family})
 
     @property
-    def section(self) -> Schematic:
+    def section(self) -> SchematicTable:
         """Return the section of the destination."""
         return self.schematic
 

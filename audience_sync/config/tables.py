@@ -19,11 +19,11 @@ from audience_sync.config.types import (
     Duration,
     DurationOrZero,
     File,
+    FileContext,
     Key,
     Listen,
     OnMissingName,
     Percent,
-    Place,
     Placeholders,
     Rate,
     Reference,
@@ -36,13 +36,13 @@ from audience_sync.config.types import (
 )
 
 
-class Database(Table):
+class DatabaseTable(Table):
     """`[database]`: where memberships are kept."""
 
     url: DatabaseUrl = Field(default=defaults.DATABASE_URL, validate_default=True)
 
 
-class Schematic(Table):
+class SchematicTable(Table):
     """`[schematic]`: where changes go, and where the key is found. The key itself is never in here."""
 
     api_key: Reference = defaults.API_KEY
@@ -53,7 +53,7 @@ class Schematic(Table):
     timeout: Duration = defaults.TIMEOUT
 
 
-class Delivery(Table):
+class DeliveryTable(Table):
     """`[delivery]`: how fast changes are sent."""
 
     batch_size: int = Field(default=defaults.BATCH_SIZE, ge=1, le=100)
@@ -81,7 +81,7 @@ class GuardTable(Table):
     min_initial_members: Count | None = None
 
 
-class Retention(Table):
+class RetentionTable(Table):
     """`[retention]`: how long history is kept."""
 
     changes: Duration = defaults.KEEP_CHANGES
@@ -89,13 +89,13 @@ class Retention(Table):
     rejections: Duration = defaults.KEEP_REJECTIONS
 
 
-class Keys(Table):
+class KeysTable(Table):
     """`[keys]`: which values do not identify a person or a company."""
 
     placeholders: Placeholders = defaults.PLACEHOLDERS
 
 
-class Ingest(Table):
+class IngestTable(Table):
     """`[ingest]`: where events of Segment's libraries are taken. The write keys themselves are never in here."""
 
     listen: Listen | None = None
@@ -141,20 +141,20 @@ class Document(Table):
     """The whole file."""
 
     identity: Text = defaults.IDENTITY
-    database: Database = Field(default_factory=dict, validate_default=True)
-    schematic: Schematic = Schematic()
-    delivery: Delivery = Delivery()
+    database: DatabaseTable = Field(default_factory=dict, validate_default=True)
+    schematic: SchematicTable = SchematicTable()
+    delivery: DeliveryTable = DeliveryTable()
     schedule: ScheduleTable = ScheduleTable()
     guard: GuardTable = GuardTable()
-    retention: Retention = Retention()
-    keys: Keys = Keys()
-    ingest: Ingest = Ingest()
+    retention: RetentionTable = RetentionTable()
+    keys: KeysTable = KeysTable()
+    ingest: IngestTable = IngestTable()
     sources: dict[Text, SourceTable] = Field(default_factory=dict)
     audiences: list[AudienceTable] = Field(default_factory=list)
     traits: list[TraitTable] = Field(default_factory=list)
     mappings: list[MappingTable] = Field(default_factory=list)
 
 
-def read_document(raw: dict[str, object], place: Place) -> Document:
+def read_document(raw: dict[str, object], context: FileContext) -> Document:
     """Return the document that `raw` is; raise pydantic's ValidationError with everything that is wrong."""
-    return Document.model_validate(raw, context=place)
+    return Document.model_validate(raw, context=context)

@@ -105,7 +105,7 @@ class SecretUrl:
 
 
 @dataclass(frozen=True)
-class Place:
+class FileContext:
     """Where a configuration file stands: its folder, and the environment it is read in."""
 
     folder: Path
@@ -118,8 +118,8 @@ class Place:
         return Path(first) if first else self.folder
 
     @classmethod
-    def of(cls, info: ValidationInfo) -> Place:
-        """Return the place that validation was given, or the working directory without any variables."""
+    def of(cls, info: ValidationInfo) -> FileContext:
+        """Return the context that validation was given, or the working directory without any variables."""
         return info.context if isinstance(info.context, cls) else cls(Path.cwd(), {})
 
 
@@ -127,26 +127,26 @@ def database_url(value: object, info: ValidationInfo) -> SecretUrl:
     """Return the URL of the membership database, its file absolute; raise ValueError if it cannot be one."""
     if isinstance(value, SecretUrl):
         return value
-    place = Place.of(info)
-    url = _parse(value, place)
+    context = FileContext.of(info)
+    url = _parse(value, context)
     if url.drivername not in DATABASE_DRIVERS:
         raise ValueError("must begin with `sqlite:///` or `postgresql://`")
     if url.get_backend_name() != "sqlite":
         return SecretUrl(url)
     if not url.database or ":memory:" in url.database or url.database.startswith("file:"):
         raise ValueError("must name a file, as in `sqlite:///audience_sync.db`: memberships outlive the process")
-    return SecretUrl(_absolute(url, place.state_folder))
+    return SecretUrl(_absolute(url, context.state_folder))
 
 
 def source_url(value: object, info: ValidationInfo) -> SecretUrl:
     """Return the URL of a source, its file, if it has one, absolute; raise ValueError if it cannot be one."""
     if isinstance(value, SecretUrl):
         return value
-    place = Place.of(info)
-    return SecretUrl(_absolute(_parse(value, place), place.folder))
+    context = FileContext.of(info)
+    return SecretUrl(_absolute(_parse(value, context), context.folder))
 
 
-def _parse(value: object, place: Place) -> URL:
+def _parse(value: object, context: FileContext) -> URL:
     """Expand the references in `value` and take it apart; no sentence raised here repeats any of it."""
     if not isinstance(value, str):
         raise ValueError("must be text in quotes")  # noqa: TRY004 - pydantic collects ValueError, not TypeError
@@ -157,7 +157,7 @@ def _parse(value: object, place: Place) -> URL:
         literal = user_info is not None and match.start() >= user_info.start(1) and match.end() <= user_info.end(1)
         return quote(found, safe="") if literal else found
 
-    text = _in_full(expand(value, place.environ, encode=encode))
+    text = _in_full(expand(value, context.environ, encode=encode))
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):  # a port that is not a number is a ValueError that repeats it
@@ -349,13 +349,13 @@ def _files(value: object, info: ValidationInfo) -> str:
         raise ValueError(f"must end in one of {', '.join(FILE_ENDINGS)}")
     if "://" in value:
         raise ValueError("must be the path of a file on this machine")
-    return str(Place.of(info).folder.absolute() / value)
+    return str(FileContext.of(info).folder.absolute() / value)
 
 
 def _file(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise ValueError("must be the path of a file")
-    return Place.of(info).folder.absolute() / value
+    return FileContext.of(info).folder.absolute() / value
 
 
 Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]

@@ -31,7 +31,7 @@ from audience_sync.sync import Job, Round, RunReport, make_round, recover, sync_
 # Let only one round of a process work on audiences that use one another.
 
 
-class Claims:
+class BusyAudiences:
     """Keys that rounds under way work on; safe to use from any thread."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ class Syncing:
         self._audiences: dict[str, Audience] = {}  # to be synced, by key
         self._due: dict[str, datetime] = {}  # when each audience's job fires, or fired if it is under way
         self._held_elsewhere: set[str] = set()  # audiences that another process is at work on
-        self._claims = Claims()
+        self._claims = BusyAudiences()
         self._released: dict[str, int] = {}  # since when an audience was due in the database that came due there
         self._watcher = threading.Thread(target=self._watch, name="releases", daemon=True)
         self._drift = self._clock_drift()

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.config import Retention
+from audience_sync.config import RetentionTable
 from audience_sync.core.keys import MAX_KEY_LENGTH, shard_of
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences, batches, events, memberships, settings_table
@@ -127,7 +127,7 @@ def _of(profile_key: str) -> dict[str, object]:
     return {"s": shard_of(profile_key), "k": profile_key, "cut": profile_key[:MAX_KEY_LENGTH]}
 
 
-def purge(database: Database, retention: Retention, *, now_ms: int) -> dict[str, int]:
+def purge(database: Database, retention: RetentionTable, *, now_ms: int) -> dict[str, int]:
     """Delete history beyond its retention, in short transactions; return how many rows of each table.
 
     Dead events are no history: they stay until a person has decided.

@@ -11,7 +11,7 @@ from audience_sync.core.rows import Wrapping, distinct, from_line
 from audience_sync.store import memberships
 from audience_sync.store.database import Database
 from audience_sync.store.memberships import Digest
-from audience_sync.sync.definition_rows import Found
+from audience_sync.sync.definition_rows import DefinitionRows
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Difference:
 def compare(
     database: Database,
     audience_id: int | None,
-    found: Found,
+    found: DefinitionRows,
     *,
     trust: bool,
     on_missing: OnMissing,
@@ -71,7 +71,7 @@ def _entries(lines: Sequence[str], wrapping: Wrapping | None) -> list[Change]:
 
 
 def compare_one(
-    database: Database, audience_id: int, found: Found, profile_key: str, *, on_missing: OnMissing
+    database: Database, audience_id: int, found: DefinitionRows, profile_key: str, *, on_missing: OnMissing
 ) -> Difference:
     """Compare what was found of one profile with its membership; nobody else is looked at."""
     lines = list(distinct(found.diff.lines_of(profile_key), left_out=found.leave_out))

@@ -45,7 +45,7 @@ class Rejections:
 
 
 @dataclass
-class Found:
+class DefinitionRows:
     """What a definition says, as lines; several of them may be of one profile until `leave_out_duplicates`."""
 
     diff: DiffEngine
@@ -81,20 +81,20 @@ def reading(
     asks_sums: bool = False,
     known: str | None = None,
     tuning: Tuning,
-) -> Iterator[Found]:
+) -> Iterator[DefinitionRows]:
     """Read a definition to its end and yield what it says; `on_page` gets the number of rows page by page.
 
     With `asks_sums` the source is asked first what the rows come to. Nothing is read where that is `known`
-    (`Found.sums`).
+    (`DefinitionRows.sums`).
 
     Raises:
         ConfigError: the definition can be seen to be wrong without running it.
         SourceError: the source cannot be read to its end, or the result has not the columns it needs.
     """
-    from audience_sync.sync.duckdb_diff import Diff  # noqa: PLC0415 - DuckDB is slow to import, and few commands compare
+    from audience_sync.sync.duckdb_diff import DuckDbDiff  # noqa: PLC0415 - DuckDB is slow to import, and few commands compare
 
-    with Diff(tuning=tuning) as diff:
-        found = Found(diff)
+    with DuckDbDiff(tuning=tuning) as diff:
+        found = DefinitionRows(diff)
         _read(settings, audience, found, as_of=as_of, on_page=on_page, asks_sums=asks_sums, known=known)
         yield found
 
@@ -102,7 +102,7 @@ def reading(
 def _read(
     settings: Settings,
     audience: Audience,
-    found: Found,
+    found: DefinitionRows,
     *,
     as_of: datetime,
     on_page: Callable[[int], None],

@@ -1,7 +1,7 @@
 """The comparison of what a definition says now with the members of an audience, as sets of lines.
 
-`Diff` answers what `diff_engine.DiffEngine` asks for with DuckDB in this process, whatever the source is. Its memory is
-bounded: the rest goes to a temporary folder.
+`DuckDbDiff` answers what `diff_engine.DiffEngine` asks for with DuckDB in this process, whatever the source is. Its
+memory is bounded: the rest goes to a temporary folder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _HASH: Final = "hash(k, i, v)"
 _SUMS: Final = "count(*), coalesce(sum(h), 0), coalesce(sum(hash(v, k, i, 7)), 0)"  # 128 bits of each row
 
 
-class Diff:
+class DuckDbDiff:
     """A `DiffEngine` of DuckDB.
 
     A single identifier stands bare in its line, without its JSON (`wrapping`), unless it is one that JSON would change.
@@ -48,7 +48,7 @@ class Diff:
     def __init__(self, wrapping: Wrapping | None = None, *, tuning: Tuning = DEFAULT_TUNING) -> None:
         self.wrapping = wrapping
         self._tuning = tuning
-        self._connection = duckdb_process.Connection(tuning)
+        self._connection = duckdb_process.DiffConnection(tuning)
         self._pieces = _Pieces(self._connection.folder, self._load, lines=tuning.diff_lines_per_load)
         self._table, self._are_whole = "now", False  # where pieces go, and whether their identifiers are JSON
         self._sums: tuple[int, int, int] | None = None

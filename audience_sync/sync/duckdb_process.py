@@ -46,7 +46,7 @@ class _Opened:
 _opened: list[_Opened] = []  # the last one is in use
 
 
-class Connection:
+class DiffConnection:
     """A connection whose temporary tables no other connection sees, and a temporary folder of its own.
 
     Raises:

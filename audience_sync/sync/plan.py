@@ -183,7 +183,7 @@ class Values:
 
 
 @dataclass(frozen=True)
-class Preview:
+class AudiencePreview:
     """The result of a definition: `size` profiles in `read` rows, the first by key, and their values."""
 
     read: int
@@ -202,7 +202,7 @@ def preview(
     sample: int,
     on_page: Callable[[int], None],
     tuning: Tuning = DEFAULT_TUNING,
-) -> Preview:
+) -> AudiencePreview:
     """Read a definition to its end and return what it finds, with a sample of profiles.
 
     The sample is the same as long as the audience is: the first by key, as `members` lists them.
@@ -220,4 +220,4 @@ def preview(
         if audience.computation.has_values:
             for value in chain.from_iterable(found.diff.values()):
                 values.add(value)
-    return Preview(found.rows, size, found.rejections.rows, dict(found.rejections.counts), first, values)
+    return AudiencePreview(found.rows, size, found.rejections.rows, dict(found.rejections.counts), first, values)

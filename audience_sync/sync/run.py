@@ -28,7 +28,7 @@ from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync.comparison import Difference, compare, compare_one
 from audience_sync.sync.completion import apply_plan, fail, supersede
-from audience_sync.sync.definition_rows import Found, Rejections, reading
+from audience_sync.sync.definition_rows import DefinitionRows, Rejections, reading
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.prerequisites import hold_of, used_by, uses_any
 from audience_sync.sync.takeover import finish_dead_runs, holding
@@ -41,7 +41,7 @@ Put: TypeAlias = Callable[[Connection, RunRow, Sequence[T]], None]
 
 
 @dataclass
-class Comparison:
+class ChangeWriter:
     """A run whose rows are read: what it has counted so far, and how its changes become commits."""
 
     workspace: Workspace
@@ -52,7 +52,7 @@ class Comparison:
     counts: Counts
     _rejections_stored: int = 0
 
-    def commit(self, found: Found) -> RunRow:
+    def commit(self, found: DefinitionRows) -> RunRow:
         """Commit an initial run in parts, so that a run that dies is work done."""
         difference = self._compare(found)
         newcomers, changes, reached = difference.newcomers, difference.changes, "sync.committed"
@@ -65,7 +65,7 @@ class Comparison:
             self._close(connection, found, difference)
         return apply_plan(self.workspace, self.lease, self.run, check_stop=self.job.check_stop)
 
-    def stage(self, found: Found) -> RunRow:
+    def stage(self, found: DefinitionRows) -> RunRow:
         """Stage the whole plan, let the guard look, and apply it."""
         difference = self._compare(found)
         self._put_all(difference.changes, difference, memberships.stage, kinds=_kinds, reached="sync.staged")
@@ -84,7 +84,7 @@ class Comparison:
             return run
         return apply_plan(self.workspace, self.lease, run, check_stop=self.job.check_stop)
 
-    def _compare(self, found: Found) -> Difference:
+    def _compare(self, found: DefinitionRows) -> Difference:
         database, audience_id = self.workspace.database, self.run.audience_id
         if self.job.only is not None:
             return compare_one(database, audience_id, found, self.job.only, on_missing=self.job.audience.on_missing)
@@ -133,7 +133,7 @@ class Comparison:
         self._rejections_stored += len(samples)
         samples.clear()
 
-    def _keep_digest(self, connection: Connection, found: Found, difference: Difference) -> None:
+    def _keep_digest(self, connection: Connection, found: DefinitionRows, difference: Difference) -> None:
         """Keep what the members come to, and what the source said of the rows if each of them is one as it stands.
 
         Where the source was not asked, what it said of the same members before still holds.
@@ -144,7 +144,7 @@ class Comparison:
         elif found.is_asked and not found.is_known:
             memberships.keep_source_sums(connection, self.run.audience_id, said)
 
-    def _close(self, connection: Connection, found: Found, difference: Difference) -> None:
+    def _close(self, connection: Connection, found: DefinitionRows, difference: Difference) -> None:
         """Keep what was found; the plans that waited are superseded by it."""
         self._note(connection, self.counts)
         is_cut = self.counts.changed < difference.counts.changed
@@ -351,10 +351,10 @@ def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> R
     ) as found:
         workspace.seams.reach("sync.read")
         counts = Counts(read=found.rows, rejected=found.rejections.rows)
-        comparison = Comparison(workspace, lease, job, run, found.rejections, counts)
+        writer = ChangeWriter(workspace, lease, job, run, found.rejections, counts)
         if run.kind is RunKind.INITIAL:
             job.on_first(found.rows - found.rejections.rows)
-        run = comparison.commit(found) if _goes_unguarded(job, run) else comparison.stage(found)
+        run = writer.commit(found) if _goes_unguarded(job, run) else writer.stage(found)
     with workspace.database.read() as connection:
         members = audiences.by_id(connection, run.audience_id).members
     return RunReport(run, job.audience.key, members, found.rejections.counts)

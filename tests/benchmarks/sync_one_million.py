@@ -113,7 +113,7 @@ def step(folder: Path) -> dict[str, float]:
     settings = load(folder / "config.toml", {})
     runtime.create(settings)
     sql = settings.audiences[0].sql or ""
-    with duckdb_diff.Diff():  # DuckDB is imported and opened, as in a daemon
+    with duckdb_diff.DuckDbDiff():  # DuckDB is imported and opened, as in a daemon
         pass
     url = settings.sources["shop"].url
     assert url is not None

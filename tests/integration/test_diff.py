@@ -23,7 +23,7 @@ from audience_sync.core.rows import Wrapping, from_line, to_line, wrapping
 from audience_sync.store.memberships import Digest
 from audience_sync.sync import duckdb_diff, duckdb_process
 from audience_sync.sync.diff_engine import DiffEngine
-from audience_sync.sync.duckdb_diff import Diff
+from audience_sync.sync.duckdb_diff import DuckDbDiff
 from audience_sync.tuning import DEFAULT_TUNING, Tuning
 from tests.factories import make_change, make_member
 from tests.profile import amount
@@ -49,7 +49,7 @@ class Implementation(Protocol):
 Members: TypeAlias = dict[str, Member]
 
 IMPLEMENTATIONS: list[tuple[str, Implementation]] = [
-    ("Diff", Diff),
+    ("Diff", DuckDbDiff),
 ]
 SEQUENCES = amount("AUDIENCE_SYNC_DIFF_SEQUENCES", small=15, large=1000)
 STEPS = 5  # comparisons in each of them
@@ -643,7 +643,7 @@ def test_a_known_digest_finds_what_equal_hashes_hide(
     amounts: Tuning, hashed: str, world: World, keep_missing: bool
 ) -> None:
     """With a known digest the changes are right although hashes of different rows are equal."""
-    engines = partial(Diff, tuning=amounts)
+    engines = partial(DuckDbDiff, tuning=amounts)
     with colliding(hashed):
         known = digest_of(engines, world.around, world.before)
         digest = check_comparison(engines, world, keep_missing=keep_missing, known=known)
@@ -654,7 +654,7 @@ def test_a_known_digest_finds_what_equal_hashes_hide(
 
 def test_equal_hashes_hide_a_change_without_a_known_digest() -> None:
     """A change whose hash is that of the old row is not seen where no digest of the members is known."""
-    with colliding("hash(k)"), Diff() as engine:
+    with colliding("hash(k)"), DuckDbDiff() as engine:
         engine.add(b"u1\tx\n", 1)
 
         assert engine.compare([b"u1\ty\n"], known=None, keep_missing=False, left_out=no_line) == Counts(unchanged=1)
@@ -740,7 +740,7 @@ ROWS_AT_ONCE = 10_000
 
 def memory_limit() -> str:
     """Return the memory limit of DuckDB in this process."""
-    connection = duckdb_process.Connection(FRUGAL)
+    connection = duckdb_process.DiffConnection(FRUGAL)
     try:
         found: str = connection.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
         return found
@@ -751,7 +751,7 @@ def memory_limit() -> str:
 def test_the_memory_limit_rises_for_long_values_and_falls_again() -> None:
     """A comparison that needs more than the limit ends right, and the next one begins with the limit."""
     before = memory_limit()
-    with Diff(None, tuning=FRUGAL) as engine:
+    with DuckDbDiff(None, tuning=FRUGAL) as engine:
         for n in range(60):
             engine.add(b'u%02d\t\t"%s"\n' % (n, b"x" * 1_000_000), 1)
         engine.leave_out_duplicates(no_line)
@@ -842,7 +842,7 @@ def test_the_temporary_folder_may_have_any_name(tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "o'b [1]*"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    with Diff() as engine:
+    with DuckDbDiff() as engine:
         engine.add(b"u1\n", 1)
 
         assert list(engine.everybody()) == [["u1"]]

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.cli import main
-from audience_sync.config import Retention
+from audience_sync.config import RetentionTable
 from audience_sync.sandbox.http_server import Request, Response, error_response
 from audience_sync.store import dead_letters, erasure, event_reports, schema
 from audience_sync.store.database import Database
@@ -404,7 +404,7 @@ def test_purge_forgets_message_ids_after_seven_whole_days(sending: Sending) -> N
         sending.forward([track(f"m{day}-{n}") for n in range(10)], now_ms=start + day * DAY_MS)
     now = start + 9 * DAY_MS + 5
 
-    purged = erasure.purge(database, Retention(), now_ms=now)
+    purged = erasure.purge(database, RetentionTable(), now_ms=now)
     known = sending.forward([track(f"m{day}-0") for day in range(10)], now_ms=now)
 
     assert purged["message_ids"] == 20
@@ -420,7 +420,7 @@ def test_purge_keeps_dead_events_and_what_their_retry_needs(sending: Sending) ->
     refuse(sending, '"event":"again"')
     later = sending.workspace.seams.now_ms() + 500 * DAY_MS
 
-    purged = erasure.purge(sending.workspace.database, Retention(), now_ms=later)
+    purged = erasure.purge(sending.workspace.database, RetentionTable(), now_ms=later)
     with sending.workspace.database.write() as connection:
         assert dead_letters.retry(connection, Which(), now_ms=later) == {"outbox": 0, "events": 1}
     sending.deliver()
@@ -428,7 +428,7 @@ def test_purge_keeps_dead_events_and_what_their_retry_needs(sending: Sending) ->
     assert (purged["batches"], purged["event_counts"]) == (2, 1)
     assert sorted(heard(sending)) == [("m1", "again"), ("m1", "twice"), ("m2", "done")]
     assert sending.rows("SELECT 1 FROM events") == []
-    assert erasure.purge(sending.workspace.database, Retention(), now_ms=later)["batches"] == 1
+    assert erasure.purge(sending.workspace.database, RetentionTable(), now_ms=later)["batches"] == 1
 
 
 def test_the_views_bear_a_nul_in_an_event(sending: Sending, command: Callable[..., Result]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from audience_sync.daemon.scheduler import Claims, Syncing
+from audience_sync.daemon.scheduler import BusyAudiences, Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.store import audiences, leases, runs
 from audience_sync.store.workspace import Workspace
@@ -405,7 +405,7 @@ def test_a_source_that_blocks_what_is_used_does_so_before_the_dependent_reads_it
 
 def test_one_round_of_a_family_at_a_time() -> None:
     """A claim of keys fails as long as one of them is claimed, in whatever thread, and leaves nothing behind."""
-    claims = Claims()
+    claims = BusyAudiences()
     seen = []
 
     def claim(*keys: str) -> None:

@@ -21,7 +21,7 @@ import pytest
 from pydantic import SecretStr
 
 from audience_sync.clock import wall_clock
-from audience_sync.config import Schematic as SchematicSettings
+from audience_sync.config import SchematicTable
 from audience_sync.destinations.http_outcomes import HttpAnswer
 from audience_sync.destinations.schematic.schematic_client import MOST_TEXT, SchematicClient
 from audience_sync.errors import DestinationError
@@ -80,7 +80,7 @@ def packed() -> bytes:
 
 def post_to(url: str, *, timeout: float = 30) -> HttpAnswer:
     """Post an empty batch there and return what came of it."""
-    settings = SchematicSettings(capture_url=url, api_url=url, timeout=timedelta(seconds=timeout))
+    settings = SchematicTable(capture_url=url, api_url=url, timeout=timedelta(seconds=timeout))
     with closing(
         SchematicClient(settings, SecretStr(KEY), tls=httpx.create_ssl_context(), clock=wall_clock)
     ) as schematic:

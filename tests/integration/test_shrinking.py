@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.config import Retention
+from audience_sync.config import RetentionTable
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store import erasure
 from audience_sync.store.database import Database, connect, verify
@@ -76,7 +76,7 @@ def test_a_file_shrinks_to_its_memberships(sending: Sending) -> None:
     sending.sync(gold=PEOPLE[:DELIVERED])
     sending.deliver()
     at_its_height = file_of(database).stat().st_size + log_of(database)
-    erasure.purge(database, Retention(), now_ms=sending.workspace.seams.now_ms() + LATER)
+    erasure.purge(database, RetentionTable(), now_ms=sending.workspace.seams.now_ms() + LATER)
 
     memberships = pages(database, "memberships") * PAGE
     assert sending.rows("SELECT count(*) FROM memberships") == [(DELIVERED,)]

@@ -14,11 +14,11 @@ from pydantic import BaseModel
 
 from audience_sync.config import (
     Address,
-    Delivery,
-    Ingest,
-    Retention,
+    DeliveryTable,
+    IngestTable,
+    RetentionTable,
     Schedule,
-    Schematic,
+    SchematicTable,
     SecretUrl,
     Settings,
     defaults,
@@ -84,10 +84,10 @@ def test_least_file_has_every_default(write: Write) -> None:
     assert settings.path == path
     assert settings.identity == "userId"
     assert str(settings.database.url) == f"sqlite:///{path.parent}/audience_sync.db"
-    assert settings.schematic == Schematic()
-    assert settings.delivery == Delivery()
-    assert settings.retention == Retention()
-    assert settings.ingest == Ingest()
+    assert settings.schematic == SchematicTable()
+    assert settings.delivery == DeliveryTable()
+    assert settings.retention == RetentionTable()
+    assert settings.ingest == IngestTable()
     assert settings.guard == defaults.GUARD
     audience = settings.audiences[0]
     assert (audience.name, audience.key, audience.source) == ("Big Spenders", "big_spenders", "shop")
@@ -184,10 +184,10 @@ def test_example_loads_without_any_variable() -> None:
     """The file that `init` writes is usable as it is, and every value it shows is the default."""
     settings = load(EXAMPLE, {})
 
-    assert settings.schematic == Schematic()
-    assert settings.delivery == Delivery()
-    assert settings.retention == Retention()
-    assert settings.ingest == Ingest()
+    assert settings.schematic == SchematicTable()
+    assert settings.delivery == DeliveryTable()
+    assert settings.retention == RetentionTable()
+    assert settings.ingest == IngestTable()
     assert settings.guard == settings.audiences[0].guard == defaults.GUARD
     assert settings.schedule == settings.audiences[0].schedule
     assert settings.schedule.jitter == timedelta(hours=1)
@@ -767,7 +767,7 @@ def test_api_key_is_looked_up_when_it_is_needed(write: Write, tmp_path: Path) ->
 def test_api_key_that_is_not_there(environ: Mapping[str, str]) -> None:
     """A missing key is named with both remedies."""
     with pytest.raises(ConfigError) as caught:
-        resolve_api_key(Schematic(api_key="${KEY}"), environ)
+        resolve_api_key(SchematicTable(api_key="${KEY}"), environ)
 
     assert str(caught.value) == (
         "the Schematic API key is missing: `KEY` is not set in the environment or as a systemd credential"
@@ -836,7 +836,7 @@ def test_write_keys_are_looked_up_when_they_are_needed(write: Write, tmp_path: P
 def test_write_key_that_cannot_be_used(environ: Mapping[str, str], expected: str) -> None:
     """A write key that is missing, or could never be sent, is named without being shown."""
     with pytest.raises(ConfigError) as caught:
-        resolve_write_keys(Ingest(write_keys=["${KEY}"]), environ)
+        resolve_write_keys(IngestTable(write_keys=["${KEY}"]), environ)
 
     assert str(caught.value) == expected
 

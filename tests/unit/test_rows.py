@@ -32,7 +32,7 @@ from audience_sync.core.keys import (
 from audience_sync.core.model import Member
 from audience_sync.core.rows import LineMaker, distinct, from_line, to_line, wrapping
 from audience_sync.errors import SourceError
-from audience_sync.sync.duckdb_diff import Diff
+from audience_sync.sync.duckdb_diff import DuckDbDiff
 
 GREATEST = 10**254  # 255 digits
 STANDARD_RULES = KeyRules(PLACEHOLDERS)
@@ -127,7 +127,7 @@ def filed(
     """Return the lines of some rows, as a sync reads them page by page, and the rejections."""
     rejections: list[RejectedRow] = []
     maker = LineMaker(columns, reject=rejections.append, rules=rules)
-    with Diff(maker.wrapping) as diff:
+    with DuckDbDiff(maker.wrapping) as diff:
         for start in range(0, len(rows), a_page):
             page = rows[start : start + a_page]
             diff.add(maker.lines(page), len(page))
