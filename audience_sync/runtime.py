@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from audience_sync.clock import Seams
+from audience_sync import kill_points
+from audience_sync.clock import Clock
 from audience_sync.config import Settings
 from audience_sync.database_error import explain
 from audience_sync.folders import require_temporary_folder
+from audience_sync.kill_points import pass_by
 from audience_sync.store import backup_mark, holders
 from audience_sync.store.database import Database, connect, verify
 from audience_sync.store.workspace import Workspace
@@ -27,14 +29,14 @@ def _ignore(_: str) -> None:
 
 
 @contextmanager
-def opened(settings: Settings, seams: Seams | None = None) -> Iterator[Database]:
+def opened(settings: Settings, *, reach: Callable[[str], None] = pass_by) -> Iterator[Database]:
     """Open the membership database, to look or for one short write.
 
     Raises:
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
         AudienceSyncError: it fails while it is open, in a way that a person can do something about.
     """
-    database = connect(settings.database.url.get_secret_value(), reach=(seams or Seams()).reach, tuning=TUNING)
+    database = connect(settings.database.url.get_secret_value(), reach=reach, tuning=TUNING)
     try:
         with _explained(settings):
             verify(database)
@@ -57,7 +59,7 @@ def _explained(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def working(
-    settings: Settings, seams: Seams, *, any_age: bool = False, warn: Callable[[str], None] = _ignore
+    settings: Settings, clock: Clock, *, any_age: bool = False, warn: Callable[[str], None] = _ignore
 ) -> Iterator[Workspace]:
     """Open the membership database as a holder of leases; with `any_age` also one that comes from a backup.
 
@@ -67,7 +69,8 @@ def working(
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
         DatabaseOlder: it is older than what was sent from it.
     """
-    with opened(settings, seams) as database:
+    reach = kill_points.killer(os.environ)
+    with opened(settings, reach=reach) as database:
         require_temporary_folder(os.environ)
         if not any_age:
             if backup_mark.is_missing(database):
@@ -75,7 +78,7 @@ def working(
             backup_mark.require_newest(database)
         holder = holders.enter(database)
         try:
-            yield Workspace(database=database, holder=holder, seams=seams)
+            yield Workspace(database=database, holder=holder, clock=clock, reach=reach)
         finally:
             holder.close()
 

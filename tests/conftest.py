@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Settings
 from audience_sync.config import load as load_settings
 from audience_sync.store import holders
@@ -153,8 +153,8 @@ def clock() -> FrozenClock:
 def workspace(database: Database, clock: FrozenClock) -> Iterator[Workspace]:
     """A holder on a migrated, empty database of each kind, at the time of `clock`."""
     with closing(holders.enter(database)) as holder:
-        seams = Seams(clock=clock, monotonic=clock.monotonic, jitter=lambda: 0.0)
-        yield Workspace(database=database, holder=holder, seams=seams)
+        frozen = Clock(now=clock, monotonic=clock.monotonic, jitter=lambda: 0.0)
+        yield Workspace(database=database, holder=holder, clock=frozen)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ VALUES_SQL = "SELECT customer_id AS user_id, company_id AS value FROM orders WHE
 
 
 class FrozenClock:
-    """A clock for `Seams(clock=…, monotonic=….monotonic)` that moves only when told to."""
+    """A clock for `Clock(now=…, monotonic=….monotonic)` that moves only when told to."""
 
     def __init__(self, now: datetime = NOON) -> None:
         self.now = now

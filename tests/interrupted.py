@@ -17,9 +17,10 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from audience_sync.clock import KILL_VARIABLE, Seams
+from audience_sync.clock import Clock
 from audience_sync.config import load
 from audience_sync.errors import LeaseHeld
+from audience_sync.kill_points import KILL_VARIABLE, killer
 from audience_sync.store import holders
 from audience_sync.store.database import connect
 from audience_sync.store.workspace import Workspace
@@ -35,8 +36,8 @@ def perform(work: dict[str, str]) -> None:
     settings = load(Path(work["config"]), {})
     audience = settings.audiences[0]
     with closing(connect(work["url"], tuning=TUNING)) as database, closing(holders.enter(database)) as holder:
-        seams = Seams.real({KILL_VARIABLE: work.get("kill", "")})
-        workspace = Workspace(database=database, holder=holder, seams=seams)
+        reach = killer({KILL_VARIABLE: work.get("kill", "")})
+        workspace = Workspace(database=database, holder=holder, clock=Clock(), reach=reach)
         match work["action"]:
             case "approve":
                 approve(workspace, int(work["run"]))
@@ -66,7 +67,7 @@ def child(work: dict[str, str]) -> int:
 def hold_lease(url: str, answer: Connection) -> None:
     """Hold the lease of audience 1 for an hour, and say so; a process is killed while it does."""
     database = connect(url)
-    held = Workspace(database=database, holder=holders.enter(database), seams=Seams()).hold([1], seconds=3600)
+    held = Workspace(database=database, holder=holders.enter(database), clock=Clock()).hold([1], seconds=3600)
     answer.send("held" if held else "refused")
     time.sleep(3600)
 

@@ -1,7 +1,7 @@
 """Commands that die at an instant drawn by lot, and the trail that an undisturbed one leaves to draw from.
 
-An instant is a moment after the start, or the n-th time that a point is reached: one that `audience_sync.clock` names,
-a statement on any database, a commit that writes, or such a commit of one place in the program: what happens once in a
+An instant is a moment after the start, or the n-th time that a point is reached: a named one (`kill_points`), a
+statement on any database, a commit that writes, or such a commit of one place in the program: what happens once in a
 command is drawn as often as what happens a hundred times. A command is forked from a process that has imported the
 program, and works in small commits, so that a small audience has many of them.
 """
@@ -23,8 +23,8 @@ from uuid import uuid4
 
 import sqlalchemy as sa
 
-from audience_sync import clock, runtime
-from audience_sync.clock import KILL_VARIABLE
+from audience_sync import kill_points, runtime
+from audience_sync.kill_points import KILL_VARIABLE
 from audience_sync.store import database
 from audience_sync.tuning import DEFAULT_TUNING
 from tests import commands
@@ -132,8 +132,8 @@ def _run(words: list[str], environment: dict[str, str], out: Path, err: Path) ->
             assert hasattr(module, constant), f"{name}.{constant} is gone"
             setattr(module, constant, value)
     trail = environment.pop(TRAIL_VARIABLE, None)
-    reach = clock.killer(environment) if trail is None else _recorder(trail)
-    clock.killer = lambda environ: reach  # noqa: ARG005 - one count of every point, however many ask for it
+    reach = kill_points.killer(environment) if trail is None else _recorder(trail)
+    kill_points.killer = lambda environ: reach  # noqa: ARG005 - one count of every point, however many ask for it
     sa.event.listen(sa.Engine, "before_cursor_execute", lambda *_: reach(STATEMENT))
     sa.event.listen(sa.Engine, "commit", partial(_committing, reach))
     commands._run(words, environment, [os.devnull, str(out), str(err)], str(out.parent))

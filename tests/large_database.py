@@ -15,7 +15,7 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.core.keys import shard_of
 from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.store import batches, leases, schema
@@ -110,7 +110,7 @@ def fill(folder: Path, url: str, names: Names) -> None:
         _runs(connection)
         _people(connection, names)
         _events(connection, names)
-        _work(connection, names, now_ms=Seams().steady_ms())
+        _work(connection, names, now_ms=Clock().steady_ms())
 
 
 def _insert(connection: Connection, table: str, *rows: dict[str, object]) -> None:

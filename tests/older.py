@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.clock import KILL_VARIABLE
+from audience_sync.kill_points import KILL_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,9 +22,10 @@ import orjson
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from audience_sync.clock import KILL_VARIABLE, Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Settings, load
 from audience_sync.delivery import DeliveryOptions, DeliveryReport, deliver
+from audience_sync.kill_points import KILL_VARIABLE
 from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.sandbox.ledger import StoredEvent
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
@@ -42,7 +43,7 @@ from tests.tuned import tuned as tuned_workspace
 from tests.waiting import wait_until
 
 SOON = timedelta(milliseconds=20)  # the longest wait between two tries, so that nobody waits for a test
-SHORTEST = Seams(jitter=lambda: 0.99)  # jitter takes away from waits: this is as much as it can
+SHORTEST = Clock(jitter=lambda: 0.99)  # jitter takes away from waits: this is as much as it can
 
 
 @dataclass(kw_only=True)
@@ -110,7 +111,7 @@ class Sending:
         """Keep Segment events to be forwarded; return how many are new."""
         arrivals = [arrive(event, orjson.dumps(event)) for event in events]
         with self.workspace.database.write() as connection:
-            return waiting_events.take(connection, arrivals, now_ms=now_ms or self.workspace.seams.now_ms())
+            return waiting_events.take(connection, arrivals, now_ms=now_ms or self.workspace.clock.now_ms())
 
     def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the membership database."""
@@ -206,7 +207,7 @@ def open_sending(
     quick = {"max_backoff": SOON, "max_requests_per_second": 2000.0, "batch_size": 100}
     settings = settings.model_copy(update={"delivery": settings.delivery.model_copy(update=quick)})
     with closing(holders.enter(database)) as holder, closing(Shop(folder / "shop.db")) as shop:
-        workspace = Workspace(database=database, holder=holder, seams=SHORTEST)
+        workspace = Workspace(database=database, holder=holder, clock=SHORTEST)
         yield Sending(settings=settings, workspace=workspace, shop=shop, sandbox=sandbox)
 
 

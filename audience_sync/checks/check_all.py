@@ -17,12 +17,12 @@ from audience_sync.checks import (
     check_tracking_api,
 )
 from audience_sync.checks.finding import Finding, error
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import find_config, load
 from audience_sync.errors import ConfigError
 
 
-def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep: bool = False) -> Iterator[Finding]:
+def check(named: Path | None, environ: Mapping[str, str], clock: Clock, *, deep: bool = False) -> Iterator[Finding]:
     """Look at everything that the configuration speaks of, and yield what was found, as it is found.
 
     The file is the one that is `named`, or where `config.find_config` finds it. With `deep` every membership is read,
@@ -42,7 +42,7 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
         yield from check_permissions.look(
             settings
         )  # while the files are there that SQLite keeps next to an open database
-        yield from check_audiences.look(settings, usable, now=seams.clock())
+        yield from check_audiences.look(settings, usable, now=clock.now())
         yield from check_mappings.look(settings, usable)
         yield from check_tracking_api.look(settings, environ)
         if usable is not None:
@@ -51,4 +51,4 @@ def check(named: Path | None, environ: Mapping[str, str], seams: Seams, *, deep:
             from audience_sync.checks import check_members  # noqa: PLC0415 - DuckDB is slow to import
 
             yield from check_members.look(usable)
-        yield from check_destination.look(settings, environ, database=usable, now=seams.clock)
+        yield from check_destination.look(settings, environ, database=usable, now=clock.now)

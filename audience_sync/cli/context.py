@@ -13,7 +13,7 @@ from rich.text import Text
 
 from audience_sync.cli.main import Globals
 from audience_sync.cli.text_table import wrap
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Settings
 from audience_sync.core.text import printable
 from audience_sync.journal import is_journal, with_priority
@@ -110,6 +110,6 @@ def settings_of(context: typer.Context) -> Settings:
     return found.settings()
 
 
-def seams() -> Seams:
+def clock() -> Clock:
     """Return the real clock, randomness and, for tests, the point at which to die."""
-    return Seams.real()
+    return Clock()

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from audience_sync import runtime as engine
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Progress
-from audience_sync.cli.context import console, seams, settings_of
+from audience_sync.cli.context import clock, console, settings_of
 from audience_sync.config import Settings, parse_duration, resolve_api_key
 from audience_sync.delivery import DeliveryOptions, DeliveryReport, deliver
 from audience_sync.signals import stoppable
@@ -88,7 +88,7 @@ def run(context: typer.Context) -> None:
         settings = settings_of(context)
         key = resolve_api_key(settings.section, os.environ)
         logs.configure()
-        with engine.working(settings, seams(), warn=run_output.warn) as workspace:
+        with engine.working(settings, clock(), warn=run_output.warn) as workspace:
             run_output.using(workspace.database)
             run_output.exposed(settings)
             daemon.run(workspace, settings, key, stop=stop, reload=reload)
@@ -111,7 +111,7 @@ def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Work
     """
     with stoppable(_say_stopping) as stop:
         try:
-            with engine.working(settings, seams(), any_age=any_age, warn=run_output.warn) as workspace:
+            with engine.working(settings, clock(), any_age=any_age, warn=run_output.warn) as workspace:
                 run_output.using(workspace.database)
                 try:
                     yield workspace, stop

@@ -21,7 +21,7 @@ from rich.text import Text
 from audience_sync import demo_shop as shop
 from audience_sync import runtime as engine
 from audience_sync.cli.console import print_table
-from audience_sync.cli.context import console, out, seams
+from audience_sync.cli.context import clock, console, out
 from audience_sync.cli.text_table import TableView, wrap_command
 from audience_sync.config import Settings, load, parse_duration, resolve_api_key
 from audience_sync.config.loader import CONFIG_VARIABLE
@@ -74,8 +74,8 @@ def empty_folder(folder: Path | None) -> Path:
 
 def tell(place: Path) -> Generator[None, None, None]:
     """Tell the whole story; yield wherever it may be left."""
-    real, database = seams(), place / "shop.db"
-    now = real.clock().replace(microsecond=0)
+    real, database = clock(), place / "shop.db"
+    now = real.now().replace(microsecond=0)
     with Sandbox(place / "sandbox.db") as server:
         settings = load(shop.write_config(place, url=server.url, key=DEVELOPMENT_KEY), {})
         customers, orders = shop.open_shop(database, now=now - shop.STEP)

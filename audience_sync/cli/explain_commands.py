@@ -19,7 +19,7 @@ from audience_sync.audiences.explanation import explain as explain_user
 from audience_sync.audiences.shown_sql import written_sql
 from audience_sync.cli import preview_output
 from audience_sync.cli.console import Format, FormatOption, Progress, Sheet, harmless, json_line, print_records
-from audience_sync.cli.context import console, out, seams, settings_of
+from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.sync_commands import Now
 from audience_sync.cli.text_table import Record, wrap
 from audience_sync.config import Audience, Settings
@@ -334,8 +334,8 @@ def preview(
     `members` lists them. As json this is one object with the sample; as csv, the sample.
     """
     settings = settings_of(context)
-    chosen, as_of, clock = settings.audience(audience), _instant(now), seams().monotonic
-    began = clock()
+    chosen, as_of, monotonic = settings.audience(audience), _instant(now), clock().monotonic
+    began = monotonic()
     with Progress(chosen.key) as progress:
         found = _interruptible(
             lambda: preview_audience(
@@ -347,13 +347,13 @@ def preview(
                 tuning=engine.TUNING,
             )
         )
-    preview_output.show(chosen, found, as_of=as_of, seconds=clock() - began, format=format)
+    preview_output.show(chosen, found, as_of=as_of, seconds=monotonic() - began, format=format)
     console.print("nothing was stored")
 
 
 def _instant(now: datetime | None) -> datetime:
     """Return the instant, in whole milliseconds as that of a run."""
-    return from_ms(to_ms(now or seams().clock()))
+    return from_ms(to_ms(now or clock().now()))
 
 
 def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:

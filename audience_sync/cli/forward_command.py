@@ -186,7 +186,7 @@ def forward(
         return
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     with working(settings) as (workspace, stop):
-        started = workspace.seams.now_ms()
+        started = workspace.clock.now_ms()
         unsent_before = _unsent(workspace.database, since_ms=started)
         with Progress(name_of(file)) as progress:
             sender = Sender(workspace=workspace, settings=settings, key=key, wait=wait, stop=stop, show=progress.show)

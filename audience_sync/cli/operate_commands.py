@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync import runtime as engine
 from audience_sync.cli.console import Format, FormatOption, LimitOption, print_records
-from audience_sync.cli.context import console, out, seams, settings_of
+from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.inspect_commands import LIMIT, AudienceArgument, OptionalAudience
 from audience_sync.cli.run_output import confirm
 from audience_sync.cli.status_commands import chosen_audience, known_audience
@@ -95,7 +95,7 @@ def dead_retry(
     with engine.opened(settings) as database:
         which = _which(database, settings, audience, user=user, events=events)
         with database.write() as connection:
-            retried = sum(dead_letters.retry(connection, which, now_ms=seams().now_ms()).values())
+            retried = sum(dead_letters.retry(connection, which, now_ms=clock().now_ms()).values())
     typer.echo(f"dead rows reopened: {retried:,}")
     if retried:
         console.print("`audience-sync deliver` sends them now; the service sends them without it")
@@ -154,14 +154,14 @@ def forget(
     sync.
     """
     settings = settings_of(context)
-    with engine.working(settings, seams(), any_age=True) as workspace:
+    with engine.working(settings, clock(), any_age=True) as workspace:
         with workspace.database.read() as connection:
             found = erasure.known_traces(connection, user)
         console.print(f"found for this user: {_listed(found)}")
         confirm("Erase all of it?", yes=yes)
         with _without_syncs(workspace):
             erased = _erase(workspace, user, timeout=settings.destination.timeout)
-            workspace.seams.reach("forget.erased")
+            workspace.reach("forget.erased")
         erasure.compact(workspace.database)
     out.print(Text(f"erased: {_listed(erased)}"))
     console.print(f"delete this user in {settings.destination.display_name}, too")
@@ -185,7 +185,7 @@ def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, 
             ends = batches.seize(connection, user, holder=holder, now_ms=now, claim_until=now + lasts)
             if ends <= now:
                 return _erase_now(connection, workspace, user)
-        workspace.seams.reach("forget.seized")
+        workspace.reach("forget.seized")
         console.print(
             f"waiting {(ends - now) // 1000 + 1} seconds for a delivery that may be sending this user's events"
         )
@@ -194,7 +194,7 @@ def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, 
 
 def _erase_now(connection: Connection, workspace: Workspace, user: str) -> dict[str, int]:
     if not backup_mark.is_behind(connection):  # who is erased here is still in an older backup
-        now_ms = workspace.seams.now_ms()
+        now_ms = workspace.clock.now_ms()
         generations.advance(connection, now_ms)
         posted = batches.open_events_of(connection, user)  # maybe: an answer may have been lost
         identifiers.resend_sharers(connection, posted, now_ms=now_ms)
@@ -243,7 +243,7 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
                 connection,
                 key=configured.key,
                 name=configured.name,
-                now_ms=seams().now_ms(),
+                now_ms=clock().now_ms(),
                 computation=configured.computation,
             )
         else:
@@ -252,7 +252,7 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
             raise ConfigError(f"audience {row.key!r} is retired", hint="use another name or key to start again")
         audiences.set_state(connection, row.id, state)
         if state == "active":
-            runs.release(connection, row.id, now_ms=seams().now_ms())
+            runs.release(connection, row.id, now_ms=clock().now_ms())
     return row.key
 
 

@@ -19,7 +19,7 @@ from audience_sync.checks import Finding, State, exit_code
 from audience_sync.checks.check_configuration import example
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, Sheet
-from audience_sync.cli.context import console, out, seams, settings_of
+from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.main import Globals
 from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
 from audience_sync.config import Settings, defaults, load
@@ -115,7 +115,7 @@ def check(
     found: list[Finding] = []
     sheet = Sheet(COLUMNS, format=format)
     named = context.ensure_object(Globals).config
-    for finding in check_everything(named, os.environ, seams(), deep=deep):
+    for finding in check_everything(named, os.environ, clock(), deep=deep):
         found.append(finding)
         if format is Format.TABLE:
             _show(finding)

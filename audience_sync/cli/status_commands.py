@@ -19,9 +19,9 @@ from audience_sync.cli.console import (
     print_records,
     print_table,
 )
-from audience_sync.cli.context import console, out, seams, settings_of
+from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.text_table import TableView
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Audience, Settings
 from audience_sync.core.text import instant_text
 from audience_sync.errors import UnknownName
@@ -50,13 +50,13 @@ COLUMNS: Final = ("work", "audience", "batches", "holder", "until")
 SHOWN: Final = TableView(COLUMNS, optional=("until",), under=("holder",))
 
 
-def at_work(database: Database, connection: Connection, keys: Mapping[int, str], *, seams: Seams) -> list[Record]:
+def at_work(database: Database, connection: Connection, keys: Mapping[int, str], *, clock: Clock) -> list[Record]:
     """Return each claim with its holder and when it ends unless it is prolonged; `keys` has the audiences' keys by id.
 
     `work` is `sync` of an `audience`, or `delivery` of open `batches`. What a dead process held is left out.
     """
-    now = leases.clock_ms(connection, seams.steady_ms())
-    ahead = seams.now_ms() - now  # of the wall clock people go by
+    now = leases.clock_ms(connection, clock.steady_ms())
+    ahead = clock.now_ms() - now  # of the wall clock people go by
     syncs = [
         _record("sync", holder, until + ahead, audience=keys.get(audience_id))
         for audience_id, holder, until in leases.held(connection, now_ms=now)
@@ -191,12 +191,12 @@ def chosen_audience(connection: Connection, settings: Settings, word: str | None
 def _whole(database: Database, settings: Settings) -> dict[str, Any]:
     with database.read() as connection:
         keys = {row.id: row.key for row in known.every(connection)}
-        working = at_work(database, connection, keys, seams=seams())
+        working = at_work(database, connection, keys, clock=clock())
         syncing = {record["audience"]: record["holder"] for record in working}
         found = [{**one, "syncing": syncing.get(one["key"])} for one in _audiences(connection, settings)]
         waiting = backlog.waiting_batches(connection, max_backoff=settings.delivery.max_backoff)
         open_rows, paused, dead = outbox.count(connection)
-        destination = status_report.destination(connection, now_ms=seams().now_ms())
+        destination = status_report.destination(connection, now_ms=clock().now_ms())
         synced = {one["key"] for one in found if one["state"] in SYNCED}
         return {
             "database": display_url(database.engine.url),

@@ -176,7 +176,7 @@ def plan(
             planned=[audience for _, audience in steps],
             format=format,
             samples=samples,
-            now=workspace.seams.clock(),
+            now=workspace.clock.now(),
         )
         plans: dict[str, Plan | None] = {}  # None: it cannot be planned
         for in_round, audience in steps:
@@ -369,7 +369,7 @@ def _accept_older(workspace: Workspace, settings: Settings) -> bool:
     """
     keys = {audience.key for audience in settings.audiences}
     with workspace.database.write() as connection:
-        accepted = restored_backup.accept(connection, keys, now_ms=workspace.seams.now_ms())
+        accepted = restored_backup.accept(connection, keys, now_ms=workspace.clock.now_ms())
     if accepted is None:
         return False
     named = ", ".join(audience.key for audience in accepted.audiences) or "no audiences"

@@ -105,8 +105,8 @@ class Dispatcher(threading.Thread):
 
     def _gather(self, delivery: DeliveryOptions) -> None:
         tuning = self._workspace.tuning
-        until = self._workspace.seams.monotonic() + tuning.gather_seconds
-        while self._syncing.behind() and self._workspace.seams.monotonic() < until:
+        until = self._workspace.clock.monotonic() + tuning.gather_seconds
+        while self._syncing.behind() and self._workspace.clock.monotonic() < until:
             if delivery.stop.wait(tuning.gather_poll_seconds):
                 return
 

@@ -237,7 +237,7 @@ class Syncing:
         `every` counts from the last sync, and `cron` from now: a time before the reload was not scheduled then.
         """
         started_at = now if schedule.cron is not None or last_started is None else from_ms(last_started)
-        return max(now, next_due(schedule, started_at=started_at, jitter=self._workspace.seams.jitter()))
+        return max(now, next_due(schedule, started_at=started_at, jitter=self._workspace.clock.jitter()))
 
     def _first_due(self, audience: Audience, row: AudienceRow | None, now: datetime) -> datetime:
         """Return when an audience is due at a start: as the database says, or sooner if its schedule is shorter now."""
@@ -246,7 +246,7 @@ class Syncing:
         kept = from_ms(row.next_due_at)
         if kept <= next_due(audience.schedule, started_at=now, jitter=1.0):
             return kept
-        return next_due(audience.schedule, started_at=now, jitter=self._workspace.seams.jitter())
+        return next_due(audience.schedule, started_at=now, jitter=self._workspace.clock.jitter())
 
     def _keep_all(
         self, dues: Mapping[str, datetime], known: Mapping[str, AudienceRow], *, wait: float | None = None
@@ -306,7 +306,7 @@ class Syncing:
 
     def _clock_drift(self) -> float:
         """Return the seconds that the wall clock is ahead of the monotonic one."""
-        return self._now().timestamp() - self._workspace.seams.monotonic()
+        return self._now().timestamp() - self._workspace.clock.monotonic()
 
     def next_at(self) -> datetime | None:
         """Return when the next audience is due, now if one is overdue or under way, or None if there is none."""
@@ -338,7 +338,7 @@ class Syncing:
             self.follow_releases()
 
     def _now(self) -> datetime:
-        return self._workspace.seams.clock()
+        return self._workspace.clock.now()
 
     def _schedule(self, key: str, at: datetime) -> None:
         self._due[key] = at
@@ -382,7 +382,7 @@ class Syncing:
 
         One share of jitter is for all: audiences with the same schedule stay together.
         """
-        jitter = self._workspace.seams.jitter()
+        jitter = self._workspace.clock.jitter()
         try:
             with self._workspace.database.read() as connection:
                 rows = {row.key: row for row in audiences.every(connection)}
@@ -435,7 +435,7 @@ class Syncing:
             current = self._audiences.get(audience.key)
         if current is None or current.schedule == audience.schedule:
             return due
-        kept, due = due, next_due(current.schedule, started_at=started, jitter=self._workspace.seams.jitter())
+        kept, due = due, next_due(current.schedule, started_at=started, jitter=self._workspace.clock.jitter())
         self._keep(audience.key, due, seen=to_ms(kept))
         return due
 
@@ -532,7 +532,7 @@ class Syncing:
         tell("sync_failed", audience=audience.key, error=sentence, due_at=iso(due), exc_info=trace)
 
     def _purge(self) -> None:
-        erasure.purge(self._workspace.database, self._settings.retention, now_ms=self._workspace.seams.now_ms())
+        erasure.purge(self._workspace.database, self._settings.retention, now_ms=self._workspace.clock.now_ms())
 
 
 def _to_sync(settings: Settings, known: Mapping[str, AudienceRow]) -> dict[str, Audience]:

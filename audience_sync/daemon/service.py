@@ -178,13 +178,13 @@ def run(
         ConfigError: a write key, or a library, is missing.
         AudienceSyncError: the address for events cannot be had, or a part of the daemon has crashed.
     """
-    tuning, troubles = workspace.tuning, Troubles(workspace.seams.monotonic)
+    tuning, troubles = workspace.tuning, Troubles(workspace.clock.monotonic)
     syncing = Syncing(workspace, settings, stop=stop, troubles=troubles)
     dispatcher = Dispatcher(workspace, settings, key, syncing=syncing, troubles=troubles)
     crashed = None
     with ExitStack() as ending:
         ending.enter_context(crashes_logged())
-        notifier = ending.enter_context(Notifier(workspace.seams.monotonic))
+        notifier = ending.enter_context(Notifier(workspace.clock.monotonic))
         ingest = _open_ingest(workspace, settings, ending)
         syncing.start()
         dispatcher.start()
@@ -201,9 +201,9 @@ def run(
                         reload.set()
                     told_at = float("-inf")
                 syncing.follow_clock()
-                if workspace.seams.monotonic() - told_at > tuning.status_seconds:
+                if workspace.clock.monotonic() - told_at > tuning.status_seconds:
                     notifier.status(_status(workspace, reloader.settings, syncing))
-                    told_at = workspace.seams.monotonic()
+                    told_at = workspace.clock.monotonic()
         finally:
             log.info("daemon_stopping", requested=stop.is_set())
             stop.set()
@@ -287,15 +287,15 @@ def _crash(ingest: Server | None) -> AudienceSyncError | None:
 
 def _end(workspace: Workspace, syncing: Syncing, dispatcher: Dispatcher, ingest: Server | None) -> bool:
     """End all work in order, side by side; return whether nothing of it is left, which must not be waited for."""
-    ends_at = workspace.seams.monotonic() + workspace.tuning.drain_seconds
+    ends_at = workspace.clock.monotonic() + workspace.tuning.drain_seconds
     dispatcher.stop()
     if ingest is not None:
         ingest.stop()
     syncing.stop()
     closed = syncing.close(workspace.tuning.sync_drain_seconds)
-    dispatcher.join(max(0.0, ends_at - workspace.seams.monotonic()))
+    dispatcher.join(max(0.0, ends_at - workspace.clock.monotonic()))
     if ingest is not None:
-        ingest.close(max(0.0, ends_at - workspace.seams.monotonic()))
+        ingest.close(max(0.0, ends_at - workspace.clock.monotonic()))
     log.info("daemon_stopped")
     return closed and not dispatcher.is_alive()
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.store import backup_mark, batches
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
@@ -42,8 +42,8 @@ class Load(NamedTuple):
 class Pool:
     """Hands claimed batches to workers, the one that has been due longest first; safe to use from any thread."""
 
-    def __init__(self, seams: Seams) -> None:
-        self._seams = seams
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._changed = threading.Condition()
         self._held: dict[int, Held] = {}
 
@@ -57,7 +57,7 @@ class Pool:
     ) -> None:
         """Add claimed batches, whose first try is due now unless said otherwise."""
         with self._changed:
-            when = self._seams.monotonic() if due is None else due
+            when = self._clock.monotonic() if due is None else due
             for batch in batches:
                 text = batch.contents.text_size
                 self._held[batch.id] = Held(batch, until, when, accepted_before=accepted_before, text=text)
@@ -68,7 +68,7 @@ class Pool:
         with self._changed:
             found = self._due()
             if found is None:
-                self._changed.wait(max(0.0, min(timeout, self._next_due() - self._seams.monotonic())))
+                self._changed.wait(max(0.0, min(timeout, self._next_due() - self._clock.monotonic())))
                 found = self._due()
             if found is not None:
                 found.posting = True
@@ -111,7 +111,7 @@ class Pool:
 
     def load(self) -> Load:
         """Return how much there is."""
-        now = self._seams.monotonic()
+        now = self._clock.monotonic()
         with self._changed:
             held = [(one.batch, one.text, one.posting or one.due <= now) for one in self._held.values()]
         return Load(
@@ -131,13 +131,13 @@ class Pool:
         """Return the seconds until the next batch that no worker has is due; 0 without one."""
         with self._changed:
             due = self._next_due()
-            return 0.0 if due == float("inf") else max(0.0, due - self._seams.monotonic())
+            return 0.0 if due == float("inf") else max(0.0, due - self._clock.monotonic())
 
     def _next_due(self) -> float:
         return min((held.due for held in self._held.values() if not held.posting), default=float("inf"))
 
     def _due(self) -> Held | None:
-        now = self._seams.monotonic()
+        now = self._clock.monotonic()
         due = (held for held in self._held.values() if not held.posting and held.due <= now)
         return min(due, key=lambda held: held.due, default=None)
 
@@ -188,7 +188,7 @@ class BatchClaims:
             )
         if found:
             backup_mark.require_kept(workspace.database)
-            workspace.seams.reach("deliver.claimed")
+            workspace.reach("deliver.claimed")
         return found
 
     def close(self, *, but: Iterable[int]) -> None:
@@ -201,7 +201,7 @@ class BatchClaims:
     def _renew(self) -> None:
         workspace = self._workspace
         while not self._over.wait(MARGIN.total_seconds() / 3):
-            until = workspace.seams.monotonic() + self.seconds  # before all that may take long
+            until = workspace.clock.monotonic() + self.seconds  # before all that may take long
             ids = self._pool.ids()
             try:
                 workspace.holder.keep_alive()

@@ -93,7 +93,7 @@ def declare_traits(
         problem = client.declare(audience.key, trait_type, display_name=audience.name)
         if problem is None:
             with workspace.database.write() as connection:
-                audiences.set_declared(connection, audience.id, workspace.seams.now_ms())
+                audiences.set_declared(connection, audience.id, workspace.clock.now_ms())
         else:
             refused.add(audience.id)
             warn(f"trait {audience.key} could not be declared {trait_type}, it is still sent: {problem}")
@@ -184,9 +184,9 @@ class _Session:
         self._delivery = delivery
         self._settings = delivery.settings
         self._reachability = reachability
-        self._pool = Pool(workspace.seams)
+        self._pool = Pool(workspace.clock)
         self._database_was_away = False
-        self._last_progress = workspace.seams.monotonic()
+        self._last_progress = workspace.clock.monotonic()
         self._waited = 0  # how many rows waited when other processes were last looked at
         self._looks_at = self._counts_at = self._declares_at = self._takes_at = float("-inf")  # not before
         self._fruitless = 0  # looks for rows
@@ -202,7 +202,7 @@ class _Session:
                 batch_size=settings.delivery.batch_size,
                 stuck_tries=tries_until_stuck(settings.delivery.max_backoff),
             )
-            self._last_progress = self._workspace.seams.monotonic()
+            self._last_progress = self._workspace.clock.monotonic()
             forwarded, timeout = self._delivery.forwarded, settings.destination.timeout
             claims = BatchClaims(self._workspace, self._pool, timeout=timeout, forwarded=forwarded)
             group = self._group(claims, batching)
@@ -245,10 +245,10 @@ class _Session:
         """Wait for answers under way, settle them, and give up the claims of everything else."""
         group.stop.set()
         self._pool.wake()
-        deadline = self._workspace.seams.monotonic() + DRAIN
+        deadline = self._workspace.clock.monotonic() + DRAIN
         for worker in workers:
             if worker.is_alive():
-                worker.join(max(0.0, deadline - self._workspace.seams.monotonic()))
+                worker.join(max(0.0, deadline - self._workspace.clock.monotonic()))
         group.settler.close(SETTLE)
         group.claims.close(but=self._pool.posting())
         self.events = group.settler.events
@@ -262,7 +262,7 @@ class _Session:
             except DestinationAway as error:
                 tries += 1
                 longest = self._settings.delivery.max_backoff
-                wait = backoff(tries, jitter=self._workspace.seams.jitter(), longest=longest)
+                wait = backoff(tries, jitter=self._workspace.clock.jitter(), longest=longest)
                 self._reachability.failed(str(error), again_in=wait.total_seconds())
                 if self._has_given_up() or self._delivery.stop.wait(wait.total_seconds()):
                     raise
@@ -270,16 +270,16 @@ class _Session:
 
     def _watch(self, group: WorkerGroup, taker: Taker, api: DestinationClient) -> None:
         """Keep the workers supplied until nothing is left, or something ends that."""
-        seams, settler = self._workspace.seams, group.settler
+        clock, settler = self._workspace.clock, group.settler
         moves = 0
         while not (group.stop.is_set() or settler.is_over() or self._has_given_up() or self._delivery.stop.is_set()):
             self._delivery.on_progress(settler.events)
             if group.moves + settler.commits != moves:
                 moves = group.moves + settler.commits
-                self._last_progress = seams.monotonic()
+                self._last_progress = clock.monotonic()
                 self._takes_at, self._fruitless = float("-inf"), 0  # who was held back may be free
             try:
-                if seams.monotonic() > self._declares_at + DECLARE_EVERY:
+                if clock.monotonic() > self._declares_at + DECLARE_EVERY:
                     self._declare(api)
                 took = self._supply(group, taker)
                 self._database_was_away = False
@@ -296,7 +296,7 @@ class _Session:
 
     def _supply(self, group: WorkerGroup, taker: Taker) -> bool:
         """Claim what others have left, and take rows where the workers will soon have nothing; say if that was so."""
-        now = self._workspace.seams.monotonic()
+        now = self._workspace.clock.monotonic()
         most = self._free(group)
         if now >= self._looks_at and most > 0:
             left = group.claims.take_over()
@@ -316,7 +316,7 @@ class _Session:
         group.nothing_to_take = not taken.progress
         if not taken.progress:
             pause = min(LONGEST_IDLE, IDLE * float(2 ** min(self._fruitless, 10)))
-            self._takes_at = self._workspace.seams.monotonic() + pause
+            self._takes_at = self._workspace.clock.monotonic() + pause
             self._fruitless += 1
             return False
         self._fruitless = 0
@@ -331,7 +331,7 @@ class _Session:
         if is_new or impatient:
             self._pool.add(found, until=until)
             return
-        wall, longest = self._workspace.seams.now_ms(), group.max_backoff.total_seconds()
+        wall, longest = self._workspace.clock.now_ms(), group.max_backoff.total_seconds()
         for batch in found:  # a clock that was ahead must not put them off for long
             self._pool.add([batch], until=until, due=now + min((batch.not_before - wall) / 1000, longest))
 
@@ -354,7 +354,7 @@ class _Session:
 
     def _notice_others(self) -> None:
         """Take it for progress when another process sends what waits."""
-        now = self._workspace.seams.monotonic()
+        now = self._workspace.clock.monotonic()
         if self._delivery.wait is None or now < self._counts_at:
             return
         self._counts_at = now + LOOK_AT_OTHERS  # counting is work
@@ -365,7 +365,7 @@ class _Session:
         self._waited = waits
 
     def _declare(self, api: DestinationClient) -> None:
-        self._declares_at = self._workspace.seams.monotonic()
+        self._declares_at = self._workspace.clock.monotonic()
         declare_traits(
             self._workspace,
             self._settings,
@@ -376,7 +376,7 @@ class _Session:
         )
 
     def _client(self) -> DestinationClient:
-        tls, clock = self._delivery.known.tls, self._workspace.seams.clock
+        tls, clock = self._delivery.known.tls, self._workspace.clock.now
         return self._settings.destination.connect(self._delivery.key, tls=tls, clock=clock)
 
     def _deliverable(self) -> bool:
@@ -385,5 +385,5 @@ class _Session:
 
     def _has_given_up(self) -> bool:
         wait = self._delivery.wait
-        idle = self._workspace.seams.monotonic() - self._last_progress
+        idle = self._workspace.clock.monotonic() - self._last_progress
         return wait is not None and idle > wait.total_seconds()

@@ -67,7 +67,7 @@ class RateLimiter:
     def accepted(self) -> None:
         """Note that the destination takes events: an outage is over, unless the request was under way when it began."""
         with self._lock:
-            now = self._workspace.seams.monotonic()
+            now = self._workspace.clock.monotonic()
             self._failed.clear()
             if now < self._resume_at:
                 return
@@ -78,9 +78,9 @@ class RateLimiter:
 
     def failed(self, batch_id: int, *, asked: timedelta | None, throttled: bool) -> None:
         """Note that a batch failed: all wait if the answer asks for it (429), or if many fail and none passes."""
-        seams = self._workspace.seams
+        clock = self._workspace.clock
         with self._lock:
-            now = seams.monotonic()
+            now = clock.monotonic()
             if now < self._resume_at or (self._outages and self._probe is not threading.current_thread()):
                 # the answers of requests that were under way: one outage
                 if asked is not None:
@@ -94,13 +94,13 @@ class RateLimiter:
             self._failed.clear()
             self._outages += 1
             self._probe = None
-            wait = backoff(self._outages, jitter=seams.jitter(), longest=self._longest, asked=asked)
+            wait = backoff(self._outages, jitter=clock.jitter(), longest=self._longest, asked=asked)
             self._resume_at = now + wait.total_seconds()
 
     def resumes_in(self) -> float:
         """Return the seconds until the next request may go; 0 unless an outage holds all of them back."""
         with self._lock:
-            return max(0.0, self._resume_at - self._workspace.seams.monotonic())
+            return max(0.0, self._resume_at - self._workspace.clock.monotonic())
 
     def is_out(self) -> bool:
         """Return whether an outage is under way, its probe included."""
@@ -118,7 +118,7 @@ class RateLimiter:
     def _pause(self) -> float:
         """Return the seconds until this thread should ask again; 0 lets it go, and keeps the others back if need be."""
         with self._lock:
-            now = self._workspace.seams.monotonic()
+            now = self._workspace.clock.monotonic()
             if now < self._resume_at:
                 return self._resume_at - now
             if self._outages:
@@ -152,8 +152,8 @@ class RateLimiter:
         Moments that went by unused are gone, or they would all come at once; so are those of a clock that was ahead.
         """
         with self._lock:
-            began = self._workspace.seams.monotonic()  # the wall clock is read once: it may jump
-            now_us = int(self._workspace.seams.clock().timestamp() * 1_000_000)
+            began = self._workspace.clock.monotonic()  # the wall clock is read once: it may jump
+            now_us = int(self._workspace.clock.now().timestamp() * 1_000_000)
             late = now_us - self._next_us
             if self._reserved == 0 or late > RESERVE_SECONDS * 1_000_000 or late < -self._furthest_us:
                 with self._workspace.database.write() as connection:
@@ -164,7 +164,7 @@ class RateLimiter:
             self._reserved -= 1
             delay = (self._next_us - now_us) / 1_000_000
             self._next_us += round(1_000_000 / self._per_second)
-            return delay - (self._workspace.seams.monotonic() - began)
+            return delay - (self._workspace.clock.monotonic() - began)
 
     @property
     def _furthest_us(self) -> int:

@@ -66,12 +66,12 @@ class Reachability:
 
     def failed(self, answer: str, *, again_in: float) -> None:
         """Note a failure that is tried again in some seconds."""
-        seams = self._workspace.seams
+        clock = self._workspace.clock
         with self._lock:
             if self._first_failure is None:
-                self._first_failure = seams.now_ms(), seams.monotonic()
+                self._first_failure = clock.now_ms(), clock.monotonic()
             since, began = self._first_failure
-            lasts = seams.monotonic() + again_in - began
+            lasts = clock.monotonic() + again_in - began
             if self._outage is not None or lasts >= REPORT_AFTER.total_seconds():
                 self._keep(OutageKind.UNREACHABLE, answer, since=since, again_in=again_in)
 
@@ -86,7 +86,7 @@ class Reachability:
                 case _:
                     kind = OutageKind.STOPPED
             self._first_failure = None
-            self._keep(kind, str(error), since=self._workspace.seams.now_ms(), again_in=again_in)
+            self._keep(kind, str(error), since=self._workspace.clock.now_ms(), again_in=again_in)
 
     def accepted(self) -> None:
         """Note that the destination accepted events, or that nothing is left that it could refuse."""
@@ -106,14 +106,14 @@ class Reachability:
         self._report(OutageChange(None, outage, self._lasted(outage)))
 
     def _lasted(self, outage: Outage) -> timedelta:
-        return timedelta(milliseconds=max(0, self._workspace.seams.now_ms() - outage.since))
+        return timedelta(milliseconds=max(0, self._workspace.clock.now_ms() - outage.since))
 
     def _keep(self, kind: OutageKind, answer: str, *, since: int, again_in: float) -> None:
         known = self._outage
         is_same = known is not None and _state(known.kind, known.answer) == _state(kind, answer)
         if known is not None and is_same:
             since = known.since
-        next_try_at = self._workspace.seams.now_ms() + round(again_in * 1000) if self._goes_on else None
+        next_try_at = self._workspace.clock.now_ms() + round(again_in * 1000) if self._goes_on else None
         began_at = since if known is None else known.began_at
         outage = Outage(kind=kind, began_at=began_at, since=since, answer=answer, next_try_at=next_try_at)
         with self._workspace.database.write() as connection:

@@ -119,7 +119,7 @@ class Settler:
         if not accepted:
             return []
         try:
-            now_ms = self._workspace.seams.now_ms()
+            now_ms = self._workspace.clock.now_ms()
             with self._workspace.database.write() as connection:
                 lost = batches.settle(connection, accepted, now_ms=now_ms)
                 generations.advance(connection, now_ms)
@@ -129,7 +129,7 @@ class Settler:
         self._warned = False
         gone = {batch.id for batch in lost}
         self.events += sum(batch.size for batch, _ in accepted if batch.id not in gone)
-        self._workspace.seams.reach("deliver.settled")
+        self._workspace.reach("deliver.settled")
         return lost
 
     def _reopen(self) -> bool:
@@ -139,7 +139,7 @@ class Settler:
             return True
         try:
             with self._workspace.database.write() as connection:
-                batches.reopen(connection, lost, now_ms=self._workspace.seams.now_ms())
+                batches.reopen(connection, lost, now_ms=self._workspace.clock.now_ms())
         except (sa.exc.SQLAlchemyError, MarkUnusable) as error:
             self._failed(error)
             return False

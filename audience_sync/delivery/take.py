@@ -197,18 +197,18 @@ class Taker:
             if not page.is_progress and not self._events_first and self._forwarded is not None:
                 page = self._forwarded.next(connection, taking.held[True], limit)
             if page.is_progress:
-                generations.advance(connection, workspace.seams.now_ms())
+                generations.advance(connection, workspace.clock.now_ms())
             added = batches.add(
                 connection,
                 page.batches,
                 holder=workspace.holder.name,
                 claim_until=self._claims.end(connection),
-                now_ms=workspace.seams.now_ms(),
+                now_ms=workspace.clock.now_ms(),
                 exits=page.exits,
             )
         if added:
             backup_mark.require_kept(workspace.database)
-            workspace.seams.reach("deliver.taken")
+            workspace.reach("deliver.taken")
         return Taken(added, page.is_progress)
 
     def _next_changes(self, connection: Connection, taking: Taking, limit: int) -> _Page:
@@ -244,7 +244,7 @@ class Taker:
     def _made(self, changes: OpenChanges, *, more: bool) -> _Made | None:
         """Return what is made of the first of some changes; None if `more` of them are needed to fill a batch."""
         renderer, size = self._batching.renderer, self._batching.batch_size
-        at = iso(self._workspace.seams.clock())
+        at = iso(self._workspace.clock.now())
         alike = self._alike(changes.part(0, len(changes) - (len(changes) % size if more else 0)), at=at)
         if alike:
             return _Made(alike, [], sum(contents.size for contents in alike))
@@ -286,7 +286,7 @@ class Taker:
 
     def _in_time(self, items: Iterable[P]) -> Iterator[P]:
         """Yield items until making and using them has taken `LONGEST_BUILD`, at least one."""
-        monotonic = self._workspace.seams.monotonic
+        monotonic = self._workspace.clock.monotonic
         began = monotonic()
         for item in items:
             yield item
@@ -299,7 +299,7 @@ class Taker:
 
     def _events(self, connection: Connection, after: str, held: Set[str], limit: int) -> _Page:
         """Take a page of forwarded events: of a profile as many as fit into one batch, so none overtakes another."""
-        batching, now_ms = self._batching, self._workspace.seams.now_ms()
+        batching, now_ms = self._batching, self._workspace.clock.now_ms()
         rows, last = events.page(connection, after=after, limit=limit, held=held)
         renderer, size = batching.renderer, batching.batch_size
 

@@ -90,7 +90,7 @@ class WorkerGroup:
         """
         (event,) = batch.events
         with self._lock, self.workspace.database.write() as connection:
-            now_ms = self.workspace.seams.now_ms()
+            now_ms = self.workspace.clock.now_ms()
             batches.refuse(connection, batch, reason, now_ms=now_ms)
             generations.advance(connection, now_ms)
             self.moves += 1
@@ -152,7 +152,7 @@ class Worker(threading.Thread):
             self._again(held, after=DATABASE_RETRY)
 
     def _may_post(self, held: Held) -> bool:
-        group, seams = self._group, self._group.workspace.seams
+        group, clock = self._group, self._group.workspace.clock
         if held.batch.origin is not None:
             with group.workspace.database.read() as connection:
                 if batches.is_behind(connection, held.batch):
@@ -161,19 +161,19 @@ class Worker(threading.Thread):
         if not group.limiter.wait(group.stop):
             self._again(held, after=0.0)
             return False
-        if held.until - seams.monotonic() <= group.timeout.total_seconds():
+        if held.until - clock.monotonic() <= group.timeout.total_seconds():
             group.limiter.let_go()
             self._again(held, after=IDLE)  # an answer might come when somebody else has the batch
             return False
         return True
 
     def _again(self, held: Held, *, after: float) -> None:
-        self._group.pool.put_back(held, held.batch, due=self._group.workspace.seams.monotonic() + after)
+        self._group.pool.put_back(held, held.batch, due=self._group.workspace.clock.monotonic() + after)
 
     def _post(self, held: Held) -> None:
         group, batch = self._group, held.batch
         outcome = self._client.send(batch.contents.bodies)
-        group.workspace.seams.reach("deliver.posted")
+        group.workspace.reach("deliver.posted")
         try:
             self._settle(held, outcome)
         except LeaseLost:
@@ -220,19 +220,19 @@ class Worker(threading.Thread):
 
     def _later(self, held: Held, outcome: RetryLater) -> None:
         """Wait, or cut a batch in two that fails while others pass."""
-        group, batch, seams = self._group, held.batch, self._group.workspace.seams
+        group, batch, clock = self._group, held.batch, self._group.workspace.clock
         if held.accepted_before is None:
             held.accepted_before = group.accepted
         group.limiter.failed(batch.id, asked=outcome.retry_after, throttled=outcome.status == 429)
         if batch.tries >= TRIES_BEFORE_HALVING and batch.size > 1 and self._is_to_blame(held, outcome):
             self._cut(held, halves(batch.events))
             return
-        wait = backoff(batch.tries + 1, jitter=seams.jitter(), longest=group.max_backoff, asked=outcome.retry_after)
-        due = seams.monotonic() + wait.total_seconds()
-        not_before = seams.now_ms() + int(wait.total_seconds() * 1000)  # for the next holder
+        wait = backoff(batch.tries + 1, jitter=clock.jitter(), longest=group.max_backoff, asked=outcome.retry_after)
+        due = clock.monotonic() + wait.total_seconds()
+        not_before = clock.now_ms() + int(wait.total_seconds() * 1000)  # for the next holder
         with group.workspace.database.write() as connection:
             postponed = batches.postpone(connection, batch, not_before=not_before, error=outcome.reason)
-            generations.advance(connection, seams.now_ms())
+            generations.advance(connection, clock.now_ms())
         group.pool.put_back(held, postponed, due=due)
         if group.accepted > held.accepted_before:
             group.reachability.accepted()  # it is this batch, and not the destination
@@ -268,20 +268,20 @@ class Worker(threading.Thread):
         with self._group.workspace.database.write() as connection:
             parts = self._apart(connection, event)
             if not parts:  # each has a newer value, or no mapping makes an event of it any more
-                batches.refuse(connection, held.batch, reason, now_ms=self._group.workspace.seams.now_ms())
+                batches.refuse(connection, held.batch, reason, now_ms=self._group.workspace.clock.now_ms())
             else:
                 left = {(c.audience_id, c.generation) for part in parts for c in part.carried}
                 gone = [c for c in event.carried if (c.audience_id, c.generation) not in left]
                 made = self._put(connection, held, [[part] for part in parts])
                 outbox.put_back_dead(connection, event._replace(carried=tuple(gone)), reason)
-            generations.advance(connection, self._group.workspace.seams.now_ms())
+            generations.advance(connection, self._group.workspace.clock.now_ms())
         self._replace(held, made)
 
     def _apart(self, connection: Connection, event: RenderedEvent) -> list[RenderedEvent]:
         """Return the events of each change that has no newer value."""
         group = self._group
         renderer = group.batching.renderer
-        at = iso(group.workspace.seams.clock())
+        at = iso(group.workspace.clock.now())
         newer = outbox.newer(connection, event)
         computations = audiences.computations(connection)
         found = []
@@ -308,7 +308,7 @@ class Worker(threading.Thread):
         """Put several batches in the place of one, in one commit."""
         with self._group.workspace.database.write() as connection:
             made = self._put(connection, held, parts)
-            generations.advance(connection, self._group.workspace.seams.now_ms())
+            generations.advance(connection, self._group.workspace.clock.now_ms())
         self._replace(held, made)
 
     def _put(self, connection: Connection, held: Held, parts: Sequence[Sequence[RenderedEvent]]) -> list[batches.Batch]:
@@ -319,7 +319,7 @@ class Worker(threading.Thread):
             parts,
             holder=workspace.holder.name,
             claim_until=self._group.claims.end(connection),
-            now_ms=workspace.seams.now_ms(),
+            now_ms=workspace.clock.now_ms(),
         )
 
     def _replace(self, held: Held, made: Sequence[batches.Batch]) -> None:
@@ -327,5 +327,5 @@ class Worker(threading.Thread):
         group = self._group
         group.pool.remove(held)
         backup_mark.require_kept(group.workspace.database)
-        group.workspace.seams.reach("deliver.cut")
+        group.workspace.reach("deliver.cut")
         group.pool.add(made, until=held.until, accepted_before=held.accepted_before)

@@ -18,7 +18,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.errors import ConfigError
@@ -115,7 +115,7 @@ _SCHEMA: Final = _COMMON + entities.about(_ENTITY, "user") + entities.about(_ENT
 MEMORY: Final = timedelta(hours=24)
 """How long an idempotency key is remembered."""
 
-_REAL: Final = Seams()
+_REAL: Final = Clock()
 
 Row: TypeAlias = tuple[Any, ...]
 """What SQLite returns: of each column its own type."""
@@ -184,9 +184,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 class Ledger:
     """The file at `path`, made if it is missing; raises `ConfigError` when it is no such file."""
 
-    def __init__(self, path: Path, *, environment_id: str = "env_sandbox", seams: Seams = _REAL) -> None:
+    def __init__(self, path: Path, *, environment_id: str = "env_sandbox", clock: Clock = _REAL) -> None:
         self._environment_id = environment_id
-        self._clock = seams.clock
+        self._clock = clock.now
         self._lock = threading.Lock()
         try:
             self._connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox.capture import CAPTURE_PATHS, AcceptedKeys, capture, count
 from audience_sync.sandbox.http_server import LoopbackServer, Request, Response, error_response, json_response
@@ -29,7 +29,7 @@ DEVELOPMENT_KEY: Final = "sch_dev_sandbox"
 OWN_PATHS: Final = "/sandbox/"
 """The beginning of the paths of the sandbox itself: they need no key and are not recorded."""
 
-_REAL: Final = Seams()
+_REAL: Final = Clock()
 _POLL = 0.02  # seconds until the listening thread notices that it should end
 _GRACE = 0.5  # seconds for requests under way when the sandbox closes
 
@@ -62,9 +62,9 @@ class Sandbox:
         api_keys: Sequence[str] = (DEVELOPMENT_KEY,),
         settings: SandboxSettings = _DEFAULTS,
         failures: SimulatedFailures = NO_FAILURES,
-        seams: Seams = _REAL,
+        clock: Clock = _REAL,
     ) -> None:
-        self.ledger = Ledger(path, environment_id=settings.environment_id, seams=seams)
+        self.ledger = Ledger(path, environment_id=settings.environment_id, clock=clock)
         self.keys = AcceptedKeys(api_keys)
         self._settings = settings
         self._failures = failures

@@ -13,11 +13,11 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext, make_url
 
-from audience_sync.clock import pass_by
 from audience_sync.database_error import explain, first_line, shown
 from audience_sync.errors import AudienceSyncError, SchemaOlder, SchemaOutOfDate
 from audience_sync.extras import EXTRAS, install_command, missing
 from audience_sync.folders import require_folder
+from audience_sync.kill_points import pass_by
 from audience_sync.tuning import DEFAULT_TUNING, Tuning
 
 WRITE_OPTION = "audience_sync_write"
@@ -36,7 +36,7 @@ class Database:
 
     def __init__(self, engine: Engine, *, reach: Callable[[str], None] = pass_by) -> None:
         self.engine = engine
-        self._reach = reach  # a named point: see `clock`
+        self._reach = reach  # called at named points: see `kill_points`
         self._writer = threading.Lock()  # of SQLite: its own queue is to ask again and again, ever more seldom
 
     @property

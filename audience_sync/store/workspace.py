@@ -8,7 +8,7 @@ given back at the end.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,7 +17,8 @@ from typing import Self
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
+from audience_sync.kill_points import pass_by
 from audience_sync.store import batches, generations, leases
 from audience_sync.store.database import Database
 from audience_sync.store.holders import Holder
@@ -31,7 +32,8 @@ class Workspace:
 
     database: Database
     holder: Holder
-    seams: Seams
+    clock: Clock
+    reach: Callable[[str], None] = pass_by  # called at named points: see `kill_points`
 
     @property
     def tuning(self) -> Tuning:
@@ -71,7 +73,7 @@ class Workspace:
 
     def now_ms(self, connection: Connection) -> int:
         """Return the time that leases go by, in milliseconds; see `leases.clock_ms`."""
-        return leases.clock_ms(connection, self.seams.steady_ms())
+        return leases.clock_ms(connection, self.clock.steady_ms())
 
 
 class HeldLease:
@@ -88,7 +90,7 @@ class HeldLease:
     def assert_held(self, connection: Connection) -> None:
         """Refuse to commit if another holder took over (`store.leases`), and advance the mark (`store.backup_mark`)."""
         leases.assert_held(connection, self.lease)
-        generations.advance(connection, self._workspace.seams.now_ms())
+        generations.advance(connection, self._workspace.clock.now_ms())
 
     def close(self) -> None:
         """Stop renewing, and give the lease back; where the database is away, it runs out by itself."""

@@ -45,10 +45,10 @@ def approve(workspace: Workspace, run_id: int) -> RunRow:
                 )
             if audience.state == "retired":
                 raise ApprovalRefused(f"audience {audience.key!r} is retired")
-            now = workspace.seams.now_ms()
+            now = workspace.clock.now_ms()
             runs.approve(connection, run_id, generation=generations.next_generation(connection, now), now_ms=now)
             run = runs.get(connection, run_id)
-        workspace.seams.reach("approve.decided")
+        workspace.reach("approve.decided")
         return apply_plan(workspace, lease, run)
 
 

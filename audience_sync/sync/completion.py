@@ -25,7 +25,7 @@ def fail(workspace: Workspace, run_id: int, *, reason: str) -> None:
         run = runs.get(connection, run_id)
         if run.state is RunState.RUNNING:
             memberships.unstage(connection, run)
-            runs.finish(connection, run_id, RunState.FAILED, now_ms=workspace.seams.now_ms(), reason=reason)
+            runs.finish(connection, run_id, RunState.FAILED, now_ms=workspace.clock.now_ms(), reason=reason)
 
 
 def supersede(connection: Connection, newer: RunRow, state: RunState, *, now_ms: int) -> None:
@@ -43,7 +43,7 @@ def apply_plan(
 
     What `check_stop` raises between two commits leaves the rest to whoever comes next.
     """
-    seams = workspace.seams
+    clock = workspace.clock
     while True:
         check_stop()
         with workspace.database.write() as connection:
@@ -52,17 +52,17 @@ def apply_plan(
             if upto is None:
                 break
             memberships.apply_staged(connection, run, upto=upto)
-        seams.reach("apply.committed")
+        workspace.reach("apply.committed")
     after: str | None = _resend(workspace, lease, run) if run.kind is RunKind.RESYNC else None
     with workspace.database.write() as connection:
         lease.assert_held(connection)
         if after is not None:
             _resend_page(connection, run, after)
         if run.partial:
-            runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=seams.now_ms())
+            runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=clock.now_ms())
         else:
             memberships.trust_digest(connection, run)
-            runs.complete(connection, run, now_ms=seams.now_ms())
+            runs.complete(connection, run, now_ms=clock.now_ms())
         return runs.get(connection, run.id)
 
 
@@ -73,12 +73,12 @@ def take_out_members(workspace: Workspace, lease: HeldLease, run: RunRow) -> Run
             lease.assert_held(connection)
             members = memberships.first(connection, run.audience_id, at_most=workspace.tuning.changes_per_commit)
             if not members:
-                runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=workspace.seams.now_ms())
+                runs.finish(connection, run.id, RunState.SUCCEEDED, now_ms=workspace.clock.now_ms())
                 return runs.get(connection, run.id)
             memberships.apply(connection, run, [Change(ChangeKind.EXITED, *member) for member in members])
             exited = runs.get(connection, run.id).counts.exited + len(members)
             runs.set_counts(connection, run.id, Counts(exited=exited))
-        workspace.seams.reach("retract.committed")
+        workspace.reach("retract.committed")
 
 
 def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> str:
@@ -96,7 +96,7 @@ def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> str:
                 return after
             _resend_page(connection, run, after, upto)
         after = upto
-        workspace.seams.reach("resync.committed")
+        workspace.reach("resync.committed")
 
 
 def _resend_page(connection: Connection, run: RunRow, after: str, upto: str | None = None) -> None:

@@ -69,7 +69,7 @@ def plan(
             audiences.require_not_retired(audience)
         waiting = runs.in_state(connection, audience.id, RunState.BLOCKED) if audience else []
         held = _planned_hold(connection, job, planned or {})
-    as_of = job.as_of or job.at_least or workspace.seams.clock().astimezone(UTC)
+    as_of = job.as_of or job.at_least or workspace.clock.now().astimezone(UTC)
     made = Plan(
         audience_key=job.audience.key,
         computation=job.audience.computation,

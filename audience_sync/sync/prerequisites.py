@@ -155,7 +155,7 @@ def make_round(
     if as_of is None:
         applied = [rows[one.key].applied_as_of or 0 for one in members if one.key in rows]
         latest = max(applied, default=0)
-        as_of = max(workspace.seams.clock().astimezone(UTC), from_ms(latest))
+        as_of = max(workspace.clock.now().astimezone(UTC), from_ms(latest))
     return Round(tuple(members), keys, as_of)
 
 

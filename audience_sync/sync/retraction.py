@@ -24,7 +24,7 @@ def retract(workspace: Workspace, key: str) -> RunRow:
     with holding(workspace, audience) as lease:
         finish_dead_runs(workspace, lease, audience)
         run = _start(workspace, lease, audience.id)
-        workspace.seams.reach("retract.decided")
+        workspace.reach("retract.decided")
         return take_out_members(workspace, lease, run)
 
 
@@ -33,7 +33,7 @@ def _start(workspace: Workspace, lease: HeldLease, audience_id: int) -> RunRow:
     with workspace.database.write() as connection:
         lease.assert_held(connection)
         audience = audiences.by_id(connection, audience_id)
-        now = workspace.seams.now_ms()
+        now = workspace.clock.now_ms()
         run = runs.start(
             connection,
             NewRun(

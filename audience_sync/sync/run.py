@@ -79,7 +79,7 @@ class ChangeWriter:
             state = RunState.BLOCKED if refusals else RunState.APPLYING
             runs.set_state(connection, self.run.id, state, reason="; ".join(refusals) or self.run.reason)
             run = runs.get(connection, self.run.id)
-        self.workspace.seams.reach("sync.decided")
+        self.workspace.reach("sync.decided")
         if refusals:
             return run
         return apply_plan(self.workspace, self.lease, run, check_stop=self.job.check_stop)
@@ -116,7 +116,7 @@ class ChangeWriter:
                 self._keep_wrapping(connection, difference)
                 put(connection, self.run, some)
                 self._note(connection, replace(self.counts, **{kind.value: done[kind] for kind in ChangeKind}))
-            self.workspace.seams.reach(reached)
+            self.workspace.reach(reached)
         self.counts = replace(self.counts + difference.counts, **{kind.value: done[kind] for kind in ChangeKind})
 
     def _keep_wrapping(self, connection: Connection, difference: Difference) -> None:
@@ -152,7 +152,7 @@ class ChangeWriter:
             self.run = runs.set_whole(connection, self.run.id)
         if not self.run.partial:
             self._keep_digest(connection, found, difference)
-        supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.seams.now_ms())
+        supersede(connection, self.run, RunState.BLOCKED, now_ms=self.workspace.clock.now_ms())
 
 
 def _chunks(pages: Iterable[Sequence[T]], *, rows: int, limit: int | None) -> Iterator[list[T]]:
@@ -225,7 +225,7 @@ def sync_under(workspace: Workspace, lease: HeldLease, job: Job, audience: Audie
     run, hold = _start(workspace, lease, job, audience)
     if hold is not None:
         return RunReport(run, job.audience.key, audience.members, Counter(), hold.obstacle)
-    workspace.seams.reach("sync.started")
+    workspace.reach("sync.started")
     try:
         return _execute(workspace, lease, job, run)
     except LeaseLost:
@@ -255,7 +255,7 @@ def _register(workspace: Workspace, job: Job) -> AudienceRow:
             connection,
             key=job.audience.key,
             name=job.audience.name,
-            now_ms=workspace.seams.now_ms(),
+            now_ms=workspace.clock.now_ms(),
             computation=job.audience.computation,
         )
         users = [one.key for one in job.settings.audiences if uses_any(job.settings, one, {job.audience.key})]
@@ -273,8 +273,8 @@ def _require_active(audience: AudienceRow) -> None:
 
 def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceRow) -> tuple[RunRow, Hold | None]:
     """Begin a run, or hold it and return why."""
-    seams = workspace.seams
-    now = seams.now_ms()
+    clock = workspace.clock
+    now = clock.now_ms()
     with workspace.database.write() as connection:
         lease.assert_held(connection)
         audience = audiences.by_id(connection, audience.id)  # as dead runs, or others before us, left it
@@ -349,7 +349,7 @@ def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> R
         known=known,
         tuning=workspace.tuning,
     ) as found:
-        workspace.seams.reach("sync.read")
+        workspace.reach("sync.read")
         counts = Counts(read=found.rows, rejected=found.rejections.rows)
         writer = ChangeWriter(workspace, lease, job, run, found.rejections, counts)
         if run.kind is RunKind.INITIAL:

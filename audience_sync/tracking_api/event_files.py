@@ -294,7 +294,7 @@ def forward(workspace: Workspace, forwarding: Forwarding) -> Tally:
     Ends with the file, where it cannot be read any further, or when told to stop.
     """
     tally = Tally()
-    clock = workspace.seams.monotonic
+    clock = workspace.clock.monotonic
     waiting, ends_at, not_before = 0, 0.0, 0.0  # events of the window; when it ends; when to deliver again
     with closing(_FileReader(forwarding.file)) as reader:
         while not forwarding.stop.is_set() and (piece := reader.next()) is not None:
@@ -321,8 +321,8 @@ def _take(workspace: Workspace, arrivals: Sequence[Arrival]) -> int:
     if not arrivals:
         return 0
     with workspace.database.write() as connection:
-        taken = events.take(connection, arrivals, now_ms=workspace.seams.now_ms())
-    workspace.seams.reach("forward.taken")
+        taken = events.take(connection, arrivals, now_ms=workspace.clock.now_ms())
+    workspace.reach("forward.taken")
     return taken
 
 

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
 from audience_sync.tracking_api.intake import Taken
 from audience_sync.tracking_api.requests import (
@@ -159,13 +159,13 @@ class Api:
         keys: Sequence[bytes],
         *,
         limits: Limits,
-        seams: Seams,
+        clock: Clock,
     ) -> None:
         self._submit = submit
         self._keys = keys
         self._limits = limits
-        self._clock = seams.clock
-        self._complaints = Complaints(seams.monotonic)
+        self._clock = clock.now
+        self._complaints = Complaints(clock.monotonic)
         self._held = 0  # bytes of bodies
         # One thread for long bodies: more would only share the same interpreter, and hold more of them unpacked.
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="ingest-reader")

@@ -138,13 +138,13 @@ class Intake:
         refused = [event for waiting in group for event in waiting.refused]
         if not arrivals and not refused:
             return
-        now_ms = self._workspace.seams.now_ms()
+        now_ms = self._workspace.clock.now_ms()
         with self._workspace.database.write(wait=self._wait) as connection:
             if arrivals:
                 events.take(connection, arrivals, now_ms=now_ms)
             events.count_refused(connection, refused, now_ms=now_ms)
-            self._workspace.seams.reach("ingest.taken")
-        self._workspace.seams.reach("ingest.committed")
+            self._workspace.reach("ingest.taken")
+        self._workspace.reach("ingest.committed")
 
     def _accept(self, group: Sequence[_Waiting]) -> None:
         if self._failing and any(waiting.arrivals for waiting in group):

@@ -152,7 +152,7 @@ class Server:
         self.address = address._replace(port=sockets[0].getsockname()[1])
         self._intake = Intake(workspace, wait=limits.wait)
         secrets = [key.get_secret_value().encode() for key in keys]
-        self._api = Api(self._intake.submit, secrets, limits=limits, seams=workspace.seams)
+        self._api = Api(self._intake.submit, secrets, limits=limits, clock=workspace.clock)
         self._uvicorn = uvicorn.Server(_configuration(self._api, limits))
         self._thread = threading.Thread(target=self._uvicorn.run, args=(sockets,), name="ingest", daemon=True)
         self._thread.start()

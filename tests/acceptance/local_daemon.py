@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,9 +15,10 @@ import structlog
 from pydantic import SecretStr
 
 from audience_sync import daemon
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import load
 from audience_sync.daemon import service
+from audience_sync.kill_points import pass_by
 from audience_sync.store import holders
 from audience_sync.store.database import connect
 from audience_sync.store.workspace import Workspace
@@ -43,7 +44,7 @@ class LocalDaemon:
 
 @contextmanager
 def local_daemon(
-    place: Place, *, seams: Seams | None = None, seconds: float = DEADLINE, tuning: Tuning = WATCHFUL
+    place: Place, *, reach: Callable[[str], None] = pass_by, seconds: float = DEADLINE, tuning: Tuning = WATCHFUL
 ) -> Iterator[LocalDaemon]:
     """Run the daemon of a place for a block, then stop it; it must end in order within some seconds."""
     running = LocalDaemon()
@@ -56,7 +57,7 @@ def local_daemon(
                 closing(connect(place.database_url, tuning=tuning)) as database,
                 closing(holders.enter(database)) as holder,
             ):
-                workspace = Workspace(database=database, holder=holder, seams=seams or Seams())
+                workspace = Workspace(database=database, holder=holder, clock=Clock(), reach=reach)
                 daemon.run(workspace, settings, SecretStr(place.key), stop=stop)
         except BaseException as error:  # noqa: BLE001 - asserted below
             running._failures.append(error)

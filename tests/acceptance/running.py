@@ -17,9 +17,11 @@ import pytest
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from audience_sync.clock import KILL_VARIABLE, Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Settings, load
 from audience_sync.delivery import DeliveryOptions, deliver
+from audience_sync.delivery import Delivery, deliver
+from audience_sync.kill_points import KILL_VARIABLE
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import holders, schema
 from audience_sync.store.database import Database, connect
@@ -170,7 +172,7 @@ class Place:
         """Be a holder of leases on the membership database, as a living process that the command meets."""
         with closing(holders.enter(self.database)) as holder:
             database = tuned_database(self.database, **tuning)
-            yield Workspace(database=database, holder=holder, seams=Seams())
+            yield Workspace(database=database, holder=holder, clock=Clock())
 
     def rows(self, query: str, **parameters: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query on the membership database."""

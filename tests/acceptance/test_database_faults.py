@@ -23,9 +23,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from audience_sync.cli import deliver_commands
+from audience_sync import kill_points
 from audience_sync.cli.main import _run as run_command
-from audience_sync.clock import Seams
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError, SourceError
 from audience_sync.sandbox.http_server import Request, Response
@@ -426,8 +425,8 @@ def administer(database: Database, statement: str) -> None:
         connection.exec_driver_sql(statement)
 
 
-def restarting(server: Server, *points: str) -> Seams:
-    """Return the real world, in which the server is restarted when each of these points is first reached."""
+def restarting(server: Server, *points: str) -> Callable[[str], None]:
+    """Return what restarts the server when each of these points is first reached."""
     waiting = set(points)
     lock = threading.Lock()
 
@@ -438,7 +437,7 @@ def restarting(server: Server, *points: str) -> Seams:
             if due:
                 server.restart()
 
-    return Seams(reach=reach)
+    return reach
 
 
 @pytest.mark.slow
@@ -455,9 +454,9 @@ def test_a_sync_during_which_postgres_restarts(
     on_postgres.shop.set_orders(MOST.items())
     capsys.readouterr()
     before = server.restarts
-    seams = restarting(server, point)
+    reach = restarting(server, point)
     with monkeypatch.context() as patched:
-        patched.setattr(deliver_commands, "seams", lambda: seams)
+        patched.setattr(kill_points, "killer", lambda _environ: reach)
         code = run_here(patched, on_postgres, "sync")
     said = capsys.readouterr().err
 
@@ -478,7 +477,7 @@ def test_the_daemon_outlives_restarts_of_postgres(on_postgres: Place, server: Se
     often(place)
     points = ["sync.read", "sync.staged", "deliver.posted", "deliver.settled"]
     before = server.restarts
-    with local_daemon(place, seams=restarting(server, *points)):
+    with local_daemon(place, reach=restarting(server, *points)):
 
         def told(now: Customers) -> bool:
             with suppress(sa.exc.OperationalError):

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.cli import main, operate_commands
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation, RunState
 from audience_sync.destinations.open_changes import OpenChange
@@ -88,7 +88,7 @@ class Desk:
         with self.workspace.database.write() as connection:
             for profile in profiles:
                 mine = open_changes(connection, profile)  # it locks rows: not in another transaction
-                now = self.workspace.seams.now_ms()
+                now = self.workspace.clock.now_ms()
                 batch = take_batch(connection, make_event(*mine, sent_at=self.clock()), now_ms=now)
                 batches.settle(connection, [(batch, 200)], now_ms=now)
 
@@ -97,7 +97,7 @@ class Desk:
         events = [
             make_event(change, sent_at=self.clock()) for change in self.open_changes() if change.profile_key in profiles
         ]
-        now = self.workspace.seams.now_ms()
+        now = self.workspace.clock.now_ms()
         with self.workspace.database.write() as connection:
             batch = take_batch(connection, *events, now_ms=now, holder="")
             batches.postpone(connection, batch, not_before=now + 1000, error=error)
@@ -224,7 +224,7 @@ def test_status_says_who_is_at_work(desk: Desk) -> None:
     desk.sync("u1")
     before = datetime.now(UTC)
     with desk.workspace.database.write() as connection:
-        now = Seams().steady_ms() if desk.workspace.database.is_sqlite else desk.workspace.now_ms(connection)
+        now = Clock().steady_ms() if desk.workspace.database.is_sqlite else desk.workspace.now_ms(connection)
         leases.acquire(
             connection,
             [audiences.by_key(connection, AUDIENCE_KEY).id],
@@ -357,7 +357,7 @@ def test_as_of_refuses_what_it_cannot_know(desk: Desk) -> None:
     desk.sync("u1", "u2")
     early = desk.command("members", AUDIENCE_KEY, "--as-of", "2026-03-31T11:00")
     known = desk.command("members", AUDIENCE_KEY, "--as-of", "2026-03-31T13:00", "--format", "json")
-    erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=desk.workspace.seams.now_ms())
+    erasure.purge(desk.workspace.database, desk.settings.retention, now_ms=desk.workspace.clock.now_ms())
 
     purged = desk.command("members", AUDIENCE_KEY, "--as-of", "2026-03-31T13:00")
     now = desk.command("members", AUDIENCE_KEY, "--as-of", desk.clock().isoformat(), "--format", "json")
@@ -546,7 +546,7 @@ def test_forget_waits_for_nobody_who_works_on_the_user(desk: Desk, monkeypatch: 
     future = Workspace(
         database=desk.workspace.database,
         holder=desk.workspace.holder,
-        seams=type(desk.workspace.seams)(),
+        clock=type(desk.workspace.clock)(),
     )
     held = future.hold([audience.id], seconds=60)
     assert held is not None
@@ -567,7 +567,7 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk) -> None:
     desk.clock.advance(500 * DAY)
     desk.sync(*[f"u{n}" for n in range(45)], None)
     desk.deliver("u49")
-    now = desk.workspace.seams.now_ms()
+    now = desk.workspace.clock.now_ms()
 
     purged = erasure.purge(database, desk.settings.retention, now_ms=now)
 
@@ -597,7 +597,7 @@ def test_purge_gives_space_back(desk: Desk) -> None:
     before = path.stat().st_size if database.is_sqlite else 1
 
     desk.clock.advance(500 * DAY)
-    purged = erasure.purge(database, desk.settings.retention, now_ms=desk.workspace.seams.now_ms())
+    purged = erasure.purge(database, desk.settings.retention, now_ms=desk.workspace.clock.now_ms())
 
     assert purged["changes"] == 6000
     assert (path.stat().st_size if database.is_sqlite else 0) < before

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.core.keys import shard_of
 from audience_sync.store import erasure, leases
 from tests.acceptance.running import KILLED, Place, assert_settled, customers, open_place
@@ -102,7 +102,7 @@ def test_forgetting_killed(place: Place, dice: random.Random, point: str) -> Non
 def hold_batches(place: Place, *, seconds: int) -> None:
     """Have another host claim what is open, for some seconds."""
     with place.database.write() as connection:
-        until = leases.clock_ms(connection, Seams().steady_ms()) + 1000 * seconds
+        until = leases.clock_ms(connection, Clock().steady_ms()) + 1000 * seconds
         connection.execute(
             sa.text("UPDATE batches SET holder = 'elsewhere:1:x', claim_until = :until WHERE status = 'open'"),
             {"until": until},

@@ -20,6 +20,8 @@ import pytest
 
 from audience_sync.clock import Seams
 from audience_sync.delivery import KnownDestination
+from audience_sync.clock import Clock
+from audience_sync.delivery import Acquaintance
 from audience_sync.delivery.delivery_loop import BATCHES_OPEN
 from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.store.database import Database
@@ -163,7 +165,7 @@ def outage(tmp_path: Path, database: Database) -> Iterator[Outage]:
         open_sending(tmp_path, database, sandbox, audiences=("gold", "silver")) as opened,
         watched.watching(sandbox),
     ):
-        opened.workspace = replace(opened.workspace, seams=Seams(clock=clock, jitter=lambda: 0.99))
+        opened.workspace = replace(opened.workspace, clock=Clock(now=clock, jitter=lambda: 0.99))
         limits = {"batch_size": BATCH_SIZE, "concurrency": WORKERS, "max_requests_per_second": RATE}
         sending = opened.with_settings(delivery={**limits, "max_backoff": timedelta(seconds=0.1)})
         sending.sync(gold=EVERYBODY, silver=EVERYBODY)

@@ -24,7 +24,7 @@ from audience_sync.checks.check_permissions import holds_secret
 from audience_sync.cli import main, setup_commands
 from audience_sync.cli.context import MessageConsole
 from audience_sync.cli.systemd_units import Unit, quoted
-from audience_sync.clock import Seams, wall_clock
+from audience_sync.clock import Clock, wall_clock
 from audience_sync.config import Settings, load
 from audience_sync.core.model import Computation
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
@@ -477,8 +477,8 @@ def test_check_warns_of_a_wrong_clock(
     """A clock that is off by more than five minutes is found: audiences are computed with it."""
     url = configure(empty_url).schematic.api_url
     command("migrate")
-    wrong = Seams(clock=lambda: wall_clock() + timedelta(minutes=minutes))
-    monkeypatch.setattr(setup_commands, "seams", lambda: wrong)
+    wrong = Clock(now=lambda: wall_clock() + timedelta(minutes=minutes))
+    monkeypatch.setattr(setup_commands, "clock", lambda: wrong)
 
     looked = command("check", "--format", "json")
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import psycopg
 
 from audience_sync import runtime
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import load
 from audience_sync.sync import Job, duckdb_diff, sync
 
@@ -119,7 +119,7 @@ def step(folder: Path) -> dict[str, float]:
     assert url is not None
     address = url.get_secret_value().render_as_string(hide_password=False)
     floors = [iterate(folder, address, sql)]
-    with runtime.working(settings, Seams()) as workspace:
+    with runtime.working(settings, Clock()) as workspace:
         started, cpu = time.perf_counter(), time.process_time()
         run = sync(workspace, Job(settings=settings, audience=settings.audiences[0])).run
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

@@ -73,7 +73,7 @@ def test_a_yes_applies_exactly_the_plan(syncing: Syncing) -> None:
     assert syncing.query("SELECT * FROM staged") == []
     assert replayed(syncing.database) == syncing.members()
     assert syncing.audience().applied_as_of == blocked.as_of
-    assert syncing.query("SELECT approved_at FROM runs WHERE id = 2")[0][0] == syncing.workspace.seams.now_ms()
+    assert syncing.query("SELECT approved_at FROM runs WHERE id = 2")[0][0] == syncing.workspace.clock.now_ms()
 
 
 def test_after_a_yes_syncs_go_on(syncing: Syncing) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.core.keys import shard_of
 from audience_sync.errors import LeaseHeld
 from audience_sync.store import backlog, batches, leases, outbox
@@ -189,7 +189,7 @@ def test_half_sent_events_keep_what_was_accepted(older: Database) -> None:
 def test_a_database_in_use_is_not_migrated(older: Database) -> None:
     """While a process of an older version has a lease, nothing is changed, and the message names it."""
     with older.read() as connection:
-        now = leases.clock_ms(connection, Seams().steady_ms())
+        now = leases.clock_ms(connection, Clock().steady_ms())
     insert(older, "leases", kind="audience", number=1, holder="host:1:x", term=1, expires_at=now + 60_000)
     with pytest.raises(LeaseHeld, match="host:1:x is at work on this database, and nothing was migrated"):
         run_alembic(older, "up")

@@ -18,7 +18,7 @@ from apscheduler.schedulers import base
 from pydantic import SecretStr
 
 from audience_sync import daemon
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Settings
 from audience_sync.core.model import RunState
 from audience_sync.store import holders, request_times
@@ -70,7 +70,7 @@ def at_clock(sending: Sending, clock: JumpingClock) -> Sending:
     workspace = Workspace(
         database=sending.workspace.database,
         holder=sending.workspace.holder,
-        seams=Seams(clock=clock, jitter=lambda: 0.99),
+        clock=Clock(now=clock, jitter=lambda: 0.99),
     )
     return Sending(**{**vars(sending), "workspace": workspace})
 
@@ -161,10 +161,10 @@ def test_syncs_around_a_jump(sending: Sending, jumping: JumpingClock, jump: time
 def two(sending: Sending, clock: JumpingClock) -> Iterator[tuple[Workspace, Workspace]]:
     """Be two processes on one host, whose clock jumps for both."""
     with closing(holders.enter(sending.workspace.database)) as other:
-        seams = Seams(clock=clock)
+        jumping = Clock(now=clock)
         yield (
-            Workspace(database=sending.workspace.database, holder=sending.workspace.holder, seams=seams),
-            Workspace(database=sending.workspace.database, holder=other, seams=seams),
+            Workspace(database=sending.workspace.database, holder=sending.workspace.holder, clock=jumping),
+            Workspace(database=sending.workspace.database, holder=other, clock=jumping),
         )
 
 
@@ -243,7 +243,7 @@ def scheduler_clock(jumping: JumpingClock, monkeypatch: pytest.MonkeyPatch) -> N
 def due_in(sending: Sending) -> timedelta:
     """Return how long it is until the audience is due."""
     ((due_at,),) = sending.rows("SELECT next_due_at FROM audiences")
-    return datetime.fromtimestamp((due_at or 0) / 1000, UTC) - sending.workspace.seams.clock()
+    return datetime.fromtimestamp((due_at or 0) / 1000, UTC) - sending.workspace.clock.now()
 
 
 def runs_of(sending: Sending) -> int:

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
 from audience_sync import daemon
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import load, resolve_api_key
 from audience_sync.daemon import scheduler, service
 from audience_sync.errors import AudienceSyncError
@@ -114,7 +114,7 @@ def served(tmp_path: Path, database: Database, shop: Shop) -> Iterator[Served]:
         closing(holders.enter(database)) as holder,
         capture_logs() as logged,
     ):
-        workspace = Workspace(database=database, holder=holder, seams=Seams(jitter=lambda: 0.0))
+        workspace = Workspace(database=database, holder=holder, clock=Clock(jitter=lambda: 0.0))
         workspace = tuned(workspace, watch_seconds=0.05, outbox_poll_seconds=0.05)
         opened = Served(folder=tmp_path, workspace=workspace, shop=shop, sandbox=sandbox, logged=logged)
         opened.write()

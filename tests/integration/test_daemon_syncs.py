@@ -55,8 +55,7 @@ class Daemon:
 
     def __post_init__(self) -> None:
         """Begin without any audience."""
-        seams = replace(self.workspace.seams, reach=lambda point: self.reached.pop(point, _pass)())
-        self.workspace = replace(self.workspace, seams=seams)
+        self.workspace = replace(self.workspace, reach=lambda point: self.reached.pop(point, _pass)())
         self.tune()
 
     def tune(self, **changes: float) -> None:
@@ -122,7 +121,7 @@ def daemon(tmp_path: Path, workspace: Workspace, clock: FrozenClock, shop: Shop)
 def release(daemon: Daemon) -> None:
     """Have the one audience due now, as a process does that approves what it uses."""
     with daemon.workspace.database.write() as connection:
-        audiences.set_next_due(connection, 1, daemon.workspace.seams.now_ms())
+        audiences.set_next_due(connection, 1, daemon.workspace.clock.now_ms())
 
 
 def told(logged: list[Any], *events: str) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from audience_sync import runtime
 from audience_sync.checks.check_all import check
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Settings, load
 from audience_sync.database_error import explain, first_line
 from audience_sync.errors import AudienceSyncError, ConfigError
@@ -39,7 +39,7 @@ def configured(folder: Path, url: str) -> Settings:
 
 def checked(settings: Settings, environ: dict[str, str] | None = None) -> dict[tuple[str, str], tuple[str, str, int]]:
     """Return what `check` finds: state, message and exit code by check and subject."""
-    found = check(settings.path, environ or {}, Seams.real())
+    found = check(settings.path, environ or {}, Clock())
     return {(one.check, one.subject): (one.state, f"{one.message} | {one.remedy}", one.exit_code) for one in found}
 
 

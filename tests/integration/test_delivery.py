@@ -231,7 +231,7 @@ def test_rate_is_shared(sending: Sending) -> None:
 
     database = sending.workspace.database
     with closing(holders.enter(database)) as holder:
-        other = Workspace(database=database, holder=holder, seams=sending.workspace.seams)
+        other = Workspace(database=database, holder=holder, clock=sending.workspace.clock)
         threads = [threading.Thread(target=draw, args=(one,)) for one in (sending.workspace, other)]
         for thread in threads:
             thread.start()
@@ -248,7 +248,7 @@ def test_absurd_wait_is_not_believed(workspace: Workspace) -> None:
     for number in range(3):
         limiter.failed(number, asked=timedelta(days=10_000), throttled=True)
 
-    assert limiter._resume_at - workspace.seams.monotonic() == timedelta(days=1).total_seconds()
+    assert limiter._resume_at - workspace.clock.monotonic() == timedelta(days=1).total_seconds()
 
 
 # --- opening: the environment, the traits, and who is there -----------------------------------------------------------

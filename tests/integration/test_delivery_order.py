@@ -235,7 +235,7 @@ def test_a_take_that_builds_slowly(sending: Sending, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(take, "LONGEST_BUILD", 0)
     sending.sync(gold=EVERYBODY)
     reached: list[str] = []
-    slow = replace(sending.workspace, seams=replace(sending.workspace.seams, reach=reached.append))
+    slow = replace(sending.workspace, reach=reached.append)
     Sending(**{**vars(sending), "workspace": slow}).deliver()
 
     assert reached.count("deliver.taken") == len(EVERYBODY) // 100

@@ -418,7 +418,7 @@ def test_purge_keeps_dead_events_and_what_their_retry_needs(sending: Sending) ->
     sending = sending.with_settings(delivery={"batch_size": 1})
     sending.forward([track("m1", event="Twice"), track("m2"), page("p")])
     refuse(sending, '"event":"again"')
-    later = sending.workspace.seams.now_ms() + 500 * DAY_MS
+    later = sending.workspace.clock.now_ms() + 500 * DAY_MS
 
     purged = erasure.purge(sending.workspace.database, RetentionTable(), now_ms=later)
     with sending.workspace.database.write() as connection:

@@ -93,7 +93,7 @@ def test_one_round_syncs_what_is_due_in_order(daemon: Daemon, chain: Chain) -> N
     assert counted(chain) == {"spenders": 1, "quiet_spenders": 1}
     assert daemon.events("sync_finished") == [("spenders", None), ("quiet_spenders", None)]
     assert (daemon.due("spenders"), daemon.due("quiet_spenders")) == (HOUR, HOUR)
-    assert {row.as_of for row in _rows(chain)} == {chain.workspace.seams.now_ms()}
+    assert {row.as_of for row in _rows(chain)} == {chain.workspace.clock.now_ms()}
 
 
 @ON_SQLITE
@@ -205,7 +205,7 @@ def test_a_release_that_comes_while_an_audience_is_held_is_not_lost(
     monkeypatch.setattr(daemon.syncing, "_keep", approve_before)
     daemon.fire("quiet_spenders")
 
-    assert chain.row("quiet_spenders").next_due_at == chain.workspace.seams.now_ms()
+    assert chain.row("quiet_spenders").next_due_at == chain.workspace.clock.now_ms()
     daemon.syncing.follow_releases()
     assert daemon.due("quiet_spenders") == timedelta()
 
@@ -290,7 +290,7 @@ def test_a_release_counts_once(daemon: Daemon, chain: Chain) -> None:
     daemon.fire("quiet_spenders")
     with chain.database.write() as connection:
         runs.hold(connection, _held(chain))
-        runs.release(connection, chain.row("spenders").id, now_ms=chain.workspace.seams.now_ms())
+        runs.release(connection, chain.row("spenders").id, now_ms=chain.workspace.clock.now_ms())
     daemon.syncing.follow_releases()
     assert daemon.due("quiet_spenders") == timedelta()
 

@@ -92,7 +92,7 @@ def test_approving_releases_the_dependent(chain: Chain) -> None:
     chain.clock.advance(timedelta(minutes=1))
     approve(chain.workspace, 3)
 
-    assert chain.row("quiet_spenders").next_due_at == chain.workspace.seams.now_ms()
+    assert chain.row("quiet_spenders").next_due_at == chain.workspace.clock.now_ms()
     assert chain.held() == {}
     assert states(chain.sync("quiet_spenders")) == GOOD
     assert len(chain.members("quiet_spenders")) == 13
@@ -127,7 +127,7 @@ def test_as_long_as_it_is_held_there_is_one_run(chain: Chain) -> None:
     assert isinstance(first, RunRow)
     assert isinstance(again, RunRow)
     assert again == first._replace(
-        as_of=chain.workspace.seams.now_ms(),
+        as_of=chain.workspace.clock.now_ms(),
         kind=RunKind.RESYNC,
         reason="audience `spenders` is blocked (run 5); resolve it with `audience-sync approve spenders`",
     )
@@ -145,7 +145,7 @@ def test_what_the_database_did_not_know_releases_its_dependents(
     chain.configure(top=TOP)
     assert states(chain.sync("spenders")) == {"spenders": "succeeded"}
 
-    assert chain.row("quiet_spenders").next_due_at == chain.row("top").next_due_at == chain.workspace.seams.now_ms()
+    assert chain.row("quiet_spenders").next_due_at == chain.row("top").next_due_at == chain.workspace.clock.now_ms()
 
 
 @ON_SQLITE
@@ -203,7 +203,7 @@ def test_each_of_two_that_hold_an_audience_releases_it(chain: Chain) -> None:
     )
     approve(chain.workspace, blocked)
 
-    assert chain.row("top").next_due_at == chain.workspace.seams.now_ms()
+    assert chain.row("top").next_due_at == chain.workspace.clock.now_ms()
     assert states(chain.sync("top"))["top"] == "succeeded"
 
 
@@ -319,7 +319,7 @@ def test_an_audience_that_is_taken_out_of_the_file_holds_its_dependents(chain: C
     )
     chain.clock.advance(timedelta(minutes=1))
     retract(chain.workspace, "spenders")
-    assert chain.row("quiet_spenders").next_due_at == chain.workspace.seams.now_ms()
+    assert chain.row("quiet_spenders").next_due_at == chain.workspace.clock.now_ms()
     assert chain.held() == {}
     assert "has no column `spenders`" in str(chain.sync("quiet_spenders")["quiet_spenders"])
 
@@ -411,7 +411,7 @@ def test_a_chain_is_held_by_its_root(chain: Chain) -> None:
     }
     assert held_run(chain, "top").reason == chain.held()["top"]
     approve(chain.workspace, blocked)
-    now = chain.workspace.seams.now_ms()
+    now = chain.workspace.clock.now_ms()
     assert [chain.row(key).next_due_at for key in ("top", "quiet_spenders")] == [now, now]
     assert states(chain.sync("top")) == {**GOOD, "top": "succeeded"}
 
@@ -525,7 +525,7 @@ def test_an_instant_before_that_of_what_is_used_is_refused(chain: Chain) -> None
     """What is used cannot be accepted for an earlier instant any more, so a dependent is not evaluated for it."""
     chain.sync("spenders")
     chain.configure(more='[[audiences]]\nname = "new"\nquery = "trait(\'spenders\') = true"')
-    earlier = chain.workspace.seams.clock() - timedelta(days=1)
+    earlier = chain.workspace.clock.now() - timedelta(days=1)
 
     refused = chain.sync("new", as_of=earlier)["new"]
     assert "`spenders`, which `new` uses, was already synced as of " in str(refused)

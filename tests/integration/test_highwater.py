@@ -80,9 +80,8 @@ def is_refused(sending: Sending, backup: Path) -> bool:
 
 def reaching(sending: Sending, reach: Callable[[str], None]) -> Sending:
     """Return the same, with something that happens at every named point, the one behind each commit included."""
-    seams = replace(SHORTEST, reach=reach)
     database = Database(sending.workspace.database.engine, reach=reach)
-    workspace = Workspace(database=database, holder=sending.workspace.holder, seams=seams)
+    workspace = Workspace(database=database, holder=sending.workspace.holder, clock=SHORTEST, reach=reach)
     return Sending(**{**vars(sending), "workspace": workspace})
 
 

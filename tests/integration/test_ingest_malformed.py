@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Address
 from audience_sync.segment.segment_events import MOST_BYTES
 from audience_sync.store import holders
@@ -247,7 +247,7 @@ def serve(url: str, pipe: Connection) -> None:
     with (
         closing(connect(url)) as database,
         closing(holders.enter(database)) as holder,
-        serving(Workspace(database=database, holder=holder, seams=Seams()), limits=SLOW) as server,
+        serving(Workspace(database=database, holder=holder, clock=Clock()), limits=SLOW) as server,
     ):
         pipe.send(tuple(server.address))
         pipe.recv()

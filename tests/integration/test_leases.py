@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.cli.status_commands import at_work as show
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.errors import LeaseLost
 from audience_sync.store import holders, leases
 from audience_sync.store.database import Database
@@ -214,7 +214,7 @@ def another_process(database_url: str) -> Iterator[BaseProcess]:
 def test_a_dead_process_is_recognised_at_once(database: Database, database_url: str) -> None:
     """While it lives its lease is respected; when it was killed nobody waits for the hour to pass."""
     with closing(holders.enter(database)) as holder:
-        workspace = Workspace(database=database, holder=holder, seams=Seams())
+        workspace = Workspace(database=database, holder=holder, clock=Clock())
         with another_process(database_url) as process:
             assert workspace.hold([1], seconds=60) is None
             process.kill()
@@ -237,7 +237,7 @@ def test_who_only_looks_sees_who_died(database: Database, database_url: str) -> 
 
     def at_work() -> list[str]:
         with database.read() as connection:
-            return [str(one["holder"]) for one in show(database, connection, {1: "gold"}, seams=Seams())]
+            return [str(one["holder"]) for one in show(database, connection, {1: "gold"}, clock=Clock())]
 
     with another_process(database_url) as process:
         assert [name.split(":")[1] for name in at_work()] == [str(process.pid)]
@@ -269,7 +269,7 @@ def test_a_lost_connection_is_not_death(database: Database) -> None:
             with database.read() as connection:
                 connection.exec_driver_sql("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
             wait_until(lambda: two.is_dead(one.name))
-        held = Workspace(database=database, holder=one, seams=Seams()).hold([1], seconds=60)
+        held = Workspace(database=database, holder=one, clock=Clock()).hold([1], seconds=60)
         assert held is not None
         with held:
             assert not two.is_dead(one.name)
@@ -278,7 +278,7 @@ def test_a_lost_connection_is_not_death(database: Database) -> None:
 def test_a_lease_is_renewed_in_the_background(database: Database) -> None:
     """Work may take longer than its lease: that is prolonged while the process lives, and given back at the end."""
     with closing(holders.enter(database)) as holder:
-        workspace = Workspace(database=database, holder=holder, seams=Seams())
+        workspace = Workspace(database=database, holder=holder, clock=Clock())
         held = workspace.hold([1], seconds=0.6)
         assert held is not None
         with held:
@@ -294,8 +294,8 @@ def test_a_lost_lease_is_not_renewed(database: Database) -> None:
     """A holder that was taken over stops prolonging, its time runs out, and its commits are refused."""
     clock = FrozenClock()
     with closing(holders.enter(database)) as holder:
-        seams = Seams(clock=clock, monotonic=clock.monotonic)
-        held = Workspace(database=database, holder=holder, seams=seams).hold([1], seconds=0.3)
+        frozen = Clock(now=clock, monotonic=clock.monotonic)
+        held = Workspace(database=database, holder=holder, clock=frozen).hold([1], seconds=0.3)
         assert held is not None
         with held:
             clock.advance(timedelta(seconds=5))
@@ -314,10 +314,10 @@ def test_hosts_whose_clocks_differ_agree(database: Database) -> None:
     clock = FrozenClock()
     clock.now += timedelta(days=400)
     with closing(holders.enter(database)) as one, closing(holders.enter(database)) as two:
-        held = Workspace(database=database, holder=one, seams=Seams()).hold([1], seconds=60)
+        held = Workspace(database=database, holder=one, clock=Clock()).hold([1], seconds=60)
         assert held is not None
         with held:
-            ahead = Workspace(database=database, holder=two, seams=Seams(clock=clock))
+            ahead = Workspace(database=database, holder=two, clock=Clock(now=clock))
 
             assert ahead.hold([1], seconds=60) is None
 
@@ -342,7 +342,7 @@ def test_a_process_frozen_in_a_commit_is_not_waited_for(database: Database) -> N
 def test_what_the_dead_held_is_cleared_away(database: Database, database_url: str) -> None:
     """A killed process is not shown at work any more, once somebody has looked."""
     with closing(holders.enter(database)) as holder:
-        workspace = Workspace(database=database, holder=holder, seams=Seams())
+        workspace = Workspace(database=database, holder=holder, clock=Clock())
         with another_process(database_url) as process:
             workspace.release_dead_holders()
             assert len(in_force(database, 0)) == 1

@@ -46,7 +46,7 @@ def printed(
         planned=settings.audiences,
         format=form,
         samples=samples,
-        now=workspace.seams.clock(),
+        now=workspace.clock.now(),
     )
     for audience in settings.audiences:
         job = Job(settings=settings, audience=audience)
@@ -168,7 +168,7 @@ def test_an_audience_that_cannot_be_planned(sending: Sending, capsys: pytest.Cap
         planned=sending.settings.audiences,
         format=Format.JSON,
         samples=0,
-        now=sending.workspace.seams.clock(),
+        now=sending.workspace.clock.now(),
     )
     sheet.fail(gold, SourceError("source shop: no such table: orders"))
     sheet.close()

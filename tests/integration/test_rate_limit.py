@@ -157,7 +157,7 @@ def test_an_outage_that_begins_while_somebody_waits_for_a_moment(
 
     def begin(wait: Callable[[], float] = sender.limiter._delay) -> float:
         if not outage_began:
-            outage_began.append(sender.limiter._workspace.seams.monotonic())
+            outage_began.append(sender.limiter._workspace.clock.monotonic())
             sender.fail("other", times=WORKERS)
         return wait()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.delivery import OutageChange, Reachability
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
 from audience_sync.sandbox.http_server import Request, Response
@@ -40,8 +40,8 @@ class Followed:
 
     def process(self, *, goes_on: bool = True) -> Reachability:
         """Return what a process knows that has just begun to deliver."""
-        seams = Seams(clock=self.clock, monotonic=self.clock.monotonic)
-        workspace = Workspace(database=self.workspace.database, holder=self.workspace.holder, seams=seams)
+        clock = Clock(now=self.clock, monotonic=self.clock.monotonic)
+        workspace = Workspace(database=self.workspace.database, holder=self.workspace.holder, clock=clock)
         begun = Reachability(workspace, goes_on=goes_on, report=self.reports.append)
         begun.begin()
         return begun
@@ -213,7 +213,7 @@ def sending(tmp_path: Path, database: Database) -> Iterator[Sending]:
 def destination(sending: Sending) -> dict[str, object]:
     """Return what `status` shows of Schematic."""
     with sending.workspace.database.read() as connection:
-        return status_report.destination(connection, now_ms=sending.workspace.seams.now_ms())
+        return status_report.destination(connection, now_ms=sending.workspace.clock.now_ms())
 
 
 def test_the_next_try_is_when_it_is_promised(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,7 +263,7 @@ def test_attempts_are_not_due_before_the_destination_is(sending: Sending) -> Non
     """A batch that waits for its own next try also waits for the end of an outage, and is shown so."""
     sending.sandbox.faults.set([FaultRule(status=503)])
     sending.deliver_until(sending.tried)
-    in_an_hour = sending.workspace.seams.now_ms() + 3_600_000
+    in_an_hour = sending.workspace.clock.now_ms() + 3_600_000
     with sending.workspace.database.write() as connection:
         outages.keep(connection, replace(outage(OutageKind.UNREACHABLE, 0, "HTTP 503", None), next_try_at=in_an_hour))
         waiting = backlog.waiting_batches(connection, max_backoff=timedelta(minutes=15))
@@ -287,7 +287,7 @@ def test_nothing_left_to_send_is_no_outage(sending: Sending) -> None:
 
 def test_a_time_that_has_passed_is_no_next_try(sending: Sending) -> None:
     """A daemon that was killed has left its next try behind: nothing tries then."""
-    now = sending.workspace.seams.now_ms()
+    now = sending.workspace.clock.now_ms()
     for at, shown in ((now + 60_000, iso(now + 60_000)), (now, None)):
         with sending.workspace.database.write() as connection:
             kept = Outage(kind=OutageKind.UNREACHABLE, began_at=now, since=now, answer="HTTP 503", next_try_at=at)

@@ -18,7 +18,7 @@ from schematic.client import IdentifyOptions, Schematic, SchematicConfig
 from schematic.core.api_error import ApiError
 from schematic.types import CreateEventRequestBody, EventBodyIdentify, EventBodyIdentifyCompany
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.core.model import Json
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox.ledger import EventFilter, Ledger
@@ -27,7 +27,7 @@ from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY, Sandbox, Simul
 from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 
 
-class Clock:
+class StillClock:
     """A clock that stands still until it is moved."""
 
     def __init__(self) -> None:
@@ -39,15 +39,15 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock() -> StillClock:
     """Return the sandbox's clock."""
-    return Clock()
+    return StillClock()
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path, clock: Clock) -> Iterator[FaultySandbox]:
+def sandbox(tmp_path: Path, clock: StillClock) -> Iterator[FaultySandbox]:
     """Yield a running sandbox."""
-    with FaultySandbox(tmp_path / "schematic.db", seams=Seams(clock=clock)) as running:
+    with FaultySandbox(tmp_path / "schematic.db", clock=Clock(now=clock)) as running:
         yield running
 
 
@@ -308,7 +308,7 @@ def test_traits_are_merged_and_keys_are_added(sandbox: FaultySandbox, http: http
 # --- idempotency ------------------------------------------------------------------------------------------------------
 
 
-def test_idempotency_for_24_hours(sandbox: FaultySandbox, http: httpx.Client, clock: Clock) -> None:
+def test_idempotency_for_24_hours(sandbox: FaultySandbox, http: httpx.Client, clock: StillClock) -> None:
     """A repeated key is dropped within 24 hours of its first event, counted from that one, and served again after."""
     post(http, identify("u1", key="k", n=1))
     clock.now += timedelta(hours=23, minutes=59)
@@ -321,12 +321,12 @@ def test_idempotency_for_24_hours(sandbox: FaultySandbox, http: httpx.Client, cl
     assert [event.status for event in sandbox.ledger.events()] == ["processed", "duplicate", "processed"]
 
 
-def test_idempotency_is_per_type_and_outlives_a_restart(tmp_path: Path, clock: Clock) -> None:
+def test_idempotency_is_per_type_and_outlives_a_restart(tmp_path: Path, clock: StillClock) -> None:
     """The same key on another event type is another event; keys are remembered across restarts of the sandbox."""
-    path, seams = tmp_path / "schematic.db", Seams(clock=clock)
+    path, frozen = tmp_path / "schematic.db", Clock(now=clock)
     track: Json = {"type": "track", "body": {"event": "e"}, "idempotency_key": "k"}
     for _ in range(2):
-        with FaultySandbox(path, seams=seams) as sandbox, httpx.Client(verify=False, base_url=sandbox.url) as http:
+        with FaultySandbox(path, clock=frozen) as sandbox, httpx.Client(verify=False, base_url=sandbox.url) as http:
             http.headers["X-Schematic-Api-Key"] = DEVELOPMENT_KEY
             post(http, identify("u1", key="k"), track)
     ledger = Ledger(path)

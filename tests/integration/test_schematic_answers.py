@@ -147,7 +147,7 @@ def test_asked_to_wait(sqlite_sending: Sending, status: int, asked: str, least: 
     answer = f"HTTP/1.1 {status} No\r\nRetry-After: {header}\r\nContent-Length: 0\r\n\r\n".encode()
     sending.sync(gold=["u1"])
     with speaking([answer]) as url:
-        before = sending.workspace.seams.now_ms()
+        before = sending.workspace.clock.now_ms()
         busy = sending.with_settings(schematic={"capture_url": url})
         assert busy.deliver_until(sending.tried).open == 1
 

@@ -76,7 +76,7 @@ def test_a_file_shrinks_to_its_memberships(sending: Sending) -> None:
     sending.sync(gold=PEOPLE[:DELIVERED])
     sending.deliver()
     at_its_height = file_of(database).stat().st_size + log_of(database)
-    erasure.purge(database, RetentionTable(), now_ms=sending.workspace.seams.now_ms() + LATER)
+    erasure.purge(database, RetentionTable(), now_ms=sending.workspace.clock.now_ms() + LATER)
 
     memberships = pages(database, "memberships") * PAGE
     assert sending.rows("SELECT count(*) FROM memberships") == [(DELIVERED,)]

@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.engine.default import DefaultDialect
 
 from audience_sync.checks.check_all import check
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.config import Source, load
 from audience_sync.config.types import SecretUrl
 from audience_sync.engines import columns, open_rows, ping, sqlalchemy_engine
@@ -177,7 +177,7 @@ def test_check_goes_on_after_a_drivers_own_exception(warehouse: dict[str, Except
         '[[audiences]]\nname = "B"\nsource = "shop"\nsql = "SELECT 1 AS user_id"\n'
     )
     warehouse["connect"] = QuotaExceeded("403 quota exceeded")
-    found = {(one.check, one.subject): (one.state, one.message) for one in check(path, {}, Seams.real())}
+    found = {(one.check, one.subject): (one.state, one.message) for one in check(path, {}, Clock())}
 
     assert found["source", "lake"] == ("error", "Cannot connect to the warehouse source shop@db: 403 quota exceeded.")
     assert found["audience", "a"][0] == "warning"

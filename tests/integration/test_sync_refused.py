@@ -129,7 +129,7 @@ def test_a_retraction_in_between_is_seen(syncing: Syncing) -> None:
                 syncing.retract()
             return workspace.hold(audience_ids, seconds=seconds)  # type: ignore[arg-type]
 
-    syncing.workspace = Slow(database=workspace.database, holder=workspace.holder, seams=workspace.seams)
+    syncing.workspace = Slow(database=workspace.database, holder=workspace.holder, clock=workspace.clock)
     with pytest.raises(ConfigError, match="retired"):
         syncing.sync(["u1", "u2"])
     assert syncing.members() == {}

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from audience_sync.clock import Seams
+from audience_sync.clock import Clock
 from audience_sync.delivery.claims import Pool
 from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.store.batches import Batch
@@ -20,7 +20,7 @@ def batch(number: int, *, origin: int | None = None) -> Batch:
 
 def test_a_batch_that_comes_during_a_renewal_stays() -> None:
     """Only what was to be renewed can be found to be somebody else's."""
-    pool = Pool(Seams())
+    pool = Pool(Clock())
     pool.add([batch(1), batch(2)], until=10.0)
     ids = pool.ids()
     pool.add([batch(3)], until=10.0)
@@ -37,7 +37,7 @@ def test_a_batch_that_comes_during_a_renewal_stays() -> None:
 )
 def test_alone(others: list[Batch], alone: bool, alone_but_parts: bool) -> None:
     """A batch is alone though other parts of what it was cut from are there, if these are not to count."""
-    pool = Pool(Seams())
+    pool = Pool(Clock())
     pool.add([batch(1, origin=1)], until=10.0)
     held = pool.next(0)
     pool.add(others, until=10.0)
@@ -49,7 +49,7 @@ def test_alone(others: list[Batch], alone: bool, alone_but_parts: bool) -> None:
 
 def test_who_waits_is_woken() -> None:
     """At the end nobody waits for a batch that does not come."""
-    pool = Pool(Seams())
+    pool = Pool(Clock())
     waiting = threading.Thread(target=pool.next, args=[600.0], daemon=True)
     waiting.start()
     for _ in range(1000):  # it may not wait yet
