@@ -1,15 +1,62 @@
-"""The Schematic API key: looked up when something is about to be sent, and not before."""
+"""Secrets, and the references to them: ``${NAME}`` is an environment variable or, where that is unset, a credential.
+
+A systemd credential is the file ``$CREDENTIALS_DIRECTORY/NAME`` (``LoadCredential=`` in the unit). The API key and the
+write keys are looked up when they are needed, and not before. Values never appear in an error, only names do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from audience_sync.config.secret_references import REFERENCE, look_up, unset_sentence
-from audience_sync.config.tables import IngestTable, SchematicTable
 from audience_sync.errors import ConfigError
+
+if TYPE_CHECKING:
+    from audience_sync.config.tables import IngestTable, SchematicTable
+
+REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def look_up(name: str, environ: Mapping[str, str]) -> str | None:
+    """Return what `name` refers to, without surrounding white space; None when it is unset, unreadable or empty."""
+    value = environ.get(name, "").strip()
+    if value:
+        return value
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if not directory:
+        return None
+    try:
+        return (Path(directory) / name).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def expand(text: str, environ: Mapping[str, str], *, encode: Callable[[re.Match[str], str], str]) -> str:
+    """Replace every ``${NAME}`` in `text` by what it refers to.
+
+    `encode` gets the match and the value, and returns how the value is written at that place.
+
+    Raises:
+        ValueError: a name is unset, or ``${`` is not followed by a name and `}`; says which, never a value.
+    """
+    if "${" in REFERENCE.sub("", text):
+        raise ValueError("has a `${` that is not followed by a name and `}`")
+    names = dict.fromkeys(REFERENCE.findall(text))
+    values = {name: look_up(name, environ) for name in names}
+    unset = [name for name, value in values.items() if value is None]
+    if unset:
+        raise ValueError(unset_sentence(unset))
+    return REFERENCE.sub(lambda match: encode(match, values[match[1]] or ""), text)
+
+
+def unset_sentence(names: Sequence[str]) -> str:
+    """Return the sentence that says that `names` refer to nothing."""
+    listed = " and ".join(f"`{name}`" for name in names)
+    return f"{listed} {'is' if len(names) == 1 else 'are'} not set in the environment or as a systemd credential"
 
 
 def resolve_api_key(schematic: SchematicTable, environ: Mapping[str, str]) -> SecretStr:
@@ -57,10 +104,6 @@ def _named(name: str, environ: Mapping[str, str]) -> str:
             hint=f"export {name}, or give the service LoadCredential={name}:/path/of/the/key",
         )
     return key
-
-
-# --- write keys -------------------------------------------------------------------------------------------------------
-# The write keys of the Tracking API: looked up when it is about to be served, and not before.
 
 
 def resolve_write_keys(ingest: IngestTable, environ: Mapping[str, str]) -> tuple[SecretStr, ...]:

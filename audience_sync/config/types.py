@@ -26,7 +26,7 @@ from pydantic import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from audience_sync.config.secret_references import REFERENCE, expand
+from audience_sync.config.secrets import REFERENCE, expand
 from audience_sync.core.keys import MAX_KEY_LENGTH
 from audience_sync.core.model import ColumnType, DateOrder, OnMissing, TraitType
 from audience_sync.database_error import shown

@@ -17,7 +17,7 @@ from audience_sync.core.keys import MAX_KEY_LENGTH, shard_of
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences, batches, events, memberships, settings_table
 from audience_sync.store.database import Database
-from audience_sync.store.initial_entries import HISTORY_FROM, history_from
+from audience_sync.store.memberships import HISTORY_FROM, history_from
 
 SPARE_SHARE = 10  # a tenth of the file may stay free: the next changes need it again
 

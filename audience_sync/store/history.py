@@ -13,7 +13,7 @@ from audience_sync.errors import ConfigError, UnknownName
 from audience_sync.store import memberships
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
-from audience_sync.store.initial_entries import history_from
+from audience_sync.store.memberships import history_from
 from audience_sync.store.reports import MEMBER_COLUMNS, Record, iso
 from audience_sync.store.runs import HAS_CHANGED_MEMBERS, identifiers_of
 

@@ -2,6 +2,9 @@
 
 The table changes only in `apply_staged` and `enter` (and in `erasure.forget`), always together with history, outbox and
 the audience's count: whoever sees one sees all of them.
+
+The entries of a first sync are in no other table until the member changes or leaves: it would write everybody twice.
+Readers of history include them through the view `all_changes`, or by `UNWRITTEN` where that view would be read whole.
 """
 
 from __future__ import annotations
@@ -14,12 +17,28 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import Change, ChangeKind, Member
 from audience_sync.core.rows import Wrapping, bare
-from audience_sync.store import audiences, bulk, identifiers, initial_entries, outbox, runs, schema
+from audience_sync.store import audiences, bulk, identifiers, outbox, runs, schema, settings_table
 from audience_sync.store.database import tuning_of
 from audience_sync.store.runs import RunRow
 
 _WHOLE: Final = runs.identifiers_of("m.identifiers", "w")
 _MEMBERS: Final = f"SELECT m.profile_key, {_WHOLE}, m.value FROM memberships m LEFT JOIN runs w ON w.id = m.run_id"
+HISTORY_FROM: Final = "history_from"
+"""The setting that says from when on history is whole, in milliseconds since 1970; `erasure.purge` moves it."""
+
+UNWRITTEN: Final = (
+    "m.entered_run_id = r.id AND m.run_id = r.id AND r.kind = 'initial' AND r.as_of >= :history_from"
+    " AND NOT EXISTS (SELECT 1 FROM changes w WHERE w.run_id = r.id AND w.profile_key = m.profile_key)"
+)
+"""The condition of members `m` whose entry, with the run `r`, no other table has; `history_from` is a parameter."""
+
+_WRITE_ENTRIES: Final = sa.text(  # CROSS JOIN: SQLite goes from each change to its member
+    "INSERT INTO changes (run_id, profile_key, kind, identifiers, value)"
+    f" SELECT m.entered_run_id, m.profile_key, '{ChangeKind.ENTERED}', m.identifiers, m.value"
+    " FROM staged s CROSS JOIN memberships m CROSS JOIN runs r"
+    f" WHERE s.run_id = :r AND s.profile_key <= :upto AND s.kind <> '{ChangeKind.ENTERED}'"
+    f" AND m.audience_id = :a AND m.profile_key = s.profile_key AND {UNWRITTEN}"
+)
 _NOW: Final = 0  # in place of a run: the digest of the members as they are
 
 
@@ -169,7 +188,7 @@ def apply_staged(connection: Connection, run: RunRow, *, upto: str) -> None:
         ),
     )
     if kinds.get("exited") or kinds.get("updated"):
-        initial_entries.write(connection, run, upto=upto)
+        _write_initial_entries(connection, run, upto=upto)
     _drop_digest(connection, run.audience_id, _NOW)
     outbox.enqueue(connection, run, upto=upto)
     if kinds.get("updated"):
@@ -185,7 +204,7 @@ def apply_staged(connection: Connection, run: RunRow, *, upto: str) -> None:
 def enter(connection: Connection, run: RunRow, lines: Sequence[str]) -> None:
     """Make the people of sorted lines, identifiers bare, members where nobody was, which is all that a first sync does.
 
-    History has their entries from the memberships themselves, see `initial_entries`.
+    History has their entries from the memberships themselves, see `UNWRITTEN`.
     """
     _drop_digest(connection, run.audience_id, _NOW)
     bulk.insert_members(connection, lines, audience_id=run.audience_id, run_id=run.id)
@@ -206,6 +225,18 @@ def count_without_audience(connection: Connection) -> int:
     """Return how many members are of an audience that does not exist: only damage can do that."""
     query = "SELECT count(*) FROM memberships WHERE audience_id NOT IN (SELECT id FROM audiences)"
     return int(connection.execute(sa.text(query)).scalar_one())
+
+
+def history_from(connection: Connection) -> int:
+    """Return since when history is whole."""
+    return int(settings_table.get(connection, HISTORY_FROM) or 0)
+
+
+def _write_initial_entries(connection: Connection, run: RunRow, *, upto: str) -> None:
+    """Write down the entries of members who change or leave with what a run has staged up to a profile."""
+    connection.execute(
+        _WRITE_ENTRIES, {"r": run.id, "a": run.audience_id, "upto": upto, "history_from": history_from(connection)}
+    )
 
 
 # --- digests ----------------------------------------------------------------------------------------------------------

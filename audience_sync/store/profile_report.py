@@ -8,7 +8,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.core.keys import shard_of
 from audience_sync.core.model import ChangeKind
 from audience_sync.store import batches, outages, runs
-from audience_sync.store.initial_entries import UNWRITTEN, history_from
+from audience_sync.store.memberships import UNWRITTEN, history_from
 from audience_sync.store.reports import Record, iso
 
 

@@ -16,7 +16,7 @@ from audience_sync.core.model import ChangeKind, RunKind, from_ms
 from audience_sync.segment import timestamps
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
-from audience_sync.store.initial_entries import UNWRITTEN, history_from
+from audience_sync.store.memberships import UNWRITTEN, history_from
 from audience_sync.store.runs import identifiers_of
 
 MEMBER_COLUMNS = ("audience", "profile_key", "value", "identifiers", "since", "run_id", "generation", "computation")

@@ -21,7 +21,7 @@ from audience_sync.clock import Clock
 from audience_sync.config import Settings
 from audience_sync.core.model import Computation, RunState
 from audience_sync.destinations.open_changes import OpenChange
-from audience_sync.store import audiences, batches, erasure, initial_entries, leases, outbox, schema, settings_table
+from audience_sync.store import audiences, batches, erasure, leases, memberships, outbox, schema, settings_table
 from audience_sync.store.database import Database
 from audience_sync.store.reports import iso
 from audience_sync.store.workspace import Workspace
@@ -580,7 +580,7 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk) -> None:
             table: connection.execute(sa.text(f"SELECT count(*) FROM {table}")).scalar_one()
             for table in ("changes", "batches", "rejections", "outbox")
         }
-        history_from = settings_table.get(connection, initial_entries.HISTORY_FROM)
+        history_from = settings_table.get(connection, memberships.HISTORY_FROM)
     assert left == {"changes": 5, "batches": 1, "rejections": 1, "outbox": 19}
     assert history_from == str(now - 400 * 86_400_000)
     again = erasure.purge(database, desk.settings.retention, now_ms=now)

@@ -425,7 +425,7 @@ def test_one_round_of_a_family_at_a_time() -> None:
 @ON_SQLITE
 def test_the_job_of_an_audience_in_a_round_under_way_comes_again(daemon: Daemon, chain: Chain) -> None:
     """It does not wait in the thread of another audience, and finds the next due time a few seconds later."""
-    with daemon.syncing._claims.claim({"quiet_spenders"}):
+    with daemon.syncing._busy.claim({"quiet_spenders"}):
         daemon.fire("spenders")
 
     assert counted(chain) == {"spenders": 0, "quiet_spenders": 0}
