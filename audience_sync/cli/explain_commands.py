@@ -38,7 +38,7 @@ from audience_sync.store import audiences, profile_report
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.reports import Record as StoredRecord
 from audience_sync.sync import standing_hold
-from audience_sync.sync.plan import preview as preview_audience
+from audience_sync.sync.preview import preview as preview_audience
 
 # --- output -----------------------------------------------------------------------------------------------------------
 # What `explain` prints: a tree of conditions with their values and events for people, records for programs.

@@ -14,7 +14,7 @@ from audience_sync.cli.text_table import Record, TableView
 from audience_sync.config import Audience
 from audience_sync.core.text import instant_text
 from audience_sync.segment.timestamps import iso
-from audience_sync.sync.plan import AudiencePreview, Values
+from audience_sync.sync.preview import AudiencePreview, Values
 
 SAMPLE_COLUMNS: Final = ("profile_key", "value", "identifiers")
 TRAIT_SHOWN: Final = TableView(SAMPLE_COLUMNS, optional=("identifiers",))

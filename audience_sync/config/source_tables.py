@@ -93,9 +93,7 @@ class Source(BaseModel):
     date_order: DateOrder | None = None  # None: a date such as 11/05/2026 is refused
     types: dict[str, ColumnType] = {}  # columns of files that are not text
     statement_timeout: timedelta
-    sums_first: bool = (
-        defaults.SUMS_FIRST
-    )  # nothing is read where the database says that the rows are those of the last sync
+    sums_first: bool = defaults.SUMS_FIRST  # nothing is read where the database's sums are those of the last sync
     events: EventsTable | None  # with a table or sql, never with a path
     profiles: ProfilesTable | None
 

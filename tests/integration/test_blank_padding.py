@@ -14,7 +14,7 @@ from audience_sync.config import Settings, load
 from audience_sync.core.model import Member
 from audience_sync.engines import registry
 from audience_sync.engines.sqlalchemy_engine import is_blank_padded
-from audience_sync.sync.plan import preview
+from audience_sync.sync.preview import preview
 from tests.factories import NOON
 from tests.syncing import Syncing
 

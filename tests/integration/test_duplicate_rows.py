@@ -14,7 +14,7 @@ from audience_sync.core.keys import RowFault
 from audience_sync.core.model import Counts, Member
 from audience_sync.store import reports, schema
 from audience_sync.sync import duckdb_diff
-from audience_sync.sync.plan import preview
+from audience_sync.sync.preview import preview
 from tests.factories import NOON, company_identifiers
 from tests.syncing import Syncing, people
 from tests.tuned import in_parts

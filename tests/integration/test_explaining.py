@@ -22,7 +22,7 @@ from audience_sync.config import Settings, load
 from audience_sync.core.keys import KeyRules, RowFault, stringify
 from audience_sync.core.model import Computation
 from audience_sync.query.printer import to_text
-from audience_sync.sync.plan import preview
+from audience_sync.sync.preview import preview
 
 pytestmark = pytest.mark.slow_on_postgres
 

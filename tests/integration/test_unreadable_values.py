@@ -22,7 +22,7 @@ from audience_sync.engines import postgresql_engine, registry, sqlalchemy_engine
 from audience_sync.engines.base import PAGE
 from audience_sync.errors import SourceError
 from audience_sync.store import reports
-from audience_sync.sync.plan import preview
+from audience_sync.sync.preview import preview
 from tests.factories import NOON
 from tests.sources import database
 from tests.syncing import Syncing

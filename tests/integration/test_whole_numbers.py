@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from audience_sync.audiences.explanation import explain
 from audience_sync.config import Settings, load
-from audience_sync.sync.plan import preview
+from audience_sync.sync.preview import preview
 from tests.factories import NOON
 
 A, B = 12345678901234567890, 12345678901234567891  # of 64 bits, one float for both
