@@ -2,7 +2,7 @@
 
 A holder keeps something that the operating system or Postgres takes away when its process dies: a lock on a small file
 next to a SQLite database, or an advisory lock on a connection of its own. Whoever can take that lock knows that the
-holder is gone.
+holder is gone, and may take over: its runs by `sync.takeover`, its batches by `batches.claim_free`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Hold an audience's lease, and take over what a dead process left.
 
-`store.holders` says who has died. A run that died while reading is failed: it changed nothing, or, an initial one, what
-it committed is found by the next. A run that died while applying is finished from its staged plan, without reading or
-asking again.
+`store.holders` says who has died; deliveries claim the batches of the dead themselves. A run that died while reading is
+failed: it changed nothing, or, an initial one, what it committed is found by the next. A run that died while applying
+is finished from its staged plan, without reading or asking again.
 """
 
 from __future__ import annotations
