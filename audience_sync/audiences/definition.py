@@ -12,9 +12,7 @@ from audience_sync.compiler.dialect import render
 from audience_sync.compiler.relations import EventsLayout, ProfilesLayout, Relation
 from audience_sync.compiler.statements import Compiler, Known, PersonSql, Select
 from audience_sync.config import Audience, EventsTable, ProfilesTable, Settings, Source
-from audience_sync.core.model import Computation
 from audience_sync.core.parameters import Statement
-from audience_sync.core.parameters import Statement, bind_now
 from audience_sync.core.values import ValueReader, value_reader
 from audience_sync.engines import Page, Sums, columns, dialect_of, open_rows, probe, table_columns
 from audience_sync.errors import ConfigError, QueryError

@@ -20,8 +20,6 @@ from audience_sync.compiler.statements import Compiler, Select
 from audience_sync.config import Audience, Settings
 from audience_sync.core import exact_json
 from audience_sync.core.keys import RejectedRow, RowFault, ValueColumn, key_columns, value_position
-from audience_sync.core.model import Computation, Member, from_ms
-from audience_sync.core.keys import Reason, Rejection, ValueColumn, key_columns, value_position
 from audience_sync.core.model import Member, from_ms
 from audience_sync.core.parameters import Statement
 from audience_sync.core.rows import LineMaker, distinct, from_line, to_line

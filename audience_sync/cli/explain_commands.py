@@ -25,8 +25,6 @@ from audience_sync.cli.text_table import Record, wrap
 from audience_sync.config import Audience, Settings
 from audience_sync.core.guard import Hold
 from audience_sync.core.keys import KeyRules, RowFault, stringify
-from audience_sync.core.model import Computation, Member, OnMissing, from_ms, to_ms
-from audience_sync.core.keys import KeyRules, Reason, stringify
 from audience_sync.core.model import Member, OnMissing, from_ms, to_ms
 from audience_sync.core.text import counted, instant_text, printable
 from audience_sync.errors import AudienceSyncError, ConfigError, UnknownName

@@ -22,8 +22,6 @@ from audience_sync.cli.text_table import Record, TableView, wrap
 from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.keys import MAX_KEY_LENGTH, RowFault, shard_of
-from audience_sync.core.model import Change, ChangeKind, Computation, Counts, delivered_value
-from audience_sync.core.keys import MAX_KEY_LENGTH, Reason, shard_of
 from audience_sync.core.model import Change, ChangeKind, Counts, delivered_value
 from audience_sync.core.text import instant_text, printable
 from audience_sync.destinations.destination_protocol import Renderer

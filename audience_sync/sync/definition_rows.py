@@ -11,9 +11,14 @@ from datetime import datetime
 from audience_sync.audiences.definition import Definition, open_definition, reader_of_values
 from audience_sync.config import Audience, Settings
 from audience_sync.config.query_tables import digest_of
-from audience_sync.core.keys import RejectedRow, RowFault, ValueColumn, canonical, key_columns, value_position
-from audience_sync.core.model import Computation
-from audience_sync.core.keys import Reason, Rejection, ValueColumn, canonical, key_columns, value_position
+from audience_sync.core.keys import (
+    RejectedRow,
+    RowFault,
+    ValueColumn,
+    canonical,
+    key_columns,
+    value_position,
+)
 from audience_sync.core.rows import LineMaker, from_line
 from audience_sync.sync.diff_engine import DiffEngine
 from audience_sync.tuning import Tuning

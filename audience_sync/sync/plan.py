@@ -9,9 +9,6 @@ from datetime import UTC, datetime
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.guard import NOT_SYNCED, Hold, Used, guard, hold, would_block, would_fail
-from audience_sync.core.keys import RowFault
-from audience_sync.core.model import Change, Computation, Counts, Member, RunKind, RunState, to_ms
-from audience_sync.core.rows import from_line
 from audience_sync.core.model import Change, Computation, Counts, RunKind, RunState, to_ms
 from audience_sync.store import audiences, binding, runs
 from audience_sync.store.workspace import Workspace

@@ -20,7 +20,6 @@ from pydantic import SecretStr
 from audience_sync.clock import Clock
 from audience_sync.config import Settings, load
 from audience_sync.delivery import DeliveryOptions, deliver
-from audience_sync.delivery import Delivery, deliver
 from audience_sync.kill_points import KILL_VARIABLE
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import holders, schema

@@ -18,10 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.clock import Seams
-from audience_sync.delivery import KnownDestination
 from audience_sync.clock import Clock
-from audience_sync.delivery import Acquaintance
+from audience_sync.delivery import KnownDestination
 from audience_sync.delivery.delivery_loop import BATCHES_OPEN
 from audience_sync.sandbox.http_server import Request, Response
 from audience_sync.store.database import Database

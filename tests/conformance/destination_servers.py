@@ -12,7 +12,7 @@ from typing import Final
 
 from pydantic import SecretStr
 
-from audience_sync.config import Schematic
+from audience_sync.config import SchematicTable
 from audience_sync.destinations.destination_protocol import Destination
 from audience_sync.destinations.schematic.schematic_destination import SchematicDestination
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
@@ -44,7 +44,7 @@ def _schematic(folder: Path) -> Iterator[LocalServer]:
     with FaultySandbox(folder / "sandbox.db") as sandbox:
 
         def at(url: str) -> Destination:
-            return SchematicDestination(Schematic(capture_url=url, api_url=url, timeout=timedelta(seconds=5)))
+            return SchematicDestination(SchematicTable(capture_url=url, api_url=url, timeout=timedelta(seconds=5)))
 
         def processed() -> Counter[str]:
             events = sandbox.ledger.events()

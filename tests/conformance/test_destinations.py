@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from audience_sync.clock import wall_clock
 from audience_sync.core.keys import canonical
-from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation, TraitType
+from audience_sync.core.model import MEMBER_VALUE, ChangeKind, Computation, TraitType
 from audience_sync.destinations.destination_protocol import Destination, DestinationClient, Renderer, Severity
 from audience_sync.destinations.destination_registry import DESTINATIONS
 from audience_sync.destinations.mappings import presets
@@ -73,7 +73,7 @@ def renderer_of(server: LocalServer, environment: str = "env_1") -> Renderer:
 
 def change(kind: str, computation: Computation, *, profile_key: str = "u1", **facts: object) -> OpenChange:
     """Return a change of a person with a company, whose value is that of its kind."""
-    value = EXIT_VALUES[computation] if kind == ChangeKind.EXITED else COMPUTATIONS[computation]
+    value = computation.exit_value if kind == ChangeKind.EXITED else COMPUTATIONS[computation]
     identifiers = canonical({"company": {"groupId": "c1"}})
     return make_open(profile_key, kind=kind, computation=computation, value=value, identifiers=identifiers, **facts)
 
