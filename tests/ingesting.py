@@ -19,7 +19,7 @@ from audience_sync.config import Address
 from audience_sync.store import schema
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
-from audience_sync.tracking_api.requests import DEFAULT_LIMITS, Limits
+from audience_sync.tracking_api.requests import DEFAULT_LIMITS, SenderLimits
 from audience_sync.tracking_api.server import Server
 
 KEY = "wk_of_the_shop"
@@ -34,7 +34,7 @@ def basic(key: str = KEY) -> dict[str, str]:
 
 
 @contextmanager
-def serving(workspace: Workspace, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Server]:
+def serving(workspace: Workspace, *, limits: SenderLimits = DEFAULT_LIMITS) -> Iterator[Server]:
     """Serve on any port, with two keys."""
     keys = [SecretStr(KEY), SecretStr(OTHER_KEY)]
     with closing_server(Server(workspace, Address("127.0.0.1", 0), keys, limits=limits)) as server:
@@ -91,7 +91,7 @@ class Sender:
 
 
 @contextmanager
-def sending(workspace: Workspace, *, limits: Limits = DEFAULT_LIMITS) -> Iterator[Sender]:
+def sending(workspace: Workspace, *, limits: SenderLimits = DEFAULT_LIMITS) -> Iterator[Sender]:
     """Serve, and yield who sends there."""
     with serving(workspace, limits=limits) as server, closing(Sender(server)) as sender:
         yield sender

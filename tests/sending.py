@@ -26,7 +26,7 @@ from audience_sync.clock import Clock
 from audience_sync.config import Settings, load
 from audience_sync.delivery import DeliveryOptions, DeliveryReport, deliver
 from audience_sync.kill_points import KILL_VARIABLE
-from audience_sync.sandbox.http_server import Request, Response
+from audience_sync.sandbox.http_server import Request, SandboxResponse
 from audience_sync.sandbox.ledger import StoredEvent
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.segment.segment_events import arrive
@@ -273,7 +273,7 @@ def run_deliver(sending: Sending, *, kill: str | None = None) -> subprocess.Comp
 
 
 @contextmanager
-def in_between(sandbox: FaultySandbox, look: Callable[[Request], Response | None]) -> Iterator[None]:
+def in_between(sandbox: FaultySandbox, look: Callable[[Request], SandboxResponse | None]) -> Iterator[None]:
     """Show every request to `look` first; what it answers is the answer, else the sandbox's."""
     server = sandbox._server
     answerer = server.answerer

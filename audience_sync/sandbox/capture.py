@@ -15,7 +15,7 @@ from typing import Final
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.sandbox.entities import PostedEvent, TraitDefinition
-from audience_sync.sandbox.http_server import Request, Response, error_response, json_response
+from audience_sync.sandbox.http_server import Request, SandboxResponse, error_response, json_response
 from audience_sync.sandbox.ledger import Ledger
 
 CAPTURE_PATHS: Final = ("/batch", "/e")
@@ -57,7 +57,7 @@ class AcceptedKeys:
         return key in self._accepted
 
 
-def capture(request: Request, ledger: Ledger, *, keys: AcceptedKeys, batch_limit: int) -> Response:
+def capture(request: Request, ledger: Ledger, *, keys: AcceptedKeys, batch_limit: int) -> SandboxResponse:
     """Take the events of a POST to /batch or /e and answer; what is refused is recorded as a request only."""
     posted: list[Json] = []
     try:
@@ -92,7 +92,7 @@ def _events(document: dict[str, Json], path: str) -> tuple[list[Json], list[str]
     return events, [f"events[{index}]" for index in range(len(events))]
 
 
-def _refused(posted: list[Json], request: Request, *, keys: AcceptedKeys, batch_limit: int) -> Response | None:
+def _refused(posted: list[Json], request: Request, *, keys: AcceptedKeys, batch_limit: int) -> SandboxResponse | None:
     if not _are_authorized(keys, posted, request.headers):
         return error_response(401, "the API key is missing or not accepted")
     if len(posted) > batch_limit:

@@ -34,7 +34,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Response:
+class SandboxResponse:
     """The response to a request."""
 
     status: int
@@ -44,16 +44,16 @@ class Response:
     cut: int | None = None  # only so many bytes of it are sent, head included, and then the connection ends
 
 
-Answerer = Callable[[Request], Response | None]
+Answerer = Callable[[Request], SandboxResponse | None]
 """Answers a request, or returns None to drop the connection without an answer."""
 
 
-def json_response(value: Json, status: int = 200) -> Response:
+def json_response(value: Json, status: int = 200) -> SandboxResponse:
     """Return `value` as a JSON answer."""
-    return Response(status, exact_json.dumps(value))
+    return SandboxResponse(status, exact_json.dumps(value))
 
 
-def error_response(status: int, message: str, **details: Json) -> Response:
+def error_response(status: int, message: str, **details: Json) -> SandboxResponse:
     """Return an answer in the shape of Schematic's errors."""
     return json_response({"error": message, **details}, status)
 
@@ -133,12 +133,12 @@ class _Connection(BaseHTTPRequestHandler):
             return
         self._write(answered)
 
-    def _refuse_body(self, answered: Response) -> None:
+    def _refuse_body(self, answered: SandboxResponse) -> None:
         # The body stays unread, so nothing after it on this connection could be understood.
         self.close_connection = True
         self._write(answered)
 
-    def _write(self, answered: Response) -> None:
+    def _write(self, answered: SandboxResponse) -> None:
         phrase = HTTPStatus(answered.status).phrase if answered.status in _KNOWN else ""
         lines = [
             f"HTTP/1.1 {answered.status} {phrase}",

@@ -16,7 +16,7 @@ import orjson
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.sandbox.capture import AcceptedKeys, Malformed, parse_definition, parse_object
-from audience_sync.sandbox.http_server import Request, Response, error_response, json_response
+from audience_sync.sandbox.http_server import Request, SandboxResponse, error_response, json_response
 from audience_sync.sandbox.ledger import EventFilter, Ledger, Row, StoredEvent
 
 _BORN: Final = "2026-01-01T00:00:00.000Z"  # when the environment and its key definitions were made
@@ -46,14 +46,14 @@ class _Asked(NamedTuple):
     settings: SandboxSettings
 
 
-def api(request: Request, ledger: Ledger, *, keys: AcceptedKeys, settings: SandboxSettings) -> Response:
+def api(request: Request, ledger: Ledger, *, keys: AcceptedKeys, settings: SandboxSettings) -> SandboxResponse:
     """Answer a request to the REST API and record it."""
     answered = _answer(_Asked(request, ledger, settings), keys)
     ledger.record(request.path, answered.status, fault=request.fault)
     return answered
 
 
-def _answer(asked: _Asked, keys: AcceptedKeys) -> Response:
+def _answer(asked: _Asked, keys: AcceptedKeys) -> SandboxResponse:
     request = asked.request
     if not keys.accept(request.headers.get("x-schematic-api-key")):
         return error_response(401, "the API key is missing or not accepted")
@@ -67,19 +67,19 @@ def _answer(asked: _Asked, keys: AcceptedKeys) -> Response:
         return error_response(400, str(error))
 
 
-def _whoami(asked: _Asked) -> Response:
+def _whoami(asked: _Asked) -> SandboxResponse:
     _parameters(asked.request, frozenset())
     return _envelope(account(asked.settings), {})
 
 
-def _environments(asked: _Asked) -> Response:
+def _environments(asked: _Asked) -> SandboxResponse:
     parameters = _parameters(asked.request, _PAGING)
     limit, offset = _page(parameters)
     everything: list[Json] = [environment(asked.settings)]
     return _envelope(everything[offset : offset + limit], {"limit": limit, "offset": offset})
 
 
-def _lookup_user(asked: _Asked) -> Response:
+def _lookup_user(asked: _Asked) -> SandboxResponse:
     pairs = parse_qsl(asked.request.query, keep_blank_values=True)
     keys = {name[5:-1]: value for name, value in pairs if name.startswith("keys[") and name.endswith("]")}
     if not keys or len(keys) != len(pairs):
@@ -93,14 +93,14 @@ def _lookup_user(asked: _Asked) -> Response:
     return _envelope(users(asked.ledger, rows, asked.settings.environment_id)[0], {"keys": dict(keys)})
 
 
-def _users(asked: _Asked) -> Response:
+def _users(asked: _Asked) -> SandboxResponse:
     limit, offset = _page(_parameters(asked.request, _PAGING))
     rows = asked.ledger.read("SELECT * FROM users ORDER BY id LIMIT ? OFFSET ?", (limit, offset))
     found = users(asked.ledger, rows, asked.settings.environment_id)
     return _envelope(found, {"limit": limit, "offset": offset})
 
 
-def _events(asked: _Asked) -> Response:
+def _events(asked: _Asked) -> SandboxResponse:
     filters = frozenset({"idempotency_key", "event_types", "event_subtype", "user_id", "company_id"})
     parameters = _parameters(asked.request, filters | _PAGING)
     limit, offset = _page(parameters)
@@ -116,7 +116,7 @@ def _events(asked: _Asked) -> Response:
     return _envelope([event(one) for one in found], {"limit": limit, "offset": offset})
 
 
-def _definitions(asked: _Asked) -> Response:
+def _definitions(asked: _Asked) -> SandboxResponse:
     parameters = _parameters(asked.request, frozenset({"entity_type", "trait_type", "q"}) | _PAGING)
     limit, offset = _page(parameters)
     entity_type, trait_type, text = (_one(parameters, name) for name in ("entity_type", "trait_type", "q"))
@@ -128,14 +128,14 @@ def _definitions(asked: _Asked) -> Response:
     return _envelope([definition(row) for row in rows], {"limit": limit, "offset": offset})
 
 
-def _define(asked: _Asked) -> Response:
+def _define(asked: _Asked) -> SandboxResponse:
     wanted = parse_definition(parse_object(asked.request.body))
     number = asked.ledger.define(wanted)
     (row,) = asked.ledger.read("SELECT * FROM trait_definitions WHERE id = ?", (number,))
     return _envelope(definition(row), {})
 
 
-_ROUTES: Final[Mapping[tuple[str, str], Callable[[_Asked], Response]]] = {
+_ROUTES: Final[Mapping[tuple[str, str], Callable[[_Asked], SandboxResponse]]] = {
     ("GET", "/whoami"): _whoami,
     ("GET", "/environments"): _environments,
     ("GET", "/users"): _users,
@@ -146,7 +146,7 @@ _ROUTES: Final[Mapping[tuple[str, str], Callable[[_Asked], Response]]] = {
 }
 
 
-def _envelope(data: Json, params: Json) -> Response:
+def _envelope(data: Json, params: Json) -> SandboxResponse:
     return json_response({"data": data, "params": params})
 
 

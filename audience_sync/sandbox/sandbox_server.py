@@ -19,7 +19,7 @@ from typing import Final, Self
 from audience_sync.clock import Clock
 from audience_sync.errors import ConfigError
 from audience_sync.sandbox.capture import CAPTURE_PATHS, AcceptedKeys, capture, count
-from audience_sync.sandbox.http_server import LoopbackServer, Request, Response, error_response, json_response
+from audience_sync.sandbox.http_server import LoopbackServer, Request, SandboxResponse, error_response, json_response
 from audience_sync.sandbox.ledger import Ledger
 from audience_sync.sandbox.rest_api import SandboxSettings, api
 
@@ -117,7 +117,7 @@ class Sandbox:
     ) -> None:
         self.close()
 
-    def respond(self, request: Request) -> Response | None:
+    def respond(self, request: Request) -> SandboxResponse | None:
         """Return the response to a request, or None to drop its connection."""
         if request.path.startswith(OWN_PATHS):
             return self._respond_for_itself(request)
@@ -135,7 +135,7 @@ class Sandbox:
         phrase = HTTPStatus(failures.status).phrase if failures.status in frozenset(HTTPStatus) else "fault"
         return error_response(failures.status, phrase.lower())
 
-    def route(self, request: Request) -> Response:
+    def route(self, request: Request) -> SandboxResponse:
         """Return the response to a request to Schematic, in which nothing goes wrong."""
         if request.path not in CAPTURE_PATHS:
             return api(request, self.ledger, keys=self.keys, settings=self._settings)
@@ -143,7 +143,7 @@ class Sandbox:
             return error_response(405, "method not allowed")
         return capture(request, self.ledger, keys=self.keys, batch_limit=self._settings.batch_limit)
 
-    def _respond_for_itself(self, request: Request) -> Response:
+    def _respond_for_itself(self, request: Request) -> SandboxResponse:
         match request.method, request.path.removeprefix(OWN_PATHS):
             case "GET", "stats":
                 return json_response(self.ledger.stats())

@@ -35,8 +35,8 @@ from audience_sync.tracking_api.requests import (
     UNKNOWN,
     Endpoint,
     EventsRead,
-    Limits,
     Refusal,
+    SenderLimits,
     invalid,
     knows_sender,
     read,
@@ -158,7 +158,7 @@ class Api:
         submit: Callable[[Sequence[Arrival], Sequence[RefusedEvent]], Taken],
         keys: Sequence[bytes],
         *,
-        limits: Limits,
+        limits: SenderLimits,
         clock: Clock,
     ) -> None:
         self._submit = submit

@@ -38,7 +38,7 @@ from audience_sync.segment.timestamps import iso, to_utc
 RETRY_AFTER: Final = 5  # seconds after which a sender that was refused for our reasons should come again
 
 
-class Limits(NamedTuple):
+class SenderLimits(NamedTuple):
     """How much and how long senders may have of us at once: times in seconds, and numbers; tests set them smaller."""
 
     head: float = 10.0  # until the head of a request is whole
@@ -50,7 +50,7 @@ class Limits(NamedTuple):
     held: int = 32 * 1024 * 1024  # bytes of bodies that are not read yet
 
 
-DEFAULT_LIMITS: Final = Limits()
+DEFAULT_LIMITS: Final = SenderLimits()
 
 CODES: Final = {
     400: "invalid_request",

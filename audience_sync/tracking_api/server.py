@@ -29,7 +29,7 @@ from audience_sync.errors import AudienceSyncError
 from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.http import BUSY, Api, refusal_body
 from audience_sync.tracking_api.intake import Intake
-from audience_sync.tracking_api.requests import DEFAULT_LIMITS, RETRY_AFTER, Limits, Refusal, invalid
+from audience_sync.tracking_api.requests import DEFAULT_LIMITS, RETRY_AFTER, Refusal, SenderLimits, invalid
 
 GRACE: Final = 2.0  # seconds beyond the time of a body, in which the application itself answers that it is over
 LINGER: Final = 1.0  # seconds in which a client may see why its connection ends
@@ -41,7 +41,7 @@ _SLOW_HEAD: Final = Refusal(408, "the request did not arrive in time")
 class PatientProtocol(H11Protocol):
     """A connection that is closed when its client is too slow, or one too many."""
 
-    limits: ClassVar[Limits] = DEFAULT_LIMITS
+    limits: ClassVar[SenderLimits] = DEFAULT_LIMITS
 
     _awaited: object = None  # what we wait for the client to send, as long as it is the same
     _timer: asyncio.TimerHandle | None = None
@@ -128,7 +128,7 @@ class PatientProtocol(H11Protocol):
         self._wait(LINGER)
 
 
-def limited(limits: Limits) -> type[PatientProtocol]:
+def limited(limits: SenderLimits) -> type[PatientProtocol]:
     """Return the connection with other limits than the default: Uvicorn makes connections of a class alone."""
     return type("LimitedProtocol", (PatientProtocol,), {"limits": limits})
 
@@ -146,7 +146,12 @@ class Server:
     """
 
     def __init__(
-        self, workspace: Workspace, address: Address, keys: Sequence[SecretStr], *, limits: Limits = DEFAULT_LIMITS
+        self,
+        workspace: Workspace,
+        address: Address,
+        keys: Sequence[SecretStr],
+        *,
+        limits: SenderLimits = DEFAULT_LIMITS,
     ) -> None:
         sockets = _listen(address)
         self.address = address._replace(port=sockets[0].getsockname()[1])
@@ -175,7 +180,7 @@ class Server:
         self._api.close()
 
 
-def _configuration(api: Api, limits: Limits) -> uvicorn.Config:
+def _configuration(api: Api, limits: SenderLimits) -> uvicorn.Config:
     logger = logging.getLogger("uvicorn.error")
     logger.handlers, logger.propagate = [_Failures(logging.ERROR)], False
     logger.setLevel(logging.ERROR)

@@ -27,7 +27,7 @@ from audience_sync import kill_points
 from audience_sync.cli.main import _run as run_command
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError, SourceError
-from audience_sync.sandbox.http_server import Request, Response
+from audience_sync.sandbox.http_server import Request, SandboxResponse
 from audience_sync.store.database import Database, connect
 from audience_sync.store.migration import migrate
 from audience_sync.sync import Job, duckdb_process, sync
@@ -163,7 +163,7 @@ def test_a_disk_that_fills_up_while_answers_are_settled(cramped: Place, small_di
     cramped.configure(rate=20)
     batches = iter(range(100))
 
-    def fill(request: Request) -> Response | None:
+    def fill(request: Request) -> SandboxResponse | None:
         if request.path == "/batch" and next(batches) == 4:
             small_disk.fill()
         return None

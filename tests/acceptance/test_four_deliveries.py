@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from audience_sync.delivery.rate_limit import RESERVE_SECONDS
-from audience_sync.sandbox.http_server import Request, Response
+from audience_sync.sandbox.http_server import Request, SandboxResponse
 from audience_sync.tuning import DEFAULT_TUNING
 from tests.acceptance.running import KILLED, Customers, Place, Running, assert_settled, customers, open_place, until
 from tests.sending import in_between
@@ -40,7 +40,7 @@ class Watch:
     at: list[float] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def look(self, request: Request) -> Response | None:
+    def look(self, request: Request) -> SandboxResponse | None:
         """Write a request down, and leave its answer to the sandbox."""
         if request.path == "/batch":
             with self._lock:

@@ -21,7 +21,7 @@ import pytest
 from audience_sync.clock import Clock
 from audience_sync.delivery import KnownDestination
 from audience_sync.delivery.delivery_loop import BATCHES_OPEN
-from audience_sync.sandbox.http_server import Request, Response
+from audience_sync.sandbox.http_server import Request, SandboxResponse
 from audience_sync.store.database import Database
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, user_of
 from tests.support.faulty_sandbox import FaultRule, FaultySandbox
@@ -66,7 +66,7 @@ class Watched:
         """Look at everything that comes to a sandbox."""
         answerer = sandbox._server.answerer
 
-        def look(request: Request) -> Response | None:
+        def look(request: Request) -> SandboxResponse | None:
             if request.path != "/batch":
                 return answerer(request)
             with self._lock:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from audience_sync.sandbox.http_server import Request, Response, error_response
+from audience_sync.sandbox.http_server import Request, SandboxResponse, error_response
 from audience_sync.sandbox.ledger import EventFilter
 from audience_sync.store import database
 from tests.acceptance.running import KILLED, Ended, Place, customers, open_place, until
@@ -80,7 +80,7 @@ class Schematic:
     is_sick: bool = True
     together: int = 0
 
-    def look(self, request: Request) -> Response | None:
+    def look(self, request: Request) -> SandboxResponse | None:
         """Answer for the sandbox where something is refused."""
         if request.path != "/batch":
             return None

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from audience_sync.errors import ConfigError
-from audience_sync.sandbox.http_server import Request, Response, error_response
+from audience_sync.sandbox.http_server import Request, SandboxResponse, error_response
 from audience_sync.sandbox.ledger import StoredEvent
 from audience_sync.store.database import Database
 from audience_sync.sync import Job, plan, sync
@@ -148,7 +148,7 @@ def test_one_mapping_refused_by_schematic(sending: Sending) -> None:
     sending = sending.with_mappings(ALL)
     sending.sync(gold=["u1", "u2"])
 
-    def refuse(request: Request) -> Response | None:
+    def refuse(request: Request) -> SandboxResponse | None:
         wrong = b"u1@x.io" in request.body
         return error_response(400, "events[0].body.keys: no such key") if wrong and request.path == "/batch" else None
 
@@ -171,7 +171,7 @@ def test_a_refused_audience_is_taken_out_of_its_event(sending: Sending) -> None:
     sending = sending.with_mappings(IDENTIFY + BY_EMAIL)
     sending.sync(gold=["u1"], silver=["u1"])
 
-    def refuse(request: Request) -> Response | None:
+    def refuse(request: Request) -> SandboxResponse | None:
         wrong = b'"silver"' in request.body and request.path == "/batch"
         return error_response(400, "events[0].body.traits.silver: refused") if wrong else None
 
@@ -189,7 +189,7 @@ def test_a_part_that_is_refused_late_is_not_lost(sending: Sending) -> None:
     sending = sending.with_mappings(IDENTIFY + BY_EMAIL)
     sending.sync(gold=["u1"], silver=["u1"])
 
-    def refuse(request: Request) -> Response | None:
+    def refuse(request: Request) -> SandboxResponse | None:
         wrong = request.path == "/batch" and any(
             "userId" in event["body"]["keys"] and "silver" in event["body"]["traits"]
             for event in orjson.loads(request.body)["events"]
@@ -211,7 +211,7 @@ def test_twenty_refusals_lose_no_event(sending: Sending) -> None:
     people = PEOPLE[:15]
     sending.sync(gold=people)
 
-    def refuse(request: Request) -> Response | None:
+    def refuse(request: Request) -> SandboxResponse | None:
         return error_response(400, "events[0]: refused") if request.path == "/batch" else None
 
     with in_between(sending.sandbox, refuse):

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from audience_sync.core.model import Json
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import DestinationError, KeyRefused
-from audience_sync.sandbox.http_server import Request, Response, error_response
+from audience_sync.sandbox.http_server import Request, SandboxResponse, error_response
 from audience_sync.sandbox.rest_api import SandboxSettings
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import batches
@@ -70,7 +70,7 @@ def held_then_refused(sending: Sending, status: int) -> Iterator[Future[Delivery
     """Deliver, with the first batch held while the block runs, and then refused; the rest is accepted."""
     gate, held = Gate(), threading.Event()
 
-    def hold(request: Request) -> Response | None:
+    def hold(request: Request) -> SandboxResponse | None:
         if request.path != "/batch" or held.is_set():
             return None
         held.set()
@@ -388,7 +388,7 @@ def test_smaller_batches_as_told(tmp_path: Path, database: Database) -> None:
 def test_smaller_batches_by_halves(sending: Sending) -> None:
     """A 413 without a number halves the batch until it passes."""
 
-    def refuse(request: Request) -> Response | None:
+    def refuse(request: Request) -> SandboxResponse | None:
         return error_response(413, "too much") if request.body.count(b"idempotency_key") > 13 else None
 
     sending.sync(gold=EVERYBODY)
@@ -430,7 +430,7 @@ def test_bad_event_is_found(sending: Sending) -> None:
 def test_bad_trait_is_found(sending: Sending) -> None:
     """Of an event that carries two audiences only the one that is rejected is dead."""
 
-    def refuse(request: Request) -> Response | None:
+    def refuse(request: Request) -> SandboxResponse | None:
         return error_response(400, "gold is reserved") if b'"gold":' in request.body else None
 
     sending.sync(gold=["u1"], silver=["u1", "u2"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from audience_sync.sandbox.http_server import Request, Response, error_response
+from audience_sync.sandbox.http_server import Request, SandboxResponse, error_response
 from audience_sync.store import backlog, holders
 from audience_sync.store import events as waiting_events
 from audience_sync.store.database import Database
@@ -102,7 +102,7 @@ def refusing(message_ids: Iterable[str], status: int) -> Any:
     """Return what answers so to every batch that has one of these events."""
     marks = [f'"message_id":"{message_id}"'.encode() for message_id in message_ids]
 
-    def look(request: Request) -> Response | None:
+    def look(request: Request) -> SandboxResponse | None:
         if request.path == "/batch" and any(mark in request.body for mark in marks):
             return error_response(status, "not this one")
         return None
@@ -261,7 +261,7 @@ def test_what_was_perhaps_taken_goes_again_word_for_word(sending: Sending) -> No
     take = sending.sandbox._server.answerer
     posts: list[int] = []
 
-    def lose(request: Request) -> Response | None:
+    def lose(request: Request) -> SandboxResponse | None:
         if request.path != "/batch" or b'"userId":"u1"' not in request.body:
             return None
         take(request)
@@ -295,7 +295,7 @@ def test_one_senders_mistakes_do_not_stop_everybody(sending: Sending) -> None:
     """Refused events of one user are dead, however many; of twenty users, it is not the events."""
     sending.forward([*(track(f"bad{n}", "x") for n in range(25)), track("good", "x")])
 
-    def refuse(request: Request) -> Response | None:
+    def refuse(request: Request) -> SandboxResponse | None:
         return error_response(400, "no") if request.path == "/batch" and b'"message_id":"bad' in request.body else None
 
     with in_between(sending.sandbox, refuse):
@@ -314,7 +314,7 @@ def test_one_refused_body_of_several(sending: Sending) -> None:
     sending = sending.with_mappings(TRACK + AGAIN).with_settings(delivery={"batch_size": 1})
     sending.forward([track("m1"), track("m2")])
 
-    def second_only(request: Request) -> Response | None:
+    def second_only(request: Request) -> SandboxResponse | None:
         wanted = b'"message_id":"m1"' in request.body and b'"copy":"second"' in request.body
         return error_response(400, "no second") if wanted else None
 

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from audience_sync.cli import main
 from audience_sync.config import RetentionTable
-from audience_sync.sandbox.http_server import Request, Response, error_response
+from audience_sync.sandbox.http_server import Request, SandboxResponse, error_response
 from audience_sync.store import dead_letters, erasure, event_reports, schema
 from audience_sync.store.database import Database
 from audience_sync.store.dead_letters import Which
@@ -106,10 +106,10 @@ def page(message_id: str, user: str = "u1") -> dict[str, Any]:
     return {"type": "page", "name": "Home", "messageId": message_id, "userId": user}
 
 
-def failing(status: int, *marks: str) -> Callable[[Request], Response | None]:
+def failing(status: int, *marks: str) -> Callable[[Request], SandboxResponse | None]:
     """Return what answers so to every batch in which all of these words occur."""
 
-    def look(request: Request) -> Response | None:
+    def look(request: Request) -> SandboxResponse | None:
         has_all = all(mark.encode() in request.body for mark in marks)
         return error_response(status, "not this one") if request.path == "/batch" and has_all else None
 

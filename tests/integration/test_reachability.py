@@ -13,7 +13,7 @@ import pytest
 from audience_sync.clock import Clock
 from audience_sync.delivery import OutageChange, Reachability
 from audience_sync.errors import BindingRefused, DestinationAway, DestinationError, KeyRefused
-from audience_sync.sandbox.http_server import Request, Response
+from audience_sync.sandbox.http_server import Request, SandboxResponse
 from audience_sync.store import backlog, outages, profile_report, status_report
 from audience_sync.store.database import Database
 from audience_sync.store.outages import Outage, OutageKind
@@ -223,7 +223,7 @@ def test_the_next_try_is_when_it_is_promised(sending: Sending, monkeypatch: pyte
     came: list[float] = []
     answerer = sending.sandbox._server.answerer
 
-    def look(request: Request) -> Response | None:
+    def look(request: Request) -> SandboxResponse | None:
         if request.path == "/batch":
             came.append(datetime.now(UTC).timestamp() * 1000)
             with sending.workspace.database.read() as connection:

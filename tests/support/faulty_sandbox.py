@@ -19,7 +19,7 @@ import orjson
 from audience_sync.core import exact_json
 from audience_sync.core.model import Json
 from audience_sync.sandbox.capture import CAPTURE_PATHS, count
-from audience_sync.sandbox.http_server import Request, Response
+from audience_sync.sandbox.http_server import Request, SandboxResponse
 from audience_sync.sandbox.sandbox_server import OWN_PATHS, Sandbox
 
 
@@ -191,14 +191,14 @@ class FaultySandbox(Sandbox):
         self.gate.close()
         super().close()
 
-    def respond(self, request: Request) -> Response | None:
+    def respond(self, request: Request) -> SandboxResponse | None:
         """Return the response to a request, as the first rule that applies to it wants it."""
         rule = self.faults.choose(request.path, lambda: user_keys(request.body))
         if request.path.startswith(OWN_PATHS) or rule is None:
             return super().respond(request)
         return self._stumble(rule, replace(request, fault=rule.name))
 
-    def _stumble(self, rule: FaultRule, request: Request) -> Response | None:
+    def _stumble(self, rule: FaultRule, request: Request) -> SandboxResponse | None:
         self.gate.pause(rule.delay)
         if rule.hold_before:
             self.gate.wait()
@@ -231,11 +231,11 @@ def _mapping(value: Json) -> Mapping[str, Json]:
     return value if isinstance(value, dict) else {}
 
 
-def _scripted(rule: FaultRule) -> Response | None:
+def _scripted(rule: FaultRule) -> SandboxResponse | None:
     if rule.status is None:
         return None
     if isinstance(rule.body, str):
-        return Response(rule.status, rule.body.encode(), rule.content_type or "text/html", rule.headers)
+        return SandboxResponse(rule.status, rule.body.encode(), rule.content_type or "text/html", rule.headers)
     phrase = HTTPStatus(rule.status).phrase if rule.status in frozenset(HTTPStatus) else "fault"
     body = orjson.dumps({"error": phrase.lower()} if rule.body is None else rule.body)
-    return Response(rule.status, body, rule.content_type or "application/json", rule.headers)
+    return SandboxResponse(rule.status, body, rule.content_type or "application/json", rule.headers)
