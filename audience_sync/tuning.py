@@ -44,6 +44,42 @@ class Tuning:
     diff_hashes_per_part: int = 500_000  # where only hashes are joined
     diff_rows_per_page: int = 2_000  # more at once are slower in Python
 
+    # delivery: batches taken
+    batches_per_take: int = 20  # more would lock their rows for longer than others should wait
+    build_seconds: float = 0.1  # that events are built in one take: others wait for its rows
+    open_batches: int = 20  # the open events of a process are at most this many times `batch_size`
+    open_characters: int = 8 * 1024 * 1024  # of open events at which a process takes no more: some events are long
+
+    # delivery: its loop
+    worker_poll_seconds: float = 0.02  # between two looks at the workers
+    row_poll_seconds: float = 0.1  # between two looks for rows when there were none
+    longest_row_poll_seconds: float = 2.0  # after many looks without rows: they are held back, and looking is work
+    takeover_poll_seconds: float = 1.0  # between two looks for batches of dead processes, and at the rows of others
+    declare_poll_seconds: float = 1.0  # between two looks for audiences that are new to the destination
+    read_retry_seconds: float = 0.2  # when the membership database is away
+    answer_drain_seconds: float = 5.0  # that answers under way are waited for when everything stops
+    settle_drain_seconds: float = 1.5  # for the last commit after that
+
+    # delivery: workers
+    batch_poll_seconds: float = 0.1  # between two looks for a batch that is due
+    write_retry_seconds: float = 0.5  # when the membership database is away
+    tries_before_halving: int = 3  # of a batch that fails while others pass
+    rejections_before_stop: int = 20  # in a row with nothing accepted: the events are not the cause
+
+    # delivery: claims
+    claim_margin_seconds: float = 9.0  # that a claim lasts longer than a request may: time to renew it three times
+
+    # delivery: settling
+    settle_seconds: float = 0.02  # everything that was accepted meanwhile is one commit
+    batches_per_commit: int = 8  # committed at once: until then no others can be taken in their place
+
+    # delivery: rate and outages
+    rate_reservation_seconds: float = 0.1  # moments for requests are reserved in the database for this long at once
+    lowest_requests_per_second: float = 1.0  # requests a second after the longest outage, unless the limit is below
+    probe_poll_seconds: float = 0.1  # between two looks whether the lone request was answered
+    longest_probe_seconds: float = 60.0  # its sender has reported by then, or never will
+    outage_report_seconds: float = 10.0  # a restart of a load balancer is not an outage
+
     # daemon
     watch_seconds: float = 1.0  # between two looks of the main thread: stop, reload, clock
     status_seconds: float = 60.0  # between two status lines for systemd: counting a large outbox is work

@@ -20,7 +20,6 @@ from audience_sync.cli.run_output import confirm
 from audience_sync.cli.status_commands import chosen_audience, known_audience
 from audience_sync.cli.text_table import TableView
 from audience_sync.config import Settings
-from audience_sync.delivery.claims import MARGIN
 from audience_sync.errors import ConfigError, LeaseHeld
 from audience_sync.store import audiences, backup_mark, batches, dead_letters, erasure, generations, identifiers, runs
 from audience_sync.store.audiences import AudienceRow
@@ -177,7 +176,7 @@ def _listed(found: dict[str, int]) -> str:
 def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, int]:
     """Erase a user, once no request with this user's events can be under way; return what was erased."""
     workspace.release_dead_holders()  # nobody waits for the dead
-    lasts = int((2 * (timeout + MARGIN)).total_seconds() * 1000)
+    lasts = int(2 * (timeout.total_seconds() + workspace.tuning.claim_margin_seconds) * 1000)
     while True:
         with workspace.database.write() as connection:
             identifiers.lock_take(connection)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -145,10 +145,8 @@ class Pool:
 # --- claims -----------------------------------------------------------------------------------------------------------
 # Claims of one process on open batches: taken over from the dead, renewed in the background, given up at the end.
 #
-# A claim lasts `MARGIN` longer than a request may take, and is renewed three times within that. A request starts only
-# when its answer, or its timeout, comes before the claim can be somebody else's.
-
-MARGIN: Final = timedelta(seconds=9)
+# A claim lasts `Tuning.claim_margin_seconds` longer than a request may take, and is renewed three times within that. A
+# request starts only when its answer, or its timeout, comes before the claim can be somebody else's.
 
 
 class BatchClaims:
@@ -158,7 +156,7 @@ class BatchClaims:
         self._workspace = workspace
         self._pool = pool
         self._forwarded = forwarded
-        self.seconds = (timeout + MARGIN).total_seconds()
+        self.seconds = timeout.total_seconds() + workspace.tuning.claim_margin_seconds
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="claims", daemon=True)
         self._thread.start()
@@ -200,7 +198,7 @@ class BatchClaims:
 
     def _renew(self) -> None:
         workspace = self._workspace
-        while not self._over.wait(MARGIN.total_seconds() / 3):
+        while not self._over.wait(workspace.tuning.claim_margin_seconds / 3):
             until = workspace.clock.monotonic() + self.seconds  # before all that may take long
             ids = self._pool.ids()
             try:

@@ -107,17 +107,6 @@ def _type_of(row: AudienceRow, known: Audience | None) -> TraitType | None:
 
 # --- delivery ---------------------------------------------------------------------------------------------------------
 
-LOOK = 0.02  # seconds between two looks at the workers
-IDLE = 0.1  # seconds between two looks for rows where there were none
-LONGEST_IDLE = 2.0  # seconds, after many fruitless looks: what waits is held back, and looking is work
-DATABASE_RETRY = 0.2  # seconds, when the database is away
-LOOK_AT_OTHERS = 1.0  # seconds between two looks for batches of the dead, and at what others have left
-DECLARE_EVERY = 1.0  # seconds between two looks for audiences that are new to the destination
-DRAIN = 5.0  # seconds that answers under way are waited for when all stops
-SETTLE = 1.5  # seconds for the last commit then
-BATCHES_OPEN = 20  # the open events of a process are at most this many times `batch_size`
-TEXT_OPEN = 8 * 1024 * 1024  # characters of open events at which a process takes no more: some events are long
-
 
 def _ignore(_: object) -> None:
     """Show nothing."""
@@ -181,6 +170,7 @@ def deliver(workspace: Workspace, delivery: DeliveryOptions) -> DeliveryReport:
 class _Session:
     def __init__(self, workspace: Workspace, delivery: DeliveryOptions, reachability: Reachability) -> None:
         self._workspace = workspace
+        self._tuning = workspace.tuning
         self._delivery = delivery
         self._settings = delivery.settings
         self._reachability = reachability
@@ -245,11 +235,11 @@ class _Session:
         """Wait for answers under way, settle them, and give up the claims of everything else."""
         group.stop.set()
         self._pool.wake()
-        deadline = self._workspace.clock.monotonic() + DRAIN
+        deadline = self._workspace.clock.monotonic() + self._tuning.answer_drain_seconds
         for worker in workers:
             if worker.is_alive():
                 worker.join(max(0.0, deadline - self._workspace.clock.monotonic()))
-        group.settler.close(SETTLE)
+        group.settler.close(self._tuning.settle_drain_seconds)
         group.claims.close(but=self._pool.posting())
         self.events = group.settler.events
 
@@ -279,7 +269,7 @@ class _Session:
                 self._last_progress = clock.monotonic()
                 self._takes_at, self._fruitless = float("-inf"), 0  # who was held back may be free
             try:
-                if clock.monotonic() > self._declares_at + DECLARE_EVERY:
+                if clock.monotonic() > self._declares_at + self._tuning.declare_poll_seconds:
                     self._declare(api)
                 took = self._supply(group, taker)
                 self._database_was_away = False
@@ -289,10 +279,10 @@ class _Session:
                 if not self._database_was_away:
                     self._delivery.warn(f"the membership database is away: {first_line(error)}")
                 self._database_was_away = True
-                self._delivery.stop.wait(DATABASE_RETRY)
+                self._delivery.stop.wait(self._tuning.read_retry_seconds)
                 continue
             if not took:
-                settler.wait_for_commit(LOOK)
+                settler.wait_for_commit(self._tuning.worker_poll_seconds)
 
     def _supply(self, group: WorkerGroup, taker: Taker) -> bool:
         """Claim what others have left, and take rows where the workers will soon have nothing; say if that was so."""
@@ -300,7 +290,7 @@ class _Session:
         most = self._free(group)
         if now >= self._looks_at and most > 0:
             left = group.claims.take_over()
-            self._looks_at = now + (LOOK_AT_OTHERS if not left else 0.0)
+            self._looks_at = now + (self._tuning.takeover_poll_seconds if not left else 0.0)
             self._pool_add(group, left, now, is_new=False)
             most = self._free(group)
         if group.limiter.is_out():  # or a batch fails that is alone: one other tells which
@@ -315,7 +305,8 @@ class _Session:
             raise
         group.nothing_to_take = not taken.progress
         if not taken.progress:
-            pause = min(LONGEST_IDLE, IDLE * float(2 ** min(self._fruitless, 10)))
+            pause = self._tuning.row_poll_seconds * float(2 ** min(self._fruitless, 10))
+            pause = min(self._tuning.longest_row_poll_seconds, pause)
             self._takes_at = self._workspace.clock.monotonic() + pause
             self._fruitless += 1
             return False
@@ -338,26 +329,29 @@ class _Session:
     def _free(self, group: WorkerGroup) -> int:
         """Return how many batches may be taken: none while the workers have half of those that may be open."""
         size = group.batching.batch_size
-        most = max(BATCHES_OPEN, 2 * self._settings.delivery.concurrency)
+        most = max(self._tuning.open_batches, 2 * self._settings.delivery.concurrency)
         load = self._pool.load()
         free = most - -(-(load.events + group.settler.unsettled) // size)
-        return max(0, free) if load.text < TEXT_OPEN and load.ready <= most * size // 2 else 0
+        is_free = load.text < self._tuning.open_characters and load.ready <= most * size // 2
+        return max(0, free) if is_free else 0
 
     def _is_done(self, group: WorkerGroup) -> bool:
         """Return whether nothing waits, here or elsewhere, that may be sent."""
-        if not group.nothing_to_take or self._pool.load().events or not group.settler.flush(LOOK):
+        if not group.nothing_to_take or self._pool.load().events:
+            return False
+        if not group.settler.flush(self._tuning.worker_poll_seconds):
             return False
         if not self._deliverable():
             return True
         self._notice_others()
-        return self._delivery.stop.wait(IDLE)
+        return self._delivery.stop.wait(self._tuning.row_poll_seconds)
 
     def _notice_others(self) -> None:
         """Take it for progress when another process sends what waits."""
         now = self._workspace.clock.monotonic()
         if self._delivery.wait is None or now < self._counts_at:
             return
-        self._counts_at = now + LOOK_AT_OTHERS  # counting is work
+        self._counts_at = now + self._tuning.takeover_poll_seconds  # counting is work
         with self._workspace.database.read() as connection:
             waits, _, _ = backlog.count(connection, forwarded=self._delivery.forwarded)
         if waits < self._waited:

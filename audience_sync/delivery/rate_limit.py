@@ -15,19 +15,15 @@ from audience_sync.destinations.backoff import LONGEST_ASKED, backoff
 from audience_sync.store import request_times
 from audience_sync.store.workspace import Workspace
 
-RESERVE_SECONDS = 0.1  # moments are reserved in the database for so long at once
-LEAST = 1.0  # requests a second, after the longest outage, unless the limit is below
-PROBE_LOOK = 0.1  # seconds between two looks at whether the lone request was answered
-LONGEST_PROBE = 60.0  # seconds; whoever asked has said by then how it went, or will never
-
 
 class RateLimiter:
     """Hands out moments for requests to the workers of one process."""
 
     def __init__(self, workspace: Workspace, *, per_second: float, workers: int, longest: timedelta) -> None:
         self._workspace = workspace
+        self._tuning = workspace.tuning
         self._per_second = per_second
-        self._reserve = max(1, int(per_second * RESERVE_SECONDS))
+        self._reserve = max(1, int(per_second * self._tuning.rate_reservation_seconds))
         self._failures_of_an_outage = max(3, workers)  # different batches
         self._longest = longest
         self._lock = threading.Lock()
@@ -110,7 +106,7 @@ class RateLimiter:
     def _end_outage(self, now: float) -> None:
         """Begin again: at half the limit after a second, at a tenth after nine, at the least after a minute or days."""
         slowed = self._per_second / (1 + now - self._outage_began_at)
-        self._rate = max(min(LEAST, self._per_second), min(self._rate, slowed))
+        self._rate = max(min(self._tuning.lowest_requests_per_second, self._per_second), min(self._rate, slowed))
         self._outages = 0
         self._probe = None
         self._turn_at = now + 1 / self._rate
@@ -123,7 +119,7 @@ class RateLimiter:
                 return self._resume_at - now
             if self._outages:
                 if not self._may_probe(now):
-                    return PROBE_LOOK
+                    return self._tuning.probe_poll_seconds
             elif self._rate < self._per_second and now < self._turn_at:
                 return self._turn_at - now
             else:
@@ -136,7 +132,7 @@ class RateLimiter:
         if probe is me:
             self._end_outage(now)
         elif probe is None or not probe.is_alive() or now >= self._probe_ends_at:
-            self._probe, self._probe_ends_at = me, now + LONGEST_PROBE
+            self._probe, self._probe_ends_at = me, now + self._tuning.longest_probe_seconds
         else:
             return False
         return True
@@ -155,7 +151,11 @@ class RateLimiter:
             began = self._workspace.clock.monotonic()  # the wall clock is read once: it may jump
             now_us = int(self._workspace.clock.now().timestamp() * 1_000_000)
             late = now_us - self._next_us
-            if self._reserved == 0 or late > RESERVE_SECONDS * 1_000_000 or late < -self._furthest_us:
+            if (
+                self._reserved == 0
+                or late > self._tuning.rate_reservation_seconds * 1_000_000
+                or late < -self._furthest_us
+            ):
                 with self._workspace.database.write() as connection:
                     self._next_us = request_times.reserve_requests(
                         connection, now_us=now_us, requests=self._reserve, per_second=self._per_second

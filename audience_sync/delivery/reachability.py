@@ -1,8 +1,8 @@
 """Whether the destination accepts events: kept in the database for `status`, and reported once per change of state.
 
-A failure is an outage once it lasts: when by the next try nothing will have been accepted for `REPORT_AFTER`. A
-restart of a load balancer wakes nobody. A refused key or a wrong address is one at once. The outage ends with the next
-event that is accepted, of this process or another.
+A failure is an outage once it lasts: when by the next try nothing will have been accepted for
+`Tuning.outage_report_seconds`. A refused key or a wrong address is one at once. The outage ends with the next event
+that is accepted, of this process or another.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from audience_sync.errors import AudienceSyncError, DestinationAway, KeyRefused
 from audience_sync.store import outages
 from audience_sync.store.outages import Outage, OutageKind
 from audience_sync.store.workspace import Workspace
-
-REPORT_AFTER = timedelta(seconds=10)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Reachability:
                 self._first_failure = clock.now_ms(), clock.monotonic()
             since, began = self._first_failure
             lasts = clock.monotonic() + again_in - began
-            if self._outage is not None or lasts >= REPORT_AFTER.total_seconds():
+            if self._outage is not None or lasts >= self._workspace.tuning.outage_report_seconds:
                 self._keep(OutageKind.UNREACHABLE, answer, since=since, again_in=again_in)
 
     def stopped(self, error: AudienceSyncError, *, again_in: float) -> None:

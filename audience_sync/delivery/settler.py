@@ -14,16 +14,13 @@ from audience_sync.store import batches, generations
 from audience_sync.store.batches import Batch
 from audience_sync.store.workspace import Workspace
 
-COMMIT_EVERY = 0.02  # seconds; what came meanwhile is one commit
-ENOUGH = 8  # batches that are committed at once: as long as they are not, no others can be taken in their place
-RETRY_AFTER = 0.5  # seconds, when the database is away
-
 
 class Settler:
     """Takes accepted batches from the workers and commits them."""
 
     def __init__(self, workspace: Workspace, *, destination: str, warn: Callable[[str], None]) -> None:
         self._workspace = workspace
+        self._tuning = workspace.tuning
         self._destination = destination  # display name
         self._warn = warn
         self._warned = False
@@ -79,6 +76,9 @@ class Settler:
     def _is_idle(self) -> bool:
         return not self._waiting and not self._lost and not self._committing
 
+    def _has_enough(self) -> bool:
+        return len(self._waiting) >= self._tuning.batches_per_commit or self._closed
+
     def _run(self) -> None:
         """Work; whatever ends it unexpectedly is handed to the thread that waits."""
         try:
@@ -96,7 +96,7 @@ class Settler:
                 self._changed.wait_for(lambda: bool(self._waiting or self._lost) or self._closed)
                 if not self._waiting and not self._lost:
                     return
-                self._changed.wait_for(lambda: len(self._waiting) >= ENOUGH or self._closed, COMMIT_EVERY)
+                self._changed.wait_for(self._has_enough, self._tuning.settle_seconds)
                 accepted, self._waiting = self._waiting, []
                 self._committing = True
             lost = self._commit(accepted)
@@ -150,7 +150,7 @@ class Settler:
     def _failed(self, error: sa.exc.SQLAlchemyError | MarkUnusable) -> None:
         if not (isinstance(error, sa.exc.DBAPIError) and is_lock_timeout(error)):  # else it only yields to a sync
             self._say_once(first_line(error))
-        time.sleep(RETRY_AFTER)
+        time.sleep(self._tuning.write_retry_seconds)
 
     def _say_once(self, problem: str) -> None:
         if not self._warned:

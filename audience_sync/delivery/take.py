@@ -93,8 +93,6 @@ def _message(event: RenderedEvent) -> object:
 
 # --- taking rows ------------------------------------------------------------------------------------------------------
 
-MOST_BATCHES: Final = 20  # a take
-LONGEST_BUILD: Final = 0.1  # seconds that events are built in one take: others wait for its rows
 _PROFILE: Final = itemgetter(0)  # of a row
 
 T = TypeVar("T", bound=tuple[Any, ...])  # a row
@@ -186,7 +184,7 @@ class Taker:
         """
         workspace, size = self._workspace, self._batching.batch_size
         self._events_first = not self._events_first
-        limit = size * min(most, MOST_BATCHES) + 1  # of the last profile there may be more
+        limit = size * min(most, self._workspace.tuning.batches_per_take) + 1  # of the last profile there may be more
         with workspace.database.write() as connection:
             taking = batches.lock_taking(connection, stuck_tries=self._batching.stuck_tries)
             page = _NOTHING
@@ -275,7 +273,7 @@ class Taker:
     def _build(self, rows: Sequence[T], build: Callable[[Sequence[T]], list[P]]) -> tuple[list[P], int]:
         """Return what is built of the first rows, whole profiles, and how many rows these are.
 
-        They are enough for a batch, and no more than can be built in `LONGEST_BUILD`.
+        They are enough for a batch, and no more than can be built in `Tuning.build_seconds`.
         """
         built: list[P] = []
         end = 0
@@ -285,12 +283,12 @@ class Taker:
         return built, end
 
     def _in_time(self, items: Iterable[P]) -> Iterator[P]:
-        """Yield items until making and using them has taken `LONGEST_BUILD`, at least one."""
+        """Yield items until making and using them has taken `Tuning.build_seconds`, at least one."""
         monotonic = self._workspace.clock.monotonic
         began = monotonic()
         for item in items:
             yield item
-            if monotonic() - began > LONGEST_BUILD:
+            if monotonic() - began > self._workspace.tuning.build_seconds:
                 return
 
     def _pack(self, profiles: Iterable[ProfileEvents | ForwardedProfileEvents]) -> list[BatchContents]:

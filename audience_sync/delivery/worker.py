@@ -40,8 +40,6 @@ from audience_sync.store.workspace import Workspace
 # --- state of all workers ---------------------------------------------------------------------------------------------
 # State that the workers of one process share: their batches, the rate limiter, and why they stop.
 
-MOST_REJECTED: Final = 20  # refused one after the other with nothing accepted: then it is not the events
-
 
 @dataclass(kw_only=True)
 class WorkerGroup:
@@ -95,7 +93,8 @@ class WorkerGroup:
             generations.advance(connection, now_ms)
             self.moves += 1
             self._rejected[event.idempotency_key if event.origin is None else event.profile_key] = event
-            if len(self._rejected) < MOST_REJECTED:
+            most = self.workspace.tuning.rejections_before_stop
+            if len(self._rejected) < most:
                 return
             for rejected in sorted(self._rejected.values(), key=attrgetter("profile_key")):  # as others lock rows
                 if rejected.origin is None:
@@ -105,7 +104,7 @@ class WorkerGroup:
                     events.set_dead(connection, row.profile_key, row.position, reason=None)
         self.fail(
             DestinationError(
-                f"{self.destination.display_name} rejected {MOST_REJECTED} events in a row and accepted none: {reason}",
+                f"{self.destination.display_name} rejected {most} events in a row and accepted none: {reason}",
                 hint="nothing was lost: fix the cause, then run `audience-sync deliver`",
             )
         )
@@ -113,9 +112,6 @@ class WorkerGroup:
 
 # --- one worker -------------------------------------------------------------------------------------------------------
 
-IDLE: Final = 0.1  # seconds between two looks for a batch that is due
-DATABASE_RETRY: Final = 0.5  # seconds, when the database is away
-TRIES_BEFORE_HALVING: Final = 3
 NO_ANSWER: Final = frozenset({0, 429, 503})  # statuses that say nothing of the events
 
 
@@ -125,13 +121,14 @@ class Worker(threading.Thread):
     def __init__(self, group: WorkerGroup, client: DestinationClient) -> None:
         super().__init__(name="deliverer", daemon=True)
         self._group = group
+        self._tuning = group.workspace.tuning
         self._client = client
 
     def run(self) -> None:
         """Work; whatever ends it unexpectedly is handed to the thread that waits."""
         try:
             while not self._group.stop.is_set():
-                held = self._group.pool.next(IDLE)
+                held = self._group.pool.next(self._tuning.batch_poll_seconds)
                 if held is not None:
                     self._serve(held)
         except MarkUnusable as error:
@@ -149,21 +146,22 @@ class Worker(threading.Thread):
                 return
             self._post(held)
         except sa.exc.OperationalError:
-            self._again(held, after=DATABASE_RETRY)
+            self._again(held, after=self._tuning.write_retry_seconds)
 
     def _may_post(self, held: Held) -> bool:
         group, clock = self._group, self._group.workspace.clock
         if held.batch.origin is not None:
             with group.workspace.database.read() as connection:
                 if batches.is_behind(connection, held.batch):
-                    self._again(held, after=IDLE)
+                    self._again(held, after=self._tuning.batch_poll_seconds)
                     return False
         if not group.limiter.wait(group.stop):
             self._again(held, after=0.0)
             return False
         if held.until - clock.monotonic() <= group.timeout.total_seconds():
             group.limiter.let_go()
-            self._again(held, after=IDLE)  # an answer might come when somebody else has the batch
+            # an answer might come when another process has the batch
+            self._again(held, after=self._tuning.batch_poll_seconds)
             return False
         return True
 
@@ -224,7 +222,8 @@ class Worker(threading.Thread):
         if held.accepted_before is None:
             held.accepted_before = group.accepted
         group.limiter.failed(batch.id, asked=outcome.retry_after, throttled=outcome.status == 429)
-        if batch.tries >= TRIES_BEFORE_HALVING and batch.size > 1 and self._is_to_blame(held, outcome):
+        is_tried = batch.tries >= self._tuning.tries_before_halving
+        if is_tried and batch.size > 1 and self._is_to_blame(held, outcome):
             self._cut(held, halves(batch.events))
             return
         wait = backoff(batch.tries + 1, jitter=clock.jitter(), longest=group.max_backoff, asked=outcome.retry_after)

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.delivery.rate_limit import RESERVE_SECONDS
 from audience_sync.sandbox.http_server import Request, SandboxResponse
-from audience_sync.tuning import DEFAULT_TUNING
+from audience_sync.tuning import DEFAULT_TUNING, Tuning
 from tests.acceptance.running import KILLED, Customers, Place, Running, assert_settled, customers, open_place, until
 from tests.sending import in_between
 from tests.support.faulty_sandbox import FaultRule
@@ -128,8 +127,8 @@ def test_one_is_killed_and_one_frozen(place: Place, count: int, is_late: bool) -
     assert_settled(place, FLIPPED, before=EVERYBODY)
     most, seconds = watch.most_in_a_second(), watch.at[-1] - watch.at[0]
     print(f"{len(watch.at)} requests in {seconds:.1f} s, at most {most} in a second, at a limit of {RATE}")
-    assert most <= RATE * (1 + RESERVE_SECONDS + LATE)
-    assert len(watch.at) <= RATE * (seconds + RESERVE_SECONDS) + count
+    assert most <= RATE * (1 + Tuning().rate_reservation_seconds + LATE)
+    assert len(watch.at) <= RATE * (seconds + Tuning().rate_reservation_seconds) + count
 
 
 def is_in_transaction(place: Place) -> bool:

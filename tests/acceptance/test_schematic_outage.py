@@ -20,9 +20,9 @@ import pytest
 
 from audience_sync.clock import Clock
 from audience_sync.delivery import KnownDestination
-from audience_sync.delivery.delivery_loop import BATCHES_OPEN
 from audience_sync.sandbox.http_server import Request, SandboxResponse
 from audience_sync.store.database import Database
+from audience_sync.tuning import Tuning
 from tests.sending import Sending, assert_agreed, assert_in_order, open_sending, user_of
 from tests.support.faulty_sandbox import FaultRule, FaultySandbox
 from tests.waiting import wait_until
@@ -122,7 +122,7 @@ class Outage:
     def assert_bounded(self) -> None:
         """Assert that no more waits after three days than there are profiles and audiences, nor takes more room."""
         assert max(self.rows) <= 2 * len(EVERYBODY) + len(EVERYBODY) // 5 + WORKERS
-        assert max(self.open) <= BATCHES_OPEN * BATCH_SIZE
+        assert max(self.open) <= Tuning().open_batches * BATCH_SIZE
         first, last = self.bytes[SYNCS_A_DAY - 1], self.bytes[-1]
         assert last <= 1.2 * first
 

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.delivery import take
 from audience_sync.store import holders, identifiers, outbox, settings_table
 from audience_sync.store.database import Database
 from tests.factories import make_event, open_changes
@@ -230,9 +229,9 @@ def test_a_sync_that_commits_while_rows_are_taken(sending: Sending, monkeypatch:
     assert_agreed(sending)
 
 
-def test_a_take_that_builds_slowly(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_take_that_builds_slowly(sending: Sending) -> None:
     """Once building has taken too long, rows are left for the next take; of a batch at least each has some."""
-    monkeypatch.setattr(take, "LONGEST_BUILD", 0)
+    sending = sending.tuned(build_seconds=0.0)
     sending.sync(gold=EVERYBODY)
     reached: list[str] = []
     slow = replace(sending.workspace, reach=reached.append)

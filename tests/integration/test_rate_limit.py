@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import pytest
 
-from audience_sync.delivery.rate_limit import LONGEST_PROBE, RateLimiter
+from audience_sync.delivery.rate_limit import RateLimiter
 from audience_sync.store.workspace import Workspace
 from tests.factories import FrozenClock
 
@@ -172,7 +172,7 @@ def test_request_that_never_ends(sender: Sender, clock: FrozenClock) -> None:
     """A lone request of which nothing is heard again does not keep the others back for ever."""
     sender.fail(times=WORKERS)
     sender.send("first")
-    clock.advance(timedelta(seconds=LONGEST_PROBE))
+    clock.advance(timedelta(seconds=sender.limiter._tuning.longest_probe_seconds))
 
     assert sender.may_go("second")
     assert not sender.may_go("third")

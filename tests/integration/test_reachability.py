@@ -218,7 +218,7 @@ def destination(sending: Sending) -> dict[str, object]:
 
 def test_the_next_try_is_when_it_is_promised(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
     """During an outage every request comes at the time that `status` showed before it, and no earlier."""
-    monkeypatch.setattr("audience_sync.delivery.reachability.REPORT_AFTER", timedelta(0))
+    sending = sending.tuned(outage_report_seconds=0.0)
     promised: list[int] = []
     came: list[float] = []
     answerer = sending.sandbox._server.answerer
@@ -296,9 +296,9 @@ def test_a_time_that_has_passed_is_no_next_try(sending: Sending) -> None:
         assert destination(sending)["next_try_at"] == shown
 
 
-def test_an_event_that_fails_alone_is_no_outage(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_that_fails_alone_is_no_outage(sending: Sending) -> None:
     """An event that fails while the rest of its batch passes says nothing of Schematic, however long it fails."""
-    monkeypatch.setattr("audience_sync.delivery.reachability.REPORT_AFTER", timedelta(0))
+    sending = sending.tuned(outage_report_seconds=0.0)
     sending.sandbox.faults.set([FaultRule(status=500, user_key="u1")])
     impatient = sending.with_settings(delivery={"batch_size": 3, "max_backoff": timedelta(seconds=0.1)})
     impatient.deliver_until(lambda: bool(sending.rows("SELECT 1 FROM batches WHERE size = 1 AND tries > 5")))
