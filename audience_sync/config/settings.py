@@ -213,8 +213,8 @@ class Settings(BaseModel):
         for known in (by_key, by_name):
             if key_or_name in known:
                 return known[key_or_name]
-        proposed = near(key_or_name, by_key) or near(key_or_name, by_name)
+        names = [word for one in self.audiences for word in (one.key, one.name)]
         raise UnknownName(
-            f"there is no audience `{key_or_name}` in {self.path}{proposed}",
+            f"there is no audience `{key_or_name}` in {self.path}{near(key_or_name, names)}",
             hint="`audience-sync audiences` lists them",
         )

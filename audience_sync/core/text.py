@@ -43,12 +43,15 @@ def shown(word: str, longest: int = 40) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str], *, most: int = 1) -> str:
-    """Return ``did you mean `x`?`` with the known words that look like another, whatever their case; "" if none do."""
-    by_lower: dict[str, list[str]] = {}
-    for one in dict.fromkeys(known):
-        by_lower.setdefault(one.lower(), []).append(one)
-    found = get_close_matches(word[:100].lower(), by_lower, n=most)  # the time it takes grows with the square
-    near = [one for lower in found for one in by_lower[lower]][:most]
+    """Return ``did you mean `x`?`` with the known words that look like another; "" if none do.
+
+    Words that differ in case are proposed when no other looks like it.
+    """
+    known, start = dict.fromkeys(known), word[:100]  # the time it takes grows with the square of the length
+    near = get_close_matches(start, known, n=most)
+    if not near:
+        by_lower = {one.lower(): one for one in known}
+        near = [by_lower[lower] for lower in get_close_matches(start.lower(), by_lower, n=most)]
     return f"did you mean {' or '.join(f'`{one}`' for one in near)}?" if near else ""
 
 
