@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 from collections import Counter
@@ -66,6 +67,14 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_every_file_of_the_package_has_a_name_of_its_own() -> None:
     """A file is found by its name: no two have the same one, whatever folder they are in."""
     names = [path.name for path in (ROOT / "audience_sync").rglob("*.py") if path.name != "__init__.py"]
+
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+def test_every_class_of_the_package_has_a_name_of_its_own() -> None:
+    """A class is found by its name, too."""
+    files = [ast.parse(path.read_text()) for path in (ROOT / "audience_sync").rglob("*.py")]
+    names = [node.name for file in files for node in ast.walk(file) if isinstance(node, ast.ClassDef)]
 
     assert [name for name, count in Counter(names).items() if count > 1] == []
 
