@@ -37,7 +37,7 @@ def track(name: str = "Track", *, trigger: str = 'type = "identify"', **fields: 
     return make_mapping(name, trigger=trigger, action=TRACK_EVENT, fields=mapped)
 
 
-def parcel(changes: list[OpenChange], *mappings: Mapping) -> ProfileEvents:
+def profile_events(changes: list[OpenChange], *mappings: Mapping) -> ProfileEvents:
     """Return what some changes come to, which is the same with a template or without."""
     destination = make_renderer(*mappings)
     made = rendered(changes, destination, at=AT)
@@ -48,7 +48,7 @@ def parcel(changes: list[OpenChange], *mappings: Mapping) -> ProfileEvents:
 
 
 def bodies(made: ProfileEvents) -> list[dict[str, Any]]:
-    """Return the bodies of a parcel's events."""
+    """Return the bodies of the events of a profile."""
     return [json.loads(event.body)["body"] for event in made.events]
 
 
@@ -142,7 +142,7 @@ def test_the_newest_identifiers_count() -> None:
 def test_two_mappings_two_events() -> None:
     """Each mapping's event has a key of its own, and none alone settles the change."""
     change = make_open("u1")
-    made = parcel([change], identify(), track(user_keys={"email": {"@template": "{{userId}}@x.io"}}))
+    made = profile_events([change], identify(), track(user_keys={"email": {"@template": "{{userId}}@x.io"}}))
 
     first, last = made.events
     assert bodies(made) == [
@@ -158,13 +158,15 @@ def test_bodies_that_differ_in_traits_alone_are_one_event() -> None:
     """Two mappings that identify the same person say it in one event, under a key of both."""
     change = make_open("u1")
     also = identify("Also", user_traits={"member": {"@path": "$.traits.gold"}})
-    made = parcel([change], identify(), also)
+    made = profile_events([change], identify(), also)
 
     (event,) = made.events
     assert bodies(made) == [{"keys": {"userId": "u1"}, "traits": {"gold": True, "member": True}}]
     assert event.mappings == ("Identify", "Also")
     assert len(event.carried) == 1
-    assert event.idempotency_key not in {parcel([change], one).events[0].idempotency_key for one in (identify(), also)}
+    assert event.idempotency_key not in {
+        profile_events([change], one).events[0].idempotency_key for one in (identify(), also)
+    }
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_bodies_that_differ_in_traits_alone_are_one_event() -> None:
 )
 def test_bodies_that_differ_otherwise_stay_apart(other: Mapping) -> None:
     """Nothing is said of somebody whom a mapping did not mean, and no value replaces another."""
-    made = parcel([make_open("u1")], identify(), other)
+    made = profile_events([make_open("u1")], identify(), other)
 
     assert len(made.events) == 2
     assert len({event.idempotency_key for event in made.events}) == 2
@@ -190,15 +192,15 @@ def test_a_mapping_that_tells_audiences_apart_gets_them_apart() -> None:
     named = identify("Named", user_traits={"last": {"@path": "$.context.personas.computation_key"}})
     joined = identify("Only t1", trigger='context.personas.computation_key = "t1"')
 
-    assert [body["traits"] for body in bodies(parcel(changes, named))] == [{"last": "t1"}, {"last": "t2"}]
-    assert [body["traits"] for body in bodies(parcel(changes, identify()))] == [{"t1": True, "t2": True}]
-    assert [body["traits"] for body in bodies(parcel(changes, joined))] == [{"t1": True}]
+    assert [body["traits"] for body in bodies(profile_events(changes, named))] == [{"last": "t1"}, {"last": "t2"}]
+    assert [body["traits"] for body in bodies(profile_events(changes, identify()))] == [{"t1": True, "t2": True}]
+    assert [body["traits"] for body in bodies(profile_events(changes, joined))] == [{"t1": True}]
 
 
 def test_a_trigger_on_one_trait_takes_that_change_alone() -> None:
     """A trigger sees each change as Segment would send it, with one trait."""
     changes = [make_open("u1", audience_id=n, trait=f"t{n}") for n in (1, 2)]
-    made = parcel(changes, identify(trigger="traits.t1 = true"))
+    made = profile_events(changes, identify(trigger="traits.t1 = true"))
 
     assert [body["traits"] for body in bodies(made)] == [{"t1": True}]
     assert made.rejected == [(changes[1], NOT_MAPPED)]
@@ -207,7 +209,7 @@ def test_a_trigger_on_one_trait_takes_that_change_alone() -> None:
 def test_track_events_are_never_joined() -> None:
     """Two facts stay two, though they look alike."""
     changes = [make_open("u1", audience_id=n, trait=f"t{n}") for n in (1, 2)]
-    made = parcel(changes, track(traits={"source": "audiences"}))
+    made = profile_events(changes, track(traits={"source": "audiences"}))
 
     assert [body["traits"]["source"] for body in bodies(made)] == ["audiences", "audiences"]
     assert len({event.idempotency_key for event in made.events}) == 2
@@ -220,14 +222,14 @@ def test_the_order_of_audiences_makes_no_other_pairing() -> None:
     one = track("One", event_name=key, traits={"n": 1})
     two = track("Two", event_name=key, traits={"n": 2})
 
-    assert len({event.idempotency_key for event in parcel(changes, one, two).events}) == 4
+    assert len({event.idempotency_key for event in profile_events(changes, one, two).events}) == 4
 
 
 def test_a_mapping_can_ask_what_happened() -> None:
     """A track event of an entry is not sent when somebody's identifiers change, or all is sent again."""
     mappings = identify(), track(trigger='context.change = "entered"')
     names = {
-        kind: [event.mappings[0] for event in parcel([make_open("u1", kind=kind)], *mappings).events]
+        kind: [event.mappings[0] for event in profile_events([make_open("u1", kind=kind)], *mappings).events]
         for kind in ("entered", "updated", "resent")
     }
 
@@ -236,7 +238,7 @@ def test_a_mapping_can_ask_what_happened() -> None:
 
 def test_equal_mappings_make_two_events() -> None:
     """Mappings that are equal but for their triggers do not pass for a repetition of each other."""
-    made = parcel([make_open("u1")], track("One"), track("Two", trigger="exists(userId)"))
+    made = profile_events([make_open("u1")], track("One"), track("Two", trigger="exists(userId)"))
 
     assert len({event.idempotency_key for event in made.events}) == 2
 
@@ -244,7 +246,7 @@ def test_equal_mappings_make_two_events() -> None:
 def test_a_track_event_names_somebody() -> None:
     """What happened to nobody is no event: the person whose key a mapping asks for may have none."""
     by_email = track(user_keys={"email": {"@path": "$.context.user_keys.email"}})
-    made = parcel([make_open("u1")], identify(), by_email)
+    made = profile_events([make_open("u1")], identify(), by_email)
 
     assert [event.mappings for event in made.events] == [("Identify",)]
     assert [one.reason for one in made.rejected] == [f"mapping 'Track': {NOBODY}"]
@@ -254,7 +256,7 @@ def test_a_company_can_have_the_traits_too() -> None:
     """Traits that go to user and company as a whole do not keep changes apart."""
     changes = [make_open("u1", audience_id=n, trait=f"t{n}", identifiers=company_identifiers("c")) for n in (1, 2)]
 
-    (sent,) = bodies(parcel(changes, identify(company_traits={"@path": "$.traits"})))
+    (sent,) = bodies(profile_events(changes, identify(company_traits={"@path": "$.traits"})))
     assert sent["traits"] == sent["company"]["traits"] == {"t1": True, "t2": True}
 
 
@@ -262,7 +264,7 @@ def test_a_refusal_is_named_and_holds_nothing_else() -> None:
     """What one mapping cannot make is dead with its reason, what another makes of it is still sent."""
     change = make_open("u1")
     keyless = identify("Keyless", user_keys={"email": {"@path": "$.traits.email"}})
-    made = parcel([change], identify(), keyless)
+    made = profile_events([change], identify(), keyless)
 
     assert bodies(made) == [{"keys": {"userId": "u1"}, "traits": {"gold": True}}]
     assert made.events[0].carried[0].shared
@@ -274,7 +276,7 @@ def test_a_disabled_mapping_makes_nothing() -> None:
     fields = IDENTIFY_USER.preset_fields
     off = make_mapping("Off", trigger='type = "identify"', action=IDENTIFY_USER, fields=fields, enabled=False)
 
-    made = parcel([make_open("u1")], off)
+    made = profile_events([make_open("u1")], off)
 
     assert (made.events, made.rejected) == ([], [(make_open("u1"), NOT_MAPPED)])
 
@@ -307,12 +309,12 @@ def test_a_computed_trait_says_so() -> None:
         "namespace": "env_1",
         "space_id": "env_1",
     }
-    assert [body["traits"] for body in bodies(parcel([gone]))] == [{"spend": None}]
+    assert [body["traits"] for body in bodies(profile_events([gone]))] == [{"spend": None}]
 
 
 def test_audiences_and_computed_traits_share_an_identify() -> None:
     """One person's changes are one event, whatever they are of, where no mapping asks."""
-    made = parcel(
+    made = profile_events(
         [
             make_open("u1", trait="spend", value="null", computation="trait"),
             make_open("u1", audience_id=2, trait="gold"),
@@ -333,7 +335,7 @@ def test_a_mapping_for_one_computation_gets_no_other(first: str) -> None:
         make_open("u1", audience_id=2, trait="spend", value="1", computation="trait"),
         make_open("u1", audience_id=3, trait="silver", value="false"),
     ]
-    made = parcel(changes if first == "audience" else [changes[1], changes[0], changes[2]], only)
+    made = profile_events(changes if first == "audience" else [changes[1], changes[0], changes[2]], only)
 
     assert [body["traits"] for body in bodies(made)] == [{"gold": True, "silver": False}]
     assert [(change.trait, reason) for change, reason in made.rejected] == [("spend", NOT_MAPPED)]
@@ -342,7 +344,7 @@ def test_a_mapping_for_one_computation_gets_no_other(first: str) -> None:
 def test_a_field_may_name_the_computation() -> None:
     """A body that says of which computation it is says it of each change."""
     named = identify(user_name={"@path": "$.context.personas.computation_class"})
-    made = parcel(
+    made = profile_events(
         [make_open("u1", trait="gold"), make_open("u1", audience_id=2, trait="spend", computation="trait")], named
     )
 
