@@ -1,6 +1,6 @@
-"""Explain a failure of the membership database: one sentence with the place, and the remedy.
+"""Explain a failure of the membership database: one sentence with the location, and the remedy.
 
-Failures that this program causes itself, such as a violated constraint, are not explained here: they are bugs.
+Failures that this program causes itself, such as a violated constraint, are bugs and are not explained here.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from sqlalchemy.engine import URL
 from audience_sync.errors import AudienceSyncError
 
 NOT_UTF8: Final = "Could not decode to UTF-8"
-NOTHING_LOST: Final = "nothing was lost: try again"
+NOTHING_LOST: Final = "nothing was lost; try again"
 _SQLITE: Final[Mapping[str, str]] = {
-    "SQLITE_BUSY": "another program has locked the file: close it; nothing was lost",
-    "SQLITE_LOCKED": "another program has locked the file: close it; nothing was lost",
-    "SQLITE_FULL": "free disk space in {folder}; nothing was lost",
-    "SQLITE_IOERR": "check the disk that holds {folder}; nothing was lost",
-    "SQLITE_READONLY": "make {file} and its folder writable for this user",
-    "SQLITE_PERM": "make {file} and its folder writable for this user",
-    "SQLITE_CANTOPEN": "make {file} and its folder readable and writable for this user",
-    "SQLITE_AUTH": "make {file} and its folder readable and writable for this user",
-    "SQLITE_CORRUPT": "restore the file from a backup; `audience-sync sync --resync --force` then repairs Schematic",
+    "SQLITE_BUSY": "nothing was lost; another program has locked the file: close it and try again",
+    "SQLITE_LOCKED": "nothing was lost; another program has locked the file: close it, then try again",
+    "SQLITE_FULL": "nothing was lost; free disk space in {folder}",
+    "SQLITE_IOERR": "nothing was lost; check the disk that contains {folder}",
+    "SQLITE_READONLY": "make {file} and its folder writable by this user",
+    "SQLITE_PERM": "make {file} and its folder writable by this user",
+    "SQLITE_CANTOPEN": "make {file} and its folder readable and writable by this user",
+    "SQLITE_AUTH": "make {file} and its folder readable and writable by this user",
+    "SQLITE_CORRUPT": (
+        "restore the file from a backup, then run `audience-sync sync --resync --force` to repair Schematic"
+    ),
     "SQLITE_NOTADB": "check database.url: the file is not a SQLite database",
 }
 """The remedy for each primary error of SQLite."""
@@ -34,23 +36,23 @@ _POSTGRES: Final[Mapping[str, str]] = {
     " GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
     " GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
     "42P01": "restore the database from a backup: something other than audience-sync removed the table or view",
-    "25006": "connect to the primary server: this one is a replica, or its transactions are set to read-only",
+    "25006": "connect to the primary server: this one is a replica or has read-only transactions",
     "3D000": "create the database, or check database.url",
-    "28000": "check user and password in database.url, and the server's pg_hba.conf",
-    "28P01": "check user and password in database.url",
-    "53100": "free disk space on the server; nothing was lost",
-    "53300": "close connections, or raise max_connections on the server; nothing was lost",
+    "28000": "check the user and password in database.url and the server's pg_hba.conf",
+    "28P01": "check the user and password in database.url",
+    "53100": "nothing was lost; free disk space on the server",
+    "53300": "nothing was lost; close connections or raise max_connections on the server",
 }
 """The remedy for each SQLSTATE of PostgreSQL that has one of its own."""
 _FATAL: Final[Mapping[str, str]] = {
-    "does not exist": "check the user and the name of the database in database.url",
-    "authentication failed": "check user and password in database.url",
+    "does not exist": "check the user and the database name in database.url",
+    "authentication failed": "check the user and password in database.url",
 }
 """The remedy for what a server says to somebody who connects: libpq passes on no SQLSTATE then."""
 _DAMAGED: Final[Mapping[str, str]] = {
     "no such table": "restore the file from a backup: something other than audience-sync removed the table or view",
-    NOT_UTF8: "restore the file from a backup: something other than audience-sync wrote to it;"
-    " `audience-sync check --deep` says to which audience",
+    NOT_UTF8: "restore the file from a backup: something other than audience-sync wrote to it; `audience-sync check"
+    " --deep` shows the affected audience",
 }
 """The remedy for what SQLite says of a file that somebody else has changed."""
 _CLOSED: Final = "server closed the connection unexpectedly"  # of libpq, followed by guesses
@@ -91,7 +93,7 @@ def first_line(error: BaseException) -> str:
     if _CLOSED in str(origin):
         return "the server closed the connection"
     if NOT_UTF8 in str(origin):  # the driver quotes the whole expression, and the text
-        return f"{NOT_UTF8}: a row has bytes that are not text"
+        return f"{NOT_UTF8}: a row has bytes that are not valid text"
     return str(origin).strip().partition("\n")[0] or type(origin).__name__
 
 

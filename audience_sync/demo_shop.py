@@ -1,6 +1,7 @@
-"""A small shop to try things on: customers, eight months of orders, and a configuration with three audiences.
+"""A small example shop: customers, eight months of orders, and a configuration with three audiences.
 
-Everything is made up with seeded dice: the same `now` gives the same shop. It only makes files; whoever calls it syncs.
+The data is generated from a fixed seed: the same `now` gives the same shop. This module only creates files; the caller
+syncs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from audience_sync.core.model import ChangeKind
+from audience_sync.core.text import counted
 
 HISTORY: Final = timedelta(days=243)  # eight months
 STEP: Final = timedelta(days=14)
@@ -206,7 +208,7 @@ def _days_ago(known: Facts) -> str:
 def _days(later: datetime, earlier: datetime) -> str:
     """Return how many days lie between; a day that has begun counts, so that 30 days and an hour are more than 30."""
     days = max(1, math.ceil((later - earlier) / timedelta(days=1)))
-    return "1 day" if days == 1 else f"{days} days"
+    return counted(days, "day")
 
 
 def _size(connection: sqlite3.Connection) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The folders that state is kept in: one that is missing is refused, and never replaced by another."""
+"""Require the folders for state: a missing folder is an error and is never replaced by another."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def require_folder(folder: Path, purpose: str) -> None:
         raise ConfigError(f"{folder} {purpose} is not a folder", hint="correct the path")
     raise ConfigError(
         f"the folder {folder} {purpose} does not exist",
-        hint=f"mkdir -p {shlex.quote(str(folder))}, or correct the path",
+        hint=f"create it with `mkdir -p {shlex.quote(str(folder))}`, or correct the path",
     )
 
 
@@ -58,8 +58,8 @@ def require_usable_temporary_folder(environ: Mapping[str, str]) -> None:
         except OSError as error:
             remedy = "free space there, or " if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
             raise ConfigError(
-                f"the folder {named} that {TEMPORARY_FOLDER} names cannot be written to: {error.strerror}",
-                hint=f"{remedy}set {TEMPORARY_FOLDER} to a folder that this user can write to",
+                f"the folder {named} from {TEMPORARY_FOLDER} is not writable: {error.strerror}",
+                hint=f"{remedy}set {TEMPORARY_FOLDER} to a folder that is writable by this user",
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""The engine behind the command line and the daemon: opens what a piece of work needs, and closes it again."""
+"""Open and close what the command line and the daemon work with: the membership database and the workspace."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ def _ignore(_: str) -> None:
 
 
 @contextmanager
-def opened(settings: Settings, *, reach: Callable[[str], None] = pass_by) -> Iterator[Database]:
-    """Open the membership database, to look or for one short write.
+def opened(
+    settings: Settings, *, reach: Callable[[str], None] = pass_by, on_wait: Callable[[], None] | None = None
+) -> Iterator[Database]:
+    """Open the membership database, to look or for one short write; `on_wait` is called as `Database` says.
 
     Raises:
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
         AudienceSyncError: it fails while it is open, in a way that a person can do something about.
     """
     database = connect(settings.database.url.get_secret_value(), reach=reach, tuning=TUNING)
+    database.on_wait = on_wait
     try:
         with _explained(settings):
             verify(database)
@@ -59,18 +62,23 @@ def _explained(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def working(
-    settings: Settings, clock: Clock, *, any_age: bool = False, warn: Callable[[str], None] = _ignore
+    settings: Settings,
+    clock: Clock,
+    *,
+    any_age: bool = False,
+    warn: Callable[[str], None] = _ignore,
+    on_wait: Callable[[], None] | None = None,
 ) -> Iterator[Workspace]:
     """Open the membership database as a holder of leases; with `any_age` also one that comes from a backup.
 
-    `warn` is called with a sentence if the database may come from a backup.
+    `warn` is called with a sentence if the database may come from a backup, `on_wait` as `Database` says.
 
     Raises:
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
         DatabaseOlder: it is older than what was sent from it.
     """
     reach = kill_points.killer(os.environ)
-    with opened(settings, reach=reach) as database:
+    with opened(settings, reach=reach, on_wait=on_wait) as database:
         require_temporary_folder(os.environ)
         if not any_age:
             if backup_mark.is_missing(database):

@@ -20,6 +20,7 @@ class Tuning:
     # store
     connect_seconds: int = 10  # to reach PostgreSQL
     busy_seconds: float = 60.0  # a writer of SQLite waits for the one before it, then gives up
+    quiet_seconds: float = 2.0  # of such a wait before a command says what it waits for
     frozen_seconds: float = 20.0  # PostgreSQL ends the transaction of a process that does nothing in it: it holds locks
     take_lock_ms: int = 5_000  # PostgreSQL: for the lock on taking batches, and to do nothing while it is held
     sharers_lock_ms: int = 900  # less than PostgreSQL's deadlock_timeout: it must not be a sync that is ended

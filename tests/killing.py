@@ -36,7 +36,7 @@ STATEMENT, COMMIT, PLACE = "sql.statement", "sql.commit", "commit@"  # reached b
 TUNING = replace(DEFAULT_TUNING, changes_per_commit=10)
 SMALL: Mapping[str, Mapping[str, float]] = {
     "audience_sync.tracking_api.event_files": {"PIECE": 15, "LONGEST": 0.02, "PATIENCE": 0.05},
-    "audience_sync.cli.sync_commands": {"LOOK": 0.05},
+    "audience_sync.cli.sync_commands": {"LEASE_POLL_INTERVAL": 0.05},
 }
 """What makes commits small, and waits short; a name that is not there any more ends the command."""
 

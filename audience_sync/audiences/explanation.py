@@ -1,7 +1,7 @@
-"""Why somebody is in an audience or not: what is asked for, what their values are, and the events that decided.
+"""Explain why a user is or is not in an audience: the conditions, the values and the matching events.
 
-Whether they are in is asked with the statement of a sync, for this one user; the conditions come from another, and the
-events of each stream from one more. Nothing is stored.
+Membership is evaluated with the statement of a sync, limited to this user. The conditions come from a second statement,
+and the events of each stream from one more. Nothing is stored.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from audience_sync.query.syntax_tree import (
 from audience_sync.segment.timestamps import iso
 
 # --- clauses ----------------------------------------------------------------------------------------------------------
-# A query as a tree of clauses: what each condition asks for, the values it found, and whether it holds.
+# A query as a tree of clauses: the requirement of each condition, its values, and whether it holds.
 
 
 class Event(NamedTuple):
-    """One event that a stream has of the user: when, and what is looked at in it, as the text of a JSON object."""
+    """One event of the user in a stream: its time, and the properties that the query reads, as JSON text."""
 
     at: str
     properties: str
@@ -56,18 +56,18 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Fact:
-    """A scalar of the query and its value for the user, as JSON text; of a stream with its events."""
+    """A scalar of the query and its value for the user, as JSON text; with the events if it is about a stream."""
 
     scalar: Scalar
     value: str
-    known: Audience | None = None  # the audience or computed trait of the file that this trait is
-    events: tuple[Event, ...] = ()  # those that decide come first
-    events_in_all: int | None = None  # None: it is not about events, or nobody asked for them
+    known: Audience | None = None  # the audience or computed trait in the configuration with the key of this trait
+    events: tuple[Event, ...] = ()  # deciding ones first
+    events_in_all: int | None = None  # None: not about events, or not requested
 
 
 @dataclass(frozen=True)
 class Clause:
-    """A condition of the query, whether it holds, and what it is made of; `node` is its place, as in 1.2."""
+    """A condition of the query, whether it holds, and its parts; `node` is its position, as in 1.2."""
 
     node: str
     condition: Condition
@@ -77,7 +77,7 @@ class Clause:
 
 
 def asked_for(clause: Clause) -> str | None:
-    """Return what a condition wants of its one value, as in `>= 500`; None where that is its whole text."""
+    """Return what a condition requires of its only value, as in `>= 500`; None if that is its whole text."""
     if len(clause.facts) != 1:
         return None
     whole, begin = to_text(clause.condition), to_text(clause.facts[0].scalar)
@@ -85,7 +85,7 @@ def asked_for(clause: Clause) -> str | None:
 
 
 def clause_of(condition: Condition, node: str, holds: Mapping[int, bool], facts: Mapping[Scalar, Fact]) -> Clause:
-    """Return a condition with what it is made of; what AND, OR and NOT say follows from their operands."""
+    """Return a condition with its parts; AND, OR and NOT are computed from their operands."""
     match condition:
         case And(operands) | Or(operands):
             parts = tuple(clause_of(one, f"{node}.{n}", holds, facts) for n, one in enumerate(operands, 1))
@@ -99,7 +99,7 @@ def clause_of(condition: Condition, node: str, holds: Mapping[int, bool], facts:
 
 
 def primaries(condition: Condition) -> Iterator[Primary]:
-    """Yield the conditions that are joined by AND, OR and NOT, in the order of the text."""
+    """Yield the conditions joined by AND, OR and NOT, in the order of the text."""
     match condition:
         case And(operands) | Or(operands):
             for one in operands:
@@ -111,7 +111,7 @@ def primaries(condition: Condition) -> Iterator[Primary]:
 
 
 def scalars_of(conditions: Iterable[Primary]) -> Iterator[Scalar]:
-    """Yield the scalars that conditions compare, in the order of the text, but for the literals."""
+    """Yield the scalars that conditions compare, except literals, in the order of the text."""
     for one in conditions:
         for scalar in (one.left, one.right) if isinstance(one, Comparison) else (one.scalar,):
             if not isinstance(scalar, Literal):
@@ -119,30 +119,30 @@ def scalars_of(conditions: Iterable[Primary]) -> Iterator[Scalar]:
 
 
 def outer(scalar: Scalar) -> Scalar:
-    """Return a scalar, or the list whose elements it is about."""
+    """Return a scalar, or the list that it reads elements from."""
     if isinstance(scalar, Trait) and EACH in scalar.path:
         return replace(scalar, path=scalar.path[: scalar.path.index(EACH)])
     return scalar
 
 
 # --- rows of one user -------------------------------------------------------------------------------------------------
-# What the rows of a definition have of one user, taken as a sync takes them.
+# One user in the rows of a definition, processed as a sync does.
 
 
 @dataclass(frozen=True)
 class Found:
-    """A user as a sync would take them, None if it would not, and why rows of theirs are not taken as they are."""
+    """The user as a sync would see them (None: not at all), and why their rows are rejected or changed."""
 
     member: Member | None
     reasons: tuple[RowFault, ...]
 
 
 def find(settings: Settings, audience: Audience, user: str, *, as_of: datetime, query: Select | None = None) -> Found:
-    """Return what a definition's rows have of one user: those of a `query` compiled for them, or of a person's SQL.
+    """Return one user from the rows of a definition: a `query` compiled for this user, or the user's own SQL.
 
     Raises:
         ConfigError: the SQL can be seen to be wrong without running it.
-        SourceError: the source cannot be read, or the result has not the columns it needs.
+        SourceError: the source cannot be read, or the result does not have the required columns.
     """
     source = settings.sources[audience.source]
     statement: str | Statement
@@ -155,7 +155,7 @@ def find(settings: Settings, audience: Audience, user: str, *, as_of: datetime, 
 
 
 def _persons(settings: Settings, audience: Audience, user: str, *, as_of: datetime) -> str | Statement:
-    """Return a person's SQL around which the user is asked for; in databases that we do not speak, as it is."""
+    """Return the configured SQL with a filter for the user; unchanged for databases without an engine of ours."""
     source, sql = settings.sources[audience.source], audience.sql or ""
     dialect = engine_of(source).dialect
     if dialect is None:
@@ -175,7 +175,7 @@ def _persons(settings: Settings, audience: Audience, user: str, *, as_of: dateti
 
 
 def _taken(settings: Settings, audience: Audience, user: str, rows: Rows) -> Found:
-    """Return what rows come to for a user; what others there are is forgotten page by page."""
+    """Return the user from the rows; other rows are dropped page by page."""
     rejected: list[RejectedRow] = []
     maker = LineMaker(
         key_columns(
@@ -208,18 +208,18 @@ def _value_column(settings: Settings, audience: Audience, names: Sequence[str]) 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a definition says of one user as of an instant."""
+    """The result of a definition for one user as of an instant."""
 
     audience: Audience
     user: str
     as_of: datetime
     found: Found
-    root: Clause | Fact | None  # None: they are not in the universe, or there is only SQL
-    has_events: bool = False  # though they are not in the universe
+    root: Clause | Fact | None  # None: not in the universe, or defined by SQL only
+    has_events: bool = False  # although not in the universe
 
 
 def explain(settings: Settings, audience: Audience, user: str, *, as_of: datetime, events: int) -> Explanation:
-    """Return why a user is or is not in an audience, or has a value; with at most `events` events of each stream.
+    """Return why a user is or is not in an audience or has a value, with at most `events` events per stream.
 
     Raises:
         ConfigError: the definition can be seen to be wrong without running it.
@@ -240,7 +240,7 @@ def explain(settings: Settings, audience: Audience, user: str, *, as_of: datetim
 
 @dataclass(frozen=True)
 class _Asking:
-    """Everything that is asked of the source about one user."""
+    """The queries on the source about one user."""
 
     settings: Settings
     audience: Audience
@@ -248,14 +248,14 @@ class _Asking:
     events: int
 
     def definition(self) -> Select:
-        """Return the statement of a sync, for the user alone."""
+        """Return the statement of a sync, limited to the user."""
         identifiers = identifiers_of(self.settings, self.audience)
         if self.audience.computation.has_values:
             return self.compiler.values(self.audience.scalar, self.audience.zone, identifiers)
         return self.compiler.members(self.audience.condition, self.audience.zone, identifiers)
 
     def root(self) -> Clause | Fact | None:
-        """Return the query with the user's values; None: they are not in the universe."""
+        """Return the query with the user's values, or None if the user is not in the universe."""
         if self.audience.computation.has_values:
             scalar = outer(self.audience.scalar)
             found = self._facts([scalar], [])
@@ -268,7 +268,7 @@ class _Asking:
     def _facts(
         self, scalars: list[Scalar], conditions: list[Primary]
     ) -> tuple[dict[Scalar, Fact], dict[int, bool]] | None:
-        """Return the values of scalars, and whether conditions hold, by their id; None: the user is not there."""
+        """Return the values of scalars and conditions by their id, or None if the user does not exist."""
         asked = self.compiler.evidence(self.audience.tree, self.audience.zone, scalars, conditions)
         row = next(self._rows(asked), None)
         if row is None:
@@ -277,7 +277,7 @@ class _Asking:
         return facts, {id(one): bool(row[f"condition_{n}"]) for n, one in enumerate(conditions)}
 
     def has_events(self) -> bool:
-        """Return whether somebody without a profile has events."""
+        """Return whether a user without a profile has events."""
         if self.compiler.profiles is None or self.compiler.events is None:
             return False
         everybody = replace(self.compiler, profiles=None)
@@ -295,7 +295,7 @@ class _Asking:
                 return Fact(scalar, text)
 
     def _happened(self, reduction: Reduction) -> tuple[tuple[Event, ...], int]:
-        """Return the events of a stream, and how many there are in all."""
+        """Return the events of a stream and their total number."""
         shown = looked_at(reduction) or self._everything()
         statement = self.compiler.stream(reduction, self.audience.zone, list(shown.values()), limit=self.events)
         rows = list(self._rows(statement))
@@ -303,10 +303,10 @@ class _Asking:
         return found, int(rows[0]["events"]) if rows else 0
 
     def _everything(self) -> dict[str, Property | Context]:
-        """Return all properties there may be: the JSON, or every column that is nothing else."""
+        """Return all properties: the JSON column, or every column without another role."""
         layout = self.compiler.events
         if layout is None:
-            raise AssertionError("a stream has events")
+            raise AssertionError("a stream contains events")
         if layout.properties is not None:
             return {"": Property(())}
         others = (layout.user, layout.name, layout.timestamp, layout.context, layout.source)
@@ -322,7 +322,7 @@ class _Asking:
 
 
 def _object(shown: Mapping[str, Property | Context], row: Mapping[str, Any]) -> str:
-    """Return what is shown of an event as a JSON object; of all properties, they are one."""
+    """Return the shown properties of an event as a JSON object."""
     if list(shown) == [""]:
         return _json_text(row["shown_0"])
     values = {name: orjson.Fragment(_json_text(row[f"shown_{n}"])) for n, name in enumerate(shown)}
@@ -330,7 +330,7 @@ def _object(shown: Mapping[str, Property | Context], row: Mapping[str, Any]) -> 
 
 
 def _json_text(value: object) -> str:
-    """Return a value as JSON text without spaces, a whole number without a fraction; other text as a string."""
+    """Return a value as JSON text without spaces, whole numbers without a fraction, and other text as a string."""
     text = "null" if value is None else str(value)
     with suppress(ValueError, RecursionError):
         found = exact_json.loads(text)
@@ -342,7 +342,7 @@ def _json_text(value: object) -> str:
 
 
 def _instant(value: object) -> str:
-    """Return the time of an event: SQLite's is in milliseconds, one without a zone is UTC."""
+    """Return the time of an event: SQLite has milliseconds, and a time without a zone is UTC."""
     match value:
         case int() | float():
             with suppress(OverflowError):

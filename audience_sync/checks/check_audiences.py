@@ -1,4 +1,4 @@
-"""The sources and the audiences: does each answer, has each query the columns it needs, and does the database agree."""
+"""Check sources and audiences: each source answers, each query has the required columns, and the database agrees."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from audience_sync.audiences.definition import columns_of
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Audience, Settings, Source
 from audience_sync.core.keys import key_columns, value_position
+from audience_sync.core.text import counted
 from audience_sync.engines import ping
 from audience_sync.store import audiences
 from audience_sync.store.audiences import AudienceRow, rename_warnings
@@ -17,11 +18,11 @@ from audience_sync.store.database import Database
 from audience_sync.sync import standing_hold
 
 CHECK: Final = "audience"
-PATIENCE: Final = timedelta(minutes=2)  # a warehouse may have to wake up first
+PATIENCE: Final = timedelta(minutes=2)  # a suspended warehouse may have to start first
 
 
 def look(settings: Settings, database: Database | None, *, now: datetime) -> Iterator[Finding]:
-    """Yield how every source and every audience stands; without a database only what the sources say."""
+    """Check every source and every audience; without a database, only against the sources."""
     answering = set()
     for name, source in settings.sources.items():
         found = _source(name, source)
@@ -57,7 +58,7 @@ def _query(settings: Settings, audience: Audience, *, now: datetime, source_answ
         return warning(
             CHECK,
             audience.key,
-            f"could not be checked: its source {audience.source} does not answer",
+            f"not checked: its source {audience.source} does not answer",
             remedy="fix the source first, then check again",
         )
     try:
@@ -69,24 +70,24 @@ def _query(settings: Settings, audience: Audience, *, now: datetime, source_answ
             value_position(columns)
     except EXPECTED as raised:
         return error(CHECK, audience.key, raised)
-    return ok(CHECK, audience.key, f"query accepted; its columns are {', '.join(columns)}; not checked: their values")
+    return ok(CHECK, audience.key, f"query accepted; columns: {', '.join(columns)}; values are not checked")
 
 
 def _kept(audience: Audience, row: AudienceRow | None) -> Iterator[Finding]:
-    """Yield what the database has against an audience."""
+    """Yield the problems of an audience in the database."""
     if row is not None and row.state == "retired":
         yield warning(
             CHECK,
             audience.key,
-            "is retired: its key is never used again, and it is skipped",
-            remedy="take it out of the file, or give it another name or key to start anew",
+            "is retired: it is skipped, and its key is never used again",
+            remedy="remove it from the file, or give it a new name or key to start over",
         )
     elif row is not None and row.state == "paused":
         yield warning(
             CHECK,
             audience.key,
-            "is paused: it is not synced, and what is still to be sent of it waits",
-            remedy=f"`audience-sync resume {audience.key}` to continue it",
+            "is paused: it is not synced, and its pending changes are held back",
+            remedy=f"run `audience-sync resume {audience.key}` to continue",
         )
 
 
@@ -96,16 +97,19 @@ def _held(settings: Settings, audience: Audience, database: Database | None) -> 
         with database.read() as connection:
             hold = standing_hold(connection, settings, audience)
         if hold is not None:
-            yield warning(CHECK, audience.key, f"a sync would hold it: {hold.cause}", remedy=hold.remedy)
+            yield warning(CHECK, audience.key, f"the next sync would be held: {hold.cause}", remedy=hold.remedy)
 
 
 def _orphan(row: AudienceRow, settings: Settings) -> Finding:
     return warning(
         CHECK,
         row.key,
-        f"is an orphan: {row.members:,} members in the database, but it is not in {settings.path}; its traits stay",
-        remedy=f"`audience-sync retract {row.key}` sends {row.computation.exit_value} to all; if it was renamed, set"
-        f' key = "{row.key}" under its new name',
+        (
+            f"is an orphan: it has {counted(row.members, 'member')} in the database but is not in {settings.path}; its"
+            " traits stay as they are"
+        ),
+        remedy=f"to end it, run `audience-sync retract {row.key}`, which sends {row.computation.exit_value} to"
+        f' every member; if it was renamed, set key = "{row.key}" under its new name',
     )
 
 

@@ -1,6 +1,6 @@
-"""The membership database: there, of this program's schema, writable, and bound as configured.
+"""Check that the membership database exists, has the current schema, is writable, and has the configured bindings.
 
-What would be written is written in a transaction that is rolled back.
+The write test runs in a transaction that is rolled back.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHECK: Final = "database"
 
 
 def look(settings: Settings) -> Generator[Finding, None, Database | None]:
-    """Yield how the database stands, and return it open if it can be used."""
+    """Check the database, and return it open if it can be used."""
     url = settings.database.url
     try:
         database = connect(url.get_secret_value())
@@ -34,7 +34,7 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
         if missing := sorted(set(schema.metadata.tables) - set(sa.inspect(database.engine).get_table_names())):
             raise AudienceSyncError(
                 f"{display_url(database.engine.url)} has no table {', '.join(missing)}",
-                hint="restore it from a backup: something other than audience-sync removed that",
+                hint="restore the database from a backup: something other than audience-sync removed it",
             )
         attempt(database, lambda connection: _write(connection, settings.identity))
     except EXPECTED as raised:
@@ -42,13 +42,13 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
         known = explain(raised, url.get_secret_value()) if isinstance(raised, sa.exc.SQLAlchemyError) else None
         yield error(CHECK, str(url), known or raised)
         return None
-    yield ok(CHECK, str(url), "has the current schema and is writable")
+    yield ok(CHECK, str(url), "schema is current; database is writable")
     yield from _mark(database)
     return database
 
 
 def _mark(database: Database) -> Iterator[Finding]:
-    """Yield what is wrong with the high-water mark, if anything."""
+    """Yield problems of the high-water mark."""
     mark = str(backup_mark.path_of(database.engine))
     if backup_mark.is_missing(database):
         yield warning(CHECK, mark, backup_mark.MISSING, remedy=backup_mark.MISSING_HINT)
@@ -59,7 +59,7 @@ def _mark(database: Database) -> Iterator[Finding]:
 
 
 def attempt(database: Database, write: Callable[[Connection], object]) -> None:
-    """Write something and take it back; raises what `write` raises, and the database's errors."""
+    """Write something and roll it back; raises the errors of `write` and of the database."""
     with database.write() as connection:
         write(connection)
         connection.rollback()

@@ -33,7 +33,7 @@ def look(settings: Settings, database: Database | None) -> Iterator[Finding]:
         found: list[Finding] = []
         if settings.mapping_tables and events and (environment or not looks_at_the_environment(mapping)):
             found.extend(_used(mapping, events, takes_others=settings.ingest.listen is not None))
-        yield from found or [ok(CHECK, mapping.name, f"makes {mapping.action} of events with {mapping.trigger}")]
+        yield from found or [ok(CHECK, mapping.name, f"runs {mapping.action} for events that match {mapping.trigger}")]
     for audience in audiences:
         yield from _carried(audience, settings, environment)
 
@@ -57,14 +57,14 @@ def _samples(audience: Audience, settings: Settings, environment: str) -> Iterat
 
 
 def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -> Iterator[Finding]:
-    """Yield that a mapping matches no audience change, or looks for keys that no change has.
+    """Yield warnings for a mapping that matches no audience change, or reads keys that no change has.
 
-    A mapping for the events of an application is not checked: these events may have anything. Its trigger names their
-    type, or there is [ingest] (`takes_others`) and the trigger asks for nothing that only changes have.
+    Mappings for an application's events are not checked, because these events can have any fields: their trigger names
+    the event type, or [ingest] is on (`takes_others`) and the trigger does not need anything specific to changes.
     """
     matched = [event for event in events if mapping.matches(event)]
     if not matched and _names_other_events(mapping):
-        yield ok(CHECK, mapping.name, f"makes {mapping.action} of forwarded events alone, with {mapping.trigger}")
+        yield ok(CHECK, mapping.name, f"runs {mapping.action} only for forwarded events that match {mapping.trigger}")
         return
     if takes_others and (not matched or any(mapping.matches(_of_an_application(event)) for event in matched)):
         return
@@ -72,9 +72,9 @@ def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -
         yield warning(
             CHECK,
             mapping.name,
-            f"matches no change of any audience: {mapping.trigger}",
-            remedy="correct the trigger (a change is an identify of one user with one trait), or ignore this if the"
-            " mapping is for `audience-sync forward`",
+            f"does not match any audience change: {mapping.trigger}",
+            remedy="correct the trigger (an audience change is an identify of one user with one trait), or ignore"
+            " this if the mapping is for `audience-sync forward`",
         )
         return
     written = {field: mapping.fields[field] for field in KEYS if field in mapping.fields}
@@ -84,13 +84,13 @@ def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -
                 yield warning(
                     CHECK,
                     mapping.name,
-                    f"{field} reads $.{'.'.join(path)}, which no audience change has",
-                    remedy=f"name the key in the audience's {field}, and read it at $.context.{field}",
+                    f"{field} reads $.{'.'.join(path)}, but audience changes do not have that field",
+                    remedy=f"add the key to the audience's {field} and read it from $.context.{field}",
                 )
 
 
 def _names_other_events(mapping: Mapping) -> bool:
-    """Return whether a trigger names a type of events that no audience change has, as for `audience-sync forward`."""
+    """Return whether a trigger names an event type that audience changes never have, as for `audience-sync forward`."""
     for one in conditions(mapping.expression):
         match one:
             case FieldComparison(("type",), "=", str(value)) if value in OF_APPLICATIONS:
@@ -101,12 +101,12 @@ def _names_other_events(mapping: Mapping) -> bool:
 
 
 def _of_an_application(event: SegmentEvent) -> SegmentEvent:
-    """Return an audience change as an application could send it: without what only changes have."""
+    """Return an audience change as an application could send it, without the fields that only changes have."""
     return {**event, "context": {}}
 
 
 def _has(event: SegmentEvent, path: tuple[str, ...]) -> bool:
-    """Return whether an event has something at a path."""
+    """Return whether an event has a value at a path."""
     found: Any = event
     for name in path:
         if not isinstance(found, dict) or name not in found:
@@ -121,7 +121,9 @@ def _carried(audience: Audience, settings: Settings, environment: str) -> Iterat
         remedy = "fix that field, or narrow the mapping's trigger so that it does not match audience changes"
         yield error("audience", audience.key, ConfigError(sentence, hint=remedy))
     for sentence in found.gaps:
-        remedy = "map user_traits to $.traits, and user_keys to a key of each, where the trigger matches every change"
+        remedy = (
+            "in a mapping that matches every change, map user_traits to $.traits and user_keys to a key of each user"
+        )
         yield error("audience", audience.key, ConfigError(sentence, hint=remedy))
     for sentence in found.surprises:
-        yield warning("audience", audience.key, sentence, remedy="nothing, if that is meant")
+        yield warning("audience", audience.key, sentence, remedy="ignore this if it is intended")

@@ -1,4 +1,4 @@
-"""The members of every audience against their digest and their count: what only damage could have changed."""
+"""Compare the members of every audience with their digest and count, to detect damage to the database."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.checks.finding import Finding, State, error, ok
+from audience_sync.core.text import counted
 from audience_sync.database_error import NOT_UTF8
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store import audiences, memberships
@@ -21,19 +22,19 @@ CHECK: Final = "memberships"
 
 
 def look(database: Database) -> Iterator[Finding]:
-    """Yield how the memberships of each audience stand."""
+    """Check the memberships of each audience."""
     with database.read() as connection:
         ids = [row.id for row in audiences.every(connection)]
         strangers = memberships.count_without_audience(connection)
     if strangers:
         yield _wrong(
             "memberships",
-            f"{strangers:,} rows are of an audience that does not exist",
+            f"{counted(strangers, 'row')} of an audience that does not exist",
             remedy="restore a backup, or stop the service and delete these rows of `memberships`",
         )
     for audience_id in ids:
         with database.read() as connection:
-            if not database.is_sqlite:  # a reader of SQLite has one snapshot anyway
+            if not database.is_sqlite:  # SQLite readers always have one snapshot
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             row = audiences.by_id(connection, audience_id)
             try:
@@ -45,9 +46,9 @@ def look(database: Database) -> Iterator[Finding]:
                     raise
                 yield _wrong(
                     row.key,
-                    "a member has bytes that are not text, so nobody can be compared",
-                    remedy="restore a backup; or stop the service, delete the rows of `memberships` with such bytes"
-                    f" and the audience's row of `digests`, and run `audience-sync sync {row.key}`",
+                    "a member has bytes that are not valid text, so its members cannot be compared",
+                    remedy="restore a backup; or stop the service, delete the invalid rows of `memberships` and"
+                    f" the audience's row of `digests`, and run `audience-sync sync {row.key}`",
                 )
 
 
@@ -59,34 +60,36 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
     if is_damaged:
         yield _wrong(
             row.key,
-            "its members are not those that the last sync wrote",
-            remedy=f"`audience-sync sync {row.key} --resync` compares everybody anew and sends every value again",
+            "its members differ from what the last sync wrote",
+            remedy=f"`audience-sync sync {row.key} --resync` compares every member again and sends every value again",
         )
     if found.members != row.members:
         yield _wrong(
             row.key,
-            f"has {found.members:,} members, but its count says {row.members:,}: guards and plans reckon with a wrong"
-            " number",
+            f"has {counted(found.members, 'member')}, but the stored count is {row.members:,}: guards and plans use"
+            " the wrong number",
             remedy="repair the members first, then check again"
             if is_damaged
-            else f"stop the service, and set `members` of this row of `audiences` to {found.members}",
+            else f"stop the service, then set `members` of its row in `audiences` to {found.members}",
         )
     orphans = memberships.count_without_run(connection, row.id)
     if orphans:
         yield _wrong(
             row.key,
-            f"{orphans:,} of its members have a `run_id` or `entered_run_id` that names no run of it, so views"
-            " and commands do not show them",
+            f"{orphans:,} of its members have a `run_id` or `entered_run_id` that does not match any of its"
+            " runs, so views and commands do not show them",
             remedy="restore a backup; or stop the service, set that column of `memberships` to the last run"
             f" of this audience, and run `audience-sync sync {row.key} --resync`",
         )
     if not is_damaged and not orphans and found.members == row.members:
-        digest = "their digest and the count" if is_known else "the count; the next sync computes their digest"
-        yield ok(CHECK, row.key, f"{found.members:,} members agree with {digest}")
+        digest = (
+            "the digest and the stored count" if is_known else "the stored count; the next sync computes the digest"
+        )
+        yield ok(CHECK, row.key, f"{counted(found.members, 'member')} verified against {digest}")
 
 
 def _digest(connection: Connection, row: AudienceRow, kept: Digest | None) -> Digest:
-    """Return what the members come to, in the way of the digest that is kept."""
+    """Return the digest of the members, computed in the same way as the stored one."""
     wrapping = None if kept is None else wrapping_of(kept.version)
     with DuckDbDiff(wrapping, tuning=tuning_of(connection)) as diff:
         diff.add_members(memberships.texts(connection, row.id, wrapping))

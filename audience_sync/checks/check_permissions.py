@@ -1,6 +1,6 @@
-"""Files that others on this machine can open: the configuration, the key, and the memberships of a SQLite database.
+"""Check for files that other users can access: the configuration, the key, and the memberships in a SQLite database.
 
-Nothing is opened here, so `sync` and `run` can say it, too, before they do anything.
+Files are not opened, so `sync` and `run` also use these checks before they do anything.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from audience_sync.destinations.destination_protocol import Destination
 
 _OTHERS: Final = stat.S_IRWXO
 _NOT_THE_OWNER: Final = stat.S_IRWXG | stat.S_IRWXO
-_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")  # SQLite writes parts of a database's content next to it
+_SUFFIXES: Final = ("", "-wal", "-shm", "-journal")  # SQLite keeps parts of a database in files next to it
 
 _PASSWORD = re.compile(r"""://[^:/?#@\s"']*:(?!\$\{\w+\}@)[^@\s"']+@""")
 _TOKEN = re.compile(
@@ -28,7 +28,7 @@ _TOKEN = re.compile(
 
 
 def look(settings: Settings) -> Iterator[Finding]:
-    """Yield a warning for each file that is there and can be opened by those who should not."""
+    """Yield a warning for each existing file that too many users can access."""
     yield from _configuration(settings.path)
     yield from _key_file(settings.section.api_key_file, settings.destination)
     url = settings.database.url.get_secret_value()
@@ -38,7 +38,7 @@ def look(settings: Settings) -> Iterator[Finding]:
 
 
 def holds_secret(text: str) -> bool:
-    """Return whether a URL in a configuration has a password or a token that is no ``${NAME}``."""
+    """Return whether a URL in a configuration contains a password or token instead of ``${NAME}``."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     return any(_PASSWORD.search(line) or _TOKEN.search(line) for line in lines)
 
@@ -49,27 +49,27 @@ def _configuration(path: Path) -> Iterator[Finding]:
         yield warning(
             "configuration",
             str(path),
-            f"can be changed by others (mode {mode:o}), who could have the API key sent elsewhere",
+            f"is writable by other users (mode {mode:o}), who could redirect the API key to another host",
             remedy=f"chmod go-w {_quoted(path)}",
         )
     if mode & stat.S_IROTH and holds_secret(path.read_text(encoding="utf-8-sig")):
         yield warning(
             "configuration",
             str(path),
-            f"can be read by everybody (mode {mode:o}) and holds a password",
-            remedy="write ${NAME} in its place and keep it in the environment or a credential, or"
+            f"is readable by every user (mode {mode:o}) and contains a password",
+            remedy="replace the password with ${NAME} and keep it in the environment or a systemd credential, or"
             f" chmod 640 {_quoted(path)}",
         )
 
 
 def _key_file(path: Path | None, destination: Destination) -> Iterator[Finding]:
-    if path is not None and (mode := _mode(path)) & (_OTHERS | stat.S_IWGRP):  # a group may be that of the service
+    if path is not None and (mode := _mode(path)) & (_OTHERS | stat.S_IWGRP):  # the group may be that of the service
         yield warning(
             destination.name,
             str(path),
-            f"holds the API key and can be opened by others than its owner (mode {mode:o})",
+            f"contains the API key and is accessible to other users (mode {mode:o})",
             remedy=f"chmod 600 {_quoted(path)};"
-            f" if others may have read it, make a new key in {destination.display_name}",
+            f" if someone may have read it, create a new key in {destination.display_name}",
         )
 
 
@@ -79,7 +79,7 @@ def _memberships(path: Path) -> Iterator[Finding]:
         yield warning(
             "database",
             str(path),
-            f"can be opened by others than its owner (mode {mode:o}): it says who belongs to which audience",
+            f"contains memberships and is accessible to other users (mode {mode:o})",
             remedy=f"chmod 600 {_quoted(path)}",
         )
 
@@ -89,7 +89,7 @@ def _quoted(path: Path) -> str:
 
 
 def _mode(path: Path) -> int:
-    """Return the permissions of a file, or of what a link leads to; none for one that is not there."""
+    """Return the permissions of a file or of the target of a link; 0 if it does not exist."""
     try:
         return stat.S_IMODE(path.stat().st_mode)
     except OSError:

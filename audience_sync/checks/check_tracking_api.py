@@ -1,4 +1,4 @@
-"""The Tracking API: its write keys, the libraries it needs, and who can listen in on its senders."""
+"""Check the Tracking API: write keys, required libraries, and encryption of connections from other machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHECK: Final = "ingest"
 
 
 def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield how the API stands; nothing when the configuration has none."""
+    """Check the API; yield nothing if it is not configured."""
     address = settings.ingest.listen
     if address is None:
         return
@@ -26,27 +26,30 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     except EXPECTED as raised:
         yield error(CHECK, str(address), raised)
         return
-    yield ok(CHECK, str(address), f"is where `run` takes events, from senders with {counted(len(keys), 'write key')}")
+    yield ok(CHECK, str(address), f"`run` accepts events here, from senders with {counted(len(keys), 'write key')}")
     if traits := _settable(settings):
         yield warning(
             CHECK,
             str(address),
-            f"takes identifies of any sender, and they can set {_listed(traits)} until the next change or resync",
-            remedy="let a mapping send all traits only where"
-            ' context.personas.computation_class in ["audience", "trait"], and another one the traits that it names;'
-            " a sender with a write key is trusted all the same",
+            (
+                "accepts identify calls from any sender with a write key, and these can overwrite"
+                f" {_listed(traits)} until the next change or resync"
+            ),
+            remedy='send all traits only in a mapping with context.personas.computation_class in ["audience",'
+            ' "trait"] in its trigger, and list the allowed traits in a second mapping; ignore this if you'
+            " trust the senders",
         )
     if not address.is_loopback:
         yield warning(
             CHECK,
             str(address),
-            "is reached from other machines, and write keys and events travel to it unencrypted",
-            remedy="put a proxy that speaks TLS in front and listen on 127.0.0.1, or let only a network of your own in",
+            "is reachable from other machines, and write keys and events are sent unencrypted",
+            remedy="listen on 127.0.0.1 behind a TLS proxy, or restrict access to a private network",
         )
 
 
 def _settable(settings: Settings) -> list[str]:
-    """Return the audiences whose traits the mappings take from an identify that an application sends."""
+    """Return the audiences with traits that an application's identify could set through the mappings."""
     keys = [audience.key for audience in settings.audiences if audience.enabled]
     traits: Json = dict.fromkeys(keys, True)
     sent = settings.renderer("").user_traits(

@@ -1,8 +1,9 @@
-"""Data on stdout in three forms: a table for people, one JSON object a line, or CSV.
+"""Print data on stdout as a table, JSON lines or CSV.
 
-Rows are printed as they come. JSON and CSV hold none of them back, tables a block to align them. A table on a terminal
-fits its width (see `text_table`); elsewhere it has all columns and one line per record, whatever COLUMNS says. Data
-comes from other people's databases and servers: none of it steers a terminal, or is calculated by a spreadsheet.
+JSON and CSV rows are printed as they arrive; tables are printed in blocks, to align them. A table on a terminal fits
+its width (see `text_table`); elsewhere it has all columns and one line per record, whatever COLUMNS is. The data
+comes from other people's databases and servers: control characters never reach a terminal, and
+spreadsheets see no formulas.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ COUNT_AT_MOST = 10_000  # rows beyond --limit are counted up to here
 
 _UNESCAPED = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _NUMBER = re.compile(r"-[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet calculates a cell that begins so, or what is left of it
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets evaluate cells that begin with one of these
 
 
 class Format(StrEnum):
@@ -44,34 +45,37 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="A table, one JSON object a line, or CSV.", show_default=True)
+    Format,
+    typer.Option("--format", help="Output format: a table, one JSON object per line, or CSV.", show_default=True),
 ]
-LimitOption = Annotated[int, typer.Option("--limit", min=0, metavar="N", help="Show the first N; 0 shows all.")]
+LimitOption = Annotated[
+    int, typer.Option("--limit", min=0, metavar="N", help="Maximum number of rows to show; 0 shows all.")
+]
 
 
 class HiddenColumns:
-    """The columns that tables of one command leave out because the terminal is too narrow; they are named once."""
+    """The columns that the tables of a command omit on a narrow terminal, to be listed once."""
 
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
 
     def add(self, names: Iterable[str]) -> None:
-        """Remember the columns that a table leaves out."""
+        """Remember the columns that a table omits."""
         self._names.update(dict.fromkeys(names))
 
     def say(self) -> None:
         """Name them on stderr."""
         if self._names:
             names = ", ".join(self._names)
-            console.print(f"columns hidden at this width: {names}; use `--format json`, or widen the terminal")
+            console.print(f"columns hidden at this width: {names}; widen the terminal or use `--format json`")
         self._names = {}
 
 
 class Sheet:
-    """Prints records with the same columns.
+    """Print records with the same columns.
 
-    `shown` are the columns of the table, all by default. Several tables of one command share their `hidden` columns,
-    and the command names them; otherwise `close` does.
+    `shown` are the columns of the table (default: all). Several tables of one command share their `hidden` columns,
+    and the command lists them; otherwise `close` does.
     """
 
     def __init__(
@@ -89,14 +93,14 @@ class Sheet:
         self._is_last = hidden is None
         self._block: list[Record] = []
         self._widths: dict[str, int] | None = None  # of the plain table so far
-        # Text is always in quotes: a spreadsheet that splits lines at semicolons splits no text.
+        # Text is always quoted, so that spreadsheets that split lines at semicolons do not split text.
         self._csv = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         self._is_seen = sys.stdout.isatty()
         if format is Format.CSV:
             self._csv.writerow(columns)
 
     def add(self, record: Record) -> None:
-        """Print one record, or keep it until its block is whole."""
+        """Print one record, or keep it until its block is complete."""
         match self._format:
             case Format.JSON:
                 sys.stdout.write(json_line({name: record[name] for name in self._columns}))
@@ -140,7 +144,7 @@ def print_records(
     shown: TableView | Sequence[str] | None = None,
     hidden: HiddenColumns | None = None,
 ) -> None:
-    """Print the first `limit` records, all for 0, and say on stderr how many there are beyond; see `Sheet`."""
+    """Print the first `limit` records (0: all), and the number of further records on stderr; see `Sheet`."""
     coming = iter(records)
     sheet = Sheet(columns, format=format, shown=shown, hidden=hidden)
     printed = 0
@@ -157,12 +161,12 @@ def print_records(
 
 
 def print_table(records: Iterable[Record], shown: TableView, *, hidden: HiddenColumns | None = None) -> None:
-    """Print records as a table, perhaps one of several whose `hidden` columns the command names."""
+    """Print records as a table; a command with several tables lists their `hidden` columns itself."""
     print_records(records, shown.columns, format=Format.TABLE, shown=shown, hidden=hidden)
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print named values as aligned `name  value` lines; a terminal gets them wrapped at words."""
+    """Print named values as aligned `name  value` lines, wrapped at words on a terminal."""
     harmless_facts = [(name, printable(value)) for name, value in facts]
     if sys.stdout.isatty():
         out.print_lines(fact_lines(harmless_facts, out.terminal_width))
@@ -173,12 +177,12 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def json_line(record: Record) -> str:
-    """Return a record as one harmless line of JSON; columns that hold JSON text are nested, records in records too."""
+    """Return a record as one line of JSON that is safe to print; JSON text in columns and inner records are nested."""
     return harmless(orjson.dumps(_nested(record), option=orjson.OPT_APPEND_NEWLINE).decode())
 
 
 def harmless(text: str) -> str:
-    """Return the same JSON without the characters that it leaves as they are and that a terminal would obey."""
+    """Return equivalent JSON in which control characters that JSON does not require to be escaped are escaped, too."""
     return text if text.isascii() else _UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -191,9 +195,9 @@ def _nested(value: object, name: str = "") -> object:
 
 
 def spreadsheet_cell(value: object) -> object:
-    """Return a cell that no spreadsheet takes for a formula: text that begins like one has a `'` in front.
+    """Return a cell that no spreadsheet treats as a formula: text that begins like one gets a leading `'`.
 
-    A negative number is none, in text neither.
+    Negative numbers are not formulas, even as text.
     """
     if value is None or isinstance(value, int | float):
         return {True: "true", False: "false"}[value] if isinstance(value, bool) else value
@@ -202,7 +206,7 @@ def spreadsheet_cell(value: object) -> object:
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
-# Progress of long work: a moving line on a terminal, a log line every few seconds elsewhere.
+# Progress of long work: an updated line on a terminal, a new line every few seconds elsewhere.
 
 REDRAW = 0.1  # seconds
 LOG_EVERY = 10.0  # seconds
@@ -213,13 +217,13 @@ UNITS = {
     "delivering": "events",
     "forwarding": "lines",
 }
-SPINNER_WIDTH = 3  # cells: the spinner, a blank, and the last column, which stays free
+SPINNER_WIDTH = 3  # cells: the spinner, a space, and the last column, which stays empty
 
 
 def fitted(subject: str, state: str, width: int) -> str:
-    """Return `subject: state` on one line: a moving line that wraps leaves pieces of itself on the terminal.
+    """Return `subject: state` on one line, because a progress line that wraps leaves traces on the terminal.
 
-    The subject is shortened; without space for any of it there is the state alone, without space for that nothing.
+    Shortens the subject. Without space for a subject, returns only the state; without space for that, nothing.
     """
     space = width - cell_len(f": {state}")
     if cell_len(subject) <= space:
@@ -230,7 +234,7 @@ def fitted(subject: str, state: str, width: int) -> str:
 
 
 class Progress:
-    """Shows how far one piece of work is; a context manager."""
+    """Show the progress of one piece of work; a context manager."""
 
     def __init__(self, subject: str) -> None:
         self._subject = subject

@@ -24,7 +24,7 @@ from audience_sync.store.workspace import Workspace
 
 
 def duration(text: str | timedelta) -> timedelta:
-    """Return a duration such as 30s, 15m or 2h; Typer hands over defaults as they are."""
+    """Return a duration such as 30s, 15m or 2h; Typer passes defaults unchanged."""
     try:
         return text if isinstance(text, timedelta) else parse_duration(text)
     except ValueError as error:
@@ -36,7 +36,7 @@ Wait = Annotated[
     typer.Option(
         parser=duration,
         metavar="DURATION",
-        help="Give up after this long without progress, or without the other process finishing.",
+        help="Give up after waiting this long for Schematic or for another process.",
     ),
 ]
 
@@ -53,7 +53,7 @@ def register(app: typer.Typer) -> None:
 def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) -> None:
     """Deliver everything pending, then exit.
 
-    Delivers changes and forwarded events, and retries them until nothing is pending or nothing can proceed.
+    Delivers changes and forwarded events, with retries, until nothing is pending or no further progress is possible.
     """
     settings = settings_of(context)
     key = resolve_api_key(settings.section, os.environ)
@@ -63,15 +63,15 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
         delivery = send(workspace, settings, key, wait=wait, stop=stop, forwarded=True)
         code = run_output.exit_code([], [], delivery)
         if is_idle:
-            console.print("the API key was not used; `audience-sync check` checks it")
+            console.print("the API key was not used; `audience-sync check` verifies it")
         raise typer.Exit(code)
 
 
 def run(context: typer.Context) -> None:
     """Run as a service: sync on schedule and deliver continuously.
 
-    Stops within ten seconds of SIGTERM or Ctrl-C, or when its terminal closes; a second signal stops it immediately.
-    SIGHUP reloads the configuration; an invalid one changes nothing.
+    Stops within ten seconds of SIGTERM, Ctrl-C or the closing of its terminal; a second signal stops it immediately.
+    SIGHUP reloads the configuration; an invalid configuration changes nothing.
     """
     reload = threading.Event()
     was_on_terminal = _is_on_terminal()
@@ -82,7 +82,8 @@ def run(context: typer.Context) -> None:
         reload.set()
         return False
 
-    with stoppable(lambda: None, on_hangup=hung_up) as stop:  # first of all: a SIGHUP now must not end it
+    # First, because from now on a SIGHUP must not end the process.
+    with stoppable(lambda: None, on_hangup=hung_up) as stop:
         from audience_sync import daemon, logs  # noqa: PLC0415 - only this command needs the scheduler, and structlog
 
         settings = settings_of(context)
@@ -95,7 +96,7 @@ def run(context: typer.Context) -> None:
 
 
 def _is_on_terminal() -> bool:
-    """Return whether a standard stream is a terminal; one that has closed is not."""
+    """Return whether a standard stream is an open terminal."""
     return any(os.isatty(number) for number in range(3))
 
 
@@ -106,12 +107,15 @@ def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Work
     `any_age` allows a database that comes from a backup.
 
     Raises:
-        DatabaseOlder: it is older than what was sent from it.
+        DatabaseOlder: it is older than the data sent from it.
         KeyboardInterrupt: a signal came.
     """
     with stoppable(_say_stopping) as stop:
         try:
-            with engine.working(settings, clock(), any_age=any_age, warn=run_output.warn) as workspace:
+            opened = engine.working(
+                settings, clock(), any_age=any_age, warn=run_output.warn, on_wait=run_output.waiting_for_lock
+            )
+            with opened as workspace:
                 run_output.using(workspace.database)
                 try:
                     yield workspace, stop
@@ -136,7 +140,7 @@ def send(
     stop: threading.Event,
     forwarded: bool = False,
 ) -> DeliveryReport | None:
-    """Deliver changes, and `forwarded` events too, with progress. Without a key nothing is delivered."""
+    """Deliver changes, and with `forwarded` also events, showing progress. Without a key, deliver nothing."""
     if key is None:
         return None
     with Progress("delivery") as progress:

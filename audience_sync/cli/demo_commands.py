@@ -1,4 +1,4 @@
-"""The commands sandbox and demo, which need no configuration and no network."""
+"""The commands demo and sandbox, which need no configuration and no network."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from audience_sync.cli.text_table import TableView, wrap_command
 from audience_sync.config import Settings, load, parse_duration, resolve_api_key
 from audience_sync.config.loader import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
+from audience_sync.core.text import counted
 from audience_sync.delivery import DeliveryOptions, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.sandbox.ledger import EventFilter, Ledger
@@ -36,7 +37,7 @@ from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
 
 # --- the story --------------------------------------------------------------------------------------------------------
-# What `demo` tells: a shop, a first sync, two weeks, a second sync, and for some people by name why they moved.
+# The story of `demo`: a shop, a first sync, two weeks, a second sync, and the reasons why some people moved.
 
 RUNS_SHOWN: Final = TableView(
     ("audience", "read", "entered", "exited", "updated", "unchanged", "sent"), ("unchanged", "read"), grouped=True
@@ -52,10 +53,10 @@ Members: TypeAlias = dict[str, dict[str, str | None]]
 
 
 def empty_folder(folder: Path | None) -> Path:
-    """Return an empty folder, made if it is missing.
+    """Return an empty folder, and create it if it is missing.
 
     Raises:
-        ConfigError: the one that was named cannot be made, or has something in it.
+        ConfigError: the named folder cannot be created or is not empty.
     """
     candidates = (
         [folder] if folder else [Path(f"audience-sync-demo{n}") for n in ("", *(f"-{n}" for n in range(2, 1000)))]
@@ -67,35 +68,37 @@ def empty_folder(folder: Path | None) -> Path:
                 return place
     except OSError as error:
         raise ConfigError(
-            f"cannot make the folder {place}: {error.strerror}", hint="name another one with --folder"
+            f"cannot create the folder {place}: {error.strerror}", hint="choose another folder with --folder"
         ) from error
-    raise ConfigError(f"{place} is not an empty folder", hint="name another one with --folder, or none at all")
+    raise ConfigError(
+        f"{place} is not an empty folder", hint="choose another folder with --folder, or leave the option out"
+    )
 
 
 def tell(place: Path) -> Generator[None, None, None]:
-    """Tell the whole story; yield wherever it may be left."""
+    """Tell the whole story; yield wherever it can be interrupted."""
     real, database = clock(), place / "shop.db"
     now = real.now().replace(microsecond=0)
     with Sandbox(place / "sandbox.db") as server:
         settings = load(shop.write_config(place, url=server.url, key=DEVELOPMENT_KEY), {})
         customers, orders = shop.open_shop(database, now=now - shop.STEP)
         engine.create(settings)
-        _title("1. A shop, and a Schematic of its own")
-        out.print(f"A made-up coffee shop: {customers:,} customers in offices, {orders:,} orders in eight months.")
-        out.print("A sandbox stands for Schematic: it speaks the same HTTP, on this machine.")
+        _title("1. An example shop and a local Schematic")
+        out.print(f"A fictional coffee shop: {customers:,} customers in offices, {orders:,} orders in eight months.")
+        out.print("The sandbox stands in for Schematic: it has the same HTTP API, on this machine.")
         yield
         with engine.working(settings, real) as workspace:
-            _title(f"2. The first sync, as of {now - shop.STEP:%A, %d %B %Y}: everybody enters")
+            _title(f"2. The first sync, as of {now - shop.STEP:%A, %d %B %Y}: every member enters")
             yield from _sync(workspace, settings, now - shop.STEP)
             before = _members(workspace)
             customers, orders = shop.move_on(database, now=now)
             _title(f"3. Two weeks later, {now:%d %B %Y}: only what changed is sent")
-            out.print(f"{customers:,} customers have joined and {orders:,} orders come in since.\n")
+            out.print(f"Since then, {customers:,} customers have joined and {orders:,} orders have come in.\n")
             yield from _sync(workspace, settings, now)
             after = _members(workspace)
-        _title("4. Who, and why")
+        _title("4. The changes, and the reasons")
         person = _explain(database, settings, before, after, now=now)
-        _title("5. What Schematic received, and believes")
+        _title("5. What Schematic received and stored")
         _show_person(server.ledger, shop.facts(database, person, at=now), after)
         _compare(server.ledger, after)
     lapsed = min(after[shop.LAPSED].keys() - after[shop.SPENDERS].keys())
@@ -103,10 +106,10 @@ def tell(place: Path) -> Generator[None, None, None]:
 
 
 def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator[None]:
-    """Sync every audience, deliver, and print what came of it; yield wherever that may be left.
+    """Sync every audience, deliver, and print the result; yield wherever this can be interrupted.
 
     Raises:
-        AudienceSyncError: something did not go as it does in a demonstration.
+        AudienceSyncError: something unexpected happened.
     """
     reports = []
     for audience in settings.audiences:
@@ -127,7 +130,7 @@ def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator
         rows.append(dict(zip(RUNS_SHOWN.columns, (audience.name, *numbers), strict=True)))
     print_table(rows, RUNS_SHOWN)
     sent = sum(run.sent for run in done)
-    out.print(f"\n{sent:,} changes in {outcome.events:,} identifies: one for each person, whatever changed.")
+    out.print(f"\n{sent:,} changes sent in {outcome.events:,} identify calls, one for each person.")
 
 
 def _members(workspace: Workspace) -> Members:
@@ -142,7 +145,7 @@ def _members(workspace: Workspace) -> Members:
 
 
 def _explain(database: Path, settings: Settings, before: Members, after: Members, *, now: datetime) -> str:
-    """Show some people with changes, and the reasons; return one who had lapsed and came back."""
+    """Show some people with changes and the reasons; return one who had lapsed and came back."""
     changes: dict[tuple[str, ChangeKind], list[str]] = {}
     for key in after:
         was, present = before[key], after[key]
@@ -170,14 +173,14 @@ def _explain(database: Path, settings: Settings, before: Members, after: Members
 
 
 def _show_person(ledger: Ledger, person: shop.Facts, members: Members) -> None:
-    """Show the last identify about a person as the sandbox has it, and the traits it has made of all of them."""
+    """Show the last identify call for a person in the sandbox, and the resulting traits."""
     (number,) = ledger.find_users({"userId": person.customer})
     (event,) = ledger.events(EventFilter(user_id=number), newest_first=True, limit=1)
     wire = {"type": event.type, "body": event.body, "idempotency_key": event.idempotency_key, "sent_at": event.sent_at}
-    out.print(f"The identify of {person.name}, without the API key that travels in it:\n")
+    out.print(f"The identify call for {person.name}, without its API key:\n")
     out.print(Text(orjson.dumps(wire, option=orjson.OPT_INDENT_2).decode()), hang=2)
     traits = ledger.traits_of("userId", person.customer)
-    out.print(f"\nWhat Schematic believes of {person.name} now, as flags and plans see it:\n")
+    out.print(f"\nThe traits of {person.name} in Schematic now, as flags and plans see them:\n")
     print_table(
         [
             {
@@ -192,7 +195,7 @@ def _show_person(ledger: Ledger, person: shop.Facts, members: Members) -> None:
 
 
 def _compare(ledger: Ledger, members: Members) -> None:
-    """Hold every trait of the sandbox against the memberships.
+    """Compare every trait in the sandbox with the memberships.
 
     Raises:
         AudienceSyncError: they differ.
@@ -206,37 +209,37 @@ def _compare(ledger: Ledger, members: Members) -> None:
         if (believed.get(p, {}).get(key) is True) != (p in inside)
     ]
     if wrong:
-        raise AudienceSyncError(f"{len(wrong)} traits differ from the memberships, first {wrong[0]}")
-    out.print(f"\nCompared: {len(people):,} people, {len(members)} traits each; all are equal to the memberships.")
+        raise AudienceSyncError(f"{len(wrong)} traits differ from the memberships; the first is {wrong[0]}")
+    out.print(f"\nCompared {len(people):,} people with {len(members)} traits each: all match the memberships.")
 
 
 def _suggest(place: Path, *, port: str, person: str, lapsed: str) -> None:
-    """Print commands to go on with; each works as it is printed."""
+    """Print commands to continue with; each works as printed."""
     python = shlex.quote(sys.executable)
     program = "audience-sync" if shutil.which("audience-sync") else f"{python} -m audience_sync"
     sql = "sqlite3" if shutil.which("sqlite3") else f"{python} -c {shlex.quote(_SQLITE3)}"
-    if os.environ.get(CONFIG_VARIABLE):  # it would go before the demonstration's own file
+    if os.environ.get(CONFIG_VARIABLE):  # it would take precedence over the file of the demo
         program += " --config config.toml"
     query = '"SELECT audience, count(*) FROM current_members GROUP BY audience"'
-    # Only printed, for a person to run.
+    # Only printed, for the user to run.
     order = f"\"INSERT INTO orders VALUES (NULL, '{lapsed}', datetime(), 64000)\""  # noqa: S608
     steps = [
         ("Go there:", f"cd {shlex.quote(str(place))}"),
-        ("Every audience, and how it stands:", f"{program} status"),
-        ("Who is in, since when:", f"{program} members {shop.SPENDERS} --limit 5"),
-        ("Who left, when, in which run:", f"{program} changes {shop.ORDERED} --kind exited --limit 5"),
-        ("One person, and what was sent:", f"{program} profile {person}"),
-        ("Memberships are plain tables:", f"{sql} audience_sync.db {query}"),
+        ("The state of every audience:", f"{program} status"),
+        ("The members of an audience, and since when:", f"{program} members {shop.SPENDERS} --limit 5"),
+        ("Who left, when, and in which run:", f"{program} changes {shop.ORDERED} --kind exited --limit 5"),
+        ("Everything about one person:", f"{program} profile {person}"),
+        ("Memberships are in plain tables:", f"{sql} audience_sync.db {query}"),
         (
-            "The local Schematic again (in a second terminal, in the same folder):",
+            "Start the local Schematic again (in a second terminal, in the same folder):",
             f"{program} sandbox --port {port} --database sandbox.db",
         ),
-        ("Let somebody who had lapsed order for $640:", f"{sql} shop.db {order}"),
-        ("Sync again; three changes of that person are sent:", f"{program} sync"),
+        ("Add an order of $640 for a lapsed customer:", f"{sql} shop.db {order}"),
+        ("Sync again; three changes for that customer are sent:", f"{program} sync"),
     ]
     _title("6. Go on")
-    out.print("shop.db is the source, audience_sync.db has the memberships, sandbox.db what")
-    out.print("Schematic received; config.toml and the sandbox's key are in the same folder.\n")
+    out.print("shop.db is the source, audience_sync.db the memberships, and sandbox.db what")
+    out.print("Schematic received. config.toml and the sandbox's key are in the same folder.\n")
     for why, command in steps:
         out.print(f"  {why}")
         lines = wrap_command(command, out.line_width, indent=4)
@@ -278,11 +281,11 @@ FailStatus = Annotated[
         min=300,
         max=599,
         metavar="STATUS",
-        help="Status of failing requests, by default 500; without --fail-rate all fail.",
+        help="HTTP status of failing requests (default: 500). Without --fail-rate, all requests fail.",
     ),
 ]
 Delay = Annotated[
-    timedelta, typer.Option(parser=moment, metavar="DURATION", help="Delay before an event request is answered.")
+    timedelta, typer.Option(parser=moment, metavar="DURATION", help="Delay before the response to an event request.")
 ]
 
 
@@ -303,7 +306,7 @@ def sandbox(
             metavar="ADDRESS", help="Address to listen on; the default accepts connections from this machine only."
         ),
     ] = "127.0.0.1",
-    database: Annotated[Path, typer.Option(metavar="FILE", help="SQLite file that stores everything received.")] = Path(
+    database: Annotated[Path, typer.Option(metavar="FILE", help="SQLite file for everything received.")] = Path(
         "sandbox.db"
     ),
     keys: Annotated[
@@ -315,12 +318,12 @@ def sandbox(
     fail_rate: FailRate = None,
     fail_status: FailStatus = None,
     delay: Delay = "0ms",  # type: ignore[assignment]  # Typer parses it
-    quiet: Annotated[bool, typer.Option("--quiet", help="Do not show every request.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not print each request.")] = False,
 ) -> None:
     """Run a local Schematic until Ctrl-C.
 
-    Accepts events, applies Schematic's limits, and fails on request. Needs no configuration. Everything received is
-    stored in --database.
+    Accepts events, enforces Schematic's limits, and fails on request. Needs no configuration. Stores everything it
+    receives in --database.
     """
     accepted = keys or [DEVELOPMENT_KEY]
     failures = _failures(fail_rate, fail_status, delay.total_seconds())
@@ -353,17 +356,17 @@ def demo(
             for _ in story:
                 if stop.is_set():
                     break
-        finally:  # a step that was interrupted may say so itself
+        finally:  # an interrupted step may report that itself
             if stop.is_set():
                 raise KeyboardInterrupt
 
 
 def _nothing() -> None:
-    """Print nothing about a signal: the command ends at once."""
+    """Print nothing on a signal, because the command ends immediately."""
 
 
 class _Seen(NamedTuple):
-    """The newest request and event of the sandbox's ledger that were read."""
+    """The newest request and event read from the sandbox's ledger."""
 
     request: int
     event: int
@@ -378,7 +381,10 @@ def _failures(rate: float | None, status: int | None, delay: float) -> Simulated
 
 def _announce(url: str, keys: list[str], database: Path) -> None:
     out.print(
-        Text(f"A local Schematic serves at {url} and stores everything it receives in {database}; Ctrl-C stops it.")
+        Text(
+            f"A local Schematic is running at {url} and stores everything it receives in {database}. Press"
+            " Ctrl-C to stop."
+        )
     )
     typer.echo(f"API key: {', '.join(keys)}")
     typer.echo("\nIn the configuration:\n\n[schematic]")
@@ -387,7 +393,7 @@ def _announce(url: str, keys: list[str], database: Path) -> None:
 
 
 def _show_new(ledger: Ledger, seen: _Seen, totals: Counter[str], *, quiet: bool) -> _Seen:
-    """Print and count the requests since `seen`; a ledger that was emptied since then is read from its start."""
+    """Print and count the requests since `seen`; if the ledger was emptied since then, start from its beginning."""
     last = _Seen(*ledger.read(_LAST)[0])
     if last.request < seen.request:
         seen = _Seen(0, 0)
@@ -401,8 +407,9 @@ def _show_new(ledger: Ledger, seen: _Seen, totals: Counter[str], *, quiet: bool)
         totals.update({"requests": 1, f"answered {status or 'nothing'}": 1})
         totals.update(processed=count - duplicates - failed, duplicates=duplicates, failed=failed)
         if not quiet:
-            details = [f"{events} events"] if events else []
-            details += [f"{n} {word}" for n, word in ((duplicates, "duplicates"), (failed, "failed")) if n]
+            details = [counted(events, "event")] if events else []
+            details += [counted(duplicates, "duplicate")] if duplicates else []
+            details += [f"{failed:,} failed"] if failed else []
             details += [f"fault: {fault}"] if fault else []
             typer.echo(f"{at[11:23]}  {status or '---'}  {path}  {', '.join(details)}".rstrip(), err=True)
     return _Seen(newest, max([seen.event, *(found[0] for found in taken.values())]))
@@ -411,4 +418,4 @@ def _show_new(ledger: Ledger, seen: _Seen, totals: Counter[str], *, quiet: bool)
 def _summary(totals: Counter[str]) -> str:
     answers = ", ".join(f"{n:,} {answer}" for answer, n in sorted(totals.items()) if answer.startswith("answered"))
     events = ", ".join(f"{totals[status]:,} {status}" for status in ("processed", "duplicates", "failed"))
-    return f"received {totals['requests']:,} requests{answers and f' ({answers})'}; events: {events}"
+    return f"received {counted(totals['requests'], 'request')}{answers and f' ({answers})'}; events: {events}"

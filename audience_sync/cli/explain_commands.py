@@ -39,7 +39,7 @@ from audience_sync.sync import standing_hold
 from audience_sync.sync.preview import preview as preview_audience
 
 # --- output -----------------------------------------------------------------------------------------------------------
-# What `explain` prints: a tree of conditions with their values and events for people, records for programs.
+# The output of `explain`: a tree of conditions with their values and events for people, records for programs.
 
 COLUMNS: Final = (
     "audience", "user", "as_of", "node", "kind", "text", "holds", "value", "at", "properties", "identifiers", "run_id",
@@ -49,7 +49,7 @@ _EMPTY: Final[Record] = dict.fromkeys(COLUMNS)
 
 
 def show(explanation: Explanation, verdict: str, standing: Standing, *, format: Format) -> None:
-    """Print an explanation: why, the verdict, and how the membership database stands to it."""
+    """Print an explanation: the conditions, the verdict, and the state in the membership database."""
     if format is Format.TABLE:
         _show_tree(explanation, verdict, standing)
         return
@@ -138,7 +138,7 @@ def _show_tree(explanation: Explanation, verdict: str, standing: Standing) -> No
 
 
 def _tree_lines(clause: Clause, user: str, *, width: int, first: str = "", rest: str = "") -> Iterator[Text]:
-    """Yield a condition, what is known of it, and its parts; `first` and `rest` are drawn to the left of its lines."""
+    """Yield a condition, its facts and its parts; `first` and `rest` are drawn to the left of its lines."""
     word = {And: "AND", Or: "OR", Not: "NOT"}.get(type(clause.condition))
     mark, color, holds = ("✓", "green", "holds") if clause.holds else ("✗", "red", "does not hold")
     title = Text.assemble(
@@ -156,12 +156,14 @@ def _tree_lines(clause: Clause, user: str, *, width: int, first: str = "", rest:
 
 
 def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[Text]:
-    """Yield what is known of a value: itself, where it comes from, and its events."""
+    """Yield the facts about a value: the value, its origin and its events."""
     value = f"is {harmless(fact.value)}"
     yield Text(printable(f"{to_text(fact.scalar)} {value}" if asked is None else f"{value}, asked for {asked}"))
     if fact.known is not None:
         command = shlex.join(["audience-sync", "explain", user, fact.known.key])
-        yield Text(printable(f"it is {fact.known.computation.one} of the file: `{command}` says why"), style="dim")
+        yield Text(
+            printable(f"{fact.known.computation.one} in the configuration; `{command}` explains it"), style="dim"
+        )
     if fact.events_in_all is None:
         return
     shown, in_all = len(fact.events), fact.events_in_all
@@ -172,14 +174,14 @@ def _fact_lines(fact: Fact, user: str, *, asked: str | None = None) -> Iterator[
 
 
 # --- comparison with the database -------------------------------------------------------------------------------------
-# How the membership database stands to what a definition says of one user now.
+# The state of one user in the membership database, compared with the current result of the definition.
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of a user in an audience in the database, and a sentence that says what a sync would change.
+    """The state of a user in an audience in the database, and a sentence on what a sync would change.
 
-    `is_member` is None where nothing is known.
+    `is_member` is None if it is unknown.
     """
 
     sentence: str
@@ -191,20 +193,20 @@ class Standing:
 
 
 def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> Standing:
-    """Return what the database says; `sync` is what a sync is called that would change it.
+    """Return the state in the database; `sync` names the sync that would change it.
 
-    Without a database, or one that this program can use, the sentence says so.
+    If there is no usable database, the sentence says so.
     """
     audience = explanation.audience
     try:
         with engine.opened(settings) as database, database.read() as connection:
             row = audiences.find(connection, audience.key)
             if row is None:
-                return Standing(f"in the membership database: {audience.key} was never synced")
+                return Standing(f"in the membership database: {audience.key} has never been synced")
             every = profile_report.audiences(connection, explanation.user)
             hold = standing_hold(connection, settings, audience)
     except AudienceSyncError as error:
-        return Standing(f"in the membership database: nothing is known ({error})")
+        return Standing(f"in the membership database: unknown ({error})")
     record = next(one for one in every if one["audience"] == audience.key)
     then = _next(row, explanation, record, hold, sync=sync)
     sentence = f"in the membership database: {_has(row, record)}; {then}"
@@ -222,23 +224,23 @@ def _has(row: AudienceRow, record: StoredRecord) -> str:
     is_trait = row.computation.has_values
     if not record["member"]:
         return "no value" if is_trait else "not a member"
-    what = f"the value {record['value']}, one" if is_trait else "a member"
+    what = f"the value {record['value']}, present" if is_trait else "a member"
     return f"{what} since {instant_text(record['since'])}, by run {record['run_id']}"
 
 
 def _next(row: AudienceRow, explanation: Explanation, record: StoredRecord, hold: Hold | None, *, sync: str) -> str:
     audience, member = explanation.audience, explanation.found.member
     if row.state == "retired":
-        return f"{audience.key} is retired and is never synced again"
+        return f"{audience.key} is retired and will not be synced again"
     if row.computation is not audience.computation:
-        return f"{audience.key} was synced as {row.computation} before, and a sync is refused"
+        return f"{audience.key} was synced as {row.computation} before, so a sync is refused"
     would = f"{sync} would {_would(explanation, member, record)}"
     if row.state == "paused":
         return f"{audience.key} is paused; after `audience-sync resume {audience.key}` {would}"
     if not audience.enabled:
-        return f"{audience.key} is disabled in the configuration; were it on, {would}"
+        return f"{audience.key} is disabled in the configuration; if it were enabled, {would}"
     if hold is not None:
-        return f"{audience.key} is held: {hold.reason}; after that {would}"
+        return f"{audience.key} is held: {hold.reason}; after that, {would}"
     return would
 
 
@@ -250,11 +252,11 @@ def _would(explanation: Explanation, member: Member | None, record: StoredRecord
             return "change nothing"
         if explanation.audience.on_missing is OnMissing.KEEP and is_trait:
             return "keep the last value (on_missing)"
-        return "take the value away" if is_trait else "let them exit"
+        return "remove the value" if is_trait else "remove them"
     if not was:
-        return f"give them the value {member.value}" if is_trait else "let them enter"
+        return f"set the value {member.value}" if is_trait else "add them"
     if is_trait and member.value != record["value"]:
-        return f"make the value {member.value}"
+        return f"change the value to {member.value}"
     return "change nothing" if member.identifiers == record["identifiers"] else "update their identifiers"
 
 
@@ -281,9 +283,7 @@ def explain(
     audience: Annotated[
         str | None, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
     ] = None,
-    sql: Annotated[
-        bool, typer.Option("--sql", help="Print the SQL that a sync runs (give an audience and no user).")
-    ] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Print the SQL that a sync runs (needs AUDIENCE only).")] = False,
     now: Now = None,
     events: Annotated[
         int, typer.Option(min=0, max=MOST_SHOWN, metavar="N", help="Maximum number of events to show per condition.")
@@ -292,13 +292,13 @@ def explain(
 ) -> None:
     """Explain why a user is or is not in an audience.
 
-    Shows each condition with its value, whether it holds, and the events behind it. Reads the source, as of now or
-    --now, and compares with the membership database. The exit code is 0 for members and for others.
+    Shows each condition with its value, whether it holds, and the matching events. Reads the source as of now (or
+    --now) and compares the result with the membership database. Exits with 0 for members and non-members.
 
-    As json or csv, each line has a `kind`. `condition`: its place in the query is `node` (1.2 is the second part of the
-    whole), with `text`, `holds` and `value`. `value`: of a computed trait. `event`: of the condition at `node`, with
-    `at` and `properties`. `verdict`: `holds` is whether the user is a member or has a value. `membership`: `holds` is
-    what the database has, null if it has nothing, and `at` since when.
+    With json and csv, every row has a `kind`. `condition`: `node` is its position in the query (1.2 is the second part
+    of the whole query), with `text`, `holds` and `value`. `value`: the value of a computed trait. `event`: an event of
+    the condition at `node`, with `at` and `properties`. `verdict`: `holds` tells whether the user is a member or has a
+    value. `membership`: `holds` is the state in the membership database (null if unknown), and `at` is its start.
     """
     settings = settings_of(context)
     if sql:
@@ -307,8 +307,10 @@ def explain(
         _show_sql(settings, settings.audience(user), as_of=_instant(now), format=format)
         return
     chosen = _chosen(settings, user, audience)
-    if isinstance(stringify(user, KeyRules(())), RowFault):  # a placeholder has an answer of its own
-        raise ConfigError("not a valid profile key: it is empty, too long, or has characters that keys cannot have")
+    if isinstance(stringify(user, KeyRules(())), RowFault):  # a placeholder has a separate answer
+        raise ConfigError(
+            "not a valid profile key: it is empty, too long, or has characters that are not allowed in keys"
+        )
     as_of = _instant(now)
     explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))
     standing = standing_of(settings, explanation, sync="the next sync" if now is None else "a sync as of then")
@@ -326,10 +328,10 @@ def preview(
     ] = 10,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Count the members of an audience, show a sample, store nothing.
+    """Count the members of an audience and show a sample.
 
-    Needs no membership database and no API key. The sample is the first profiles by key, as
-    `members` lists them. As json this is one object with the sample; as csv, the sample.
+    Stores nothing, and needs no membership database and no API key. The sample has the first profiles by key, in the
+    order of `members`. json is one object that includes the sample; csv has only the sample.
     """
     settings = settings_of(context)
     chosen, as_of, monotonic = settings.audience(audience), _instant(now), clock().monotonic
@@ -350,7 +352,7 @@ def preview(
 
 
 def _instant(now: datetime | None) -> datetime:
-    """Return the instant, in whole milliseconds as that of a run."""
+    """Return the instant in whole milliseconds, like that of a run."""
     return from_ms(to_ms(now or clock().now()))
 
 
@@ -358,7 +360,7 @@ def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:
     """Return the named audience.
 
     Raises:
-        ConfigError: it is missing, or is in the place of the user.
+        ConfigError: it is missing, or user and audience are swapped.
         UnknownName: no audience has this key or name.
     """
     if audience is None:
@@ -369,18 +371,18 @@ def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:
     except UnknownName:
         if any(user in (one.key, one.name) for one in settings.audiences):
             raise ConfigError(
-                f"`{user}` is an audience and `{audience}` is not: USER comes before AUDIENCE",
+                f"`{user}` is an audience and `{audience}` is not: put USER before AUDIENCE",
                 hint=f"audience-sync explain {audience} {user}",
             ) from None
         raise
 
 
 def _verdict(settings: Settings, explanation: Explanation) -> str:
-    """Return a sentence: whether the user is a member, and if the query does not read the user, why."""
+    """Return whether the user is a member, as a sentence, with the reason if the query does not read the user."""
     audience, user, found = explanation.audience, explanation.user, explanation.found
     is_trait = audience.computation.has_values
     reasons = [reason for reason in dict.fromkeys(found.reasons) if reason is not RowFault.DUPLICATE]
-    because = f" (one of their rows was rejected or changed: {', '.join(reasons)})" if reasons else ""
+    because = f" (one of its rows was rejected or changed: {', '.join(reasons)})" if reasons else ""
     if found.member is not None:
         has = f"has the value {found.member.value}" if is_trait else f"is in {audience.key}"
         return f"{user} {has}{because}"
@@ -388,14 +390,14 @@ def _verdict(settings: Settings, explanation: Explanation) -> str:
     if explanation.root is not None or because:
         return f"{user} {has}{because}"
     if audience.query is None:
-        return f"{user} {has}: the SQL returns no row for them"
+        return f"{user} {has}: the SQL returns no row with this key"
     source = settings.sources[audience.source]
     if source.profiles is None:
-        return f"{user} {has}: they have no events, and without profiles a query reads only users with events"
-    but = "though they have events, " if explanation.has_events else ""
+        return f"{user} {has}: this user has no events, and without profiles a query reads only users with events"
+    but = "the user has events, but " if explanation.has_events else ""
     return (
-        f"{user} {has}: {but}no row of [sources.{source.name}.profiles] has `{source.profiles.user}` = {user!r}, and a"
-        " query reads only users with such a row"
+        f"{user} {has}: {but}no row of [sources.{source.name}.profiles] has `{source.profiles.user}` ="
+        f" {user!r}, and a query reads only users with a profile"
     )
 
 
@@ -410,7 +412,7 @@ def _show_sql(settings: Settings, audience: Audience, *, as_of: datetime, format
 
 
 def _interruptible(work: Callable[[], T]) -> T:
-    """Do work that only reads; a signal interrupts the query under way.
+    """Do read-only work; a signal interrupts the current query.
 
     Raises:
         KeyboardInterrupt: a signal came.

@@ -1,4 +1,4 @@
-"""The commands that list what the database holds: members, profile, runs, changes, rejections. They only look."""
+"""The read-only commands that list the contents of the database: members, profile, runs, changes, rejections."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ AudienceArgument = Annotated[
 ]
 OptionalAudience = Annotated[
     str | None,
-    typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait; all by default."),
+    typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait (default: all)."),
 ]
-RunOption = Annotated[int | None, typer.Option("--run", min=1, metavar="N", help="Only those of this run.")]
+RunOption = Annotated[int | None, typer.Option("--run", min=1, metavar="N", help="Only rows from this run.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +81,12 @@ def members(
     audience: AudienceArgument,
     as_of: Annotated[
         datetime | None,
-        typer.Option("--as-of", parser=instant, metavar="T", help="Who was in at T, ISO 8601, UTC without a zone."),
+        typer.Option(
+            "--as-of",
+            parser=instant,
+            metavar="T",
+            help="Show the members at this time (ISO 8601; UTC if it has no offset).",
+        ),
     ] = None,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
@@ -90,8 +95,8 @@ def members(
 
     For a computed trait, list the profiles that have a value.
 
-    `since` is the instant of the sync that found the profile in. Of the past, fields are empty where older history is
-    purged; who was in is always exact. json and csv have more fields than the table.
+    `since` is the time of the sync that added the profile. For an earlier time, the list of profiles is exact, but
+    other fields are empty where the history has been purged. json and csv have more fields than the table.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -109,10 +114,10 @@ def profile(
 ) -> None:
     """Show everything about one user.
 
-    Audiences and computed traits, pending and accepted deliveries, and history.
+    Shows audiences and computed traits, pending and accepted deliveries, and history.
 
-    As json this is one object with audiences, events, deliveries and changes; as csv, the audiences. --limit is of
-    deliveries and of changes, each newest first, and of events: the forwarded ones not accepted yet, oldest first.
+    json is one object with audiences, events, deliveries and changes; csv has only the audiences. --limit applies to
+    deliveries and to changes (newest first), and to forwarded events not accepted yet (oldest first).
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -174,14 +179,14 @@ def changes(
     kind: Annotated[ChangeKind | None, typer.Option("--kind", help="Only changes of this kind.")] = None,
     since: Annotated[
         datetime | None,
-        typer.Option("--since", parser=instant, metavar="T", help="Only of runs as of T or later, ISO 8601."),
+        typer.Option("--since", parser=instant, metavar="T", help="Only runs as of this time or later (ISO 8601)."),
     ] = None,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """List who entered, exited or was updated, newest runs first.
 
-    Of a computed trait: who got a value, lost it, or has another one; `value` is the new one, of an exit the last.
+    For a computed trait, list who got, lost or changed a value; `value` is the new value, or the last one for an exit.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -209,7 +214,7 @@ def rejections(
 ) -> None:
     """List source rows that were rejected or changed, and why.
 
-    Newest runs first. A run keeps samples; `sync` prints the number for each reason, `runs` the total.
+    Lists the newest runs first. A run keeps only samples; `sync` prints the number per reason, and `runs` the total.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:

@@ -1,6 +1,6 @@
-"""The command line as a whole: the global options, and how a failure ends the process.
+"""The command line application: global options, the table of commands, and the handling of failures.
 
-Commands are imported when they run, and so is what a failure needs: `--version` and `--help` stay fast.
+Commands and error handling are imported only when needed, to keep `--version` and `--help` fast.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typer.core import TyperCommand, TyperGroup
 from audience_sync import __version__
 from audience_sync.errors import INTERRUPTED, AudienceSyncError
 
-if TYPE_CHECKING:  # `--version` and `--help` need no configuration, and importing it takes most of a start
+if TYPE_CHECKING:  # `--version` and `--help` need no configuration, and importing it takes most of the start-up time
     from audience_sync.config import Settings
 
 
 # --- global options ---------------------------------------------------------------------------------------------------
-# The global options, which every command gets in its context.
+# Every command gets the global options in its context.
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Globals:
     config: Path | None = None
 
     def path(self) -> Path:
-        """Return the configuration file: the one named, or where `config.find_config` finds it."""
+        """Return the configuration file: the named one, or the one that `config.find_config` finds."""
         from audience_sync.config import find_config  # noqa: PLC0415
 
         return find_config(self.config, os.environ)
@@ -45,7 +45,7 @@ class Globals:
         """Read the configuration.
 
         Raises:
-            ConfigError: there is none, or it is not usable.
+            ConfigError: there is no configuration, or it is invalid.
         """
         from audience_sync.config import load  # noqa: PLC0415
 
@@ -59,7 +59,7 @@ class Globals:
 
 
 class Listed(NamedTuple):
-    """A command in the table: its module in `audience_sync.cli`, and its line in the list of commands."""
+    """A command in the table: its module in `audience_sync.cli` and its line in the list of commands."""
 
     module: str
     help: str
@@ -70,33 +70,33 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "init": Listed("setup_commands", "Write an example configuration and create the membership database."),
         "check": Listed("setup_commands", "Check the configuration, databases, audiences and Schematic."),
         "migrate": Listed("setup_commands", "Upgrade the membership database to this version, or create it."),
-        "service": Listed("setup_commands", "Print the systemd unit, with the commands that install it."),
+        "service": Listed("setup_commands", "Print the systemd unit with the commands that install it."),
     },
     "Sync and deliver": {
         "sync": Listed("sync_commands", "Evaluate audiences and computed traits, and send what changed."),
-        "plan": Listed("sync_commands", "Show what a sync would change and send; change nothing."),
-        "approve": Listed("sync_commands", "Apply the plan of a blocked run, and send it."),
-        "retract": Listed("sync_commands", "End an audience or computed trait, and retire its key."),
+        "plan": Listed("sync_commands", "Show what a sync would change and send."),
+        "approve": Listed("sync_commands", "Apply the plan of a blocked run and send its changes."),
+        "retract": Listed("sync_commands", "End an audience or computed trait and retire its key."),
         "deliver": Listed("deliver_commands", "Deliver everything pending, then exit."),
         "run": Listed("deliver_commands", "Run as a service: sync on schedule and deliver continuously."),
         "forward": Listed("forward_command", "Send a file of Segment events through the mappings."),
     },
     "Inspect": {
         "status": Listed("status_commands", "Show audiences, pending deliveries, blocked runs and processes."),
-        "audiences": Listed("status_commands", "List audiences and computed traits, with their state."),
+        "audiences": Listed("status_commands", "List audiences and computed traits with their state."),
         "members": Listed("inspect_commands", "List the members of an audience, now or at an earlier time."),
         "profile": Listed("inspect_commands", "Show everything about one user."),
         "runs": Listed("inspect_commands", "List runs, newest first."),
         "changes": Listed("inspect_commands", "List who entered, exited or was updated, newest runs first."),
         "rejections": Listed("inspect_commands", "List source rows that were rejected or changed, and why."),
         "explain": Listed("explain_commands", "Explain why a user is or is not in an audience."),
-        "preview": Listed("explain_commands", "Count the members of an audience, show a sample, store nothing."),
+        "preview": Listed("explain_commands", "Count the members of an audience and show a sample."),
         "events": Listed("events_command", "List forwarded events that Schematic has not accepted."),
     },
     "Operate": {
-        "dead": Listed("operate_commands", "List, retry or discard what Schematic refused."),
-        "pause": Listed("operate_commands", "Stop the syncs and deliveries of an audience."),
-        "resume": Listed("operate_commands", "Continue the syncs and deliveries of a paused audience."),
+        "dead": Listed("operate_commands", "List, retry or discard dead letters."),
+        "pause": Listed("operate_commands", "Pause the syncs and deliveries of an audience."),
+        "resume": Listed("operate_commands", "Resume the syncs and deliveries of a paused audience."),
         "forget": Listed("operate_commands", "Erase one user from the membership database."),
     },
     "Try it out": {
@@ -115,7 +115,7 @@ class CommandTable(TyperGroup):
         self.commands = {name: TyperCommand(name) for name in COMMANDS}  # names alone, for "Did you mean …?"
 
     def get_command(self, _context: Any, name: str) -> TyperCommand | TyperGroup | None:
-        """Import a command and return it; None when there is none of this name."""
+        """Import a command and return it; None if there is no such command."""
         return load(name) if name in COMMANDS else None
 
     def format_commands(self, _context: Any, formatter: Any) -> None:
@@ -138,7 +138,7 @@ def load(name: str) -> TyperCommand | TyperGroup:
 
 
 def _no_type(**_: object) -> None:
-    """Show no Python type next to the name of an argument in help."""
+    """Do not show a Python type next to the name of an argument in help."""
 
 
 # --- running a command ------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def build() -> typer.Typer:
         cls=CommandTable,
         add_completion=False,
         no_args_is_help=True,
-        rich_markup_mode=None,  # to import Rich takes longer than everything else that `--help` does
+        rich_markup_mode=None,  # importing Rich takes longer than everything else in `--help`
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["--help", "-h"], "terminal_width": _narrow_width()},
     )
@@ -165,7 +165,7 @@ def build() -> typer.Typer:
 
 
 def _narrow_width() -> int | None:
-    """Return the width of a terminal that is narrower than the 50 columns that Click's help needs; else it decides."""
+    """Return the width of a terminal that is too narrow for the 50 columns of Click's help; else let Click decide."""
     columns = shutil.get_terminal_size().columns
     return columns if columns < 52 else None
 
@@ -211,7 +211,7 @@ def _run() -> int:
 
 
 def _say_usage(error: Any) -> None:
-    """Print what Typer says of a usage error, wrapped on a terminal."""
+    """Print Typer's message for a usage error, wrapped on a terminal."""
     if not sys.stderr.isatty():
         error.show()
         return
@@ -225,12 +225,12 @@ def _say_usage(error: Any) -> None:
 
 
 def _sentence_of(error: Exception) -> AudienceSyncError:
-    """Return an unexpected error as a sentence, without what SQLAlchemy adds: the statement and people's data."""
+    """Return an unexpected error as a sentence, without the statement and the personal data that SQLAlchemy adds."""
     from audience_sync.database_error import first_line  # noqa: PLC0415
 
     return AudienceSyncError(
         f"unexpected {type(error).__name__}: {first_line(error)}",
-        hint=f"set {TRACEBACK_VARIABLE}=1 to see where it was raised",
+        hint=f"set {TRACEBACK_VARIABLE}=1 to see the traceback",
     )
 
 
@@ -253,13 +253,13 @@ def _globals(
         typer.Option(
             "--config",
             metavar="FILE",
-            help="The configuration file. Default: $AUDIENCE_SYNC_CONFIG, else ./config.toml,"
-            " else /etc/audience-sync/config.toml.",
+            help="Configuration file (default: $AUDIENCE_SYNC_CONFIG, ./config.toml or"
+            " /etc/audience-sync/config.toml, the first that exists).",
         ),
     ] = None,
     _version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Segment Engage for your own database: audiences computed where your users live, kept true in Schematic."""
+    """Segment Engage for your own database: define audiences where your data is and sync them to Schematic."""
     context.obj = Globals(config=config)

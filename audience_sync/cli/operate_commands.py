@@ -13,13 +13,14 @@ from rich.text import Text
 from sqlalchemy.engine import Connection
 
 from audience_sync import runtime as engine
+from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, LimitOption, print_records
 from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.inspect_commands import LIMIT, AudienceArgument, OptionalAudience
-from audience_sync.cli.run_output import confirm
 from audience_sync.cli.status_commands import chosen_audience, known_audience
 from audience_sync.cli.text_table import TableView
 from audience_sync.config import Settings
+from audience_sync.core.text import counted
 from audience_sync.errors import ConfigError, LeaseHeld
 from audience_sync.store import audiences, backup_mark, batches, dead_letters, erasure, generations, identifiers, runs
 from audience_sync.store.audiences import AudienceRow
@@ -30,11 +31,11 @@ DEAD_SHOWN = TableView(
     tuple([column for column in dead_letters.COLUMNS if column != "state"]),
     optional=("value", "since", "type", "name", "run_id", "message_id", "generation"),
 )
-CLAIM_TIMEOUT = 10.0  # seconds to wait for syncs and deliveries of others
-CLAIM_INTERVAL = 0.2  # seconds between two tries
+CLAIM_TIMEOUT = 10.0  # seconds to wait for syncs and deliveries of other processes
+CLAIM_INTERVAL = 0.2  # seconds between two attempts
 
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", metavar="USER", help="Only rows of this user; all by default.")
+    str | None, typer.Option("--profile", metavar="USER", help="Only rows of this user (default: all).")
 ]
 EventsOption = Annotated[bool, typer.Option("--events", help="Only forwarded events.")]
 
@@ -48,7 +49,7 @@ def register(app: typer.Typer) -> None:
         (dead_discard, "discard", "audience-sync dead discard --profile user_42 --yes"),
     ):
         group.command(name, epilog=f"Example: {example}")(command)
-    app.add_typer(group, name="dead", help="List, retry or discard what Schematic refused.")
+    app.add_typer(group, name="dead", help="List, retry or discard dead letters.")
     for operation, example in (
         (pause, "audience-sync pause big_spenders"),
         (resume, "audience-sync resume big_spenders"),
@@ -66,10 +67,10 @@ def dead_list(
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """List what Schematic refused, and why.
+    """List dead letters and the reason for each.
 
-    Values of audiences and forwarded events. None is retried until you run `dead retry`. With AUDIENCE, only values
-    of that audience are listed: forwarded events do not belong to one.
+    Dead letters are audience values and forwarded events that Schematic refused or that a mapping failed on. They are
+    not retried until you run `dead retry`. AUDIENCE lists only values of that audience, and no forwarded events.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -87,17 +88,17 @@ def dead_retry(
 ) -> None:
     """Send dead values and events again.
 
-    A value is sent as it is now, with the current identifiers. Forwarded events are sent as they arrived, after those
-    already waiting; the bodies of an event that Schematic has accepted are not sent again.
+    Values are sent with their current value and identifiers. Forwarded events are sent as received, after those that
+    are already pending; bodies that Schematic already accepted are not sent again.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with engine.opened(settings, on_wait=run_output.waiting_for_lock) as database:
         which = _which(database, settings, audience, user=user, events=events)
         with database.write() as connection:
             retried = sum(dead_letters.retry(connection, which, now_ms=clock().now_ms()).values())
-    typer.echo(f"dead rows reopened: {retried:,}")
+    typer.echo(f"dead letters reopened: {retried:,}")
     if retried:
-        console.print("`audience-sync deliver` sends them now; the service sends them without it")
+        console.print("`audience-sync deliver` sends them now; a running service sends them by itself")
 
 
 def dead_discard(
@@ -110,35 +111,35 @@ def dead_discard(
 ) -> None:
     """Delete dead values and events without sending them.
 
-    Schematic keeps the value it has, even if the membership database has another. A discarded event is deleted;
-    Schematic keeps the bodies that it has accepted.
+    Schematic keeps its current value, even if it differs from the membership database. For an event, Schematic keeps
+    the bodies that it already accepted.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with engine.opened(settings, on_wait=run_output.waiting_for_lock) as database:
         which = _which(database, settings, audience, user=user, events=events)
         with database.read() as connection:
             count = dead_letters.count(connection, which)
         if count:
-            confirm(f"Discard dead rows unsent ({count:,})?", yes=yes)
+            run_output.confirm(f"Discard {counted(count, 'dead letter')} without sending?", yes=yes)
         with database.write() as connection:
             discarded = dead_letters.discard(connection, which)
-    typer.echo(f"dead rows discarded: {sum(discarded.values()):,}")
+    typer.echo(f"dead letters discarded: {sum(discarded.values()):,}")
     if discarded.get("outbox"):
         console.print("`audience-sync sync AUDIENCE --resync` sends every current value again")
 
 
 def pause(context: typer.Context, audience: AudienceArgument) -> None:
-    """Stop the syncs and deliveries of an audience.
+    """Pause the syncs and deliveries of an audience.
 
-    Its pending values are held back; other audiences continue.
+    Its pending values are held back. Other audiences continue.
     """
     key = _set_state(context, audience, "paused")
     typer.echo(f"{key} is paused")
-    console.print(f"`audience-sync resume {key}` continues it")
+    console.print(f"to continue, run `audience-sync resume {key}`")
 
 
 def resume(context: typer.Context, audience: AudienceArgument) -> None:
-    """Continue the syncs and deliveries of a paused audience."""
+    """Resume the syncs and deliveries of a paused audience."""
     typer.echo(f"{_set_state(context, audience, 'active')} is active")
 
 
@@ -149,24 +150,22 @@ def forget(
 ) -> None:
     """Erase one user from the membership database.
 
-    This cannot be undone. Delete the user in Schematic, too. A user who is still in the source comes back at the next
-    sync.
+    This cannot be undone. Delete the user in Schematic as well. A user who is still in the source comes back with the
+    next sync.
     """
     settings = settings_of(context)
     with engine.working(settings, clock(), any_age=True) as workspace:
         with workspace.database.read() as connection:
             found = erasure.known_traces(connection, user)
         console.print(f"found for this user: {_listed(found)}")
-        confirm("Erase all of it?", yes=yes)
+        run_output.confirm("Erase all of this?", yes=yes)
         with _without_syncs(workspace):
             erased = _erase(workspace, user, timeout=settings.destination.timeout)
             workspace.reach("forget.erased")
         erasure.compact(workspace.database)
     out.print(Text(f"erased: {_listed(erased)}"))
-    console.print(f"delete this user in {settings.destination.display_name}, too")
-    console.print(
-        "a user who is still in the source comes back at the next sync; a forwarded event brings the user back, too"
-    )
+    console.print(f"now delete this user in {settings.destination.display_name}")
+    console.print("the user comes back with the next sync if still in the source, or with the next forwarded event")
 
 
 def _listed(found: dict[str, int]) -> str:
@@ -174,7 +173,7 @@ def _listed(found: dict[str, int]) -> str:
 
 
 def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, int]:
-    """Erase a user, once no request with this user's events can be under way; return what was erased."""
+    """Erase a user once no request with this user's events can be in progress; return what was erased."""
     workspace.release_dead_holders()  # nobody waits for the dead
     lasts = int(2 * (timeout.total_seconds() + workspace.tuning.claim_margin_seconds) * 1000)
     while True:
@@ -186,16 +185,17 @@ def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, 
                 return _erase_now(connection, workspace, user)
         workspace.reach("forget.seized")
         console.print(
-            f"waiting {(ends - now) // 1000 + 1} seconds for a delivery that may be sending this user's events"
+            f"waiting {counted((ends - now) // 1000 + 1, 'second')} for a delivery that may be sending this user's"
+            " events"
         )
         time.sleep((ends - now) / 1000)
 
 
 def _erase_now(connection: Connection, workspace: Workspace, user: str) -> dict[str, int]:
-    if not backup_mark.is_behind(connection):  # who is erased here is still in an older backup
+    if not backup_mark.is_behind(connection):  # an older backup still has the erased user
         now_ms = workspace.clock.now_ms()
         generations.advance(connection, now_ms)
-        posted = batches.open_events_of(connection, user)  # maybe: an answer may have been lost
+        posted = batches.open_events_of(connection, user)  # possibly, if a response was lost
         identifiers.resend_sharers(connection, posted, now_ms=now_ms)
     return erasure.forget(connection, user)
 
@@ -205,7 +205,7 @@ def _without_syncs(workspace: Workspace) -> Iterator[None]:
     """Hold the leases of all audiences; see `erasure.forget`.
 
     Raises:
-        LeaseHeld: another process keeps one for longer than `CLAIM_TIMEOUT`.
+        LeaseHeld: another process holds one of them for longer than `CLAIM_TIMEOUT`.
     """
     with workspace.database.read() as connection:
         missing = {row.id for row in audiences.every(connection)}
@@ -218,8 +218,11 @@ def _without_syncs(workspace: Workspace) -> Iterator[None]:
                 missing.difference_update(lease.lease.audience_ids)
             elif time.monotonic() > deadline:
                 raise LeaseHeld(
-                    "a sync that may use this user's data is running; nothing was erased",
-                    hint="`audience-sync status` shows which; wait for it, or stop the service, then try again",
+                    "nothing was erased: a running sync may be using this user's data",
+                    hint=(
+                        "wait for the sync to finish (`audience-sync status` shows it) or stop the service,"
+                        " then try again"
+                    ),
                 )
             else:
                 time.sleep(CLAIM_INTERVAL)
@@ -227,14 +230,15 @@ def _without_syncs(workspace: Workspace) -> Iterator[None]:
 
 
 def _set_state(context: typer.Context, word: str, state: str) -> str:
-    """Make an audience active or paused and return its key. An audience that was never synced is registered first.
+    """Set the state of an audience to active or paused and return its key; register an audience that was never synced.
 
     Raises:
         UnknownName: there is no such audience.
         ConfigError: the audience is retired.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database, database.write() as connection:
+    opened = engine.opened(settings, on_wait=run_output.waiting_for_lock)
+    with opened as database, database.write() as connection:
         row: AudienceRow
         if audiences.find(connection, word) is None and any(word in (one.key, one.name) for one in settings.audiences):
             configured = settings.audience(word)
@@ -248,7 +252,7 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
         else:
             row = known_audience(connection, settings, word)
         if row.state == "retired":
-            raise ConfigError(f"audience {row.key!r} is retired", hint="use another name or key to start again")
+            raise ConfigError(f"audience {row.key!r} is retired", hint="use another name or key to start over")
         audiences.set_state(connection, row.id, state)
         if state == "active":
             runs.release(connection, row.id, now_ms=clock().now_ms())
@@ -261,7 +265,7 @@ def _which(
     """Return which dead rows a command selects.
 
     Raises:
-        typer.BadParameter: forwarded events of an audience, which do not exist.
+        typer.BadParameter: --events with an audience, because forwarded events do not belong to one.
         UnknownName: there is no such audience.
     """
     if word is not None and events:

@@ -1,6 +1,6 @@
-"""The output of `plan`: a summary of each audience, and a total.
+"""Print the output of `plan`: a summary of each audience and a total.
 
-The numbers come from the comparison alone. Bodies are made for samples only, so a plan takes no longer than the sync
+The numbers come from the comparison alone. Only samples need request bodies, so a plan takes no longer than the sync
 that it previews.
 """
 
@@ -23,7 +23,7 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.keys import MAX_KEY_LENGTH, RowFault, shard_of
 from audience_sync.core.model import Change, ChangeKind, Counts, delivered_value
-from audience_sync.core.text import instant_text, printable
+from audience_sync.core.text import counted, instant_text, printable
 from audience_sync.destinations.destination_protocol import Renderer
 from audience_sync.destinations.event_volume import joined, volume
 from audience_sync.destinations.open_changes import OpenChange
@@ -39,12 +39,12 @@ from audience_sync.sync import Plan
 # --- new users --------------------------------------------------------------------------------------------------------
 # Estimate how many users a plan would create in the destination.
 
-LOOKED_UP: Final = 10_000  # users of each audience; beyond that, only a sample of them
+LOOKED_UP: Final = 10_000  # users per audience; beyond that, only a sample is looked up
 SAMPLE_ONE_IN: Final = 16
 
 
 class NewUsers:
-    """Counts the users that enter and of whose memberships the destination has accepted none yet.
+    """Count the users who enter and have no membership that the destination has accepted.
 
     A user who enters several audiences counts once in the total. Large numbers are estimates.
     """
@@ -53,18 +53,18 @@ class NewUsers:
         self._database = database
         with database.read() as connection:
             self._audience_ids = [audience.id for audience in audiences.every(connection) if audience.members]
-        self._found: set[str] = set()  # as long as every user was looked up
+        self._found: set[str] = set()  # valid only while every user was looked up
         self._sampled = ProfileCounter()
         self._is_complete = True
         self._counts: list[int] = []  # of the audiences so far
-        self._entered = self._new = self._new_in_sample = 0  # of the present audience
+        self._entered = self._new = self._new_in_sample = 0  # of the current audience
 
     def add(self, changes: Sequence[Change]) -> None:
-        """Count the users who enter the present audience with these changes."""
+        """Count the users who enter the current audience with these changes."""
         entered = [change.profile_key for change in changes if change.kind is ChangeKind.ENTERED]
         is_whole = self._entered < LOOKED_UP
         self._entered += len(entered)
-        if not is_whole:  # changes come by profile key, so the first ones do not stand for the others
+        if not is_whole:  # changes are sorted by profile key, so the first ones are not representative
             self._is_complete = self._is_complete and not entered
             entered = list(filter(_is_sampled, entered))
         if not entered:
@@ -80,14 +80,14 @@ class NewUsers:
         self._sampled.add(filter(_is_sampled, new))
 
     def close_audience(self) -> int:
-        """Return the number of the present audience, and begin with the next one."""
+        """Return the number for the current audience, and start with the next one."""
         count = min(self._entered, self._new + SAMPLE_ONE_IN * self._new_in_sample)
         self._counts.append(count)
         self._entered = self._new = self._new_in_sample = 0
         return count
 
     def total(self) -> int:
-        """Return the number of all audiences so far."""
+        """Return the number for all audiences so far."""
         found = len(self._found) if self._is_complete else SAMPLE_ONE_IN * self._sampled.count()
         return min(max([found, *self._counts]), sum(self._counts))
 
@@ -107,10 +107,10 @@ MADE_WHEN_SENT: Final = "(generated when sent)"
 
 
 def sample_count(text: str | int) -> int:
-    """Return the number of samples that an option asks for; `all` is every change.
+    """Return the number of samples from an option; `all` means every change.
 
     Raises:
-        typer.BadParameter: it is neither.
+        typer.BadParameter: neither a number nor `all`.
     """
     if isinstance(text, str) and not text.isdecimal() and text != "all":
         raise typer.BadParameter(f"{text!r} is neither a number nor `all`")
@@ -118,7 +118,7 @@ def sample_count(text: str | int) -> int:
 
 
 class PlanSamples:
-    """Prints the first changes of each kind of each audience, each as if its profile had no other open change."""
+    """Print the first changes of each kind per audience, each as if its profile had no other pending change."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class PlanSamples:
             for body in bodies:
                 out.print_lines(wrap(Text(body), out.line_width, hang=2, is_json=True))
             for reason in reasons:
-                out.print(Text(f"would be dead: {printable(reason)}"))
+                out.print(Text(f"would become a dead letter: {printable(reason)}"))
             out.print()
             return
         self._sheet.add(
@@ -191,7 +191,7 @@ class PlanSamples:
         return rendered
 
     def _shown_body(self, key: str, event: RenderedEvent) -> str:
-        """Return an event as it would be posted, except for the keys that are made at delivery."""
+        """Return an event as it would be posted, except for the keys that are generated at delivery."""
         body = self._destination.posted(event.body, key=REDACTED).replace(event.idempotency_key, MADE_WHEN_SENT)
         number = self._ids.get(key, 0)
         body = body.replace(f"personas_{number}.0.", f"personas_{number or MADE_WHEN_SENT}.{MADE_WHEN_SENT}.")
@@ -221,10 +221,10 @@ class _Planned(NamedTuple):
 
 
 class PlanSheet:
-    """Prints plans: samples as they are found, and the summary at the end.
+    """Print plans: samples as they are found, and the summary at the end.
 
-    `samples` is the number for each audience and kind of change. With json every record is a line; csv has the samples
-    if there are any, else the summary.
+    `samples` is the number per audience and kind of change. In json, every record is a line; csv has the samples if
+    there are any, else the summary.
     """
 
     def __init__(
@@ -259,7 +259,7 @@ class PlanSheet:
         self._samples.take(audience, changes)
 
     def show(self, audience: Audience, plan: Plan) -> None:
-        """Add the plan of an audience, and explain it on stderr."""
+        """Add the plan of an audience and explain it on stderr."""
         self._explain(audience, plan)
         known = {
             "record": "audience",
@@ -294,7 +294,7 @@ class PlanSheet:
         self._add({**known, "state": FAILED, "reason": str(error)})
 
     def close(self) -> None:
-        """Print the total, and in a table the whole summary."""
+        """Print the total, and for a table the whole summary."""
         profiles, events = self._profiles_and_events()
         new_users = self._new_users.total()
         counts = sum((one.plan.counts for one in self._planned), Counts())
@@ -319,7 +319,7 @@ class PlanSheet:
         return counts.entered * each.entered + counts.exited * each.exited + updated * each.updated
 
     def _profiles_and_events(self) -> tuple[int, int]:
-        """Return the number of profiles of all plans, and of events: changes of one profile may share one."""
+        """Return the number of profiles and events of all plans; changes to one profile can share an event."""
         changed = [one for one in self._planned if one.profiles]
         profiles, events = sum(one.profiles for one in changed), sum(one.events for one in changed)
         if self._profiles is None or len(changed) < 2:
@@ -335,31 +335,31 @@ class PlanSheet:
         return {**found._asdict(), "time": str(timedelta(seconds=found.seconds))}
 
     def _explain(self, audience: Audience, plan: Plan) -> None:
-        """Print on stderr how a plan came about, and what needs attention."""
+        """Print on stderr how a plan was made and what needs attention."""
         if plan.held is not None:
             console.print(f"[bold]{plan.audience_key}[/]: [yellow]a sync would be held:[/] {escape(plan.held)}")
             return
         c = plan.counts
         if not plan.computation.has_values:
-            before = f"{plan.members_before:,} members"
-            would = f"{c.entered:,} would enter, {c.exited:,} exit, {c.updated:,} be updated"
+            before = counted(plan.members_before, "member")
+            would = f"{c.entered:,} would enter, {c.exited:,} would exit, {c.updated:,} would be updated"
         else:
             before = f"{plan.members_before:,} have a value"
-            would = f"{c.entered:,} would get a value, {c.exited:,} lose it, {c.updated:,} be updated"
+            would = f"{c.entered:,} would get a value, {c.exited:,} would lose it, {c.updated:,} would be updated"
         console.print(
             f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {instant_text(iso(plan.as_of))}, {before}):"
             f" {c.read:,} read, {would}; {c.unchanged:,} unchanged, {c.rejected:,} rejected,"
-            f" {c.duplicates:,} duplicates",
+            f" {counted(c.duplicates, 'duplicate')}",
         )
         if audience.query is not None:
             console.print(f"  {escape(audience.definition)}", highlight=False)
         if plan.definition_changed:
-            console.print("  its definition, or something that it uses, was edited since its last sync")
+            console.print("  its definition or something it uses was edited since its last sync")
         for reason, count in sorted(plan.rejections.counts.items()):
-            console.print(f"  {count:,} rows: {_explained(reason, self._settings.destination.display_name)}")
+            console.print(f"  {counted(count, 'row')}: {_explained(reason, self._settings.destination.display_name)}")
         for (key, sentence), count in self._samples.rejected.items():
             if key == plan.audience_key:
-                console.print(f"  [yellow]{count:,} of the samples would be dead:[/] {escape(sentence)}")
+                console.print(f"  [yellow]{count:,} of the samples would become dead letters:[/] {escape(sentence)}")
         for refusal in plan.refusals:
             console.print(f"  [yellow]a guard would block it:[/] {escape(refusal)}")
         if plan.refusals and plan.blocked_run is None:
@@ -371,23 +371,23 @@ class PlanSheet:
             )
 
     def _conclude(self, events: int, new_users: int) -> None:
-        """Print on stderr what the total means, and what the destination does with the events."""
+        """Print on stderr what the total means and what the destination does with the events."""
         delivery = self._settings.delivery
         if events:
             console.print(
-                f"requests and time are minimums: full batches of {delivery.batch_size:,} events at"
-                f" {delivery.max_requests_per_second:,g} requests a second; in the total, changes of one profile share"
-                " an event where the mappings allow it"
+                f"requests and time are minimums, with full batches of {delivery.batch_size:,} events at"
+                f" {delivery.max_requests_per_second:,g} requests per second; in the total, changes to one"
+                " profile share an event where the mappings allow it"
             )
             name = self._settings.destination.display_name
-            created = f"; up to {new_users:,} users may be new to {name} and are created there" if new_users else ""
-            console.print(f"each event moves the user's last_seen_at and may fire a webhook{created}")
+            created = f"; up to {new_users:,} users may be new to {name}, which creates them" if new_users else ""
+            console.print(f"each event updates the user's last_seen_at and may trigger a webhook{created}")
         if self._waiting:
-            console.print(f"{self._waiting:,} changes of earlier runs wait, and go with the next delivery")
+            console.print(f"{counted(self._waiting, 'change')} from earlier runs will be sent with the next delivery")
 
 
 def _entry(audience: Audience, settings: Settings, *, number: int) -> OpenChange:
-    """Return the change of a sample person who enters an audience, or gets a value."""
+    """Return the change for a sample person who enters an audience or gets a value."""
     value, _ = sample_values(audience.computation, audience.declared_type)
     keys = audience.user_keys, audience.company_keys
     entry = sample(audience.key, value, PEOPLE[0], *keys, audience.computation, identity=settings.identity)
@@ -424,14 +424,16 @@ def _explained(reason: RowFault, destination: str) -> str:
         RowFault.EMPTY_KEY: "the identity is empty",
         RowFault.LONG_KEY: f"the identity is longer than {MAX_KEY_LENGTH} characters",
         RowFault.UNUSABLE_TEXT: "the identity has control characters or is not valid text",
-        RowFault.UNSUPPORTED_TYPE: "the identity is neither text, a whole number nor a UUID",
+        RowFault.UNSUPPORTED_TYPE: "the identity is not text, a whole number or a UUID",
         RowFault.PLACEHOLDER_KEY: "the identity is a placeholder for a missing value, such as NULL",
-        RowFault.DECIMAL_KEY: "the identity is a number that is not written as a whole number, such as 1.14739E+18",
-        RowFault.DUPLICATE: "another row of the same identity is used: it has more identifiers, or the smaller JSON",
-        RowFault.OMITTED_IDENTIFIER: "another identifier is unusable or a placeholder such as NULL, and is left out",
+        RowFault.DECIMAL_KEY: "the identity is a number not written as a whole number, such as 1.14739E+18",
+        RowFault.DUPLICATE: (
+            "another row with the same identity is used: it has more identifiers or sorts first as JSON"
+        ),
+        RowFault.OMITTED_IDENTIFIER: "another identifier is unusable, or a placeholder such as NULL, and is left out",
         RowFault.NULL_VALUE: "there is no value",
-        RowFault.LONG_VALUE: f"the value is longer than 1,024 characters, which {destination} does not take;"
-        " there is none",
-        RowFault.UNFIT_VALUE: "the value is not of the declared type, or cannot be sent exactly as JSON; there is none",
-        RowFault.UNREADABLE_VALUE: "the driver cannot represent a value that the definition uses",
+        RowFault.LONG_VALUE: f"the value is longer than the 1,024 characters that {destination} accepts,"
+        " so no value is sent",
+        RowFault.UNFIT_VALUE: "the value does not fit the declared type or is not exact as JSON, so no value is sent",
+        RowFault.UNREADABLE_VALUE: "the database driver cannot represent a value that the definition uses",
     }[reason]

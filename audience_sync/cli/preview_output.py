@@ -1,4 +1,4 @@
-"""What `preview` prints: how many people a definition finds, what their values are like, and some of them."""
+"""Print the output of `preview`: the number of members, a summary of their values, and a sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from audience_sync.cli.console import Format, harmless, json_line, print_facts, print_records
 from audience_sync.cli.text_table import Record, TableView
 from audience_sync.config import Audience
-from audience_sync.core.text import instant_text
+from audience_sync.core.text import counted, instant_text
 from audience_sync.segment.timestamps import iso
 from audience_sync.sync.preview import AudiencePreview, Values
 
@@ -22,7 +22,7 @@ MEMBER_SHOWN: Final = TableView(("profile_key", "identifiers"), optional=("ident
 
 
 def show(audience: Audience, found: AudiencePreview, *, as_of: datetime, seconds: float, format: Format) -> None:
-    """Print a preview and the seconds that it took."""
+    """Print a preview and its duration in seconds."""
     match format:
         case Format.JSON:
             typer.echo(json_line(_whole(audience, found, as_of=as_of, seconds=seconds)), nl=False)
@@ -43,7 +43,7 @@ def _facts(audience: Audience, found: AudiencePreview, *, as_of: datetime, secon
     facts = (
         ("trait" if is_trait else "audience", f"{audience.key} as of {instant_text(iso(as_of))}"),
         ("size", f"{found.size:,} {'profiles have a value' if is_trait else 'members'}"),
-        ("read", f"{found.read:,} rows in {seconds:.1f} s"),
+        ("read", f"{counted(found.read, 'row')} in {seconds:.1f} s"),
         ("rejected", _reasons(found, rejected=True)),
         ("note", _reasons(found, rejected=False)),
         *_values(found.values),
@@ -52,10 +52,10 @@ def _facts(audience: Audience, found: AudiencePreview, *, as_of: datetime, secon
 
 
 def _reasons(found: AudiencePreview, *, rejected: bool) -> str:
-    """Return how many rows are rejected and why, or what else there is to know of them."""
+    """Return the number of rejected rows and the reasons, or other remarks on the rows."""
     reasons = {one: n for one, n in sorted(found.reasons.items()) if one.keeps_member != rejected}
     listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-    return f"{found.rejected:,} rows: {listed}" if rejected and listed else listed
+    return f"{counted(found.rejected, 'row')}: {listed}" if rejected and listed else listed
 
 
 def _values(values: Values) -> Iterator[tuple[str, str]]:

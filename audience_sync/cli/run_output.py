@@ -44,18 +44,18 @@ REPORT_SHOWN = TableView(
 
 
 def using(database: Database) -> None:
-    """Say which membership database a command works on."""
+    """Print which membership database a command uses."""
     console.print(Text(f"membership database: {display_url(database.engine.url)}"))
 
 
 def exposed(settings: Settings) -> None:
-    """Warn of the files that others on this machine can open; see `checks.check_permissions`."""
+    """Warn about files that other users can access; see `checks.check_permissions`."""
     for finding in check_permissions.look(settings):
         warn(f"{finding.subject} {finding.message}; hint: {finding.remedy}")
 
 
 def first_sync(key: str, members: int, settings: Settings) -> None:
-    """Say what a first sync is about to do to the destination, before its first commit."""
+    """Print what a first sync will send to the destination, before its first commit."""
     events, requests, seconds = forecast(
         members * settings.coverage(settings.audience(key), environment="").events,
         batch_size=settings.delivery.batch_size,
@@ -65,58 +65,65 @@ def first_sync(key: str, members: int, settings: Settings) -> None:
     console.print(
         f"first sync of {key}: up to {counted(events, 'event')} in {counted(requests, 'request')},"
         f" at least {timedelta(seconds=seconds)}"
-        f" at {rate:,g} requests a second; each moves the user's last_seen_at and may fire a webhook; users that"
-        f" {settings.destination.display_name} does not know are created there"
+        f" at {rate:,g} requests per second; each event updates the user's last_seen_at and may trigger a webhook;"
+        f" {settings.destination.display_name} creates users it does not know"
     )
 
 
 def failed(key: str, error: AudienceSyncError) -> None:
-    """Say why one of several audiences was not synced, naming it once."""
+    """Print why one of several audiences was not synced, naming it once."""
     complain(error, subject="" if repr(key) in str(error) else f"{key}: ")
 
 
 def complain(error: AudienceSyncError, *, subject: str = "") -> None:
-    """Say what went wrong, and the remedy; the command goes on."""
+    """Print an error and its hint; the command continues."""
     console.print(f"[red]error:[/] {subject}{escape(str(error))}")
     if error.hint:
         console.print(f"[bold]hint:[/] {escape(error.hint)}")
 
 
 def warn(sentence: str) -> None:
-    """Say what a person should know of a delivery that goes on."""
+    """Print a warning; the command continues."""
     console.print(f"[yellow]warning:[/] {escape(sentence)}")
 
 
+def waiting_for_lock() -> None:
+    """Print that another program has locked the membership database."""
+    console.print("waiting: another program has locked the membership database")
+
+
 def note(sentence: str) -> None:
-    """Say what a person should know, though nothing is wrong."""
+    """Print a note about something that is not wrong."""
     console.print(f"[yellow]note:[/] {escape(sentence)}")
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask a person before something that cannot be taken back.
+    """Ask for confirmation before something that cannot be undone.
 
     Raises:
-        ConfigError: there is nobody to ask, and no --yes.
-        typer.Abort: they said no.
+        ConfigError: standard input is not a terminal, and --yes is missing.
+        typer.Abort: the answer was no.
     """
     if yes:
         return
     if not sys.stdin.isatty():
         raise ConfigError(
             "confirmation is needed, but standard input is not a terminal",
-            hint=f"add --yes to answer: {question}",
+            hint=f"add --yes to confirm: {question}",
         )
     lines = wrap(Text(question), console.line_width - len(" [y/N]: "))
     typer.confirm("\n".join(line.plain for line in lines), abort=True, err=True)
 
 
 def show_runs(database: Database, reports: Sequence[RunReport], *, format: Format) -> int:
-    """Print one line for each run, and why rows were rejected or a run is blocked.
+    """Print one line per run, and why rows were rejected or the run is blocked.
 
-    Return how many of their changes the destination has accepted.
+    Return the number of their changes that the destination has accepted.
     """
     sent = show_run_ids(database, [report.run.id for report in reports], format=format)
     for report in reports:
+        if report.is_unread:
+            console.print(f"{report.audience_key}: no rows read, because the sums of the source are unchanged")
         if report.rejections:
             reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(report.rejections.items()))
             console.print(
@@ -126,9 +133,9 @@ def show_runs(database: Database, reports: Sequence[RunReport], *, format: Forma
 
 
 def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) -> int:
-    """Print one line for each run, as the database has it now.
+    """Print one line per run, with its current state in the database.
 
-    Return how many of their changes the destination has accepted.
+    Return the number of their changes that the destination has accepted.
     """
     sent = 0
     sheet = Sheet(RUN_COLUMNS, format=format, shown=REPORT_SHOWN)
@@ -140,15 +147,14 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
             open_rows, dead = outbox.count_of_run(connection, run_id)
             sheet.add(_run_record(run, audience.key, audience.members, open_rows, dead))
             if run.definition_changed:
-                console.print(
-                    f"note: {audience.key}: its definition, or something that it uses, was edited before this run"
-                )
+                console.print(f"note: {audience.key}: its definition or something it uses was edited before this run")
             if run.state is RunState.HELD:
                 console.print(f"[yellow]held:[/] {audience.key}: {escape(run.reason or '')}")
             if run.state is RunState.BLOCKED:
                 console.print(f"[yellow]blocked:[/] {audience.key}: {escape(run.reason or '')}")
                 console.print(
-                    f"hint: look at it with `audience-sync plan {audience.key}`, then `audience-sync approve {run.id}`"
+                    f"hint: review it with `audience-sync plan {audience.key}`, then run `audience-sync"
+                    f" approve {run.id}`"
                 )
     sheet.close()
     return sent
@@ -161,9 +167,9 @@ def exit_code(
     *,
     sent: int | None = None,
 ) -> int:
-    """Say how the delivery ended and return the exit code of the whole command.
+    """Print how the delivery ended and return the exit code of the whole command.
 
-    `sent` is how many changes of its runs the destination has accepted; None for a command without runs.
+    `sent` is the number of changes of its runs that the destination has accepted; None for a command without runs.
     """
     if delivery is not None:
         _say_delivery(delivery, sent)
@@ -181,30 +187,32 @@ def exit_code(
 
 
 def released(database: Database, run: RunRow) -> None:
-    """Name the audiences that were held until this run, and are due now."""
+    """Print the audiences that this run held and that are due now."""
     if run.state is not RunState.SUCCEEDED or run.partial:
         return
     with database.read() as connection:
         for waiting in runs.waiting_for(connection, run.audience_id):
             key = audiences.by_id(connection, waiting).key
-            console.print(f"{key} was held by it and is due now: the daemon syncs it, or `audience-sync sync {key}`")
+            console.print(
+                f"{key} was held by this run and is due now: the daemon syncs it, or run `audience-sync sync {key}`"
+            )
 
 
 def orphans(database: Database, settings: Settings) -> None:
-    """Name the audiences that are in the database but not in the file; nothing touches them by itself."""
+    """Print the audiences that are in the database but not in the configuration; nothing changes them automatically."""
     known = {audience.key for audience in settings.audiences}
     with database.read() as connection:
         for row in audiences.every(connection):
             if row.key not in known and row.state != "retired":
                 console.print(
-                    f"[yellow]orphan:[/] {row.key} has {row.members:,} {row.computation.members_noun} but is not in"
-                    f" {escape(str(settings.path))}; its traits stay as they are"
-                    f" (`audience-sync retract {row.key}` sends {row.computation.exit_value} to all)",
+                    f"[yellow]orphan:[/] {row.key} has {row.members:,} {row.computation.members_noun} but"
+                    f" is not in {escape(str(settings.path))}; its traits stay as they are (to send"
+                    f" {row.computation.exit_value} to all, run `audience-sync retract {row.key}`)",
                 )
 
 
 def shared_identifiers(database: Database, settings: Settings) -> None:
-    """Warn of user identifiers that several profiles were sent with."""
+    """Warn about user identifiers that several profiles share."""
     with database.read() as connection:
         shared = identifiers.count_shared(connection)
     if shared:
@@ -213,7 +221,7 @@ def shared_identifiers(database: Database, settings: Settings) -> None:
 
 
 def renames(database: Database, settings: Settings, chosen: Sequence[Audience]) -> None:
-    """Warn of audiences that were synced under another key before, which a sync would send to everybody anew."""
+    """Warn about audiences that were synced under another key before: a sync would send all their members again."""
     with database.read() as connection:
         known = audiences.every(connection)
     for audience, sentence, remedy in rename_warnings(settings, chosen, known):
@@ -222,28 +230,28 @@ def renames(database: Database, settings: Settings, chosen: Sequence[Audience]) 
 
 
 def _say_delivery(delivery: DeliveryReport, sent: int | None) -> None:
-    """Say what was sent: everything that was waiting, also changes of other runs."""
+    """Print what was sent: everything pending, including changes of other runs."""
     waiting = delivery.open - delivery.paused
     if not (delivery.events or waiting or sent or delivery.failure):
-        console.print("nothing was waiting to be sent")
+        console.print("nothing to deliver")
     elif sent is None or sent == delivery.events:
         console.print(f"{counted(delivery.events, 'event')} accepted by {delivery.destination}")
     else:
         console.print(
-            f"{counted(delivery.events, 'event')} accepted by {delivery.destination}, earlier ones included;"
-            f" {counted(sent, 'change')} of these runs"
+            f"{counted(delivery.events, 'event')} accepted by {delivery.destination}, including earlier ones;"
+            f" {counted(sent, 'change')} from these runs"
         )
     if delivery.failure is not None:
         complain(delivery.failure)
     if waiting or delivery.dead:
         hints = []
         if waiting:
-            hints.append("`audience-sync status` shows why; `audience-sync deliver` continues")
+            hints.append("`audience-sync status` shows why; run `audience-sync deliver` to continue")
         if delivery.dead:
-            hints.append("`audience-sync dead list` shows why; `audience-sync dead retry` sends them again")
-        console.print(f"[yellow]{waiting:,} deliveries are open, {delivery.dead:,} dead[/] ({'; '.join(hints)})")
+            hints.append("`audience-sync dead list` shows why; run `audience-sync dead retry` to send them again")
+        console.print(f"[yellow]open deliveries: {waiting:,}; dead: {delivery.dead:,}[/] ({'; '.join(hints)})")
     if delivery.paused:
-        console.print(f"{delivery.paused:,} deliveries are held back by paused audiences")
+        console.print(f"held back by paused audiences: {delivery.paused:,}")
 
 
 def _run_record(run: RunRow, key: str, members: int, open_rows: int, dead: int) -> Mapping[str, object]:

@@ -1,4 +1,4 @@
-"""The commands that set it up: init, check, migrate, service."""
+"""The setup commands: init, check, migrate, service."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SERVICE_CONFIG: Final = Path("/etc/audience-sync/config.toml")
 
 
 def user_name(text: str) -> str:
-    """Return the name of a user, as it may stand in a unit."""
+    """Return a user name that is valid in a systemd unit."""
     if re.fullmatch(r"[a-z_][a-z0-9_-]{0,30}", text) is None:
         raise typer.BadParameter(f"{text!r} is not a valid user name")
     return text
@@ -53,8 +53,8 @@ def register(app: typer.Typer) -> None:
 def init(context: typer.Context) -> None:
     """Write an example configuration and create the membership database.
 
-    The example explains every setting. It is written to --config, by default ./config.toml. An existing file or
-    database is kept, so running it again is safe.
+    The example explains every setting and is written to --config (default: ./config.toml). Existing files and
+    databases are kept, so it is safe to run this again.
     """
     path = _place(context)
     if path.exists():
@@ -66,31 +66,31 @@ def init(context: typer.Context) -> None:
         fresh = True
     settings = load(path, os.environ)
     if (older := _older(settings)) is not None:
-        raise older  # `migrate` is for a person to run, after a backup
+        raise older  # only a person runs `migrate`, after a backup
     before, after, _ = engine.create(settings)
     where = settings.database.url
     if before is None:
         _say(f"created the membership database {where} (schema {after})")
     else:
-        _say(f"the membership database {where} is there and up to date (schema {after})")
+        _say(f"the membership database {where} exists and is up to date (schema {after})")
     _next_steps(path, fresh=fresh, named=context.ensure_object(Globals).config is not None)
 
 
 def migrate(context: typer.Context) -> None:
     """Upgrade the membership database to this version, or create it.
 
-    Stop the service and make a backup first: a migration cannot be undone. SQLite: sqlite3 FILE ".backup
-    FILE.before"; PostgreSQL: pg_dump.
+    A migration cannot be undone: stop the service and make a backup first. For SQLite, run `sqlite3 FILE ".backup
+    FILE.before"`; for PostgreSQL, use pg_dump.
     """
     settings = settings_of(context)
     where = settings.database.url
     if _older(settings) is not None:
-        console.print("a migration cannot be undone: the backup that you made before it is the way back")
+        console.print("a migration cannot be undone: to go back, restore the backup that you made before it")
     before, after, can_shrink_now = engine.create(settings)
     if can_shrink_now and before is not None:
-        _say(f"rewrote {where} once: from now on the file gives space back that it no longer needs")
+        _say(f"rewrote {where}: from now on the file shrinks when data is deleted")
     if before == after:
-        _say(f"nothing to do: {where} has schema {after}, which this program needs")
+        _say(f"nothing to do: {where} has the current schema {after}")
     elif before is None:
         _say(f"created the membership database {where} (schema {after})")
     else:
@@ -100,15 +100,15 @@ def migrate(context: typer.Context) -> None:
 def check(
     context: typer.Context,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Compare every membership with what the last sync wrote (reads all of them).")
+        bool, typer.Option("--deep", help="Also compare every membership with what the last sync wrote.")
     ] = False,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Check the configuration, databases, audiences and Schematic.
 
-    Reports every problem it finds, changes nothing and sends no event. Does not read the values of columns: `plan`
-    does. Exit codes: 0 no errors (there may be warnings), 1 something does not work, 2 the configuration is wrong, 6
-    Schematic refuses the API key.
+    Reports every problem it finds, changes nothing and sends no events. Does not read column values: use `plan` for
+    that. Exit codes: 0 no errors (warnings are possible), 1 something does not work, 2 the configuration is invalid, 6
+    Schematic refused the API key.
     """
     from audience_sync.checks.check_all import check as check_everything  # noqa: PLC0415 - what it needs is large
 
@@ -130,15 +130,14 @@ def service(
     context: typer.Context,
     user: Annotated[
         str | None,
-        typer.Option(parser=user_name, metavar="NAME", help="The user to run as; by default a dynamic user."),
+        typer.Option(parser=user_name, metavar="NAME", help="User to run the service as (default: a dynamic user)."),
     ] = None,
-    once: Annotated[
-        bool, typer.Option("--once", help="Print the unit of a one-off sync that runs next to the service.")
-    ] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print the unit for a one-off sync instead.")] = False,
 ) -> None:
-    """Print the systemd unit, with the commands that install it.
+    """Print the systemd unit with the commands that install it.
 
-    The unit runs this installation of audience-sync with --config, by default /etc/audience-sync/config.toml.
+    The unit runs this installation of audience-sync with the configuration from --config (default:
+    /etc/audience-sync/config.toml).
     """
     command = _own_command()
     config = context.ensure_object(Globals).config or SERVICE_CONFIG
@@ -147,13 +146,14 @@ def service(
     for path in (Path(command[0]), Path(__file__).parent.parent, unit.config):
         if str(path).startswith(HIDDEN):
             run_output.note(
-                f"the service cannot see {path}: it sees neither home directories nor /tmp. Install with"
-                " `python3 -m venv /opt/audience-sync`, and keep the configuration in /etc/audience-sync"
+                f"the service cannot read {path}: it has no access to home directories and /tmp. Install in"
+                " /opt/audience-sync (`python3 -m venv /opt/audience-sync`) and keep the configuration in"
+                " /etc/audience-sync"
             )
 
 
 def _place(context: typer.Context) -> Path:
-    """Return the configuration to keep or to write: the one that is named or found, else config.toml here."""
+    """Return the configuration file to keep or to write: the named or found one, else ./config.toml."""
     found = context.ensure_object(Globals)
     with suppress(ConfigError):
         return found.path().absolute()
@@ -169,17 +169,17 @@ def _write_example(path: Path) -> None:
             file.write(text)
     except OSError as error:
         raise ConfigError(
-            f"cannot write {path}: {error.strerror}", hint="name another place: audience-sync --config FILE init"
+            f"cannot write {path}: {error.strerror}", hint="choose another path: audience-sync --config FILE init"
         ) from None
 
 
 def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
     program = f"{NAME} --config {shlex.quote(str(path))}" if named else NAME
     steps = [
-        (f"edit {path}", "the url of your source, and the SQL of your first audience"),
-        ("export SCHEMATIC_API_KEY=…", "the secret key of your Schematic environment; never written to the file"),
-        (f"{program} check", "reaches everything and says what is wrong"),
-        (f"{program} plan", "shows what a sync would send"),
+        (f"edit {path}", "set the url of your source and the SQL of your first audience"),
+        ("export SCHEMATIC_API_KEY=…", "the secret key of your Schematic environment (never stored in the file)"),
+        (f"{program} check", "verify the connections and the configuration"),
+        (f"{program} plan", "show what a sync would send"),
         (f"{program} sync", "sends it"),
     ]
     width = max(len(step) for step, _ in steps)
@@ -187,11 +187,11 @@ def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
     for step, why in steps if fresh else steps[2:]:
         console.print(Text(f"  {step:<{width}}  {why}"), hang=width + 2)
     if fresh:
-        console.print("(the example's shop does not exist; `audience-sync demo` shows everything on one that does)")
+        console.print("(the example's database does not exist; to try a complete example, run `audience-sync demo`)")
 
 
 def _older(settings: Settings) -> SchemaOlder | None:
-    """Return what is said of a database whose schema is to be migrated; None if it is not, or there is none yet."""
+    """Return the error for a database that needs a migration; None if it does not need one or does not exist."""
     try:
         with engine.opened(settings):
             return None
@@ -202,11 +202,11 @@ def _older(settings: Settings) -> SchemaOlder | None:
 
 
 def _show(finding: Finding) -> None:
-    """Print a finding: a mark on a terminal, a word where another program may read it."""
+    """Print a finding with its state: a symbol on a terminal, a word elsewhere."""
     mark, style = MARKS[finding.state] if out.is_seen else (f"{finding.state:<8}", "")
     indent = " " * (len(mark) + 1)
     place = finding.subject.removeprefix("sqlite:///")
-    is_named = place.startswith("/") and place in finding.message  # no path is shown twice
+    is_named = place.startswith("/") and place in finding.message  # do not show a path twice
     subject = finding.check if is_named else f"{finding.check} {finding.subject}"
     lines = f"{subject}: {finding.message}".splitlines()
     if finding.remedy:
@@ -221,13 +221,13 @@ def _show(finding: Finding) -> None:
 def _conclude(found: list[Finding]) -> None:
     errors, warnings = (sum(one.state is state for one in found) for state in (State.ERROR, State.WARNING))
     if errors:
-        console.print(f"{errors} of {len(found)} checks failed, {warnings} warned")
+        console.print(f"{errors} of {counted(len(found), 'check')} failed, {counted(warnings, 'warning')}")
     else:
-        console.print("all is well" if not warnings else f"all is well, {counted(warnings, 'warning')}")
+        console.print("all checks passed" if not warnings else f"all checks passed, {counted(warnings, 'warning')}")
 
 
 def _own_command() -> tuple[str, ...]:
-    """Return how this program is started, as an absolute path."""
+    """Return the command that starts this program, with an absolute path."""
     script = Path(sys.executable).with_name(NAME)
     return (str(script),) if script.is_file() else (sys.executable, "-m", "audience_sync")
 

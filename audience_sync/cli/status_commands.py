@@ -1,4 +1,4 @@
-"""The commands status and audiences, and the lookup of the audience that a command names."""
+"""The commands status and audiences, and the lookup of audiences by key or name."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ SHOWN: Final = TableView(COLUMNS, optional=("until",), under=("holder",))
 
 
 def at_work(database: Database, connection: Connection, keys: Mapping[int, str], *, clock: Clock) -> list[Record]:
-    """Return each claim with its holder and when it ends unless it is prolonged; `keys` has the audiences' keys by id.
+    """Return each claim with its holder and its expiry unless renewed; `keys` has the audiences' keys by id.
 
-    `work` is `sync` of an `audience`, or `delivery` of open `batches`. What a dead process held is left out.
+    `work` is `sync` of an `audience` or `delivery` of open `batches`. Claims of dead processes are left out.
     """
     now = leases.clock_ms(connection, clock.steady_ms())
-    ahead = clock.now_ms() - now  # of the wall clock people go by
+    ahead = clock.now_ms() - now  # of the wall clock
     syncs = [
         _record("sync", holder, until + ahead, audience=keys.get(audience_id))
         for audience_id, holder, until in leases.held(connection, now_ms=now)
@@ -114,14 +114,15 @@ def register(app: typer.Typer) -> None:
 def status(context: typer.Context, holders: HoldersOption = False, format: FormatOption = Format.TABLE) -> None:
     """Show audiences, pending deliveries, blocked runs and processes.
 
-    As json this is one object for the whole database; as csv, its audiences. An audience is `active`, `paused`,
-    `retired`, `disabled` (enabled = false), `orphan` (in the database but not in the file), `new` (never synced) or
-    `held` (something that its query uses was not accepted; the list `held` says what to do). The list `failed` has the
-    audiences whose last run failed, and why. The members of a computed trait are the profiles that have a value.
-    `syncing`: who syncs it at this moment.
+    json is one object for the whole database; csv has only the audiences.
 
-    With `--holders`: who does the `sync` of which audience, and who the `delivery` of how many open `batches`; `until`
-    is when that is over unless it is prolonged.
+    States of an audience: `active`, `paused`, `retired`, `disabled` (enabled = false), `orphan` (in the database but
+    not in the configuration), `new` (never synced) and `held` (it uses an audience that was not accepted; the list
+    `held` has the next step). The list `failed` has the audiences with a failed last run, and the reason. Members of a
+    computed trait are the profiles that have a value. `syncing` is the process that is syncing the audience.
+
+    --holders lists active claims: the process that does the `sync` of an audience, or the `delivery` of a number of
+    `batches`. A claim expires at `until` unless it is renewed.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database:
@@ -139,12 +140,13 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
 
 
 def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOption = Format.TABLE) -> None:
-    """List audiences and computed traits, with their state.
+    """List audiences and computed traits with their state.
 
-    Lists those of the configuration and of the database. `audience-sync status --help` explains the states.
+    Includes those in the configuration and those only in the database. `audience-sync status --help` explains the
+    states.
 
-    `definition` is the query in canonical form, or `sql`. `definition_changed`: the definition in the file, or
-    something that it uses, was edited since the last completed sync.
+    `definition` is the query in canonical form, or `sql`. `definition_changed` is true if the definition, or something
+    it uses, was edited since the last completed sync.
     """
     settings = settings_of(context)
     with engine.opened(settings) as database, database.read() as connection:
@@ -155,10 +157,10 @@ def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOpt
 
 
 def known_audience(connection: Connection, settings: Settings, word: str) -> AudienceRow:
-    """Return the audience of the database with this key or, if no audience has it, with this name.
+    """Return the audience in the database with this key or, if there is none, with this name.
 
     Raises:
-        UnknownName: no audience has it, or the audience was never synced.
+        UnknownName: there is no such audience, or it was never synced.
     """
     by_key = known.find(connection, word)
     if by_key is not None:
@@ -173,14 +175,14 @@ def known_audience(connection: Connection, settings: Settings, word: str) -> Aud
     row = known.find(connection, configured.key)
     if row is None:
         raise UnknownName(
-            f"audience {configured.key!r} was never synced",
-            hint=f"`audience-sync sync {configured.key}` syncs it",
+            f"audience {configured.key!r} has never been synced",
+            hint=f"run `audience-sync sync {configured.key}`",
         )
     return row
 
 
 def chosen_audience(connection: Connection, settings: Settings, word: str | None) -> int | None:
-    """Return the id of the audience that an option names, or None without an option.
+    """Return the id of the audience in an option, or None without the option.
 
     Raises:
         UnknownName: no audience has this key or name.
@@ -227,7 +229,7 @@ def _stuck(attempts: Iterable[Record], *, of: str) -> int:
 
 
 def _audiences(connection: Connection, settings: Settings) -> list[dict[str, Any]]:
-    """Return a record of every audience of the file and of the database, by key."""
+    """Return a record for every audience in the configuration or the database, by key."""
     configured = {one.key: one for one in settings.audiences}
     rows = {row.key: row for row in known.every(connection)}
     facts = status_report.facts(connection)
@@ -276,7 +278,7 @@ def _flat(audience: Record) -> Record:
 
 
 def _short(audience: Record) -> Record:
-    """Return an audience for the table, which shows the state of its last run."""
+    """Return an audience for the table, with the state of its last run."""
     last = audience["last_run"]
     return {**audience, "last_run": last and last["state"]}
 
@@ -285,8 +287,8 @@ def _print_status(whole: Record, *, forwarded: bool, name: str) -> None:
     print_facts(
         [
             ("database", whole["database"]),
-            ("identity", whole["identity"] or "not bound yet: the first sync binds it"),
-            ("environment", whole["environment"] or "not bound yet: the first delivery binds it"),
+            ("identity", whole["identity"] or "not set yet: the first sync sets it"),
+            ("environment", whole["environment"] or "not set yet: the first delivery sets it"),
         ]
     )
     typer.echo()
@@ -298,7 +300,7 @@ def _print_status(whole: Record, *, forwarded: bool, name: str) -> None:
         shared = identifiers.shared_sentence(whole["shared_identifiers"], destination=name)
         out.print(f"identifiers: {shared}")
     for title, records, shown in (
-        ("waiting for another try", whole["attempts"], ATTEMPTS_SHOWN),
+        ("waiting for a retry", whole["attempts"], ATTEMPTS_SHOWN),
         ("at work", whole["leases"], SHOWN),
         ("blocked", whole["blocked"], BLOCKED_SHOWN),
         ("failed", whole["failed"], BLOCKED_SHOWN),
@@ -309,15 +311,15 @@ def _print_status(whole: Record, *, forwarded: bool, name: str) -> None:
             print_table(records, shown, hidden=hidden)
     for run in whole["blocked"]:
         look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['audience']}"
-        console.print(f"hint: `{look}` to look, then `{approve}`")
+        console.print(f"hint: review it with `{look}`, then run `{approve}`")
     if whole["deliveries"]["dead"] or whole["events"]["dead"]:
-        hint = "hint: `audience-sync dead list` shows why; `audience-sync dead retry` sends them again"
+        hint = "hint: `audience-sync dead list` shows why; run `audience-sync dead retry` to send them again"
         console.print(hint)
     hidden.say()
 
 
 def _print_waiting(sent: Record, events: Record | None) -> None:
-    """Print how many changes are pending, and how many forwarded events if there ever were any."""
+    """Print the number of pending changes and, if there ever were any, of forwarded events."""
     out.print(
         f"\ndeliveries: {sent['open'] - sent['paused']:,} waiting{_oldest(sent)}, {sent['paused']:,} held back by a"
         f" pause, {sent['dead']:,} dead, {sent['stuck']:,} stuck"
@@ -331,12 +333,12 @@ def _print_waiting(sent: Record, events: Record | None) -> None:
 
 
 def _print_destination(destination: Record, name: str) -> None:
-    """Print since when the destination has accepted nothing, and the time of the next try."""
+    """Print the start of the current outage of the destination and the time of the next attempt."""
     if destination["state"] in SENTENCES:
         next_try = destination["next_try_at"]
-        again = instant_text(next_try) if next_try else "with the daemon or `audience-sync deliver`"
+        again = instant_text(next_try) if next_try else "when the daemon or `audience-sync deliver` runs"
         since = instant_text(destination["since"])
-        out.print(f"{name}: {SENTENCES[destination['state']]} since {since}, next try {again}", markup=False)
+        out.print(f"{name}: {SENTENCES[destination['state']]} since {since}, next attempt {again}", markup=False)
         out.print(f"last answer: {destination['last_answer']}", markup=False)
 
 

@@ -23,7 +23,7 @@ from audience_sync.cli.plan_output import PlanSheet, sample_count
 from audience_sync.cli.status_commands import known_audience
 from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import RunState
-from audience_sync.core.text import instant_text
+from audience_sync.core.text import counted, instant_text
 from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.store import audiences, restored_backup, runs
 from audience_sync.store.reports import iso
@@ -35,13 +35,14 @@ from audience_sync.sync import plan as make_plan
 from audience_sync.sync import retract as retract_audience
 from audience_sync.sync import sync as sync_audience
 
-LOOK = 0.5  # seconds between two tries while another process holds an audience
+LEASE_POLL_INTERVAL = 0.5  # seconds between two attempts while another process holds an audience
+QUIET_WAIT = 2.0  # seconds of waiting before a command says what it waits for
 
 T = TypeVar("T")
 
 
 def instant(text: str) -> datetime:
-    """Return the instant of an ISO 8601 date or time; without a zone it is UTC."""
+    """Return the instant of an ISO 8601 date or time; without an offset, it is UTC."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -52,11 +53,16 @@ def instant(text: str) -> datetime:
 
 
 Names = Annotated[
-    list[str] | None, typer.Argument(metavar="AUDIENCE", help="Keys or names of audiences; all by default.")
+    list[str] | None, typer.Argument(metavar="AUDIENCE", help="Keys or names of audiences (default: all).")
 ]
 Now = Annotated[
     datetime | None,
-    typer.Option("--now", parser=instant, metavar="T", help="The instant for :now; by default the current time."),
+    typer.Option(
+        "--now",
+        parser=instant,
+        metavar="T",
+        help="Evaluate as of this time, the value of :now (default: the current time).",
+    ),
 ]
 NoDeliver = Annotated[bool, typer.Option("--no-deliver", help="Keep the changes in the outbox; send nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
@@ -80,25 +86,28 @@ def sync(
     now: Now = None,
     no_deliver: NoDeliver = False,
     resync: Annotated[
-        bool, typer.Option("--resync", help="Send every current value again, and remembered exits.")
+        bool, typer.Option("--resync", help="Send every current value and every known exit again.")
     ] = False,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Accept a --now before the last sync's; with --resync, a database from a backup."),
+        typer.Option(
+            "--force",
+            help="Accept a --now earlier than the last sync's; with --resync, also a database restored from a backup.",
+        ),
     ] = False,
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Apply at most N changes of each audience.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Apply at most N changes per audience.")] = None,
     only: Annotated[str | None, typer.Option(metavar="USER", help="Apply only this user's changes.")] = None,
-    create: Annotated[bool, typer.Option("--create", help="Create the membership database if there is none.")] = False,
+    create: Annotated[
+        bool, typer.Option("--create", help="Create the membership database if it does not exist.")
+    ] = False,
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Evaluate audiences and computed traits, and send what changed.
 
-    The first sync of an audience sends every member, later ones only the changes. Audiences and computed traits that
-    a query uses are synced first, as of the same instant. Exit codes: 0 done, 1 failed, 3 done but some deliveries are
-    open or dead, 4 blocked by a guard or held, 5 another process is syncing, 6 key refused.
+    The first sync of an audience sends every member; later syncs send only the changes. Audiences and computed traits
+    that a query uses are synced first, as of the same time. Exit codes: 0 done, 1 failed, 3 done but some deliveries
+    are open or dead, 4 blocked by a guard or held, 5 another process is syncing, 6 API key refused.
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
@@ -107,16 +116,18 @@ def sync(
     with working(settings, any_age=resync and force) as (workspace, stop):
         run_output.exposed(settings)
         if resync and force and _accept_older(workspace, settings) and not settings.audiences:
-            return  # the database forwards events only: there is nothing to sync
+            return  # the database only forwards events, so there is nothing to sync
         reports: list[RunReport] = []
         failures: list[AudienceSyncError] = []
-        busy: set[str] = set()  # what another process is syncing
+        busy: set[str] = set()  # audiences that another process is syncing
         limited = limit is not None or only is not None
         for made, audience in _steps(workspace, settings, names, as_of=now, limited=limited):
             if stop.is_set():
                 break
             job = Job(settings=settings, audience=audience, as_of=now, at_least=made.as_of, stop=stop)
-            if audience.key in made.chosen:  # what only comes first is synced whole, and no more than that
+            if (
+                audience.key in made.chosen
+            ):  # audiences that were not chosen but come first are synced without these options
                 job = replace(job, resync=resync, force=force, limit=limit, only=only)
             try:
                 _require_free(settings, audience, busy)
@@ -152,18 +163,18 @@ def plan(
         typer.Option(
             parser=sample_count,
             metavar="N|all",
-            help="Show N changes of each kind of each audience, with the bodies that would be posted.",
+            help="Show N changes of each kind per audience, with the request bodies.",
         ),
     ] = 0,
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Show what a sync would change and send; change nothing.
+    """Show what a sync would change and send.
 
-    For each audience, and in total: how many enter, exit and are updated, and how many requests that takes for how
-    long. As json each of these is a record of one line, and the total is the last; samples come before the audience
-    that they are of. As csv there are the samples instead of the summary. A sample is shown as if it were the only
-    change of its person; `all` shows every change. With a --now before the last sync's it says what a sync with
-    --force would do. Exit code 4 when a guard would block the sync, or it would be held.
+    Changes nothing. Shows how many profiles enter, exit and are updated, and how many requests and how much time the
+    delivery takes, for each audience and in total. json has one line per audience, with its samples before it, and the
+    total at the end; csv has the samples instead of the summary. Each sample is shown as if it were the only change to
+    its profile; `all` shows every change. A --now earlier than the last sync's shows what a sync with --force would
+    do. Exits with 4 if a guard would block the sync or if it would be held.
     """
     settings = settings_of(context)
     blocked = False
@@ -178,7 +189,7 @@ def plan(
             samples=samples,
             now=workspace.clock.now(),
         )
-        plans: dict[str, Plan | None] = {}  # None: it cannot be planned
+        plans: dict[str, Plan | None] = {}  # None: planning failed
         for in_round, audience in steps:
             if stop.is_set():
                 break
@@ -207,21 +218,19 @@ def approve(
     context: typer.Context,
     which: Annotated[
         str,
-        typer.Argument(
-            metavar="RUN|AUDIENCE", help="The id of a blocked run; or an audience, whose newest blocked run is meant."
-        ),
+        typer.Argument(metavar="RUN|AUDIENCE", help="ID of a blocked run, or an audience (its newest blocked run)."),
     ],
     yes: Yes = False,
     no_deliver: NoDeliver = False,
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """Apply the plan of a blocked run, and send it.
+    """Apply the plan of a blocked run and send its changes.
 
-    Exactly the plan that the guard refused is applied. Refused if a later run has changed the audience since.
-    Each run that is blocked replaces the blocked run before it. With AUDIENCE the newest one is shown, and applied once
-    you confirm it. `audience-sync runs --state blocked` lists the blocked runs.
-    Audiences that it held are due at once: the daemon syncs them, or `audience-sync sync` does.
+    Applies exactly the plan that the guard blocked, and fails if a later run has changed the audience. A newly blocked
+    run replaces the previous one. With AUDIENCE, shows the newest blocked run and asks for confirmation;
+    `audience-sync runs --state blocked` lists all of them. Audiences that this run held become due immediately: the
+    daemon syncs them, or run `audience-sync sync`.
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
@@ -231,7 +240,7 @@ def approve(
         approved = _patiently(partial(approve_run, workspace, before.id), wait, stop)
         if is_applied:
             at = instant_text(iso(before.approved_at))
-            console.print(f"run {before.id} was approved at {at}; its changes are applied")
+            console.print(f"run {before.id} was already approved at {at}, and its changes are applied")
         else:
             run_output.released(workspace.database, approved)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
@@ -243,25 +252,25 @@ def approve(
 def retract(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(metavar="AUDIENCE", help="Key of an audience or computed trait in the database.")
+        str, typer.Argument(metavar="AUDIENCE", help="Key of an audience or computed trait in the membership database.")
     ],
     yes: Yes = False,
     no_deliver: NoDeliver = False,
     wait: Wait = timedelta(seconds=60),
     format: FormatOption = Format.TABLE,
 ) -> None:
-    """End an audience or computed trait, and retire its key.
+    """End an audience or computed trait and retire its key.
 
-    Sends false to every member of an audience, or null to every profile that has a value of a computed trait.
+    Sends false to every member of an audience, or null to every profile with a value of a computed trait.
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     with engine.opened(settings) as database, database.read() as connection:
         audience = audiences.by_key(connection, name)
     values = (
-        f"null to the {audience.members:,} profiles that have {audience.key}"
+        f"null to {counted(audience.members, 'profile')} with a value of {audience.key}"
         if audience.computation.has_values
-        else f"false to the {audience.members:,} members of {audience.key}"
+        else f"false to {counted(audience.members, 'member')} of {audience.key}"
     )
     run_output.confirm(f"Send {values}, and never use this key again?", yes=yes)
     with working(settings) as (workspace, stop):
@@ -269,17 +278,17 @@ def retract(
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         sent = run_output.show_run_ids(workspace.database, [retracted.id], format=format)
         if any(one.key == audience.key and one.enabled for one in settings.audiences):
-            run_output.note(f"{audience.key} is still in {settings.path}; it is skipped from now on")
+            run_output.note(f"{audience.key} is still in {settings.path}; syncs skip it from now on")
         raise typer.Exit(run_output.exit_code([retracted], [], delivery, sent=sent))
 
 
 def _run_to_approve(workspace: Workspace, settings: Settings, which: str, *, yes: bool) -> RunRow:
-    """Return the run of a number, or the newest blocked run of an audience after showing why it is blocked.
+    """Return the run with this number, or the newest blocked run of an audience after showing why it is blocked.
 
     Raises:
-        UnknownName: no run has this number, or no audience this key or name.
+        UnknownName: there is no run with this number, or no audience with this key or name.
         ApprovalRefused: no run of the audience is blocked.
-        ConfigError: nobody can be asked.
+        ConfigError: standard input is not a terminal.
     """
     with workspace.database.read() as connection:
         if which.isdecimal():
@@ -294,23 +303,23 @@ def _run_to_approve(workspace: Workspace, settings: Settings, which: str, *, yes
 def _steps(
     workspace: Workspace, settings: Settings, names: list[str] | None, *, as_of: datetime | None, limited: bool
 ) -> Iterator[tuple[Round, Audience]]:
-    """Yield what a command syncs or plans, in this order: audiences that use one another together, in one round."""
+    """Yield the audiences that a command syncs or plans, in order; those that use one another share a round."""
     chosen = _chosen(workspace, settings, names)
     for family in settings.families(chosen):
         made = make_round(workspace, settings, family, as_of=as_of, limited=limited)
         for audience in made.audiences:
             if audience.key not in made.chosen:
-                console.print(f"{audience.key} comes first: it is used by {_users(settings, made, audience.key)}")
+                console.print(f"syncing {audience.key} first: it is used by {_users(settings, made, audience.key)}")
             yield made, audience
 
 
 def _users(settings: Settings, made: Round, key: str) -> str:
-    """Return the audiences of a round that use one of them."""
+    """Return the audiences of a round that use the given one."""
     return ", ".join(one.key for one in made.audiences if uses_any(settings, one, {key}) is not None)
 
 
 def _require_free(settings: Settings, audience: Audience, busy: Set[str]) -> None:
-    """Refuse to sync what uses an audience that another process is syncing.
+    """Refuse to sync an audience that uses one that another process is syncing.
 
     Raises:
         LeaseHeld: it does.
@@ -318,12 +327,12 @@ def _require_free(settings: Settings, audience: Audience, busy: Set[str]) -> Non
     used = uses_any(settings, audience, busy)
     if used is not None:
         raise LeaseHeld(
-            f"it uses {used!r}, and another process is working on that", hint="`audience-sync status` shows which"
+            f"it uses {used!r}, which another process is syncing", hint="`audience-sync status` shows the process"
         )
 
 
 def _sync_one(workspace: Workspace, job: Job, wait: timedelta) -> RunReport:
-    """Sync one audience, with progress; wait for another process that works on it."""
+    """Sync one audience with progress; wait if another process is working on it."""
     key = job.audience.key
     with Progress(key) as progress:
         job = replace(
@@ -335,9 +344,9 @@ def _sync_one(workspace: Workspace, job: Job, wait: timedelta) -> RunReport:
 
 
 def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -> list[Audience]:
-    """Return the audiences that were named, or all that are enabled and neither paused nor retired.
+    """Return the named audiences, or all that are enabled and neither paused nor retired.
 
-    Says which are skipped, and which were renamed and so begin anew.
+    Prints which are skipped, and which were renamed and therefore start over.
     """
     chosen = [settings.audience(name) for name in names] if names else _active(workspace, settings)
     run_output.renames(workspace.database, settings, chosen)
@@ -348,7 +357,8 @@ def _active(workspace: Workspace, settings: Settings) -> list[Audience]:
     """Return the audiences that are enabled and neither paused nor retired."""
     if not settings.audiences:
         raise UnknownName(
-            f"{settings.path} has no [[audiences]] and no [[traits]]", hint="config.example.toml shows one"
+            f"{settings.path} has no [[audiences]] and no [[traits]]",
+            hint="`audience-sync --config NEW.toml init` writes a file with an example",
         )
     with workspace.database.read() as connection:
         states = {row.key: row.state for row in audiences.every(connection)}
@@ -358,14 +368,23 @@ def _active(workspace: Workspace, settings: Settings) -> list[Audience]:
         if state == "active":
             chosen.append(audience)
         else:
-            console.print(f"[yellow]skipped:[/] {audience.key} is {state}")
+            console.print(f"[yellow]skipped:[/] {audience.key} is {state}; {_remedy_of(audience, state)}")
     return chosen
 
 
-def _accept_older(workspace: Workspace, settings: Settings) -> bool:
-    """Accept a database that is older than what was sent from it; False if it is not.
+def _remedy_of(audience: Audience, state: str) -> str:
+    """Return what to do about an audience that is not synced."""
+    if state == "paused":
+        return f"to continue, run `audience-sync resume {audience.key}`"
+    if state == "retired":
+        return "remove it from the configuration, or give it a new name or key"
+    return "to sync it, remove `enabled = false`"
 
-    Everything that it remembers of its audiences is sent again, and its forwarded events wait for a person.
+
+def _accept_older(workspace: Workspace, settings: Settings) -> bool:
+    """Accept a database that is older than the data sent from it; return False if it is not older.
+
+    All values of its audiences are sent again, and its pending forwarded events become dead letters.
     """
     keys = {audience.key for audience in settings.audiences}
     with workspace.database.write() as connection:
@@ -373,12 +392,13 @@ def _accept_older(workspace: Workspace, settings: Settings) -> bool:
     if accepted is None:
         return False
     named = ", ".join(audience.key for audience in accepted.audiences) or "no audiences"
-    console.print(f"going on with an older database: all that it remembers is sent again ({named})")
+    console.print(f"continuing with an older database: sending all its values again ({named})")
     if accepted.events:
         console.print(
-            f"{accepted.events:,} forwarded events waited in it and may have been sent since. They are now dead"
-            f" letters: `audience-sync dead retry --events` sends them ({settings.destination.display_name} drops those"
-            " it received within 24 hours), `audience-sync dead discard --events` drops them"
+            "pending forwarded events that may have been sent since are now dead letters"
+            f" ({accepted.events:,}): `audience-sync dead retry --events` sends them"
+            f" ({settings.destination.display_name} drops those received within 24 hours),"
+            " `audience-sync dead discard --events` drops them"
         )
     for audience in accepted.audiences:
         recover(workspace, audience)
@@ -386,15 +406,19 @@ def _accept_older(workspace: Workspace, settings: Settings) -> bool:
 
 
 def _patiently(work: Callable[[], T], wait: timedelta, stop: threading.Event) -> T:
-    """Do some work on an audience; when another process is at it, wait for one's turn.
+    """Work on an audience; if another process works on it, wait and print that once.
 
     Raises:
-        LeaseHeld: the other took longer than `wait`, or a signal came meanwhile.
+        LeaseHeld: the other process took longer than `wait`, or a signal arrived.
     """
-    deadline = time.monotonic() + wait.total_seconds()
+    began, is_said = time.monotonic(), False
     while True:
         try:
             return work()
-        except LeaseHeld:
-            if time.monotonic() > deadline or stop.wait(LOOK):
+        except LeaseHeld as held:
+            waited = time.monotonic() - began
+            if waited > wait.total_seconds() or stop.wait(LEASE_POLL_INTERVAL):
                 raise
+            if waited > QUIET_WAIT and not is_said:
+                console.print(f"waiting: {escape(str(held))}")
+                is_said = True

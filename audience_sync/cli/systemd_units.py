@@ -1,7 +1,7 @@
-"""The systemd units: the service, and a one-off sync next to it, as one text each with its recipe.
+"""The systemd units of the service and of a one-off sync, with installation instructions.
 
-Both run as the same user with the same state directory and key, so they share one membership database. The units close
-everything that the program does not need; the network, and the files of state and cache, stay open.
+Both run as the same user with the same state directory and key, so they share one membership database. The units deny
+everything that the program does not need; the network and the state and cache directories stay accessible.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ HIDDEN: Final = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa
 
 @dataclass(frozen=True)
 class Unit:
-    """The parts that differ between machines: the command, the configuration, and the user (None: a dynamic one)."""
+    """The parts that differ between machines: the command, the configuration, and the user (None: a dynamic user)."""
 
     command: tuple[str, ...]
     config: Path
     user: str | None
 
     def service(self) -> str:
-        """Return the unit of the service, with the recipe that installs it."""
+        """Return the unit of the service with installation instructions."""
         return (
             _SERVICE_RECIPE.format(**self._words())
-            + _UNIT.format(description="Audiences of your database, kept true in Schematic")
+            + _UNIT.format(description="Sync audiences from your database to Schematic")
             + _SERVICE.format(command=self._line("run"))
             + self._shared()
             + _INSTALL
         )
 
     def once(self) -> str:
-        """Return the unit of a one-off sync, with the recipe that installs it."""
+        """Return the unit of a one-off sync with installation instructions."""
         return (
             _ONCE_RECIPE.format(**self._words())
-            + _UNIT.format(description="One sync of every audience, now")
+            + _UNIT.format(description="Sync every audience once")
             + _ONCE.format(command=self._line("sync"))
             + self._shared()
         )
@@ -50,7 +50,7 @@ class Unit:
         return " ".join(map(quoted, (*self.command, "--config", str(self.config), subcommand)))
 
     def _user(self, between: str) -> str:
-        # The name is given for a dynamic user too: units that share it share the user, and with it the files.
+        # A dynamic user also has a name: units with the same name share the user and its files.
         return f"User={self.user}" if self.user else f"DynamicUser=yes{between}User={NAME}"
 
     def _words(self) -> dict[str, str]:
@@ -67,7 +67,7 @@ class Unit:
 
 
 def quoted(word: str) -> str:
-    """Return a word of a command line as systemd reads it: % and $ doubled, in quotes where it needs them."""
+    """Return a word of a command line for systemd: % and $ doubled, and quoted if necessary."""
     word = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return f'"{word}"' if not word or set(word) & set(" \t'\"\\;") else word
 
@@ -75,9 +75,9 @@ def quoted(word: str) -> str:
 _SERVICE_RECIPE: Final = """\
 # /etc/systemd/system/audience-sync.service
 #
-# Install it as root. The service reads the API key from a file, as a
-# credential. Passwords are ${{NAME}} in the configuration and are given in the
-# same way (LoadCredential below).
+# Install it as root. The service reads the API key from a file, as a systemd
+# credential. Write passwords as ${{NAME}} in the configuration and provide them
+# in the same way (see LoadCredential below).
 #
 #   install -d {folder}
 #   install {owner} config.toml {config}
@@ -86,9 +86,9 @@ _SERVICE_RECIPE: Final = """\
 #   audience-sync service > /etc/systemd/system/audience-sync.service
 #   systemctl daemon-reload
 #
-# Other commands run as the same user, with the same database and key; `init`
-# creates the database. With [ingest] they also need its write key: add
-# `-p LoadCredential=SEGMENT_WRITE_KEY:…`, as below.
+# Run other commands as the same user, with the same database and key; `init`
+# creates the database. With [ingest], they also need the write key: add
+# `-p LoadCredential=SEGMENT_WRITE_KEY:…` here, too.
 #
 #   as_service() {{
 #     systemd-run --quiet --pipe --wait --collect \\
@@ -104,16 +104,16 @@ _SERVICE_RECIPE: Final = """\
 #   systemctl enable --now audience-sync
 #   journalctl -u audience-sync -f
 #
-# The membership database lies in /var/lib/audience-sync. `systemctl stop` takes at most ten seconds. After a change of
-# the configuration `systemctl reload audience-sync` is enough; the log names the settings that need a restart.
+# The membership database is in /var/lib/audience-sync. `systemctl stop` takes at most ten seconds. After you change the
+# configuration, run `systemctl reload audience-sync`; the log names the settings that need a restart.
 
 """
 
 _ONCE_RECIPE: Final = """\
 # /etc/systemd/system/audience-sync-once.service
 #
-# One sync in addition to the service, with the same user, database and key. It
-# waits for an audience that the service is syncing. Install it as root, after
+# Runs one sync next to the service, with the same user, database and key. It
+# waits for audiences that the service is syncing. Install it as root, after
 # audience-sync.service:
 #
 #   audience-sync service --once \\
@@ -150,9 +150,9 @@ ExecStart={command}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=10
-# 2: the configuration is wrong, and stays so until a person changes it.
+# 2: the configuration is invalid until somebody changes it.
 RestartPreventExitStatus=2
-# A start may first finish what a crash left behind.
+# After a crash, the start first finishes interrupted work.
 TimeoutStartSec=30min
 TimeoutStopSec=15
 WatchdogSec=60
@@ -180,7 +180,7 @@ Environment=TMPDIR=/var/cache/audience-sync
 LoadCredential=SCHEMATIC_API_KEY:{key}
 # LoadCredential=SHOP_PASSWORD:/etc/audience-sync/shop_password
 # LoadCredential=SEGMENT_WRITE_KEY:/etc/audience-sync/segment_write_key
-# A source that is a file in a home directory is not seen: let it in, read only.
+# Home directories are not accessible. Add a source file from one, read only:
 # BindReadOnlyPaths=/home/somebody/shop.db:/srv/shop.db
 """
 
@@ -202,7 +202,7 @@ ProtectKernelModules=yes
 ProtectKernelTunables=yes
 ProtectProc=invisible
 KeyringMode=private
-# A dump of the process would have the key in it.
+# A core dump would contain the key.
 LimitCORE=0
 LockPersonality=yes
 RemoveIPC=yes

@@ -37,8 +37,8 @@ class Relation:
         """
         if column not in self.types:
             raise ConfigError(
-                f"{self.place} has no column {column!r}, which `{setting}` names",
-                hint=f"its columns are {', '.join(self.types)}",
+                f"{self.place} has no column {column!r}, but `{setting}` refers to it",
+                hint=f"it has the columns {', '.join(self.types)}",
             )
         return self.types[column]
 
@@ -145,7 +145,11 @@ class EventRow:
         """
         if self.layout.source is None:
             raise QueryError(
-                f"sources(...) needs `source` in {self.layout.relation.place}, the column that names them", position=at
+                (
+                    f"sources(...) needs `source` in {self.layout.relation.place}: set it to the column with"
+                    " the source ids"
+                ),
+                position=at,
             )
         return self.rows.c[self.layout.source]
 
@@ -170,7 +174,7 @@ class EventRow:
         if isinstance(node, Context):
             if self.layout.context is None:
                 raise QueryError(
-                    f"context('{'.'.join(path)}') needs the column `context` of {self.layout.relation.place}",
+                    f"context('{'.'.join(path)}') needs the column `context` in {self.layout.relation.place}",
                     position=node.at,
                 )
             column = self.layout.context
@@ -185,7 +189,7 @@ def _column(relation: Relation, rows: FromClause, path: tuple[str, ...], dialect
     """Return a column, or what lies inside a column of JSON."""
     name, *inside = path
     if name not in relation.types:
-        advice = did_you_mean(name, relation.types) or f"its columns are {', '.join(relation.types)}"
+        advice = did_you_mean(name, relation.types) or f"it has the columns {', '.join(relation.types)}"
         raise QueryError(f"{relation.place} has no column `{name}`; {advice}", position=at)
     if inside:
         return dialect.inside_column(rows.c[name], relation.types[name], tuple(inside))

@@ -52,7 +52,7 @@ def _table(raw: Raw, name: str) -> Raw:
 def _excluding(raw: Raw, location: Location, pair: tuple[str, str]) -> Iterator[Problem]:
     """Check that the table at `location`, whose last part names it in `raw`, has one of the pair at most."""
     if all(name in _table(raw, str(location[-1])) for name in pair):
-        yield Problem((*location, pair[1]), f"cannot be combined with `{pair[0]}`; keep one of them")
+        yield Problem((*location, pair[1]), f"cannot be combined with `{pair[0]}`; remove one of them")
 
 
 def _ingest(ingest: Raw) -> Iterator[Problem]:
@@ -77,7 +77,7 @@ def _ingest(ingest: Raw) -> Iterator[Problem]:
 def _definition(entry: Raw, location: Location) -> Iterator[Problem]:
     """Check that an audience says who is in, and says it once."""
     if "sql" in entry and "query" in entry:
-        yield Problem((*location, "query"), "cannot be combined with `sql`; keep one of them")
+        yield Problem((*location, "query"), "cannot be combined with `sql`; remove one of them")
     elif "sql" not in entry and "query" not in entry:
         yield Problem((*location, "sql"), "missing")
 
@@ -87,9 +87,9 @@ def _source(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
     place = (*location, "source")
     if "source" not in entry:
         if not sources:
-            yield Problem(place, "missing, and the file has no [sources.NAME]")
+            yield Problem(place, "missing, and the file does not define any [sources.NAME]")
         elif len(sources) > 1:
-            yield Problem(place, f"missing: choose one of {_list(sources)}")
+            yield Problem(place, f"missing: set it to one of {_list(sources)}")
     elif isinstance(name := entry["source"], str) and name.strip() and name not in sources:
         yield Problem(place, f"there is no [sources.{name}]{near(name, sources)}")
 
@@ -98,7 +98,7 @@ def _identity(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
     identity = raw.get("identity", defaults.IDENTITY)
     keys = entry.get("user_keys")
     if "query" not in entry and isinstance(identity, str) and isinstance(keys, dict) and identity not in keys:
-        yield Problem((*location, "user_keys"), f"must contain the identity `{identity}`")
+        yield Problem((*location, "user_keys"), f"must include the identity key `{identity}`")
 
 
 def _keys(entries: Entries) -> Iterator[Problem]:
@@ -110,15 +110,17 @@ def _keys(entries: Entries) -> Iterator[Problem]:
         if "key" not in entry and isinstance(name, str) and name.strip():
             key = audience_key(name)
             if not key:
-                yield Problem(place, f"missing: the name {name!r} has no letters or digits to make a key from")
+                yield Problem(place, f"missing: the name {name!r} has no letters or digits for an automatic key")
             elif len(key) > MAX_KEY_LENGTH:
-                yield Problem(place, f"missing: the key made from the name is longer than {MAX_KEY_LENGTH} characters")
+                yield Problem(
+                    place, f"missing: the automatic key from the name would be longer than {MAX_KEY_LENGTH} characters"
+                )
         if not isinstance(key, str) or not key:
             continue
         first = owners.setdefault(key, location)
         if first != location and ("key" in entry or name != entries[first].get("name")):
             both = f"{entries[first].get('name')!r} ({spell(first)}) and {name!r}"
-            yield Problem(place, f"{both} have the same key `{key}`: give one of them another `key`")
+            yield Problem(place, f"{both} have the same key `{key}`; set a different `key` for one of them")
 
 
 def _names(entries: Entries) -> Iterator[Problem]:
@@ -130,7 +132,7 @@ def _names(entries: Entries) -> Iterator[Problem]:
             continue
         first = owners.setdefault(name, location)
         if first != location:
-            yield Problem((*location, "name"), f"is the name of {spell(first)} too: rename one of them")
+            yield Problem((*location, "name"), f"is also the name of {spell(first)}; rename one of them")
 
 
 def _list(names: Mapping[str, object]) -> str:

@@ -30,7 +30,7 @@ from audience_sync.core.model import Computation, GuardLimits
 from audience_sync.errors import ConfigError
 
 CONFIG_VARIABLE = "AUDIENCE_SYNC_CONFIG"
-_QUOTE = 'put straight quotation marks around text, as in name = "VIP"; write true and false in lower case'
+_QUOTE = 'put text in straight quotes, as in name = "VIP", and write true and false in lowercase'
 _MORE_WORDS = "Expected newline or end of document after a statement"  # in the parser's words
 _BARE = re.compile(r"[^\"'=]+=\s*[^\s\"'\[{]")  # a setting with a value that is not in quotation marks
 
@@ -47,7 +47,7 @@ def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
         if path.exists():
             return path
     looked = " and ".join(str(path.absolute()) for path in paths)
-    raise ConfigError(f"no configuration file found: looked at {looked}", hint="`audience-sync init` writes one")
+    raise ConfigError(f"configuration file not found; looked for {looked}", hint="create one with `audience-sync init`")
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -76,11 +76,11 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(
-            f"no configuration file found: looked at {path}", hint="`audience-sync init` writes one"
+            f"configuration file not found; looked for {path}", hint="create one with `audience-sync init`"
         ) from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}, line {line}: the file must be UTF-8 text") from None
+        raise ConfigError(f"{path}, line {line}: the file is not UTF-8 text") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -91,7 +91,7 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(path, str(error), text) from None
     except RecursionError:
-        raise ConfigError(f"{path}: the file is nested too deeply", hint="remove the superfluous brackets") from None
+        raise ConfigError(f"{path}: the file is nested too deeply", hint="simplify the nested brackets") from None
 
 
 def _syntax_error(path: Path, message: str, text: str) -> ConfigError:

@@ -25,14 +25,16 @@ def check_mappings(raw: abc.Mapping[str, Any]) -> Iterator[Problem]:
     if not isinstance(entries, list):
         return
     if len(entries) > MOST_MAPPINGS:
-        yield Problem(("mappings",), f"the limit is {MOST_MAPPINGS}, as in Segment, and there are {len(entries)}")
+        yield Problem(
+            ("mappings",), f"must have at most {MOST_MAPPINGS} entries, as in Segment, but has {len(entries)}"
+        )
     owners: dict[str, int] = {}
     for index, entry in enumerate(entries):
         if not isinstance(entry, dict):
             continue
         if isinstance(name := entry.get("name"), str) and owners.setdefault(name, index) != index:
             yield Problem(
-                ("mappings", index, "name"), f"is the name of mappings[{owners[name]}] too: rename one of them"
+                ("mappings", index, "name"), f"is also the name of mappings[{owners[name]}]; rename one of them"
             )
         yield from _trigger(entry, index)
         yield from _fields(entry, index)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from audience_sync.core.text import did_you_mean, printable
+from audience_sync.core.text import counted, did_you_mean, printable
 from audience_sync.errors import ConfigError
 
 Location: TypeAlias = tuple[str | int, ...]
@@ -24,7 +24,7 @@ SENTENCES = {
     "missing": "missing",
     "string_type": "must be text in quotes",
     "string_too_long": "must be at most {max_length} characters long",
-    "string_pattern_mismatch": "may contain only letters, digits and `_`, and must not be empty",
+    "string_pattern_mismatch": "must contain only letters, digits and `_`, and must not be empty",
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
@@ -32,7 +32,7 @@ SENTENCES = {
     "bool_type": "must be true or false",
     "dict_type": "must be a table",
     "model_type": "must be a table",
-    "list_type": "must be a list of tables: write [[{name}]] with two brackets above each",
+    "list_type": "must be a list of tables: start each table with [[{name}]]",
     "greater_than": "must be greater than {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",
     "less_than_equal": "must be at most {le:g}",
@@ -88,10 +88,9 @@ def translate(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[Pr
 def refuse(path: Path, problems: Iterable[Problem], *, place: Callable[[Location], FilePlace]) -> ConfigError:
     """Return the error that lists every problem of the file, each with its place, from the top to the bottom."""
     found = sorted(((place(one.location), one) for one in dict.fromkeys(problems)), key=lambda both: both[0].line)
-    count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
     return ConfigError(
-        "\n".join([f"{path} has {count}:", *(f"  {at}{problem}" for at, problem in found)]),
-        hint="`audience-sync --config NEW.toml init` writes a file that explains every setting",
+        "\n".join([f"{path} has {counted(len(found), 'problem')}:", *(f"  {at}{problem}" for at, problem in found)]),
+        hint="for an example of every setting, run `audience-sync --config NEW.toml init`",
     )
 
 
@@ -103,7 +102,7 @@ def _problem(error: ErrorDetails, model: type[BaseModel]) -> Problem:
         return Problem(location, "unknown setting" + near(str(word), _settings_at(model, above)))
     if error["type"] == "value_error":  # raised by our own checks
         return Problem(location, str(context["error"]))
-    sentence = SENTENCES.get(error["type"], "is not usable: " + error["msg"])
+    sentence = SENTENCES.get(error["type"], "is invalid: " + error["msg"])
     return Problem(location, sentence.format(name=location[-1], **context) if error["type"] in SENTENCES else sentence)
 
 

@@ -139,18 +139,18 @@ def _rooms(raw: Raw, entry: Raw, location: Location, *, tree: Query, keys: Mappi
     events, profiles = _room(raw, entry, "events"), _room(raw, entry, "profiles")
     place = (*location, "query")
     if events is None and any(isinstance(node, Stream) for node in walk(tree)):
-        yield Problem(place, f"uses events, but [sources.{name}.events] is missing")
+        yield Problem(place, f"uses events, but [sources.{name}.events] is not defined")
     elif events is None and profiles is None:
         yield Problem(
-            place, f"needs [sources.{name}.events] or [sources.{name}.profiles]: otherwise it has no users to evaluate"
+            place, f"needs [sources.{name}.events] or [sources.{name}.profiles] to know which users to evaluate"
         )
     for trait in traits_of(tree):
         if profiles is None and not (len(trait.path) == 1 and trait.path[0] in keys):
             known = near(trait.path[0], keys)
             yield Problem(
                 place,
-                f"uses trait('{'.'.join(trait.path)}'), but no audience or computed trait has this key{known},"
-                f" and [sources.{name}.profiles] is missing",
+                f"uses trait('{'.'.join(trait.path)}'), but there is no audience or computed trait with"
+                f" this key{known}, and [sources.{name}.profiles] is not defined",
             )
 
 
@@ -158,7 +158,7 @@ def _type(entry: Raw, location: Location, scalar: Scalar) -> Iterator[Problem]:
     """Check that the values of a query can be of the type that the file declares."""
     possible, declared = FITTING_TYPES.get(kind_of(scalar)), entry.get("type")
     if possible is not None and declared in set(TraitType) and declared not in possible:
-        sentence = f"does not fit the query, whose values are {_VALUES[kind_of(scalar)]}: {' or '.join(possible)}"
+        sentence = f"does not match the query, which returns {_VALUES[kind_of(scalar)]}: {' or '.join(possible)}"
         yield Problem((*location, "type"), sentence)
 
 
@@ -170,8 +170,8 @@ def _neighbours(raw: Raw, entries: Entries, location: Location, *, asked: Mappin
         if name is not None and theirs is not None and theirs != name:
             yield Problem(
                 (*location, "query"),
-                f"uses trait('{key}'), and {spell(other)} reads the source `{theirs}`, not `{name}`:"
-                " audiences that use each other need the same source",
+                f"uses trait('{key}'), but {spell(other)} reads the source `{theirs}`, not `{name}`;"
+                " audiences that use each other must read the same source",
             )
 
 
@@ -188,10 +188,13 @@ def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
         for key, column in keys.items() if isinstance(keys, dict) else ():
             if setting == "user_keys" and key == identity:
                 if column != user:
-                    sentence = f"is the `user` of [sources.NAME.{room}], `{user}`, with a query: leave it out"
+                    sentence = (
+                        "cannot be set for a query: the identity is the column `user` of"
+                        f" [sources.NAME.{room}], here `{user}`; remove it"
+                    )
                     yield Problem((*location, setting, key), sentence)
             elif profiles is None:
-                sentence = "needs [sources.NAME.profiles]: with a query, identifiers are columns of the profiles"
+                sentence = "needs [sources.NAME.profiles]: a query takes identifiers from columns of the profiles"
                 yield Problem((*location, setting, key), sentence)
 
 

@@ -44,7 +44,7 @@ def expand(text: str, environ: Mapping[str, str], *, encode: Callable[[re.Match[
         ValueError: a name is unset, or ``${`` is not followed by a name and `}`; says which, never a value.
     """
     if "${" in REFERENCE.sub("", text):
-        raise ValueError("has a `${` that is not followed by a name and `}`")
+        raise ValueError("has a `${` without a name and a closing `}`")
     names = dict.fromkeys(REFERENCE.findall(text))
     values = {name: look_up(name, environ) for name in names}
     unset = [name for name, value in values.items() if value is None]
@@ -56,7 +56,7 @@ def expand(text: str, environ: Mapping[str, str], *, encode: Callable[[re.Match[
 def unset_sentence(names: Sequence[str]) -> str:
     """Return the sentence that says that `names` refer to nothing."""
     listed = " and ".join(f"`{name}`" for name in names)
-    return f"{listed} {'is' if len(names) == 1 else 'are'} not set in the environment or as a systemd credential"
+    return f"{listed} {'is' if len(names) == 1 else 'are'} not set as an environment variable or a systemd credential"
 
 
 def resolve_api_key(schematic: SchematicTable, environ: Mapping[str, str]) -> SecretStr:
@@ -75,8 +75,8 @@ def resolve_api_key(schematic: SchematicTable, environ: Mapping[str, str]) -> Se
     # It goes into a header: what cannot stand there would come back inside the client's error.
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
-            f"{origin} does not hold a valid Schematic API key",
-            hint="it must contain only the key: no quotes, no name, no second line",
+            f"{origin} does not contain a valid Schematic API key",
+            hint="it must contain only the key, without quotes, a name or a second line",
         )
     return SecretStr(key)
 
@@ -86,13 +86,11 @@ def _in_file(path: Path) -> str:
         key = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as error:
         raise ConfigError(
-            f"the Schematic API key cannot be read from {path}: {error.strerror}",
-            hint="schematic.api_key_file names a file that holds the key and that this user may read",
+            f"cannot read the Schematic API key from {path}: {error.strerror}",
+            hint="set schematic.api_key_file to a file that contains the key and is readable for this user",
         ) from None
     if not key:
-        raise ConfigError(
-            f"the file {path} of the Schematic API key is empty", hint="write the key to this file, and nothing else"
-        )
+        raise ConfigError(f"the Schematic API key file {path} is empty", hint="write only the key to this file")
     return key
 
 
@@ -101,7 +99,7 @@ def _named(name: str, environ: Mapping[str, str]) -> str:
     if key is None:
         raise ConfigError(
             f"the Schematic API key is missing: {unset_sentence([name])}",
-            hint=f"export {name}, or give the service LoadCredential={name}:/path/of/the/key",
+            hint=f"export {name}, or set LoadCredential={name}:/path/of/the/key for the service",
         )
     return key
 
@@ -120,12 +118,12 @@ def _resolve(name: str, environ: Mapping[str, str]) -> SecretStr:
     if key is None:
         raise ConfigError(
             f"the write key is missing: {unset_sentence([name])}",
-            hint=f"export {name}, or give the service LoadCredential={name}:/path/of/the/key",
+            hint=f"export {name}, or set LoadCredential={name}:/path/of/the/key for the service",
         )
     # It is the user name of Basic authentication, which ends at the first colon.
     if not key.isascii() or not key.isprintable() or " " in key or ":" in key:
         raise ConfigError(
             f"`{name}` is not a valid write key",
-            hint="it must contain only the key: letters and digits, no quotes, no blanks, no colon, no second line",
+            hint="it must contain only the key: letters and digits on one line, without quotes, blanks or colons",
         )
     return SecretStr(key)

@@ -25,6 +25,7 @@ from audience_sync.config.tables import (
 )
 from audience_sync.core.keys import KeyRules
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
+from audience_sync.core.text import counted
 from audience_sync.destinations.destination_protocol import Coverage, Destination, Renderer
 from audience_sync.destinations.destination_registry import DESTINATIONS
 from audience_sync.destinations.mappings import Mapping
@@ -170,6 +171,12 @@ class Settings(BaseModel):
         """Return an audience and everything it is connected with: what it uses, what uses it, and so on."""
         return next(family for family in self.families(self.audiences) if audience.key in {one.key for one in family})
 
+    def counts(self) -> str:
+        """Return how many audiences and computed traits there are, as in `5 audiences, 2 computed traits`."""
+        traits = sum(one.computation is Computation.TRAIT for one in self.audiences)
+        found = counted(len(self.audiences) - traits, "audience")
+        return f"{found}, {counted(traits, 'computed trait')}" if traits else found
+
     @property
     def section(self) -> SchematicTable:
         """Return the section of the destination."""
@@ -216,5 +223,5 @@ class Settings(BaseModel):
         names = [word for one in self.audiences for word in (one.key, one.name)]
         raise UnknownName(
             f"there is no audience `{key_or_name}` in {self.path}{near(key_or_name, names)}",
-            hint="`audience-sync audiences` lists them",
+            hint="list them with `audience-sync audiences`",
         )

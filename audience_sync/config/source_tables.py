@@ -144,18 +144,19 @@ def _source(source: Mapping[str, Any], location: Location) -> Iterator[Problem]:
     if "url" not in source and not has_files:
         yield Problem((*location, "url"), "missing")
     if "url" in source and "path" in source:
-        yield Problem((*location, "path"), "cannot be combined with `url`; keep one of them")
+        yield Problem((*location, "path"), "cannot be combined with `url`; remove one of them")
     if not has_files:
         for setting in ("separator", "date_order", "types"):
             if setting in source:
-                yield Problem((*location, setting), "applies to files, but this source has no `path`")
+                yield Problem((*location, setting), "applies only to files, but this source has no `path`")
     for room, entry in rooms.items():
         given = [place for place in PLACES if place in entry]
         if len(given) > 1:
-            yield Problem((*location, room, given[1]), f"cannot be combined with `{given[0]}`; keep one of them")
+            yield Problem((*location, room, given[1]), f"cannot be combined with `{given[0]}`; remove one of them")
         elif "path" in given and "url" in source:
             yield Problem(
-                (*location, room, "path"), "needs a source without `url`: give the files a source of their own"
+                (*location, room, "path"),
+                "cannot be used in a source with `url`; define a separate source for the files",
             )
         elif not given and "path" not in source:
-            yield Problem((*location, room, "table"), f"missing: set `table`, `sql` or `path` of the {room}")
+            yield Problem((*location, room, "table"), f"missing: set `table`, `sql` or `path` for the {room}")

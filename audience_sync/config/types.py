@@ -134,7 +134,7 @@ def database_url(value: object, info: ValidationInfo) -> SecretUrl:
     if url.get_backend_name() != "sqlite":
         return SecretUrl(url)
     if not url.database or ":memory:" in url.database or url.database.startswith("file:"):
-        raise ValueError("must name a file, as in `sqlite:///audience_sync.db`: memberships outlive the process")
+        raise ValueError("must name a file, as in `sqlite:///audience_sync.db`, so that memberships are kept")
     return SecretUrl(_absolute(url, context.state_folder))
 
 
@@ -163,9 +163,9 @@ def _parse(value: object, context: FileContext) -> URL:
     except (ArgumentError, ValueError):  # a port that is not a number is a ValueError that repeats it
         raise ValueError("is not a database URL, as in `postgresql://user@host/database`") from None
     if "@" in (url.host or ""):
-        raise ValueError("has an `@` in its password: write `%40`")
+        raise ValueError("has an `@` in its password; write it as `%40`")
     if url.host and url.get_backend_name() in FILE_DIALECTS:
-        raise ValueError(f"needs three slashes before the file, as in `{url.get_backend_name()}:///shop.db`")
+        raise ValueError(f"must have three slashes before the file name, as in `{url.get_backend_name()}:///shop.db`")
     return url
 
 
@@ -211,7 +211,7 @@ def parse_duration(text: str) -> timedelta:
     except OverflowError:
         duration = timedelta.max
     if duration > LONGEST:
-        raise ValueError(f'must not be longer than "{LONGEST.days}d"')
+        raise ValueError(f'must be at most "{LONGEST.days}d"')
     return duration
 
 
@@ -223,7 +223,7 @@ def _duration(value: object) -> timedelta:
 
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta():
-        raise ValueError("must be longer than zero")
+        raise ValueError("must be greater than zero")
     return value
 
 
@@ -239,7 +239,7 @@ def _timezone(value: str) -> str:
     try:
         ZoneInfo(value)
     except (KeyError, ValueError, OSError):
-        raise ValueError('must be a time zone such as "UTC" or "Europe/Berlin"') from None
+        raise ValueError('must be a time zone name such as "UTC" or "Europe/Berlin"') from None
     return value
 
 
@@ -251,14 +251,14 @@ def _cron(value: str) -> str:
     # ignores what follows a name, as in "sun#1".
     if len(fields) == 5 and _WEEKDAYS.fullmatch(fields[4]) is None:
         raise ValueError(
-            "must name weekdays, as in `mon-fri` or `sat,sun`: cron implementations number them differently"
+            "must use weekday names, as in `mon-fri` or `sat,sun`, because cron implementations number them differently"
         )
     try:
         trigger = CronTrigger.from_crontab(value, timezone=UTC)
     except ValueError as error:
-        raise ValueError(f"must be a crontab of five fields such as `0 */2 * * *`: {error}") from None
+        raise ValueError(f"must be a cron expression with five fields, such as `0 */2 * * *`: {error}") from None
     if trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC)) is None:
-        raise ValueError("must match some date: this one never does")
+        raise ValueError("must match at least one date, but never does")
     return value
 
 
@@ -277,8 +277,8 @@ def _web_url(value: str) -> str:
 def _reference(value: str) -> str:
     if REFERENCE.fullmatch(value) is None:
         raise ValueError(
-            "a key written in this file is refused: write `${SCHEMATIC_API_KEY}` and keep the key in the environment, "
-            "in a systemd credential, or in the file that `api_key_file` names"
+            "must not contain the key itself: write `${SCHEMATIC_API_KEY}` and keep the key in the"
+            " environment or a systemd credential, or set `api_key_file` instead"
         )
     return value
 
@@ -292,8 +292,8 @@ def _write_keys(value: object) -> object:
 def _write_key(value: str) -> str:
     if REFERENCE.fullmatch(value) is None:
         raise ValueError(
-            "a key written in this file is refused: write `${SEGMENT_WRITE_KEY}` and keep the key in the environment, "
-            "or in a systemd credential"
+            "must not contain the key itself: write `${SEGMENT_WRITE_KEY}` and keep the key in the"
+            " environment or a systemd credential"
         )
     return value
 
@@ -326,13 +326,13 @@ def _one_of(words: Iterable[str], value: object) -> str:
 
 def _placeholders(value: object) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) and one.strip() for one in value):
-        raise ValueError('must be a list of texts, as in `["NULL", "undefined"]`')
+        raise ValueError('must be a list of strings, as in `["NULL", "undefined"]`')
     return tuple(value)
 
 
 def _separator(value: object) -> str:
     if not isinstance(value, str) or len(value) != 1 or value in '"\r\n' or ord(value) > 127:
-        raise ValueError('must be one ASCII character such as ";", and not a quotation mark or the end of a line')
+        raise ValueError('must be one ASCII character such as ";", except a quotation mark or a line break')
     return value
 
 
@@ -344,17 +344,17 @@ def _size(value: object) -> str:
 
 def _files(value: object, info: ValidationInfo) -> str:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError('must be the path of a file, or a glob such as "exports/members-*.csv"')
+        raise ValueError('must be a file path or a glob such as "exports/members-*.csv"')
     if not value.lower().endswith(FILE_ENDINGS):
         raise ValueError(f"must end in one of {', '.join(FILE_ENDINGS)}")
     if "://" in value:
-        raise ValueError("must be the path of a file on this machine")
+        raise ValueError("must be the path of a local file")
     return str(FileContext.of(info).folder.absolute() / value)
 
 
 def _file(value: object, info: ValidationInfo) -> Path:
     if not isinstance(value, str | Path) or not str(value):
-        raise ValueError("must be the path of a file")
+        raise ValueError("must be a file path")
     return FileContext.of(info).folder.absolute() / value
 
 

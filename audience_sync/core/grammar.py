@@ -72,7 +72,7 @@ class Language:
 
     def refuse_quote(self, word: Token) -> NoReturn:
         """Refuse a quote that no other closes."""
-        raise self.refusal(position_of(word), f"the text that opens with {shown(word)} is not closed")
+        raise self.refusal(position_of(word), f"the text starting with {shown(word)} is not closed")
 
     def read(self, text: str, grammar: Callable[[], Lark]) -> Any:
         """Return what a text is to the transformer of its grammar.
@@ -101,13 +101,17 @@ class Language:
     def _check(self, text: str) -> None:
         """Refuse a text that is empty, too long, or has characters that no text can have."""
         if len(text) > self.most_bytes or len(text.encode(errors="surrogatepass")) > self.most_bytes:
-            sentence = f"a {self.name} may have at most {self.most_bytes:,} bytes; this one is longer"
+            sentence = f"a {self.name} can have at most {self.most_bytes:,} bytes; this one is longer"
             raise self.refusal(min(len(text), self.most_bytes), sentence)
         if found := re.search(f"[{self.never}]", text):
-            what = "a NUL character" if found.group() == "\0" else f"half of a character, {shown(found.group())}"
-            raise self.refusal(found.start(), f"found {what}, which no text can have")
+            what = (
+                "a NUL character"
+                if found.group() == "\0"
+                else f"half of a character (a lone surrogate), {shown(found.group())}"
+            )
+            raise self.refusal(found.start(), f"found {what}, which is not allowed in text")
         if not text.strip(" \t\f\r\n"):
-            raise self.refusal(0, f"the {self.name} is empty; write for example {self.example}")
+            raise self.refusal(0, f"the {self.name} is empty; write a condition such as {self.example}")
 
     def _nest(self, depths: list[int], word: Token, before: Token | None) -> None:
         """Count how deep a word is: `depths` has, for each open bracket, the negations that wait in it."""
@@ -120,7 +124,7 @@ class Language:
         elif word.type in self.levels_end:
             depths[-1] = 0
         if sum(depths) + len(depths) - 1 > MAX_NESTING:
-            sentence = f"parentheses and `{self.negation}` nest at most {MAX_NESTING} deep"
+            sentence = f"parentheses and `{self.negation}` can be nested at most {MAX_NESTING} deep"
             raise self.refusal(position_of(word), sentence)
 
     def _unexpected(self, text: str, words: Sequence[Token], accepted: set[str]) -> TriggerError | QueryError:

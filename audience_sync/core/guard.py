@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from audience_sync.core.model import Computation, Counts, GuardLimits, RunKind, RunState
+from audience_sync.core.text import counted
 
 
 def guard(counts: Counts, *, kind: RunKind, members_before: int, limits: GuardLimits) -> list[str]:
@@ -23,15 +24,20 @@ def guard(counts: Counts, *, kind: RunKind, members_before: int, limits: GuardLi
     """
     found = counts.entered + counts.updated + counts.unchanged
     if kind is RunKind.INITIAL and found < limits.min_initial_members:
-        return [f"the first run found {found:,} members; min_initial_members asks for {limits.min_initial_members:,}"]
+        return [
+            (
+                f"the first run found {counted(found, 'member')}, but min_initial_members requires"
+                f" {limits.min_initial_members:,}"
+            )
+        ]
     if not is_guarded(members_before, limits):
         return []
     exits = ("would leave", counts.exited, "max_exit_percent", limits.max_exit_percent)
     entries = ("would enter", counts.entered, "max_entry_percent", limits.max_entry_percent)
     updates = ("would be updated", counts.updated, "max_update_percent", limits.max_update_percent)
     return [
-        f"{amount:,} {verb}, {100 * amount / members_before:.1f} % of the {members_before:,} members before;"
-        f" {setting} allows {limit:g} %"
+        f"{amount:,} {verb}: {100 * amount / members_before:.1f} % of the previous {members_before:,}"
+        f" members; {setting} allows {limit:g} %"
         for verb, amount, setting, limit in ((exits, updates) if kind is RunKind.INITIAL else (exits, entries, updates))
         if 100 * amount > limit * members_before
     ]
@@ -135,7 +141,7 @@ def hold(key: str, uses: Iterable[Used], *, as_of: int | None) -> Hold | None:
 
 def would_block(used: Used) -> Hold:
     """Return why an audience would be held if a guard blocked the next run of what it uses."""
-    remedy = f"look at it with `audience-sync plan {used.key}`"
+    remedy = f"review it with `audience-sync plan {used.key}`"
     return Hold(Obstacle.BLOCKED, f"{_subject(used)} would be blocked by a guard", remedy, used.audience_id)
 
 
@@ -159,15 +165,18 @@ def _sentence(key: str, used: Used, found: Obstacle) -> tuple[str, str]:
     if found in (Obstacle.NEW, Obstacle.BEHIND) and decided is not None and decided.is_partial:
         return f"was synced only in part (run {run})", sync
     return {
-        Obstacle.REMOVED: ("is not in the configuration", f"put it back, or run `audience-sync retract {used.key}`"),
+        Obstacle.REMOVED: ("is not in the configuration", f"add it again, or run `audience-sync retract {used.key}`"),
         Obstacle.DISABLED: ("is disabled", f"set `enabled = true`, {then}"),
-        Obstacle.RETIRED: ("is retired for good", f"take it out of the query, {then}"),
+        Obstacle.RETIRED: ("is retired", f"remove it from the query, {then}"),
         Obstacle.PAUSED: ("is paused", f"resolve it with `audience-sync resume {used.key}`"),
         Obstacle.BLOCKED: (f"is blocked (run {run})", f"resolve it with `audience-sync approve {used.key}`"),
-        Obstacle.FAILED: (f"failed (run {run}){_why(decided)}", f"fix that, then run `audience-sync sync {used.key}`"),
-        Obstacle.NEW: ("was never synced", sync),
-        Obstacle.EDITED: ("was not synced with its current definition", sync),
-        Obstacle.BEHIND: ("was not synced as of the same instant", sync),
+        Obstacle.FAILED: (
+            f"failed (run {run}){_why(decided)}",
+            f"fix the cause, then run `audience-sync sync {used.key}`",
+        ),
+        Obstacle.NEW: ("has never been synced", sync),
+        Obstacle.EDITED: ("has not been synced with its current definition", sync),
+        Obstacle.BEHIND: ("has not been synced as of the same instant", sync),
     }[found]
 
 

@@ -212,13 +212,13 @@ def value_position(columns: Sequence[str]) -> int:
     Raises:
         SourceError: the column is missing, or stands there twice.
     """
-    return _position(columns, VALUE, "which a computed trait needs")
+    return _position(columns, VALUE, "required for a computed trait")
 
 
 def _position(columns: Sequence[str], column: str, why: str) -> int:
     if columns.count(column) != 1:
         problem = "no" if column not in columns else "more than one"
-        hint = f"its columns are {', '.join(columns)}"
+        hint = f"it has the columns {', '.join(columns)}"
         raise SourceError(f"the result has {problem} column {column!r}, {why}", hint=hint)
     return columns.index(column)
 

@@ -116,13 +116,13 @@ def _one_query(sql: str, tokens: list[_Token]) -> list[_Token]:
     word = _verb(code)
     if word.upper() not in QUERY_WORDS:
         raise ConfigError(
-            f"The SQL is not a query: its verb is {word[:40]!r}.", hint="write a SELECT; a source is only read"
+            f"The SQL is not a query: it starts with {word[:40]!r}.", hint="write a SELECT; a source is only read"
         )
     extra = next((token for token in tokens[end:] if token.kind not in {"blank", "end"}), None)
     if extra is not None:
         raise ConfigError(
-            f"The SQL has more than one statement: another begins on {_line(sql, extra.start)}.",
-            hint="keep one query; use WITH to name its parts",
+            f"The SQL has more than one statement: the second begins on {_line(sql, extra.start)}.",
+            hint="keep one query; use WITH for intermediate results",
         )
     return tokens[:end]
 
@@ -150,7 +150,9 @@ def _tokens(sql: str, lexis: Lexis) -> Iterator[_Token]:
         if kind == "open_comment" and lexis.nested_comments:
             kind, text = "blank", sql[at : _comment_end(sql, at)]
         if kind in {"open", "open_comment"} or (kind == "blank" and not text):
-            raise ConfigError(f"The SQL ends inside what {sql[at : at + 2].strip()} opens on {_line(sql, at)}.")
+            raise ConfigError(
+                f"The SQL ends before the {sql[at : at + 2].strip()} opened on {_line(sql, at)} is closed."
+            )
         if kind == "colon":
             kind = _colon_kind(sql, at, text)
         yield _Token(kind, text, at)
@@ -167,8 +169,8 @@ def _colon_kind(sql: str, at: int, text: str) -> str:
     if before == "[":  # a slice with no lower bound
         return "code"
     raise ConfigError(
-        f"The SQL has the parameter {text} on {_line(sql, at)}, but only :now exists.",
-        hint="a colon that is not meant as a parameter belongs into a literal or next to what stands before it",
+        f"Unknown parameter {text} on {_line(sql, at)}; the only parameter is :now.",
+        hint="if the colon is not meant as a parameter, put it in a string literal or remove the space before it",
     )
 
 

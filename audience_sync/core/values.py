@@ -76,10 +76,10 @@ def _canonical(plain: Json, trait_type: TraitType | None) -> str:
     if isinstance(plain, (list, dict)):
         plain = _set_text(plain) if isinstance(plain, list) else _text(plain)
     if trait_type is not None and not _fits(plain, trait_type):
-        raise _UnfitError(f"not a {trait_type}, which is the type of the trait")
+        raise _UnfitError(f"not a {trait_type}, the declared type of the trait")
     if isinstance(plain, str) and len(plain) > MAX_VALUE_LENGTH:
         most = f"{MAX_VALUE_LENGTH:,} characters"
-        raise _UnfitError(f"more than {most}, the most Schematic keeps", RowFault.LONG_VALUE)
+        raise _UnfitError(f"longer than {most}, the maximum in Schematic", RowFault.LONG_VALUE)
     return _text(plain)
 
 
@@ -94,7 +94,7 @@ def _text(plain: Json) -> str:
     try:
         return canonical(plain)
     except orjson.JSONEncodeError:
-        raise _UnfitError("nested too deeply, or text that is not valid UTF-8") from None
+        raise _UnfitError("nested too deeply, or not valid UTF-8") from None
 
 
 def _plain(value: object) -> Json:  # noqa: PLR0911 - one return for each kind of value reads best
@@ -121,7 +121,7 @@ def _plain(value: object) -> Json:  # noqa: PLR0911 - one return for each kind o
         case Unreadable():
             raise _UnfitError(value.problem, RowFault.UNREADABLE_VALUE)
         case _:
-            raise _UnfitError(f"of type {type(value).__name__}, which JSON does not have: {_AS_TEXT}")
+            raise _UnfitError(f"of type {type(value).__name__}, which JSON does not support: {_AS_TEXT}")
 
 
 def _number(value: float | Decimal) -> int | float:
@@ -135,9 +135,9 @@ def _number(value: float | Decimal) -> int | float:
     if not value.is_finite() if isinstance(value, Decimal) else not math.isfinite(value):
         raise _UnfitError("not a finite number")
     if isinstance(value, float) and abs(value) >= EXACT_FLOATS:
-        raise _UnfitError(f"a float of 2^53 or more, which may have lost digits: {_AS_TEXT}")
+        raise _UnfitError(f"a float of 2^53 or more, which may be inexact: {_AS_TEXT}")
     if isinstance(value, Decimal) and value.adjusted() >= _LONGEST_INTEGER:
-        raise _UnfitError(f"a number of more than 64 bits: {_AS_TEXT}")
+        raise _UnfitError(f"a number longer than 64 bits: {_AS_TEXT}")
     whole = int(value)
     if value == whole:
         return _exact(whole)
@@ -149,7 +149,7 @@ def _number(value: float | Decimal) -> int | float:
 
 def _exact(whole: int) -> int:
     if whole not in _INTEGERS:
-        raise _UnfitError(f"a number of more than 64 bits: {_AS_TEXT}")
+        raise _UnfitError(f"a number longer than 64 bits: {_AS_TEXT}")
     return whole
 
 
@@ -162,13 +162,13 @@ def _instant(moment: datetime) -> str:
     try:
         whole = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except OverflowError:
-        raise _UnfitError("a time before the year 1 or after 9999 in UTC") from None
+        raise _UnfitError("a time outside the years 1 to 9999 in UTC") from None
     return f"{whole.replace(tzinfo=None).isoformat()}Z"
 
 
 def _name(name: object) -> str:
     if not isinstance(name, str):
-        raise _UnfitError("an object whose names are not text")
+        raise _UnfitError("an object with keys that are not strings")
     return name
 
 

@@ -1,4 +1,4 @@
-"""The delivering side of the daemon: a thread that delivers whenever something waits, through every outage."""
+"""The delivery side of the daemon: a thread that delivers whenever something is pending, through every outage."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Dispatcher(threading.Thread):
-    """Delivers whenever something waits. `failure` says why it ended, unless `stop` was called."""
+    """Deliver whenever something is pending. `failure` is the reason why it ended, unless `stop` was called."""
 
     def __init__(
         self, workspace: Workspace, settings: Settings, key: SecretStr, *, syncing: Syncing, troubles: Troubles
@@ -43,27 +43,27 @@ class Dispatcher(threading.Thread):
         self.failure: AudienceSyncError | None = None
 
     def reload(self, settings: Settings, key: SecretStr) -> None:
-        """Go on with another configuration, and try at once; requests under way are answered and settled first."""
+        """Continue with another configuration and retry at once; requests in progress are settled first."""
         self._was_reloaded = True
         before, self._delivery = self._delivery, self._make_delivery(settings, key)
         self._tries_at_once = True  # only now: the delivery before must not take it
         before.stop.set()
 
     def stop(self) -> None:
-        """Start no more requests, and end once those under way are answered and settled."""
+        """Start no more requests, and end when those in progress are settled."""
         self._over.set()
         self._delivery.stop.set()
 
     def run(self) -> None:
-        """Work until stopped, or until the key turns out to belong to another environment."""
+        """Work until stopped, or until the key is found to belong to another environment."""
         try:
             while not self._over.wait(self._workspace.tuning.outbox_poll_seconds):
                 self._try_round()
-        except AudienceSyncError as error:  # the key of another environment: a person must act
+        except AudienceSyncError as error:  # the key of another environment: somebody must act
             self.failure = error
         except Exception as error:  # noqa: BLE001 - the wrapper of the thread: the daemon must not go on without it
             log_crash(self, error)
-            self.failure = AudienceSyncError("delivering has crashed; `thread_crashed` in the log says where")
+            self.failure = AudienceSyncError("delivery has crashed; see `thread_crashed` in the log")
         self._note_end()
 
     def _try_round(self) -> None:
@@ -93,11 +93,11 @@ class Dispatcher(threading.Thread):
         except BindingRefused as error:
             if not self._was_reloaded:
                 raise
-            self._reachability.stopped(error, again_in=pause)  # a mistake in a reload ends nothing else
+            self._reachability.stopped(error, again_in=pause)  # an error in a reload must not stop anything else
             delivery.stop.wait(pause)
             return
         if report.events:
-            log.info("delivered", events=report.events, open=report.open, dead=report.dead)
+            log.info("events_delivered", events=report.events, open=report.open, dead=report.dead)
         if report.open <= report.paused and not delivery.stop.is_set():
             erasure.tidy(self._workspace.database)
         if report.failure is not None:
@@ -118,7 +118,7 @@ class Dispatcher(threading.Thread):
             facts |= {"was": before.kind.value, "after_seconds": round(change.after.total_seconds())}
         if outage is None:
             began_at = None if before is None else reports.iso(before.began_at)
-            log.info("schematic_reachable", **facts, nothing_accepted_since=began_at)
+            log.info("schematic_recovered", **facts, nothing_accepted_since=began_at)
             return
         facts |= {"since": reports.iso(outage.since), "next_try_at": reports.iso(outage.next_try_at)}
         match outage.kind:
@@ -133,7 +133,7 @@ class Dispatcher(threading.Thread):
 
     def _key_hint(self) -> str:
         setting = f"{self._delivery.settings.destination.name}.api_key"
-        return f"nothing was lost: correct {setting}; a key file is read again on reload, anything else on restart"
+        return f"nothing was lost; correct {setting}, then reload (for a key file) or restart the service"
 
     def _pending(self) -> int | None:
         try:
@@ -144,7 +144,7 @@ class Dispatcher(threading.Thread):
         return rows - paused
 
     def _note_end(self) -> None:
-        """Have `status` promise no next try when there will be none."""
+        """Remove the next attempt from `status` if there will be none."""
         with suppress(sa.exc.SQLAlchemyError):
             with self._workspace.database.read() as connection:
                 outage = outages.find(connection)

@@ -1,4 +1,4 @@
-"""The scheduler's side of the daemon: one date job for each audience, whose time is kept in the database."""
+"""The scheduling side of the daemon: one date job per audience, with its due time in the database."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class BusyAudiences:
-    """Keys that rounds under way work on; safe to use from any thread."""
+    """Keys that running rounds work on; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class BusyAudiences:
 
     @contextmanager
     def claim(self, keys: Set[str]) -> Iterator[bool]:
-        """Claim some keys for the time of a block; yield False, and claim nothing, if one of them is taken."""
+        """Claim keys for the duration of a block; if one of them is taken, claim nothing and yield False."""
         with self._lock:
             is_free = self._taken.isdisjoint(keys)
             if is_free:
@@ -53,7 +53,7 @@ class BusyAudiences:
 
 
 class Syncing:
-    """Syncs each audience when it is due; the truth about when is `audiences.next_due_at`."""
+    """Sync each audience when it is due; `audiences.next_due_at` is the source of truth."""
 
     def __init__(self, workspace: Workspace, settings: Settings, *, stop: threading.Event, troubles: Troubles) -> None:
         self._workspace = workspace
@@ -61,11 +61,11 @@ class Syncing:
         self._retry = timedelta(seconds=self._tuning.lease_retry_seconds)
         self._stop = stop
         self._troubles = troubles
-        self._lock = threading.RLock()  # over the configuration, the jobs and when they are due
+        self._lock = threading.RLock()  # protects the configuration, the jobs and their due times
         self._settings = settings
         self._audiences: dict[str, Audience] = {}  # to be synced, by key
         self._due: dict[str, datetime] = {}  # when each audience's job fires, or fired if it is under way
-        self._held_elsewhere: set[str] = set()  # audiences that another process is at work on
+        self._held_elsewhere: set[str] = set()  # audiences that another process is working on
         self._busy = BusyAudiences()
         self._released: dict[str, int] = {}  # since when an audience was due in the database that came due there
         self._watcher = threading.Thread(target=self._watch, name="releases", daemon=True)
@@ -78,7 +78,7 @@ class Syncing:
         )
 
     def start(self) -> None:
-        """Finish what a dead process left, and schedule every audience: a new one at once."""
+        """Finish the work of dead processes, and schedule every audience, new ones at once."""
         now = self._now()
         with self._workspace.database.read() as connection:
             known = {row.key: row for row in audiences.every(connection)}
@@ -108,12 +108,12 @@ class Syncing:
         self._watcher.start()
 
     def reload(self, settings: Settings) -> None:
-        """Go on with another configuration: at once for what is scheduled, with its next run for each definition.
+        """Continue with another configuration: schedules change at once, definitions with the next run.
 
-        Syncs under way finish with the configuration that they began with.
+        Running syncs finish with their old configuration.
 
         Raises:
-            SQLAlchemyError: the database does not answer, or is busy. Nothing has changed.
+            SQLAlchemyError: the database does not respond or is busy. Nothing has changed.
         """
         now = self._now()
         with self._workspace.database.read() as connection:
@@ -133,7 +133,7 @@ class Syncing:
             for key in self._due.keys() - chosen.keys():
                 del self._due[key]
                 self._troubles.end(key)
-                with suppress(JobLookupError):  # it is under way
+                with suppress(JobLookupError):  # it is running
                     self._scheduler.remove_job(key)
             self._settings, self._audiences = settings, chosen
             for key, due in dues.items():
@@ -150,7 +150,7 @@ class Syncing:
         return max(now, next_due(schedule, started_at=started_at, jitter=self._workspace.clock.jitter()))
 
     def _first_due(self, audience: Audience, row: AudienceRow | None, now: datetime) -> datetime:
-        """Return when an audience is due at a start: as the database says, or sooner if its schedule is shorter now."""
+        """Return when an audience is due at startup: as stored, or earlier if its schedule is shorter now."""
         if row is None or row.next_due_at is None:
             return now
         kept = from_ms(row.next_due_at)
@@ -164,7 +164,7 @@ class Syncing:
         """Keep when audiences are due, in one transaction, where it has changed since the database was read.
 
         Raises:
-            SQLAlchemyError: the database does not answer, or is busy for longer than `wait` seconds.
+            SQLAlchemyError: the database does not respond, or is busy for longer than `wait` seconds.
         """
         seen = {key: row.next_due_at for key, row in known.items() if row.next_due_at is not None}
         changed = {key: to_ms(due) for key, due in dues.items() if seen.get(key, to_ms(due)) != to_ms(due)}
@@ -199,7 +199,7 @@ class Syncing:
         self._scheduler.wakeup()
 
     def follow_releases(self) -> None:
-        """Sync what has become due in the database: another process has released what was held."""
+        """Sync audiences that became due in the database because another process released them."""
         now = self._now()
         try:
             with self._workspace.database.read() as connection:
@@ -215,11 +215,11 @@ class Syncing:
                     self._schedule(key, now)
 
     def _clock_drift(self) -> float:
-        """Return the seconds that the wall clock is ahead of the monotonic one."""
+        """Return how many seconds the wall clock is ahead of the monotonic clock."""
         return self._now().timestamp() - self._workspace.clock.monotonic()
 
     def next_at(self) -> datetime | None:
-        """Return when the next audience is due, now if one is overdue or under way, or None if there is none."""
+        """Return when the next audience is due: now if one is overdue or running, and None if there is none."""
         first = min(list(self._due.values()), default=None)
         return None if first is None else max(first, self._now())
 
@@ -228,11 +228,11 @@ class Syncing:
         return any(due <= self._now() for due in list(self._due.values()))
 
     def stop(self) -> None:
-        """Start no more syncs; those under way end at their next commit, because `stop` is set."""
+        """Start no more syncs; running ones end at their next commit because `stop` is set."""
         self._scheduler.pause()
 
     def close(self, timeout: float) -> bool:
-        """Wait for the syncs under way, at most `timeout` seconds; False if one has not ended by then."""
+        """Wait at most `timeout` seconds for running syncs; return False if one has not ended by then."""
         ender = threading.Thread(target=self._end, name="ender", daemon=True)
         ender.start()
         ender.join(timeout)
@@ -243,7 +243,7 @@ class Syncing:
         self._watcher.join()
 
     def _watch(self) -> None:
-        """Look once a second, in a thread of its own: the database may take long to answer."""
+        """Check once a second, in a separate thread, because the database may respond slowly."""
         while not self._stop.wait(MOMENT.total_seconds()):
             self.follow_releases()
 
@@ -271,7 +271,7 @@ class Syncing:
         """
         with self._lock:
             settings, audience = self._settings, self._audiences.get(key)
-        if audience is None:  # a reload has removed it
+        if audience is None:  # removed by a reload
             return
         started = self._now()
         family = settings.family(audience)
@@ -328,11 +328,11 @@ class Syncing:
             self._held_elsewhere.discard(key)
         except LeaseHeld:
             if key not in self._held_elsewhere:
-                log.info("sync_waits", audience=key, why="another process is at work on it")
+                log.info("sync_deferred", audience=key, why="another process is working on it")
                 self._held_elsewhere.add(key)
             due, comes_again = started + self._retry, True
         except LeaseLost as error:  # whoever took over knows when it is due
-            log.warning("sync_lost", audience=key, why=str(error))
+            log.warning("sync_taken_over", audience=key, why=str(error))
             due, comes_again = started + self._retry, True
         except Exception as error:  # noqa: BLE001 - the wrapper of every job: one audience must not end the daemon
             self._log_failure(job.audience, error, due)
@@ -340,7 +340,7 @@ class Syncing:
         return (due, True) if comes_again else (self._by_schedule(job.audience, started, due), False)
 
     def _by_schedule(self, audience: Audience, started: datetime, due: datetime) -> datetime:
-        """Return when an audience is due next by the schedule in force: a reload may have come during its sync."""
+        """Return when an audience is due next by the current schedule: a reload may have changed it during the sync."""
         with self._lock:
             current = self._audiences.get(audience.key)
         if current is None or current.schedule == audience.schedule:
@@ -394,7 +394,7 @@ class Syncing:
             self._troubles.note_database_away(error)
 
     def _log_run(self, report: RunReport, before: AudienceRow) -> None:
-        """Log a run: that it is blocked or held, as a warning when that is new; and that the audience is well again.
+        """Log a run: blocked or held (as a warning if that is new), or that the audience has recovered.
 
         It is new, too, when something was applied since the run that was blocked before: a person approved it.
         """
@@ -430,10 +430,10 @@ class Syncing:
             log.info("sync_recovered", audience=key, was=trouble.state, after_seconds=round(seconds))
 
     def _log_failure(self, audience: Audience, error: Exception, due: datetime) -> None:
-        """Log a run that failed, as an error when that is new; one that ends because the daemon does has not failed."""
+        """Log a failed run, as an error if that is new; a run that ends because the daemon stops has not failed."""
         is_expected = isinstance(error, AudienceSyncError | sa.exc.OperationalError)
         if self._stop.is_set() and is_expected:
-            log.info("sync_stopped", audience=audience.key, why=first_line(error))
+            log.info("sync_interrupted", audience=audience.key, why=first_line(error))
             return
         sentence = first_line(error)
         is_news = self._troubles.is_news(audience.key, "failed", sentence)
@@ -458,13 +458,13 @@ def _log_skipped(settings: Settings, chosen: Mapping[str, Audience]) -> None:
 
 
 def _log_renamed(settings: Settings, chosen: Mapping[str, Audience], known: Mapping[str, AudienceRow]) -> None:
-    """Warn of audiences that begin anew because they were renamed."""
+    """Warn about audiences that start over because they were renamed."""
     for audience, sentence, hint in rename_warnings(settings, chosen.values(), list(known.values())):
         log.warning("audience_renamed", audience=audience.key, why=sentence, hint=hint)
 
 
 def _later(row: AudienceRow | None, now: datetime) -> datetime | None:
-    """Return when an audience is due, if another process was first; None if it is due now."""
+    """Return when an audience is due next if another process already synced it; None if it is due now."""
     if row is None or row.next_due_at is None or from_ms(row.next_due_at) <= now:
         return None
     return from_ms(row.next_due_at)

@@ -1,9 +1,9 @@
-"""The daemon's life: start, tell systemd, sync and deliver, reload, and leave nothing behind at the end.
+"""The life of the daemon: start, notify systemd, sync and deliver, reload, and shut down.
 
-With `[ingest] listen` it takes events of Segment's libraries as well, from before its first sync to its end.
+With `[ingest] listen`, it also accepts events from Segment's libraries, from before the first sync until the end.
 
-The end takes and starts no more work, lets requests under way be answered for a few seconds, both ways, and gives the
-leases back. What is then unsettled goes again, under the same keys.
+On shutdown, it takes no new work, waits a few seconds for requests in progress in both directions, and releases the
+leases. Unsettled events are sent again later, under the same keys.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from audience_sync.store.workspace import Workspace
 from audience_sync.tracking_api.listener import open_server
 
 # --- systemd ----------------------------------------------------------------------------------------------------------
-# Messages to systemd: ready, alive, reloading, stopping. Without systemd nothing is sent.
+# Messages to systemd: ready, alive, reloading, stopping. Without systemd, nothing is sent.
 
 
 class Notifier:
@@ -53,7 +53,7 @@ class Notifier:
         self._watchdog.ready()
 
     def alive(self) -> None:
-        """Report that the main thread works, at every call: the library's `ping` follows a wall clock that may jump."""
+        """Report that the main thread is alive, at every call: the library's `ping` uses a wall clock that may jump."""
         self._watchdog.notify()
 
     def status(self, line: str) -> None:
@@ -81,7 +81,7 @@ class Notifier:
 
 
 # --- reload -----------------------------------------------------------------------------------------------------------
-# A changed configuration under a running daemon: read whole, compared with the one in force, and named in the log.
+# A configuration change in a running daemon: read completely, compared with the current one, and logged.
 #
 # What belongs to the process as a whole stays as it was until a restart: the membership database, the address and the
 # write keys for events, and the label of the destination's environment. Another `identity` is refused, because every
@@ -90,7 +90,7 @@ class Notifier:
 
 @dataclass(frozen=True, kw_only=True)
 class Reload:
-    """A configuration to go on with, and how it differs from the one before."""
+    """A new configuration, and its differences from the previous one."""
 
     settings: Settings
     key: SecretStr
@@ -98,28 +98,28 @@ class Reload:
     removed: tuple[str, ...]
     changed: tuple[str, ...]
     other: tuple[str, ...]  # settings outside of them that hold from now on
-    needs_restart: tuple[str, ...]  # settings that stay as they were
+    needs_restart: tuple[str, ...]  # settings that need a restart
 
 
 def read_again(old: Settings, key: SecretStr, environ: Mapping[str, str]) -> Reload:
-    """Read the configuration file again and compare it with the settings and the API key in force.
+    """Read the configuration file again and compare it with the current settings and API key.
 
     Raises:
-        ConfigError: it cannot be used; the old one stays in force.
+        ConfigError: it is invalid; the old one stays in effect.
     """
-    if not old.path.is_file():  # a pipe has been read to its end, and could be waited for for ever
-        raise ConfigError(f"{old.path} is not a file", hint="put the file back; a pipe can be read only at a start")
+    if not old.path.is_file():  # a pipe was read to its end, and waiting for it could take forever
+        raise ConfigError(f"{old.path} is not a file", hint="restore the file; a pipe can be read only at startup")
     new = load(old.path, environ)
     if old.audiences and not new.audiences:
         raise ConfigError(
-            f"{old.path} has no audiences and no computed traits any more",
-            hint="restart the daemon if that is what you want",
+            f"{old.path} no longer has any audiences or computed traits",
+            hint="if this is intended, restart the daemon",
         )
     new_key = resolve_api_key(new.section, environ)
     if new.identity != old.identity:
         raise ConfigError(
-            f"identity: this database knows people by {old.identity!r}, the file says {new.identity!r}",
-            hint=f'set identity = "{old.identity}", or give the new identity a new [database] url and restart',
+            f"identity: the membership database uses {old.identity!r}, but the configuration has {new.identity!r}",
+            hint=f'set identity = "{old.identity}"; for a new identity, set a new [database] url and restart',
         )
     kept = {"database": old.database, "ingest": old.ingest}
     settings = new.with_environment_label(old.destination.environment_label).model_copy(update=kept)
@@ -169,14 +169,14 @@ def run(
     stop: threading.Event,
     reload: threading.Event | None = None,
 ) -> None:
-    """Sync and deliver, and take events if the settings say so, until `stop` is set; `reload` asks for a reload.
+    """Sync and deliver, and accept events if configured, until `stop` is set; `reload` requests a reload.
 
-    While the destination refuses the key, it is tried again every `max_backoff`.
+    While the destination refuses the key, retry every `max_backoff`.
 
     Raises:
         BindingRefused: the key belongs to another environment.
         ConfigError: a write key, or a library, is missing.
-        AudienceSyncError: the address for events cannot be had, or a part of the daemon has crashed.
+        AudienceSyncError: the address for events is not available, or a part of the daemon has crashed.
     """
     tuning, troubles = workspace.tuning, Troubles(workspace.clock.monotonic)
     syncing = Syncing(workspace, settings, stop=stop, troubles=troubles)
@@ -217,7 +217,7 @@ def run(
 
 
 class _Reloader:
-    """Puts a changed configuration into force, in every part of the daemon."""
+    """Apply a changed configuration to every part of the daemon."""
 
     def __init__(
         self, syncing: Syncing, dispatcher: Dispatcher, notifier: Notifier, settings: Settings, key: SecretStr
@@ -225,25 +225,25 @@ class _Reloader:
         self._syncing = syncing
         self._dispatcher = dispatcher
         self._notifier = notifier
-        self.settings = settings  # in force
+        self.settings = settings  # current
         self._key = key
         self._is_delayed = False
 
     def reload(self) -> bool:
-        """Read the configuration again and put it into force, if it is valid; False when that must be tried again."""
+        """Read the configuration again and apply it if it is valid; return False if it must be retried."""
         self._notifier.reloading()
         try:
             found = read_again(self.settings, self._key, os.environ)
             self._syncing.reload(found.settings)
         except ConfigError as error:
             self._is_delayed = False
-            log.error("reload_refused", problems=str(error).splitlines(), hint=error.hint)
+            log.error("reload_failed", problems=str(error).splitlines(), hint=error.hint)
             return True
         except sa.exc.SQLAlchemyError as error:
             if not is_away(error):
                 raise
             if not self._is_delayed:
-                log.warning("reload_delayed", why=f"the membership database is away: {first_line(error)}")
+                log.warning("reload_delayed", why=f"the membership database is unavailable: {first_line(error)}")
             self._is_delayed = True
             return False
         finally:
@@ -256,7 +256,7 @@ class _Reloader:
 
     def _log(self, found: Reload) -> None:
         log.info(
-            "reloaded",
+            "configuration_reloaded",
             audiences=len(found.settings.audiences),
             added=found.added,
             removed=found.removed,
@@ -265,7 +265,7 @@ class _Reloader:
             next_sync_at=_iso(self._syncing.next_at()),
         )
         if found.needs_restart:
-            log.warning("restart_needed", settings=found.needs_restart)
+            log.warning("restart_required", settings=found.needs_restart)
 
 
 def _open_ingest(workspace: Workspace, settings: Settings, ending: ExitStack) -> Server | None:
@@ -274,19 +274,19 @@ def _open_ingest(workspace: Workspace, settings: Settings, ending: ExitStack) ->
         ending.callback(
             ingest.close, workspace.tuning.watch_seconds
         )  # when the start fails; at the end it is closed already
-        log.info("ingest_listening", address=str(ingest.address))
+        log.info("ingest_started", address=str(ingest.address))
     return ingest
 
 
 def _crash(ingest: Server | None) -> AudienceSyncError | None:
-    """Return why the daemon must end, if events are no longer taken although they should be."""
+    """Return why the daemon must end, if it should accept events but no longer does."""
     if ingest is None or ingest.is_alive():
         return None
-    return AudienceSyncError("taking events has crashed; `thread_crashed` in the log says where")
+    return AudienceSyncError("event ingestion has crashed; see `thread_crashed` in the log")
 
 
 def _end(workspace: Workspace, syncing: Syncing, dispatcher: Dispatcher, ingest: Server | None) -> bool:
-    """End all work in order, side by side; return whether nothing of it is left, which must not be waited for."""
+    """End all work in parallel and in order; return whether everything ended in time."""
     ends_at = workspace.clock.monotonic() + workspace.tuning.drain_seconds
     dispatcher.stop()
     if ingest is not None:
@@ -306,7 +306,7 @@ def _iso(moment: datetime | None) -> str | None:
 
 def _leave(failure: BaseException | None, destination: str) -> None:
     """End the process although a source or the destination has not answered; the next start knows that it died."""
-    log.info("work_left_behind", why=f"a source or {destination} does not answer; nothing is lost")
+    log.info("work_abandoned", why=f"a source or {destination} did not respond in time; nothing is lost")
     if failure is None:
         os._exit(0)
     if isinstance(failure, AudienceSyncError):
@@ -322,7 +322,7 @@ def _status(workspace: Workspace, settings: Settings, syncing: Syncing) -> str:
         with workspace.database.read() as connection:
             rows, _, dead = backlog.count(connection)
     except sa.exc.SQLAlchemyError as error:
-        return f"the membership database is away: {first_line(error)}"
+        return f"the membership database is unavailable: {first_line(error)}"
     at = syncing.next_at()
-    due = f"next sync {at:%H:%M} UTC" if at else "no audience to sync"
-    return f"{len(settings.audiences)} audiences, {due}, {rows} open, {dead} dead"
+    due = f"next sync {at:%H:%M} UTC" if at else "no sync scheduled"
+    return f"{settings.counts()}, {due}, {rows} open, {dead} dead"

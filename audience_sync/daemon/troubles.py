@@ -19,7 +19,7 @@ DATABASE: Final = ""
 
 @dataclass(frozen=True)
 class Trouble:
-    """The state of a subject such as `failed`, its reason, and since when it has this state (monotonic)."""
+    """The state of a subject, such as `failed`, its reason, and its start (monotonic)."""
 
     state: str
     reason: str | None
@@ -27,7 +27,7 @@ class Trouble:
 
 
 class Troubles:
-    """Remembers the trouble of each subject; safe to use from any thread."""
+    """Remember the trouble of each subject; thread-safe."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
@@ -35,7 +35,7 @@ class Troubles:
         self._known: dict[str, Trouble] = {}
 
     def is_news(self, subject: str, state: str, reason: str | None = None) -> bool:
-        """Note a trouble, and return whether it differs from what was known."""
+        """Record a trouble, and return whether it is new."""
         with self._lock:
             known = self._known.get(subject)
             if known is not None and (known.state, known.reason) == (state, reason):
@@ -45,17 +45,17 @@ class Troubles:
             return True
 
     def note_database_away(self, error: Exception) -> None:
-        """Log that the membership database does not answer, unless that is known."""
+        """Log that the membership database is unavailable, unless that is known."""
         if self.is_news(DATABASE, "away"):
-            log.error("database_away", error=first_line(error))
+            log.error("database_unavailable", error=first_line(error))
 
     def note_database_back(self) -> None:
-        """Log that the membership database answers again, if it did not."""
+        """Log that the membership database has recovered, if it was unavailable."""
         if (ended := self.end(DATABASE)) is not None:
-            log.info("database_back", after_seconds=round(ended[1]))
+            log.info("database_recovered", after_seconds=round(ended[1]))
 
     def end(self, subject: str) -> tuple[Trouble, float] | None:
-        """Note that nothing is wrong; return what was, if anything, and for how many seconds."""
+        """Record that there is no trouble; return the previous trouble and its duration in seconds, if any."""
         with self._lock:
             known = self._known.pop(subject, None)
         return None if known is None else (known, self._monotonic() - known.since)

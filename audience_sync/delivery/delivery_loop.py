@@ -1,4 +1,4 @@
-"""A delivery: take rows into batches and post them, until nothing waits or nothing more can be done."""
+"""Run a delivery: take rows into batches and post them until nothing is pending or no progress is possible."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ class KnownDestination:
     """Facts about the destination that a process keeps between deliveries, which may follow every second."""
 
     tls: ssl.SSLContext = field(default_factory=trusted_authorities)
-    environment: str | None = None  # of the key, once it was asked for
+    environment: str | None = None  # of the key, once it is known
     refused: set[int] = field(default_factory=set)  # audiences whose trait could not be declared, or need not be
 
 
 def bind(workspace: Workspace, settings: Settings, client: DestinationClient) -> str:
-    """Return the environment this database belongs to, bound at the first delivery.
+    """Return the environment of this database, which the first delivery sets.
 
     Raises:
-        BindingRefused: the key belongs to another environment, or the configuration names another identity.
+        BindingRefused: the key belongs to another environment, or the configuration has another identity.
         KeyRefused: the key is not accepted.
-        DestinationAway: the destination does not answer now.
+        DestinationAway: the destination does not respond.
         DestinationError: the address does not lead to the destination.
     """
     told = client.environment()
@@ -96,7 +96,10 @@ def declare_traits(
                 audiences.set_declared(connection, audience.id, workspace.clock.now_ms())
         else:
             refused.add(audience.id)
-            warn(f"trait {audience.key} could not be declared {trait_type}, it is still sent: {problem}")
+            warn(
+                f"could not declare the type of trait {audience.key} as {trait_type}; the trait is sent anyway:"
+                f" {problem}"
+            )
 
 
 def _type_of(row: AudienceRow, known: Audience | None) -> TraitType | None:
@@ -119,7 +122,7 @@ class DeliveryOptions:
     settings: Settings
     key: SecretStr
     forwarded: bool = True  # forwarded events too, not only changes
-    wait: timedelta | None = timedelta(seconds=60)  # give up after so long without progress; None: never
+    wait: timedelta | None = timedelta(seconds=60)  # give up after this time without progress; None: never
     at_once: bool = False  # begin with every try: a person has acted, so waits of earlier tries do not count
     stop: threading.Event = field(default_factory=threading.Event)
     known: KnownDestination = field(default_factory=KnownDestination)
@@ -130,18 +133,18 @@ class DeliveryOptions:
 
 @dataclass(frozen=True)
 class DeliveryReport:
-    """How a delivery ended."""
+    """The result of a delivery."""
 
     events: int  # accepted
-    open: int  # rows that wait, those of paused audiences included
+    open: int  # pending rows, including those of paused audiences
     paused: int
     dead: int
-    failure: DestinationError | MarkUnusable | None  # why it stopped before its time
+    failure: DestinationError | MarkUnusable | None  # why it stopped early
     destination: str  # display name
 
 
 def deliver(workspace: Workspace, delivery: DeliveryOptions) -> DeliveryReport:
-    """Deliver what waits in the outbox and of forwarded events; every failure leaves it there.
+    """Deliver pending changes and forwarded events; after a failure, they stay pending.
 
     Raises:
         BindingRefused: the database belongs to another environment.
@@ -232,7 +235,7 @@ class _Session:
         )
 
     def _end(self, group: WorkerGroup, workers: list[Worker]) -> None:
-        """Wait for answers under way, settle them, and give up the claims of everything else."""
+        """Wait for outstanding responses, settle them, and release all other claims."""
         group.stop.set()
         self._pool.wake()
         deadline = self._workspace.clock.monotonic() + self._tuning.answer_drain_seconds
@@ -244,7 +247,7 @@ class _Session:
         self.events = group.settler.events
 
     def _environment(self, api: DestinationClient) -> str:
-        """Ask whose key this is, once in a process, and again and again while the destination is away."""
+        """Look up the environment of the key once per process, and retry while the destination is unreachable."""
         known, tries = self._delivery.known, 0
         while known.environment is None:
             try:
@@ -259,7 +262,7 @@ class _Session:
         return known.environment
 
     def _watch(self, group: WorkerGroup, taker: Taker, api: DestinationClient) -> None:
-        """Keep the workers supplied until nothing is left, or something ends that."""
+        """Keep the workers supplied until nothing is left or the delivery ends."""
         clock, settler = self._workspace.clock, group.settler
         moves = 0
         while not (group.stop.is_set() or settler.is_over() or self._has_given_up() or self._delivery.stop.is_set()):
@@ -277,7 +280,7 @@ class _Session:
                     return
             except sa.exc.OperationalError as error:
                 if not self._database_was_away:
-                    self._delivery.warn(f"the membership database is away: {first_line(error)}")
+                    self._delivery.warn(f"the membership database is unavailable: {first_line(error)}")
                 self._database_was_away = True
                 self._delivery.stop.wait(self._tuning.read_retry_seconds)
                 continue
@@ -336,7 +339,7 @@ class _Session:
         return max(0, free) if is_free else 0
 
     def _is_done(self, group: WorkerGroup) -> bool:
-        """Return whether nothing waits, here or elsewhere, that may be sent."""
+        """Return whether nothing that can be sent is pending, here or elsewhere."""
         if not group.nothing_to_take or self._pool.load().events:
             return False
         if not group.settler.flush(self._tuning.worker_poll_seconds):
@@ -347,7 +350,7 @@ class _Session:
         return self._delivery.stop.wait(self._tuning.row_poll_seconds)
 
     def _notice_others(self) -> None:
-        """Take it for progress when another process sends what waits."""
+        """Count it as progress when another process sends pending rows."""
         now = self._workspace.clock.monotonic()
         if self._delivery.wait is None or now < self._counts_at:
             return

@@ -1,4 +1,4 @@
-"""Settling accepted batches, many in one commit: a thread of its own, so that no connection waits for the disk."""
+"""Settle accepted batches, many in one commit, in a separate thread, so that connections do not wait for the disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from audience_sync.store.workspace import Workspace
 
 
 class Settler:
-    """Takes accepted batches from the workers and commits them."""
+    """Commit the accepted batches of all workers."""
 
     def __init__(self, workspace: Workspace, *, destination: str, warn: Callable[[str], None]) -> None:
         self._workspace = workspace
@@ -46,7 +46,7 @@ class Settler:
 
     @property
     def unsettled(self) -> int:
-        """Return how many events are handed over and not committed."""
+        """Return the number of events handed over but not committed."""
         return self._unsettled
 
     def flush(self, timeout: float | None = None) -> bool:
@@ -80,7 +80,7 @@ class Settler:
         return len(self._waiting) >= self._tuning.batches_per_commit or self._closed
 
     def _run(self) -> None:
-        """Work; whatever ends it unexpectedly is handed to the thread that waits."""
+        """Run the thread; pass an unexpected exception to the thread that waits."""
         try:
             self._work()
         except BaseException as error:  # noqa: BLE001 - handed over, and raised there
@@ -133,7 +133,7 @@ class Settler:
         return lost
 
     def _reopen(self) -> bool:
-        """Have sent again what was posted without a claim; False if that failed."""
+        """Mark batches posted without a claim to be sent again; return False if that failed."""
         lost = self._lost
         if not lost:
             return True
@@ -155,7 +155,7 @@ class Settler:
     def _say_once(self, problem: str) -> None:
         if not self._warned:
             sentence = (
-                f"cannot record in the membership database what {self._destination} accepted; retrying: {problem}"
+                f"cannot record events accepted by {self._destination} in the membership database; retrying: {problem}"
             )
             self._warn(sentence)
             self._warned = True

@@ -1,4 +1,4 @@
-"""One worker: one connection, one batch under way at a time, and what each answer leads to."""
+"""A worker: one connection, one batch in progress at a time, and the handling of each response."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from audience_sync.store.workspace import Workspace
 
 @dataclass(kw_only=True)
 class WorkerGroup:
-    """The workers' common ground; `stop` ends them, `failure` and `crash` say why."""
+    """The shared state of workers; `stop` ends them, `failure` and `crash` are the reason."""
 
     workspace: Workspace
     destination: Destination
@@ -65,13 +65,13 @@ class WorkerGroup:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, error: DestinationError | MarkUnusable) -> None:
-        """Stop everything, keep everything."""
+        """Stop all work and keep everything pending."""
         with self._lock:
             self.failure = self.failure or error
         self.stop.set()
 
     def record_accepted(self) -> None:
-        """Note that the destination accepted a batch."""
+        """Record that the destination accepted a batch."""
         with self._lock:
             self.accepted += 1
             self.moves += 1
@@ -79,12 +79,12 @@ class WorkerGroup:
         self.limiter.accepted()
 
     def refuse(self, batch: Batch, reason: str) -> None:
-        """Make the one event of a batch dead; at the twentieth in a row, revive them all and stop.
+        """Mark the only event of a batch as dead; at the twentieth in a row, reopen all of them and stop.
 
-        Of forwarded events those of one profile count once: a single sender's mistakes do not stop everybody.
+        Forwarded events of one profile count once, so that the mistakes of one sender do not stop all deliveries.
 
         Raises:
-            LeaseLost: the claim is gone.
+            LeaseLost: the claim was lost.
         """
         (event,) = batch.events
         with self._lock, self.workspace.database.write() as connection:
@@ -105,7 +105,7 @@ class WorkerGroup:
         self.fail(
             DestinationError(
                 f"{self.destination.display_name} rejected {most} events in a row and accepted none: {reason}",
-                hint="nothing was lost: fix the cause, then run `audience-sync deliver`",
+                hint="nothing was lost; fix the cause, then run `audience-sync deliver`",
             )
         )
 
@@ -116,7 +116,7 @@ NO_ANSWER: Final = frozenset({0, 429, 503})  # statuses that say nothing of the 
 
 
 class Worker(threading.Thread):
-    """Posts the batches of a group until it is stopped."""
+    """Post the batches of a group until it is stopped."""
 
     def __init__(self, group: WorkerGroup, client: DestinationClient) -> None:
         super().__init__(name="deliverer", daemon=True)
@@ -125,7 +125,7 @@ class Worker(threading.Thread):
         self._client = client
 
     def run(self) -> None:
-        """Work; whatever ends it unexpectedly is handed to the thread that waits."""
+        """Run the thread; pass an unexpected exception to the thread that waits."""
         try:
             while not self._group.stop.is_set():
                 held = self._group.pool.next(self._tuning.batch_poll_seconds)
@@ -140,7 +140,7 @@ class Worker(threading.Thread):
             self._client.close()
 
     def _serve(self, held: Held) -> None:
-        """Post a batch if its turn has come, and settle the answer; it goes again where the database is away."""
+        """Post a batch when its time has come, and settle the response; retry if the database is unavailable."""
         try:
             if not self._may_post(held):
                 return
@@ -179,7 +179,7 @@ class Worker(threading.Thread):
             group.settler.reopen(batch)  # whatever the answer was: it may have overtaken somebody's newer events
 
     def _settle(self, held: Held, outcome: Outcome) -> None:
-        """Do what an outcome asks for."""
+        """Apply an outcome."""
         group, batch, destination = self._group, held.batch, self._group.destination
         match outcome:
             case BatchAccepted(status) | BatchApplied(status):
@@ -200,16 +200,15 @@ class Worker(threading.Thread):
                 group.fail(
                     KeyRefused(
                         f"{destination.display_name} refused the API key: {reason}",
-                        hint=f"nothing was lost: when {destination.name}.api_key is right again,"
-                        " `audience-sync deliver` goes on",
+                        hint=f"nothing was lost; correct {destination.name}.api_key, then run `audience-sync deliver`",
                     )
                 )
                 self._again(held, after=0.0)
             case WrongDestination(reason):
                 group.fail(
                     DestinationError(
-                        f"{destination.address_setting} does not lead to {destination.display_name}: {reason}",
-                        hint="nothing was lost: fix it, then run `audience-sync deliver`",
+                        f"{destination.address_setting} is not {destination.display_name}: {reason}",
+                        hint="nothing was lost; fix it, then run `audience-sync deliver`",
                     )
                 )
                 self._again(held, after=0.0)
@@ -217,7 +216,7 @@ class Worker(threading.Thread):
                 assert_never(outcome)
 
     def _later(self, held: Held, outcome: RetryLater) -> None:
-        """Wait, or cut a batch in two that fails while others pass."""
+        """Wait, or split a batch that fails while others succeed."""
         group, batch, clock = self._group, held.batch, self._group.workspace.clock
         if held.accepted_before is None:
             held.accepted_before = group.accepted
@@ -234,7 +233,7 @@ class Worker(threading.Thread):
             generations.advance(connection, clock.now_ms())
         group.pool.put_back(held, postponed, due=due)
         if group.accepted > held.accepted_before:
-            group.reachability.accepted()  # it is this batch, and not the destination
+            group.reachability.accepted()  # the batch is the cause, not the destination
         else:
             group.reachability.failed(outcome.reason, again_in=max(group.limiter.resumes_in(), group.pool.next_due()))
 
@@ -249,7 +248,7 @@ class Worker(threading.Thread):
         return self._group.nothing_to_take and self._group.pool.is_alone(held, with_parts=is_answered)
 
     def _rejected(self, held: Held, reason: str) -> None:
-        """Find the event that is refused; of one that carries several audiences, the audience."""
+        """Find the rejected event or, for an event with several audiences, the rejected audience."""
         batch = held.batch
         if batch.size > 1:
             self._cut(held, halves(batch.events))
@@ -304,7 +303,7 @@ class Worker(threading.Thread):
         return found
 
     def _cut(self, held: Held, parts: Sequence[Sequence[RenderedEvent]]) -> None:
-        """Put several batches in the place of one, in one commit."""
+        """Replace one batch by several, in one commit."""
         with self._group.workspace.database.write() as connection:
             made = self._put(connection, held, parts)
             generations.advance(connection, self._group.workspace.clock.now_ms())
@@ -322,7 +321,7 @@ class Worker(threading.Thread):
         )
 
     def _replace(self, held: Held, made: Sequence[batches.Batch]) -> None:
-        """Have parts posted in the place of a batch."""
+        """Post parts instead of a batch."""
         group = self._group
         group.pool.remove(held)
         backup_mark.require_kept(group.workspace.database)

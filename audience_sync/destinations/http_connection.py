@@ -26,14 +26,14 @@ from audience_sync.errors import ConfigError
 # --- trusted authorities ----------------------------------------------------------------------------------------------
 # Certificate authorities that TLS trusts, and the message for a server whose certificate fails.
 
-_CLOCK = "renew it on the server, or correct this machine's clock"
-_NAME = "certificate for another host; check the address"
+_CLOCK = "renew it on the server or correct this machine's clock"
+_NAME = "certificate is for another host; check the address"
 _SIGNER = (
     "certificate signed by an unknown authority;"
     " behind a TLS-inspecting proxy, set SSL_CERT_FILE to the proxy's CA bundle"
 )
 _CERTIFICATES: Final[Mapping[int, str]] = {  # by OpenSSL's X509_V_ERR_…
-    9: f"certificate not valid yet; {_CLOCK}",
+    9: f"certificate not yet valid; {_CLOCK}",
     10: f"certificate expired; {_CLOCK}",
     18: _SIGNER,
     19: _SIGNER,
@@ -56,8 +56,8 @@ def trusted_authorities() -> ssl.SSLContext:
         return _bundled_authorities() if name == "certifi" else _authorities()
     except OSError as error:  # ssl.SSLError is one, too
         raise ConfigError(
-            f"the certificates of {name}, {os.environ.get(name, 'a Python package')}, cannot be read: {error}",
-            hint=f"let {name} name a PEM file of certificates, or unset it",
+            f"cannot read the certificates from {name}={os.environ.get(name, 'a Python package')}: {error}",
+            hint=f"set {name} to a PEM file with certificates, or unset it",
         ) from None
 
 
@@ -79,7 +79,7 @@ def lasting_problem(error: BaseException) -> str | None:
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        usual = f"certificate not accepted ({cause.verify_message})"
+        usual = f"certificate verification failed ({cause.verify_message})"
         return _CERTIFICATES.get(cause.verify_code, usual)
     if cause is not None and cause.reason in _OTHER_PROTOCOLS:
         return "no common TLS version; check the port and the scheme"
@@ -180,7 +180,7 @@ class _FinalResponse(HTTPResponse):
             self.headers = self.msg = None  # type: ignore[assignment]  # `begin` returns at once if it has headers
             super().begin()
         if self.fp.raw.has_ended:  # type: ignore[attr-defined]  # it is a `_TimedReader`
-            raise HTTPException("the response ends within its headers")
+            raise HTTPException("the response ends before its headers are complete")
         if self.headers.defects:
             raise HTTPException("malformed header line in the response")
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from audience_sync.destinations.open_changes import OpenChange
 from audience_sync.destinations.rendered_events import ForwardedEvent, RenderedEvent
 
-NOT_MAPPED = "no enabled mapping makes an event of it"
+NOT_MAPPED = "no enabled mapping makes an event from it"
 
 
 class RejectedChange(NamedTuple):

@@ -122,8 +122,14 @@ def existing_file(url: URL) -> Path:
         SourceError: there is no such file, or the URL names none.
     """
     if url.database in {None, "", ":memory:"}:
-        raise SourceError("The url of the source names no file.", hint="write dialect:////absolute/path")
+        raise SourceError(
+            "The url of the source has no file name.",
+            hint="for an absolute path, write four slashes, as in sqlite:////srv/shop.db",
+        )
     path = Path(str(url.database).removeprefix("file:")).absolute()
     if not path.is_file():
-        raise SourceError(f"The source file {path} does not exist.", hint="check the url of the source")
+        raise SourceError(
+            f"The source file {path} does not exist.",
+            hint="check the url of the source",
+        )
     return path

@@ -89,7 +89,11 @@ def _connected_soon(source: Source, place: str, limit: timedelta) -> Session:
     finally:
         is_left = found.cancel()
     if is_left:
-        raise _stopped() if in_time else explained(f"Cannot connect to {place}", TimeoutError("no answer"), source)
+        raise (
+            _stopped()
+            if in_time
+            else explained(f"Cannot connect to {place}", TimeoutError("no answer"), source, hint=_connect_hint(source))
+        )
     return found.result()
 
 
@@ -109,5 +113,12 @@ def _connected(source: Source, place: str, limit: timedelta) -> Session:
         driver = source.url.get_secret_value().drivername if source.url else engine_name(source)
         raise not_installed(source, driver) from None
     except unreachable as error:
-        hint = "check the url of the source" if source.url else "check the path and the memory_limit of the source"
-        raise explained(f"Cannot connect to {place}", error, source, hint=hint) from None
+        raise explained(f"Cannot connect to {place}", error, source, hint=_connect_hint(source)) from None
+
+
+def _connect_hint(source: Source) -> str:
+    if source.url is None:
+        return "check the path and memory_limit of the source"
+    if source.url.get_secret_value().host is None:
+        return "check the url of the source"
+    return "check the url of the source, and that the server is running and accepts connections from this machine"

@@ -122,19 +122,19 @@ def _look_at(path: str, separator: str | None, _: Fingerprint) -> CsvFile:
     )
     names = tuple(name.strip() for name in next(csv.reader([record], delimiter=chosen, skipinitialspace=True)))
     if not any(names):
-        raise SourceError(f"The file {path} is empty.", hint="its first line must name the columns")
+        raise SourceError(f"The file {path} is empty.", hint="add a first line with the column names")
     if len(names) == 1 and (likely := _counted(record).most_common(1)[0])[1]:
         raise SourceError(
-            f"The file {path} has a single column {names[0]!r}: its first line has {likely[0]!r}, but not the separator"
-            f" {chosen!r}.",
-            hint=f"set separator = {json.dumps(likely[0])} of the source, or put the name in quotation marks",
+            f"The file {path} has a single column {names[0]!r}: its first line contains {likely[0]!r}, but"
+            f" not the separator {chosen!r}.",
+            hint=f"set separator = {json.dumps(likely[0])} for the source, or put the column name in quotes",
         )
     twice = [name for name, times in Counter(folded(name) for name in names if name).items() if times > 1]
     if twice:
         named = [name for name in names if folded(name) == twice[0]]
         raise SourceError(
             f"The file {path} has more than one column {' and '.join(dict.fromkeys(map(repr, named)))}.",
-            hint="give every column in the first line a different name",
+            hint="give each column in the first line a unique name",
         )
     lines = _lines(path)
     is_open = lines.has_long_values and _ends_in_value(path, chosen)
@@ -151,9 +151,9 @@ def _first_record(path: str) -> str:
             if record.count('"') % 2 == 0 or len(record) > _LONGEST_HEADER:
                 break
     if not record.strip():
-        raise SourceError(f"The file {path} is empty.", hint="its first line must name the columns")
+        raise SourceError(f"The file {path} is empty.", hint="add a first line with the column names")
     if "\0" in record or (not record.isascii() and re.search("[\ud800-\udfff]", record)):
-        raise SourceError(f"The file {path}, line 1: it is not UTF-8.", hint="save it as UTF-8")
+        raise SourceError(f"The file {path}, line 1: not valid UTF-8.", hint="save it as UTF-8")
     return record
 
 
@@ -162,8 +162,8 @@ def _separator(path: str, record: str) -> str:
     (first, times), (second, as_often) = _counted(record).most_common(2)
     if times and times == as_often:
         raise SourceError(
-            f"The file {path} may be separated by {first!r} or {second!r}: its first line has the same number of both.",
-            hint='set `separator`, as in separator = ";", of the source',
+            f"The separator of the file {path} is ambiguous: its first line has as many {first!r} as {second!r}.",
+            hint='set `separator` for the source, as in separator = ";"',
         )
     return first if times else SEPARATORS[0]
 

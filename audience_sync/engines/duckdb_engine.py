@@ -20,7 +20,7 @@ from audience_sync.core.parameters import Statement, bind_now
 from audience_sync.engines.base import PAGE, Column, Engine, Page, everything, existing_file, url_of
 from audience_sync.engines.duckdb_dialect import DuckdbDialect
 
-MORE_MEMORY = "make the query cheaper or raise memory_limit"
+MORE_MEMORY = "make the query cheaper, or raise memory_limit"
 _DIALECT = DuckdbDialect()
 _QUOTED = re.compile(r'"[^"]*"|\'[^\']*\'')  # names within a type
 _MOST_CHECKED = 60  # columns: bits of a BIGINT
@@ -170,8 +170,8 @@ def _readable(row: tuple[Any, ...], checked: Sequence[int]) -> tuple[Any, ...]:
 
 def _unreadable(value: object) -> Unreadable:
     if isinstance(value, date):  # the driver's word for an infinite one
-        return unreadable("infinity" if value.year > 1 else "-infinity", "an infinite time: cast it to text")
-    return unreadable(str(value), "a time or interval that Python cannot represent: cast it to text")
+        return unreadable("infinity" if value.year > 1 else "-infinity", "an infinite time; cast it to text")
+    return unreadable(str(value), "a time or interval that Python cannot represent; cast it to text")
 
 
 def _name(name: str) -> str:

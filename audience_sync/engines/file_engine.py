@@ -130,8 +130,8 @@ class FileSession(DuckdbSession):
         for path, before in self._known.items():
             if fingerprint(path) != before:
                 raise SourceError(
-                    f"The file {path} was changed while it was read.",
-                    hint="write the file under another name first, and rename it when it is complete",
+                    f"The file {path} changed while it was being read.",
+                    hint="write files under a temporary name and rename them when they are complete",
                 )
 
 
@@ -141,8 +141,8 @@ def _require_types(source: Source, columns: set[str]) -> None:
     for name in source.types:
         if folded(name) not in there:
             raise SourceError(
-                f"No file of [sources.{source.name}] has the column {name!r}, which `types` names.",
-                hint=f"their columns are {', '.join(sorted(columns))}",
+                f"`types` names the column {name!r}, but no file of [sources.{source.name}] has it.",
+                hint=f"the files have the columns {', '.join(sorted(columns))}",
             )
 
 
@@ -175,15 +175,17 @@ def _find(path: str) -> list[str]:
     """Return the files that a path or glob names, in order."""
     if "://" in path:
         raise SourceError(
-            f"The path {path} is not on this machine; only local files can be read.",
-            hint='copy the files here, or set url = "duckdb://" and read them in the SQL of each audience',
+            f"The path {path} is not local; only local files can be read.",
+            hint='copy the files to this machine, or set url = "duckdb://" and read them in the SQL of each audience',
         )
     if Path(path).is_dir():
-        raise SourceError(f"The path {path} is a folder.", hint=f"name its files, as in {Path(path) / '*'}")
+        raise SourceError(
+            f"The path {path} is a folder.", hint=f"use a pattern for the files in it, such as {Path(path) / '*'}"
+        )
     fitting = glob.glob(path, recursive=True)  # noqa: PTH207 - the path is absolute
     found = [path] if Path(path).is_file() else sorted(filter(os.path.isfile, fitting))
     if not found:
-        raise SourceError(f"There is no file {path}.", hint="check the path of the source")
+        raise SourceError(f"File not found: {path}.", hint="check the path of the source")
     return found
 
 

@@ -87,21 +87,21 @@ def _told(where: str, found: Doubted, source: Source) -> SourceError:
     settings = f"[sources.{source.name}]"
     match found.doubt:
         case Doubt.ORDER:
-            what = "is a date in which the day or the month may come first"
+            what = "is an ambiguous date: day or month may come first"
             hint = f'set date_order = "dmy" or date_order = "mdy" in {settings}'
         case Doubt.DATE:
             first = _FIRST[source.date_order] if source.date_order else "day"
-            what = f"is not a date that begins with the {first}"
-            hint = f"correct the file, or date_order in {settings}"
+            what = f"is not a date with the {first} first"
+            hint = f"correct the file, or change date_order in {settings}"
         case Doubt.TIME:
-            what = "is not a time: it must be ISO 8601, a date, or a unix time"
+            what = "is not a time: it must be ISO 8601, a date or a Unix time"
             hint = "correct the file, or convert the column in the SQL instead of in `types`"
         case Doubt.NUMBER:
-            what = "is not a JSON number, such as 12.5"
+            what = "is not a JSON number such as 12.5"
             hint = "correct the file, or convert the column in the SQL instead of in `types`"
         case Doubt.DIGITS:
-            what = "has too many digits for an exact number"
-            hint = "leave the column as text"
+            what = "has too many digits to be an exact number"
+            hint = "keep the column as text"
     return SourceError(f'{where}"{text}" {what}.', hint=hint)
 
 
@@ -121,6 +121,6 @@ def _declare(message: str, source: Source, texts: Collection[str]) -> str:
     name = [*within, *before[-1:], *(name for _, name in words), "COLUMN"][0]
     kind = ColumnType.TIME if _OF_TIMES.search(message.partition("\n")[0] + line[start:end]) else ColumnType.NUMBER
     return (
-        f'columns of CSV and JSON files are text: set types = {{ {name} = "{kind}" }} in [sources.{source.name}], '
-        f"or write parse_{kind}({name}) in the SQL"
+        f'columns of CSV and JSON files are text; set types = {{ {name} = "{kind}" }} in'
+        f" [sources.{source.name}], or use parse_{kind}({name}) in the SQL"
     )

@@ -16,17 +16,18 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from audience_sync.core.text import counted
 from audience_sync.engines.csv_views import LONGEST_LINE, CsvFile
 from audience_sync.engines.file_access import BYTE_ORDER_MARK, UNPACKING, open_bytes
 from audience_sync.errors import SourceError
 
 _LARGEST_WHOLE: Final = 64 << 20  # bytes of a JSON file that is looked into as a whole
 _NO_BLANK: Final = re.compile(r"\S")
-_NOT_UTF_8: Final = "it is not UTF-8"
-_HALF_CHARACTER: Final = "it has half a character: a lone surrogate such as \\ud83d"
-_NOT_WHOLE: Final = "it is not valid gzip from here on"
+_NOT_UTF_8: Final = "not valid UTF-8"
+_HALF_CHARACTER: Final = "it contains a lone surrogate such as \\ud83d, which is half of a character"
+_NOT_WHOLE: Final = "invalid gzip data from here on"
 _OPEN_QUOTE: Final = "a quoted value is never closed"
-_AFTER_QUOTE: Final = "text follows the closing quotation mark of a value"
+_AFTER_QUOTE: Final = "there is text after the closing quotation mark of a value"
 
 
 class Fault(NamedTuple):
@@ -63,8 +64,13 @@ def fault_in_csv(file: CsvFile) -> Fault | None:
     try:
         for line, record in _csv_rows(file):
             if len(record) < width or any(record[width:]):  # separators at the end are taken
-                fields = "1 field" if len(record) == 1 else f"{len(record)} fields"
-                return Fault(line, f"the row has {fields} separated by {file.separator!r}, and the first line {width}")
+                return Fault(
+                    line,
+                    (
+                        f"the row has {counted(len(record), 'field')} separated by {file.separator!r}, but"
+                        f" the first line has {width}"
+                    ),
+                )
             text = "".join(record)
             if not _is_unicode(text):
                 return Fault(line, _NOT_UTF_8)
@@ -163,7 +169,7 @@ def _json_rows(path: str, *, keys_once: bool = False) -> Iterator[tuple[int | No
                     row = orjson.loads(text)
                 except orjson.JSONDecodeError as error:
                     if number > 1:
-                        what = _NOT_UTF_8 if "UTF-8" in str(error) else f"it is not JSON: {error.msg}"
+                        what = _NOT_UTF_8 if "UTF-8" in str(error) else f"not valid JSON: {error.msg}"
                         raise _Unreadable(number, what) from None
                     yield from _of_whole_file(path, json.JSONDecoder(object_pairs_hook=_Pairs if keys_once else None))
                     return
@@ -195,7 +201,7 @@ def _of_whole_file(path: str, decoder: json.JSONDecoder) -> Iterator[tuple[int |
     except UnicodeDecodeError as error:
         raise _Unreadable(content.count(b"\n", 0, error.start) + 1, _NOT_UTF_8) from None
     except json.JSONDecodeError as error:
-        raise _Unreadable(error.lineno, f"it is not JSON: {error.msg}") from None
+        raise _Unreadable(error.lineno, f"not valid JSON: {error.msg}") from None
     except RecursionError:
         raise _Unreadable(None, "an object is nested too deeply") from None
 
@@ -208,9 +214,9 @@ def _after_blanks(text: str, start: int) -> int:
 
 def _object(row: object, line: int | None) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise _Unreadable(line, "it is not a JSON object")
+        raise _Unreadable(line, "not a JSON object")
     if isinstance(row, _Pairs) and row.twice is not None:
-        raise _Unreadable(line, f"the key {row.twice!r} occurs twice in one object")
+        raise _Unreadable(line, f"an object has the key {row.twice!r} twice")
     return row
 
 

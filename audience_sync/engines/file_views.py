@@ -111,16 +111,16 @@ def _parquet(connection: DuckDBPyConnection, paths: Sequence[str]) -> DuckDBPyRe
         if twice:
             raise SourceError(
                 f"The file {path} has more than one column {twice[0].decode()!r}.",
-                hint="give each column a different name",
+                hint="give each column a unique name",
             )
         for column, kind in columns:
             kinds.setdefault(column, set()).add(kind)
     for column, found in kinds.items():
         if len(found) > 1 and not holds_all(found):
             raise SourceError(
-                f"The files of {paths[0]} and others have the column {column.decode()!r} with the types"
-                f" {', '.join(sorted(found))}, and no type holds all of these numbers exactly.",
-                hint="write the column with the same type to each file",
+                f"{paths[0]} and other files have the column {column.decode()!r} with the types"
+                f" {', '.join(sorted(found))}, which have no common exact type.",
+                hint="use the same type for the column in every file",
             )
     return connection.read_parquet(names, union_by_name=len(names) > 1)
 

@@ -66,7 +66,9 @@ def read_json(connection: DuckDBPyConnection, paths: Sequence[str], go_on: Calla
                 alike[folded(key)].append(key)
     columns = {min(keys): keys for keys in alike.values()}
     if not columns:
-        raise SourceError(f"There are no rows in the file {paths[0]}.", hint="the keys of its rows are the columns")
+        raise SourceError(
+            f"The file {paths[0]} has no rows.", hint="columns come from the keys of its rows, so add at least one row"
+        )
     groups = groupby(sorted(paths, key=formats.__getitem__), key=formats.__getitem__)
     first, *others = (_rows(connection, list(group), columns, form) for form, group in groups)
     for rows in others:

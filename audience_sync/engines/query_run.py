@@ -49,7 +49,7 @@ def open_rows(source: Source, query: str | Statement, *, as_of: datetime) -> Ite
 
         def pages() -> Iterator[Page]:
             while True:
-                with reach("failed while its rows were read"):
+                with reach("failed while reading rows"):
                     page = session.fetch()
                 if not page:
                     return
@@ -58,7 +58,7 @@ def open_rows(source: Source, query: str | Statement, *, as_of: datetime) -> Ite
         def sums() -> Sums | None:
             if not isinstance(session, Summing):
                 return None
-            with reach("failed while counting its rows"):
+            with reach("failed while computing sums"):
                 return session.sums(statement)
 
         yield Rows(names, pages, sums)
@@ -119,4 +119,4 @@ def _statement(session: Session, query: str | Statement, as_of: datetime) -> Sta
 def _require_columns(found: Sized) -> None:
     """Refuse a statement that returns nothing."""
     if not found:
-        raise SourceError("The SQL is not a query: it returns no columns.", hint="write a SELECT")
+        raise SourceError("The SQL is not a query: it does not return any columns.", hint="write a SELECT")

@@ -78,7 +78,8 @@ def dialect_of(source: Source) -> Dialect:
     if dialect is None:
         able = ", ".join(name for name, entry in ENGINES.items() if entry.module and name not in {FILES, TEXT_FILES})
         raise ConfigError(
-            f"a query cannot run in {engine_name(source)} yet, only in {able}", hint="write the audience as `sql`"
+            f"queries are not supported for {engine_name(source)} yet, only for {able}",
+            hint="write the audience as `sql`",
         )
     return dialect
 

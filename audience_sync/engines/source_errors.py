@@ -28,7 +28,8 @@ def place_of(source: Source) -> str:
     if url.get_backend_name() in {"sqlite", "duckdb"}:
         return f"the {url.get_backend_name()} source {url.database or 'in memory'}"
     where = url.host or url.normalized_query.get("host", ("localhost",))[0]
-    return f"the {url.get_backend_name()} source {url.database or ''}@{where}".replace(" @", " ")
+    database = f"{url.database} on " if url.database else ""
+    return f"the {url.get_backend_name()} source {database}{where}"
 
 
 def explained(
@@ -65,7 +66,7 @@ def overdue(place: str, limit: timedelta) -> SourceError:
     """Say that a query was stopped."""
     return SourceError(
         f"The query on {place} did not finish within {spell(limit)}.",
-        hint="make the query cheaper or raise statement_timeout",
+        hint="make the query cheaper, or raise statement_timeout",
     )
 
 

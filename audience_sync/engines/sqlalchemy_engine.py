@@ -160,7 +160,7 @@ class SqlalchemySession:
 
     def remedy(self, error: Exception) -> str | None:
         """Return what to do about a value that the driver cannot represent; it does not say whose it is."""
-        return "cast columns with unusual values to text in the SQL" if isinstance(error, _UNREADABLE) else None
+        return "in the SQL, cast columns with unusual values to text" if isinstance(error, _UNREADABLE) else None
 
     def position(self, error: Exception) -> None:
         """Return None: the driver does not say where."""

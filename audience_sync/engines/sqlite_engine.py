@@ -24,6 +24,10 @@ from audience_sync.errors import SourceError
 _DIALECT = SqliteDialect()
 _DECLARED = "SELECT name, type FROM pragma_table_xinfo(:name, :schema) WHERE hidden <> 1"  # 1: not in SELECT *
 _Outline: TypeAlias = tuple[int, tuple[object, ...], tuple[object, ...]]  # length, first and last row of a page
+_UNKNOWN_NAME_HINT = (
+    "correct the SQL of the audience, or the tables and columns of the source in the configuration, then run"
+    " `audience-sync check`"
+)
 _CACHE_KIB = 8192  # pages are read once: a large cache would only hold memory
 
 
@@ -134,9 +138,9 @@ class SqliteSession:
         del error
         return False
 
-    def remedy(self, error: Exception) -> None:
-        """Return None: the database's own words say enough."""
-        del error
+    def remedy(self, error: Exception) -> str | None:
+        """Return what to do about a name that the database does not have; its own words say enough of the rest."""
+        return _UNKNOWN_NAME_HINT if str(error).startswith(("no such table", "no such column")) else None
 
     def position(self, error: Exception) -> None:
         """Return None: the driver does not say where."""
@@ -164,8 +168,14 @@ class SqliteSession:
             page = self._cursor.fetchmany(PAGE)
             if not page or _outline(page) != outline:
                 raise SourceError(
-                    "The source has text that is not UTF-8, and the query returned other rows when it was run again.",
-                    hint="use :now instead of the database's clock, no random(), or repair the text",
+                    (
+                        "The source has text that is not valid UTF-8, and the query returned different rows"
+                        " when it was repeated."
+                    ),
+                    hint=(
+                        "repair the text, or make the query repeatable: use :now instead of the database's"
+                        " clock, and no random()"
+                    ),
                 )
 
 
@@ -177,7 +187,7 @@ class _Regexp:
     """
 
     def __init__(self) -> None:
-        self.complaint = "text that is not UTF-8 cannot be searched: write CAST(… AS BLOB) REGEXP"
+        self.complaint = "cannot search text that is not valid UTF-8; use CAST(… AS BLOB) REGEXP"
 
     def __call__(self, pattern: object, text: object) -> bool | None:
         if pattern is None or text is None:

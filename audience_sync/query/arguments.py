@@ -70,19 +70,19 @@ def to_scalar(given: Given, demand: str, *, lists: bool = False) -> Scalar:
     """
     value = given.value
     if isinstance(value, Stream):
-        raise refusal(given.at, f"{demand}, and event() is a stream of events: reduce it, as in `.count()`")
+        raise refusal(given.at, f"{demand}, but event() is a stream of events; reduce it first, as in `.count()`")
     if isinstance(value, CONDITIONS):
-        raise refusal(given.at, f"{demand}, and this is a condition")
+        raise refusal(given.at, f"{demand}, but this is a condition")
     if not isinstance(value, Literal | Trait | Property | Context | Reduction):
         raise _no_expression(given, demand)
     if kind_of(value) is Kind.LIST and not lists:
-        raise refusal(given.at, f"{demand}, and unique() is a list: count it, as in `.count()`")
+        raise refusal(given.at, f"{demand}, but unique() is a list; count it, as in `.count()`")
     return value
 
 
 def _no_expression(given: Given, demand: str) -> QueryError:
     if isinstance(given.value, tuple):
-        what = "these are several"
+        what = "this is more than one"
     else:
         what = "this is a length of time" if isinstance(given.value, Span) else "this is the start of a period"
     return refusal(given.at, f"{demand}, and {what}")
@@ -91,20 +91,20 @@ def _no_expression(given: Given, demand: str) -> QueryError:
 def _name_and_remedy(built: Built) -> str:  # noqa: PLR0911 - one return for each kind of value reads best
     match built:
         case Stream():
-            return "event() is a stream of events: count it, as in `.count() >= 1`"
+            return "event() is a stream of events; count it, as in `.count() >= 1`"
         case Reduction(function=Function.UNIQUE):
-            return "unique() is a list: count it, as in `.count() >= 1`"
+            return "unique() is a list; count it, as in `.count() >= 1`"
         case Reduction(function=Function.UNIQUE_COUNT):
-            return "count() is a number: compare it, as in `>= 1`"
+            return "count() is a number; compare it, as in `>= 1`"
         case Reduction(function=function) if kind_of(built) is Kind.NUMBER:
-            return f"{function}() is a number: compare it, as in `>= 1`"
+            return f"{function}() is a number; compare it, as in `>= 1`"
         case Reduction(function=function) if kind_of(built) is Kind.TEXT:
-            return f"{function}() is a text: compare it, as in `= 'basic'`"
+            return f"{function}() is text; compare it, as in `= 'basic'`"
         case Literal():
-            return "this is a literal: compare something with it, as in `trait('plan') = 'basic'`"
+            return "this is a literal; compare a value with it, as in `trait('plan') = 'basic'`"
         case _:
             name = built.function if isinstance(built, Reduction) else type(built).__name__.lower()
-            return f"{name}() is a value: compare it, as in `= 'basic'`, or ask for it, as in `.exists()`"
+            return f"{name}() is a value; compare it, as in `= 'basic'`, or test for it, as in `.exists()`"
 
 
 _EQUALITY = (Operator.EQUALS, Operator.DIFFERS)
@@ -141,7 +141,7 @@ def compared(left: Given, operator: Operator, right: Given, demand: str) -> Comp
     """
     comparison = Comparison(to_scalar(left, demand), operator, to_scalar(right, demand))
     if isinstance(comparison.left, Literal) and isinstance(comparison.right, Literal):
-        raise refusal(left.at, "two literals are compared, which is the same for everybody: one side must be a value")
+        raise refusal(left.at, "a comparison of two literals is the same for every user; one side must be a value")
     for one, other, at in (
         (comparison.left, comparison.right, right.at),
         (comparison.right, comparison.left, left.at),
@@ -153,16 +153,16 @@ def compared(left: Given, operator: Operator, right: Given, demand: str) -> Comp
 
 def _check_pair(scalar: Scalar, operator: Operator, other: Literal, at: int) -> None:
     if isinstance(other.value, bool) and operator not in _EQUALITY:
-        raise refusal(at, f"`{operator}` needs an order, and true and false have none: use `=` or `!=`")
+        raise refusal(at, f"`{operator}` does not work with true and false; use `=` or `!=`")
     if kind_of(scalar) is not Kind.NUMBER:
         return
     match other.value:
         case bool():
-            raise refusal(at, "a number is never true or false: compare it with a number, as in `>= 1`")
+            raise refusal(at, "a number cannot be compared with true or false; compare it with a number, as in `>= 1`")
         case str(value) if number_of_text(value) is None:
-            raise refusal(at, f"a number is compared with the text {shown(quoted(value))}, which is not written as one")
+            raise refusal(at, f"a number cannot be compared with the text {shown(quoted(value))}")
         case date():
-            raise refusal(at, "a number is compared with a date: compare it with a number, as in `>= 1`")
+            raise refusal(at, "a number cannot be compared with a date; compare it with a number, as in `>= 1`")
         case _:
             pass
 
@@ -177,7 +177,7 @@ def _one_of(scalar: Scalar, call: Call, given: Sequence[Given]) -> OneOf:
 
 def _refuse_numbers(scalar: Scalar, before: Call, call: Call, looked_at: str) -> None:
     if kind_of(scalar) is Kind.NUMBER:
-        raise refusal(call.at, f"`{call.name}` looks at {looked_at}, and `{before.name}` gives a number")
+        raise refusal(call.at, f"`{call.name}` tests {looked_at}, but `{before.name}` returns a number")
 
 
 def _about_time(scalar: Scalar, call: Call, given: Given) -> Condition:
@@ -240,12 +240,14 @@ def check_shape(call: Call, given: Sequence[Given]) -> None:
         QueryError: it has one.
     """
     if call.braces and call.name not in ("where", "sources"):
-        raise refusal(call.at, f"`{call.name}` has no braces: only `where` and `sources` may have them")
+        raise refusal(call.at, f"`{call.name}` does not take braces; only `where` and `sources` do")
     for place, one in enumerate(given):
         if one.label is not None and one.label != (_LABELS.get(call.name) if place == 0 else None):
             raise refusal(one.at, _wrong_label(call, one.label, place))
         if one.form is not None and (call.name not in _FORMS or place):
-            raise refusal(one.at, f"`as` belongs to the property of `min`, `max` and `mode`, not to `{call.name}`")
+            raise refusal(
+                one.at, f"`as` is only allowed after the property of `min`, `max` and `mode`, not of `{call.name}`"
+            )
 
 
 def no_argument(call: Call, given: Sequence[Given]) -> None:
@@ -332,7 +334,7 @@ def duration(call: Call, given: Given, least: int = 1) -> Duration:
         case Span(length):
             raise refusal(given.at, f"`{call.name}` needs at least 1 {length.unit.value}")
         case Literal(int()):
-            raise refusal(given.at, f"the unit is missing: `{call.name}` takes {_duration_example(call)}")
+            raise refusal(given.at, f"the unit is missing; `{call.name}` takes {_duration_example(call)}")
         case _:
             raise wrong_argument(call, given.at)
 
@@ -357,8 +359,8 @@ def _wrong_label(call: Call, label: str, place: int) -> str:
     if known is None:
         return f"`{call.name}` has no {shown(label + ':')}"
     if place and label == known:
-        return f"`{known}:` stands before the first argument of `{call.name}`"
-    advice = did_you_mean(label + ":", [known + ":"]) or f"it knows only `{known}:`"
+        return f"put `{known}:` before the first argument of `{call.name}`"
+    advice = did_you_mean(label + ":", [known + ":"]) or f"only `{known}:` is allowed"
     return f"`{call.name}` has no {shown(label + ':')}; {advice}"
 
 

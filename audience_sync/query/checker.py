@@ -99,7 +99,7 @@ def audience(written: Written) -> Condition:
         QueryError: it is something else, or something in it is wrong.
     """
     _check_length(written)
-    return to_condition(_given(written, 0), "an audience is a condition")
+    return to_condition(_given(written, 0), "an audience needs a condition")
 
 
 def computed_trait(written: Written) -> Scalar:
@@ -111,8 +111,8 @@ def computed_trait(written: Written) -> Scalar:
     _check_length(written)
     given = _given(written, 0)
     if isinstance(given.value, CONDITIONS):
-        raise refusal(given.at, "a computed trait needs a value, but this is a condition: make it an audience")
-    return to_scalar(given, "a computed trait is a value", lists=True)
+        raise refusal(given.at, "a computed trait needs a value, but this is a condition; define it as an audience")
+    return to_scalar(given, "a computed trait needs a value", lists=True)
 
 
 def _check_length(written: Written) -> None:
@@ -124,8 +124,8 @@ def _check_length(written: Written) -> None:
     if len(comparisons) > MAX_COMPARISONS:
         raise refusal(
             comparisons[MAX_COMPARISONS],
-            f"a query may have at most {MAX_COMPARISONS} comparisons, those inside `where` included, "
-            f"and this one has {len(comparisons)}",
+            f"a query can have at most {MAX_COMPARISONS} comparisons, including those inside `where`; this"
+            f" one has {len(comparisons)}",
         )
 
 
@@ -141,7 +141,7 @@ def _build(written: Written, depth: int) -> Built:
             return _joined(word, [to_condition(_given(one, depth), f"`{word}` joins conditions") for one in operands])
         case Compared(left, operator, right):
             return compared(
-                _given(left, depth), operator, _given(right, depth), f"`{operator}` has a value on both sides"
+                _given(left, depth), operator, _given(right, depth), f"`{operator}` must have a value on both sides"
             )
         case Chain(calls):
             built = _extracted(calls[0], depth)
@@ -180,13 +180,13 @@ def _check_around(call: Call, depth: int, *, of_parent: bool) -> None:
     if not depth:
         raise refusal(
             call.at,
-            f"`{call.name}` belongs to an event: it stands inside `where`, as in "
-            f"event('Order Completed').where({call.name}('name') = 'value'), or in a function such as `sum`",
+            f"`{call.name}` reads from an event: use it inside `where`, as in event('Order"
+            f" Completed').where({call.name}('name') = 'value'), or in a function such as `sum`",
         )
     if of_parent and depth < 2:
         raise refusal(
             call.arguments[0].at,
-            "`parent:` has no event around it here: it stands in the `where` of an event inside another `where`",
+            "`parent:` has no parent event here; use it in the `where` of an event inside another `where`",
         )
 
 
@@ -262,7 +262,8 @@ def _filter(call: Call, given: Sequence[Given], depth: int) -> Filter:
         case _:
             if depth:
                 raise refusal(
-                    call.at, "`expires_after` cannot stand inside `where`: sessions are those of the outermost events"
+                    call.at,
+                    "`expires_after` is not allowed inside `where`: sessions are formed from the outermost events",
                 )
             only = one_argument(call, given)
             return ExpiresAfter(_fixed(duration(call, only), only, "in `expires_after`"))
@@ -283,13 +284,13 @@ def _checked(length: Duration, given: Given, depth: int) -> Duration:
     if given.label is None:
         return length
     if not depth:
-        raise refusal(given.at, "`parent:` has no event around it here: it stands in the `where` of another event")
+        raise refusal(given.at, "`parent:` has no parent event here; use it in the `where` of another event")
     return _fixed(length, given, "behind `parent:`")
 
 
 def _fixed(length: Duration, given: Given, place: str) -> Duration:
     if length.unit is TimeUnit.MONTH:
-        raise refusal(given.at, f"months have no fixed length {place}; write days, as in `30 days`")
+        raise refusal(given.at, f"months have no fixed length {place}; use days, as in `30 days`")
     return length
 
 
@@ -325,7 +326,7 @@ def _reducible(call: Call, given: Given) -> Property | Context:
     if not isinstance(given.value, Property | Context):
         raise wrong_argument(call, given.at)
     if given.value.of_parent:
-        raise refusal(given.at, f"`{call.name}` takes what is in its own events: `parent:` stands in their `where`")
+        raise refusal(given.at, f"`{call.name}` reads only its own events; use `parent:` in their `where`")
     return given.value
 
 

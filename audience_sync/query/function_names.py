@@ -14,7 +14,7 @@ EXTRACTORS = {
     "event": "the name of an event in quotes, as in event('Order Completed')",
     "trait": "the name of a trait in quotes, as in trait('plan')",
     "property": "the name of a property in quotes, as in property('revenue')",
-    "context": "the name of something in the context of an event, in quotes, as in context('page.url')",
+    "context": "the name of a context field in quotes, as in context('page.url')",
     "literal": "a text, a number or a date, as in literal(2024-02-01)",
 }
 FILTERS = {
@@ -26,14 +26,14 @@ FILTERS = {
     "expires_after": "a duration, as in expires_after(30 minutes)",
 }
 REDUCERS = {
-    "count": "nothing in its parentheses",
+    "count": "no arguments",
     "sum": "a property, as in sum(property('revenue'))",
     "avg": "a property, as in avg(property('revenue'))",
     "min": "a property, as in min(property('revenue')) or min(property('name') as string)",
     "max": "a property, as in max(property('revenue')) or max(property('name') as string)",
     "first": "a property, as in first(property('plan'))",
     "last": "a property, as in last(property('plan'))",
-    "mode": "a property and how often a value must occur at least, as in mode(property('category'), 2)",
+    "mode": "a property and a minimum number of occurrences, as in mode(property('category'), 2)",
     "unique": "a property, as in unique(property('category'))",
 }
 OPERATORS = {
@@ -63,8 +63,8 @@ RELATIVE_TESTS = {
 }
 COMPARATORS = {
     **OPERATORS,
-    "exists": "nothing in its parentheses",
-    "absent": "nothing in its parentheses",
+    "exists": "no arguments",
+    "absent": "no arguments",
     "one_of": "one or more values, as in one_of('basic', 'pro')",
     "none_of": "one or more values, as in none_of('basic', 'pro')",
     **TEXT_TESTS,
@@ -84,16 +84,19 @@ def alone(bare: Bare) -> QueryError:
     """Return the error about a name that nothing stands around."""
     name = bare.name
     if name.lower() in ("null", "nil", "none", "undefined"):
-        return refusal(bare.at, f"there is no {shown(name)}: .absent() asks whether a value is missing")
+        return refusal(bare.at, f"there is no {shown(name)}; use .absent() to test whether a value is missing")
     if name in FUNCTIONS:
         return refusal(bare.at, f"`{name}` is a function and needs parentheses, as in {_example(name)}")
     if name.lower() in list(Period):
-        return refusal(bare.at, f"`{name}` stands alone: a period is written `start of {name.lower()}`")
+        return refusal(bare.at, f"`{name}` is not a value; a period is written `start of {name.lower()}`")
     if len(name) > 40:
-        return refusal(bare.at, f"{shown(name)} stands alone; a text stands in quotes")
+        return refusal(bare.at, f"{shown(name)} is not a value; write text in quotes")
     return refusal(
         bare.at,
-        f"`{name}` stands alone: a text is written '{name}', a trait trait('{name}') and a property property('{name}')",
+        (
+            f"`{name}` is not a value; write text as '{name}', a trait as trait('{name}') and a property as"
+            f" property('{name}')"
+        ),
     )
 
 
@@ -102,15 +105,15 @@ def wrong_beginning(call: Call) -> QueryError:
     name = call.name
     if name == "entity":
         sentence = (
-            "`entity` needs linked audiences, which this program does not have: "
-            "write an audience with `sql`, which can join any tables"
+            "`entity` needs linked audiences, which are not supported; define the audience with `sql`,"
+            " which can join any tables"
         )
     elif name in REDUCERS or name in FILTERS:
-        sentence = f"`{name}` follows a stream of events, as in event('Order Completed').{_example(name)}"
+        sentence = f"`{name}` must follow a stream of events, as in event('Order Completed').{_example(name)}"
     elif name in COMPARATORS:
-        sentence = f"`{name}` follows a value, as in trait('plan').{_example(name)}"
+        sentence = f"`{name}` must follow a value, as in trait('plan').{_example(name)}"
     else:
-        sentence = _unknown(name, EXTRACTORS, "an expression begins with")
+        sentence = _unknown(name, EXTRACTORS, "an expression can begin with")
     return refusal(call.at, sentence)
 
 
@@ -118,9 +121,9 @@ def wrong_after_stream(call: Call) -> QueryError:
     """Return the error about a call that cannot follow a stream."""
     name = call.name
     if name in COMPARATORS:
-        sentence = f"`{name}` looks at a value, and this is a stream of events: reduce it first, as in `.count()`"
+        sentence = f"`{name}` tests a value, but this is a stream of events; reduce it first, as in `.count()`"
     else:
-        sentence = _not_following(name, {**FILTERS, **REDUCERS}, "a stream is followed by")
+        sentence = _not_following(name, {**FILTERS, **REDUCERS}, "a stream can be followed by")
     return refusal(call.at, sentence)
 
 
@@ -128,41 +131,41 @@ def wrong_after_value(before: Call, call: Call) -> QueryError:
     """Return the error about a call that cannot follow a value, which the call before it gives."""
     name, reduced = call.name, before.name in REDUCERS
     if name in FILTERS and reduced:
-        sentence = f"`{before.name}` of a stream gives a value, and `{name}` filters streams: put it before"
+        sentence = f"`{before.name}` reduces the stream to a value, but `{name}` filters streams; put it before"
     elif name in REDUCERS and reduced:
         sentence = (
-            f"`{before.name}` of a stream gives a value, and `{name}` reduces streams: one of the two is too much"
+            f"`{before.name}` reduces the stream to a value, so `{name}` cannot reduce it again; remove one of them"
         )
     elif name in FILTERS or name in REDUCERS:
         does = "filters" if name in FILTERS else "reduces"
-        sentence = f"`{before.name}` gives a value, and `{name}` {does} streams, which begin with `event`"
+        sentence = f"`{before.name}` returns a value, but `{name}` {does} streams, which begin with `event`"
     else:
-        sentence = _not_following(name, COMPARATORS, "a value is followed by")
+        sentence = _not_following(name, COMPARATORS, "a value can be followed by")
     return refusal(call.at, sentence)
 
 
 def wrong_after_list(call: Call) -> QueryError:
     """Return the error about a call other than `count` that follows a list."""
-    return refusal(call.at, f"`unique` gives a list, which only `.count()` can follow, not {shown(call.name)}")
+    return refusal(call.at, f"`unique` returns a list; only `.count()` can follow it, not {shown(call.name)}")
 
 
 def wrong_after_literal(call: Call) -> QueryError:
     """Return the error about a call that follows `literal`."""
-    return refusal(call.at, f"nothing follows a literal, and {shown(call.name)} does: write the other side of it first")
+    return refusal(call.at, f"{shown(call.name)} cannot follow a literal; put the literal on the other side")
 
 
 def wrong_after_condition(before: Call, call: Call) -> QueryError:
     """Return the error about a call that follows a condition, which the call before it gives."""
     return refusal(
         call.at,
-        f"`{before.name}` completes a condition, and nothing follows it: put {shown(call.name)} before, "
-        "or join two conditions with `AND` or `OR`",
+        f"`{before.name}` completes a condition and cannot be followed by {shown(call.name)}; put"
+        f" {shown(call.name)} before it, or join two conditions with `AND` or `OR`",
     )
 
 
 def _not_following(name: str, fitting: Iterable[str], begins: str) -> str:
     if name in EXTRACTORS or name == "entity":
-        return f"`{name}` begins an expression, and cannot follow another call"
+        return f"`{name}` begins an expression and cannot follow another call"
     return _unknown(name, fitting, begins)
 
 

@@ -100,7 +100,7 @@ def path_of(text: str) -> Path:
     if not all(names):
         raise ValueError("a name in the path is empty" if text else "the path is empty")
     if names[0] == EACH:
-        raise ValueError("`$` stands for the elements of a list, so the name of the list comes before it")
+        raise ValueError("`$` means the elements of a list and must follow the name of the list")
     return names
 
 
@@ -121,10 +121,10 @@ def duration_of(amount: str, unit: TimeUnit) -> Duration:
         ValueError: it has another amount than a whole number, or is longer than 1,000 years.
     """
     if not amount.isdecimal():
-        raise ValueError(f"lengths of time are whole numbers, such as `36 hours`, and `{amount}` is none")
+        raise ValueError(f"a duration must be a whole number, such as `36 hours`; `{amount}` is not")
     duration = Duration(int(amount), unit)
     if seconds_about(duration) > LONGEST_DURATION:
-        raise ValueError("a duration is at most 1,000 years")
+        raise ValueError("a duration must be at most 1,000 years")
     return duration
 
 
@@ -169,10 +169,10 @@ def check_pattern(pattern: str) -> None:
     for found in _PIECE.finditer(pattern.removeprefix("(?i)")):
         kind, piece = found.lastgroup or "", found.group()
         if (what := _unsafe(kind, piece, before, found.string[found.start() :])) is not None:
-            raise ValueError(f"the regular expression has {what}, which not every database can read")
+            raise ValueError(f"the regular expression has {what}, which not every database supports")
         depth += (kind == "open") - (kind == "close")
         if depth > DEEPEST_GROUP:
-            raise ValueError(f"the groups of a regular expression nest at most {DEEPEST_GROUP} deep")
+            raise ValueError(f"the groups of a regular expression can be nested at most {DEEPEST_GROUP} deep")
         before = kind
     try:
         re.compile(pattern)
@@ -201,7 +201,7 @@ def _unsafe(kind: str, piece: str, before: str, rest: str) -> str | None:  # noq
 def _unsafe_count(piece: str) -> str | None:
     counted = _COUNTED.fullmatch(piece)
     if counted is None:
-        return "a `{` that counts nothing (write `\\{` for the character)"
+        return "a `{` without a repetition count (write `\\{` for the character)"
     if any(int(number) > MOST_REPETITIONS for number in counted.groups() if number):
         return f"more than {MOST_REPETITIONS} repetitions"
     return None

@@ -82,14 +82,14 @@ def refuse_account(word: Token) -> NoReturn:
     """Refuse what belongs to audiences of accounts."""
     raise refusal(
         position_of(word),
-        f"`{word.upper()}` needs audiences of accounts, which this program does not have: "
-        "its audiences are of users, so write the condition for one user, without it",
+        f"`{word.upper()}` needs account audiences, which are not supported; write the condition for a"
+        f" single user, without `{word.upper()}`",
     )
 
 
 def refuse_symbol(word: Token) -> NoReturn:
     """Refuse a symbol of other languages."""
-    raise refusal(position_of(word), f"found {shown(word)}, which means nothing here; write `{_INSTEAD[word]}`")
+    raise refusal(position_of(word), f"found {shown(word)}, which is not valid here; write `{_INSTEAD[word]}`")
 
 
 def refuse_number(word: Token) -> NoReturn:
@@ -102,13 +102,13 @@ def refuse_number(word: Token) -> NoReturn:
     elif plain is not None:
         advice = "; write " + shown(f"{plain[1] or 0}{plain[2] or plain[3] or ''}")
     elif re.match(r"[0-9]+[-:]", word):
-        advice = "; dates are written as `2024-02-01` or `2024-02-01T10:00:00Z`, other things in quotes"
+        advice = "; write dates as `2024-02-01` or `2024-02-01T10:00:00Z`, and text in quotes"
     raise refusal(position_of(word), f"{shown(word)} is not a number{advice}")
 
 
 def refuse_character(word: Token) -> NoReturn:
     """Refuse a character that begins no word."""
-    raise refusal(position_of(word), f"found {shown(word)}, which means nothing here")
+    raise refusal(position_of(word), f"found {shown(word)}, which is not valid here")
 
 
 def check_number(word: Token) -> Token:
@@ -119,7 +119,7 @@ def check_number(word: Token) -> Token:
     """
     if len(word) > LONGEST_NUMBER:
         raise refusal(
-            position_of(word), f"the number {shown(word)} is too long: it has at most {LONGEST_NUMBER} digits"
+            position_of(word), f"the number {shown(word)} is too long: the maximum is {LONGEST_NUMBER} digits"
         )
     return word
 

@@ -106,7 +106,7 @@ class _Chains(Transformer[Token, Written]):
         unit = unit_of(word)
         if unit is None:
             raise refusal(
-                position_of(word), f"unknown unit {shown(word)}; there are {', '.join(f'{one}s' for one in TimeUnit)}"
+                position_of(word), f"unknown unit {shown(word)}; use one of {', '.join(f'{one}s' for one in TimeUnit)}"
             )
         try:
             return Span(duration_of(amount, unit), position_of(amount))

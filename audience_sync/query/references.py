@@ -60,7 +60,7 @@ def order(graph: Mapping[str, frozenset[str]]) -> list[str]:
     """
     ordered, tangled = _untangled(graph)
     if tangled:
-        raise ValueError(f"in a cycle, or behind one: {', '.join(tangled)}")
+        raise ValueError(f"part of a cycle, or dependent on one: {', '.join(tangled)}")
     return ordered
 
 

@@ -94,7 +94,7 @@ def _events(document: dict[str, Json], path: str) -> tuple[list[Json], list[str]
 
 def _refused(posted: list[Json], request: Request, *, keys: AcceptedKeys, batch_limit: int) -> SandboxResponse | None:
     if not _are_authorized(keys, posted, request.headers):
-        return error_response(401, "the API key is missing or not accepted")
+        return error_response(401, "the API key is missing or invalid")
     if len(posted) > batch_limit:
         return error_response(400, "batch too large", max_size=batch_limit)
     return None
@@ -155,7 +155,7 @@ def parse_definition(value: Mapping[str, Json]) -> TraitDefinition:
     trait_type = _one_of(value.get("trait_type"), TRAIT_TYPES, "trait_type")
     path = value.get("hierarchy")
     if not isinstance(path, list) or not path:
-        raise Malformed("hierarchy: must be a list that is not empty")
+        raise Malformed("hierarchy: must be a non-empty list")
     hierarchy = [_text(name, f"hierarchy[{index}]", MAX_NAME) for index, name in enumerate(path)]
     display_name = value.get("display_name")
     shown = ".".join(hierarchy) if display_name is None else _text(display_name, "display_name", MAX_NAME)
@@ -194,9 +194,9 @@ def _check_keys(value: Json, place: str) -> None:
         raise Malformed(f"{place}: at most {MAX_KEYS} keys")
     for name, key in keys.items():
         if not name:
-            raise Malformed(f"{place}: a key needs a name")
+            raise Malformed(f"{place}: key names must not be empty")
         if not isinstance(key, str) or not key:
-            raise Malformed(f"{place}.{name}: must be a string that is not empty")
+            raise Malformed(f"{place}.{name}: must be a non-empty string")
 
 
 def _check_traits(value: Json, place: str) -> None:
@@ -204,11 +204,11 @@ def _check_traits(value: Json, place: str) -> None:
         return
     for name, trait in _object(value, place).items():
         if not name:
-            raise Malformed(f"{place}: a trait needs a name")
+            raise Malformed(f"{place}: trait names must not be empty")
         if len(name) > MAX_NAME:
-            raise Malformed(f"{place}.{name}: a trait's name has at most {MAX_NAME} characters")
+            raise Malformed(f"{place}.{name}: trait names must be at most {MAX_NAME} characters")
         if isinstance(trait, (str, list, dict, int)) and len(_as_text(trait)) > MAX_TRAIT:
-            raise Malformed(f"{place}.{name}: a trait's value has at most {MAX_TRAIT} characters")
+            raise Malformed(f"{place}.{name}: trait values must be at most {MAX_TRAIT} characters")
 
 
 def _as_text(value: Json) -> str:
@@ -246,4 +246,4 @@ def _instant(value: Json, place: str) -> str:
             return value
     except ValueError:
         pass
-    raise Malformed(f"{place}: must be an ISO 8601 instant with a zone")
+    raise Malformed(f"{place}: must be an ISO 8601 time with a UTC offset")

@@ -349,4 +349,4 @@ def _event_of(row: Row) -> StoredEvent:
 
 
 def _unusable(path: Path, error: sqlite3.Error) -> ConfigError:
-    return ConfigError(f"{path} cannot be the sandbox's ledger: {error}", hint="Name another file.")
+    return ConfigError(f"{path} cannot be used as the sandbox's database: {error}", hint="choose another file")

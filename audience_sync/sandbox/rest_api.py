@@ -56,7 +56,7 @@ def api(request: Request, ledger: Ledger, *, keys: AcceptedKeys, settings: Sandb
 def _answer(asked: _Asked, keys: AcceptedKeys) -> SandboxResponse:
     request = asked.request
     if not keys.accept(request.headers.get("x-schematic-api-key")):
-        return error_response(401, "the API key is missing or not accepted")
+        return error_response(401, "the API key is missing or invalid")
     serve = _ROUTES.get((request.method, request.path))
     if serve is None:
         known = any(path == request.path for _, path in _ROUTES)
@@ -83,7 +83,7 @@ def _lookup_user(asked: _Asked) -> SandboxResponse:
     pairs = parse_qsl(asked.request.query, keep_blank_values=True)
     keys = {name[5:-1]: value for name, value in pairs if name.startswith("keys[") and name.endswith("]")}
     if not keys or len(keys) != len(pairs):
-        raise Malformed("keys: must be given as keys[NAME]=VALUE, and nothing else")
+        raise Malformed("keys: must have the form keys[NAME]=VALUE")
     found = asked.ledger.find_users(keys)
     if len(found) > 1:
         raise Malformed(f"keys: match {len(found)} users")
@@ -154,7 +154,7 @@ def _parameters(request: Request, known: frozenset[str]) -> Parameters:
     given: dict[str, list[str]] = {}
     for name, value in parse_qsl(request.query, keep_blank_values=True):
         if name not in known:
-            raise Malformed(f"{name}: not a parameter the sandbox knows here")
+            raise Malformed(f"{name}: unknown parameter")
         given.setdefault(name, []).append(value)
     return given
 

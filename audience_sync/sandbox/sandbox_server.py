@@ -75,7 +75,8 @@ class Sandbox:
         except OSError as error:
             self.ledger.close()
             raise ConfigError(
-                f"the sandbox cannot listen on {host}:{port}: {error}", hint="Choose another port; 0 takes any."
+                f"the sandbox cannot listen on {host}:{port}: {error}",
+                hint="choose another port with --port; 0 picks a free one",
             ) from error
         self._thread: threading.Thread | None = None
 

@@ -86,9 +86,7 @@ class ParsedEvent(NamedTuple):
     text: bytes
 
 
-TOO_LONG: Final = NotAnEvent(
-    EventFault.TOO_LONG, f"is longer than {MOST_BYTES // 1024} KB, the most that Segment takes"
-)
+TOO_LONG: Final = NotAnEvent(EventFault.TOO_LONG, f"is longer than {MOST_BYTES // 1024} KB, the maximum in Segment")
 TOO_DEEP: Final = NotAnEvent(EventFault.TOO_DEEP, "is nested too deeply")
 
 
@@ -112,7 +110,7 @@ def read_json(text: bytes) -> tuple[Json, bytes] | NotAnEvent:
         whole = _without_halves(text)
         return read_json(whole) if whole != text else _not_json(text, error)
     except NumberTooLarge as error:
-        sentence = f"has a number beyond the range of a float at {error}: send it as text"
+        sentence = f"has a number beyond the range of a float at {error}; send it as text"
         return NotAnEvent(EventFault.NUMBER_TOO_LARGE, sentence)
     except RecursionError:
         return TOO_DEEP
@@ -125,7 +123,7 @@ def _without_halves(text: bytes) -> bytes:
 
 def _not_json(text: bytes, error: orjson.JSONDecodeError) -> NotAnEvent:
     if not _is_utf8(text):
-        return NotAnEvent(EventFault.NOT_UTF8, "is not UTF-8")
+        return NotAnEvent(EventFault.NOT_UTF8, "is not valid UTF-8")
     if "depth" in error.msg:
         return TOO_DEEP
     line = f"line {error.lineno}, " if b"\n" in text else ""
@@ -135,7 +133,7 @@ def _not_json(text: bytes, error: orjson.JSONDecodeError) -> NotAnEvent:
 def check_event(found: Json) -> SegmentEvent | NotAnEvent:
     """Return parsed JSON as the event that it is, or why it is not an event."""
     if not isinstance(found, dict):
-        return NotAnEvent(EventFault.NOT_AN_OBJECT, "is JSON, but not an object")
+        return NotAnEvent(EventFault.NOT_AN_OBJECT, "is valid JSON, but not an object")
     kind = found.get("type")
     if isinstance(kind, str) and kind in TYPES:
         return found

@@ -1,4 +1,4 @@
-"""The audiences and computed traits this database knows: one row for each key ever used, kept for ever."""
+"""The audiences and computed traits in the database: one permanent row for each key ever used."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def require_not_retired(row: AudienceRow) -> None:
     """
     if row.state == "retired":
         raise ConfigError(
-            f"the key {row.key!r} is retired and is never used again", hint="give it another name or key in the file"
+            f"the key {row.key!r} is retired and cannot be used again",
+            hint="use another name or key in the configuration",
         )
 
 
@@ -76,7 +77,7 @@ def require_computation(row: AudienceRow, computation: Computation) -> None:
     if row.computation is not computation:
         raise ConfigError(
             f"{row.key!r} was synced as {row.computation.one} before",
-            hint=f"give the {computation.value} another name or key",
+            hint=f"use another name or key for the {computation.value}",
         )
 
 
@@ -101,8 +102,8 @@ def by_key(connection: Connection, key: str) -> AudienceRow:
     row = find(connection, key)
     if row is None:
         raise UnknownName(
-            f"the database knows no audience {key!r}",
-            hint="`audience-sync audiences` lists them; a first sync adds one",
+            f"there is no audience {key!r} in the database",
+            hint="list them with `audience-sync audiences`; the first sync adds an audience",
         )
     return row
 
@@ -214,8 +215,8 @@ def _renamed_from(audience: Audience, known: Sequence[AudienceRow], *, keys: Col
 def _rename_warning(audience: Audience, before: AudienceRow) -> tuple[str, str]:
     """Return what happens to an audience that was renamed, and what to do."""
     sentence = (
-        f"was synced as {before.key} before: a sync sends the new trait {audience.key} to every member, and the"
-        f" {before.members:,} members of {before.key} keep the old one"
+        f"was synced as {before.key} before: a sync sends the new trait {audience.key} to every member, and"
+        f" the {before.members:,} members of {before.key} keep the old trait"
     )
     hint = f'to continue with the old trait, set key = "{before.key}"; to end it, `audience-sync retract {before.key}`'
     return sentence, hint

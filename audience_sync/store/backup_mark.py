@@ -35,8 +35,8 @@ from audience_sync.segment.timestamps import iso
 from audience_sync.store.database import Database, file_of, highwater_of
 
 MISSING: Final = (
-    "the high-water mark next to the membership database is missing, so it is not known whether this is the newest copy"
-    " of the database; a new mark is kept from now on"
+    "the high-water mark next to the membership database is missing, so audience-sync cannot tell whether"
+    " this is the newest copy of the database; it keeps a new mark from now on"
 )
 MISSING_HINT: Final = (
     "if the database was restored from a backup, run `audience-sync sync --resync` to send everything again"
@@ -180,9 +180,8 @@ def read(path: Path) -> Mark | None:
         raise MarkUnusable(f"cannot read {path}: {error.strerror}") from None
     except (TypeError, ValueError):
         raise MarkUnusable(
-            f"cannot read {path}: it is not what audience-sync writes",
-            hint="if the database next to it is the newest that you have, remove the file; the next sync writes it"
-            " again",
+            f"cannot read {path}: it was not written by audience-sync",
+            hint="if the database next to it is your newest copy, remove the file; the next sync writes it again",
         ) from None
 
 
@@ -202,11 +201,11 @@ def _began_at(connection: Connection) -> int | None:
 def _compare(path: Path, found: Mark, known: Mark | None) -> None:
     if known is None or _are_strangers(found, known) or found.generation >= known.generation:
         return
-    until = f"its last commit was at {_time(found)}" if found.generation else "it has never synced or forwarded"
+    until = f"its last commit was at {_time(found)}" if found.generation else "it has no syncs and no forwarded events"
     raise DatabaseOlder(
-        f"the membership database next to {path} is older than what was sent from it: {until}, but commits followed"
-        f" until {_time(known)}",
-        hint="put the newer file back, or accept this one with `audience-sync sync --resync --force`, which sends"
+        f"the membership database next to {path} is older than the data sent from it: {until}, but there"
+        f" were commits until {_time(known)}",
+        hint="restore the newer file, or accept this one with `audience-sync sync --resync --force`, which sends"
         " everything again",
     )
 
@@ -261,7 +260,7 @@ def _locked(path: Path) -> Iterator[int]:
             os.close(folder)
     except OSError as error:
         raise MarkUnusable(
-            f"nothing is sent, because the high-water mark {path} cannot be written: {error.strerror}",
-            hint="nothing was lost: the folder of the membership database needs free space and must belong to the user"
-            " who runs audience-sync; then `audience-sync deliver` continues",
+            f"delivery is stopped because the high-water mark {path} cannot be written: {error.strerror}",
+            hint="nothing was lost; make sure that the folder of the membership database has free space and"
+            " belongs to the user who runs audience-sync, then run `audience-sync deliver`",
         ) from None

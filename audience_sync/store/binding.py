@@ -29,8 +29,8 @@ def check_identity(connection: Connection, identity: str) -> None:
     bound = settings_table.get(connection, "identity")
     if bound not in (None, identity):
         raise BindingRefused(
-            f"this database knows people by {bound!r}, the configuration says {identity!r}",
-            hint=f'set identity = "{bound}", or give the new identity a new [database] url',
+            f"this database uses the identity {bound!r}, but the configuration has {identity!r}",
+            hint=f'set identity = "{bound}"; for a new identity, set a new [database] url',
         )
 
 
@@ -47,8 +47,11 @@ def bind_environment(connection: Connection, told: str | None, *, label: str, de
     wanted = told or label or bound
     if bound and bound != wanted:
         raise BindingRefused(
-            f"this database belongs to the {destination} environment {bound!r}, the API key to {wanted!r}",
-            hint="use the key of that environment, or another [database] url for this one",
+            (
+                f"this database belongs to the {destination} environment {bound!r}, but the API key belongs to"
+                f" {wanted!r}"
+            ),
+            hint="use the API key of that environment, or set another [database] url for this one",
         )
     settings_table.put(connection, "environment", wanted)
     return wanted

@@ -1,4 +1,4 @@
-"""The membership database: how it is opened, and whether its schema is the one this program needs."""
+"""The membership database: open it, and verify that it has the schema of this version."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from audience_sync.tuning import DEFAULT_TUNING, Tuning
 
 WRITE_OPTION = "audience_sync_write"
 WAIT_OPTION = "audience_sync_wait"
+ON_WAIT_OPTION = "audience_sync_on_wait"
 AFTER_COMMIT = "audience_sync_after_commit"
 FILE_OPTION = "audience_sync_file"
 TUNING_OPTION = "audience_sync_tuning"
@@ -32,10 +33,14 @@ ENGINE: dict[str, Any] = {"hide_parameters": True, "max_overflow": -1}
 
 
 class Database:
-    """One membership database: connections for reading and for writing."""
+    """One membership database: connections for reading and for writing.
+
+    `on_wait` is called when a writer has waited `quiet_seconds` for another program that has locked a SQLite file.
+    """
 
     def __init__(self, engine: Engine, *, reach: Callable[[str], None] = pass_by) -> None:
         self.engine = engine
+        self.on_wait: Callable[[], None] | None = None
         self._reach = reach  # called at named points: see `kill_points`
         self._writer = threading.Lock()  # of SQLite: its own queue is to ask again and again, ever more seldom
 
@@ -65,14 +70,14 @@ class Database:
         with self.engine.connect() as connection:
             connection.info[AFTER_COMMIT] = []
             with self._turn(wait) as left:
-                connection.execution_options(**{WRITE_OPTION: True, WAIT_OPTION: left})
+                connection.execution_options(**{WRITE_OPTION: True, WAIT_OPTION: left, ON_WAIT_OPTION: self.on_wait})
                 with connection.begin() as transaction:
                     if not self.is_sqlite:
                         _limit(connection, wait)
                     yield connection
                     is_kept = transaction.is_active  # not rolled back within the block
             connection.info[FROZEN_INFO] = is_kept or connection.info.get(FROZEN_INFO, False)
-            connection.execution_options(**{WRITE_OPTION: False, WAIT_OPTION: None})
+            connection.execution_options(**{WRITE_OPTION: False, WAIT_OPTION: None, ON_WAIT_OPTION: None})
             self._reach("database.committed")
             for work in connection.info[AFTER_COMMIT] if is_kept else ():
                 work(connection)
@@ -221,7 +226,12 @@ def _sqlite_engine(url: URL, *, create: bool, tuning: Tuning) -> Engine:
         options = connection.get_execution_options()
         statement = "BEGIN IMMEDIATE" if options.get(WRITE_OPTION) else "BEGIN"
         wait = options.get(WAIT_OPTION)
+        on_wait = options.get(ON_WAIT_OPTION)
+        if wait is None and on_wait is not None and _begins_soon(connection, statement):
+            return
         if wait is None:
+            if on_wait is not None:
+                on_wait()
             connection.exec_driver_sql(statement)
             return
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {_milliseconds(wait)}")
@@ -240,9 +250,24 @@ def _sqlite_engine(url: URL, *, create: bool, tuning: Tuning) -> Engine:
     except (OSError, sqlite3.Error) as error:
         raise AudienceSyncError(
             f"cannot create the membership database {path}: {getattr(error, 'strerror', None) or error}",
-            hint=f"make the folder {path.parent} writable for this user, or set database.url to another place",
+            hint=f"make the folder {path.parent} writable by this user, or set database.url to another location",
         ) from error
     return engine
+
+
+def _begins_soon(connection: Connection, statement: str) -> bool:
+    """Begin a transaction of SQLite; return False if another program holds the lock for longer than `quiet_seconds`."""
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"PRAGMA busy_timeout = {_milliseconds(tuning_of(connection).quiet_seconds)}")
+    try:
+        connection.exec_driver_sql(statement)
+    except sa.exc.OperationalError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {_milliseconds(tuning_of(connection).busy_seconds)}")
+    return True
 
 
 def _unopened(error: sa.exc.SQLAlchemyError, url: URL) -> AudienceSyncError:
@@ -290,14 +315,16 @@ def verify(database: Database) -> None:
         return
     where = display_url(database.engine.url)
     if found is None:
-        raise SchemaOutOfDate(f"{where} has no tables of audience-sync", hint="create them with `audience-sync init`")
+        raise SchemaOutOfDate(
+            f"{where} does not have the tables of audience-sync", hint="create them with `audience-sync init`"
+        )
     if found in known:
         raise SchemaOlder(
             f"{where} has the older schema {found}", hint="make a backup, then run `audience-sync migrate`"
         )
     raise SchemaOutOfDate(
-        f"{where} has schema {found}, made by a newer audience-sync",
-        hint="install the version that made it, or a later one",
+        f"{where} has schema {found} from a newer version of audience-sync",
+        hint="install that version or a later one",
     )
 
 

@@ -1,4 +1,4 @@
-"""What leaves the database: forgotten people, and history past its retention."""
+"""Delete data: erase users, and purge history past its retention."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def known_traces(connection: Connection, profile_key: str) -> dict[str, int]:
     found = traces(connection, profile_key)
     if not any(found.values()):
         raise UnknownName(
-            f"the database has nothing about user {profile_key!r}",
+            f"the database has no data about user {profile_key!r}",
             hint="the key must match exactly, including case and spaces",
         )
     return found

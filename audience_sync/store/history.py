@@ -1,4 +1,4 @@
-"""Who was in an audience at an earlier instant: the members now, with every later change undone."""
+"""The members of an audience at an earlier time: the current members with all later changes undone."""
 
 from __future__ import annotations
 
@@ -57,18 +57,16 @@ def _last_run_at(connection: Connection, audience: AudienceRow, at_ms: int) -> i
         {"a": audience.id, "t": at_ms},
     ).one()
     if first is None:
-        raise UnknownName(
-            f"no sync of audience {audience.key!r} has ended yet", hint=f"audience-sync sync {audience.key}"
-        )
+        raise UnknownName(f"audience {audience.key!r} has no completed sync", hint=f"audience-sync sync {audience.key}")
     if last is None:
         raise ConfigError(
-            f"audience {audience.key!r} was first synced as of {_instant(first)}, after {_instant(at_ms)}",
-            hint=f"`audience-sync runs {audience.key}` shows when it was synced",
+            (f"audience {audience.key!r} was first synced as of {_instant(first)}, which is after {_instant(at_ms)}"),
+            hint=f"list its syncs with `audience-sync runs {audience.key}`",
         )
     if at_ms < (whole_from := history_from(connection)):
         raise ConfigError(
-            f"history is kept from {_instant(whole_from)} on; who was in at {_instant(at_ms)} is not known any more",
-            hint="`changes` of [retention] says for how long it is kept from now on",
+            f"history starts at {_instant(whole_from)}; the members at {_instant(at_ms)} are no longer known",
+            hint="to keep history longer from now on, raise `changes` in [retention]",
         )
     return int(last)
 

@@ -1,4 +1,4 @@
-"""Who holds leases, and whether a holder has died: known at once, without waiting for its lease to run out.
+"""Holders of leases, and immediate detection of dead holders, without waiting for their leases to expire.
 
 A holder keeps something that the operating system or Postgres takes away when its process dies: a lock on a small file
 next to a SQLite database, or an advisory lock on a connection of its own. Whoever can take that lock knows that the
@@ -69,9 +69,9 @@ class FileHolder:
             self._enter()
         except OSError as error:
             raise AudienceSyncError(
-                f"cannot write in {self._folder}: {error.strerror}",
-                hint="the folder of the membership database needs free space, and must belong to the user who runs"
-                " audience-sync",
+                f"cannot write to {self._folder}: {error.strerror}",
+                hint="make sure that the folder of the membership database has free space and belongs to the"
+                " user who runs audience-sync",
             ) from None
 
     def _enter(self) -> None:

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind
+from audience_sync.core.text import counted
 from audience_sync.destinations.open_changes import OpenChanges
 from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.store import audiences, bulk, generations, outbox, schema, settings_table
@@ -26,7 +27,7 @@ from audience_sync.store.runs import RunRow, identifiers_of
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
 
-SHARED_HINT: Final = "the view `shared_identifiers` lists them; give each person one value, or leave the key out"
+SHARED_HINT: Final = "the view `shared_identifiers` lists them; use a unique value for each person, or remove the key"
 
 _EXPECTED: Final = "user_identifiers"  # the setting of `expect`
 
@@ -64,8 +65,8 @@ def count_shared(connection: Connection) -> int:
 
 def shared_sentence(count: int, *, destination: str) -> str:
     """Say how many identifiers are shared, and what that means."""
-    several = "1 user identifier is" if count == 1 else f"{count:,} user identifiers are"
-    return f"{several} shared by several profiles, which {destination} may take for one user"
+    several = counted(count, "user identifier")
+    return f"{several} shared by several profiles, which {destination} may treat as one user"
 
 
 def remember(connection: Connection, changes: OpenChanges, sent: OpenChanges) -> None:

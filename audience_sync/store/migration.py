@@ -1,4 +1,7 @@
-"""Bringing a membership database to this program's schema. Alembic is here alone: few commands need it to be loaded."""
+"""Migrate a membership database to the schema of this version.
+
+Only this module imports Alembic, which is slow to load.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ def let_shrink(database: Database) -> bool:
         cursor.execute("VACUUM")
     except sqlite3.Error as error:
         raise AudienceSyncError(
-            f"cannot rewrite {display_url(database.engine.url)} so that it gives unused space back: {error}",
-            hint="nothing was lost and the database works; run `audience-sync migrate` again when no other process uses"
-            " it and the disk has space",
+            f"cannot rewrite {display_url(database.engine.url)} to release unused space: {error}",
+            hint="nothing was lost, and the database works; run `audience-sync migrate` again when the disk has"
+            " free space and no other process uses the database",
         ) from None
     else:
         return True

@@ -1,10 +1,10 @@
-"""Going on with a database that is older than what was sent from it.
+"""Continue with a database that is older than the data sent from it.
 
-Schematic is first made to agree with what the database remembers of its audiences, then ordinary syncs bring both up to
-date. A person who entered after the backup was made and has left since is in neither; nobody can know.
+First, everything that the database knows of its audiences is sent to Schematic again; then ordinary syncs bring both up
+to date. A user who entered after the backup and has exited since is unknown to both.
 
-Forwarded events that wait in the database may have been sent since, and Schematic counts a repeated one twice when it
-no longer remembers its key. So none is sent automatically: they become dead letters, to be retried or discarded.
+Pending forwarded events may have been sent after the backup, and Schematic counts an event twice once it has forgotten
+its key. So they are not sent automatically: they become dead letters, to be retried or discarded.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from audience_sync.store import audiences, backup_mark, batches, events, generat
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun
 
-REASON: Final = "the database was older than what was sent from it: sent again what it remembers"
-EVENT_REASON: Final = "waited in a database restored from a backup, and may have been sent since"
+REASON: Final = "the database was older than the data sent from it: all its values are sent again"
+EVENT_REASON: Final = "pending in a database restored from a backup; may have been sent since"
 
 
 class AcceptedBackup(NamedTuple):

@@ -1,4 +1,4 @@
-"""Runs: one row for each sync of one audience, and the state machine it goes through."""
+"""Runs: one row for each sync of one audience, and its state machine."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def get(connection: Connection, run_id: int) -> RunRow:
     if run_id <= MAX_ID:
         row = connection.execute(sa.text(f"SELECT {_FIELDS} FROM runs WHERE id = :i"), {"i": run_id}).one_or_none()
     if row is None:
-        raise UnknownName(f"there is no run {run_id}", hint="`audience-sync runs` lists them")
+        raise UnknownName(f"there is no run {run_id}", hint="list them with `audience-sync runs`")
     return _row(row)
 
 

@@ -19,11 +19,11 @@ from audience_sync.sync.takeover import finish_dead_runs, holding
 
 
 def approve(workspace: Workspace, run_id: int) -> RunRow:
-    """Apply exactly the staged plan of a blocked run; what an approval that died has left to do is finished.
+    """Apply exactly the staged plan of a blocked run, or finish an approval that died.
 
     Raises:
-        ApprovalRefused: the run is not blocked (any more), or a later run has changed the audience since.
-        LeaseHeld: another process works on the audience now.
+        ApprovalRefused: the run is not blocked, or a later run has changed the audience.
+        LeaseHeld: another process is working on the audience.
     """
     with workspace.database.read() as connection:
         audience = audiences.by_id(connection, runs.get(connection, run_id).audience_id)
@@ -33,15 +33,15 @@ def approve(workspace: Workspace, run_id: int) -> RunRow:
             lease.assert_held(connection)
             run = runs.get(connection, run_id)
             if run.approved_at is not None:
-                return run  # its plan is applied; what may be left is to deliver it
+                return run  # its plan is applied; only the delivery may be left
             if run.state is not RunState.BLOCKED:
                 raise ApprovalRefused(
                     f"run {run_id} cannot be approved: {_why_not(run)}", hint=_blocked_now(connection, audience)
                 )
             if (later := runs.applied_after(connection, run)) is not None:
                 raise ApprovalRefused(
-                    f"run {run_id} cannot be approved: run {later} has changed {audience.key} since",
-                    hint=f"`audience-sync sync {audience.key}` makes a new plan",
+                    f"run {run_id} cannot be approved: run {later} has since changed {audience.key}",
+                    hint=f"make a new plan with `audience-sync sync {audience.key}`",
                 )
             if audience.state == "retired":
                 raise ApprovalRefused(f"audience {audience.key!r} is retired")
@@ -53,7 +53,7 @@ def approve(workspace: Workspace, run_id: int) -> RunRow:
 
 
 def newest_blocked(connection: Connection, audience: AudienceRow) -> RunRow:
-    """Return the blocked run of an audience: a newer one always replaces an older one.
+    """Return the blocked run of an audience; a newer one always replaces an older one.
 
     Raises:
         ApprovalRefused: no run of the audience is blocked.
@@ -61,13 +61,13 @@ def newest_blocked(connection: Connection, audience: AudienceRow) -> RunRow:
     if (blocked := _blocked(connection, audience)) is None:
         raise ApprovalRefused(
             f"no run of {audience.key} is blocked{_last_approval(connection, audience)}",
-            hint=f"`audience-sync runs {audience.key}` lists its runs",
+            hint=f"list its runs with `audience-sync runs {audience.key}`",
         )
     return blocked
 
 
 def _last_approval(connection: Connection, audience: AudienceRow) -> str:
-    """Return when a run of an audience was approved last, behind a colon."""
+    """Return the time of the last approval for an audience, after a colon."""
     if (run := runs.newest_approved(connection, audience.id)) is None:
         return ""
     return f": run {run.id} was approved at {instant_text(iso(run.approved_at))}"
@@ -81,7 +81,7 @@ def _why_not(run: RunRow) -> str:
     """Return why a run that is not blocked cannot be approved."""
     match run.state:
         case RunState.SUCCEEDED:
-            return "no guard stopped it, and its changes are applied"
+            return "it was not blocked, and its changes are applied"
         case RunState.SUPERSEDED:  # the reason ends with the run that replaced it
             return "it was " + (run.reason or "superseded by a newer run").rpartition("; ")[2]
         case RunState.HELD | RunState.FAILED:
@@ -93,8 +93,11 @@ def _why_not(run: RunRow) -> str:
 
 
 def _blocked_now(connection: Connection, audience: AudienceRow) -> str:
-    """Return which run of an audience can be approved instead."""
+    """Return the run of an audience that can be approved instead."""
     if (blocked := _blocked(connection, audience)) is None:
         return f"no run of {audience.key} is blocked now"
     number = blocked.id
-    return f"run {number} is blocked now: `audience-sync plan {audience.key}`, then `audience-sync approve {number}`"
+    return (
+        f"run {number} is blocked now; review it with `audience-sync plan {audience.key}`, then run"
+        f" `audience-sync approve {number}`"
+    )

@@ -1,7 +1,7 @@
-"""One DuckDB for all comparisons of this process, as opening one takes as long as comparing ten thousand rows.
+"""One DuckDB for all comparisons of this process, because opening one takes as long as comparing ten thousand rows.
 
-Its memory limit is for all of them together. The rest lies in a temporary folder of the process. The folder is deleted
-when the process ends, or by the next process when it was killed.
+They share its memory limit. The rest is in a temporary folder of the process, which is deleted when the process ends,
+or by the next process if it was killed.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ class DiffConnection:
 def no_space(reason: str) -> AudienceSyncError:
     """Return the error of a disk that has no space for temporary files, or none for this process."""
     return AudienceSyncError(
-        f"cannot keep temporary files in {tempfile.gettempdir()}: {reason}",
-        hint="free space there, or set TMPDIR to a folder with more, then run it again",
+        f"cannot write temporary files to {tempfile.gettempdir()}: {reason}",
+        hint="free space there or set TMPDIR to a folder with more space, then try again",
     )
 
 
@@ -111,7 +111,7 @@ def no_memory(reason: str, *, most_mb: int) -> AudienceSyncError:
     """Return the error of a comparison that needs more memory than it may have."""
     return AudienceSyncError(
         f"the comparison needs more than {most_mb:,} MB of memory: {reason}",
-        hint="look for very long values in the definition's result",
+        hint="check the result of the definition for very long values",
     )
 
 

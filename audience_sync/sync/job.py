@@ -11,6 +11,7 @@ from datetime import datetime
 from audience_sync.config import Audience, Settings
 from audience_sync.core.guard import Obstacle
 from audience_sync.core.keys import RowFault
+from audience_sync.core.text import counted
 from audience_sync.errors import STOPPED_ON_REQUEST, AudienceSyncError, ConfigError
 from audience_sync.store.runs import RunRow
 
@@ -30,7 +31,7 @@ class Job:
     settings: Settings
     audience: Audience
     as_of: datetime | None = None  # exactly; None: the moment the run starts
-    at_least: datetime | None = None  # in place of that moment; later if the audience was synced as of a later instant
+    at_least: datetime | None = None  # instead of that moment; later if the audience was synced as of a later instant
     resync: bool = False
     force: bool = False  # accept an as_of before the last applied one
     limit: int | None = None  # the maximum number of changes to apply
@@ -40,52 +41,52 @@ class Job:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def require_carried(self, environment: str) -> None:
-        """See to it that what the audience's changes say reaches the destination through the mappings.
+        """Require that the audience's changes reach the destination through the mappings.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: they do not.
         """
         found = self.settings.coverage(self.audience, environment=environment)
         if found.errors:
             name = self.settings.destination.display_name
             raise ConfigError(
-                f"audience {self.audience.key!r} does not reach {name}: {'; '.join(found.errors)}",
-                hint="fix [[mappings]]; `audience-sync check` shows what is wrong for every audience",
+                f"audience {self.audience.key!r} would not reach {name}: {'; '.join(found.errors)}",
+                hint="fix [[mappings]]; `audience-sync check` shows the problems of every audience",
             )
 
     @property
     def partial(self) -> str | None:
-        """Return how this run is limited on purpose, or None."""
+        """Return the requested limit of this run, or None."""
         if self.only is not None:
             return f"only {self.only}"
-        return None if self.limit is None else f"at most {self.limit} changes"
+        return None if self.limit is None else f"at most {counted(self.limit, 'change')}"
 
     def at_most(self, members: int) -> int:
-        """Return the number of changes that a first sync applies, given the number of members that it finds."""
+        """Return the number of changes that a first sync applies, given the number of members it finds."""
         if self.only is not None:
             return 1
         return members if self.limit is None else min(members, self.limit)
 
     def on_page(self, rows: int) -> None:
-        """Between two pages of the source: stop if asked to, or show how many rows were read."""
+        """Between two pages of the source: stop if requested, or show the number of rows read."""
         self.check_stop()
         self.on_progress("reading", rows)
 
     def on_members(self, members: int) -> None:
-        """Between two pages of members: stop if asked to, or show how many were compared."""
+        """Between two pages of members: stop if requested, or show the number compared."""
         self.check_stop()
         self.on_progress("comparing", members)
 
     def on_changes(self, changes: int) -> None:
-        """Between two commits: stop if asked to, or show how many changes were found."""
+        """Between two commits: stop if requested, or show the number of changes found."""
         self.check_stop()
         self.on_progress("writing", changes)
 
     def check_stop(self) -> None:
-        """Leave the work between two commits when asked to.
+        """Stop the work between two commits if requested.
 
         Raises:
-            AudienceSyncError: somebody asked.
+            AudienceSyncError: a stop was requested.
         """
         if self.stop.is_set():
             raise AudienceSyncError(STOPPED_ON_REQUEST)
@@ -100,3 +101,4 @@ class RunReport:
     members: int
     rejections: Counter[RowFault]
     obstacle: Obstacle | None = None  # why the run is held
+    is_unread: bool = False  # the sums of the source are those of the last sync, so no rows were read

@@ -1,7 +1,7 @@
 """One run of one audience, from its row in `runs` to its last commit.
 
-Reading comes first and changes nothing. An initial run then commits as it compares, and is initial again if it dies.
-Every later run stages its whole plan, and the guard looks at it before the first commit.
+Reading comes first and changes nothing. An initial run commits while it compares, and is initial again if it dies.
+Every later run stages its whole plan, and the guard checks it before the first commit.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from audience_sync.sync.prerequisites import hold_of, used_by, uses_any
 from audience_sync.sync.takeover import finish_dead_runs, holding
 
 # --- comparing and committing -----------------------------------------------------------------------------------------
-# The second half of a run: compare what the definition says with the members, and commit or stage what differs.
+# The second half of a run: compare the result with the members, and commit or stage the differences.
 
 T = TypeVar("T")
 Put: TypeAlias = Callable[[Connection, RunRow, Sequence[T]], None]
@@ -42,7 +42,7 @@ Put: TypeAlias = Callable[[Connection, RunRow, Sequence[T]], None]
 
 @dataclass
 class ChangeWriter:
-    """A run whose rows are read: what it has counted so far, and how its changes become commits."""
+    """The second half of a run: its counts so far, and the commits of its changes."""
 
     workspace: Workspace
     lease: HeldLease
@@ -53,7 +53,7 @@ class ChangeWriter:
     _rejections_stored: int = 0
 
     def commit(self, found: DefinitionRows) -> RunRow:
-        """Commit an initial run in parts, so that a run that dies is work done."""
+        """Commit an initial run in parts, so that the work of a run that dies is not lost."""
         difference = self._compare(found)
         newcomers, changes, reached = difference.newcomers, difference.changes, "sync.committed"
         if newcomers is not None:
@@ -66,14 +66,14 @@ class ChangeWriter:
         return apply_plan(self.workspace, self.lease, self.run, check_stop=self.job.check_stop)
 
     def stage(self, found: DefinitionRows) -> RunRow:
-        """Stage the whole plan, let the guard look, and apply it."""
+        """Stage the whole plan, apply the guard, and apply the plan."""
         difference = self._compare(found)
         self._put_all(difference.changes, difference, memberships.stage, kinds=_kinds, reached="sync.staged")
         with self.workspace.database.write() as connection:
             self.lease.assert_held(connection)
             self._close(connection, found, difference)
             limits = self.job.audience.guard
-            if self.run.partial:  # a part says nothing of the size of the whole
+            if self.run.partial:  # a part does not show the size of the whole
                 limits = replace(limits, min_initial_members=0)
             refusals = guard(self.counts, kind=self.run.kind, members_before=self.run.members_before, limits=limits)
             state = RunState.BLOCKED if refusals else RunState.APPLYING
@@ -90,7 +90,7 @@ class ChangeWriter:
             return compare_one(database, audience_id, found, self.job.only, on_missing=self.job.audience.on_missing)
         return compare(
             database,
-            audience_id if self.run.members_before else None,  # nothing to read where nobody is
+            audience_id if self.run.members_before else None,  # there are no members to read
             found,
             trust=self.run.kind is not RunKind.RESYNC,
             on_missing=self.job.audience.on_missing,
@@ -106,7 +106,7 @@ class ChangeWriter:
         kinds: Callable[[Sequence[T]], Counter[ChangeKind]],
         reached: str,
     ) -> None:
-        """Put changes into the database, a commit of them at a time; with a limit, no more than that."""
+        """Write changes to the database in several commits, up to the limit if there is one."""
         done: Counter[ChangeKind] = Counter()
         for some in _chunks(pages, rows=self.workspace.tuning.changes_per_commit, limit=self.job.limit):
             done.update(kinds(some))
@@ -120,13 +120,13 @@ class ChangeWriter:
         self.counts = replace(self.counts + difference.counts, **{kind.value: done[kind] for kind in ChangeKind})
 
     def _keep_wrapping(self, connection: Connection, difference: Difference) -> None:
-        """Have the run know, before its first change, what bare identifiers of its rows stand for."""
+        """Store with the run, before its first change, how its bare identifiers are to be read."""
         template = None if difference.wrapping is None else difference.wrapping.template
         if self.run.identifiers != template:
             self.run = runs.set_identifiers(connection, self.run.id, template)
 
     def _note(self, connection: Connection, counts: Counts) -> None:
-        """Keep what was counted, and samples of rejected rows."""
+        """Store the counts and samples of rejected rows."""
         samples = self.rejections.samples
         runs.set_counts(connection, self.run.id, counts)
         runs.add_rejections(connection, self.run.id, samples, first=self._rejections_stored)
@@ -134,9 +134,9 @@ class ChangeWriter:
         samples.clear()
 
     def _keep_digest(self, connection: Connection, found: DefinitionRows, difference: Difference) -> None:
-        """Keep what the members come to, and what the source said of the rows if each of them is one as it stands.
+        """Store the digest of the members, and the sums of the source if every row became a member unchanged.
 
-        Where the source was not asked, what it said of the same members before still holds.
+        If no sums were requested, earlier sums of the same members stay valid.
         """
         said = None if self.rejections.counts else found.sums
         if difference.digest is not None:
@@ -145,10 +145,10 @@ class ChangeWriter:
             memberships.keep_source_sums(connection, self.run.audience_id, said)
 
     def _close(self, connection: Connection, found: DefinitionRows, difference: Difference) -> None:
-        """Keep what was found; the plans that waited are superseded by it."""
+        """Store the results; they supersede plans that wait for approval."""
         self._note(connection, self.counts)
         is_cut = self.counts.changed < difference.counts.changed
-        if self.run.partial and self.job.only is None and not is_cut:  # the limit has left out no change
+        if self.run.partial and self.job.only is None and not is_cut:  # the limit did not leave out any change
             self.run = runs.set_whole(connection, self.run.id)
         if not self.run.partial:
             self._keep_digest(connection, found, difference)
@@ -183,16 +183,16 @@ def _all_enter(lines: Sequence[str]) -> Counter[ChangeKind]:
 
 
 def sync(workspace: Workspace, job: Job) -> RunReport:
-    """Sync one audience and return how it went; what is to be sent lies in the outbox then.
+    """Sync one audience and return a report; its changes are then in the outbox.
 
-    What its query uses is not synced with it: where that was not accepted as of the same instant, the run is held.
+    Used audiences are not synced along with it: if they were not accepted as of the same instant, the run is held.
 
     Raises:
         ConfigError: no mapping carries the audience, its key is retired or was a computed trait's (or an audience's),
             the identity is another one, or `as_of` lies before what was applied last.
         LeaseHeld: another process is syncing it.
         SourceError: the source could not be read; nothing changed.
-        LeaseLost: another process took over; what was committed stays.
+        LeaseLost: another process took over; commits are kept.
     """
     with taking(workspace, job) as (lease, audience):
         return sync_under(workspace, lease, job, audience)
@@ -200,16 +200,14 @@ def sync(workspace: Workspace, job: Job) -> RunReport:
 
 @contextmanager
 def taking(workspace: Workspace, job: Job) -> Iterator[tuple[HeldLease, AudienceRow]]:
-    """Hold the lease of a job's audience, which is registered if it is new; the row is as the lease found it.
+    """Hold the lease of a job's audience, registering a new one; the row is as of the start of the lease.
 
     Raises:
         ConfigError: the audience cannot be synced.
         LeaseHeld: another process is syncing it.
     """
     if job.resync and job.partial:
-        raise ConfigError(
-            "a resync sends everything again, so it cannot be limited", hint="leave --limit and --only out"
-        )
+        raise ConfigError("a resync sends everything again, so it cannot be limited", hint="remove --limit and --only")
     with workspace.database.read() as connection:
         job.require_carried(binding.environment(connection))
     audience = _register(workspace, job)
@@ -236,7 +234,7 @@ def sync_under(workspace: Workspace, lease: HeldLease, job: Job, audience: Audie
 
 
 def _reason(error: BaseException) -> str:
-    """Return why a run failed, as people see it."""
+    """Return the reason of a failed run for people."""
     match error:
         case KeyboardInterrupt():
             return "interrupted"
@@ -272,12 +270,12 @@ def _require_active(audience: AudienceRow) -> None:
 
 
 def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceRow) -> tuple[RunRow, Hold | None]:
-    """Begin a run, or hold it and return why."""
+    """Start a run, or hold it and return the reason."""
     clock = workspace.clock
     now = clock.now_ms()
     with workspace.database.write() as connection:
         lease.assert_held(connection)
-        audience = audiences.by_id(connection, audience.id)  # as dead runs, or others before us, left it
+        audience = audiences.by_id(connection, audience.id)  # as dead or earlier runs left it
         _require_active(audience)
         as_of = _instant(job, audience, now_ms=now)
         if not job.force:
@@ -298,7 +296,7 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
             reason=job.partial,
         )
         hold = hold_of(connection, job.settings, job.audience, as_of=as_of)
-        if hold is not None:  # nothing is evaluated, so no generation is issued
+        if hold is not None:  # nothing is evaluated, so no generation is needed
             held = new._replace(state=RunState.HELD, partial=False, reason=hold.reason, held_by=hold.audience_id)
             return runs.hold(connection, held), hold
         run = runs.start(connection, new._replace(generation=generations.next_generation(connection, now)))
@@ -307,7 +305,7 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
 
 
 def _require_no_later(connection: Connection, job: Job, audience: AudienceRow, *, as_of: int) -> None:
-    """Refuse an instant for which an audience, or what it uses, can no longer be accepted.
+    """Refuse an instant that is earlier than the last sync of an audience or of those it uses.
 
     Raises:
         ConfigError: one of them was synced as of a later instant.
@@ -319,15 +317,15 @@ def _require_no_later(connection: Connection, job: Job, audience: AudienceRow, *
     for subject, applied in found:
         if applied is not None and as_of < applied:
             raise ConfigError(
-                f"{subject} was already synced as of {instant_text(iso(from_ms(applied)))}, a later instant",
-                hint="use --force to sync as of an earlier instant",
+                f"{subject} was already synced as of a later time, {instant_text(iso(from_ms(applied)))}",
+                hint="use --force to sync as of an earlier time",
             )
 
 
 def _instant(job: Job, audience: AudienceRow, *, now_ms: int) -> int:
     """Return the instant of a run, in milliseconds.
 
-    Of two syncs that nobody gave an instant the later one is later, though the clock was set back in between.
+    Without an explicit instant, a later sync always has a later instant, even if the clock was set back in between.
     """
     if job.as_of is not None:
         return to_ms(job.as_of)
@@ -361,7 +359,7 @@ def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> R
 
 
 def _goes_unguarded(job: Job, run: RunRow) -> bool:
-    """Return whether no guard can stop a run, so that it may commit as it compares."""
+    """Return whether no guard can stop a run, so that it can commit while it compares."""
     limits = job.audience.guard
     return (
         run.kind is RunKind.INITIAL and limits.min_initial_members == 0 and not is_guarded(run.members_before, limits)

@@ -28,7 +28,7 @@ def holding(workspace: Workspace, audience: AudienceRow) -> Iterator[HeldLease]:
     lease = workspace.hold([audience.id], seconds=workspace.tuning.lease_seconds)
     if lease is None:
         raise LeaseHeld(
-            f"another process is working on audience {audience.key!r}", hint="`audience-sync status` shows which"
+            f"another process is working on audience {audience.key!r}", hint="`audience-sync status` shows the process"
         )
     with lease:
         yield lease
@@ -48,7 +48,7 @@ def finish_dead_runs(workspace: Workspace, lease: HeldLease, audience: AudienceR
         running = runs.in_state(connection, audience.id, RunState.RUNNING)
         applying = runs.in_state(connection, audience.id, RunState.APPLYING)
     for run in running:
-        fail(workspace, run.id, reason="its process died")
+        fail(workspace, run.id, reason="the process died")
     for run in applying:
         if run.kind is RunKind.RETRACT:
             take_out_members(workspace, lease, run)

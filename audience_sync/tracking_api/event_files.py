@@ -138,7 +138,7 @@ def _opened(file: str) -> io.BufferedReader:
     A thread may still be reading when the process ends, and then Python dies over the reader of `sys.stdin`.
     """
     if file == STDIN and sys.stdin is None:
-        raise SourceError(f"{name_of(file)} is closed", hint="name a file, or pipe one in")
+        raise SourceError(f"{name_of(file)} is closed", hint="pass a file, or pipe events to standard input")
     try:
         return os.fdopen(sys.stdin.fileno(), "rb", closefd=False) if file == STDIN else Path(file).open("rb")
     except OSError as error:
@@ -148,7 +148,7 @@ def _opened(file: str) -> io.BufferedReader:
 def _refused(name: str, error: OSError) -> str:
     match error:
         case FileNotFoundError():
-            return f"there is no file {name}"
+            return f"file not found: {name}"
         case IsADirectoryError():
             return f"{name} is a directory, not a file of events"
         case _:
@@ -160,7 +160,7 @@ def _broken(name: str, number: int, error: Exception) -> str:
     if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
         why = (error.strerror or str(error)).lower()
     else:
-        why = "its gzip data end too early" if isinstance(error, EOFError) else "its gzip data are damaged"
+        why = "its gzip data is truncated" if isinstance(error, EOFError) else "its gzip data is corrupt"
     return f"{name} cannot be read {f'beyond line {number}' if number else 'at all'}: {why}"
 
 

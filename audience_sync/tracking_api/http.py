@@ -62,13 +62,13 @@ class Complaints:
     def note(self, refusal: Refusal) -> None:
         """Count a refused request, and log it unless its status was logged within the last minute."""
         if requests := self._due(refusal.status):
-            log.warning("requests_refused", status=refusal.status, why=refusal.message, requests=requests)
+            log.warning("requests_rejected", status=refusal.status, why=refusal.message, requests=requests)
 
     def note_event(self, event: RefusedEvent) -> None:
         """Count a refused event, and log it unless its fault was logged within the last minute."""
         if events := self._due(event.why.fault):
             why = f"an event {event.why.sentence}"
-            log.warning("events_refused", fault=event.why.fault.value, why=why, events=events)
+            log.warning("events_rejected", fault=event.why.fault.value, why=why, events=events)
 
     def _due(self, kind: int | str) -> int:
         """Count one more, and return how many there were since the last line of the log; 0: it is too soon for one."""
@@ -115,15 +115,15 @@ class Body:
             # One byte more than may be is enough to know; what zlib would still make of the piece is never made.
             self._data += self._unpack.decompress(piece, self._limit + 1 - len(self._data))
         except zlib.error:
-            return invalid("the body is not gzip")
+            return invalid("the body is not valid gzip")
         if self._unpack.unused_data:
-            return invalid("something follows the gzip of the body")
+            return invalid("the body has data after the end of the gzip stream")
         return _too_long(self._limit) if len(self._data) > self._limit else None
 
     def whole(self) -> bytes | Refusal:
         """Return the body, now that all has come; refuse a gzip that breaks off."""
         if self._unpack is not None and not self._unpack.eof:
-            return invalid("the gzip of the body breaks off")
+            return invalid("the gzip body is truncated")
         return bytes(self._data)
 
 
@@ -131,23 +131,23 @@ def open_body(encoding: str | None, *, limit: int) -> Body | Refusal:
     """Return a body to be filled, of a Content-Encoding and at most so many bytes; refuse an encoding but gzip."""
     word = (encoding or "").strip().lower()
     if word not in _PLAIN + _PACKED:
-        return Refusal(415, "the body may come as it is or as gzip, not in another Content-Encoding")
+        return Refusal(415, "unsupported Content-Encoding: only gzip is accepted")
     return Body(limit, packed=word in _PACKED)
 
 
 def _too_long(limit: int) -> Refusal:
-    return invalid(f"the body is longer than {limit // 1024} KB, the most that Segment takes")
+    return invalid(f"the body is longer than {limit // 1024} KB, the maximum in Segment")
 
 
 READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body takes too long beside everything else
 
 MOST_DROPPED: Final = 4 * 1024 * 1024  # bytes of a body that is refused and yet let come
 
-NOT_TAKEN: Final = Refusal(503, "the events cannot be stored now; none of this request is")
-BUSY: Final = Refusal(503, "too many requests wait; none of this request is stored")
+NOT_TAKEN: Final = Refusal(503, "the events cannot be stored right now; nothing in this request was stored")
+BUSY: Final = Refusal(503, "too many pending requests; nothing in this request was stored")
 TOO_SLOW: Final = Refusal(408, "the body did not arrive in time")
 _TAKEN: Final = orjson.dumps({"success": True})
-_WORDS: Final = {404: "there is nothing at this path", 405: "events are sent with POST"}
+_WORDS: Final = {404: "not found", 405: "method not allowed; send events with POST"}
 
 
 class Api:
@@ -241,7 +241,7 @@ class Api:
         except TimeoutError:
             return refusal or TOO_SLOW
         except ClientDisconnect:
-            return invalid("the body breaks off")  # nobody is there to read it
+            return invalid("the body is truncated")  # nobody is there to read it
         return refusal or body.whole()
 
     def _add(self, body: Body, piece: bytes) -> Refusal | None:
@@ -261,7 +261,7 @@ class Api:
     async def _no_such_place(self, request: Request, raised: Exception) -> Response:
         await self._drop(request)
         status, headers = (raised.status_code, raised.headers) if isinstance(raised, HTTPException) else (404, None)
-        return _refused(Refusal(status, _WORDS.get(status, "this is not served")), request, headers)
+        return _refused(Refusal(status, _WORDS.get(status, "not supported")), request, headers)
 
     async def _read(self, body: bytes, endpoint: Endpoint, *, known: bool) -> EventsRead | Refusal:
         keys = None if known else self._keys
@@ -297,4 +297,4 @@ def refusal_body(refusal: Refusal) -> bytes:
 
 
 async def _our_mistake(request: Request, _raised: Exception) -> Response:
-    return _refused(Refusal(500, "this is our mistake; none of this request is stored"), request)
+    return _refused(Refusal(500, "internal error; nothing in this request was stored"), request)

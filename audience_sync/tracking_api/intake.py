@@ -155,7 +155,9 @@ class Intake:
     def _refuse(self, group: Sequence[_Waiting], error: Exception) -> None:
         if not self._failing:
             self._failing = True
-            log.warning("ingest_refuses", why="the membership database does not take events", error=first_line(error))
+            log.warning(
+                "ingest_suspended", why="the membership database does not accept events", error=first_line(error)
+            )
         _tell(group, taken=False)
 
 

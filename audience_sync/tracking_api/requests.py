@@ -297,7 +297,7 @@ def read(
     if keys is not None and not knows_body(document, parts, keys):
         return UNKNOWN
     if not isinstance(document, dict):
-        return invalid("the body is JSON, but not an object")
+        return invalid("the body is valid JSON, but not an object")
     receipt = Receipt(now, iso(now), document.get("sentAt"), endpoint.historical, new_id)
     if endpoint.type is not None:
         one = _arrival({**document, "type": endpoint.type}, {}, receipt)
@@ -337,7 +337,7 @@ def _events(parts: Iterable[_Part], batch: dict[str, Json], receipt: Receipt) ->
         length += len(arrival.payload)
         if length > MOST_TOGETHER:
             return invalid(
-                f"the events are longer than {MOST_TOGETHER // 1024**2} MB together, with what the batch says for all"
+                f"the events and the fields of the batch together are longer than {MOST_TOGETHER // 1024**2} MB"
             )
         read.arrivals.append(arrival)
     return read

@@ -34,7 +34,7 @@ from audience_sync.tracking_api.requests import DEFAULT_LIMITS, RETRY_AFTER, Ref
 GRACE: Final = 2.0  # seconds beyond the time of a body, in which the application itself answers that it is over
 LINGER: Final = 1.0  # seconds in which a client may see why its connection ends
 
-_NO_HTTP: Final = invalid("this is not an HTTP request")
+_NO_HTTP: Final = invalid("not a valid HTTP request")
 _SLOW_HEAD: Final = Refusal(408, "the request did not arrive in time")
 
 
@@ -230,7 +230,7 @@ def _listen(address: Address) -> list[socket.socket]:
         for opened in sockets:
             opened.close()
         raise AudienceSyncError(
-            f"events cannot be taken on {address}: {error.strerror or error}",
-            hint="choose another address or port (above 1023) as ingest.listen, or end what has it",
+            f"cannot listen for events on {address}: {error.strerror or error}",
+            hint="set ingest.listen to another address or a port above 1023, or stop the program that uses it",
         ) from error
     return sockets

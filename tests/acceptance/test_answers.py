@@ -13,7 +13,7 @@ from tests.factories import AUDIENCE_KEY
 
 HUNDRED = customers(range(100))
 TEN = customers(range(10))
-BLOCKED = "90 would leave, 90.0 % of the 100 members before; max_exit_percent allows 30 %"
+BLOCKED = "90 would leave: 90.0 % of the previous 100 members; max_exit_percent allows 30 %"
 
 pytestmark = ON_ONE_DATABASE
 
@@ -49,12 +49,16 @@ def test_an_audience_is_approved_by_its_key(place: Place) -> None:
 @pytest.mark.parametrize(
     ("word", "sentence", "hint"),
     [
-        (AUDIENCE_KEY, f"no run of {AUDIENCE_KEY} is blocked", f"`audience-sync runs {AUDIENCE_KEY}` lists its runs"),
-        ("99", "there is no run 99", "`audience-sync runs` lists them"),
-        ("9" * 30, f"there is no run {'9' * 30}", "`audience-sync runs` lists them"),
+        (
+            AUDIENCE_KEY,
+            f"no run of {AUDIENCE_KEY} is blocked",
+            f"list its runs with `audience-sync runs {AUDIENCE_KEY}`",
+        ),
+        ("99", "there is no run 99", "list them with `audience-sync runs`"),
+        ("9" * 30, f"there is no run {'9' * 30}", "list them with `audience-sync runs`"),
         (
             "1",
-            "run 1 cannot be approved: no guard stopped it, and its changes are applied",
+            "run 1 cannot be approved: it was not blocked, and its changes are applied",
             f"no run of {AUDIENCE_KEY} is blocked now",
         ),
     ],
@@ -95,10 +99,10 @@ def test_nothing_to_deliver(place: Place) -> None:
 
     assert (ended.code, unchanged.code) == (0, 0)
     assert ended.err.splitlines()[1:] == [
-        "nothing was waiting to be sent",
-        "the API key was not used; `audience-sync check` checks it",
+        "nothing to deliver",
+        "the API key was not used; `audience-sync check` verifies it",
     ]
-    assert unchanged.err.splitlines()[1:] == ["nothing was waiting to be sent"]
+    assert unchanged.err.splitlines()[1:] == ["nothing to deliver"]
 
 
 def test_a_sync_tells_its_changes_from_others(place: Place) -> None:
@@ -109,7 +113,7 @@ def test_a_sync_tells_its_changes_from_others(place: Place) -> None:
     later = place.command("sync", "--format", "json")
 
     assert [(one["audience"], one["entered"], one["sent"]) for one in later.records] == [("later", 12, 12)]
-    said = "100 events accepted by Schematic, earlier ones included; 12 changes of these runs"
+    said = "100 events accepted by Schematic, including earlier ones; 12 changes from these runs"
     assert later.err.splitlines()[-1] == said
 
 

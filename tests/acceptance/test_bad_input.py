@@ -23,13 +23,13 @@ class Bad(NamedTuple):
     code: int = 2
 
 
-EXPLAINED = "hint: `audience-sync --config NEW.toml init` writes a file that explains every setting\n"
+EXPLAINED = "hint: for an example of every setting, run `audience-sync --config NEW.toml init`\n"
 
 FILES = {
     "no_toml": Bad(
         "identity = userId\n",
         "error: FILE, line 1, column 12: invalid value\n"
-        'hint: put straight quotation marks around text, as in name = "VIP"; write true and false in lower case\n',
+        'hint: put text in straight quotes, as in name = "VIP", and write true and false in lowercase\n',
     ),
     "unknown_setting": Bad(
         SOURCE + AUDIENCE + "enabeld = true\n",
@@ -39,27 +39,24 @@ FILES = {
     "everything_at_once": Bad(
         "identity = 7\n[schedule]\nevery = 'soon'\ncron = '0 0 * * 1'\n[delivery]\nbatch_size = 101\n"
         "[[audiences]]\nname = 'Gold'\n",
-        "error: FILE has 7 problems:\n"
-        "  line 1: identity: must be text in quotes\n"
-        '  line 3: schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"\n'
-        "  line 4: schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: cron implementations number"
-        " them differently\n"
-        "  line 4: schedule.cron: cannot be combined with `every`; keep one of them\n"
-        "  line 6: delivery.batch_size: must be at most 100\n"
-        '  line 7, "Gold": audiences[0].sql: missing\n'
-        '  line 7, "Gold": audiences[0].source: missing, and the file has no [sources.NAME]\n' + EXPLAINED,
+        "error: FILE has 7 problems:\n  line 1: identity: must be text in quotes\n  line 3:"
+        ' schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"\n  line 4:'
+        " schedule.cron: must use weekday names, as in `mon-fri` or `sat,sun`, because cron"
+        " implementations number them differently\n  line 4: schedule.cron: cannot be combined with"
+        " `every`; remove one of them\n  line 6: delivery.batch_size: must be at most 100\n  line 7,"
+        ' "Gold": audiences[0].sql: missing\n  line 7, "Gold": audiences[0].source: missing, and the'
+        " file does not define any [sources.NAME]\n" + EXPLAINED,
     ),
     "key_in_the_file": Bad(
         "[schematic]\napi_key = 'sch_prod_secret'\n" + SOURCE + AUDIENCE,
-        "error: FILE has 1 problem:\n"
-        "  line 2: schematic.api_key: a key written in this file is refused: write `${SCHEMATIC_API_KEY}` and keep"
-        " the key in the environment, in a systemd credential, or in the file that `api_key_file` names\n" + EXPLAINED,
+        "error: FILE has 1 problem:\n  line 2: schematic.api_key: must not contain the key itself:"
+        " write `${SCHEMATIC_API_KEY}` and keep the key in the environment or a systemd credential, or"
+        " set `api_key_file` instead\n" + EXPLAINED,
     ),
     "same_key_twice": Bad(
         SOURCE + AUDIENCE + AUDIENCE.replace("Gold", "GOLD!"),
-        "error: FILE has 1 problem:\n"
-        "  line 6, \"GOLD!\": audiences[1].key: 'Gold' (audiences[0]) and 'GOLD!' have the same key `gold`: give"
-        " one of them another `key`\n" + EXPLAINED,
+        "error: FILE has 1 problem:\n  line 6, \"GOLD!\": audiences[1].key: 'Gold' (audiences[0]) and"
+        " 'GOLD!' have the same key `gold`; set a different `key` for one of them\n" + EXPLAINED,
     ),
     "no_such_source": Bad(
         SOURCE + AUDIENCE + "source = 'shpo'\n",
@@ -74,7 +71,7 @@ FILES = {
     "unset_variable": Bad(
         "[sources.shop]\nurl = 'postgresql://reader:${SHOP_PASSWORD}@localhost/shop'\n" + AUDIENCE,
         "error: FILE has 1 problem:\n"
-        "  line 2: sources.shop.url: `SHOP_PASSWORD` is not set in the environment or as a systemd credential\n"
+        "  line 2: sources.shop.url: `SHOP_PASSWORD` is not set as an environment variable or a systemd credential\n"
         + EXPLAINED,
     ),
     "no_membership_database": Bad(
@@ -113,8 +110,8 @@ def test_no_file(place: Place) -> None:
     assert place.command("sync") == Ended(
         2,
         "",
-        f"error: no configuration file found: looked at {place.folder / 'config.toml'}\n"
-        "hint: `audience-sync init` writes one\n",
+        f"error: configuration file not found; looked for {place.folder / 'config.toml'}\n"
+        "hint: create one with `audience-sync init`\n",
     )
 
 
@@ -126,9 +123,9 @@ def test_no_key(place: Place) -> None:
     assert place.command("sync") == Ended(
         2,
         "",
-        "error: the Schematic API key is missing: `SCHEMATIC_API_KEY` is not set in the environment or as a systemd"
-        " credential\n"
-        "hint: export SCHEMATIC_API_KEY, or give the service LoadCredential=SCHEMATIC_API_KEY:/path/of/the/key\n",
+        "error: the Schematic API key is missing: `SCHEMATIC_API_KEY` is not set as an environment"
+        " variable or a systemd credential\nhint: export SCHEMATIC_API_KEY, or set"
+        " LoadCredential=SCHEMATIC_API_KEY:/path/of/the/key for the service\n",
     )
     assert place.rows("SELECT * FROM runs") == []
 
@@ -141,10 +138,13 @@ def test_no_key(place: Place) -> None:
             ["sync", "order_completed"],
             f"error: there is no audience `order_completed` in FILE (did you mean `{AUDIENCE_KEY}`?)\nhint: ",
         ),
-        (["approve", "7"], "error: there is no run 7\nhint: `audience-sync runs` lists them\n"),
+        (["approve", "7"], "error: there is no run 7\nhint: list them with `audience-sync runs`\n"),
         (
             ["retract", "gold", "--yes"],
-            "error: the database knows no audience 'gold'\nhint: `audience-sync audiences` lists them; a first sync ",
+            (
+                "error: there is no audience 'gold' in the database\nhint: list them with `audience-sync"
+                " audiences`; the first sync "
+            ),
         ),
         (["sync", "--now", "yesterday"], "'yesterday' is not an ISO 8601 date or time"),
         (["sync", "--wait", "long"], "must be a duration such as"),
@@ -173,17 +173,17 @@ class Unreadable(NamedTuple):
 
 
 ENDLESS_SQL = "WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT max(i) AS user_id FROM n"
-NO_QUERY = "The SQL is not a query: its verb is 'VERB'.\nhint: write a SELECT; a source is only read\n"
+NO_QUERY = "The SQL is not a query: it starts with 'VERB'.\nhint: write a SELECT; a source is only read\n"
 
 SOURCES = {
     "missing_column": Unreadable(
         "the result has no column 'user_id', which user_keys.userId names\n"
-        "hint: its columns are customer_id, company_id\n",
+        "hint: it has the columns customer_id, company_id\n",
         sql="SELECT customer_id, company_id FROM orders",
     ),
     "column_twice": Unreadable(
         "the result has more than one column 'user_id', which user_keys.userId names\n"
-        "hint: its columns are user_id, user_id, company_id\n",
+        "hint: it has the columns user_id, user_id, company_id\n",
         sql="SELECT customer_id AS user_id, company_id AS user_id, company_id FROM orders",
     ),
     "syntax_error": Unreadable(
@@ -202,12 +202,12 @@ SOURCES = {
         url="sqlite:///config.toml",
     ),
     "no_server": Unreadable(
-        "Cannot connect to the postgresql source shop@127.0.0.1: connection failed: ",
+        "Cannot connect to the postgresql source shop on 127.0.0.1: connection failed: ",
         url="postgresql://reader:hunter2@127.0.0.1:9/shop",
     ),
     "too_slow": Unreadable(
         "The query on the sqlite source SHOP did not finish within 1s.\n"
-        "hint: make the query cheaper or raise statement_timeout\n",
+        "hint: make the query cheaper, or raise statement_timeout\n",
         sql=ENDLESS_SQL,
     ),
 }
@@ -289,8 +289,8 @@ def test_another_identity_is_refused(place: Place) -> None:
 
     assert ended.code == 2
     assert ended.err.endswith(
-        "error: this database knows people by 'userId', the configuration says 'email'\n"
-        'hint: set identity = "userId", or give the new identity a new [database] url\n'
+        "error: this database uses the identity 'userId', but the configuration has 'email'\n"
+        'hint: set identity = "userId"; for a new identity, set a new [database] url\n'
     )
     assert place.command("plan").code == 2
     assert len(place.traits()) == 3

@@ -86,8 +86,8 @@ def unchanged(place: Place, members: Customers, *, received: int) -> bool:
 @pytest.mark.parametrize(
     ("rest", "said"),
     [
-        ({}, "200 would leave, 100.0 % of the 200 members before; max_exit_percent allows 30 %"),
-        (HALF, "100 would leave, 50.0 % of the 200 members before; max_exit_percent allows 30 %"),
+        ({}, "200 would leave: 100.0 % of the previous 200 members; max_exit_percent allows 30 %"),
+        (HALF, "100 would leave: 50.0 % of the previous 200 members; max_exit_percent allows 30 %"),
     ],
     ids=["nothing", "half"],
 )
@@ -100,7 +100,7 @@ def test_a_source_that_lost_its_rows_is_not_believed(synced: Place, rest: Custom
     assert ended.code == 4
     assert {"id": 2, "audience": AUDIENCE_KEY, "kind": "incremental", "state": "blocked"}.items() <= record.items()
     assert record["reason"] == said
-    assert f"blocked: {AUDIENCE_KEY}: {said}\nhint: look at it with `audience-sync plan" in ended.err
+    assert f"blocked: {AUDIENCE_KEY}: {said}\nhint: review it with `audience-sync plan" in ended.err
     assert unchanged(synced, EVERYBODY, received=200)
 
 
@@ -161,7 +161,7 @@ def test_a_source_that_dies_between_its_rows_changes_nothing(place: Place) -> No
     ended = place.command("sync")
 
     assert ended.code == 1
-    assert ended.err.count("failed while its rows were read: integer overflow.") == 1
+    assert ended.err.count("failed while reading rows: integer overflow.") == 1
     assert states(place) == ["succeeded", "failed"]
     assert unchanged(place, EVERYBODY, received=200)
 
@@ -230,7 +230,7 @@ def test_dead_deliveries_are_exit_code_3(place: Place) -> None:
 
     assert ended.code == 3
     assert [record[name] for name in ("state", "sent", "open", "dead")] == ["succeeded", 199, 0, 1]
-    assert "0 deliveries are open, 1 dead" in ended.err
+    assert "open deliveries: 0; dead: 1" in ended.err
     assert set(place.traits()) == set(EVERYBODY) - {"u7"}
 
     place.sandbox.faults.clear()
@@ -247,7 +247,7 @@ def test_open_deliveries_are_exit_code_3(place: Place) -> None:
     ended = place.command("sync", "--wait", "1s")
 
     assert ended.code == 3
-    assert "200 deliveries are open, 0 dead" in ended.err
+    assert "open deliveries: 200; dead: 0" in ended.err
     assert place.traits() == {}
 
     place.sandbox.faults.clear()
@@ -265,7 +265,7 @@ def test_what_cannot_be_reached_is_exit_code_3(place: Place) -> None:
     ended = place.command("sync", "--wait", "1s")
 
     assert ended.code == 3
-    assert "error: http://127.0.0.1:9 does not answer now: " in ended.err
+    assert "error: http://127.0.0.1:9 does not respond: " in ended.err
     assert states(place) == ["succeeded"]
     assert place.rows("SELECT count(*) FROM open_deliveries WHERE state <> 'dead'") == [(200,)]
 
@@ -282,7 +282,7 @@ def test_an_audience_that_somebody_syncs_is_exit_code_5(synced: Place) -> None:
             approved = synced.command("approve", "1", "--wait", "1s")
             retracted = synced.command("retract", AUDIENCE_KEY, "--yes", "--wait", "1s")
 
-    said = f"another process is working on audience '{AUDIENCE_KEY}'\nhint: `audience-sync status` shows which"
+    said = f"another process is working on audience '{AUDIENCE_KEY}'\nhint: `audience-sync status` shows the process"
 
     assert [ended.code, approved.code, retracted.code] == [5, 5, 5]
     assert all(f"error: {said}" in one.err for one in (ended, approved, retracted))
@@ -298,7 +298,7 @@ def test_a_command_waits_for_its_turn(synced: Place, words: list[str]) -> None:
         lease = workspace.hold([1], seconds=60)
         assert lease is not None
         with lease, synced.running(*words) as waiting:
-            waiting.wait_for("membership database:")
+            waiting.wait_for(f"waiting: another process is working on audience '{AUDIENCE_KEY}'")
             lease.close()
             ended = waiting.end()
 
@@ -380,8 +380,9 @@ def test_a_first_sync_says_what_it_will_do(place: Place) -> None:
 
     assert ended.code == 0
     assert (
-        f"first sync of {AUDIENCE_KEY}: up to 200 events in 2 requests, at least 0:00:01 at 2,000 requests a second;"
-        " each moves the user's last_seen_at and may fire a webhook; users that Schematic does not know"
+        f"first sync of {AUDIENCE_KEY}: up to 200 events in 2 requests, at least 0:00:01 at 2,000"
+        " requests per second; each event updates the user's last_seen_at and may trigger a webhook;"
+        " Schematic creates users it does not know"
     ) in ended.err
     assert "200 events accepted by Schematic" in ended.err
     assert record == {
@@ -420,8 +421,8 @@ def test_now_is_the_instant_that_the_definition_sees(place: Place) -> None:
 
     assert refused.code == 2
     assert (
-        f"error: audience '{AUDIENCE_KEY}' was already synced as of 2026-04-01 00:00:00Z,"
-        " a later instant\nhint: use --force to sync as of an earlier instant"
+        f"error: audience '{AUDIENCE_KEY}' was already synced as of a later time,"
+        " 2026-04-01 00:00:00Z\nhint: use --force to sync as of an earlier time"
     ) in refused.err
     assert place.command("sync", "--now", "2026-02-01", "--force").code == 0
     assert_settled(place, EVERYBODY, before={**EVERYBODY, **march})
@@ -524,7 +525,9 @@ def test_a_plan_is_every_change_that_a_sync_makes(synced: Place) -> None:
 
     assert [planned.code, as_csv.code] == [0, 0]
     assert f"{AUDIENCE_KEY} (incremental, as of 2099-01-01 00:00:00Z, 200 members)" in planned.err
-    assert "182 read, 2 would enter, 20 exit, 30 be updated; 150 unchanged, 0 rejected, 0 duplicates" in planned.err
+    assert (
+        "182 read, 2 would enter, 20 would exit, 30 would be updated; 150 unchanged, 0 rejected, 0 duplicates"
+    ) in planned.err
     assert synced.everything() == before
     assert synced.received() == 200
     assert synced.command("sync", "--now", "2099-01-01").code == 0
@@ -577,7 +580,7 @@ def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
     ended = synced.command("plan")
 
     assert ended.code == 4
-    assert "a guard would block it: 100 would leave, 50.0 % of the 200 members before" in ended.err
+    assert "a guard would block it: 100 would leave: 50.0 % of the previous 200 members" in ended.err
     assert "a sync would store this plan as a blocked run; `audience-sync approve RUN` applies it" in ended.err
     assert [line.split() for line in ended.out.splitlines()] == [
         ["audience", "enter", "exit", "update", "requests", "time", "state"],
@@ -599,7 +602,7 @@ def test_a_plan_of_a_first_sync_changes_nothing(place: Place) -> None:
         ("audience", "initial", 200, 200),
         ("total", None, 200, 200),
     ]
-    assert "up to 200 users may be new to Schematic and are created there" in ended.err
+    assert "up to 200 users may be new to Schematic, which creates them" in ended.err
     assert place.rows("SELECT * FROM audiences") == place.rows("SELECT * FROM runs") == []
 
 
@@ -607,7 +610,7 @@ def test_a_plan_of_a_first_sync_changes_nothing(place: Place) -> None:
 def test_an_edited_definition_is_noticed(synced: Place) -> None:
     """A definition that was edited between two runs is named by the plan and by the sync, once."""
     synced.configure(sql=f"{ORDERS_SQL} AND customer_id <> 'u7'")
-    sentence = "its definition, or something that it uses, was edited"
+    sentence = "its definition or something it uses was edited"
 
     assert sentence in synced.command("plan").err
     assert f"note: {AUDIENCE_KEY}: {sentence} before this run\n" in synced.command("sync").err
@@ -636,7 +639,7 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
         200,
         0,
     ]
-    assert f"note: {AUDIENCE_KEY} is still in {synced.folder / 'config.toml'}; it is skipped from now on" in ended.err
+    assert f"note: {AUDIENCE_KEY} is still in {synced.folder / 'config.toml'}; syncs skip it from now on" in ended.err
     assert synced.traits() == {user: {AUDIENCE_KEY: False} for user in EVERYBODY}
     assert synced.members() == {}
 
@@ -644,8 +647,11 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
     named = synced.command("sync", AUDIENCE_NAME)
 
     assert [skipped.code, named.code] == [0, 2]
-    assert f"skipped: {AUDIENCE_KEY} is retired" in skipped.err
-    assert f"error: the key '{AUDIENCE_KEY}' is retired and is never used again" in named.err
+    assert (
+        f"skipped: {AUDIENCE_KEY} is retired; remove it from the configuration, or give it a new name or key\n"
+        in skipped.err
+    )
+    assert f"error: the key '{AUDIENCE_KEY}' is retired and cannot be used again" in named.err
     assert synced.command("retract", "nobody", "--yes").code == 2
     assert synced.received() == 400
 

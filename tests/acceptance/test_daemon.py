@@ -127,7 +127,7 @@ def test_no_run_overlaps_or_is_skipped_though_the_daemon_is_killed(place: Place)
     # a time, and four daemons were killed.
     assert early <= 2 * 4
     reasons = {run.reason for of_one in runs(place).values() for run in of_one if run.state == "failed"}
-    assert {"its process died"} <= reasons <= {"its process died", "stopped on request"}
+    assert {"the process died"} <= reasons <= {"the process died", "stopped on request"}
 
 
 def test_a_restart_neither_repeats_nor_skips(place: Place) -> None:
@@ -225,11 +225,11 @@ def test_a_refused_key_does_not_end_the_daemon(place: Place) -> None:
         place.sandbox.keys.restore(place.key)
         until(lambda: place.rows("SELECT 1 FROM open_deliveries LIMIT 1") == [])
         accepted = place.command("status", "--format", "json").records[0]["destination"]
-    told = [line for line in daemon.logged if line["event"] in {"key_refused", "schematic_reachable"}]
+    told = [line for line in daemon.logged if line["event"] in {"key_refused", "schematic_recovered"}]
 
     assert [(line["event"], line["level"]) for line in told] == [
         ("key_refused", "error"),
-        ("schematic_reachable", "info"),
+        ("schematic_recovered", "info"),
     ]
     assert (told[0]["pending"], told[1]["was"]) == (300, "key_refused")
     assert "refused the API key: HTTP 401" in told[0]["error"]
@@ -258,8 +258,9 @@ def test_the_key_of_another_environment_ends_the_daemon(place: Place) -> None:
         assert ended.code == 2
         assert other.ledger.stats()["events"] == {"processed": 0, "duplicate": 0, "failed": 0}
     assert (
-        "error: this database belongs to the Schematic environment 'env_sandbox', the API key to 'env_production'\n"
-        "hint: use the key of that environment, or another [database] url for this one"
+        "error: this database belongs to the Schematic environment 'env_sandbox', but the API key"
+        " belongs to 'env_production'\nhint: use the API key of that environment, or set another"
+        " [database] url for this one"
     ) in ended.err
 
 
@@ -345,7 +346,7 @@ def test_the_daemon_waits_for_others_too(place: Place) -> None:
         lease = workspace.hold([audience.id], seconds=60)
         assert lease is not None
         with lease, local_daemon(place, seconds=SOON) as daemon:
-            daemon.wait_for("sync_waits")
+            daemon.wait_for("sync_deferred")
             lease.close()
             until(lambda: each_succeeded(place, audiences=1, times=2))
 
@@ -390,7 +391,7 @@ def test_systemd_is_told(place: Place) -> None:
             notified.wait_for("READY=1")
             assert notified.heard == ["READY=1"]
             notified.wait_for("WATCHDOG=1", times=3)
-            notified.wait_for("STATUS=1 audiences, next sync ")
+            notified.wait_for("STATUS=1 audience, next sync ")
         notified.wait_for("STOPPING=1")
 
     assert notified.heard[-1] == "STOPPING=1"

@@ -34,9 +34,9 @@ def listening(place: Place, address: str) -> None:
 
 def address_of(daemon: Running | LocalDaemon) -> str:
     """Return where a daemon says that it listens."""
-    daemon.wait_for("ingest_listening")
-    until(lambda: any(line["event"] == "ingest_listening" for line in daemon.logged))
-    return str(next(line["address"] for line in daemon.logged if line["event"] == "ingest_listening"))
+    daemon.wait_for("ingest_started")
+    until(lambda: any(line["event"] == "ingest_started" for line in daemon.logged))
+    return str(next(line["address"] for line in daemon.logged if line["event"] == "ingest_started"))
 
 
 def track(address: str, message_id: str) -> int:
@@ -63,7 +63,7 @@ def test_what_is_taken_is_delivered_and_the_end_is_quick(place: Place) -> None:
 
     assert ended.code == 0
     assert KEY not in ended.out + ended.err
-    assert "work_left_behind" not in ended.err
+    assert "work_abandoned" not in ended.err
 
 
 @pytest.mark.parametrize(("point", "kept"), [("ingest.taken", 0), ("ingest.committed", 1)])
@@ -106,8 +106,8 @@ def test_requests_that_are_refused_are_in_the_log(place: Place) -> None:
         answers = [
             httpx.post(url, json={"writeKey": "wrong_key", "event": "x"}, verify=False).status_code for _ in range(3)
         ]
-        daemon.wait_for("requests_refused")
-    told = [line for line in daemon.logged if line["event"] == "requests_refused"]
+        daemon.wait_for("requests_rejected")
+    told = [line for line in daemon.logged if line["event"] == "requests_rejected"]
 
     assert answers == [401] * 3
     assert [(line["status"], line["why"]) for line in told] == [(401, "the write key is missing or unknown")]
@@ -125,7 +125,7 @@ def test_start_that_cannot_take_events(place: Place) -> None:
     keyless = place.command("run")
 
     assert refused.code == 1
-    assert f"error: events cannot be taken on {address}: Address already in use" in refused.err
+    assert f"error: cannot listen for events on {address}: Address already in use" in refused.err
     assert keyless.code == 2
     assert "the write key is missing: " in keyless.err
     assert place.rows("SELECT * FROM runs") == []

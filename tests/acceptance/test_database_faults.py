@@ -277,8 +277,8 @@ def test_a_folder_without_room_is_named(place: Place, small_disk: SmallDisk, wor
 
     assert ended.code == 1
     (said,) = [line for line in ended.err.splitlines() if line.startswith("error:")]
-    assert f"cannot keep temporary files in {small_disk.folder}: " in said
-    assert "hint: free space there, or set TMPDIR to a folder with more, then run it again" in ended.err
+    assert f"cannot write temporary files to {small_disk.folder}: " in said
+    assert "hint: free space there or set TMPDIR to a folder with more space, then try again" in ended.err
     assert "Traceback" not in ended.err
 
 
@@ -336,7 +336,10 @@ def test_a_lock_that_is_held_for_too_long(
     said = capsys.readouterr().err
 
     assert code == 1
-    assert "failed: database is locked\nhint: another program has locked the file: close it; nothing was lost\n" in said
+    assert (
+        "failed: database is locked\nhint: nothing was lost; another program has locked the file: close"
+        " it, then try again\n"
+    ) in said
     assert run_here(monkeypatch, place, "sync") == 0
     assert_settled(place, EVERYBODY)
 

@@ -64,12 +64,12 @@ def test_it_tells_the_whole_story(told: Told) -> None:
     for sentence in (
         r"customers in offices",
         r"Order Completed Last 30days +(\d+) +\1 +0 +0 +0 +\1\b",
-        r"\d+ changes in \d+ identifies",
+        r"\d+ changes sent in \d+ identify calls",
         r"exited +\w+ \w+ +last order 3\d days ago",
         r"entered +\w+ \w+ +last order 6\d days ago",
         r"entered +\w+ \w+ +\$[5-9]\d\d\.\d0 in 90 days, before \$[0-4]?\d?\d\.\d0",
         r'"order_completed_last_30days": true,\n +"lapsed_customers": false',
-        r"Compared: \d+ people, 3 traits each; all are equal",
+        r"Compared \d+ people with 3 traits each: all match",
     ):
         assert re.search(sentence, told.text), sentence
 

@@ -89,7 +89,7 @@ def test_a_person_sees_each_condition_its_value_and_the_events(place: Place) -> 
         "          is \"basic\", asked for = 'pro'",
         "",
         "u1 is in big_spenders",
-        "in the membership database: big_spenders was never synced",
+        "in the membership database: big_spenders has never been synced",
     ]
 
 
@@ -132,15 +132,12 @@ def test_beside_the_verdict_stands_what_the_database_has(place: Place) -> None:
     place.shop.execute("UPDATE users SET plan = CASE plan WHEN 'pro' THEN 'basic' ELSE 'pro' END")
     buy(place, "u2", 600)
 
-    assert membership("u1")[1].endswith("; the next sync would let them exit")
-    assert membership("u2") == (False, "not a member; the next sync would let them enter")
-    assert membership("u2", "spend")[1].startswith("the value 20, one since 20")
-    assert membership("u2", "spend")[1].endswith("; the next sync would make the value 620")
+    assert membership("u1")[1].endswith("; the next sync would remove them")
+    assert membership("u2") == (False, "not a member; the next sync would add them")
+    assert membership("u2", "spend")[1].startswith("the value 20, present since 20")
+    assert membership("u2", "spend")[1].endswith("; the next sync would change the value to 620")
     assert place.command("pause", BIG).code == 0
-    assert (
-        "is paused; after `audience-sync resume big_spenders` the next sync would let them enter"
-        in (membership("u2")[1])
-    )
+    assert "is paused; after `audience-sync resume big_spenders` the next sync would add them" in (membership("u2")[1])
 
 
 @ON_ONE_DATABASE
@@ -150,9 +147,9 @@ def test_somebody_unknown_is_told_why(place: Place) -> None:
     buyer = place.command("explain", "u1", "Buyers")
 
     assert (ghost.code, nobody.code, buyer.code) == (0, 0, 0)
-    assert "ghost is not in big_spenders: though they have events, no row of [sources.shop.profiles] has" in ghost.out
+    assert "ghost is not in big_spenders: the user has events, but no row of [sources.shop.profiles] has" in ghost.out
     assert "holds" not in ghost.out
-    assert "nobody is not in buyers: the SQL returns no row for them" in nobody.out
+    assert "nobody is not in buyers: the SQL returns no row with this key" in nobody.out
     assert "u1 is in buyers\n" in buyer.out
 
 
@@ -192,7 +189,7 @@ def test_the_sql_can_be_pasted(place: Place) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence", "remedy"),
     [
-        (("explain", BIG, "u1"), "USER comes before AUDIENCE", f"audience-sync explain u1 {BIG}"),
+        (("explain", BIG, "u1"), "put USER before AUDIENCE", f"audience-sync explain u1 {BIG}"),
         (("explain", BIG), "explain needs USER and AUDIENCE", f"audience-sync explain {BIG} --sql"),
         (("explain", "u1", "big_spendrs"), "did you mean `big_spenders`", "audience-sync audiences"),
         (("explain", "", BIG), "not a valid profile key", ""),
@@ -238,7 +235,7 @@ def test_a_preview_counts_and_stores_nothing(place: Place) -> None:
     assert {one["profile_key"] for one in found["sample"]} == {"u1", "u2"}
     assert {**found, "seconds": 0, "as_of": 0} == {**repeated, "seconds": 0, "as_of": 0}
     assert "size      2 members\n" in table.out
-    assert "rejected  1 rows: 1 null_key\n" in table.out
+    assert "rejected  1 row: 1 null_key\n" in table.out
     assert "numbers  min 20, median 285, max 550\n" in spend.out
     assert {row["profile_key"]: row["value"] for row in lines} == {"u1": "550", "u2": "20"}
     assert "nothing was stored" in first.err

@@ -52,7 +52,7 @@ EVENTS: list[dict[str, Any]] = [
     {"type": "page"},
     {**ADA, "messageId": "m4\x9b2J", "integrations": {"All": False}},
 ]
-MISSING = "Track Event: missing_field: the field timestamp is missing, and trackEvent needs it"
+MISSING = "Track Event: missing_field: the field timestamp is missing, but trackEvent requires it"
 RECORDS: list[dict[str, Any]] = [
     {"line": 1, "messageId": "m1", "matched": ["Identify User"], "bodies": [ADA_BODY], "reasons": []},
     {"line": 2, "messageId": "=m2", "matched": ["Track Event"], "bodies": [], "reasons": [MISSING]},
@@ -245,7 +245,7 @@ def test_twenty_bad_lines_are_named_and_the_rest_counted(folder: Folder) -> None
     assert ended.code == 0
     assert [record["line"] for record in ended.records] == [1026]
     assert ended.err.splitlines() == [
-        *(f"bad line {number} is JSON, but not an object" for number in range(1, 21)),
+        *(f"bad line {number} is valid JSON, but not an object" for number in range(1, 21)),
         "… 1,005 more bad lines, in all 1,024 not_an_object, 1 not_json",
         "1 events would become 0 bodies, 1 events would send nothing; 1,025 bad lines; nothing was sent",
     ]
@@ -261,14 +261,14 @@ class Bad(NamedTuple):
 
 EMPTY = "FILE has no events: it is empty, or all its lines are blank\n"
 FILES = {
-    "missing": Bad(None, "error: there is no file FILE\n"),
+    "missing": Bad(None, "error: file not found: FILE\n"),
     "empty": Bad(b"", EMPTY, 0),
     "blank": Bad(b"\n  \n\r\n", EMPTY, 0),
     "empty_gzip": Bad(gzip.compress(b""), EMPTY, 0),
     "damaged_gzip": Bad(
         gzip.compress(b'{"type":"page"}\n')[:-6],
         "1 events would become 0 bodies, 1 events would send nothing; 0 bad lines; nothing was sent\n"
-        "error: FILE cannot be read beyond line 1: its gzip data end too early\n",
+        "error: FILE cannot be read beyond line 1: its gzip data is truncated\n",
     ),
     "no_event": Bad(
         b"id,name\n1,Ada\n",
@@ -422,7 +422,7 @@ def test_bad_lines_and_what_nobody_wants(place: Place) -> None:
     assert (ended.code, ended.records) == (0, record(read=10, taken=7, known=3, bad=2, accepted=5, unsent=2))
     assert [line for line in said(ended.err).splitlines() if "bad line" in line] == [
         "bad line 4 is not valid JSON: …",
-        "bad line 5 is JSON, but not an object",
+        "bad line 5 is valid JSON, but not an object",
     ]
     assert told(place) == expected(tracks(5))
     assert sorted(place.rows("SELECT reason, type, count FROM unsent_events")) == [
@@ -455,7 +455,7 @@ def test_a_file_that_breaks_off_is_sent_as_far_as_it_goes(place: Place) -> None:
     assert broken.records == record(read=some, taken=some, accepted=some)
     assert 0 < some < 3000
     assert told(place) == expected(events[:some])
-    assert f"cannot be read beyond line {some}: its gzip data end too early\nhint: what comes before" in broken.err
+    assert f"cannot be read beyond line {some}: its gzip data is truncated\nhint: what comes before" in broken.err
     assert NOTHING_TWICE in broken.err
 
     assert send(place, whole).records == record(read=3000, known=some, taken=3000 - some, accepted=3000 - some)
@@ -471,7 +471,7 @@ def test_while_schematic_is_away(place: Place) -> None:
     delivered = place.command("deliver")
 
     assert (away.code, away.records) == (3, record(read=200, taken=200, open=200))
-    assert "200 deliveries are open" in away.err
+    assert "open deliveries: 200" in away.err
     assert delivered.code == 0
     assert told(place) == expected(events)
 

@@ -78,14 +78,14 @@ def test_an_edited_definition_that_a_guard_blocks_reaches_nobody_through_others(
 
     counter.configure(spenders=EVERYBODY)
     planned = counter.command("plan", "quiet_spenders", "--format", "json")
-    would = "audience `spenders` would be blocked by a guard; look at it with `audience-sync plan spenders`"
+    would = "audience `spenders` would be blocked by a guard; review it with `audience-sync plan spenders`"
     assert planned.code == 4
     assert counter.planned(planned) == {
-        "spenders": ("blocked", "10 would enter, 250.0 % of the 4 members before; max_entry_percent allows 200 %"),
+        "spenders": ("blocked", "10 would enter: 250.0 % of the previous 4 members; max_entry_percent allows 200 %"),
         "quiet_spenders": ("held", would),
     }
     assert [planned.records[1][column] for column in ("members", "enter", "requests", "time")] == [3, None, None, None]
-    assert "spenders comes first: it is used by quiet_spenders\n" in planned.err
+    assert "syncing spenders first: it is used by quiet_spenders\n" in planned.err
     assert f"quiet_spenders: a sync would be held: {would}\n" in planned.err
 
     synced = counter.command("sync", "--format", "json")
@@ -108,7 +108,8 @@ def test_an_edited_definition_that_a_guard_blocks_reaches_nobody_through_others(
     approved = counter.command("approve", "3")
     assert approved.code == 0
     assert (
-        "quiet_spenders was held by it and is due now: the daemon syncs it, or `audience-sync sync quiet_spenders`\n"
+        "quiet_spenders was held by this run and is due now: the daemon syncs it, or run"
+        " `audience-sync sync quiet_spenders`\n"
     ) in approved.err
     assert counter.held() == {}
     released = counter.command("sync", "quiet_spenders", "--format", "json")
@@ -128,14 +129,14 @@ def test_who_holds_is_named_by_every_command(counter: Counter) -> None:
     listed = counter.command("audiences", "--format", "json").records
     assert {one["key"]: one["state"] for one in listed} == {"quiet_spenders": "held", "spenders": "paused"}
     explained = counter.command("explain", "u11", "quiet_spenders", "--format", "json").records[-1]
-    assert f"quiet_spenders is held: {reason}; after that the next sync would change nothing" in explained["text"]
+    assert f"quiet_spenders is held: {reason}; after that, the next sync would change nothing" in explained["text"]
     every = counter.command("sync", "--format", "json")
     assert (every.code, counter.states(every)) == (4, {"quiet_spenders": "held"})
-    assert "skipped: spenders is paused\n" in every.err
+    assert "skipped: spenders is paused; to continue, run `audience-sync resume spenders`\n" in every.err
     assert counter.command("plan", "--format", "json").code == 4
 
     assert counter.command("resume", "spenders").code == 0
-    assert "quiet_spenders was held by it and is due now" in counter.command("sync", "spenders").err
+    assert "quiet_spenders was held by this run and is due now" in counter.command("sync", "spenders").err
     assert counter.held() == {}
     due = counter.place.rows("SELECT key FROM audiences WHERE next_due_at IS NOT NULL")
     assert due == [("quiet_spenders",)]  # for the daemon, at once
@@ -154,8 +155,11 @@ def test_what_is_used_fails(counter: Counter) -> None:
 
     assert (synced.code, counter.states(synced)) == (2, {"quiet_spenders": "held"})
     assert counter.held() == {
-        "quiet_spenders": "audience `spenders` failed (run 1): [sources.shop.profiles] has no column 'nowhere',"
-        " which `user_keys or company_keys` names; fix that, then run `audience-sync sync spenders`"
+        "quiet_spenders": (
+            "audience `spenders` failed (run 1): [sources.shop.profiles] has no column 'nowhere', but"
+            " `user_keys or company_keys` refers to it; fix the cause, then run `audience-sync sync"
+            " spenders`"
+        )
     }
     assert f"held: quiet_spenders: {counter.held()['quiet_spenders']}\n" in synced.err
     planned = counter.command("plan", "quiet_spenders", "--format", "json")
@@ -178,7 +182,7 @@ def test_what_is_used_is_being_synced_elsewhere(counter: Counter) -> None:
             synced = counter.command("sync", "quiet_spenders", "--wait", "0s", "--format", "json")
 
     assert (synced.code, synced.records) == (5, [])
-    assert "error: quiet_spenders: it uses 'spenders', and another process is working on that\n" in synced.err
+    assert "error: quiet_spenders: it uses 'spenders', which another process is syncing\n" in synced.err
     assert counter.held() == {}
     assert counter.place.rows("SELECT count(*) FROM runs") == [(2,)]
 

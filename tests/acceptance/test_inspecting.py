@@ -363,10 +363,10 @@ def test_as_of_refuses_what_it_cannot_know(desk: Desk) -> None:
     now = desk.command("members", AUDIENCE_KEY, "--as-of", desk.clock().isoformat(), "--format", "json")
 
     assert (early.code, early.out) == (2, "")
-    assert "first synced as of 2026-03-31 12:00:00Z, after 2026-03-31 11:00:00Z" in early.err
+    assert "first synced as of 2026-03-31 12:00:00Z, which is after 2026-03-31 11:00:00Z" in early.err
     assert [record["profile_key"] for record in known.records] == ["u1"]
     assert (purged.code, purged.out) == (2, "")
-    assert "history is kept from" in purged.err
+    assert "history starts at" in purged.err
     assert {"u1", "u2"} == {record["profile_key"] for record in now.records}
 
 

@@ -87,11 +87,11 @@ def test_files_that_others_can_open_are_named_with_the_remedy(place: Place, comm
     said = " ".join((ended.err if command != "check" else ended.out).split())
 
     for file, why, remedy in (
-        (path, "can be changed by others (mode 664)", f"chmod go-w {path}"),
-        (path, "can be read by everybody (mode 664) and holds a password", f"chmod 640 {path}"),
-        (key, "holds the API key and can be opened by others than its owner (mode 644)", f"chmod 600 '{key}'"),
-        (database, "can be opened by others than its owner (mode 640)", f"chmod 600 {database}"),
-        (beside, "can be opened by others than its owner (mode 640)", f"chmod 600 {beside}"),
+        (path, "is writable by other users (mode 664)", f"chmod go-w {path}"),
+        (path, "is readable by every user (mode 664) and contains a password", f"chmod 640 {path}"),
+        (key, "contains the API key and is accessible to other users (mode 644)", f"chmod 600 '{key}'"),
+        (database, "contains memberships and is accessible to other users (mode 640)", f"chmod 600 {database}"),
+        (beside, "contains memberships and is accessible to other users (mode 640)", f"chmod 600 {beside}"),
     ):
         about = said.partition(f"{file}: {why}" if command == "check" else f"{file} {why}")
         assert about[1], (file, said)

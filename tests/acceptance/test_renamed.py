@@ -16,8 +16,8 @@ from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL
 
 EVERYBODY = customers(range(200))
 SENTENCE = (
-    f"was synced as {AUDIENCE_KEY} before: a sync sends the new trait VIP to every member, and the 200 members of"
-    f" {AUDIENCE_KEY} keep the old one"
+    f"was synced as {AUDIENCE_KEY} before: a sync sends the new trait VIP to every member, and the 200"
+    f" members of {AUDIENCE_KEY} keep the old trait"
 )
 REMEDY = (
     f'to continue with the old trait, set key = "{AUDIENCE_KEY}"; to end it, `audience-sync retract {AUDIENCE_KEY}`'
@@ -104,7 +104,9 @@ def test_a_second_approve_says_when_the_first_was(synced: Place) -> None:
     assert "was approved at" not in first.err
     assert "note: " in first.err
     assert re.search(
-        r"^run 2 was approved at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ; its changes are applied$", second.err, re.MULTILINE
+        r"^run 2 was already approved at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ, and its changes are applied$",
+        second.err,
+        re.MULTILINE,
     )
     assert (second.out, "note: " in second.err) == ("", False)
     assert [(one["id"], one["state"]) for one in again.records] == [(2, "succeeded")]

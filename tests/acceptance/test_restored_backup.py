@@ -100,7 +100,7 @@ def forwarded(place: Place) -> str:
 
 
 def test_every_command_that_sends_refuses_an_older_database(place: Place, backup: Path) -> None:
-    """No command syncs, sends or approves anything on a database that is older than what was sent from it."""
+    """No command syncs, sends or approves anything on a database that is older than the data sent from it."""
     newest = json.loads(mark_of(place).read_text())["generation"]
     restore(place, backup)
     kept, received = place.everything(), place.received()
@@ -118,8 +118,8 @@ def test_every_command_that_sends_refuses_an_older_database(place: Place, backup
 
     for words, end in ended.items():
         assert end.code == 2, words
-        assert f"{mark_of(place)} is older than what was sent from it: its last commit was at 20" in end.err, words
-        assert "hint: put the newer file back, or accept this one with" in end.err, words
+        assert f"{mark_of(place)} is older than the data sent from it: its last commit was at 20" in end.err, words
+        assert "hint: restore the newer file, or accept this one with" in end.err, words
         assert "audience-sync sync --resync --force" in end.err, words
     assert place.everything() == kept
     assert place.received() == received
@@ -136,7 +136,7 @@ def test_check_says_that_the_database_is_older(place: Place, backup: Path) -> No
     assert ill.code == 2
     (said,) = [record for record in ill.records if record["state"] == "error"]
     assert said["check"] == "database"
-    assert "is older than what was sent from it" in said["message"]
+    assert "is older than the data sent from it" in said["message"]
     assert "audience-sync sync --resync --force" in said["remedy"]
 
 
@@ -166,7 +166,7 @@ def test_a_running_service_notices_a_restore_under_it(place: Place, backup: Path
     with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(file_of(place))) as target:
         source.backup(target)
 
-    with pytest.raises(DatabaseOlder, match="older than what was sent"), place.database.write() as connection:
+    with pytest.raises(DatabaseOlder, match="older than the data sent"), place.database.write() as connection:
         generations.next_generation(connection, 0)
 
 
@@ -209,7 +209,7 @@ def test_an_older_database_is_accepted(place: Place) -> None:
     ended = place.command("sync", "--resync", "--force")
 
     assert ended.code == 0, ended.err
-    assert f"going on with an older database: all that it remembers is sent again ({AUDIENCE_KEY})" in ended.err
+    assert f"continuing with an older database: sending all its values again ({AUDIENCE_KEY})" in ended.err
     now = {user: "acme" for user in BEFORE if user != "u1"}
     assert place.traits() == {user: {AUDIENCE_KEY: user in now} for user in BEFORE}
     assert place.rows("SELECT * FROM open_deliveries") == []
@@ -288,7 +288,7 @@ def test_a_database_that_only_forwards(place: Place) -> None:
     quiet = place.command("deliver")
     assert [refused.code, accepted.code, quiet.code] == [2, 0, 3]
     assert "audience-sync sync --resync --force" in refused.err
-    assert "1 forwarded events waited in it and may have been sent since. They are now dead letters" in accepted.err
+    assert "pending forwarded events that may have been sent since are now dead letters (1)" in accepted.err
     assert place.received() == received
     assert place.command("dead", "retry", "--events").code == 0
     assert place.command("deliver").code == 0
@@ -309,7 +309,7 @@ def test_a_mark_that_cannot_be_written(place: Place) -> None:
     synced = place.command("sync")
     in_the_way.rmdir()
 
-    sentence = f"nothing is sent, because the high-water mark {mark_of(place)} cannot be written: Is a directory"
+    sentence = f"delivery is stopped because the high-water mark {mark_of(place)} cannot be written: Is a directory"
     assert [checked.code, synced.code] == [1, 1]
     assert sentence in [record["message"] for record in checked.records if record["state"] == "error"]
     assert f"error: {sentence}\nhint: nothing was lost" in synced.err
@@ -334,7 +334,7 @@ def test_the_service_goes_on_when_the_mark_can_be_written(place: Place) -> None:
         in_the_way.rmdir()
         until(lambda: place.rows("SELECT 1 FROM runs WHERE id = 2 AND sent = 20"))
     (stopped,) = [line for line in daemon.logged if line["event"] == "delivery_stopped"]
-    assert "nothing is sent, because the high-water mark" in stopped["error"]
+    assert "delivery is stopped because the high-water mark" in stopped["error"]
     assert_settled(place, AFTER, before=BEFORE)
 
 
@@ -410,7 +410,7 @@ def test_a_backup_of_an_unused_database_is_older_too(place: Place, sqlite_templa
     ended = place.command("sync")
 
     assert ended.code == 2
-    assert "it has never synced or forwarded, but commits followed until 20" in ended.err
+    assert "it has no syncs and no forwarded events, but there were commits until 20" in ended.err
 
 
 # The file
@@ -463,5 +463,5 @@ def test_a_mark_that_cannot_be_read_is_named(place: Place) -> None:
     ended = place.command("sync")
 
     assert ended.code == 1
-    assert f"cannot read {mark_of(place)}: it is not what audience-sync writes" in ended.err
+    assert f"cannot read {mark_of(place)}: it was not written by audience-sync" in ended.err
     assert "remove the file" in ended.err

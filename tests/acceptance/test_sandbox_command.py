@@ -122,8 +122,8 @@ def test_every_request_is_one_line_on_stderr(serve: Serve) -> None:
 
     assert lines == [
         "200  /batch  2 events",
-        "200  /batch  1 events, 1 duplicates",
-        "401  /batch  1 events",
+        "200  /batch  1 event, 1 duplicate",
+        "401  /batch  1 event",
         "200  /whoami",
     ]
     assert "sch_dev_" not in running.complained
@@ -159,7 +159,7 @@ def test_it_fails_and_waits_as_asked(serve: Serve) -> None:
 
     assert answered.status_code == 503
     assert answered.elapsed.total_seconds() >= 0.05
-    assert "503  /batch  1 events, fault: status 503" in running.complained
+    assert "503  /batch  1 event, fault: status 503" in running.complained
 
 
 def test_some_requests_fail_and_others_pass(serve: Serve) -> None:
@@ -200,7 +200,7 @@ def test_it_goes_on_counting_after_it_was_emptied(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--database", "nowhere/sandbox.db"], "nowhere/sandbox.db cannot be the sandbox's ledger"),
+        (["--database", "nowhere/sandbox.db"], "nowhere/sandbox.db cannot be used as the sandbox's database"),
         (["--delay", "soon"], "is not a valid duration"),
         (["--fail-rate", "2"], "--fail-rate"),
     ],

@@ -260,7 +260,7 @@ def test_the_daemon_shows_the_key_to_nobody(place: Place, given: str) -> None:
                 heard = b""
                 while b"STATUS=" not in heard:
                     heard += systemd.recv(4096) + b"\n"
-                until(lambda: "ingest_listening" in (place.folder / "run.txt").read_text())
+                until(lambda: "ingest_started" in (place.folder / "run.txt").read_text())
                 found = re.search(r'"address": "([^"]+)"', (place.folder / "run.txt").read_text())
                 assert found is not None
                 answers = [

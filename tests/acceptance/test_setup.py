@@ -251,8 +251,8 @@ def test_migrate_refuses_a_database_of_a_newer_program(
     done, looked = command("migrate"), command("check", "--format", "json")
 
     assert (done.code, looked.code) == (2, 2)
-    assert "made by a newer audience-sync" in done.err
-    assert any("made by a newer audience-sync" in one["message"] for one in looked.records)
+    assert "from a newer version of audience-sync" in done.err
+    assert any("from a newer version of audience-sync" in one["message"] for one in looked.records)
 
 
 def test_check_tells_a_newcomer_what_the_example_still_needs(
@@ -294,7 +294,7 @@ def test_check_finds_everything_well_and_changes_nothing(
     assert {one["check"] for one in looked.records} == {
         "configuration", "database", "source", "audience", "mapping", "memberships", "schematic",
     }  # fmt: skip
-    assert "2 members agree" in str(looked.records)
+    assert "2 members verified" in str(looked.records)
     assert everything(workspace.database) == before
     assert sandbox.ledger.read("SELECT count(*) FROM events")[0][0] == 0
 
@@ -514,7 +514,7 @@ def test_check_warns_of_files_that_others_can_open(
     assert looked.code == 0
     assert f"chmod go-w {path}" in looked.about("configuration", str(path), state="warning")
     assert f"chmod 600 {database}" in looked.about("database", str(database), state="warning")
-    assert "holds a password" in secret.about("configuration", str(path), state="warning")
+    assert "contains a password" in secret.about("configuration", str(path), state="warning")
     assert PASSWORD not in secret.out + secret.err
 
 
@@ -549,9 +549,9 @@ def test_check_deep_finds_damage(
     errors = [one for one in deep.records if one["state"] == "error"]
     assert (shallow.code, deep.code) == (0, 1)
     assert {(one["check"], one["subject"]) for one in errors} == {("memberships", AUDIENCE_KEY)}
-    assert "its members are not those that the last sync wrote" in errors[0]["message"]
+    assert "its members differ from what the last sync wrote" in errors[0]["message"]
     assert f"audience-sync sync {AUDIENCE_KEY} --resync" in errors[0]["remedy"]
-    assert "has 1 members, but its count says 2" in errors[1]["message"]
+    assert "has 1 member, but the stored count is 2" in errors[1]["message"]
     assert "check again" in errors[1]["remedy"]
 
 
@@ -669,7 +669,7 @@ def test_service_says_when_it_could_not_be_seen(command: Callable[..., Result]) 
     printed = command("--config", "/home/me/config.toml", "service")
 
     assert printed.code == 0
-    assert "the service cannot see /home/me/config.toml" in printed.err
+    assert "the service cannot read /home/me/config.toml" in printed.err
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,8 @@ def test_the_daemon_goes_on_after_it_was_stopped_and_continued(place: Place) -> 
         ended = daemon.end(signal.SIGTERM, seconds=SOON)
 
     assert ended.code == 0
-    assert logged(daemon, "reloaded", "daemon_stopping", "daemon_stopped") == [
-        ("reloaded", "info"),
+    assert logged(daemon, "configuration_reloaded", "daemon_stopping", "daemon_stopped") == [
+        ("configuration_reloaded", "info"),
         ("daemon_stopping", "info"),
         ("daemon_stopped", "info"),
     ]
@@ -137,9 +137,9 @@ def test_a_reload_of_a_bad_file_and_of_a_good_one(place: Place) -> None:
             daemon.process.send_signal(signal.SIGHUP)
         until(lambda: place.members("ring"))
         ended = daemon.end(signal.SIGTERM, seconds=SOON)
-    syntax, several = (line for line in daemon.logged if line["event"] == "reload_refused")
-    reloaded = next(line for line in daemon.logged if line["event"] == "reloaded")
-    restart = next(line for line in daemon.logged if line["event"] == "restart_needed")
+    syntax, several = (line for line in daemon.logged if line["event"] == "reload_failed")
+    reloaded = next(line for line in daemon.logged if line["event"] == "configuration_reloaded")
+    restart = next(line for line in daemon.logged if line["event"] == "restart_required")
 
     assert ended.code == 0
     assert [line for line in heard if line.startswith(("RELOADING", "READY"))] == ["RELOADING=1", "READY=1"]
@@ -169,7 +169,7 @@ def test_hangups_at_the_start_and_at_the_end(place: Place) -> None:
         path.write_text(text)
         os.write(feed, text.encode())
         os.close(feed)
-        daemon.wait_for('"reloaded"')
+        daemon.wait_for('"configuration_reloaded"')
         place.shop.execute("BEGIN EXCLUSIVE")
         daemon.process.send_signal(signal.SIGTERM)
         daemon.process.send_signal(signal.SIGHUP)
@@ -177,7 +177,7 @@ def test_hangups_at_the_start_and_at_the_end(place: Place) -> None:
         ended = daemon.end(signal.SIGHUP, seconds=SOON)
 
     assert ended.code == 0
-    assert len(logged(daemon, "reloaded", "reload_refused")) == 1
+    assert len(logged(daemon, "configuration_reloaded", "reload_failed")) == 1
 
 
 @ON_ONE_DATABASE
@@ -186,7 +186,7 @@ def test_a_hangup_during_start_up_is_a_reload(place: Place) -> None:
     with place.running("run") as daemon:
         until(lambda: signal.SIGHUP in blocked(daemon.process))
         daemon.process.send_signal(signal.SIGHUP)
-        daemon.wait_for('"reloaded"')
+        daemon.wait_for('"configuration_reloaded"')
         assert daemon.end(signal.SIGTERM, seconds=SOON).code == 0
 
 

@@ -157,7 +157,7 @@ def test_a_server_that_does_not_answer_is_given_up(place: Place, deaf: int) -> N
     settings = configured(place, f"postgresql+psycopg://reader@127.0.0.1:{deaf}/shop", ORDERS, timeout="2s")
     said = sync_refused(place, settings)
 
-    assert said.startswith("Cannot connect to the postgresql source shop@127.0.0.1: ")
+    assert said.startswith("Cannot connect to the postgresql source shop on 127.0.0.1: ")
     assert "timeout" in said
 
 
@@ -250,7 +250,7 @@ def test_the_daemon_ends_though_its_source_hangs(place: Place, deaf: int) -> Non
         ended = running.end(signal.SIGTERM, seconds=SOON)
 
     assert ended.code == 0
-    assert "work_left_behind" not in ended.err
+    assert "work_abandoned" not in ended.err
     assert place.held() == []
     assert place.rows("SELECT state FROM runs WHERE state = 'running'") == []
 

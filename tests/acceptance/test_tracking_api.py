@@ -159,13 +159,13 @@ def test_a_library_loses_nothing_though_the_daemon_dies_twice(place: Place, port
     with recording(port) as proxy, closed_segment_connections():
         client = Client(WRITE_KEY, host=proxy.url)
         with place.running("run") as daemon:
-            daemon.wait_for("ingest_listening")
+            daemon.wait_for("ingest_started")
             producer = threading.Thread(target=lambda: users.update(send(client, EVENTS)))
             producer.start()
             until(lambda: place.received() > EVENTS // 5)
             assert daemon.end(signal.SIGKILL).code == -signal.SIGKILL
         with place.running("run") as daemon:
-            daemon.wait_for("ingest_listening")
+            daemon.wait_for("ingest_started")
             until(lambda: len(proxy.accepted) > EVENTS * 2 // 3 and place.received() > EVENTS // 2)
             assert daemon.end(signal.SIGKILL).code == -signal.SIGKILL
         with place.running("run") as daemon:

@@ -155,7 +155,7 @@ def test_a_frozen_daemon_is_replaced_and_does_no_harm(place: Place, daemons: Exi
     assert place.command("sync", "--no-deliver").code == 0
     deliver_the_rest(place)
     frozen.process.send_signal(signal.SIGCONT)
-    until(lambda: any(line["event"] == "delivered" for line in frozen.logged))
+    until(lambda: any(line["event"] == "events_delivered" for line in frozen.logged))
     deliver_the_rest(place)
     stop(frozen, other)
 

@@ -115,7 +115,7 @@ def test_what_was_never_blocked_is_refused(syncing: Syncing) -> None:
 
     with pytest.raises(ApprovalRefused) as caught:
         syncing.approve(run)
-    assert str(caught.value) == "run 1 cannot be approved: no guard stopped it, and its changes are applied"
+    assert str(caught.value) == "run 1 cannot be approved: it was not blocked, and its changes are applied"
     assert caught.value.hint == f"no run of {AUDIENCE_KEY} is blocked now"
 
 
@@ -132,7 +132,7 @@ def test_a_failed_run_is_refused_with_its_reason(syncing: Syncing) -> None:
     ) as caught:
         syncing.approve(syncing.run(3))
     assert caught.value.hint == (
-        f"run 2 is blocked now: `audience-sync plan {AUDIENCE_KEY}`, then `audience-sync approve 2`"
+        f"run 2 is blocked now; review it with `audience-sync plan {AUDIENCE_KEY}`, then run `audience-sync approve 2`"
     )
 
 
@@ -147,7 +147,7 @@ def test_a_newer_plan_takes_the_place_of_an_older(syncing: Syncing) -> None:
         syncing.approve(older)
     assert str(caught.value) == "run 2 cannot be approved: it was superseded by run 3"
     assert caught.value.hint == (
-        f"run 3 is blocked now: `audience-sync plan {AUDIENCE_KEY}`, then `audience-sync approve 3`"
+        f"run 3 is blocked now; review it with `audience-sync plan {AUDIENCE_KEY}`, then run `audience-sync approve 3`"
     )
     assert {row[0] for row in syncing.query("SELECT run_id FROM staged")} == {newer.id}
     syncing.approve(newer)

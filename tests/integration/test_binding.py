@@ -142,7 +142,7 @@ def test_the_environment_is_bound_once(database: Database) -> None:
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_postgres_has_no_mark(database: Database) -> None:
-    """There is no file next to it, and no row that every writer would have to wait for."""
+    """File not found: next to it, and no row that every writer would have to wait for."""
     with database.write() as connection:
         before = settings_table.get(connection, "generation")
         events.take(connection, [], now_ms=1_000)

@@ -18,7 +18,7 @@ from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from tests.support.faulty_sandbox import FaultySandbox
 
 HINT = "set schematic.capture_url to https://c.schematichq.com, or to your proxy of it"
-UNCHECKED = "not checked: that it is Schematic, and that the key may send events; the first delivery shows both"
+UNCHECKED = "not checked: whether it is Schematic, and whether the key can send events; the first delivery shows both"
 JSON, HTML = "application/json", "text/html; charset=utf-8"
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_checked_is_said(tmp_path: Path, sandbox: FaultySandbox, 
     with host(status, text, {"Content-Type": JSON}) as (url, _):
         capture = look(tmp_path, capture=url, api=sandbox.url)["capture"]
 
-    assert (capture.state, capture.message) == ("ok", f"reachable, and answers POST /batch; {UNCHECKED}")
+    assert (capture.state, capture.message) == ("ok", f"reachable, and responds to POST /batch; {UNCHECKED}")
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -49,7 +49,7 @@ def test_api_that_is_well(tmp_path: Path) -> None:
     (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS)
 
     assert (found.state, found.subject) == (State.OK, "127.0.0.1:8080")
-    assert found.message == "is where `run` takes events, from senders with 1 write key"
+    assert found.message == "`run` accepts events here, from senders with 1 write key"
 
 
 def test_key_that_is_missing(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_key_that_is_missing(tmp_path: Path) -> None:
     (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', {})
 
     assert (found.state, found.exit_code) == (State.ERROR, 2)
-    assert "`SEGMENT_WRITE_KEY` is not set in the environment or as a systemd credential" in found.message
+    assert "`SEGMENT_WRITE_KEY` is not set as an environment variable or a systemd credential" in found.message
     assert "LoadCredential=SEGMENT_WRITE_KEY:" in (found.remedy or "")
 
 
@@ -89,5 +89,7 @@ def test_a_sender_who_could_make_members(tmp_path: Path) -> None:
     _, found = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS, mappings="")
 
     assert found.state is State.WARNING
-    assert "takes identifies of any sender, and they can set the trait " in found.message
+    assert (
+        "accepts identify calls from any sender with a write key, and these can overwrite the trait " in found.message
+    )
     assert 'computation_class in ["audience", "trait"]' in (found.remedy or "")

@@ -49,18 +49,21 @@ def trigger(text: str) -> str:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (IDENTIFY, "no enabled mapping carries its value"),
-        (IDENTIFY + "enabled = false\n" + TRAITS, "no enabled mapping makes an event of it: no trigger matches"),
-        (trigger("traits.vip = true"), "exiting users keep the trait"),
-        (trigger("traits.vip = false"), "nobody ever gets the trait"),
-        (trigger('context.change in ["entered", "exited"]'), "a change that is updated or resent has no event"),
-        (trigger('type = "track" and event = "Audience Entered"'), "no trigger matches"),
-        (trigger('context.personas.computation_key = "VIP"'), "no trigger matches"),
-        (trigger('context.personas.computation_class = "trait"'), "no trigger matches"),
-        (IDENTIFY + "[mappings.fields]\nuser_traits = { vip = true }\n", "entries and exits look the same"),
+        (IDENTIFY, "no enabled mapping sends its value"),
+        (IDENTIFY + "enabled = false\n" + TRAITS, "no enabled mapping has a trigger that matches it"),
+        (trigger("traits.vip = true"), "users who exit keep the trait"),
+        (trigger("traits.vip = false"), "the trait is never set"),
+        (
+            trigger('context.change in ["entered", "exited"]'),
+            "a change with the value updated or resent makes no event",
+        ),
+        (trigger('type = "track" and event = "Audience Entered"'), "no enabled mapping has a trigger that matches it"),
+        (trigger('context.personas.computation_key = "VIP"'), "no enabled mapping has a trigger that matches it"),
+        (trigger('context.personas.computation_class = "trait"'), "no enabled mapping has a trigger that matches it"),
+        (IDENTIFY + "[mappings.fields]\nuser_traits = { vip = true }\n", "Schematic cannot tell entries from exits"),
         (
             IDENTIFY + TRAITS + 'user_keys = { email = { "@path" = "$.traits.email" } }\n',
-            "mapping 'Ours': the field user_keys has no key",
+            "mapping 'Ours': identifyUser needs at least one key in user_keys",
         ),
         (
             TRACK.replace('"Changed"', '{ "@path" = "$.event" }'),
@@ -68,18 +71,21 @@ def trigger(text: str) -> str:
         ),
         (
             IDENTIFY + TRAITS + 'timestamp = "soon"\n',
-            "mapping 'Ours': the field timestamp, text, is not a time",
+            "mapping 'Ours': the field timestamp is text, but must be ISO 8601",
         ),
-        (TRACK, "mapping 'Ours': the track event names neither a user nor a company"),
-        (IDENTIFY + TRAITS + 'user_keys = { userId = "everybody" }\n', "everybody would be one user"),
-        (IDENTIFY + TRAITS + 'user_keys = { email = { "@path" = "$.traits.vip" } }\n', "everybody would be one user"),
+        (TRACK, "mapping 'Ours': the track event has no user and no company"),
+        (IDENTIFY + TRAITS + 'user_keys = { userId = "everybody" }\n', "all members would be the same user"),
+        (
+            IDENTIFY + TRAITS + 'user_keys = { email = { "@path" = "$.traits.vip" } }\n',
+            "all members would be the same user",
+        ),
         (
             IDENTIFY + '[mappings.fields]\nuser_traits = { vip = true, last = { "@path" = "$.traits.vip" } }\n',
-            "exiting users keep the trait",
+            "users who exit keep the trait",
         ),
         (
             trigger("traits.vip = true") + TRACK.replace("Ours", "Other") + BY_USER,
-            "no enabled mapping carries its value",
+            "no enabled mapping sends its value",
         ),
     ],
 )
@@ -99,21 +105,21 @@ def test_sends_nothing(tmp_path: Path, text: str, says: str) -> None:
             IDENTIFY
             + TRAITS
             + 'user_keys = { userId = { "@path" = "$.userId" }, email = { "@path" = "$.traits.email" } }\n',
-            "user_keys reads $.traits.email, which no audience change has",
+            "user_keys reads $.traits.email, but audience changes do not have that field",
         ),
         (
             TRACK + 'traits = { "@path" = "$.traits" }\nuser_keys = { userId = { "@path" = "$.userId" } }\n',
-            "is sent as track events alone",
+            "is sent only as track events",
         ),
         (
             IDENTIFY
             + TRAITS
             + TRACK.replace("Ours", "Other").replace('type = "identify"', 'event = "Audience Entered"'),
-            "matches no change of any audience",
+            "does not match any audience change",
         ),
         (
             IDENTIFY + '[mappings.fields]\nuser_traits = { is_vip = { "@path" = "$.traits.vip" } }\n',
-            "is not sent under its own name, but among the traits is_vip",
+            "is not sent under its own name, but as the traits is_vip",
         ),
     ],
 )
@@ -178,7 +184,7 @@ def test_a_mapping_for_forward_alone_is_well(tmp_path: Path, wanted: str) -> Non
 
     assert {one.state for one in found} == {State.OK}
     assert [one.message for one in found if one.subject == "Orders"] == [
-        f"makes trackEvent of forwarded events alone, with {wanted}"
+        f"runs trackEvent only for forwarded events that match {wanted}"
     ]
 
 
@@ -189,7 +195,7 @@ def test_a_mapping_for_changes_alone_is_checked_with_ingest_too(tmp_path: Path) 
     )
     (warned,) = [one for one in findings(tmp_path, INGEST + text) if one.state is State.WARNING]
 
-    assert warned.message == "user_keys reads $.traits.email, which no audience change has"
+    assert warned.message == "user_keys reads $.traits.email, but audience changes do not have that field"
 
 
 def test_an_environment_that_is_not_known_yet_is_no_error(tmp_path: Path) -> None:
@@ -219,4 +225,4 @@ def test_an_audience_called_name_is_refused(tmp_path: Path) -> None:
 
     errors = [one for one in check_mappings.look(load(path, {}), None) if one.state is State.ERROR]
 
-    assert ["named true and false" in one.message for one in errors] == [True]
+    assert ['named "true" and "false"' in one.message for one in errors] == [True]

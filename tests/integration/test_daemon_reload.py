@@ -128,7 +128,7 @@ def test_mappings_count_for_what_is_sent_from_then_on(served: Served) -> None:
         served.reload(SILVER + MAPPINGS)
         wait_until(lambda: any(event.type == "track" for event in served.sandbox.ledger.events()), seconds=LONG)
 
-    assert [line["settings"] for line in served.logged if line["event"] == "reloaded"] == [("mappings",)]
+    assert [line["settings"] for line in served.logged if line["event"] == "configuration_reloaded"] == [("mappings",)]
 
 
 def test_a_reload_ends_the_wait_of_an_outage(served: Served) -> None:
@@ -140,9 +140,9 @@ def test_a_reload_ends_the_wait_of_an_outage(served: Served) -> None:
         served.reload()
         wait_until(lambda: len(served.traits()) == 5, seconds=LONG)
 
-    assert served.told("schematic_unreachable", "schematic_reachable") == [
+    assert served.told("schematic_unreachable", "schematic_recovered") == [
         ("schematic_unreachable", "warning"),
-        ("schematic_reachable", "info"),
+        ("schematic_recovered", "info"),
     ]
 
 
@@ -153,12 +153,12 @@ def test_a_rotated_key_is_used_after_a_reload(served: Served) -> None:
         wait_until(lambda: served.told("key_refused"), seconds=LONG)
         served.reload()
         wait_until(lambda: len(served.traits()) == 5, seconds=LONG)
-    reloaded = next(line for line in served.logged if line["event"] == "reloaded")
+    reloaded = next(line for line in served.logged if line["event"] == "configuration_reloaded")
 
     assert reloaded["settings"] == ("the API key",)
-    assert served.told("key_refused", "schematic_reachable") == [
+    assert served.told("key_refused", "schematic_recovered") == [
         ("key_refused", "error"),
-        ("schematic_reachable", "info"),
+        ("schematic_recovered", "info"),
     ]
 
 
@@ -178,7 +178,7 @@ def test_the_key_of_another_environment_stops_deliveries_alone(served: Served, t
     assert received == {"processed": 0, "duplicate": 0, "failed": 0}
     assert (stopped["log_level"], stopped["error"]) == (
         "error",
-        "this database belongs to the Schematic environment 'env_sandbox', the API key to 'env_production'",
+        "this database belongs to the Schematic environment 'env_sandbox', but the API key belongs to 'env_production'",
     )
 
 
@@ -192,15 +192,15 @@ def test_an_outage_that_turns_into_another(served: Served) -> None:
         wait_until(lambda: served.told("key_refused"), seconds=LONG)
         served.sandbox.faults.clear()
         served.reload()
-        wait_until(lambda: served.told("schematic_reachable"), seconds=LONG)
-    names = ("schematic_unreachable", "key_refused", "schematic_reachable")
+        wait_until(lambda: served.told("schematic_recovered"), seconds=LONG)
+    names = ("schematic_unreachable", "key_refused", "schematic_recovered")
     away, refused, back = (line for line in served.logged if line["event"] in names)
     seconds = (datetime.fromisoformat(refused["since"]) - datetime.fromisoformat(away["since"])).total_seconds()
 
     assert "was" not in away
     assert (refused["was"], refused["after_seconds"]) == ("unreachable", round(seconds))
     assert back == {
-        "event": "schematic_reachable",
+        "event": "schematic_recovered",
         "log_level": "info",
         "pending": back["pending"],
         "was": "key_refused",
@@ -227,10 +227,13 @@ def test_a_reload_waits_for_a_busy_database(served: Served, monkeypatch: pytest.
             connection.exec_driver_sql("UPDATE audiences SET name = 'busy'")
             served.reload("schedule = { every = '2h' }\n")
             wait_until(lambda: len(tries) >= 3, seconds=LONG)
-            assert served.told("reload_delayed", "reloaded") == [("reload_delayed", "warning")]
-        wait_until(lambda: served.told("reloaded"), seconds=LONG)
+            assert served.told("reload_delayed", "configuration_reloaded") == [("reload_delayed", "warning")]
+        wait_until(lambda: served.told("configuration_reloaded"), seconds=LONG)
 
-    assert served.told("reload_delayed", "reloaded") == [("reload_delayed", "warning"), ("reloaded", "info")]
+    assert served.told("reload_delayed", "configuration_reloaded") == [
+        ("reload_delayed", "warning"),
+        ("configuration_reloaded", "info"),
+    ]
 
 
 class Bug(Exception):
@@ -252,12 +255,12 @@ def break_deliveries(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
 def test_a_crash_of_delivering_ends_the_daemon(served: Served, bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not go on without delivering, and does not call a bug an outage of the database."""
     break_deliveries(monkeypatch, bug)
-    with pytest.raises(AudienceSyncError, match="delivering has crashed"), served.running():
+    with pytest.raises(AudienceSyncError, match="delivery has crashed"), served.running():
         wait_until(lambda: served.told("daemon_stopping"), seconds=LONG)
     (crashed,) = (line for line in served.logged if line["event"] == "thread_crashed")
 
     assert (crashed["log_level"], crashed["thread"], crashed["exc_info"]) == ("error", "dispatcher", bug)
-    assert served.told("database_away") == []
+    assert served.told("database_unavailable") == []
 
 
 @pytest.mark.parametrize("is_requested", [True, False])
@@ -273,6 +276,6 @@ def test_only_a_requested_end_is_a_success(served: Served, monkeypatch: pytest.M
     if not is_requested:
         break_deliveries(monkeypatch, Bug())
     with pytest.raises(SystemExit) as left, served.running():
-        wait_until(lambda: served.told("daemon_started" if is_requested else "work_left_behind"), seconds=LONG)
+        wait_until(lambda: served.told("daemon_started" if is_requested else "work_abandoned"), seconds=LONG)
 
     assert left.value.code == (0 if is_requested else 1)

@@ -288,7 +288,10 @@ def test_a_busy_database_does_not_hold_up_the_main_thread(daemon: Daemon, monkey
         daemon.reload(seldom, audience("Silver"))
 
     assert daemon.due() == {"gold": NOON + 6 * HOUR, "silver": NOON - 24 * HOUR}
-    assert told(logged, "database_away", "clock_jumped") == [("database_away", "error"), ("clock_jumped", "warning")]
+    assert told(logged, "database_unavailable", "clock_jumped") == [
+        ("database_unavailable", "error"),
+        ("clock_jumped", "warning"),
+    ]
 
 
 def test_the_next_sync_is_not_in_the_past(daemon: Daemon) -> None:
@@ -347,7 +350,7 @@ def test_a_blocked_run_is_a_warning_once(daemon: Daemon) -> None:
         "log_level": "warning",
         "audience": "gold",
         "run_id": 2,
-        "reason": "180 would leave, 90.0 % of the 200 members before; max_exit_percent allows 30 %",
+        "reason": "180 would leave: 90.0 % of the previous 200 members; max_exit_percent allows 30 %",
         "look": "audience-sync plan gold",
         "approve": "audience-sync approve gold",
     }
@@ -406,7 +409,7 @@ def test_a_requested_stop_is_not_an_error(daemon: Daemon) -> None:
     with capture_logs() as logged:
         daemon.run("gold")
 
-    assert [(line["event"], line["log_level"]) for line in logged] == [("sync_stopped", "info")]
+    assert [(line["event"], line["log_level"]) for line in logged] == [("sync_interrupted", "info")]
     assert logged[0]["why"] == "stopped on request"
     assert daemon.kept() == {"gold": None}
 

@@ -124,7 +124,7 @@ def test_a_sqlite_file_that_cannot_be_written(tmp_path: Path) -> None:
 
     assert explained(failing(tmp_path / "a.db", lambda _: None, mode="ro")) == (
         "the membership database sqlite:////srv/state/a.db failed: attempt to write a readonly database"
-        " | make /srv/state/a.db and its folder writable for this user"
+        " | make /srv/state/a.db and its folder writable by this user"
     )
 
 
@@ -135,7 +135,7 @@ def test_a_sqlite_file_that_another_program_holds(tmp_path: Path) -> None:
 
         assert explained(failing(tmp_path / "a.db", lambda _: None)) == (
             "the membership database sqlite:////srv/state/a.db failed: database is locked"
-            " | another program has locked the file: close it; nothing was lost"
+            " | nothing was lost; another program has locked the file: close it and try again"
         )
 
 
@@ -145,7 +145,7 @@ def test_a_sqlite_file_that_is_full(tmp_path: Path) -> None:
 
     assert explained(full) == (
         "the membership database sqlite:////srv/state/a.db failed: database or disk is full"
-        " | free disk space in /srv/state; nothing was lost"
+        " | nothing was lost; free disk space in /srv/state"
     )
 
 
@@ -179,7 +179,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         "cannot open postgresql+psycopg://me:***@127.0.0.1:9/members: connection failed"
     )
     assert "\n" not in str(caught.value)
-    assert caught.value.hint == "nothing was lost: try again"
+    assert caught.value.hint == "nothing was lost; try again"
 
 
 @pytest.mark.parametrize("wrong", [{"username": "nobody"}, {"database": "nowhere"}])
@@ -189,7 +189,7 @@ def test_a_user_or_a_database_that_is_not_there(tmp_path: Path, postgres_url: st
     with pytest.raises(AudienceSyncError, match="does not exist") as caught, runtime.opened(configured(tmp_path, url)):
         pass
 
-    assert caught.value.hint == "check the user and the name of the database in database.url"
+    assert caught.value.hint == "check the user and the database name in database.url"
 
 
 def test_a_server_that_ends_without_a_word() -> None:
@@ -207,7 +207,7 @@ def test_a_database_in_a_missing_folder_is_refused(tmp_path: Path, work: Callabl
         work(settings)
 
     assert str(caught.value) == f"the folder {tmp_path}/stat of the membership database a.db does not exist"
-    assert caught.value.hint == f"mkdir -p {tmp_path}/stat, or correct the path"
+    assert caught.value.hint == f"create it with `mkdir -p {tmp_path}/stat`, or correct the path"
     assert not (tmp_path / "stat").exists()
     assert checked(settings)["audience", "vip"][0] == "ok"
 
@@ -250,8 +250,8 @@ def test_a_missing_table_is_named(tmp_path: Path, table: str) -> None:
 
     assert state == "error"
     assert said == (
-        f"sqlite:///{tmp_path}/a.db has no table {table} | restore it from a backup: something other than"
-        " audience-sync removed that"
+        f"sqlite:///{tmp_path}/a.db has no table {table} | restore the database from a backup: something other than"
+        " audience-sync removed it"
     )
 
 
@@ -261,8 +261,8 @@ def test_a_temporary_folder_that_takes_no_file_is_refused(tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as caught:
         require_usable_temporary_folder({"TMPDIR": "/proc"})
 
-    assert str(caught.value).startswith("the folder /proc that TMPDIR names cannot be written to: ")
-    assert caught.value.hint == "set TMPDIR to a folder that this user can write to"
+    assert str(caught.value).startswith("the folder /proc from TMPDIR is not writable: ")
+    assert caught.value.hint == "set TMPDIR to a folder that is writable by this user"
     assert found["configuration", "TMPDIR"][0] == "error"
     require_temporary_folder({"TMPDIR": "/proc"})
     require_usable_temporary_folder({"TMPDIR": str(tmp_path)})

@@ -311,11 +311,11 @@ def test_traits_are_declared_once(sending: Sending) -> None:
     [
         (FaultRule(path="/entity-trait-definitions", status=403), "HTTP 403: forbidden"),
         (FaultRule(path="/entity-trait-definitions", status=500), "HTTP 500"),
-        (FaultRule(path="/entity-trait-definitions", refuse=True), "no answer from"),
+        (FaultRule(path="/entity-trait-definitions", refuse=True), "no response from"),
         (FaultRule(path="/entity-trait-definitions", status=200, body="<html>"), "an HTML page"),
         (
             FaultRule(path="/entity-trait-definitions", status=200, body={"data": {"trait_type": "string"}}),
-            "Schematic knows it as string, not boolean",
+            "its type in Schematic is string, not boolean",
         ),
     ],
     ids=["forbidden", "broken", "no answer", "html", "another type"],
@@ -328,7 +328,7 @@ def test_refused_declaration_warns(sending: Sending, rule: FaultRule, says: str)
     report = sending.deliver(warn=warnings.append)
 
     (warning,) = warnings
-    assert warning.startswith("trait gold could not be declared boolean")
+    assert warning.startswith("could not declare the type of trait gold as boolean")
     assert says in warning
     assert report.failure is None
     assert_agreed(sending)
@@ -343,8 +343,8 @@ def test_refused_declaration_warns(sending: Sending, rule: FaultRule, says: str)
     ("rule", "kind", "says"),
     [
         (FaultRule(path="/whoami", status=401), KeyRefused, "refused the API key"),
-        (FaultRule(path="/whoami", status=503), DestinationAway, "does not answer now: HTTP 503"),
-        (FaultRule(path="/whoami", refuse=True), DestinationAway, "no answer from"),
+        (FaultRule(path="/whoami", status=503), DestinationAway, "does not respond: HTTP 503"),
+        (FaultRule(path="/whoami", refuse=True), DestinationAway, "no response from"),
         (FaultRule(path="/whoami", status=405), DestinationError, "is not Schematic's API: HTTP 405"),
         (FaultRule(path="/whoami", status=200, body="<html>hello"), DestinationError, "an HTML page"),
         (

@@ -254,9 +254,9 @@ def test_an_audience_that_no_mapping_carries_is_not_synced(sending: Sending) -> 
     sending = sending.with_mappings(TRACK.replace('type = "identify"', "traits.gold = true"))
     job = Job(settings=sending.settings, audience=sending.settings.audience("gold"))
 
-    with pytest.raises(ConfigError, match="exiting users keep the trait"):
+    with pytest.raises(ConfigError, match="users who exit keep the trait"):
         sending.sync(gold=["u1"])
-    with pytest.raises(ConfigError, match="audience 'gold' does not reach Schematic"):
+    with pytest.raises(ConfigError, match="audience 'gold' would not reach Schematic"):
         plan(sending.workspace, job, on_found=lambda _: None)
 
     assert sending.rows("SELECT * FROM runs") == []
@@ -270,5 +270,5 @@ def test_changes_that_no_mapping_takes_any_more(sending: Sending) -> None:
 
     assert (report.events, report.open, report.dead) == (1, 0, 120)
     assert sending.rows("SELECT DISTINCT audience, state, reason FROM open_deliveries") == [
-        ("gold", "dead", "no enabled mapping makes an event of it")
+        ("gold", "dead", "no enabled mapping makes an event from it")
     ]

@@ -251,7 +251,7 @@ def test_broken_answers(sqlite_sending: Sending, pieces: list[bytes]) -> None:
 
     assert (report.open, report.dead, report.failure) == (1, 0, None)
     ((error,),) = sending.rows("SELECT error FROM batches")
-    assert error.startswith(f"no answer from {url}/batch")
+    assert error.startswith(f"no response from {url}/batch")
     sending.deliver()
     assert_agreed(sending)
 
@@ -346,7 +346,7 @@ def test_wrong_capture_url(sqlite_sending: Sending) -> None:
     report = sending.with_settings(schematic=wrong).deliver()
 
     assert type(report.failure) is DestinationError
-    assert "schematic.capture_url does not lead to Schematic: HTTP 404: not found" in str(report.failure)
+    assert "schematic.capture_url is not Schematic: HTTP 404: not found" in str(report.failure)
     assert (report.open, report.dead, sending.attempts()) == (1, 0, 1)
 
 

@@ -328,9 +328,9 @@ def test_dead_events_are_discarded_with_a_yes(sending: Sending, command: Callabl
 
     assert (asked.code, "--yes" in asked.err) == (2, True)
     assert [one.out for one in (of_audience, events, rest)] == [
-        "dead rows discarded: 1\n",
-        "dead rows discarded: 1\n",
-        "dead rows discarded: 2\n",
+        "dead letters discarded: 1\n",
+        "dead letters discarded: 1\n",
+        "dead letters discarded: 2\n",
     ]
     assert ("--resync" in of_audience.err, "--resync" in events.err) == (True, False)
     assert sending.rows("SELECT message_id FROM events") == [("waits",)]
@@ -351,7 +351,7 @@ def test_a_retry_sends_what_is_missing_in_the_old_order(sending: Sending, comman
     sending.deliver()
 
     assert first == [("m1", "twice"), ("m2", "done"), ("m3", "twice")]
-    assert retried.out == "dead rows reopened: 2\n"
+    assert retried.out == "dead letters reopened: 2\n"
     assert positions == [3, 4, 6, 7]
     assert [message for message, _ in heard(sending)[3:]] == ["m4", "m1", "m3", "m5"]
     assert {name for _, name in heard(sending)[4:6]} == {"again"}
@@ -367,7 +367,7 @@ def test_a_retry_does_not_disturb_what_is_under_way(sending: Sending, command: C
         sending.deliver_until(lambda: bool(sending.rows("SELECT 1 FROM events WHERE dead_reason IS NOT NULL")))
 
     assert sending.attempts() == 1
-    assert command("dead", "retry").out == "dead rows reopened: 1\n"
+    assert command("dead", "retry").out == "dead letters reopened: 1\n"
     sending.deliver()
 
     assert sorted(heard(sending)) == [("m1", "again"), ("m1", "twice"), ("m2", "done")]

@@ -71,23 +71,23 @@ def refused(source: Source | Path, sql: str = "FROM f") -> tuple[str, str | None
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
-        ("a,b\n1,x\n2,y,extra\n3,z\n", 3, "the row has 3 fields separated by ',', and the first line 2"),
-        ("a,b\n1,x\n2\n3,z\n", 3, "the row has 1 field separated by ',', and the first line 2"),
-        ("a,b\n1,x\n   \n", 3, "the row has 1 field separated by ',', and the first line 2"),
-        ("a;b\n1;x\n2;y;z\n", 3, "the row has 3 fields separated by ';', and the first line 2"),
-        ('a,b\n1,"x\ny"\n\n2,"x\r\ny"\n3\n', 7, "the row has 1 field separated by ',', and the first line 2"),
-        ("a\n1\n2,x\n", 3, "the row has 2 fields separated by ',', and the first line 1"),
-        ("a,b\r\n1,x\n2\r\n", 3, "the row has 1 field separated by ',', and the first line 2"),
-        ("a,b\r1,x\r2\r", 3, "the row has 1 field separated by ',', and the first line 2"),
+        ("a,b\n1,x\n2,y,extra\n3,z\n", 3, "the row has 3 fields separated by ',', but the first line has 2"),
+        ("a,b\n1,x\n2\n3,z\n", 3, "the row has 1 field separated by ',', but the first line has 2"),
+        ("a,b\n1,x\n   \n", 3, "the row has 1 field separated by ',', but the first line has 2"),
+        ("a;b\n1;x\n2;y;z\n", 3, "the row has 3 fields separated by ';', but the first line has 2"),
+        ('a,b\n1,"x\ny"\n\n2,"x\r\ny"\n3\n', 7, "the row has 1 field separated by ',', but the first line has 2"),
+        ("a\n1\n2,x\n", 3, "the row has 2 fields separated by ',', but the first line has 1"),
+        ("a,b\r\n1,x\n2\r\n", 3, "the row has 1 field separated by ',', but the first line has 2"),
+        ("a,b\r1,x\r2\r", 3, "the row has 1 field separated by ',', but the first line has 2"),
         ('a,b\n1,"x\n3,z\n', 2, "a quoted value is never closed"),
         ('a,b\n0,"w\nw"\n1,"x\n3,z\n4,z\n', 4, "a quoted value is never closed"),
         ('a,b\n1,"x""\n', 2, "a quoted value is never closed"),
         ('a,b\r\n1,"x\r\n3,z\r\n', 2, "a quoted value is never closed"),
-        ('a,b\n1,"x" y\n', 2, "text follows the closing quotation mark of a value"),
-        ('a,b\n1,"x\n2,y\n3,"z"\n', 2, "text follows the closing quotation mark of a value"),
-        (b"a,b\n1,x\n2,\xff\n", 3, "it is not UTF-8"),
-        (b'a,b\n1,"x\nx"\n2,\xff\n', 4, "it is not UTF-8"),
-        (b"a,\xe9\n1,x\n", 1, "it is not UTF-8"),
+        ('a,b\n1,"x" y\n', 2, "there is text after the closing quotation mark of a value"),
+        ('a,b\n1,"x\n2,y\n3,"z"\n', 2, "there is text after the closing quotation mark of a value"),
+        (b"a,b\n1,x\n2,\xff\n", 3, "not valid UTF-8"),
+        (b'a,b\n1,"x\nx"\n2,\xff\n', 4, "not valid UTF-8"),
+        (b"a,\xe9\n1,x\n", 1, "not valid UTF-8"),
     ],
 )
 def test_a_malformed_row_of_csv_is_told_by_its_line(write: Write, text: str | bytes, line: int, what: str) -> None:
@@ -174,8 +174,8 @@ def test_separators_are_told_by_the_first_line(write: Write) -> None:
     assert read(write("m.csv", '"x,y";b;c,d\n1;2;3,4\n'), 'SELECT "x,y", "c,d" FROM f') == [("1", "3,4")]
     path = write("n.csv", "a,b;c\n1,2;3\n")
     assert refused(path) == (
-        f"The file {path} may be separated by ',' or ';': its first line has the same number of both.",
-        'set `separator`, as in separator = ";", of the source',
+        f"The separator of the file {path} is ambiguous: its first line has as many ',' as ';'.",
+        'set `separator` for the source, as in separator = ";"',
     )
     assert read(files(path, separator=";")) == [("1,2", "3")]
     assert read(files(write("o.csv", "a~b\n1~2\n"), separator="~")) == [("1", "2")]
@@ -193,10 +193,10 @@ def test_another_separator_than_the_first_line_has(write: Write, name: str, sepa
     sentence, hint = refused(files(path, separator=separator), "SELECT id FROM f")
 
     assert sentence == (
-        f"The file {path} has a single column {column!r}: its first line has {other!r}, but not the separator"
-        f" {separator or chr(9)!r}."
+        f"The file {path} has a single column {column!r}: its first line contains {other!r}, but not"
+        f" the separator {separator or chr(9)!r}."
     )
-    assert hint == f"set separator = {json.dumps(other)} of the source, or put the name in quotation marks"
+    assert hint == f"set separator = {json.dumps(other)} for the source, or put the column name in quotes"
     assert read(files(path, separator=other), "SELECT id FROM f") == [("1",)]
     assert read(files(write(name, f'"{column}"\n1\n'), separator=separator)) == [("1",)]
 
@@ -210,7 +210,7 @@ def test_columns_of_one_name_are_refused(write: Write, header: str, named: str) 
 
     assert refused(path) == (
         f"The file {path} has more than one column {named}.",
-        "give every column in the first line a different name",
+        "give each column in the first line a unique name",
     )
 
 
@@ -225,7 +225,7 @@ def test_columns_of_one_name_are_refused_in_parquet(write: Write, tmp_path: Path
 
     assert refused(path) == (
         f"The file {path} has more than one column 'column_x'.",
-        "give each column a different name",
+        "give each column a unique name",
     )
 
 
@@ -260,22 +260,30 @@ def test_a_key_that_comes_late_is_a_column(write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
-        ('{"a": 1}\n\n{"a": 2, "b', 3, "it is not JSON: unexpected end of data"),
-        ('{"a": 1}\n{"a": "\\ud83d"}\n', 2, "it is not JSON: no low surrogate in string"),
-        ('{"a": "\\ud83d"}\n{"a": 1}\n', 1, "it has half a character: a lone surrogate such as \\ud83d"),
-        ('{\n"a": 1}\n{"b":\n"\\udc00"}', 3, "it has half a character: a lone surrogate such as \\ud83d"),
-        (b'{"a": 1}\n{"a": "\xff"}\n', 2, "it is not UTF-8"),
-        ('{"a": 1}\n5\n', 2, "it is not a JSON object"),
-        ('{"a": 1}\nnull\n', 2, "it is not a JSON object"),
-        ('{"a": 1}\n[{"a": 2}]\n', 2, "it is not a JSON object"),
-        ('{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', 2, "the key 'a' occurs twice in one object"),
-        ('{"a": 1, "b": {"c": 1, "c": 2}}\n{"a": 2, "a": 3}\n', 2, "the key 'a' occurs twice in one object"),
-        ('[{"a": 1}, {"a": 2, "a": 3}]', None, "the key 'a' occurs twice in one object"),
-        ('[\n {"a": 1},\n {"a": 2, "a": 3}\n]', None, "the key 'a' occurs twice in one object"),
-        ('{"a": 1}\n{"a": 2},\n', 2, "it is not JSON: unexpected content after document"),
-        ('[\n {"a": 1},\n {"a": }\n]\n', 3, "it is not JSON: Expecting value"),
-        ('[{"a": 1}, 5]', None, "it is not a JSON object"),
-        ("[1, 2]\n", None, "it is not a JSON object"),
+        ('{"a": 1}\n\n{"a": 2, "b', 3, "not valid JSON: unexpected end of data"),
+        ('{"a": 1}\n{"a": "\\ud83d"}\n', 2, "not valid JSON: no low surrogate in string"),
+        (
+            '{"a": "\\ud83d"}\n{"a": 1}\n',
+            1,
+            "it contains a lone surrogate such as \\ud83d, which is half of a character",
+        ),
+        (
+            '{\n"a": 1}\n{"b":\n"\\udc00"}',
+            3,
+            "it contains a lone surrogate such as \\ud83d, which is half of a character",
+        ),
+        (b'{"a": 1}\n{"a": "\xff"}\n', 2, "not valid UTF-8"),
+        ('{"a": 1}\n5\n', 2, "not a JSON object"),
+        ('{"a": 1}\nnull\n', 2, "not a JSON object"),
+        ('{"a": 1}\n[{"a": 2}]\n', 2, "not a JSON object"),
+        ('{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n', 2, "an object has the key 'a' twice"),
+        ('{"a": 1, "b": {"c": 1, "c": 2}}\n{"a": 2, "a": 3}\n', 2, "an object has the key 'a' twice"),
+        ('[{"a": 1}, {"a": 2, "a": 3}]', None, "an object has the key 'a' twice"),
+        ('[\n {"a": 1},\n {"a": 2, "a": 3}\n]', None, "an object has the key 'a' twice"),
+        ('{"a": 1}\n{"a": 2},\n', 2, "not valid JSON: unexpected content after document"),
+        ('[\n {"a": 1},\n {"a": }\n]\n', 3, "not valid JSON: Expecting value"),
+        ('[{"a": 1}, 5]', None, "not a JSON object"),
+        ("[1, 2]\n", None, "not a JSON object"),
     ],
 )
 def test_a_malformed_row_of_json_is_told_by_its_line(
@@ -294,7 +302,7 @@ def test_a_key_that_stands_twice_is_refused_where_it_is_used(write: Write) -> No
 
     assert read(path, "SELECT a, c->>'$.d' FROM f") == [("1", "4")]
     assert refused(path, "SELECT b FROM f") == (
-        f"The file {path}, line 1: the key 'b' occurs twice in one object.",
+        f"The file {path}, line 1: an object has the key 'b' twice.",
         CORRECT,
     )
 
@@ -336,7 +344,7 @@ def test_a_date_of_which_day_and_month_are_not_known_is_told_by_its_place(write:
     json_text = "".join(f'{{"user_id": {user}, "seen": "{seen}"}}\n' for user, seen in rows)
     path = write(name, csv_text if name == "m.csv" else json_text)
     line = 3 if name == "m.csv" else 2
-    told = f'The file {path}, line {line}, column seen: "11/05/2026" is a date in which the day or the'
+    told = f'The file {path}, line {line}, column seen: "11/05/2026" is an ambiguous date: day or'
     recent = "SELECT user_id FROM f WHERE {} >= :now - INTERVAL 30 DAY ORDER BY 1"
 
     for source, sql in ((files(path, types=TIME), "seen"), (files(path), "parse_time(seen)")):
@@ -353,10 +361,10 @@ def test_a_date_of_which_day_and_month_are_not_known_is_told_by_its_place(write:
 @pytest.mark.parametrize(
     ("kind", "value", "what", "hint"),
     [
-        ("time", "soon", "is not a time: it must be ISO 8601, a date, or a unix time", "correct the file, or convert"),
-        ("time", "2026-02-30", "is not a time: it must be ISO 8601, a date, or a unix time", "correct the file, or co"),
-        ("number", "1,5", "is not a JSON number, such as 12.5", "correct the file, or convert the column"),
-        ("number", "9007199254740993", "has too many digits for an exact number", "leave the column as text"),
+        ("time", "soon", "is not a time: it must be ISO 8601, a date or a Unix time", "correct the file, or convert"),
+        ("time", "2026-02-30", "is not a time: it must be ISO 8601, a date or a Unix time", "correct the file, or co"),
+        ("number", "1,5", "is not a JSON number such as 12.5", "correct the file, or convert the column"),
+        ("number", "9007199254740993", "has too many digits to be an exact number", "keep the column as text"),
     ],
 )
 def test_a_value_that_is_not_of_its_type_is_told_by_its_place(
@@ -391,8 +399,8 @@ def test_sql_that_takes_text_for_something_else_is_refused_with_the_remedy(
 
     assert "Binder Error" in sentence
     assert hint == (
-        f'columns of CSV and JSON files are text: set types = {{ {column} = "{kind}" }} in [sources.f], '
-        f"or write parse_{kind}({column}) in the SQL"
+        f'columns of CSV and JSON files are text; set types = {{ {column} = "{kind}" }} in [sources.f], '
+        f"or use parse_{kind}({column}) in the SQL"
     )
 
 
@@ -401,8 +409,8 @@ def test_a_type_for_a_column_that_is_not_there_is_refused(write: Write) -> None:
     path = write("m.csv", "user_id,seen\n1,2026-11-20\n")
 
     assert refused(files(path, types={"sen": ColumnType.TIME})) == (
-        "No file of [sources.f] has the column 'sen', which `types` names.",
-        "their columns are seen, user_id",
+        "`types` names the column 'sen', but no file of [sources.f] has it.",
+        "the files have the columns seen, user_id",
     )
 
 

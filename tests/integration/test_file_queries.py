@@ -123,8 +123,8 @@ def test_a_query_refuses_dates_whose_order_it_does_not_know(tmp_path: Path, ask:
         ask(sources, query)
 
     assert str(caught.value) == (
-        f'The file {tmp_path / "events.ndjson"}, line 2, column {column}: "11/05/2026" is a date in which the day '
-        "or the month may come first."
+        f'The file {tmp_path / "events.ndjson"}, line 2, column {column}: "11/05/2026" is an ambiguous date: '
+        "day or month may come first."
     )
     assert caught.value.hint == 'set date_order = "dmy" or date_order = "mdy" in [sources.f]'
     ordered = sources.replace("[sources.f]\n", '[sources.f]\ndate_order = "mdy"\n', 1)

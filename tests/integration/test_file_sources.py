@@ -185,7 +185,7 @@ def test_rows_of_another_length_lose_no_other_row(tmp_path: Path, row: str) -> N
         error = refusal(path, "SELECT user_id FROM shop")
 
         assert str(error) == (
-            f"The file {path}, line {line}: the row has {fields} separated by ',', and the first line 2."
+            f"The file {path}, line {line}: the row has {fields} separated by ',', but the first line has 2."
         )
         assert error.hint == "correct the file; nothing was changed"
 
@@ -279,8 +279,8 @@ def test_parquet_files_of_different_types(tmp_path: Path, kinds: tuple[str, ...]
 
     refused = refusal(place)
     assert "have the column 'id' with the types" in str(refused)
-    assert "and no type holds all of these numbers exactly" in str(refused)
-    assert refused.hint == "write the column with the same type to each file"
+    assert "which have no common exact type" in str(refused)
+    assert refused.hint == "use the same type for the column in every file"
 
 
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:
@@ -410,15 +410,15 @@ def test_nothing_but_the_files_can_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("gone.csv", "There is no file {place}."),
-        ("gone-*.csv", "There is no file {place}."),
+        ("gone.csv", "File not found: {place}."),
+        ("gone-*.csv", "File not found: {place}."),
         ("folder.csv", "The path {place} is a folder."),
         ("empty.csv", "The file {place} is empty."),
         ("blank.csv", "The file {place} is empty."),
-        ("empty.ndjson", "There are no rows in the file {place}."),
-        ("scalars.ndjson", "The file {place}, line 1: it is not a JSON object."),
-        ("cut.ndjson", "The file {place}, line 2: it is not JSON: unexpected end of data."),
-        ("latin.csv", "The file {place}, line 2: it is not UTF-8."),
+        ("empty.ndjson", "The file {place} has no rows."),
+        ("scalars.ndjson", "The file {place}, line 1: not a JSON object."),
+        ("cut.ndjson", "The file {place}, line 2: not valid JSON: unexpected end of data."),
+        ("latin.csv", "The file {place}, line 2: not valid UTF-8."),
         ("utf-16.csv", "The file {place} is UTF-16."),
         ("utf-16.ndjson", "The file {place} is UTF-16."),
         ("cut.csv.gz", "The file {place} is not a complete gzip file."),
@@ -460,7 +460,7 @@ def test_a_file_elsewhere_is_refused() -> None:
     """Only files of this machine are read."""
     error = refusal("s3://bucket/members.csv")
 
-    assert "s3://bucket/members.csv is not on this machine" in str(error)
+    assert "s3://bucket/members.csv is not local" in str(error)
     assert "duckdb://" in str(error.hint)
 
 

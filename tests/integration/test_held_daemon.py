@@ -313,8 +313,8 @@ def test_a_failed_run_is_tried_again_with_its_dependents(daemon: Daemon, chain: 
     assert [audience for audience, _ in daemon.events("sync_failed")] == ["spenders"]
     assert daemon.events("sync_finished") == [("rich", None)]
     reason = (
-        "audience `spenders` failed (run 1): [sources.shop.profiles] has no column 'nowhere', which `user_keys or"
-        " company_keys` names; fix that, then run `audience-sync sync spenders`"
+        "audience `spenders` failed (run 1): [sources.shop.profiles] has no column 'nowhere', but `user_keys or"
+        " company_keys` refers to it; fix the cause, then run `audience-sync sync spenders`"
     )
     assert sorted(daemon.events("sync_held")) == [("both", reason), ("quiet_spenders", reason)]
 

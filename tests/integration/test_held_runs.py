@@ -78,7 +78,7 @@ def test_a_source_that_blocks_what_is_used_is_not_read_for_others(chain: Chain) 
     set_spend(chain.shop, SPEND[:-2])  # two of four spenders are gone
 
     assert chain.plan("quiet_spenders")["quiet_spenders"].held == (
-        "audience `spenders` would be blocked by a guard; look at it with `audience-sync plan spenders`"
+        "audience `spenders` would be blocked by a guard; review it with `audience-sync plan spenders`"
     )
     assert states(chain.sync("quiet_spenders")) == HELD
     assert chain.members("quiet_spenders") == QUIET_ONES
@@ -245,8 +245,8 @@ def test_a_failed_run_holds_the_dependent_until_the_next_one(chain: Chain) -> No
     assert "has no column 'nowhere'" in str(done["spenders"])
     assert states(done)["quiet_spenders"] == "held"
     reason = (
-        "audience `spenders` failed (run 3): [sources.shop.profiles] has no column 'nowhere',"
-        " which `user_keys or company_keys` names; fix that, then run `audience-sync sync spenders`"
+        "audience `spenders` failed (run 3): [sources.shop.profiles] has no column 'nowhere', but"
+        " `user_keys or company_keys` refers to it; fix the cause, then run `audience-sync sync spenders`"
     )
     assert chain.held() == {"quiet_spenders": reason}
     chain.configure()
@@ -282,10 +282,11 @@ def test_without_its_round_a_dependent_is_held(chain: Chain) -> None:
 
     assert (behind.state, edited.state) == (RunState.HELD, RunState.HELD)
     assert behind.reason == (
-        "audience `spenders` was not synced as of the same instant; resolve it with `audience-sync sync spenders`"
+        "audience `spenders` has not been synced as of the same instant; resolve it with `audience-sync sync spenders`"
     )
     assert edited.reason == (
-        "audience `spenders` was not synced with its current definition; resolve it with `audience-sync sync spenders`"
+        "audience `spenders` has not been synced with its current definition; resolve it with"
+        " `audience-sync sync spenders`"
     )
 
 
@@ -305,8 +306,7 @@ def test_a_retired_audience_holds_its_dependents(chain: Chain) -> None:
     retract(chain.workspace, "spenders")
 
     assert held_run(chain).reason == (
-        "audience `spenders` is retired for good; take it out of the query, then run"
-        " `audience-sync sync quiet_spenders`"
+        "audience `spenders` is retired; remove it from the query, then run `audience-sync sync quiet_spenders`"
     )
 
 
@@ -315,7 +315,7 @@ def test_an_audience_that_is_taken_out_of_the_file_holds_its_dependents(chain: C
     chain.configure(spenders=None)
 
     assert held_run(chain).reason == (
-        "audience `spenders` is not in the configuration; put it back, or run `audience-sync retract spenders`"
+        "audience `spenders` is not in the configuration; add it again, or run `audience-sync retract spenders`"
     )
     chain.clock.advance(timedelta(minutes=1))
     retract(chain.workspace, "spenders")
@@ -468,7 +468,7 @@ def test_what_holds_is_not_hidden_by_a_plan_of_it(chain: Chain) -> None:
 def test_a_first_sync_that_died_does_not_count(
     workspace: Workspace, clock: FrozenClock, shop: Shop, tmp_path: Path
 ) -> None:
-    """What was never synced as a whole is not used, though some of its members are known."""
+    """What has never been synced as a whole is not used, though some of its members are known."""
     chain = Chain(workspace, clock, shop, tmp_path)
     done = chain.sync("spenders", "quiet_spenders", limit=2)
 
@@ -504,7 +504,7 @@ def test_check_finds_what_would_hold(chain: Chain) -> None:
 
     assert [(one.message, one.remedy) for one in found if one.subject == "quiet_spenders"][1:] == [
         (
-            "a sync would hold it: audience `spenders` is disabled",
+            "the next sync would be held: audience `spenders` is disabled",
             "set `enabled = true`, then run `audience-sync sync quiet_spenders`",
         )
     ]

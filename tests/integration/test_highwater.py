@@ -255,7 +255,7 @@ def test_nothing_is_sent_while_the_mark_cannot_be_written(sending: Sending) -> N
 
     assert isinstance(stopped.failure, MarkUnusable)
     assert str(stopped.failure) == (
-        f"nothing is sent, because the high-water mark {mark_of(sending)} cannot be written: Is a directory"
+        f"delivery is stopped because the high-water mark {mark_of(sending)} cannot be written: Is a directory"
     )
     assert [stopped.events, stopped.open, posted] == [0, 30, 0]
     assert [resumed.events, resumed.open, resumed.failure] == [30, 0, None]
@@ -272,7 +272,7 @@ def test_a_sync_needs_to_read_the_mark_but_not_to_write_it(sending: Sending) -> 
     in_the_way.rmdir()
     members = sending.rows("SELECT * FROM current_members ORDER BY profile_key")
     mark_of(sending).write_text("{}")
-    with pytest.raises(MarkUnusable, match="it is not what audience-sync writes"):
+    with pytest.raises(MarkUnusable, match="it was not written by audience-sync"):
         sending.sync(gold=MEMBERS)
 
     assert sending.rows("SELECT * FROM current_members ORDER BY profile_key") == members
@@ -332,7 +332,7 @@ def test_a_database_replaced_by_a_backup_takes_and_sends_nothing(sending: Sendin
 
     assert answer.status_code == 503
     assert kept(sending.workspace.database) == []
-    with pytest.raises(DatabaseOlder, match="older than what was sent from it"):
+    with pytest.raises(DatabaseOlder, match="older than the data sent from it"):
         sending.deliver()
     assert len(sending.events()) == posted
 

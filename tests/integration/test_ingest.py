@@ -214,7 +214,7 @@ def test_a_bad_event_costs_only_itself(sender: Sender, database: Database) -> No
     )
     assert [row["last_message_id"][:5] for row in counted if row["type"] == "track"] == ["hash-"]
     assert [(line["event"], line["fault"], line["events"]) for line in logged] == [
-        ("events_refused", reason, 1) for _, reason, _ in BAD
+        ("events_rejected", reason, 1) for _, reason, _ in BAD
     ]
 
 
@@ -325,7 +325,7 @@ def test_database_that_does_not_take_events(sender: Sender, database: Database, 
     assert between == []
     assert taken.status_code == 200
     assert len(kept(database)) == 50
-    assert [line["event"] for line in logged] == ["ingest_refuses", "ingest_resumed"]
+    assert [line["event"] for line in logged] == ["ingest_suspended", "ingest_resumed"]
 
 
 def test_short_wait_is_of_one_transaction(database: Database) -> None:
@@ -403,7 +403,7 @@ def test_address_that_is_taken(workspace: Workspace) -> None:
     with serving(workspace) as server, pytest.raises(AudienceSyncError) as caught:
         Server(workspace, server.address, [])
 
-    assert str(caught.value) == f"events cannot be taken on {server.address}: Address already in use"
+    assert str(caught.value) == f"cannot listen for events on {server.address}: Address already in use"
     assert not [thread for thread in threading.enumerate() if thread.name in {"ingest", "intake"}]
 
 
@@ -451,6 +451,6 @@ def test_no_key_and_no_payload_is_logged(workspace: Workspace, capfd: pytest.Cap
             assert b" 400 " in answer(connection)
 
     printed = capfd.readouterr()
-    assert [line["event"] for line in logged] == ["requests_refused", "requests_refused"]
+    assert [line["event"] for line in logged] == ["requests_rejected", "requests_rejected"]
     assert "wk_secret" not in str(logged)
     assert "wk_" not in printed.out + printed.err

@@ -40,7 +40,7 @@ def test_digits_arrive(tmp_path: Path, database: Database, sandbox: FaultySandbo
         posted = json.loads(http.get("/events").text, parse_float=Decimal)["data"]
 
     assert (tally.read, tally.taken, tally.bad) == (2, 2, 1)
-    assert bad == [BadLine(2, bad[0].fault, "has a number beyond the range of a float at traits.big: send it as text")]
+    assert bad == [BadLine(2, bad[0].fault, "has a number beyond the range of a float at traits.big; send it as text")]
     assert answer.json() == SUCCESS
     expected: Any = json.loads(NUMBERS, parse_float=Decimal)
     assert [event["body"]["keys"] for event in posted] == [{"userId": "92233720368547758079"}] * 4

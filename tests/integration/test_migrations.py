@@ -154,7 +154,7 @@ def test_the_outage_has_a_table(empty: Database) -> None:
 
 def test_a_missing_schema_is_refused(empty: Database) -> None:
     """A database that was never initialised is not filled by accident."""
-    with pytest.raises(SchemaOutOfDate, match="has no tables of audience-sync") as caught:
+    with pytest.raises(SchemaOutOfDate, match="does not have the tables of audience-sync") as caught:
         verify(empty)
 
     assert "audience-sync init" in str(caught.value.hint)
@@ -186,10 +186,10 @@ def test_a_newer_schema_is_refused(empty: Database, action: object) -> None:
     migrate(empty)
     stamp(empty, "zzzz")
 
-    with pytest.raises(SchemaOutOfDate, match=r"has schema zzzz, made by a newer audience-sync") as caught:
+    with pytest.raises(SchemaOutOfDate, match=r"has schema zzzz from a newer version of audience-sync") as caught:
         action(empty)  # type: ignore[operator]  # two functions of a Database
 
-    assert "install the version" in str(caught.value.hint)
+    assert "install that version" in str(caught.value.hint)
 
 
 def test_no_message_shows_the_password(postgres_url: str) -> None:

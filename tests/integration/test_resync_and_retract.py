@@ -168,7 +168,7 @@ def test_a_retired_key_is_never_used_again(syncing: Syncing) -> None:
     syncing.retract()
     before = syncing.outbox()
 
-    with pytest.raises(ConfigError, match="is retired and is never used again"):
+    with pytest.raises(ConfigError, match="is retired and cannot be used again"):
         syncing.sync(["u1", "u2"])
     assert (syncing.members(), syncing.outbox()) == ({}, before)
 

@@ -240,7 +240,7 @@ def test_batch_limit(sandbox: FaultySandbox, http: httpx.Client, tmp_path: Path)
         ({"type": "identify", "body": {"keys": {}}}, "events[1].body.keys: must have at least one key"),
         (
             {"type": "identify", "body": {"keys": {"userId": 7}}},
-            "events[1].body.keys.userId: must be a string that is not empty",
+            "events[1].body.keys.userId: must be a non-empty string",
         ),
         (
             {"type": "identify", "body": {"keys": {"userId": "u"}, "company": {"keys": {}}}},
@@ -248,9 +248,9 @@ def test_batch_limit(sandbox: FaultySandbox, http: httpx.Client, tmp_path: Path)
         ),
         (
             identify("u", traits={"t" * 256: True}),
-            f"events[1].body.traits.{'t' * 256}: a trait's name has at most 255 characters",
+            f"events[1].body.traits.{'t' * 256}: trait names must be at most 255 characters",
         ),
-        (identify("u", t="x" * 1025), "events[1].body.traits.t: a trait's value has at most 1024 characters"),
+        (identify("u", t="x" * 1025), "events[1].body.traits.t: trait values must be at most 1024 characters"),
         (
             {"type": "track", "body": {"event": "Order Done"}},
             "events[1].body.event: must be a string of letters, digits, - and _",
@@ -258,7 +258,7 @@ def test_batch_limit(sandbox: FaultySandbox, http: httpx.Client, tmp_path: Path)
         (identify("u", key="k" * 256), "events[1].idempotency_key: must be a string of 1 to 255 characters"),
         (
             {**identify("u"), "sent_at": "2026-05-01T00:00:00"},
-            "events[1].sent_at: must be an ISO 8601 instant with a zone",
+            "events[1].sent_at: must be an ISO 8601 time with a UTC offset",
         ),
         ({**identify("u"), "trusted_client_clock": True}, "events[1].trusted_client_clock: needs sent_at"),
     ],
@@ -557,7 +557,7 @@ def test_what_cannot_be_had_is_named(sandbox: FaultySandbox, tmp_path: Path) -> 
 
     with pytest.raises(ConfigError, match="cannot listen on") as taken:
         FaultySandbox(tmp_path / "other.db", port=port)
-    with pytest.raises(ConfigError, match="cannot be the sandbox's ledger"):
+    with pytest.raises(ConfigError, match="cannot be used as the sandbox's database"):
         FaultySandbox(tmp_path / "notes.txt")
     assert taken.value.hint is not None
 

@@ -166,7 +166,7 @@ def test_no_answer_at_all() -> None:
     with speaking([b""], pause=60) as url:
         answer = post_to(url, timeout=0.3)
 
-    assert answer == HttpAnswer(0, {}, f"no answer from {url}/batch within 0.3 s")
+    assert answer == HttpAnswer(0, {}, f"no response from {url}/batch within 0.3 s")
 
 
 def test_slow_to_the_last_byte() -> None:
@@ -207,7 +207,7 @@ def test_no_http(answer: bytes) -> None:
         found = post_to(url, timeout=10)
 
     assert (found.status, found.lasting) == (0, False)
-    assert found.text.startswith(f"no answer from {url}/batch: ")
+    assert found.text.startswith(f"no response from {url}/batch: ")
 
 
 def test_answers_before_the_answer() -> None:
@@ -215,7 +215,7 @@ def test_answers_before_the_answer() -> None:
     with speaking(Counted(b"", b"HTTP/1.1 100 Continue\r\n\r\n", times=10_000), pause=0.01) as url:
         answer = post_to(url, timeout=0.5)
 
-    assert answer.text == f"no answer from {url}/batch within 0.5 s"
+    assert answer.text == f"no response from {url}/batch within 0.5 s"
 
 
 @pytest.mark.parametrize("status", [200, 401, 503])
@@ -344,6 +344,6 @@ def test_redirect_to_nowhere(sqlite_sending: Sending, location: str) -> None:
         report = sending.with_settings(schematic={"capture_url": url}).deliver()
 
     assert type(report.failure) is DestinationError
-    assert "does not lead to Schematic: HTTP 302 to " in str(report.failure)
+    assert "is not Schematic: HTTP 302 to " in str(report.failure)
     assert len(str(report.failure)) < 400
     assert (report.open, report.dead) == (1, 0)

@@ -86,8 +86,8 @@ def test_one_of_two_ids_leaves(sending: Sending) -> None:
 
 def test_shared_identifiers_are_counted(sending: Sending) -> None:
     """`sync`, `status` and `check` say how many identifiers several profiles have."""
-    sentence = "1 user identifier is shared by several profiles, which Schematic may take for one user"
-    hint = "the view `shared_identifiers` lists them; give each person one value, or leave the key out"
+    sentence = "1 user identifier shared by several profiles, which Schematic may treat as one user"
+    hint = "the view `shared_identifiers` lists them; use a unique value for each person, or remove the key"
     words = ["--config", str(sending.settings.path)]
     environment = {**os.environ, "SCHEMATIC_API_KEY": sending.key, "COLUMNS": "300"}
     sync(sending, ("u1", "a@example.com"), ("u2", "b@example.com"))

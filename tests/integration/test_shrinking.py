@@ -165,7 +165,7 @@ def test_a_file_that_others_use_is_not_rewritten(tmp_path: Path) -> None:
         closing(sqlite3.connect(file_of(database), isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(AudienceSyncError, match="gives unused space back: database is locked") as refused:
+        with pytest.raises(AudienceSyncError, match="to release unused space: database is locked") as refused:
             let_shrink(database)
         other.execute("ROLLBACK")
 

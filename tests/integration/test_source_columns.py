@@ -242,7 +242,7 @@ def test_a_wrong_regular_expression_is_told(sqlite_url: str) -> None:
     """The sentence says what is wrong with the pattern, or that the text is not UTF-8, and what to do then."""
     with pytest.raises(SourceError, match=r"the regular expression is invalid: missing \)"):
         read(sqlite_url, "SELECT 'x' REGEXP '('")
-    with pytest.raises(SourceError, match="write CAST"):
+    with pytest.raises(SourceError, match="use CAST"):
         read(sqlite_url, "SELECT CAST(x'41ff' AS TEXT) REGEXP 'A'")
 
 

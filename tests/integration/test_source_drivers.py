@@ -137,9 +137,9 @@ def test_the_warehouse_works_without_faults() -> None:
 @pytest.mark.parametrize(
     ("step", "sentence"),
     [
-        ("connect", "Cannot connect to the warehouse source shop@db: 403 quota exceeded."),
-        ("execute", "The warehouse source shop@db refused the query: 403 quota exceeded."),
-        ("fetch", "The warehouse source shop@db failed while its rows were read: 403 quota exceeded."),
+        ("connect", "Cannot connect to the warehouse source shop on db: 403 quota exceeded."),
+        ("execute", "The warehouse source shop on db refused the query: 403 quota exceeded."),
+        ("fetch", "The warehouse source shop on db failed while reading rows: 403 quota exceeded."),
     ],
 )
 def test_a_drivers_own_exception_is_an_error_of_the_source(
@@ -156,7 +156,7 @@ def test_an_exception_whose_words_say_nothing_is_named(warehouse: dict[str, Exce
     """A KeyError says only a word: its kind stands before it."""
     warehouse["execute"] = KeyError("project")
 
-    assert str(refusal()) == "The warehouse source shop@db refused the query: KeyError: 'project'."
+    assert str(refusal()) == "The warehouse source shop on db refused the query: KeyError: 'project'."
 
 
 def test_a_driver_that_fails_while_it_closes_hides_nothing(warehouse: dict[str, Exception | None]) -> None:
@@ -179,9 +179,12 @@ def test_check_goes_on_after_a_drivers_own_exception(warehouse: dict[str, Except
     warehouse["connect"] = QuotaExceeded("403 quota exceeded")
     found = {(one.check, one.subject): (one.state, one.message) for one in check(path, {}, Clock())}
 
-    assert found["source", "lake"] == ("error", "Cannot connect to the warehouse source shop@db: 403 quota exceeded.")
+    assert found["source", "lake"] == (
+        "error",
+        "Cannot connect to the warehouse source shop on db: 403 quota exceeded.",
+    )
     assert found["audience", "a"][0] == "warning"
-    assert found["audience", "b"] == ("ok", "query accepted; its columns are user_id; not checked: their values")
+    assert found["audience", "b"] == ("ok", "query accepted; columns: user_id; values are not checked")
     assert ("schematic", "api_key") in found
 
 
@@ -224,7 +227,7 @@ def test_a_missing_driver_comes_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, "audience_sync.engines.postgresql_engine", raising=False)
     error = refusal(url)
-    place = f"the {make_url(url).get_backend_name()} source shop@db"
+    place = f"the {make_url(url).get_backend_name()} source shop on db"
 
     assert str(error) == f"The driver for {place} is not installed: {module}."
     assert shlex.split(error.hint or "") == [sys.executable, "-m", "pip", "install", *packages]
@@ -238,14 +241,14 @@ def test_a_driver_that_cannot_be_loaded_says_why(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(sqlalchemy_engine, "connect", connect)
 
-    assert str(refusal()) == "The driver for the warehouse source shop@db is not installed: no pq wrapper available."
+    assert str(refusal()) == "The driver for the warehouse source shop on db is not installed: no pq wrapper available."
 
 
 def test_a_dialect_that_nobody_knows_is_named() -> None:
     """A misspelled URL names its dialect."""
     error = refusal("nonsense://db/shop")
 
-    assert str(error) == "The driver for the nonsense source shop@db is not installed: nonsense."
+    assert str(error) == "The driver for the nonsense source shop on db is not installed: nonsense."
     assert error.hint == "install the SQLAlchemy dialect of this database, or check the url"
 
 

@@ -12,6 +12,8 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
+from audience_sync.cli import run_output
+from audience_sync.cli.console import Format
 from audience_sync.config import Settings
 from audience_sync.core.model import Counts, RunKind, RunState
 from audience_sync.engines import Sums, open_rows
@@ -143,7 +145,7 @@ def test_rows_are_read_from_the_snapshot_of_the_sums(place: Place) -> None:
 def test_what_cannot_be_summed_is_read(place: Place) -> None:
     """A server that refuses the question, as an older one does, is read all the same; an error of the query ends it."""
     failing = "SELECT (1 / (n - 1))::text, n::text FROM generate_series(1, 9000) n"
-    with pytest.raises(SourceError, match="failed while counting its rows: division by zero"):
+    with pytest.raises(SourceError, match="failed while computing sums: division by zero"):
         place.sums(failing)
     place.shop.execute("CREATE ROLE reader LOGIN")
     try:
@@ -301,6 +303,17 @@ def test_who_asks_for_more_has_the_rows_read(place: Place, wanted: dict[str, Any
     place.sync()
     place.sync(**wanted)
     assert place.has_read()
+
+
+def test_sync_says_that_no_row_was_read(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report shows whether the sums let the sync skip reading, and `sync` prints it on stderr; JSON is unchanged."""
+    reports = [place.sync(), place.sync()]
+    run_output.show_runs(place.workspace.database, reports, format=Format.JSON)
+    printed = capsys.readouterr()
+
+    assert [report.is_unread for report in reports] == [False, True]
+    assert printed.err == f"{reports[0].audience_key}: no rows read, because the sums of the source are unchanged\n"
+    assert "unread" not in printed.out
 
 
 def test_a_blocked_run_is_blocked_again(place: Place) -> None:

@@ -257,7 +257,7 @@ def test_a_plan_is_what_a_sync_does(syncing: Syncing) -> None:
 
 
 def test_a_plan_before_the_first_sync(syncing: Syncing) -> None:
-    """An audience that was never synced can be looked at, and is not registered by it."""
+    """An audience that has never been synced can be looked at, and is not registered by it."""
     syncing.shop.set_orders(["u1", "u2"])
     planned, changes = syncing.plan()
 
@@ -309,7 +309,7 @@ def test_members_that_are_not_text_are_found(syncing: Syncing) -> None:
 
     assert (found.state, found.message) == (
         State.ERROR,
-        "a member has bytes that are not text, so nobody can be compared",
+        "a member has bytes that are not valid text, so its members cannot be compared",
     )
     with syncing.database.write() as connection:
         connection.execute(sa.text("DELETE FROM memberships WHERE profile_key = 'u2'"))
@@ -324,7 +324,7 @@ def test_members_of_an_audience_that_does_not_exist_are_found(syncing: Syncing) 
     with syncing.database.write() as connection:
         connection.execute(sa.text("UPDATE memberships SET audience_id = 77"))
 
-    assert next(one.message for one in look(syncing.database)) == "1 rows are of an audience that does not exist"
+    assert next(one.message for one in look(syncing.database)) == "1 row of an audience that does not exist"
 
 
 def test_a_member_of_a_run_that_does_not_exist_is_found(syncing: Syncing) -> None:
@@ -335,7 +335,9 @@ def test_a_member_of_a_run_that_does_not_exist_is_found(syncing: Syncing) -> Non
     (found,) = look(syncing.database)
 
     assert found.state is State.ERROR
-    assert found.message.startswith("1 of its members have a `run_id` or `entered_run_id` that names no run of it")
+    assert found.message.startswith(
+        "1 of its members have a `run_id` or `entered_run_id` that does not match any of its runs"
+    )
     with syncing.database.write() as connection:
         connection.execute(sa.text("UPDATE memberships SET run_id = (SELECT max(id) FROM runs) WHERE run_id = 77"))
     syncing.sync(["u1", "u2"], resync=True)

@@ -121,7 +121,7 @@ def test_death_in_a_first_sync(twin: Twin, undisturbed: tuple[Twin, Database], d
 
     assert twin.state(database) == expected.state(quiet)
     assert [tuple(row) for row in query(database, "SELECT kind, state, reason FROM runs ORDER BY id")] == [
-        ("initial", "failed", "its process died"),
+        ("initial", "failed", "the process died"),
         ("initial", "succeeded", None),
     ]
 

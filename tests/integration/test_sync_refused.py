@@ -74,7 +74,7 @@ def test_time_does_not_go_back_unasked(syncing: Syncing) -> None:
     syncing.sync()
     generation = syncing.run(1).generation
 
-    with pytest.raises(ConfigError, match="already synced as of 2026-03-31 12:01:00Z") as caught:
+    with pytest.raises(ConfigError, match="already synced as of a later time, 2026-03-31 12:01:00Z") as caught:
         syncing.sync(as_of=before)
     assert "--force" in str(caught.value.hint)
     assert len(syncing.query("SELECT * FROM runs")) == 1
@@ -90,7 +90,7 @@ def test_the_identity_cannot_change(syncing: Syncing) -> None:
     syncing.sync(["u1"])
     syncing.configure(identity="email")
 
-    with pytest.raises(BindingRefused, match="knows people by 'userId'"):
+    with pytest.raises(BindingRefused, match="uses the identity 'userId'"):
         syncing.sync()
     assert set(syncing.members()) == {"u1"}
 

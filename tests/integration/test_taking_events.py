@@ -157,7 +157,7 @@ def test_a_file_that_breaks_off(tmp_path: Path, workspace: Workspace) -> None:
 
     assert 0 < tally.taken == kept(workspace)
     assert isinstance(tally.failure, SourceError)
-    assert (missing.lines, str(missing.failure)) == (0, f"there is no file {tmp_path / 'none'}")
+    assert (missing.lines, str(missing.failure)) == (0, f"file not found: {tmp_path / 'none'}")
 
 
 @contextmanager

@@ -35,7 +35,7 @@ COMMANDS = (
     "changes {audience}", "rejections", "events", "events --reasons", "dead list", "dead list {trait}",
     "members {audience}", "members {trait}", "profile {person}", "profile {other}",
 )  # fmt: skip
-HINT = "columns hidden at this width: use `--format json`, or widen the terminal"
+HINT = "columns hidden at this width: widen the terminal or use `--format json`"
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -172,8 +172,8 @@ def test_runs_at_80_columns(show: Callable[..., Said]) -> None:
 """
     )
     assert show("runs").err == (
-        "columns hidden at this width: kind, as_of, read, updated, rejected, sent; use\n"
-        "`--format json`, or widen the terminal\n"
+        "columns hidden at this width: kind, as_of, read, updated, rejected, sent; widen\n"
+        "the terminal or use `--format json`\n"
     )
 
 
@@ -202,7 +202,7 @@ def test_sync_at_80_columns(
       10,000,000 members before; max_update_percent allows 50 %
 """
     )
-    assert said.err.endswith("or widen the terminal\n")
+    assert said.err.endswith("or use `--format json`\n")
 
 
 def test_dead_list_at_80_columns(show: Callable[..., Said]) -> None:
@@ -263,11 +263,9 @@ def test_a_question_is_wrapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(typer, "confirm", lambda question, **_: asked.append(question))
-    run_output.confirm(
-        f"Send false to the 10,000,000 members of {LONG.audience}, and never use this key again?", yes=False
-    )
+    run_output.confirm(f"Send false to 10,000,000 members of {LONG.audience}, and never use this key again?", yes=False)
 
-    lines = ["Send false to the 10,000,000 members of", f"{LONG.audience}, and never", "use this key again?"]
+    lines = ["Send false to 10,000,000 members of", f"{LONG.audience}, and never", "use this key again?"]
     assert asked == ["\n".join(lines)]
 
 

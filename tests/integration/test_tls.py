@@ -26,12 +26,12 @@ from tests.support.faulty_sandbox import FaultySandbox
 
 NOW = datetime.now(UTC)
 YEAR = timedelta(days=365)
-RENEW = "renew it on the server, or correct this machine's clock"
+RENEW = "renew it on the server or correct this machine's clock"
 TRUST = "behind a TLS-inspecting proxy, set SSL_CERT_FILE to the proxy's CA bundle"
 REMEDIES = {
     "expired": f"certificate expired; {RENEW}",
-    "early": f"certificate not valid yet; {RENEW}",
-    "other": "certificate for another host; check the address",
+    "early": f"certificate not yet valid; {RENEW}",
+    "other": "certificate is for another host; check the address",
     "stranger": f"certificate signed by an unknown authority; {TRUST}",
     "self-signed": f"certificate signed by an unknown authority; {TRUST}",
 }
@@ -205,7 +205,7 @@ def test_handshake_that_fails(sending: Sending, answer: bytes | None) -> None:
 
     assert (report.failure, report.events, report.open, report.dead) == (None, 0, 3, 0)
     errors = [error for (error,) in sending.rows("SELECT error FROM batches WHERE status = 'open' AND tries > 0")]
-    assert all(error.startswith(f"no answer from {url}/batch") for error in errors)
+    assert all(error.startswith(f"no response from {url}/batch") for error in errors)
     assert all(("within 0.3 s" in error) == (answer is None) for error in errors)
     assert sending.deliver().events == 3
     assert_agreed(sending)
@@ -235,8 +235,8 @@ def test_commands_say_it(place: Place, certificates: dict[str, trustme.LeafCert]
 
     said = " ".join(failed.err.split())
     assert failed.code == 1
-    assert f"error: {tls.url} is not known to be Schematic: {tls.url}/whoami: {REMEDIES['expired']}" in said
-    assert "hint: nothing was lost: fix it, then run `audience-sync deliver`" in said
+    assert f"error: cannot confirm that {tls.url} is Schematic: {tls.url}/whoami: {REMEDIES['expired']}" in said
+    assert "hint: nothing was lost; fix it, then run `audience-sync deliver`" in said
     assert "Traceback" not in failed.err
     assert len(place.members()) == 20
     assert (checked.code, REMEDIES["expired"] in " ".join(checked.out.split())) == (1, True)

@@ -168,8 +168,8 @@ def test_a_value_that_cannot_be_sent_is_rejected_and_null(trait: Syncing) -> Non
     assert told(trait) == {"u1": ("null", "exited"), "u2": ("null", "exited"), "u3": (json.dumps(LONG[1:]), "updated")}
     samples = list(reports.rejections(trait.database, run_id=report.run.id))
     assert {(row["reason"], row["profile_key"], row["row"], row["detail"]) for row in samples} == {
-        ("long_value", "u1", '["u1"]', "column value: more than 1,024 characters, the most Schematic keeps"),
-        ("unfit_value", "u2", '["u2"]', "column value: not a string, which is the type of the trait"),
+        ("long_value", "u1", '["u1"]', "column value: longer than 1,024 characters, the maximum in Schematic"),
+        ("unfit_value", "u2", '["u2"]', "column value: not a string, the declared type of the trait"),
     }
 
 
@@ -265,7 +265,7 @@ def test_a_key_is_of_one_computation_for_ever(syncing: Syncing) -> None:
     syncing.configure(**TRAIT)
     with pytest.raises(ConfigError, match="was synced as an audience before") as caught:
         syncing.sync([("u1", 5)])
-    assert caught.value.hint == "give the trait another name or key"
+    assert caught.value.hint == "use another name or key for the trait"
     with pytest.raises(ConfigError, match="was synced as an audience before"):
         syncing.plan()
 
@@ -283,9 +283,9 @@ def test_a_result_without_values_is_refused(trait: Syncing) -> None:
     trait.sync([("u1", 1)])
     trait.configure(**{**TRAIT, "sql": "SELECT customer_id AS user_id, company_id AS spend FROM orders"})
 
-    with pytest.raises(SourceError, match="no column 'value', which a computed trait needs") as caught:
+    with pytest.raises(SourceError, match="no column 'value', required for a computed trait") as caught:
         trait.sync()
-    assert caught.value.hint == "its columns are user_id, spend"
+    assert caught.value.hint == "it has the columns user_id, spend"
     assert values(trait) == {"u1": "1"}
 
 
@@ -497,7 +497,10 @@ def test_another_type_at_schematic_is_a_warning(sending: Sending) -> None:
     sending.deliver(warn=warnings.append)
 
     assert sorted(warnings) == [
-        f"trait {key} could not be declared {kind}, it is still sent: Schematic knows it as boolean, not {kind}"
+        (
+            f"could not declare the type of trait {key} as {kind}; the trait is sent anyway: its type in"
+            f" Schematic is boolean, not {kind}"
+        )
         for key, kind in (("named", "string"), ("spend", "currency"))
     ]
     assert sending.traits()["u1"]["spend"] == 12

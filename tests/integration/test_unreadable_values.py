@@ -43,8 +43,8 @@ class Odd(NamedTuple):
 
 AFTER = "timestamp too large (after year 10K): cast it to text"
 BEFORE = "date too small (before year 1): cast it to text"
-INFINITE = "an infinite time: cast it to text"
-NO_PYTHON = "a time or interval that Python cannot represent: cast it to text"
+INFINITE = "an infinite time; cast it to text"
+NO_PYTHON = "a time or interval that Python cannot represent; cast it to text"
 ODD = {
     "postgresql": [
         Odd("timestamptz '20000-01-01 00:00Z'", "timestamptz '2026-01-01 00:00Z'", "20000-01-01 00:00:00+00", AFTER),
@@ -206,7 +206,7 @@ def test_text_of_sqlite_that_is_not_utf8(syncing: Syncing, tmp_path: Path) -> No
 
     assert report.rejections == {RowFault.UNUSABLE_TEXT: 1, RowFault.UNFIT_VALUE: 1}
     details = [row["detail"] for row in reports.rejections(syncing.database, run_id=report.run.id)]
-    assert sorted(filter(None, details)) == ["column value: nested too deeply, or text that is not valid UTF-8"]
+    assert sorted(filter(None, details)) == ["column value: nested too deeply, or not valid UTF-8"]
 
 
 def test_the_general_driver_says_what_to_do(syncing: Syncing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,10 +217,10 @@ def test_the_general_driver_says_what_to_do(syncing: Syncing, monkeypatch: pytes
         raise ValueError("year 20000 is out of range")
 
     monkeypatch.setattr(sqlalchemy_engine.SqlalchemySession, "fetch", fail)
-    with pytest.raises(SourceError, match="failed while its rows were read: year 20000 is out of range") as caught:
+    with pytest.raises(SourceError, match="failed while reading rows: year 20000 is out of range") as caught:
         syncing.sync()
 
-    assert caught.value.hint == "cast columns with unusual values to text in the SQL"
+    assert caught.value.hint == "in the SQL, cast columns with unusual values to text"
 
 
 def test_a_member_is_found_beside_unreadable_values(syncing: Syncing, postgres_url: str) -> None:

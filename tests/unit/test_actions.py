@@ -176,7 +176,7 @@ def test_required_fields(action: Action, nothing: Json) -> None:
             values.pop(field.name, None)
         made = action.make_body(values)
         if field.required:
-            sentence = f"the field {field.name} is missing, and {action} needs it"
+            sentence = f"the field {field.name} is missing, but {action} requires it"
 
             assert made == (RejectionReason.MISSING_FIELD, field.name, sentence)
         else:
@@ -189,7 +189,7 @@ def test_an_identify_needs_a_user_key(keys: Json) -> None:
     assert rejection_of(IDENTIFY, user_keys=keys) == (
         RejectionReason.EMPTY_USER_KEYS,
         "user_keys",
-        "the field user_keys has no key with a value, and identifyUser needs one",
+        "identifyUser needs at least one key in user_keys with a value",
     )
 
 
@@ -252,7 +252,7 @@ def test_a_key_that_has_no_text(action: Action, field: str, value: Json, kind: s
     assert rejection_of(action, **{field: {"good": "g", "bad": value}}) == (
         RejectionReason.UNUSABLE_KEY,
         field,
-        f"the key 'bad' of the field {field} is {kind}, and must be text or a number",
+        f"the key 'bad' of the field {field} is {kind}, but must be text or a number",
     )
 
 
@@ -295,7 +295,7 @@ def test_wrong_types(action: Action) -> None:
     for field in action.fields:
         wrong, right = cases[field.kind]
         for value, kind in wrong:
-            sentence = f"the field {field.name} is {kind}, and must be {right}"
+            sentence = f"the field {field.name} is {kind}, but must be {right}"
 
             assert rejection_of(action, **{field.name: value}) == ("wrong_type", field.name, sentence)
 
@@ -312,7 +312,7 @@ def test_a_company_that_is_left_out_is_still_checked() -> None:
 )
 def test_bad_timestamps(action: Action, value: Json, kind: str) -> None:
     """What is no time is rejected: an event never gets another time than its own."""
-    sentence = f"the field timestamp, {kind}, is not a time: it must be ISO 8601 or a unix time"
+    sentence = f"the field timestamp is {kind}, but must be ISO 8601 or a Unix time"
 
     assert rejection_of(action, timestamp=value) == (RejectionReason.BAD_TIMESTAMP, "timestamp", sentence)
 
@@ -328,7 +328,7 @@ def test_an_event_without_a_name(name: str) -> None:
     assert rejection_of(TRACK, event_name=name) == (
         RejectionReason.UNUSABLE_EVENT_NAME,
         "event_name",
-        "the field event_name has no letter and no digit that could name an event",
+        "the field event_name has no letters or digits",
     )
 
 

@@ -372,9 +372,17 @@ def test_a_computed_trait_of_any_type_is_carried_by_the_presets(trait_type: Trai
     ("trigger", "computation", "gap"),
     [
         ('context.personas.computation_class = "trait"', Computation.TRAIT, None),
-        ('context.personas.computation_class = "trait"', Computation.AUDIENCE, "no trigger matches"),
-        ('context.personas.computation_class = "audience"', Computation.TRAIT, "no trigger matches"),
-        ("traits.spend > 10", Computation.TRAIT, "exiting users keep the trait"),
+        (
+            'context.personas.computation_class = "trait"',
+            Computation.AUDIENCE,
+            ("no enabled mapping has a trigger that matches it"),
+        ),
+        (
+            'context.personas.computation_class = "audience"',
+            Computation.TRAIT,
+            ("no enabled mapping has a trigger that matches it"),
+        ),
+        ("traits.spend > 10", Computation.TRAIT, "users who exit keep the trait"),
     ],
 )
 def test_what_a_computed_trait_would_not_be_told(trigger: str, computation: Computation, gap: str | None) -> None:
@@ -405,5 +413,5 @@ def test_a_name_may_be_a_computed_trait() -> None:
         for computation in Computation
     ]
 
-    assert "users would be named true and false" in found[0].errors[0]
+    assert 'users would be named "true" and "false"' in found[0].errors[0]
     assert found[1].errors == []

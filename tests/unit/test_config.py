@@ -136,7 +136,7 @@ def test_audience_is_found_by_key_and_by_name(write: Write) -> None:
     settings = load(write(SHOP + AUDIENCE + 'key = "Spenders_2"\n'), {})
 
     assert settings.audience("Spenders_2") is settings.audience("Big Spenders") is settings.audiences[0]
-    with pytest.raises(UnknownName, match=r"no audience `Spender_2` in .*config.toml \(did you mean `Spenders_2` or"):
+    with pytest.raises(UnknownName, match=r"no audience `Spender_2` in .*config.toml \(did you mean `Spenders_2`\?\)"):
         settings.audience("Spender_2")
 
 
@@ -315,7 +315,7 @@ BAD = {
     "not_a_table": ("delivery = 7", "delivery: must be a table"),
     "not_a_list": (
         SHOP + AUDIENCE.replace("[[audiences]]", "[audiences]"),
-        "audiences: must be a list of tables: write [[audiences]] with two brackets above each",
+        "audiences: must be a list of tables: start each table with [[audiences]]",
     ),
     "batch_too_large": ("[delivery]\nbatch_size = 101", "delivery.batch_size: must be at most 100"),
     "no_workers": ("[delivery]\nconcurrency = 0", "delivery.concurrency: must be at least 1"),
@@ -334,54 +334,57 @@ BAD = {
         "[schematic]\ntimeout = 30",
         'schematic.timeout: must be a duration such as "30s", "15m", "2h" or "400d"',
     ),
-    "zero_duration": ('[schedule]\nevery = "0s"', "schedule.every: must be longer than zero"),
+    "zero_duration": ('[schedule]\nevery = "0s"', "schedule.every: must be greater than zero"),
     "eternal_duration": (
         '[retention]\nchanges = "999999999w"',
-        'retention.changes: must not be longer than "36500d"',
+        'retention.changes: must be at most "36500d"',
     ),
     "bad_timezone": (
         '[schedule]\ntimezone = "Mars/Base"',
-        'schedule.timezone: must be a time zone such as "UTC" or "Europe/Berlin"',
+        'schedule.timezone: must be a time zone name such as "UTC" or "Europe/Berlin"',
     ),
     "bad_cron": (
         '[schedule]\ncron = "0 25 * * *"',
         (
-            "schedule.cron: must be a crontab of five fields such as `0 */2 * * *`: Error validating expression '25': "
-            "the last value (25) is higher than the maximum value (23)"
+            "schedule.cron: must be a cron expression with five fields, such as `0 */2 * * *`: Error"
+            " validating expression '25': the last value (25) is higher than the maximum value (23)"
         ),
     ),
     "short_cron": (
         '[schedule]\ncron = "@daily"',
         (
-            "schedule.cron: must be a crontab of five fields such as `0 */2 * * *`: "
-            "Wrong number of fields; got 1, expected 5"
+            "schedule.cron: must be a cron expression with five fields, such as `0 */2 * * *`: Wrong"
+            " number of fields; got 1, expected 5"
         ),
     ),
     "numbered_weekday": (
         '[schedule]\ncron = "0 6 * * 1-5"',
-        "schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: cron implementations number them differently",
+        (
+            "schedule.cron: must use weekday names, as in `mon-fri` or `sat,sun`, because cron"
+            " implementations number them differently"
+        ),
     ),
-    "never": ('[schedule]\ncron = "0 0 30 2 *"', "schedule.cron: must match some date: this one never does"),
+    "never": ('[schedule]\ncron = "0 0 30 2 *"', "schedule.cron: must match at least one date, but never does"),
     "every_and_cron": (
         '[schedule]\nevery = "2h"\ncron = "0 6 * * *"',
-        "schedule.cron: cannot be combined with `every`; keep one of them",
+        "schedule.cron: cannot be combined with `every`; remove one of them",
     ),
     "every_and_cron_of_an_audience": (
         SHOP + AUDIENCE + 'schedule = { every = "2h", cron = "0 6 * * *" }',
-        "audiences[0].schedule.cron: cannot be combined with `every`; keep one of them",
+        "audiences[0].schedule.cron: cannot be combined with `every`; remove one of them",
     ),
     "two_keys": (
         '[schematic]\napi_key = "${A}"\napi_key_file = "key"',
-        "schematic.api_key_file: cannot be combined with `api_key`; keep one of them",
+        "schematic.api_key_file: cannot be combined with `api_key`; remove one of them",
     ),
     "api_url": (
         '[schematic]\napi_url = "api.schematichq.com"',
         "schematic.api_url: must be a URL such as `https://example.com`, without user, query or fragment",
     ),
-    "no_source": (AUDIENCE, "audiences[0].source: missing, and the file has no [sources.NAME]"),
+    "no_source": (AUDIENCE, "audiences[0].source: missing, and the file does not define any [sources.NAME]"),
     "which_source": (
         SHOP + SHOP.replace("shop", "crm") + AUDIENCE,
-        "audiences[0].source: missing: choose one of `shop`, `crm`",
+        "audiences[0].source: missing: set it to one of `shop`, `crm`",
     ),
     "unknown_source": (
         SHOP + AUDIENCE + 'source = "shp"',
@@ -389,7 +392,7 @@ BAD = {
     ),
     "no_identity": (
         SHOP + AUDIENCE + 'user_keys = { email = "email" }',
-        "audiences[0].user_keys: must contain the identity `userId`",
+        "audiences[0].user_keys: must include the identity key `userId`",
     ),
     "empty_column": (
         SHOP + AUDIENCE + 'user_keys = { userId = "" }',
@@ -401,7 +404,7 @@ BAD = {
     ),
     "bad_key": (
         SHOP + AUDIENCE + 'key = "big-spenders"',
-        "audiences[0].key: may contain only letters, digits and `_`, and must not be empty",
+        "audiences[0].key: must contain only letters, digits and `_`, and must not be empty",
     ),
     "long_key": (
         SHOP + AUDIENCE + f'key = "{"k" * 256}"',
@@ -409,30 +412,30 @@ BAD = {
     ),
     "keyless_name": (
         SHOP + '[[audiences]]\nname = "🔥"\nsql = "SELECT 1"',
-        "audiences[0].key: missing: the name '🔥' has no letters or digits to make a key from",
+        "audiences[0].key: missing: the name '🔥' has no letters or digits for an automatic key",
     ),
     "long_name": (
         SHOP + f'[[audiences]]\nname = "{"n" * 256}"\nsql = "SELECT 1"',
-        "audiences[0].key: missing: the key made from the name is longer than 255 characters",
+        "audiences[0].key: missing: the automatic key from the name would be longer than 255 characters",
     ),
     "same_key": (
         SHOP + AUDIENCE + AUDIENCE.replace("Big Spenders", "big-spenders"),
         (
-            "audiences[1].key: 'Big Spenders' (audiences[0]) and 'big-spenders' have the same key `big_spenders`: "
-            "give one of them another `key`"
+            "audiences[1].key: 'Big Spenders' (audiences[0]) and 'big-spenders' have the same key"
+            " `big_spenders`; set a different `key` for one of them"
         ),
     ),
     "same_name": (
         SHOP + AUDIENCE + AUDIENCE,
-        "audiences[1].name: is the name of audiences[0] too: rename one of them",
+        "audiences[1].name: is also the name of audiences[0]; rename one of them",
     ),
     "same_name_other_key": (
         SHOP + AUDIENCE + AUDIENCE + 'key = "b"',
-        "audiences[1].name: is the name of audiences[0] too: rename one of them",
+        "audiences[1].name: is also the name of audiences[0]; rename one of them",
     ),
     "database_in_memory": (
         '[database]\nurl = "sqlite:///:memory:"',
-        "database.url: must name a file, as in `sqlite:///audience_sync.db`: memberships outlive the process",
+        "database.url: must name a file, as in `sqlite:///audience_sync.db`, so that memberships are kept",
     ),
     "database_dialect": (
         '[database]\nurl = "mysql://reader@db/shop"',
@@ -464,18 +467,21 @@ BAD = {
     "write_key": (
         '[ingest]\nwrite_keys = ["${KEY}", "hunter2"]',
         (
-            "ingest.write_keys[1]: a key written in this file is refused: write `${SEGMENT_WRITE_KEY}` and keep the "
-            "key in the environment, or in a systemd credential"
+            "ingest.write_keys[1]: must not contain the key itself: write `${SEGMENT_WRITE_KEY}` and"
+            " keep the key in the environment or a systemd credential"
         ),
     ),
     "write_key_number": ("[ingest]\nwrite_keys = [5]", "ingest.write_keys[0]: must be text in quotes"),
     "unset_variable": (
         '[sources.shop]\nurl = "postgresql+psycopg://${SHOP_USER}:${SHOP_PASSWORD}@db/shop"',
-        ("sources.shop.url: `SHOP_USER` and `SHOP_PASSWORD` are not set in the environment or as a systemd credential"),
+        (
+            "sources.shop.url: `SHOP_USER` and `SHOP_PASSWORD` are not set as an environment variable"
+            " or a systemd credential"
+        ),
     ),
     "broken_reference": (
         '[sources.shop]\nurl = "sqlite:///${SHOP-DB}"',
-        "sources.shop.url: has a `${` that is not followed by a name and `}`",
+        "sources.shop.url: has a `${` without a name and a closing `}`",
     ),
 }
 
@@ -513,13 +519,16 @@ def test_all_problems_are_reported_at_once(write: Write) -> None:
     assert problems(write(text)) == [
         "idenity: unknown setting (did you mean `identity`?)",
         'retention.changes: must be a duration such as "30s", "15m", "2h" or "400d"',
-        "database.url: `DATABASE_URL` is not set in the environment or as a systemd credential",
+        "database.url: `DATABASE_URL` is not set as an environment variable or a systemd credential",
         'schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"',
-        "schedule.cron: cannot be combined with `every`; keep one of them",
+        "schedule.cron: cannot be combined with `every`; remove one of them",
         "sources.shop.url: is not a database URL, as in `postgresql://user@host/database`",
         "audiences[1].sql: missing",
-        "audiences[1].source: missing: choose one of `shop`, `crm`",
-        "audiences[1].key: 'VIP' (audiences[0]) and 'vip' have the same key `vip`: give one of them another `key`",
+        "audiences[1].source: missing: set it to one of `shop`, `crm`",
+        (
+            "audiences[1].key: 'VIP' (audiences[0]) and 'vip' have the same key `vip`; set a different"
+            " `key` for one of them"
+        ),
         "audiences[1].enabled: must be true or false",
     ]
 
@@ -546,7 +555,7 @@ def test_checks_survive_any_shape(write: Write) -> None:
 # The file itself
 
 
-QUOTE = 'put straight quotation marks around text, as in name = "VIP"; write true and false in lower case'
+QUOTE = 'put text in straight quotes, as in name = "VIP", and write true and false in lowercase'
 SYNTAX = "correct the line: it is not valid TOML"
 MORE = "expected newline or end of document after a statement"
 
@@ -580,7 +589,7 @@ def test_file_that_is_not_text(write: Write) -> None:
     path = write("")
     path.write_bytes(b'identity = "a"\n# caf\xe9\n')
 
-    assert message(path) == f"{path}, line 2: the file must be UTF-8 text"
+    assert message(path) == f"{path}, line 2: the file is not UTF-8 text"
     path.write_bytes(b'\xef\xbb\xbfidentity = "a"\r\n')
     assert load(path, {}).identity == "a"
 
@@ -596,7 +605,7 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     """A directory, or nothing at all, in the place of the file is an error of the configuration."""
     assert message(tmp_path) == f"{tmp_path} cannot be read: Is a directory"
     absent = tmp_path / "absent.toml"
-    assert message(absent) == f"no configuration file found: looked at {absent}"
+    assert message(absent) == f"configuration file not found; looked for {absent}"
 
 
 def test_configuration_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -610,18 +619,18 @@ def test_configuration_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytes
         find_config(None, {"AUDIENCE_SYNC_CONFIG": ""})
 
     assert str(caught.value) == (
-        f"no configuration file found: looked at {tmp_path / 'config.toml'} and {tmp_path / 'system.toml'}"
+        f"configuration file not found; looked for {tmp_path / 'config.toml'} and {tmp_path / 'system.toml'}"
     )
-    assert caught.value.hint == "`audience-sync init` writes one"
+    assert caught.value.hint == "create one with `audience-sync init`"
     system.touch()
     assert find_config(None, {}) == system
     (tmp_path / "config.toml").touch()
     assert find_config(None, {}) == Path("config.toml")
-    with pytest.raises(ConfigError, match=re.escape(f"looked at {variable}")):
+    with pytest.raises(ConfigError, match=re.escape(f"looked for {variable}")):
         find_config(None, environ)
     variable.touch()
     assert find_config(None, environ) == variable
-    with pytest.raises(ConfigError, match=re.escape(f"looked at {named}")):
+    with pytest.raises(ConfigError, match=re.escape(f"looked for {named}")):
         find_config(named, environ)
     named.touch()
     assert find_config(named, environ) == named
@@ -707,7 +716,7 @@ def test_secret_in_the_file_is_refused_and_not_repeated(write: Write, line: str)
     said = message(write(f"[schematic]\n{line}\n"))
 
     assert "hunter2" not in said
-    assert ("a key written in this file is refused: write `${SCHEMATIC_API_KEY}`" in said) == ("api_key" in line)
+    assert ("must not contain the key itself: write `${SCHEMATIC_API_KEY}`" in said) == ("api_key" in line)
 
 
 @pytest.mark.parametrize(
@@ -770,9 +779,9 @@ def test_api_key_that_is_not_there(environ: Mapping[str, str]) -> None:
         resolve_api_key(SchematicTable(api_key="${KEY}"), environ)
 
     assert str(caught.value) == (
-        "the Schematic API key is missing: `KEY` is not set in the environment or as a systemd credential"
+        "the Schematic API key is missing: `KEY` is not set as an environment variable or a systemd credential"
     )
-    assert caught.value.hint == "export KEY, or give the service LoadCredential=KEY:/path/of/the/key"
+    assert caught.value.hint == "export KEY, or set LoadCredential=KEY:/path/of/the/key for the service"
 
 
 @pytest.mark.parametrize(
@@ -827,7 +836,7 @@ def test_write_keys_are_looked_up_when_they_are_needed(write: Write, tmp_path: P
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, "the write key is missing: `KEY` is not set in the environment or as a systemd credential"),
+        ({}, "the write key is missing: `KEY` is not set as an environment variable or a systemd credential"),
         ({"KEY": "hunter2:"}, "`KEY` is not a valid write key"),
         ({"KEY": "hunter2 hunter2"}, "`KEY` is not a valid write key"),
         ({"KEY": "hünter2"}, "`KEY` is not a valid write key"),
@@ -851,11 +860,11 @@ def test_api_key_file(write: Write, tmp_path: Path) -> None:
             resolve_api_key(schematic, {})
         return str(caught.value)
 
-    assert refusal() == f"the Schematic API key cannot be read from {key_file}: No such file or directory"
+    assert refusal() == f"cannot read the Schematic API key from {key_file}: No such file or directory"
     key_file.write_text(" \n")
-    assert refusal() == f"the file {key_file} of the Schematic API key is empty"
+    assert refusal() == f"the Schematic API key file {key_file} is empty"
     for nonsense in (b"KEY=hunter2 x", b"hunter2\nhunter2", b"hunter2\xff"):
         key_file.write_bytes(nonsense)
-        assert refusal() == f"the file {key_file} does not hold a valid Schematic API key"
+        assert refusal() == f"the file {key_file} does not contain a valid Schematic API key"
     key_file.write_text("hunter2\n")
     assert resolve_api_key(schematic, {}).get_secret_value() == "hunter2"

@@ -70,11 +70,12 @@ def test_jitter_of_the_example_follows_from_its_schedule() -> None:
 def test_defaults_in_the_readme_are_in_force() -> None:
     """The limits, the rhythm and the variable that the README names are those that hold."""
     guard = re.search(
-        r"more than (\d+) % of the members leave, more than (\d+) % enter or more than (\d+) % be updated"
+        r"more than (\d+) % of the members would exit, more than (\d+) % would enter or more than (\d+) %"
+        r" would be updated"
         r".*? `min_members = (\d+)`",
         README,
     )
-    every = re.search(r'\*\*Schedule\*\*: `every = "(\w+)"` plus `jitter` \(half of it by default\)', README)
+    every = re.search(r'\*\*Schedule\*\*: `every = "(\w+)"` plus `jitter` \(default: half of `every`\)', README)
 
     assert guard
     assert [int(number) for number in guard.groups()] == [

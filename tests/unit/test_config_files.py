@@ -38,23 +38,26 @@ def test_files_are_described_by_their_source(tmp_path: Path) -> None:
     [
         (
             'path = "m.csv"\nseparator = ";;"',
-            'sources.s.separator: must be one ASCII character such as ";", and not a quotation mark',
+            'sources.s.separator: must be one ASCII character such as ";", except a quotation mark',
         ),
         (
             'path = "m.csv"\nseparator = \'"\'',
-            'sources.s.separator: must be one ASCII character such as ";", and not a quotation mark',
+            'sources.s.separator: must be one ASCII character such as ";", except a quotation mark',
         ),
         ('path = "m.csv"\ndate_order = "ymd"', "sources.s.date_order: must be one of `dmy`, `mdy`"),
         ('path = "m.csv"\ntypes = { a = "integer" }', "sources.s.types.a: must be one of `number`, `time`"),
         (
             'url = "sqlite:///s.db"\nseparator = ";"',
-            "sources.s.separator: applies to files, but this source has no `path`",
+            "sources.s.separator: applies only to files, but this source has no `path`",
         ),
         (
             'url = "sqlite:///s.db"\ndate_order = "dmy"',
-            "sources.s.date_order: applies to files, but this source has no",
+            "sources.s.date_order: applies only to files, but this source has no",
         ),
-        ('url = "sqlite:///s.db"\ntypes = { a = "time" }', "sources.s.types: applies to files, but this source has no"),
+        (
+            'url = "sqlite:///s.db"\ntypes = { a = "time" }',
+            "sources.s.types: applies only to files, but this source has no",
+        ),
     ],
 )
 def test_mistakes_about_files_are_told(tmp_path: Path, source: str, problem: str) -> None:
@@ -101,6 +104,6 @@ SOURCES = {
 @pytest.mark.parametrize("wrong", ['"NULL"', "[1]", '[""]', '["a", " "]'])
 def test_placeholders_are_texts(tmp_path: Path, wrong: str) -> None:
     """An empty placeholder is refused: an empty key is one already."""
-    with pytest.raises(ConfigError, match=r"keys\.placeholders: must be a list of texts, as in"):
+    with pytest.raises(ConfigError, match=r"keys\.placeholders: must be a list of strings, as in"):
         loaded(tmp_path, f"[keys]\nplaceholders = {wrong}\n")
     assert loaded(tmp_path, "[keys]\nplaceholders = []\n").keys.placeholders == ()

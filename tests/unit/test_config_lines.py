@@ -78,9 +78,9 @@ def test_every_problem_has_its_line_and_its_name(tmp_path: Path) -> None:
     assert problems(tmp_path, FILE) == [
         "line 5: database.url: must begin with `sqlite:///` or `postgresql://`",
         'line 9: sources."old shop".url: missing',
-        'line 9: sources."old shop".events.table: missing: set `table`, `sql` or `path` of the events',
+        'line 9: sources."old shop".events.table: missing: set `table`, `sql` or `path` for the events',
         'line 10: sources."old shop".events.user: must be text in quotes',
-        'line 12, "Gold": audiences[0].source: missing: choose one of `shop`, `old shop`',
+        'line 12, "Gold": audiences[0].source: missing: set it to one of `shop`, `old shop`',
         'line 19, "Gold": audiences[0].user_keys.email: must be text in quotes',
         'line 22, "Big "Spenders"": audiences[1].sql: missing',
         f'line 26, "Big "Spenders"": audiences[1].schedule.every: {NO_DURATION}',

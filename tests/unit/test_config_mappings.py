@@ -83,14 +83,14 @@ def test_what_is_left_out(tmp_path: Path) -> None:
         (ONE + "trigger = ''\n", "mappings[0].trigger: "),
         (ONE + "trigger = 5\n", "mappings[0].trigger: must be text in quotes"),
         (ONE + "triggers = 'x'\n", "mappings[0].triggers: unknown setting (did you mean `trigger`?)"),
-        (ONE + ONE, "mappings[1].name: is the name of mappings[0] too"),
+        (ONE + ONE, "mappings[1].name: is also the name of mappings[0]"),
         (
             "".join(ONE.replace("One", str(n)) for n in range(MOST_MAPPINGS + 1)),
-            "mappings: the limit is 50, as in Segment, and there are 51",
+            "mappings: must have at most 50 entries, as in Segment, but has 51",
         ),
         (
             "[mappings]\nname = 'x'\n",
-            "mappings: must be a list of tables: write [[mappings]] with two brackets above each",
+            "mappings: must be a list of tables: start each table with [[mappings]]",
         ),
     ],
 )

@@ -54,7 +54,7 @@ BAD = {
     ),
     "no_events": (
         SHOP + audience("A", COUNT),
-        "audiences[0].query: uses events, but [sources.shop.events] is missing",
+        "audiences[0].query: uses events, but [sources.shop.events] is not defined",
     ),
     "no_rooms": (
         SHOP + audience("Vip", 'sql = "SELECT 1"') + audience("A", "query = \"trait('vip') = true\""),
@@ -62,7 +62,10 @@ BAD = {
     ),
     "unknown_trait": (
         SHOP + EVENTS + audience("Vip", COUNT) + audience("A", "query = \"trait('vipp') = true\""),
-        "audiences[1].query: uses trait('vipp'), but no audience or computed trait has this key (did you mean",
+        (
+            "audiences[1].query: uses trait('vipp'), but there is no audience or computed trait with this"
+            " key (did you mean"
+        ),
     ),
     "self": (
         SHOP + EVENTS + audience("A", "query = \"trait('a') = true\""),
@@ -82,11 +85,14 @@ BAD = {
         + '[sources.crm]\nurl = "sqlite:///crm.db"\n'
         + audience("Vip", 'source = "crm"\nsql = "SELECT 1"')
         + audience("A", 'source = "shop"\nquery = "trait(\'vip\') = true"'),
-        "audiences[1].query: uses trait('vip'), and audiences[0] reads the source `crm`, not `shop`",
+        "audiences[1].query: uses trait('vip'), but audiences[0] reads the source `crm`, not `shop`",
     ),
     "identity_elsewhere": (
         SHOP + EVENTS + PROFILES + audience("A", COUNT + 'user_keys = { userId = "user_id" }'),
-        "audiences[0].user_keys.userId: is the `user` of [sources.NAME.profiles], `id`, with a query: leave it out",
+        (
+            "audiences[0].user_keys.userId: cannot be set for a query: the identity is the column `user` of"
+            " [sources.NAME.profiles], here `id`; remove it"
+        ),
     ),
     "identifier_of_events": (
         SHOP + EVENTS + audience("A", COUNT + 'user_keys = { email = "email" }'),
@@ -98,11 +104,11 @@ BAD = {
     ),
     "value_as_audience": (
         SHOP + EVENTS + audience("A", "query = \"event('A').count()\""),
-        "audiences[0].query: column 12: an audience is a condition",
+        "audiences[0].query: column 12: an audience needs a condition",
     ),
     "key_of_both": (
         SHOP + EVENTS + audience("A", COUNT) + trait("A", "query = \"event('A').count()\""),
-        "traits[0].name: is the name of audiences[0] too: rename one of them",
+        "traits[0].name: is also the name of audiences[0]; rename one of them",
     ),
     "type": (
         SHOP + EVENTS + trait("A", 'query = "event(\'A\').count()"\ntype = "int"'),
@@ -110,7 +116,7 @@ BAD = {
     ),
     "type_of_another_kind": (
         SHOP + EVENTS + trait("A", "query = \"event('A').unique(property('x'))\"\ntype = \"number\""),
-        "traits[0].type: does not fit the query, whose values are lists, sent as text: string",
+        "traits[0].type: does not match the query, which returns lists, sent as text: string",
     ),
     "on_missing": (
         SHOP + EVENTS + trait("A", 'query = "event(\'A\').count()"\non_missing = "drop"'),
@@ -118,19 +124,22 @@ BAD = {
     ),
     "two_places": (
         SHOP + EVENTS + 'sql = "SELECT 1"',
-        "sources.shop.events.sql: cannot be combined with `table`; keep one of them",
+        "sources.shop.events.sql: cannot be combined with `table`; remove one of them",
     ),
     "no_place": (
         SHOP + "[sources.shop.events]",
-        "sources.shop.events.table: missing: set `table`, `sql` or `path` of the events",
+        "sources.shop.events.table: missing: set `table`, `sql` or `path` for the events",
     ),
-    "path_beside_url": (SHOP + 'path = "a.csv"', "sources.shop.path: cannot be combined with `url`; keep one of them"),
+    "path_beside_url": (
+        SHOP + 'path = "a.csv"',
+        "sources.shop.path: cannot be combined with `url`; remove one of them",
+    ),
     "events_path_beside_url": (
         SHOP + '[sources.shop.events]\npath = "a.csv"',
-        "sources.shop.events.path: needs a source without `url`",
+        "sources.shop.events.path: cannot be used in a source with `url`",
     ),
     "strange_file": ('[sources.s]\npath = "a.xlsx"', "sources.s.path: must end in one of .csv, .tsv"),
-    "remote_file": ('[sources.s]\npath = "s3://a/b.csv"', "sources.s.path: must be the path of a file on this machine"),
+    "remote_file": ('[sources.s]\npath = "s3://a/b.csv"', "sources.s.path: must be the path of a local file"),
     "memory": ('[sources.s]\npath = "a.csv"\nmemory_limit = "lots"', "sources.s.memory_limit: must be a size such as"),
     "no_url": ("[sources.s]", "sources.s.url: missing"),
     "zone": (SHOP + EVENTS + audience("A", COUNT + 'timezone = "Mars"'), "audiences[0].timezone: must be a time zone"),
@@ -150,7 +159,7 @@ def test_a_copied_audience_is_one_problem(tmp_path: Path) -> None:
 
     for text in (original + copy + user, copy + original + user):
         assert problems(tmp_path, SHOP + EVENTS + text) == [
-            "audiences[1].name: is the name of audiences[0] too: rename one of them"
+            "audiences[1].name: is also the name of audiences[0]; rename one of them"
         ]
 
 

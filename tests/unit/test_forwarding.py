@@ -28,7 +28,7 @@ from audience_sync.tracking_api.event_files import BadLine, EventPreview, Read, 
 
 MUST = "it must be one of identify, track, page, screen, group, alias"
 TOO_LARGE = "has a number beyond the range of a float at"
-TOO_LONG = "is longer than 32 KB, the most that Segment takes"
+TOO_LONG = "is longer than 32 KB, the maximum in Segment"
 
 
 def read(content: bytes) -> list[Read | BadLine]:
@@ -74,13 +74,13 @@ def test_every_type_of_segment_is_an_event(kind: str) -> None:
         (b'{"type": "page"} {"type": "page"}', "not_json", None),
         (b'{"type":"page","n":NaN}', "not_json", None),
         (b"{'type': 'page'}", "not_json", None),
-        (b'{"type":"page","name":"\xff"}', "not_utf8", "is not UTF-8"),
-        ('{"type": "page"}'.encode("utf-16"), "not_utf8", "is not UTF-8"),
-        (b'{"type":"page","p":{"n":1e400}}', "number_too_large", f"{TOO_LARGE} p.n: send it as text"),
+        (b'{"type":"page","name":"\xff"}', "not_utf8", "is not valid UTF-8"),
+        ('{"type": "page"}'.encode("utf-16"), "not_utf8", "is not valid UTF-8"),
+        (b'{"type":"page","p":{"n":1e400}}', "number_too_large", f"{TOO_LARGE} p.n; send it as text"),
         (b"[" * 2000, "too_deep", "is nested too deeply"),
-        (b"[]", "not_an_object", "is JSON, but not an object"),
-        (b'"page"', "not_an_object", "is JSON, but not an object"),
-        (b"null", "not_an_object", "is JSON, but not an object"),
+        (b"[]", "not_an_object", "is valid JSON, but not an object"),
+        (b'"page"', "not_an_object", "is valid JSON, but not an object"),
+        (b"null", "not_an_object", "is valid JSON, but not an object"),
         (b"{}", "no_type", f"has no type: {MUST}"),
         (b'{"type":null}', "no_type", f"has no type: {MUST}"),
         (b'{"type":""}', "no_type", f"has no type: {MUST}"),
@@ -217,7 +217,7 @@ def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """A file that is not there, is a directory or refuses to be read is one sentence."""
     for path, said in [
-        (tmp_path / "none", f"there is no file {tmp_path / 'none'}"),
+        (tmp_path / "none", f"file not found: {tmp_path / 'none'}"),
         (tmp_path, f"{tmp_path} is a directory, not a file of events"),
         (Path("/proc/self/mem"), "/proc/self/mem cannot be read: input/output error"),
     ]:
@@ -237,7 +237,7 @@ def test_gzip_that_breaks_off(tmp_path: Path) -> None:
         seen.extend(read_events(stream, name="events.gz"))
 
     assert len(seen) > 9_000
-    assert str(caught.value) == f"events.gz cannot be read beyond line {len(seen)}: its gzip data end too early"
+    assert str(caught.value) == f"events.gz cannot be read beyond line {len(seen)}: its gzip data is truncated"
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_gzip_without_a_line(tmp_path: Path, content: bytes) -> None:
     """Gzip in which no line can be read is an error, not an empty file."""
     (tmp_path / "events.gz").write_bytes(content)
 
-    with pytest.raises(SourceError, match=r"^events cannot be read at all: its gzip data (end too early|are damaged)$"):
+    with pytest.raises(SourceError, match=r"^events cannot be read at all: its gzip data is (truncated|corrupt)$"):
         read_file(tmp_path / "events.gz")
 
 
@@ -260,7 +260,7 @@ def test_gzip_with_rubbish_behind(tmp_path: Path) -> None:
     (tmp_path / "odd").write_bytes(good + b"rubbish")
 
     assert read_file(tmp_path / "padded") == [read_as(1, {"type": "page"})]
-    with pytest.raises(SourceError, match=r"^events cannot be read beyond line 1: its gzip data are damaged$"):
+    with pytest.raises(SourceError, match=r"^events cannot be read beyond line 1: its gzip data is corrupt$"):
         read_file(tmp_path / "odd")
 
 
@@ -308,7 +308,7 @@ def test_a_preview_has_all_that_would_be_sent_and_why_there_is_no_more() -> None
                    "body": {"user": {"id": "u1"}, "event": "up"}}),
     ]  # fmt: skip
     assert seen.codes == ["Nameless: missing_field"]
-    assert seen.reasons == ["Nameless: missing_field: the field event_name is missing, and trackEvent needs it"]
+    assert seen.reasons == ["Nameless: missing_field: the field event_name is missing, but trackEvent requires it"]
 
 
 @pytest.mark.parametrize(

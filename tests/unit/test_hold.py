@@ -34,7 +34,7 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
     "accepted for an earlier one": (
         {"accepted_as_of": NOON - 1},
         Obstacle.BEHIND,
-        f"was not synced as of the same instant; {SYNC}",
+        f"has not been synced as of the same instant; {SYNC}",
     ),
     "synced in part since": (
         {"accepted_as_of": NOON - 1, "decided": IN_PART},
@@ -45,28 +45,28 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
     "never registered": (
         {"audience_id": None, "decided": None, "completed": False, "is_current": False, "accepted_as_of": None},
         Obstacle.NEW,
-        f"was never synced; {SYNC}",
+        f"has never been synced; {SYNC}",
     ),
     "synced in part only": (
         {"decided": IN_PART, "completed": False, "is_current": False, "accepted_as_of": None},
         Obstacle.NEW,
         f"was synced only in part (run 12); {SYNC}",
     ),
-    "edited": ({"is_current": False}, Obstacle.EDITED, f"was not synced with its current definition; {SYNC}"),
+    "edited": ({"is_current": False}, Obstacle.EDITED, f"has not been synced with its current definition; {SYNC}"),
     "failed": (
         {"decided": FAILED},
         Obstacle.FAILED,
-        "failed (run 12): source shop: gone; fix that, then run `audience-sync sync spenders`",
+        "failed (run 12): source shop: gone; fix the cause, then run `audience-sync sync spenders`",
     ),
     "failed without a reason": (
         {"decided": FAILED._replace(reason=None)},
         Obstacle.FAILED,
-        "failed (run 12); fix that, then run `audience-sync sync spenders`",
+        "failed (run 12); fix the cause, then run `audience-sync sync spenders`",
     ),
     "failed before it ever succeeded": (
         {"decided": FAILED, "completed": False},
         Obstacle.FAILED,
-        "failed (run 12): source shop: gone; fix that, then run `audience-sync sync spenders`",
+        "failed (run 12): source shop: gone; fix the cause, then run `audience-sync sync spenders`",
     ),
     "blocked": (
         {"decided": BLOCKED},
@@ -86,7 +86,7 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
     "blocked, and edited since": (
         {"decided": BLOCKED._replace(is_current=False), "is_current": False},
         Obstacle.EDITED,
-        f"was not synced with its current definition; {SYNC}",
+        f"has not been synced with its current definition; {SYNC}",
     ),
     "paused": ({"state": "paused"}, Obstacle.PAUSED, "is paused; resolve it with `audience-sync resume spenders`"),
     "paused while blocked": (
@@ -97,7 +97,7 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
     "retired": (
         {"state": "retired"},
         Obstacle.RETIRED,
-        "is retired for good; take it out of the query, then run `audience-sync sync quiet`",
+        "is retired; remove it from the query, then run `audience-sync sync quiet`",
     ),
     "disabled": (
         {"enabled": False},
@@ -107,7 +107,7 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
     "removed": (
         {"in_file": False, "enabled": False},
         Obstacle.REMOVED,
-        "is not in the configuration; put it back, or run `audience-sync retract spenders`",
+        "is not in the configuration; add it again, or run `audience-sync retract spenders`",
     ),
     "removed and retired": ({"in_file": False, "state": "retired"}, None, ""),
     "a trait of the profiles": ({"in_file": False, "audience_id": None}, None, ""),
@@ -149,7 +149,7 @@ def test_a_plan_that_a_guard_would_block() -> None:
     assert would_block(GOOD) == Hold(
         Obstacle.BLOCKED,
         "audience `spenders` would be blocked by a guard",
-        "look at it with `audience-sync plan spenders`",
+        "review it with `audience-sync plan spenders`",
         7,
     )
 

@@ -108,13 +108,21 @@ def test_a_terminal_gets_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with configured():
         log = structlog.get_logger()
-        log.info("reloaded", audiences=0, added=("a", "b"), removed=(), settings=[], is_new=False, next_sync_at=None)
-        log.error("reload_refused", problems=["c.toml has 2 problems:", "  line 1: x", "  line 2: y"], hint=None)
+        log.info(
+            "configuration_reloaded",
+            audiences=0,
+            added=("a", "b"),
+            removed=(),
+            settings=[],
+            is_new=False,
+            next_sync_at=None,
+        )
+        log.error("reload_failed", problems=["c.toml has 2 problems:", "  line 1: x", "  line 2: y"], hint=None)
     said = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().err)
     reloaded, refused = (line[TIMESTAMP.match(line).end() :].split(None, 2)[2] for line in said.splitlines())  # type: ignore[union-attr]
 
-    assert " ".join(reloaded.split()) == "reloaded added='a, b' audiences=0 is_new=False"
-    assert " ".join(refused.split()) == "reload_refused problems='c.toml has 2 problems: line 1: x, line 2: y'"
+    assert " ".join(reloaded.split()) == "configuration_reloaded added='a, b' audiences=0 is_new=False"
+    assert " ".join(refused.split()) == "reload_failed problems='c.toml has 2 problems: line 1: x, line 2: y'"
 
 
 def test_a_stream_that_is_not_a_file_is_not_the_journal() -> None:

@@ -59,7 +59,7 @@ def of_the_code() -> dict[str, str]:
 
 def of_the_readme() -> dict[str, str]:
     """Return the events in the table with their levels."""
-    table = README.partition("| event | level | says |\n")[2].partition("\n\n")[0]
+    table = README.partition("| event | level | meaning and fields |\n")[2].partition("\n\n")[0]
     rows = [row.strip().strip("|").split(" | ") for row in table.splitlines()[1:]]
     pairs = [(row[0].split(" · "), row[1].split(" · ")) for row in rows]
     return {

@@ -184,10 +184,10 @@ def test_all_problems_at_once() -> None:
     }
 
     assert [(path, sentence) for path, sentence, _ in problems(mapping)] == [
-        (("user_keys", "userId"), 'is text, not a path: { "@path" = … } reads one'),
+        (("user_keys", "userId"), 'is text, not a path; use { "@path" = … } to read a path'),
         (
             ("user_traits", "@merge", "direction"),
-            'must be "left" (earlier objects win) or "right" (later ones do)',
+            'must be "left" (earlier objects win) or "right" (later objects win)',
         ),
         (("user_traits", "@merge", "objects", 0, "@pth"), "unknown directive; did you mean `@path`?"),
         (

@@ -62,7 +62,7 @@ def test_a_file_that_lost_all_audiences_is_refused(file: File) -> None:
     """An editor that empties a file before it writes it does not take every audience out of the schedule."""
     file.path.write_text("")
 
-    with pytest.raises(ConfigError, match="has no audiences and no computed traits any more"):
+    with pytest.raises(ConfigError, match="no longer has any audiences or computed traits"):
         file.again()
 
 
@@ -74,7 +74,7 @@ def test_a_pipe_is_not_waited_for(file: File) -> None:
     with pytest.raises(ConfigError, match="is not a file") as refused:
         file.again()
 
-    assert refused.value.hint == "put the file back; a pipe can be read only at a start"
+    assert refused.value.hint == "restore the file; a pipe can be read only at startup"
 
 
 def test_audiences_are_named_by_key(file: File) -> None:
@@ -158,14 +158,14 @@ def test_a_key_from_a_file_is_read_again(file: File, tmp_path: Path) -> None:
                 "config.toml has 2 problems:",
                 '  delivery.max_backoff: must be a duration such as "30s", "15m", "2h" or "400d"',
                 (
-                    "  schedule.cron: must name weekdays, as in `mon-fri` or `sat,sun`: "
-                    "cron implementations number them differently"
+                    "  schedule.cron: must use weekday names, as in `mon-fri` or `sat,sun`, because"
+                    " cron implementations number them differently"
                 ),
             ],
         ),
         (
             '[schematic]\napi_key_file = "missing"',
-            ["the Schematic API key cannot be read from missing: No such file or directory"],
+            ["cannot read the Schematic API key from missing: No such file or directory"],
         ),
     ],
 )
@@ -185,5 +185,5 @@ def test_another_identity_is_refused(file: File) -> None:
     with pytest.raises(ConfigError) as refused:
         file.again()
 
-    assert str(refused.value) == "identity: this database knows people by 'userId', the file says 'email'"
-    assert refused.value.hint == ('set identity = "userId", or give the new identity a new [database] url and restart')
+    assert str(refused.value) == "identity: the membership database uses 'userId', but the configuration has 'email'"
+    assert refused.value.hint == ('set identity = "userId"; for a new identity, set a new [database] url and restart')

@@ -248,7 +248,7 @@ def test_a_wrong_column_is_named(columns: list[str], problem: str) -> None:
     with pytest.raises(SourceError, match=problem) as caught:
         key_columns(columns, identity="userId", user_keys={"userId": "id"}, company_keys={})
 
-    assert caught.value.hint == f"its columns are {', '.join(columns)}"
+    assert caught.value.hint == f"it has the columns {', '.join(columns)}"
 
 
 @given(

@@ -40,9 +40,9 @@ def around(bad: bytes, *, path: str = "/v1/batch") -> EventsRead:
 @pytest.mark.parametrize(
     ("bad", "kind", "message_id", "fault", "sentence"),
     [
-        (b"null", "unknown", "", EventFault.NOT_AN_OBJECT, "is JSON, but not an object"),
-        (b"[1]", "unknown", "", EventFault.NOT_AN_OBJECT, "is JSON, but not an object"),
-        (b'"\\"]}"', "unknown", "", EventFault.NOT_AN_OBJECT, "is JSON, but not an object"),
+        (b"null", "unknown", "", EventFault.NOT_AN_OBJECT, "is valid JSON, but not an object"),
+        (b"[1]", "unknown", "", EventFault.NOT_AN_OBJECT, "is valid JSON, but not an object"),
+        (b'"\\"]}"', "unknown", "", EventFault.NOT_AN_OBJECT, "is valid JSON, but not an object"),
         (b"{}", "unknown", "", EventFault.NO_TYPE, f"has no type: {TYPES}"),
         (b'{"type":"foo","messageId":"m2"}', "unknown", "m2", EventFault.UNKNOWN_TYPE, f"has the type 'foo': {TYPES}"),
         (b'{"type":["track"]}', "unknown", "", EventFault.UNKNOWN_TYPE, f"has a type that is not text: {TYPES}"),
@@ -51,7 +51,7 @@ def around(bad: bytes, *, path: str = "/v1/batch") -> EventsRead:
             "track",
             "m2",
             EventFault.TOO_LONG,
-            "is longer than 32 KB, the most that Segment takes",
+            "is longer than 32 KB, the maximum in Segment",
         ),
         (
             b'{"type":"track","p":' + b"[" * 300 + b"]" * 300 + b"}",
@@ -61,8 +61,8 @@ def around(bad: bytes, *, path: str = "/v1/batch") -> EventsRead:
             "is nested too deeply",
         ),
         (b"[" * 9000 + b"]" * 9000, "unknown", "", EventFault.TOO_DEEP, "is nested too deeply"),
-        (b'{"type":"track","userId":"u\xff"}', "unknown", "", EventFault.NOT_UTF8, "is not UTF-8"),
-        (b'{"type":"track","p":"\xed\xa0\xbd"}', "unknown", "", EventFault.NOT_UTF8, "is not UTF-8"),
+        (b'{"type":"track","userId":"u\xff"}', "unknown", "", EventFault.NOT_UTF8, "is not valid UTF-8"),
+        (b'{"type":"track","p":"\xed\xa0\xbd"}', "unknown", "", EventFault.NOT_UTF8, "is not valid UTF-8"),
         (b'{"type":"track","n":NaN}', "unknown", "", EventFault.NOT_JSON, NOT_JSON),
         (b'{"type":"track","n":-Infinity}', "unknown", "", EventFault.NOT_JSON, NOT_JSON),
         (b'{"type":"track","n":01}', "unknown", "", EventFault.NOT_JSON, NOT_JSON),
@@ -76,7 +76,7 @@ def around(bad: bytes, *, path: str = "/v1/batch") -> EventsRead:
             "unknown",
             "",
             EventFault.NUMBER_TOO_LARGE,
-            "has a number beyond the range of a float at properties.a[1].n: send it as text",
+            "has a number beyond the range of a float at properties.a[1].n; send it as text",
         ),
     ],
     ids=lambda value: str(value)[:30],
@@ -126,7 +126,7 @@ def test_nothing_good_is_refused_whole() -> None:
     assert found.refusal == Refusal(400, f"batch[0] has the type 'foo': {TYPES}")
     assert found.refused == [
         RefusedEvent(0, "unknown", "", NotAnEvent(EventFault.UNKNOWN_TYPE, f"has the type 'foo': {TYPES}")),
-        RefusedEvent(1, "unknown", "", NotAnEvent(EventFault.NOT_AN_OBJECT, "is JSON, but not an object")),
+        RefusedEvent(1, "unknown", "", NotAnEvent(EventFault.NOT_AN_OBJECT, "is valid JSON, but not an object")),
     ]
 
 

@@ -55,7 +55,7 @@ def test_check_imports_only_the_drivers_it_needs(tmp_path: Path) -> None:
     )
     out, imported = imported_by("check", folder=tmp_path)
 
-    assert "is usable: 1 audience, 1 source" in out
+    assert "is valid: 1 audience, 1 source" in out
     unused = {"duckdb", "psycopg", "alembic", "starlette", "uvicorn", "apscheduler", "structlog", "prometheus_client"}
     assert imported & unused == set()
 

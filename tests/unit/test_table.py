@@ -160,17 +160,17 @@ def test_plain_lines_have_every_column() -> None:
 
 def test_facts_are_aligned() -> None:
     """Named values stand below each other; one that does not fit next to its name is wrapped."""
-    facts = [("database", "sqlite:///" + "x" * 30), ("note", "not bound yet: the first sync binds it")]
+    facts = [("database", "sqlite:///" + "x" * 30), ("note", "not set yet: the first sync sets it")]
 
     assert [line.plain for line in fact_lines(facts, 80)] == [
         f"database  sqlite:///{'x' * 30}",
-        "note      not bound yet: the first sync binds it",
+        "note      not set yet: the first sync sets it",
     ]
     assert [line.plain for line in fact_lines(facts, 40)] == [
         "database",
         f"sqlite:///{'x' * 30}",
         "note",
-        "  not bound yet: the first sync binds it",
+        "  not set yet: the first sync sets it",
     ]
     assert fact_lines([], 80) == []
 

@@ -75,7 +75,7 @@ def test_two_slashes_before_a_file_are_refused(tmp_path: Path, dialect: str) -> 
     with pytest.raises(ConfigError) as caught:
         load(path, {})
 
-    assert f"needs three slashes before the file, as in `{dialect}:///shop.db`" in str(caught.value)
+    assert f"must have three slashes before the file name, as in `{dialect}:///shop.db`" in str(caught.value)
 
 
 @pytest.mark.parametrize(

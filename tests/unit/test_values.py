@@ -33,10 +33,10 @@ LONGEST = "x" * MAX_VALUE_LENGTH
 MOMENT = datetime(2026, 3, 31, 14, 30, tzinfo=timezone(timedelta(hours=2)))
 
 AS_TEXT = "send it as text"
-TOO_LARGE = f"a number of more than 64 bits: {AS_TEXT}"
-LOST_DIGITS = f"a float of 2^53 or more, which may have lost digits: {AS_TEXT}"
+TOO_LARGE = f"a number longer than 64 bits: {AS_TEXT}"
+LOST_DIGITS = f"a float of 2^53 or more, which may be inexact: {AS_TEXT}"
 NO_VALUE = RefusedValue(RowFault.NULL_VALUE)
-TOO_LONG = RefusedValue(RowFault.LONG_VALUE, "more than 1,024 characters, the most Schematic keeps")
+TOO_LONG = RefusedValue(RowFault.LONG_VALUE, "longer than 1,024 characters, the maximum in Schematic")
 
 of_json = value_reader(values_are_json=True, trait_type=None)
 of_python = value_reader(values_are_json=False, trait_type=None)
@@ -126,15 +126,15 @@ def test_values_have_one_text_form(value: object, text: str) -> None:
         (-(2.0**60), unfit(LOST_DIGITS)),
         (1e300, unfit(LOST_DIGITS)),
         ([2.0**53], unfit(LOST_DIGITS)),
-        ("half \ud800", unfit("nested too deeply, or text that is not valid UTF-8")),
-        ({1: "a"}, unfit("an object whose names are not text")),
-        (b"raw", unfit(f"of type bytes, which JSON does not have: {AS_TEXT}")),
-        ({"a"}, unfit(f"of type set, which JSON does not have: {AS_TEXT}")),
-        (timedelta(1), unfit(f"of type timedelta, which JSON does not have: {AS_TEXT}")),
-        (time(12), unfit(f"of type time, which JSON does not have: {AS_TEXT}")),
+        ("half \ud800", unfit("nested too deeply, or not valid UTF-8")),
+        ({1: "a"}, unfit("an object with keys that are not strings")),
+        (b"raw", unfit(f"of type bytes, which JSON does not support: {AS_TEXT}")),
+        ({"a"}, unfit(f"of type set, which JSON does not support: {AS_TEXT}")),
+        (timedelta(1), unfit(f"of type timedelta, which JSON does not support: {AS_TEXT}")),
+        (time(12), unfit(f"of type time, which JSON does not support: {AS_TEXT}")),
         (
             datetime.min.replace(tzinfo=timezone(timedelta(hours=2))),
-            unfit("a time before the year 1 or after 9999 in UTC"),
+            unfit("a time outside the years 1 to 9999 in UTC"),
         ),
         (unreadable("infinity", "date too large"), RefusedValue(RowFault.UNREADABLE_VALUE, "date too large")),
         ([unreadable("infinity", "date too large")], RefusedValue(RowFault.UNREADABLE_VALUE, "date too large")),
@@ -255,7 +255,7 @@ def test_a_declared_type_is_kept(trait_type: TraitType, fitting: list[object], w
     read = value_reader(values_are_json=False, trait_type=trait_type)
 
     assert not any(isinstance(read(value), RefusedValue) for value in fitting)
-    detail = f"not a {trait_type}, which is the type of the trait"
+    detail = f"not a {trait_type}, the declared type of the trait"
     assert {read(value) for value in wrong} == {RefusedValue(RowFault.UNFIT_VALUE, detail)}
     assert read(None) == NO_VALUE
 
@@ -266,7 +266,7 @@ def test_a_number_declared_boolean_is_one_where_databases_have_none() -> None:
     computed = value_reader(values_are_json=True, trait_type=TraitType.BOOLEAN)
 
     assert (said(1), said(0)) == ("true", "false")
-    assert (computed("true"), computed("1")) == ("true", unfit("not a boolean, which is the type of the trait"))
+    assert (computed("true"), computed("1")) == ("true", unfit("not a boolean, the declared type of the trait"))
 
 
 def filed(rows: list[Row]) -> tuple[list[Member], list[RejectedRow]]:
@@ -304,7 +304,7 @@ def test_a_row_without_a_usable_key_or_value_is_rejected() -> None:
             RowFault.UNFIT_VALUE,
             "u3",
             '["u3",null]',
-            "column value: of type bytes, which JSON does not have: send it as text",
+            "column value: of type bytes, which JSON does not support: send it as text",
         ),
     ]
 
@@ -312,7 +312,7 @@ def test_a_row_without_a_usable_key_or_value_is_rejected() -> None:
 @pytest.mark.parametrize(("columns", "problem"), [(["user_id"], "no"), (["value", "value"], "more than one")])
 def test_a_computed_trait_needs_one_value(columns: list[str], problem: str) -> None:
     """A result without the column `value` is refused, with the columns that it has."""
-    with pytest.raises(SourceError, match=f"{problem} column 'value', which a computed trait needs") as caught:
+    with pytest.raises(SourceError, match=f"{problem} column 'value', required for a computed trait") as caught:
         value_position(columns)
 
-    assert caught.value.hint == f"its columns are {', '.join(columns)}"
+    assert caught.value.hint == f"it has the columns {', '.join(columns)}"

@@ -35,11 +35,11 @@ def coverage(
         and not undecided
         and _names(entered) != _names(exited)
     ):
-        gaps.append("users would be named true and false: a mapping takes their name from this trait")
+        gaps.append('a mapping uses this trait as user_name, so users would be named "true" and "false"')
     if not rejections and not undecided and not gaps:
         again = {kind: render(entries[0]._replace(kind=kind)) for kind in ("updated", "resent")}
         silent = [kind for kind, found in again.items() if not found.events]
-        gaps += [f"a change that is {' or '.join(silent)} has no event"] if silent else []
+        gaps += [f"a change with the value {' or '.join(silent)} makes no event"] if silent else []
     traits = [body["body"].get("traits", {}) for body in entered if body["type"] == "identify"]
     return Coverage(
         rejections,
@@ -62,18 +62,21 @@ def _rejections(found: ProfileEvents) -> Iterator[str]:
 def _gaps(trait: str, entered: Bodies, exited: Bodies, others: Bodies) -> Iterator[str]:
     """Yield the facts about an entry, an exit and their users that Schematic would not get."""
     if not entered and not exited:
-        yield "no enabled mapping makes an event of it: no trigger matches"
+        yield "no enabled mapping has a trigger that matches it"
     elif not exited:
-        yield "exiting users keep the trait: the trigger of no enabled mapping matches an exit"
+        yield "users who exit keep the trait: no enabled mapping has a trigger that matches an exit"
     elif not entered:
-        yield "nobody ever gets the trait: no trigger of an enabled mapping matches an entry"
+        yield "the trait is never set: no enabled mapping has a trigger that matches an entry"
     elif all(body in entered for body in exited) or all(body in exited for body in entered):
-        yield "no enabled mapping carries its value: entries and exits look the same to Schematic"
+        yield "no enabled mapping sends its value, so Schematic cannot tell entries from exits"
     elif _values(trait, entered) and not _values(trait, exited) - _values(trait, entered):
-        yield "exiting users keep the trait: no identify of an exit sets it to another value"
+        yield "users who exit keep the trait: no identify for an exit changes its value"
     for one, other in zip(entered, others, strict=False):
         if one["type"] == "identify" and one["body"]["keys"] == other["body"]["keys"]:
-            yield f"everybody would be one user: the user keys are the same for all, {', '.join(one['body']['keys'])}"
+            yield (
+                "all members would be the same user in Schematic: they all have the user keys"
+                f" {', '.join(one['body']['keys'])}"
+            )
 
 
 def _names(bodies: Bodies) -> set[str]:
@@ -88,10 +91,10 @@ def _values(trait: str, bodies: Bodies) -> set[bytes]:
 def _surprises(trait: str, traits: list[dict[str, Any]]) -> Iterator[str]:
     """Yield surprises about the traits of the identifies."""
     if not traits:
-        yield "is sent as track events alone: the trait of the user is not set in Schematic"
+        yield "is sent only as track events, which do not set the user's trait in Schematic"
     elif not any(trait in one for one in traits):
         names = ", ".join(sorted({name for one in traits for name in one}))
         if names:
-            yield f"is not sent under its own name, but among the traits {names}"
+            yield f"is not sent under its own name, but as the traits {names}"
         else:
-            yield "is sent, but not as a trait of the user"
+            yield "is sent, but not as a user trait"

@@ -15,10 +15,10 @@ from audience_sync.destinations.mappings import ALL_TRAITS
 from audience_sync.destinations.schematic.schematic_bodies import IDENTIFY, TRACK, identify_body, track_body
 from audience_sync.segment.fql.trigger_tree import FieldComparison
 
-_COMPANY_KEYS = "the keys Schematic finds the company by, such as groupId"
-_USER_KEYS = "the keys Schematic finds the user by, such as userId"
+_COMPANY_KEYS = "the keys that identify the company in Schematic, such as groupId"
+_USER_KEYS = "the keys that identify the user in Schematic, such as userId"
 _TIMESTAMP_FIELD = Field(
-    "timestamp", FieldKind.DATETIME, True, "Timestamp", "when it happened: ISO 8601 or a unix time"
+    "timestamp", FieldKind.DATETIME, True, "Timestamp", "the time of the event: ISO 8601 or a Unix time"
 )
 _TIMESTAMP: Final[Json] = {"@path": "$.timestamp"}
 
@@ -34,12 +34,12 @@ IDENTIFY_USER: Final = Action(
     name=IDENTIFY,
     fields=(
         Field("company_keys", FieldKind.OBJECT, True, "Company keys", _COMPANY_KEYS),
-        Field("company_name", FieldKind.STRING, False, "Company name", "how the company is called"),
-        Field("company_traits", FieldKind.OBJECT, False, "Company traits", "what is known of the company"),
+        Field("company_name", FieldKind.STRING, False, "Company name", "the company's name"),
+        Field("company_traits", FieldKind.OBJECT, False, "Company traits", "the company's traits"),
         _TIMESTAMP_FIELD,
         Field("user_keys", FieldKind.OBJECT, True, "User keys", _USER_KEYS),
         Field("user_name", FieldKind.STRING, False, "User name", "the user's full name"),
-        Field("user_traits", FieldKind.OBJECT, False, "User traits", "what is known of the user"),
+        Field("user_traits", FieldKind.OBJECT, False, "User traits", "the user's traits"),
     ),
     make_body=identify_body,
     preset_name="Identify User",
@@ -57,11 +57,17 @@ IDENTIFY_USER: Final = Action(
 TRACK_EVENT: Final = Action(
     name=TRACK,
     fields=(
-        Field("event_name", FieldKind.STRING, True, "Event name", "what happened; snake_cased if Schematic refuses it"),
+        Field(
+            "event_name",
+            FieldKind.STRING,
+            True,
+            "Event name",
+            "the name of the event, in snake_case if Schematic does not accept it as it is",
+        ),
         Field("company_keys", FieldKind.OBJECT, False, "Company keys", _COMPANY_KEYS),
         _TIMESTAMP_FIELD,
         Field("user_keys", FieldKind.OBJECT, False, "User keys", _USER_KEYS),
-        Field("traits", FieldKind.OBJECT, False, "Traits", "what else is known of what happened"),
+        Field("traits", FieldKind.OBJECT, False, "Traits", "additional data about the event"),
     ),
     make_body=track_body,
     preset_name="Track Event",

@@ -78,7 +78,7 @@ def _identify(values: Mapping[str, Json]) -> dict[str, Json]:
     user_keys = _required_keys("user_keys", get("user_keys"))
     company_keys = _required_keys("company_keys", get("company_keys"))
     if not user_keys:
-        sentence = f"the field user_keys has no key with a value, and {IDENTIFY} needs one"
+        sentence = f"{IDENTIFY} needs at least one key in user_keys with a value"
         raise _Refusal(RejectionReason.EMPTY_USER_KEYS, "user_keys", sentence)
     sent_at = _sent_at(IDENTIFY, get("timestamp"))
     body: dict[str, Json] = {"keys": user_keys}
@@ -103,7 +103,7 @@ def _track(values: Mapping[str, Json]) -> dict[str, Json]:
         raise _missing(TRACK, "event_name")
     event = event_name(raw)
     if not event:
-        sentence = "the field event_name has no letter and no digit that could name an event"
+        sentence = "the field event_name has no letters or digits"
         raise _Refusal(RejectionReason.UNUSABLE_EVENT_NAME, "event_name", sentence)
     sent_at = _sent_at(TRACK, get("timestamp"))
     traits = _object("traits", get("traits"))
@@ -131,7 +131,7 @@ def _sent_at(action: str, value: Json) -> str:
         raise _missing(action, "timestamp")
     sent_at = to_utc(value)
     if sent_at is None:
-        sentence = f"the field timestamp, {_kind(value)}, is not a time: it must be ISO 8601 or a unix time"
+        sentence = f"the field timestamp is {_kind(value)}, but must be ISO 8601 or a Unix time"
         raise _Refusal(RejectionReason.BAD_TIMESTAMP, "timestamp", sentence)
     return sent_at
 
@@ -141,7 +141,7 @@ def _object(field: str, value: Json) -> dict[str, Json] | None:
         return value
     if value is None or value == "":
         return None
-    raise _Refusal(RejectionReason.WRONG_TYPE, field, f"the field {field} is {_kind(value)}, and must be an object")
+    raise _Refusal(RejectionReason.WRONG_TYPE, field, f"the field {field} is {_kind(value)}, but must be an object")
 
 
 def _text(field: str, value: Json) -> str | None:
@@ -154,7 +154,7 @@ def _text(field: str, value: Json) -> str | None:
         return None
     text = _as_text(value)
     if text is None:
-        raise _Refusal(RejectionReason.WRONG_TYPE, field, f"the field {field} is {_kind(value)}, and must be text")
+        raise _Refusal(RejectionReason.WRONG_TYPE, field, f"the field {field} is {_kind(value)}, but must be text")
     return text
 
 
@@ -180,7 +180,7 @@ def _keys(field: str, value: Json) -> dict[str, Json]:
 def _key(field: str, name: str, value: Json) -> str:
     text = _as_text(value)
     if text is None:
-        sentence = f"the key {name!r} of the field {field} is {_kind(value)}, and must be text or a number"
+        sentence = f"the key {name!r} of the field {field} is {_kind(value)}, but must be text or a number"
         raise _Refusal(RejectionReason.UNUSABLE_KEY, field, sentence)
     return text
 
@@ -218,4 +218,4 @@ def _kind(value: Json) -> str:
 
 
 def _missing(action: str, field: str) -> _Refusal:
-    return _Refusal(RejectionReason.MISSING_FIELD, field, f"the field {field} is missing, and {action} needs it")
+    return _Refusal(RejectionReason.MISSING_FIELD, field, f"the field {field} is missing, but {action} requires it")

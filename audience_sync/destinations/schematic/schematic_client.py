@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 KEY_HEADER = "X-Schematic-Api-Key"
 MOST_TEXT = 64 * 1024  # bytes of an answer that are read
 LEADS_TO = "audience_sync.leads_to"  # the extension of a response that keeps its Location
-NOTHING_LOST = "nothing was lost: fix it, then run `audience-sync deliver`"
+NOTHING_LOST = "nothing was lost; fix it, then run `audience-sync deliver`"
 LONGEST_SPELLING = 16  # characters that one of the key may be written with
 
 
@@ -140,7 +140,7 @@ class SchematicClient:
         except DestinationError as error:
             return str(error)
         known = data.get("trait_type") if isinstance(data, dict) else None
-        return None if known in (None, trait_type) else f"Schematic knows it as {known}, not {trait_type}"
+        return None if known in (None, trait_type) else f"its type in Schematic is {known}, not {trait_type}"
 
     def probe(self, *, has_key: bool) -> Iterator[Diagnosis]:
         """Yield whether the host takes batches, as far as its answer to an empty one tells."""
@@ -175,9 +175,9 @@ class SchematicClient:
         if answer.status == 401:
             raise KeyRefused(f"{where} refused the API key: {describe(answer)}", hint="check schematic.api_key")
         if answer.lasting:
-            raise DestinationError(f"{where} is not known to be Schematic: {describe(answer)}", hint=NOTHING_LOST)
+            raise DestinationError(f"cannot confirm that {where} is Schematic: {describe(answer)}", hint=NOTHING_LOST)
         if is_retryable(answer.status):
-            raise DestinationAway(f"{where} does not answer now: {describe(answer)}")
+            raise DestinationAway(f"{where} does not respond: {describe(answer)}")
         raise DestinationError(f"{where} is not Schematic's API: {describe(answer)}", hint="check schematic.api_url")
 
     def _ask(self, method: str, url: str, body: bytes | None = None) -> HttpAnswer:
@@ -210,8 +210,8 @@ class SchematicClient:
         if (problem := lasting_problem(error)) is not None:
             return HttpAnswer(0, {}, f"{url}: {problem}", lasting=True)
         if not in_time:
-            return HttpAnswer(0, {}, f"no answer from {url} within {self._timeout:g} s")
-        return HttpAnswer(0, {}, self._without_key(f"no answer from {url}: {str(error) or type(error).__name__}"))
+            return HttpAnswer(0, {}, f"no response from {url} within {self._timeout:g} s")
+        return HttpAnswer(0, {}, self._without_key(f"no response from {url}: {str(error) or type(error).__name__}"))
 
     def _note(self, event: str, facts: dict[str, Any]) -> None:
         """Remember the connection when httpcore tells that there is one."""
@@ -263,5 +263,5 @@ def _data(answer: HttpAnswer) -> Any:
         return orjson.loads(answer.text)["data"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         raise DestinationError(
-            f"what answers is not Schematic's API: {describe(answer)}", hint="check schematic.api_url"
+            f"the response is not from Schematic's API: {describe(answer)}", hint="check schematic.api_url"
         ) from None

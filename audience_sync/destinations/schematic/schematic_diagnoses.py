@@ -24,7 +24,9 @@ PAGE, PAGES = 100, 20  # trait definitions asked for at a time, and how often at
 
 EMPTY_BATCH: Final = b'{"events":[]}'
 CAPTURE_HINT: Final = "set schematic.capture_url to https://c.schematichq.com, or to your proxy of it"
-UNCHECKED: Final = "not checked: that it is Schematic, and that the key may send events; the first delivery shows both"
+UNCHECKED: Final = (
+    "not checked: whether it is Schematic, and whether the key can send events; the first delivery shows both"
+)
 
 
 def of_capture(url: str, answer: HttpAnswer, *, has_key: bool, now: datetime) -> Diagnosis:
@@ -46,7 +48,7 @@ def of_capture(url: str, answer: HttpAnswer, *, has_key: bool, now: datetime) ->
     if isinstance(outcome, RefusedKey) and has_key:
         refused = f"rejects an empty batch with this API key: POST /batch returned {said}"
         return Diagnosis(Severity.WARNING, url, refused, "use a secret key that may send events")
-    return Diagnosis(Severity.OK, url, f"reachable, and answers POST /batch; {UNCHECKED}")
+    return Diagnosis(Severity.OK, url, f"reachable, and responds to POST /batch; {UNCHECKED}")
 
 
 def definitions(answer: HttpAnswer) -> list[tuple[str, str]] | None:
@@ -61,7 +63,7 @@ def definitions(answer: HttpAnswer) -> list[tuple[str, str]] | None:
 def unreadable_types(answer: HttpAnswer) -> Diagnosis:
     """Return that the key cannot read trait definitions."""
     sentence = f"the types of traits could not be read: {describe(answer)}"
-    return Diagnosis(Severity.WARNING, "*", sentence, "a sync works without them", is_about_trait=True)
+    return Diagnosis(Severity.WARNING, "*", sentence, "syncs work without them", is_about_trait=True)
 
 
 def of_types(found: list[tuple[str, str]], types: Mapping[str, TraitType | None]) -> Iterator[Diagnosis]:
@@ -92,5 +94,5 @@ def of_clock(url: str, answer: HttpAnswer, now: datetime) -> Iterator[Diagnosis]
             Severity.WARNING,
             url,
             f"this machine's clock is {minutes:,} minutes {where} Schematic's",
-            "set it, as with `timedatectl set-ntp true`: :now and the times of events come from it",
+            ("set the clock, for example with `timedatectl set-ntp true`: `:now` and the times of events depend on it"),
         )

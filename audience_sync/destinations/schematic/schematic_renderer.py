@@ -45,7 +45,7 @@ from audience_sync.destinations.schematic.mapping_coverage import coverage
 from audience_sync.segment.segment_events import SegmentEvent
 
 ONLY_SCHEMATIC: Final[Json] = {"All": False, "Schematic": True}
-NOBODY = "the track event names neither a user nor a company: user_keys and company_keys have no key with a value"
+NOBODY = "the track event has no user and no company: no key in user_keys or company_keys has a value"
 _PROFILE = itemgetter(OpenChange._fields.index("profile_key"))
 
 

@@ -120,7 +120,7 @@ def _segments(pieces: tuple[Piece, ...]) -> list[str]:
 
 def _list_expression(content: str) -> str:
     if not content or content[0] in "!^":
-        raise ValueError("a list in a pattern names at least one character, and does not begin with `!` or `^`")
+        raise ValueError("a character list in a pattern must not be empty or begin with `!` or `^`")
     expression = ""
     for first, last in re.findall(r"(\\.|.)(?:-(\\.|.))?", content, re.DOTALL):
         if last and first[-1] > last[-1]:

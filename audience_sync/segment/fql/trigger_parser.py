@@ -158,9 +158,9 @@ def _wrong_field(word: Token) -> TriggerError | None:
     names, at = _path_of(word), position_of(word)
     root = names[0]
     if root in OBJECT_FIELDS and len(names) == 1:
-        return _refusal(at, f"`{root}` needs the name of something in it, as in `{root}.plan`")
+        return _refusal(at, f"`{root}` must be followed by the name of a field in it, as in `{root}.plan`")
     if root in PLAIN_FIELDS and len(names) > 1:
-        return _refusal(at, f"there is nothing inside `{root}`, so {shown(word)} is not a field")
+        return _refusal(at, f"`{root}` has no nested fields, so {shown(word)} is not a field")
     if root in PLAIN_FIELDS + OBJECT_FIELDS:
         return None
     if root.lower() in FUNCTIONS:
@@ -183,7 +183,7 @@ def _check_number(word: Token) -> Token:
 
 def _refuse_function(word: Token) -> NoReturn:
     """Refuse the name of a function that does not exist."""
-    raise _refusal(position_of(word), f"there is no function {shown(word)}; there are `contains`, `match` and `exists`")
+    raise _refusal(position_of(word), f"there is no function {shown(word)}; use `contains`, `match` or `exists`")
 
 
 def _refuse_number(word: Token) -> NoReturn:
@@ -195,7 +195,7 @@ def _refuse_character(word: Token) -> NoReturn:
     """Refuse a character that begins no word."""
     keyword = {"&": "and", "|": "or"}.get(word[0])
     advice = f"; write `{keyword}`" if keyword else ""
-    raise _refusal(position_of(word), f"found {shown(word)}, which means nothing here{advice}")
+    raise _refusal(position_of(word), f"found {shown(word)}, which is not valid here{advice}")
 
 
 def _wanted(accepted: set[str], before: Token | None, end: bool) -> str:  # noqa: ARG001 - as `Language` calls it
@@ -213,7 +213,7 @@ def _wanted(accepted: set[str], before: Token | None, end: bool) -> str:  # noqa
 
 
 def _advice(word: Token, before: Token | None, accepted: set[str]) -> str:  # noqa: ARG001 - as `Language` calls it
-    return "; a text stands in quotes" if word.type == "FIELD" and "TEXT" in accepted else ""
+    return "; write text in quotes" if word.type == "FIELD" and "TEXT" in accepted else ""
 
 
 _LANGUAGE: Final = Language(

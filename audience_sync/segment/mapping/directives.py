@@ -46,7 +46,7 @@ def flatten(value: Value, separator: str, *, omit_arrays: bool, place: str) -> M
         nonlocal room
         room -= len(path)
         if room < 0:
-            raise MappingError(f"{place}: what comes out is too large")
+            raise MappingError(f"{place}: the result is too large")
         prefix = path + separator if path else ""
         if isinstance(part, dict):
             for key, inner in part.items():
@@ -116,7 +116,7 @@ def replacer(
             put_in = "".join(_expanded(piece, match) for piece in pieces)
             room -= len(put_in)
             if room < 0:
-                raise MappingError(f"{place}: what comes out is too large")
+                raise MappingError(f"{place}: the result is too large")
             return put_in
 
         return found.sub(put, text, 0 if everywhere else 1)
@@ -185,7 +185,7 @@ def _path(argument: Argument, here: DirectivePlace) -> Resolve:
 
 def _named(value: Value, place: str) -> str:
     if not isinstance(value, str):
-        raise MappingError(f"{place}: must come to text, but for this event it does not")
+        raise MappingError(f"{place}: the result must be text, but is not for this event")
     return value
 
 
@@ -204,7 +204,7 @@ def _filled(template: str, place: str) -> Resolve:
     def resolve(data: Value) -> Value:
         texts = [part if isinstance(part, str) else as_text(part(data), place) for part in parts]
         if sum(map(len, texts)) > MOST:
-            raise MappingError(f"{place}: what comes out is too large")
+            raise MappingError(f"{place}: the result is too large")
         return "".join(texts)
 
     return resolve
@@ -355,7 +355,7 @@ def _transform(argument: Argument, here: DirectivePlace) -> Resolve:
 
     def resolve(data: Value) -> Value:
         if data is not MISSING and not isinstance(data, dict):
-            raise MappingError(f"{place}: stands where an object is looked at, but here it is none")
+            raise MappingError(f"{place}: the value must be an object, but is not for this event")
         return mapping(measured(apply(data), place))
 
     return resolve

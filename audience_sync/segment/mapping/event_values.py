@@ -66,7 +66,7 @@ def split_keys(text: str) -> Keys:
 def path_fault(text: str) -> str | None:
     """Return what is surely not meant as it is written in a path, as a sentence, or None."""
     if text.startswith("$") and not text.startswith("$."):
-        return 'begins with "$" but not with "$."; "$." alone is the whole event'
+        return 'begins with "$" but not with "$."; use "$." for the whole event'
     return keys_fault(text.removeprefix("$."))
 
 
@@ -74,9 +74,9 @@ def keys_fault(text: str) -> str | None:
     """Return what is surely not meant as it is written in a path without ``$.``, or None."""
     bare = re.sub(r"""\[\d+\]|\['[^']*'\]|\["[^"]*"\]""", "", text)
     if "[" in bare or "]" in bare:
-        return "has brackets that hold neither a number nor a key in quotes, as in [0] or ['a.b']"
+        return "has brackets without a number or a quoted key; write [0] or ['a.b']"
     if any(part != part.strip() for part in bare.split(".")):
-        return "has a space next to a key; a key with such a space is written ['key ']"
+        return "has a space next to a key; write a key with a space as ['key ']"
     return None
 
 

@@ -119,7 +119,7 @@ def _options(value: Json, path: Path, *, known: Iterable[str], required: Iterabl
             yield MappingProblem(path, f"needs `{name}`")
     for name in value:
         if name not in known:
-            yield _at_times((*path, name), f"unknown option; there are {', '.join(f'`{one}`' for one in known)}")
+            yield _at_times((*path, name), f"unknown option; use one of {', '.join(f'`{one}`' for one in known)}")
 
 
 def _path(value: Json, path: Path) -> Found:
@@ -135,13 +135,13 @@ def _template(value: Json, path: Path) -> Found:
     for part in placeholders(value):
         if isinstance(part, str):
             if "{{" in part:
-                yield _at_times(path, "opens {{ without closing it")
+                yield _at_times(path, "has a {{ that is not closed")
         elif part[0].startswith("$"):
-            yield _at_times(path, 'has "$" in braces, where paths are written without "$."')
+            yield _at_times(path, 'has "$" in braces; write paths in braces without "$."')
         elif part[0].startswith(("#", "/", "^", "!", ">", "&", "{")) or "|" in part[0]:
-            yield _at_times(path, "has more than a path in braces; a template knows nothing else")
+            yield _at_times(path, "has more than a path in braces; a template supports only paths")
         elif (fault := keys_fault(part[0])) is not None:
-            yield _at_times(path, f"has braces whose path {fault}")
+            yield _at_times(path, f"has braces with a path that {fault}")
 
 
 def _literal(value: Json, path: Path) -> Found:
@@ -160,12 +160,12 @@ def _if(value: Json, path: Path) -> Found:
     if is_falsy(value.get("exists")) and is_falsy(value.get("blank")):
         yield MappingProblem(path, "needs `exists` or `blank`, with a directive to test")
     elif "exists" in value and "blank" in value:
-        yield _at_times((*path, "blank"), "is never looked at, because there is `exists`")
+        yield _at_times((*path, "blank"), "is ignored because `exists` is set")
     if "then" not in value and "else" not in value:
-        yield _at_times(path, "has neither `then` nor `else`, so nothing can come of it")
+        yield _at_times(path, "has no `then` and no `else`, so it has no result")
     if "else" in value and is_falsy(value["else"]):
         yield _at_times(
-            (*path, "else"), 'is left out, as Segment does with null, false, 0 and ""; { "@literal" = … } is kept'
+            (*path, "else"), 'is dropped, as in Segment for null, false, 0 and ""; use { "@literal" = … } to keep it'
         )
     for name in ("exists", "blank", "then", "else"):
         if name in value:
@@ -212,27 +212,27 @@ def _replace(value: Json, path: Path) -> Found:
 def _second_pair(value: dict[str, Json], path: Path) -> Found:
     second = value.get("pattern2", "")
     if not isinstance(second, str) or ("pattern2" in value and not second):
-        yield _at_times((*path, "pattern2"), "must be text that is not empty; it is passed over")
+        yield _at_times((*path, "pattern2"), "must be non-empty text; it is ignored")
     if not isinstance(value.get("replacement2", ""), str | None):
-        yield _at_times((*path, "replacement2"), "must be text; the second pair is passed over")
+        yield _at_times((*path, "replacement2"), "must be text; the second pair is ignored")
     if "replacement2" in value and "pattern2" not in value:
-        yield _at_times((*path, "replacement2"), "is of no use without `pattern2`")
+        yield _at_times((*path, "replacement2"), "has no effect without `pattern2`")
     if directive_of(second):
         yield Inside((*path, "pattern2"), second)
 
 
 def _array_path(value: Json, path: Path) -> Found:
     if not isinstance(value, list) or not value:
-        yield MappingProblem(path, "must be a list: a path, and what to make of each item")
+        yield MappingProblem(path, "must be a list with a path and the template for each item")
         return
     yield from _path(value[0], (*path, 0))
     if len(value) > 1:
         if isinstance(value[1], dict) and value[1]:
             yield Inside((*path, 1), value[1])
         else:
-            yield _at_times((*path, 1), "must be a table that is not empty; it is passed over")
+            yield _at_times((*path, 1), "must be a non-empty table; it is ignored")
     if len(value) > 2:
-        yield _at_times((*path, 2), "is of no use: a path, and what to make of each item, are all")
+        yield _at_times((*path, 2), "has no effect: the list has only a path and the template for each item")
 
 
 def _flatten(value: Json, path: Path) -> Found:
@@ -255,7 +255,7 @@ def _json(value: Json, path: Path) -> Found:
     if value.get("mode", "encode") not in ("encode", "decode"):
         yield MappingProblem((*path, "mode"), 'must be "encode" or "decode"')
     if "value" in value and is_falsy(value["value"]):
-        yield MappingProblem((*path, "value"), "must be a directive, or text that is not empty")
+        yield MappingProblem((*path, "value"), "must be a directive or non-empty text")
     elif "value" in value:
         yield Inside((*path, "value"), value["value"])
 
@@ -265,13 +265,15 @@ def _merge(value: Json, path: Path) -> Found:
     if not isinstance(value, dict) or directive_of(value):
         return
     if value.get("direction", "right") not in ("left", "right"):
-        yield MappingProblem((*path, "direction"), 'must be "left" (earlier objects win) or "right" (later ones do)')
+        yield MappingProblem(
+            (*path, "direction"), 'must be "left" (earlier objects win) or "right" (later objects win)'
+        )
     objects: Json = value.get("objects", [{}])
     if not isinstance(objects, list):
         yield MappingProblem((*path, "objects"), "must be a list of tables or directives")
         return
     if not objects:
-        yield _at_times((*path, "objects"), "is empty, so nothing can come of it")
+        yield _at_times((*path, "objects"), "is empty, so it has no result")
     for index, one in enumerate(objects):
         yield from _object_or_directive(one, (*path, "objects", index))
 
@@ -356,15 +358,15 @@ def _no_scalar(value: object) -> str | None:
         case None | bool():
             return None
         case int():
-            return None if -(2**63) <= value < 2**64 else "is a number of more than 64 bits"
+            return None if -(2**63) <= value < 2**64 else "is a number longer than 64 bits"
         case float():
             return None if math.isfinite(value) else "is not a JSON number"
         case str():
-            return "has half of a surrogate pair, which no text can have" if _SURROGATE.search(value) else None
+            return "contains a lone surrogate, which is not valid text" if _SURROGATE.search(value) else None
         case date() | time():
-            return "is a date or time, which JSON does not have: put it in quotes"
+            return "is a date or time, which JSON does not support; put it in quotes"
         case _:
-            return "is nothing that JSON has"
+            return "is not a JSON value"
 
 
 def _wrong(value: Json, path: Path) -> Iterator[MappingProblem]:
@@ -372,9 +374,11 @@ def _wrong(value: Json, path: Path) -> Iterator[MappingProblem]:
     match value:
         case str():
             if _LOOKS_LIKE_PATH.match(value):
-                yield MappingProblem(path, 'is text, not a path: { "@path" = … } reads one', every_event=False)
+                yield MappingProblem(path, 'is text, not a path; use { "@path" = … } to read a path', every_event=False)
             elif "{{" in value and "}}" in value:
-                yield MappingProblem(path, 'is text, not a template: { "@template" = … } fills one', every_event=False)
+                yield MappingProblem(
+                    path, 'is text, not a template; use { "@template" = … } for a template', every_event=False
+                )
         case list():
             for index, part in enumerate(value):
                 yield from _wrong(part, (*path, index))
@@ -391,7 +395,7 @@ def _wrong(value: Json, path: Path) -> Iterator[MappingProblem]:
 
 def _wrong_directive(name: str, value: dict[str, Json], path: Path) -> Iterator[MappingProblem]:
     if len(value.keys() - {_METADATA}) > 1:
-        yield MappingProblem(path, f"has {name} and other keys; a directive stands alone in its table")
+        yield MappingProblem(path, f"has {name} and other keys; a directive must be the only key in its table")
         return
     if name not in RULES:
         hint = did_you_mean(name, RULES) or f"there are {', '.join(RULES)}"
