@@ -1,4 +1,4 @@
-"""Segment Engage for your own database: audiences computed where your users live, kept true in Schematic."""
+"""Segment Engage for your own database: define audiences where your data is and sync them to Schematic."""
 
 from __future__ import annotations
 

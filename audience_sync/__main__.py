@@ -1,4 +1,4 @@
-"""The command ``audience-sync``."""
+"""Run the command ``audience-sync``."""
 
 from __future__ import annotations
 

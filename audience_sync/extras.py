@@ -1,7 +1,7 @@
-"""The packages that a feature needs beyond the base install, and the command that installs them.
+"""The optional packages of each feature, and the command that installs them.
 
-The product is installed from a clone or a wheel, so `pip install 'audience-sync[postgres]'` finds nothing on an index:
-hints name the packages themselves, for the Python that runs.
+The product is installed from a clone or a wheel, so `pip install 'audience-sync[postgres]'` finds nothing on PyPI.
+Hints therefore name the packages themselves, with the current Python.
 """
 
 from __future__ import annotations

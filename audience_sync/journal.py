@@ -1,4 +1,4 @@
-"""Lines for journald: each begins with its priority, so that `journalctl -p warning` finds what a person must see."""
+"""Format lines for journald with their priority, so that `journalctl -p warning` shows what needs attention."""
 
 from __future__ import annotations
 

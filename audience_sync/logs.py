@@ -1,9 +1,9 @@
-"""Logs: lines for people on a terminal, JSON lines elsewhere (under systemd, in a file); always on stderr.
+"""Configure logging: text lines on a terminal, JSON lines elsewhere (under systemd, in a file), always on stderr.
 
-Under journald every line has its priority in front. Times are ISO 8601 in UTC with milliseconds, as everywhere else.
+Under journald, every line begins with its priority. Times are ISO 8601 in UTC with milliseconds.
 
-Of an exception that nobody foresaw they have its kind and its place. Its words and its local variables they have not:
-there may be people's data in them, or a key.
+Unexpected exceptions are logged with their type and location only. Their messages and local variables could contain
+personal data or a key.
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""Signals as events: SIGINT and SIGTERM ask for an orderly end, a second one ends at once; SIGHUP may ask for a reload.
+"""Turn signals into events.
 
-Python runs signal handlers between two instructions of the main thread, which may just then hold a lock or a database
-connection. So the signals are blocked, and a thread of its own takes them with `sigwait`. (`sigtimedwait` does not do:
-in CPython 3.11 it returns an arbitrary signal after the process was stopped and continued.) Work that cannot look at
-the event, because it waits for somebody else, says with `interrupting` how it is ended.
+SIGINT and SIGTERM ask for an orderly end, and a second one ends the process at once. SIGHUP can ask for a reload.
+
+Python runs signal handlers between two instructions of the main thread, which may hold a lock or a database
+connection at that moment. So the signals are blocked, and a separate thread receives them with `sigwait`.
+(`sigtimedwait` does not work: in CPython 3.11 it returns an arbitrary signal after the process was stopped and
+continued.) Work that cannot check the event while it waits for something else uses `interrupting` to say how it can
+be ended.
 """
 
 from __future__ import annotations

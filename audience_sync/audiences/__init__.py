@@ -1,1 +1,1 @@
-"""From an audience or computed trait of the settings to its rows, in its source."""
+"""Evaluate audiences and computed traits in their sources."""

@@ -21,11 +21,11 @@ from audience_sync.query.syntax_tree import Stream, walk
 
 
 def compiler_of(settings: Settings, audience: Audience, *, as_of: datetime, only: str | None = None) -> Compiler:
-    """Return what compiles the query of an audience or computed trait for its source.
+    """Return the compiler for the query of an audience or computed trait, for its source.
 
     Raises:
-        ConfigError: the source has not the columns that the file names.
-        SourceError: the source does not say what columns it has.
+        ConfigError: the source does not have the configured columns.
+        SourceError: the columns of the source cannot be read.
     """
     source = settings.sources[audience.source]
     known = {one.key: one for one in settings.in_order([audience])[:-1]}
@@ -42,14 +42,14 @@ def compiler_of(settings: Settings, audience: Audience, *, as_of: datetime, only
 
 
 def identifiers_of(settings: Settings, audience: Audience) -> list[str]:
-    """Return the columns of the profiles that a query's rows have beside the user."""
+    """Return the columns of the profiles that are in a query's rows in addition to the user."""
     wanted = {**audience.user_keys, **audience.company_keys}.values()
     return [column for column in dict.fromkeys(wanted) if column != audience.user_keys[settings.identity]]
 
 
 @contextmanager
 def explained(settings: Settings, audience: Audience) -> Iterator[None]:
-    """Say of what is wrong in a query, or in one that it uses, which query it is, and where in it."""
+    """Add to an error the query that it is in, which may be a used one, and the position."""
     try:
         yield
     except QueryError as error:
@@ -101,7 +101,7 @@ def _relation(source: Source, table: EventsTable | ProfilesTable, kind: str, as_
 
 @dataclass(frozen=True)
 class Definition:
-    """The result of a definition: its columns, its rows, once, and whether its values are the text of JSON."""
+    """The result of a definition: its columns, its rows (readable once), and whether its values are JSON text."""
 
     columns: tuple[str, ...]
     pages: Callable[[], Iterator[Page]]
@@ -113,11 +113,11 @@ class Definition:
 def open_definition(settings: Settings, audience: Audience, *, as_of: datetime) -> Iterator[Definition]:
     """Run the definition of an audience or computed trait in its source, as of an instant.
 
-    The columns are those that `user_keys` and `company_keys` name and, of a computed trait, `value`.
+    The columns are those of `user_keys` and `company_keys` and, for a computed trait, `value`.
 
     Raises:
-        ConfigError: the definition can be seen to be wrong without running it.
-        SourceError: the source cannot be read, also while `pages` is read.
+        ConfigError: the definition is invalid, which is known without running it.
+        SourceError: the source cannot be read, now or while reading `pages`.
     """
     query = statement_of(settings, audience, as_of=as_of)
     with open_rows(settings.sources[audience.source], query, as_of=as_of) as rows:
@@ -125,7 +125,7 @@ def open_definition(settings: Settings, audience: Audience, *, as_of: datetime) 
 
 
 def reader_of_values(settings: Settings, audience: Audience) -> ValueReader:
-    """Return what makes canonical JSON of the values of a computed trait."""
+    """Return the function that converts values of a computed trait to canonical JSON."""
     are_json, declared = audience.query is not None, audience.declared_type
     reader = value_reader(values_are_json=are_json, trait_type=declared)
     if settings.sources[audience.source].has_text_files:
@@ -134,10 +134,10 @@ def reader_of_values(settings: Settings, audience: Audience) -> ValueReader:
 
 
 def columns_of(settings: Settings, audience: Audience, *, as_of: datetime) -> tuple[str, ...]:
-    """Return the columns that `open_definition` would, with as little reading as the database allows.
+    """Return the columns that `open_definition` would return, reading as little as the database allows.
 
     Raises:
-        ConfigError: the definition can be seen to be wrong without running it.
+        ConfigError: the definition is invalid, which is known without running it.
         SourceError: the source cannot be reached or refuses the definition.
     """
     query = statement_of(settings, audience, as_of=as_of)
@@ -145,11 +145,11 @@ def columns_of(settings: Settings, audience: Audience, *, as_of: datetime) -> tu
 
 
 def statement_of(settings: Settings, audience: Audience, *, as_of: datetime) -> str | Statement:
-    """Return what runs in the source: a person's own SQL, or a query compiled.
+    """Return the statement that runs in the source: the user's own SQL, or a compiled query.
 
     Raises:
-        ConfigError: the query asks for what the source has not.
-        SourceError: the source does not say what columns it has.
+        ConfigError: the query needs something that the source does not have.
+        SourceError: the columns of the source cannot be read.
     """
     if audience.sql is not None:
         return audience.sql

@@ -1,7 +1,7 @@
-"""Give the values of computed traits from text files their types.
+"""Convert computed trait values from text files to their types.
 
-CSV has no types and JSON is read as text, so a text is what it is written as: a number or a boolean as JSON writes it,
-else a text. A declared type decides where it can: a trait of texts keeps `10115` a text.
+CSV has no types, and JSON is read as text, so the text itself decides: a number or boolean as JSON writes it, otherwise
+text. A declared type takes precedence: a trait of type string keeps `10115` as text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BOOLEANS: Final = {"true": True, "false": False}
 
 
 def text_value_reader(read: ValueReader, *, values_are_json: bool, trait_type: TraitType | None) -> ValueReader:
-    """Return a reader that gives texts their types and passes them, and everything else, on to `read`."""
+    """Return a reader that converts texts to their types and passes all values to `read`."""
 
     def read_json(value: object) -> str | RefusedValue:
         if trait_type in _TEXTS and isinstance(value, str) and value != "null" and value[:1] not in {'"', "[", "{"}:
@@ -35,7 +35,7 @@ def text_value_reader(read: ValueReader, *, values_are_json: bool, trait_type: T
 
 
 def _typed(text: str, trait_type: TraitType | None) -> object:
-    """Return what a text is written as, unless values of another type are declared."""
+    """Return the value that a text represents, unless another type is declared."""
     if trait_type in _TEXTS:
         return text
     if trait_type in {None, TraitType.BOOLEAN} and text in _BOOLEANS:

@@ -1,6 +1,6 @@
-"""Is everything there that a sync needs? Looks at all of it and says what is wrong with each part, all at once.
+"""Check everything that a sync needs, and report all problems at once.
 
-Nothing is changed and no event is sent. `finding` is what is said; the other modules each look at one part.
+Checks change nothing and send no events. Each module checks one area and yields `Finding`s.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The order in which `check` looks: file, database, permissions, sources, audiences, mappings, ingest, Schematic."""
+"""Run all checks in order: file, database, permissions, sources, audiences, mappings, ingest, Schematic."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from audience_sync.errors import ConfigError
 
 
 def check(named: Path | None, environ: Mapping[str, str], clock: Clock, *, deep: bool = False) -> Iterator[Finding]:
-    """Look at everything that the configuration speaks of, and yield what was found, as it is found.
+    """Check everything in the configuration, and yield findings as they are made.
 
-    The file is the one that is `named`, or where `config.find_config` finds it. With `deep` every membership is read,
-    to compare all of them with the digest that the last sync left.
+    The file is the `named` one, or the one that `config.find_config` finds. With `deep`, every membership is read and
+    compared with the digest of the last sync.
     """
     subject = str(named or "config.toml")
     try:

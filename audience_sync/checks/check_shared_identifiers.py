@@ -1,4 +1,4 @@
-"""User identifiers that several profiles were sent with: Schematic takes those profiles for one user."""
+"""Check for user identifiers that several profiles share: Schematic treats those profiles as one user."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHECK: Final = "identifiers"
 
 
 def look(database: Database, destination: str) -> Iterator[Finding]:
-    """Yield how many identifiers are shared, if any are."""
+    """Yield a warning with the number of shared identifiers, if there are any."""
     with database.read() as connection:
         shared = identifiers.count_shared(connection)
     if shared:

@@ -1,4 +1,4 @@
-"""What `check` says about one thing: whether it is well, in a sentence, and what to do if not."""
+"""The result of one check: a state, a sentence, and a remedy if there is a problem."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ EXPECTED: Final = (AudienceSyncError, sa.exc.SQLAlchemyError)
 
 
 class State(StrEnum):
-    """How something stands."""
+    """The result of a check."""
 
     OK = "ok"
-    WARNING = "warning"  # a sync works all the same
+    WARNING = "warning"  # a sync still works
     ERROR = "error"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what kind of thing, which one, how it stands, and what to do about it."""
+    """The result of checking one thing: its kind, its name, its state, and the remedy."""
 
     # configuration, database, source, audience, mapping, identifiers, memberships, ingest, schematic or trait
     check: str
@@ -34,28 +34,28 @@ class Finding:
     state: State
     message: str
     remedy: str | None = None
-    exit_code: int = 0  # the one that an error alone would leave with
+    exit_code: int = 0  # exit code if this is the only error
 
 
 def ok(check: str, subject: str, message: str) -> Finding:
-    """Return that something is well."""
+    """Return a finding that something is correct."""
     return Finding(check, subject, State.OK, message)
 
 
 def warning(check: str, subject: str, message: str, *, remedy: str | None = None) -> Finding:
-    """Return that something should be looked at by a person."""
+    """Return a finding that needs attention but does not stop a sync."""
     return Finding(check, subject, State.WARNING, message, remedy)
 
 
 def error(check: str, subject: str, raised: Exception) -> Finding:
-    """Return that something does not work, in the words of what was raised; see `EXPECTED`."""
+    """Return a finding that something does not work, with the message of the exception; see `EXPECTED`."""
     if isinstance(raised, AudienceSyncError):
         return Finding(check, subject, State.ERROR, str(raised), raised.hint, raised.exit_code)
     return Finding(check, subject, State.ERROR, first_line(raised), None, AudienceSyncError.exit_code)
 
 
 def exit_code(findings: Collection[Finding]) -> int:
-    """Return how the command ends: 0 all is well, 2 the configuration is wrong, 6 the key is refused, else 1."""
+    """Return the exit code: 0 no errors, 2 the configuration is invalid, 6 the API key is refused, else 1."""
     codes = {finding.exit_code for finding in findings if finding.state is State.ERROR}
     for code in (ConfigError.exit_code, KeyRefused.exit_code):
         if code in codes:

@@ -1,6 +1,6 @@
-"""The command line: one module for each kind of command; each parses, calls `runtime`, and prints.
+"""The command line: each module has the commands of one kind, which parse arguments, call `runtime` and print.
 
-Data goes to stdout, everything else to stderr. Errors leave as one sentence with the exit code of their class.
+Data goes to stdout, and everything else to stderr. An error prints one sentence and exits with the code of its class.
 """
 
 from __future__ import annotations

@@ -35,19 +35,19 @@ _LEVELS: Final = {
 
 
 class MessageConsole(Console):
-    """A console that prints sentences whose words may come from others: none of them steers the terminal.
+    """A console for messages that can contain text from others: removes control characters.
 
-    On a terminal sentences are wrapped at words, elsewhere they are not wrapped.
+    Wraps messages at words on a terminal, and does not wrap them elsewhere.
     """
 
     @property
     def is_seen(self) -> bool:
-        """Return whether this is a terminal; `is_terminal` also means that colours were asked for (FORCE_COLOR)."""
+        """Return whether this is a terminal; `is_terminal` is also true if FORCE_COLOR is set."""
         return self.file.isatty()
 
     @property
     def terminal_width(self) -> int:
-        """Return the columns of the terminal: COLUMNS, else what the terminal says, else 80."""
+        """Return the columns of the terminal: from COLUMNS, else from the terminal, else 80."""
         columns = os.environ.get("COLUMNS", "")
         if columns.isdecimal() and int(columns) > 0:
             return int(columns)
@@ -58,13 +58,13 @@ class MessageConsole(Console):
 
     @property
     def line_width(self) -> int:
-        """Return the width to which lines are wrapped: that of the terminal; elsewhere no line reaches it."""
+        """Return the width for wrapping lines: that of the terminal, and practically unlimited elsewhere."""
         return self.terminal_width if self.is_seen else UNLIMITED
 
     def print(self, *objects: object, hang: int = 0, **options: Any) -> None:
-        """Print as a console does; lines after the first of a sentence are indented by `hang`.
+        """Print as a console does; continuation lines are indented by `hang`.
 
-        Under journald each line has its priority in front.
+        Under journald, each line begins with its priority.
         """
         prepared = [self._prepared(one, hang, options) for one in objects]
         if not is_journal(sys.stderr) or not self.stderr:
@@ -77,7 +77,7 @@ class MessageConsole(Console):
         self.file.flush()
 
     def print_lines(self, lines: Iterable[Text]) -> None:
-        """Print lines that are laid out already."""
+        """Print lines that already have their layout."""
         for line in lines:
             super().print(line)
 
@@ -87,7 +87,7 @@ class MessageConsole(Console):
         if not isinstance(said, Text):
             return said
         said = said.copy()
-        said.plain = printable(said.plain, lines=True)  # of the same length: its styles stay where they are
+        said.plain = printable(said.plain, lines=True)  # of the same length, so that styles keep their positions
         if not self.is_seen:
             return said
         said.expand_tabs(8)
@@ -105,11 +105,11 @@ out = MessageConsole(highlight=False, soft_wrap=True, emoji=False)
 
 
 def settings_of(context: typer.Context) -> Settings:
-    """Return the configuration that a command runs with."""
+    """Return the configuration of a command."""
     found: Globals = context.ensure_object(Globals)
     return found.settings()
 
 
 def clock() -> Clock:
-    """Return the real clock, randomness and, for tests, the point at which to die."""
+    """Return the real clock and randomness and, for tests, the point at which to die."""
     return Clock()

@@ -1,8 +1,8 @@
-"""Lay out records for a terminal of a given width, or as plain aligned lines; nothing is printed here.
+"""Lay out records for a terminal of a given width, or as plain aligned lines, without printing them.
 
-A table is as wide as its cells and never wraps one. If it does not fit, columns that are empty are left out, then
-optional ones, and long text moves to a line of its own under its row. If the required columns still do not fit, each
-record becomes a block of `name  value` lines.
+A table is as wide as its cells and never wraps them. If it does not fit, empty columns are left out first, then
+optional columns, and long text moves to a separate line below its row. If the required columns still do not fit,
+each record becomes a block of `name  value` lines.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _JSON_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[^",]+|[",]')
 
 
 def wrap(text: Text, width: int, *, hang: int = 0, is_json: bool = False) -> list[Text]:
-    """Return one line of text as lines that are at most `width` cells wide, unless a single word is wider.
+    """Wrap one line of text to lines of at most `width` cells, unless a single word is wider.
 
     The lines after the first are indented by `hang` cells, in addition to the indentation of the first. JSON may also
     be divided after a comma outside its strings.
@@ -55,7 +55,7 @@ def wrap(text: Text, width: int, *, hang: int = 0, is_json: bool = False) -> lis
 
 
 def wrap_command(command: str, width: int, *, indent: int) -> list[str]:
-    """Return a shell command as indented lines that can be copied: each but the last ends with a backslash."""
+    """Return a shell command as indented lines that can be copied; all but the last end with a backslash."""
     lines = [""]
     for word in _SHELL_WORD.findall(command):
         if lines[-1] and indent + cell_len(f"{lines[-1]} {word} \\") > width:
@@ -67,7 +67,7 @@ def wrap_command(command: str, width: int, *, indent: int) -> list[str]:
 
 
 def longest_word(text: str, *, is_json: bool = False) -> int:
-    """Return the width in cells of the widest word, which no line can be narrower than."""
+    """Return the width of the widest word in cells, the minimum width of a line."""
     return max((cell_len(unit.rstrip()) for unit in _units(text, 0, is_json=is_json)), default=0)
 
 
@@ -78,13 +78,13 @@ def _line(text: Text, start: int, end: int, margin: int) -> Text:
 
 
 def _units(text: str, width: int, *, is_json: bool) -> Iterator[str]:
-    """Yield what stays together, each with the blanks behind it: all of it together is the text."""
+    """Yield the parts of the text that must not be divided, each with its trailing spaces."""
     splits = [_items, _commands] if is_json else [_commands]
     return _refined(text, width, [*splits, _words])
 
 
 def _refined(text: str, width: int, splits: Sequence[Callable[[str], Iterable[str]]]) -> Iterator[str]:
-    """Divide what is wider than a line by the first of some splits, and its parts by the others."""
+    """Divide parts that are wider than a line by the first of some splits, and the results by the others."""
     if not splits or cell_len(text.rstrip()) <= width:
         yield text
     else:
@@ -148,15 +148,15 @@ class TableView:
     grouped: bool = False
 
     def narrowed_to(self, column: str, value: object) -> TableView:
-        """Return the view for a list that was asked for one value of a column: then the column is the least important.
+        """Return the view for a list with one value in a column, which is then the least important column.
 
-        Without a value it is the same view.
+        Without a value, return the same view.
         """
         return self if value is None else replace(self, optional=(*self.optional, column))
 
 
 class TableLayout(NamedTuple):
-    """The lines of a table, and the columns that hold something but are not among them."""
+    """The lines of a table, and the non-empty columns that are left out."""
 
     lines: list[Text]
     hidden: tuple[str, ...] = ()
@@ -179,7 +179,7 @@ class _Column:
 
 
 def cell(name: str, value: object, *, grouped: bool = False) -> str | None:
-    """Return the text of a cell, None if it is empty: text from a source or a server must not steer the terminal."""
+    """Return the text of a cell without control characters, or None if it is empty."""
     match value:
         case None:
             return None
@@ -195,7 +195,7 @@ def cell(name: str, value: object, *, grouped: bool = False) -> str | None:
 
 
 def lay_out(view: TableView, records: Sequence[Record], width: int) -> TableLayout:
-    """Return records as lines for a terminal of this width."""
+    """Return records as lines for a terminal with this width."""
     columns = _columns(view, records)
     if _fits(columns, width):
         return TableLayout(_table(columns, (), width))
@@ -229,7 +229,7 @@ def plain_lines(
 
 
 def fact_lines(facts: Iterable[tuple[str, str]], width: int) -> list[Text]:
-    """Return named values as aligned `name  value` lines; a value that does not fit is wrapped at words."""
+    """Return named values as aligned `name  value` lines; values that do not fit are wrapped at words."""
     listed = list(facts)
     label = max((cell_len(name) for name, _ in listed), default=0) + len(_GAP)
     lines: list[Text] = []

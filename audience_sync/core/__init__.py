@@ -1,1 +1,1 @@
-"""The functional core: values in, values out. No clock, no randomness, no input or output, no logging."""
+"""The functional core: pure functions without a clock, randomness, I/O or logging."""

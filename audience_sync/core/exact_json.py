@@ -1,8 +1,8 @@
-"""JSON that keeps every digit of its numbers: orjson alone turns whole numbers beyond 64 bits into floats.
+"""JSON that keeps every digit of its numbers, because orjson turns whole numbers beyond 64 bits into floats.
 
-A whole number is an int however long it is. A fraction that a float would round is a `LongFraction`, a float that
-remembers how it was written. A number beyond the range of a float is refused with its place. Texts without a number of
-16 or more digits, which are nearly all, are read and written by orjson as fast as ever.
+A whole number of any length is an int. A fraction that a float would round is a `LongFraction`, a float that keeps its
+original text. A number beyond the range of a float is an error with its position. Text without numbers of 16 or more
+digits, which is nearly all text, is still read and written by orjson at full speed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The daemon: every audience on its schedule, deliveries between syncs, and a clean end. All of APScheduler is here."""
+"""The daemon: sync every audience on its schedule, deliver between syncs, and shut down cleanly.
+
+Only this package uses APScheduler.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Delivery: what waits goes to the destination, in order for each profile, until there is nothing left that can go."""
+"""Deliver pending events to the destination, in order for each profile, until nothing more can be sent."""
 
 from __future__ import annotations
 

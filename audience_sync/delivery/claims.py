@@ -1,4 +1,4 @@
-"""The open batches that this process has claimed, in memory: which may be posted now, and by which worker."""
+"""The open batches that this process has claimed, in memory: which can be posted now, and by which worker."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ class Held:
 
     batch: Batch
     until: float  # the claim lasts
-    due: float  # the next try
+    due: float  # the next attempt
     posting: bool = False  # a worker has it
-    accepted_before: int | None = None  # how many batches had been accepted when it first failed
+    accepted_before: int | None = None  # the number of batches accepted before it first failed
     text: int = 0  # characters
 
 
 class Load(NamedTuple):
-    """How much a process has claimed."""
+    """The amount that a process has claimed."""
 
     events: int
     text: int  # characters
-    ready: int  # events that do not wait for their next try
+    ready: int  # events that do not wait for a retry
     untried: int  # batches that have not failed yet
 
 
 class Pool:
-    """Hands claimed batches to workers, the one that has been due longest first; safe to use from any thread."""
+    """Hand claimed batches to workers, longest due first; thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -55,7 +55,7 @@ class Pool:
         due: float | None = None,
         accepted_before: int | None = None,
     ) -> None:
-        """Add claimed batches, whose first try is due now unless said otherwise."""
+        """Add claimed batches; their first attempt is due now unless specified."""
         with self._changed:
             when = self._clock.monotonic() if due is None else due
             for batch in batches:
@@ -64,7 +64,7 @@ class Pool:
                 self._changed.notify()  # one worker for each
 
     def next(self, timeout: float) -> Held | None:
-        """Return a batch that is due, for one worker alone; None if there is none within some seconds."""
+        """Return a due batch for one worker; None if there is none within some seconds."""
         with self._changed:
             found = self._due()
             if found is None:
@@ -75,18 +75,18 @@ class Pool:
             return found
 
     def wake(self) -> None:
-        """Have workers that wait for a batch return without one."""
+        """Make waiting workers return without a batch."""
         with self._changed:
             self._changed.notify_all()
 
     def put_back(self, held: Held, batch: Batch, *, due: float) -> None:
-        """Give a batch back that is to be tried again."""
+        """Return a batch that is to be retried."""
         with self._changed:
             held.batch, held.due, held.posting = batch, due, False
             self._changed.notify()
 
     def remove(self, held: Held) -> None:
-        """Forget a batch that this process has nothing more to do with."""
+        """Remove a batch that this process no longer handles."""
         with self._changed:
             self._held.pop(held.batch.id, None)
 
@@ -96,7 +96,7 @@ class Pool:
             return list(self._held)
 
     def renewed(self, ids: Iterable[int], claims: Mapping[int, int], *, until: float) -> None:
-        """Extend those of some batches whose claims are still ours; drop the others, unless a worker has them."""
+        """Extend the batches with claims that are still ours; drop the others, unless a worker has them."""
         with self._changed:
             for held in [self._held[number] for number in ids if number in self._held]:
                 if claims.get(held.batch.id) == held.batch.claim:
@@ -110,7 +110,7 @@ class Pool:
             return [number for number, held in self._held.items() if held.posting]
 
     def load(self) -> Load:
-        """Return how much there is."""
+        """Return the current amount."""
         now = self._clock.monotonic()
         with self._changed:
             held = [(one.batch, one.text, one.posting or one.due <= now) for one in self._held.values()]
@@ -128,7 +128,7 @@ class Pool:
         return not others or (with_parts and {one.origin for one in others} == {held.batch.origin})
 
     def next_due(self) -> float:
-        """Return the seconds until the next batch that no worker has is due; 0 without one."""
+        """Return the seconds until the next batch without a worker is due; 0 if there is none."""
         with self._changed:
             due = self._next_due()
             return 0.0 if due == float("inf") else max(0.0, due - self._clock.monotonic())
@@ -150,7 +150,7 @@ class Pool:
 
 
 class BatchClaims:
-    """The claims of one process, with the thread that renews them."""
+    """The claims of one process, and the thread that renews them."""
 
     def __init__(self, workspace: Workspace, pool: Pool, *, timeout: timedelta, forwarded: bool) -> None:
         self._workspace = workspace
@@ -166,7 +166,7 @@ class BatchClaims:
         return self._workspace.now_ms(connection) + int(self.seconds * 1000)
 
     def take_over(self) -> list[Batch]:
-        """Claim batches that nobody has, or whose holder has died or frozen.
+        """Claim batches without a holder, or with a dead or frozen holder.
 
         Raises:
             MarkUnusable: they are claimed, but the mark cannot be raised to what their holder committed.
@@ -190,7 +190,7 @@ class BatchClaims:
         return found
 
     def close(self, *, but: Iterable[int]) -> None:
-        """Stop renewing and give the claims up, except for batches whose answer is still to come."""
+        """Stop renewing and release the claims, except for batches that still wait for a response."""
         self._over.set()
         self._thread.join()
         with suppress(sa.exc.SQLAlchemyError), self._workspace.database.write() as connection:
@@ -199,12 +199,12 @@ class BatchClaims:
     def _renew(self) -> None:
         workspace = self._workspace
         while not self._over.wait(workspace.tuning.claim_margin_seconds / 3):
-            until = workspace.clock.monotonic() + self.seconds  # before all that may take long
+            until = workspace.clock.monotonic() + self.seconds  # before anything that may take long
             ids = self._pool.ids()
             try:
                 workspace.holder.keep_alive()
                 with workspace.database.write() as connection:
                     claims = batches.renew(connection, workspace.holder.name, ids, claim_until=self.end(connection))
-            except sa.exc.SQLAlchemyError:  # the database is away: try again until the claims have run out
+            except sa.exc.SQLAlchemyError:  # the database is unavailable: retry until the claims expire
                 continue
             self._pool.renewed(ids, claims, until=until)

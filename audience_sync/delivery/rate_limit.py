@@ -1,4 +1,4 @@
-"""How fast requests may go: the rate that all processes on a database share, and the way into and out of an outage.
+"""Limit the rate of requests: one rate shared by all processes on a database, and the way into and out of an outage.
 
 While the destination takes what it gets, requests go at the shared rate. When everybody fails, or when it asks for a
 break (429), all wait, longer from time to time. Then one request goes alone to see whether it is over; the others hold
@@ -17,7 +17,7 @@ from audience_sync.store.workspace import Workspace
 
 
 class RateLimiter:
-    """Hands out moments for requests to the workers of one process."""
+    """Assign times for requests to the workers of one process."""
 
     def __init__(self, workspace: Workspace, *, per_second: float, workers: int, longest: timedelta) -> None:
         self._workspace = workspace
@@ -35,11 +35,11 @@ class RateLimiter:
         self._resume_at = 0.0  # nobody goes before
         self._rate = per_second  # of this process alone, below the limit on the way out of an outage
         self._turn_at = 0.0  # when the next request may go at that rate
-        self._probe: threading.Thread | None = None  # the one that sends a request alone
+        self._probe: threading.Thread | None = None  # the thread that sends the probe
         self._probe_ends_at = 0.0
 
     def wait(self, stop: threading.Event) -> bool:
-        """Wait for a moment of one's own; False when told to stop meanwhile."""
+        """Wait for an assigned time; return False if stopped in the meantime."""
         while True:
             while (pause := self._pause()) > 0:
                 if stop.wait(pause):
@@ -61,7 +61,7 @@ class RateLimiter:
                 self._probe = None
 
     def accepted(self) -> None:
-        """Note that the destination takes events: an outage is over, unless the request was under way when it began."""
+        """Record that the destination accepts events, which ends an outage unless the request started before it."""
         with self._lock:
             now = self._workspace.clock.monotonic()
             self._failed.clear()
@@ -94,17 +94,17 @@ class RateLimiter:
             self._resume_at = now + wait.total_seconds()
 
     def resumes_in(self) -> float:
-        """Return the seconds until the next request may go; 0 unless an outage holds all of them back."""
+        """Return the seconds until the next request is allowed; 0 unless there is an outage."""
         with self._lock:
             return max(0.0, self._resume_at - self._workspace.clock.monotonic())
 
     def is_out(self) -> bool:
-        """Return whether an outage is under way, its probe included."""
+        """Return whether there is an outage, including its probe."""
         with self._lock:
             return self._outages > 0
 
     def _end_outage(self, now: float) -> None:
-        """Begin again: at half the limit after a second, at a tenth after nine, at the least after a minute or days."""
+        """Restart at half the limit after one second, at a tenth after nine, at the minimum after a minute."""
         slowed = self._per_second / (1 + now - self._outage_began_at)
         self._rate = max(min(self._tuning.lowest_requests_per_second, self._per_second), min(self._rate, slowed))
         self._outages = 0

@@ -1,4 +1,4 @@
-"""Whether the destination accepts events: kept in the database for `status`, and reported once per change of state.
+"""Track whether the destination accepts events: stored for `status`, and reported once per change of state.
 
 A failure is an outage once it lasts: when by the next try nothing will have been accepted for
 `Tuning.outage_report_seconds`. A refused key or a wrong address is one at once. The outage ends with the next event
@@ -21,7 +21,7 @@ from audience_sync.store.workspace import Workspace
 
 @dataclass(frozen=True)
 class OutageChange:
-    """A change of state: an outage has begun, its reason is another one now, or events are accepted again."""
+    """A change of state: an outage has begun, its reason has changed, or events are accepted again."""
 
     outage: Outage | None  # None: events are accepted
     before: Outage | None = None  # None: events were accepted
@@ -36,7 +36,7 @@ def _ignore(_: OutageChange) -> None:
 
 
 class Reachability:
-    """Follows one process's attempts to deliver; safe to use from any thread.
+    """Track the delivery attempts of one process; thread-safe.
 
     `goes_on` says that the process tries again by itself for as long as it runs, as the daemon does. `report` is called
     with every change of state, in the thread that finds it.
@@ -54,7 +54,7 @@ class Reachability:
         self._first_failure: tuple[int, float] | None = None  # since the last acceptance: wall clock (ms), monotonic
 
     def begin(self) -> None:
-        """Take over what the database knows, from an earlier process or another one."""
+        """Take over the state in the database, from an earlier or another process."""
         with self._lock:
             with self._workspace.database.read() as connection:
                 found = outages.find(connection)
@@ -63,7 +63,7 @@ class Reachability:
                 self._end(known)
 
     def failed(self, answer: str, *, again_in: float) -> None:
-        """Note a failure that is tried again in some seconds."""
+        """Record a failure that will be retried in some seconds."""
         clock = self._workspace.clock
         with self._lock:
             if self._first_failure is None:
@@ -74,7 +74,7 @@ class Reachability:
                 self._keep(OutageKind.UNREACHABLE, answer, since=since, again_in=again_in)
 
     def stopped(self, error: AudienceSyncError, *, again_in: float) -> None:
-        """Note an error that ended a delivery; it is tried again in some seconds, if at all."""
+        """Record an error that ended a delivery and will be retried in some seconds, if at all."""
         with self._lock:
             match error:
                 case KeyRefused():
@@ -87,7 +87,7 @@ class Reachability:
             self._keep(kind, str(error), since=self._workspace.clock.now_ms(), again_in=again_in)
 
     def accepted(self) -> None:
-        """Note that the destination accepted events, or that nothing is left that it could refuse."""
+        """Record that the destination accepted events, or that nothing is left that it could refuse."""
         if self._outage is None and self._first_failure is None:
             return  # as nearly always: no lock for each batch
         with self._lock:
@@ -99,7 +99,7 @@ class Reachability:
             self._end(outage)
 
     def _end(self, outage: Outage) -> None:
-        """Forget an outage that is over, so that the next one is reported, and report that it is over."""
+        """Report the end of an outage and forget it, so that the next one is reported."""
         self._outage = self._reported = self._first_failure = None
         self._report(OutageChange(None, outage, self._lasted(outage)))
 
@@ -125,5 +125,5 @@ class Reachability:
 
 
 def _state(kind: OutageKind, answer: str) -> State:
-    """Return what distinguishes one state from another: its kind, and the reason why a person must act."""
+    """Return what distinguishes two states: the kind, and the reason why somebody must act."""
     return kind, answer if kind is OutageKind.STOPPED else None

@@ -1,8 +1,8 @@
-"""Take rows out of `outbox` and `events` into batches: read, build, insert and delete in one transaction.
+"""Take rows from `outbox` and `events` into batches: read, build, insert and delete in one transaction.
 
-A profile that is in an open batch of the same table is passed over until that batch is answered. Rows that
-produce no event are settled here: a change that no mapping sends becomes a dead row, a forwarded event that no mapping
-wants is counted and deleted.
+A profile in an open batch of the same table is skipped until that batch has a response. Rows without events are settled
+here: a change that no mapping sends becomes a dead letter, and a forwarded event that no mapping matches is counted and
+deleted.
 """
 
 from __future__ import annotations
@@ -102,11 +102,11 @@ START: Final = ""
 
 @dataclass(frozen=True, kw_only=True)
 class Batching:
-    """How events and batches are made."""
+    """The rules for building events and batches."""
 
     renderer: Renderer
     batch_size: int
-    stuck_tries: int  # failed tries from which on a lone event is stuck
+    stuck_tries: int  # number of failed attempts after which a single event counts as stuck
 
 
 class _Page(NamedTuple):
@@ -158,14 +158,14 @@ class PendingQueue:
 
 
 class Taken(NamedTuple):
-    """New batches, and whether anything was done, batches or not."""
+    """New batches, and whether anything was done, even without batches."""
 
     batches: list[Batch]
     progress: bool
 
 
 class Taker:
-    """Goes round after round through both tables, taking turns between changes and forwarded events."""
+    """Read both tables in turns, round after round: changes and forwarded events."""
 
     def __init__(self, workspace: Workspace, claims: BatchClaims, batching: Batching, *, forwarded: bool) -> None:
         self._workspace = workspace
@@ -177,7 +177,7 @@ class Taker:
         self._events_first = True
 
     def take(self, most: int) -> Taken:
-        """Take rows for about `most` batches, claimed by this process.
+        """Take rows for about `most` batches and claim them for this process.
 
         Raises:
             MarkUnusable: they are taken, but the mark cannot be raised to that, so they must not be sent now.
@@ -296,7 +296,7 @@ class Taker:
         return [BatchContents.of(some) for some in pack((p.events for p in profiles), self._batching.batch_size)]
 
     def _events(self, connection: Connection, after: str, held: Set[str], limit: int) -> _Page:
-        """Take a page of forwarded events: of a profile as many as fit into one batch, so none overtakes another."""
+        """Take a page of forwarded events: per profile as many as fit into one batch, so none overtakes another."""
         batching, now_ms = self._batching, self._workspace.clock.now_ms()
         rows, last = events.page(connection, after=after, limit=limit, held=held)
         renderer, size = batching.renderer, batching.batch_size

@@ -1,8 +1,8 @@
-"""Batches: events taken out of `outbox` or `events`, claimed, sent word for word, and recorded as one row.
+"""Batches: events taken from `outbox` or `events`, claimed, sent unchanged, and recorded as one row.
 
-A batch is open until Schematic has accepted it. Its claim (a holder, an expiry and a number that grows with every
-change of hands) is the right to post it. Every write asserts the number, so a process that lost its claim changes
-nothing. The identity of a cut batch stays with its first part; the other parts name it as their origin.
+A batch is open until Schematic has accepted it. Its claim (a holder, an expiry and a number that increases whenever it
+changes hands) is the right to post it. Every write checks the number, so a process that lost its claim changes
+nothing. When a batch is split, the first part keeps its identity, and the other parts refer to it as their origin.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writes of many rows at once: ``executemany`` under SQLite; ``COPY``, or a statement over arrays, under Postgres.
+"""Bulk writes: ``executemany`` on SQLite; ``COPY`` or a statement over arrays on PostgreSQL.
 
 SQLAlchemy's own bulk insert costs three to nine times as much on both, and psycopg's ``executemany`` seven times.
 """

@@ -1,4 +1,4 @@
-"""Dead rows, changes and forwarded events: listed, opened again, or discarded. All of it is a person's doing."""
+"""Dead letters (changes and forwarded events): list, retry or discard them on request."""
 
 from __future__ import annotations
 

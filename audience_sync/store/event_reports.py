@@ -1,6 +1,6 @@
-"""What people ask of forwarded events: which wait or are dead, why others sent nothing, and how many there are of each.
+"""Reports on forwarded events: pending and dead events, and the number of events that sent nothing, by reason.
 
-The fields are those of the views `open_events` and `unsent_events`. Lists are read as in `reports`, page by page.
+The fields are those of the views `open_events` and `unsent_events`. Lists are read page by page, as in `reports`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Forwarded Segment events that wait for Schematic: first in, first out for each profile, none replaced or merged.
+"""Forwarded Segment events that are pending: first in, first out for each profile, never replaced or merged.
 
-A row leaves when a batch takes it, or when nothing is to be sent of it, which is counted. An event that Schematic
-refuses comes back as dead, with the keys of those of its bodies that were accepted. Its messageId stays known for seven
-days, so that the same event again is not taken.
+A row leaves when a batch takes it, or when it sends nothing, which is counted. An event that Schematic refuses comes
+back as dead, with the keys of its accepted bodies. Its messageId is remembered for seven days, so that a repeated event
+is not taken again.
 """
 
 from __future__ import annotations

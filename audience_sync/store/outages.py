@@ -1,7 +1,7 @@
-"""The outage under way: why Schematic takes no events, since when, and when it is tried again.
+"""The current outage: why Schematic accepts no events, since when, and when the next attempt is due.
 
-There is one row for the whole database, or none while events are accepted. Every process that delivers writes it, and
-`status` reads it.
+The whole database has one row, or none while events are accepted. Every delivering process writes it, and `status`
+reads it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The outbox: for each audience and profile at most one row, the newest value that is not in a batch yet.
+"""The outbox: at most one row per audience and profile, with the newest value that is not yet in a batch.
 
-A newer value replaces an older one, also a dead one. Rows leave when a batch takes them (`remove`); a value that
-Schematic refuses comes back as dead (`put_back_dead`), unless a newer one is there.
+A newer value replaces an older one, even a dead one. Rows leave when a batch takes them (`remove`). A value that
+Schematic refuses comes back as dead (`put_back_dead`), unless a newer one exists.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The lists that people ask for: members now, runs, changes, rejected rows; and how a list is read.
+"""Lists for people: current members, runs, changes and rejected rows, and the way lists are read.
 
-Each list is an iterator of records whose fields are those of the views. It is read page by page along a primary key,
-each page in a short transaction: however slowly somebody reads, no writer and no log waits for them.
+Each list is an iterator of records with the fields of the corresponding view. It is read page by page along a primary
+key, each page in a short transaction, so a slow reader never blocks a writer.
 """
 
 from __future__ import annotations

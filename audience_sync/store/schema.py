@@ -1,7 +1,6 @@
-"""The tables of the membership database, plain and compact: integer ids, times in milliseconds since 1970.
+"""The tables of the membership database: integer ids, and times in milliseconds since 1970.
 
-The views that people query show names and ISO timestamps. Tables and views are made by `migrations`; statements on them
-are in `store`.
+The views for people show names and ISO timestamps. Migrations create tables and views; `store` has the statements.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Workspaces and the leases held in them.
+"""Workspaces and the leases they hold.
 
-A `Workspace` is everything that work on a membership database needs: the database, the name of this process as holder,
-the clock and the named points. A lease is held for as long as a piece of work takes: taken, renewed in the background,
-given back at the end.
+A `Workspace` has everything that work on a membership database needs: the database, the name of this process as a
+holder, the clock and the named points. A lease lasts as long as a piece of work: it is taken, renewed in the background
+and released at the end.
 """
 
 from __future__ import annotations

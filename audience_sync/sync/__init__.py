@@ -1,4 +1,4 @@
-"""Sync one audience: read, compare, ask the guard, commit. `delivery` sends the changes."""
+"""Sync one audience: read, compare, apply the guard, commit. `delivery` sends the changes."""
 
 from __future__ import annotations
 

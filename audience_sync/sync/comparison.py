@@ -1,4 +1,4 @@
-"""The changes between the members of an audience and what its definition says now."""
+"""Compute the changes between the members of an audience and the current result of its definition."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from audience_sync.sync.definition_rows import DefinitionRows
 
 @dataclass(frozen=True)
 class Difference:
-    """The changes that turn the members into what the definition says, counted."""
+    """The changes between the members and the result of the definition, with counts."""
 
     counts: Counts
-    digest: Digest | None  # of the members once they are all applied; None: it is as it was, or not known
+    digest: Digest | None  # of the members when all changes are applied; None: unchanged or unknown
     wrapping: Wrapping | None
-    changes: Iterable[Sequence[Change]] = ()  # by profile key, many at a time, once
-    newcomers: Iterable[Sequence[str]] | None = None  # the same as lines, identifiers bare, where nobody was before
+    changes: Iterable[Sequence[Change]] = ()  # by profile key, in pages, readable once
+    newcomers: Iterable[Sequence[str]] | None = None  # the same as lines, identifiers bare, if there were no members
 
 
 def compare(
@@ -34,10 +34,10 @@ def compare(
     on_missing: OnMissing,
     on_members: Callable[[int], None],
 ) -> Difference:
-    """Compare what was found with the members of an audience, None where there is none.
+    """Compare the result with the members of an audience (None: there are no members yet).
 
-    With `trust` the members are not looked at where what was found is that of their digest. Where what is missing is
-    kept, nobody exits. `on_members` gets how many members were looked at.
+    With `trust`, members are not read if the result has their digest. If missing values are kept, nobody exits.
+    `on_members` gets the number of members read.
     """
     diff = found.diff
     if found.is_known:
@@ -73,7 +73,7 @@ def _entries(lines: Sequence[str], wrapping: Wrapping | None) -> list[Change]:
 def compare_one(
     database: Database, audience_id: int, found: DefinitionRows, profile_key: str, *, on_missing: OnMissing
 ) -> Difference:
-    """Compare what was found of one profile with its membership; nobody else is looked at."""
+    """Compare the result for one profile with its membership."""
     lines = list(distinct(found.diff.lines_of(profile_key), left_out=found.leave_out))
     now = from_line(lines[0]) if lines else None
     with database.read() as connection:

@@ -20,7 +20,7 @@ def _go_on() -> None:
 
 
 def fail(workspace: Workspace, run_id: int, *, reason: str) -> None:
-    """Mark a run as failed and drop what it staged; one that is past the guard is left to be finished."""
+    """Mark a run as failed and drop its staged plan; a run that passed the guard stays to be finished."""
     with workspace.database.write() as connection:
         run = runs.get(connection, run_id)
         if run.state is RunState.RUNNING:
@@ -29,7 +29,7 @@ def fail(workspace: Workspace, run_id: int, *, reason: str) -> None:
 
 
 def supersede(connection: Connection, newer: RunRow, state: RunState, *, now_ms: int) -> None:
-    """Close the runs that are blocked, or held: a newer run of the audience takes their place. Drop their plans."""
+    """Close blocked or held runs that a newer run of the audience replaces, and drop their plans."""
     for older in runs.in_state(connection, newer.audience_id, state):
         memberships.unstage(connection, older)
         reason = f"{older.reason}; superseded by run {newer.id}"
@@ -39,9 +39,9 @@ def supersede(connection: Connection, newer: RunRow, state: RunState, *, now_ms:
 def apply_plan(
     workspace: Workspace, lease: HeldLease, run: RunRow, *, check_stop: Callable[[], None] = _go_on
 ) -> RunRow:
-    """Move what is left of a run's plan into the memberships, commit by commit, and finish the run.
+    """Move the rest of a run's plan into the memberships, commit by commit, and finish the run.
 
-    What `check_stop` raises between two commits leaves the rest to whoever comes next.
+    If `check_stop` raises between two commits, the next caller finishes the rest.
     """
     clock = workspace.clock
     while True:
@@ -67,7 +67,7 @@ def apply_plan(
 
 
 def take_out_members(workspace: Workspace, lease: HeldLease, run: RunRow) -> RunRow:
-    """Take the members that are left out of a retracted audience, commit by commit, and finish the run."""
+    """Remove the remaining members of a retracted audience, commit by commit, and finish the run."""
     while True:
         with workspace.database.write() as connection:
             lease.assert_held(connection)
@@ -82,9 +82,9 @@ def take_out_members(workspace: Workspace, lease: HeldLease, run: RunRow) -> Run
 
 
 def _resend(workspace: Workspace, lease: HeldLease, run: RunRow) -> str:
-    """Put every current value and every remembered exit into the outbox, but those of the last page.
+    """Put every current value and every known exit into the outbox, except those of the last page.
 
-    Return the profile behind which that page begins: it goes with the end of the run, so that nothing is sent twice.
+    Return the profile before that page, which is committed with the end of the run, so that nothing is sent twice.
     A run goes on where a dead process stopped.
     """
     after, at_most = run.resent_to or "", workspace.tuning.changes_per_commit

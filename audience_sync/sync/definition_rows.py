@@ -1,4 +1,4 @@
-"""Reading a definition's rows into a diff, one line for each profile."""
+"""Read the rows of a definition into a diff, one line per profile."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ from audience_sync.core.rows import LineMaker, from_line
 from audience_sync.sync.diff_engine import DiffEngine
 from audience_sync.tuning import Tuning
 
-SAMPLES = 100  # rejected rows kept for each reason and run
+SAMPLES = 100  # sample rows kept per reason and run
 
 
 @dataclass
 class Rejections:
-    """How many rows were rejected for each reason, and samples not yet stored."""
+    """The number of rejected rows per reason, and samples that are not yet stored."""
 
     counts: Counter[RowFault] = field(default_factory=Counter)
     samples: list[RejectedRow] = field(default_factory=list)
 
     def add(self, rejection: RejectedRow) -> None:
-        """Count a rejection, and keep it if it is among the first of its reason."""
+        """Count a rejection, and keep it as a sample if it is among the first with its reason."""
         if self.count(rejection.reason):
             self.samples.append(rejection)
 
     def count(self, reason: RowFault) -> bool:
-        """Count a rejection; return whether it is among the first of its reason, which are kept."""
+        """Count a rejection; return whether it is among the first with its reason, which are kept as samples."""
         self.counts[reason] += 1
         return self.counts[reason] <= SAMPLES
 
     @property
     def rows(self) -> int:
-        """Return how many rows were not taken at all."""
+        """Return the number of rows that were rejected completely."""
         return sum(count for reason, count in self.counts.items() if not reason.keeps_member)
 
 
 @dataclass
 class DefinitionRows:
-    """What a definition says, as lines; several of them may be of one profile until `leave_out_duplicates`."""
+    """The result of a definition as lines; a profile can have several lines until `leave_out_duplicates`."""
 
     diff: DiffEngine
     rejections: Rejections = field(default_factory=Rejections)
     rows: int = 0
-    sums: str | None = None  # what the source says that the rows come to, with all that makes members of them
-    is_asked: bool = False  # the source was asked for sums; there are none if it read another number of rows
-    is_known: bool = False  # the sums are those of the members: nothing was read
+    sums: str | None = None  # sums of the rows from the source, with everything that affects how rows become members
+    is_asked: bool = False  # sums were requested; None in `sums` if another number of rows was read
+    is_known: bool = False  # the sums are those of the members, so no rows were read
 
     @property
     def duplicates(self) -> int:
-        """Return how many lines were left out because their profile has another one."""
+        """Return the number of lines left out because their profile has another line."""
         return self.rejections.counts[RowFault.DUPLICATE]
 
     def leave_out_duplicates(self) -> None:
@@ -87,14 +87,14 @@ def reading(
     known: str | None = None,
     tuning: Tuning,
 ) -> Iterator[DefinitionRows]:
-    """Read a definition to its end and yield what it says; `on_page` gets the number of rows page by page.
+    """Read a definition to its end and yield the result; `on_page` gets the number of rows after each page.
 
     With `asks_sums` the source is asked first what the rows come to. Nothing is read where that is `known`
     (`DefinitionRows.sums`).
 
     Raises:
-        ConfigError: the definition can be seen to be wrong without running it.
-        SourceError: the source cannot be read to its end, or the result has not the columns it needs.
+        ConfigError: the definition is invalid, which is known without running it.
+        SourceError: the source cannot be read to its end, or the result does not have the required columns.
     """
     from audience_sync.sync.duckdb_diff import DuckDbDiff  # noqa: PLC0415 - DuckDB is slow to import, and few commands compare
 
@@ -138,7 +138,7 @@ def _read(
             diff.add(maker.lines(page), len(page))
             found.rows += len(page)
             on_page(found.rows)
-        if sums is not None and sums.rows != found.rows:  # the definition does not say which rows it means
+        if sums is not None and sums.rows != found.rows:  # the definition is not deterministic
             found.sums = None
     if maker.may_err:
         again = [(maker.again(odd), len(odd)) for odd in diff.take_out(maker.rules)]
@@ -147,13 +147,13 @@ def _read(
 
 
 def _meaning(settings: Settings, audience: Audience) -> str:
-    """Return a digest of everything in the settings that makes members of rows."""
+    """Return a digest of all settings that affect how rows become members."""
     placeholders = sorted(settings.key_rules(audience).folded)
     return digest_of([audience.definition_hash, settings.identity, placeholders])
 
 
 def _value_column(settings: Settings, audience: Audience, definition: Definition) -> ValueColumn | None:
-    """Return where the value of a computed trait stands, and how it is read; an audience has none."""
+    """Return the position and the reader of a computed trait's value; an audience has none."""
     if not audience.computation.has_values:
         return None
     return ValueColumn(value_position(definition.columns), reader_of_values(settings, audience))

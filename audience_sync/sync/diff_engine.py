@@ -15,12 +15,12 @@ from audience_sync.store.memberships import Digest
 
 
 class DiffEngine(Protocol):
-    """The lines (`core.rows`) that a definition has, compared with those of an audience's members."""
+    """Compares the lines (`core.rows`) of a definition with those of an audience's members."""
 
     wrapping: Wrapping | None  # of its lines; set before the first is added
 
     def add(self, lines: bytes, rows: int) -> None:
-        """Add lines in UTF-8, each with its end; they are of `rows` rows."""
+        """Add UTF-8 lines with their line ends, from `rows` rows."""
 
     def take_out(self, rules: KeyRules) -> Iterator[Sequence[tuple[str, str | None]]]:
         """Take out the lines whose key or bare identifier may be none by the rules; yield these two, many at a time.
@@ -32,15 +32,15 @@ class DiffEngine(Protocol):
         """Keep one line of each profile; the others are passed on."""
 
     def version(self) -> str:
-        """Return the version of digests: all that they depend on but the lines."""
+        """Return the version of digests: everything they depend on except the lines."""
 
     def digest(self) -> Digest:
-        """Return what the lines come to: equal digests are of equal sets of lines."""
+        """Return the digest of the lines: equal digests mean equal sets of lines."""
 
     def compare(
         self, members: Iterable[bytes], *, known: Digest | None, keep_missing: bool, left_out: Callable[[str], None]
     ) -> Counts:
-        """Compare with the lines of the members and return how many changes there are.
+        """Compare with the lines of the members and return the number of changes.
 
         Of several lines of a profile all but one are left out, if that was not done before. `known` is the digest of
         the members if there is one. With `keep_missing` nobody exits, and the digest is of the lines and those who
@@ -48,13 +48,13 @@ class DiffEngine(Protocol):
         """
 
     def changes(self) -> Iterator[Sequence[Change]]:
-        """Yield the changes that `compare` found by profile key, many at a time."""
+        """Yield the changes that `compare` found, in pages, by profile key."""
 
     def everybody(self) -> Iterator[Sequence[str]]:
-        """Yield the lines by profile key, many at a time; a single identifier stands bare in them."""
+        """Yield the lines in pages, by profile key; a single identifier is bare in them."""
 
     def values(self) -> Iterator[Sequence[str]]:
-        """Yield the values of computed traits in a fixed order that says nothing of them, many at a time."""
+        """Yield the values of computed traits in pages, in a fixed order unrelated to the values."""
 
     def lines_of(self, profile_key: str) -> list[str]:
         """Return the lines of one profile."""

@@ -1,4 +1,4 @@
-"""The comparison of what a definition says now with the members of an audience, as sets of lines.
+"""Compare the result of a definition with the members of an audience, as sets of lines.
 
 `DuckDbDiff` answers what `diff_engine.DiffEngine` asks for with DuckDB in this process, whatever the source is. Its
 memory is bounded: the rest goes to a temporary folder.
@@ -72,7 +72,7 @@ class DuckDbDiff:
     # --- lines ---
 
     def add(self, lines: bytes, rows: int) -> None:
-        """Add lines in UTF-8, each with its end; they are of `rows` rows.
+        """Add UTF-8 lines with their line ends, from `rows` rows.
 
         Raises:
             AudienceSyncError: the temporary folder is full.
@@ -144,20 +144,20 @@ class DuckDbDiff:
         self._sums = None
 
     def version(self) -> str:
-        """Return the version of digests: all that they depend on but the lines."""
+        """Return the version of digests: everything they depend on except the lines."""
         return canonical([_RULES, duckdb.__version__, *(self.wrapping or ())])
 
     def digest(self) -> Digest:
-        """Return what the lines come to: equal digests are of equal sets of lines."""
+        """Return the digest of the lines: equal digests mean equal sets of lines."""
         count, *sums = self._totals()
         return Digest(self.version(), count, " ".join(map(str, sums)))
 
     def everybody(self) -> Iterator[Sequence[str]]:
-        """Yield the lines by profile key, many at a time; a single identifier stands bare in them."""
+        """Yield the lines in pages, by profile key; a single identifier is bare in them."""
         return self._lines("now", identifiers="i")
 
     def values(self) -> Iterator[Sequence[str]]:
-        """Yield the values of computed traits in a fixed order that says nothing of them, many at a time."""
+        """Yield the values of computed traits in pages, in a fixed order unrelated to the values."""
         return ([value for (value,) in page] for page in self._pages("SELECT v FROM now ORDER BY h"))
 
     def lines_of(self, profile_key: str) -> list[str]:
@@ -169,7 +169,7 @@ class DuckDbDiff:
     def compare(
         self, members: Iterable[bytes], *, known: Digest | None, keep_missing: bool, left_out: Callable[[str], None]
     ) -> Counts:
-        """Compare with the lines of the members and return how many changes there are; see `DiffEngine`.
+        """Compare with the lines of the members and return the number of changes; see `DiffEngine`.
 
         Rows with equal hashes are equal. Should two others ever have the same, the sums of a `known` digest would not
         come out, and rows are compared by their whole text.
@@ -190,7 +190,7 @@ class DuckDbDiff:
         return self._classify(keep_missing=keep_missing)
 
     def changes(self) -> Iterator[Sequence[Change]]:
-        """Yield the changes that `compare` found by profile key, many at a time."""
+        """Yield the changes that `compare` found, in pages, by profile key."""
         kinds = list(ChangeKind)
         query = f"SELECT kind, k, {_wrapped(self.wrapping)}, v FROM (FROM changed ORDER BY k)"
         return ([Change(kinds[kind], *rest) for kind, *rest in page] for page in self._pages(query))
@@ -233,7 +233,7 @@ class DuckDbDiff:
 
     def _comes_out(self, known: Digest) -> bool:
         """Return whether the members' digest with the changes found is that of the lines."""
-        if not _TOTAL.fullmatch(known.total):  # somebody's hand has changed it
+        if not _TOTAL.fullmatch(known.total):  # changed by another program
             return False
         before = [known.members, *map(int, known.total.split())]
         come, gone = (self._rows(f"SELECT {_SUMS} FROM {table}")[0] for table in ("come", "gone"))
@@ -289,7 +289,7 @@ class DuckDbDiff:
         return ([text for (text,) in page] for page in self._pages(query, parameters))
 
     def _pages(self, query: str, parameters: Sequence[object] = ()) -> Iterator[list[Any]]:
-        """Yield the rows of a query, many at a time; no other statement is executed meanwhile."""
+        """Yield the rows of a query in pages; no other statement runs in the meantime."""
         cursor = self._execute(query, parameters)
         while True:
             with self._trouble():
@@ -299,7 +299,7 @@ class DuckDbDiff:
             yield page
 
     def _totals(self) -> tuple[int, int, int]:
-        """Return how many lines there are, and the sums of their two hashes."""
+        """Return the number of lines and the sums of their two hashes."""
         if self._sums is None:
             count, first, second = self._rows(f"SELECT {_SUMS} FROM now")[0]
             self._sums = (count, first, second)
@@ -350,11 +350,11 @@ class DuckDbDiff:
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
-        """Say in one sentence that the disk is full, or the memory."""
+        """Raise a one-sentence error for a full disk or exhausted memory."""
         try:
             yield
         except _DISK_ERRORS as error:
-            if isinstance(error, duckdb.TransactionException):  # it could not write what it commits, and may be broken
+            if isinstance(error, duckdb.TransactionException):  # it could not write its commit and may be broken
                 duckdb_process.give_up()
             reason = error.strerror or str(error) if isinstance(error, OSError) else str(error).splitlines()[0]
             is_memory = isinstance(error, duckdb.OutOfMemoryException) and not duckdb_process.is_disk_limit(error)
@@ -376,7 +376,7 @@ class _Pieces:
         self._rows = self._number = 0
 
     def add(self, lines: bytes, rows: int) -> None:
-        """Add lines; load what there is if it is many."""
+        """Add lines; load them when there are enough."""
         if self._file is None:
             self._number += 1
             self._file = (self._folder / f"piece-{self._number}").open("wb")
@@ -387,13 +387,13 @@ class _Pieces:
             self._hand_over(self._file)
 
     def flush(self) -> None:
-        """Load what is left, and wait until all is loaded."""
+        """Load the rest and wait until everything is loaded."""
         if self._file is not None:
             self._hand_over(self._file)
         self._wait()
 
     def close(self) -> None:
-        """Give up what is left."""
+        """Discard the rest."""
         self._thread.shutdown()
         if self._file is not None:
             with suppress(OSError):  # a full disk does not take what is left in memory either
@@ -420,7 +420,7 @@ def wrapping_of(version: str) -> Wrapping | None:
     try:
         _, _, *around = orjson.loads(version)
         return Wrapping(*around) if around else None
-    except (TypeError, ValueError):  # somebody's hand has changed it: a digest of it agrees with nothing
+    except (TypeError, ValueError):  # changed by another program: a digest of it agrees with nothing
         return None
 
 

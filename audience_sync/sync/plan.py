@@ -1,4 +1,4 @@
-"""Plan a sync: read and compare like a run, and store nothing."""
+"""Plan a sync: read and compare as a run does, but store nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from audience_sync.sync.prerequisites import used_by
 
 @dataclass(frozen=True)
 class Plan:
-    """The changes a run would make, counted."""
+    """The changes that a run would make, with counts."""
 
     audience_key: str
     computation: Computation
@@ -30,9 +30,9 @@ class Plan:
     counts: Counts
     definition_changed: bool
     refusals: list[str]  # of the guard
-    blocked_run: int | None  # a run whose plan waits for an approval
+    blocked_run: int | None  # a run with a plan that waits for approval
     rejections: Rejections
-    held: str | None = None  # why a sync would not evaluate it; then nothing is counted
+    held: str | None = None  # why a sync would not evaluate it; nothing is counted then
 
 
 def plan(
@@ -42,13 +42,13 @@ def plan(
     on_found: Callable[[Sequence[Change]], None],
     planned: Mapping[str, Plan | None] | None = None,
 ) -> Plan:
-    """Compare a definition with the memberships; the changes are shown to `on_found` by profile key, many at a time.
+    """Compare a definition with the memberships; `on_found` gets the changes in pages, by profile key.
 
-    `planned` has the plans of what the same sync would sync before, None where one could not be made. If one that is
-    used here would be blocked or held, the definition is not evaluated: a sync would not evaluate it either.
+    `planned` has the plans of audiences that the same sync would sync first (None: planning failed). If a used one
+    would be blocked or held, the definition is not evaluated, because a sync would not evaluate it either.
 
     Raises:
-        ConfigError: no mapping carries the audience, or its key is retired or belongs to the other computation.
+        ConfigError: no mapping sends the audience, or its key is retired or belongs to the other computation.
         BindingRefused: the database has another identity.
         SourceError: the source could not be read.
     """
@@ -102,9 +102,9 @@ def plan(
 
 
 def _planned_hold(connection: Connection, job: Job, planned: Mapping[str, Plan | None]) -> Hold | None:
-    """Return why an audience would be held after what it uses was synced as planned, or None.
+    """Return why an audience would be held after the planned syncs of those it uses, or None.
 
-    Where nothing is planned for something, it stays as it is.
+    Audiences without a plan stay as they are.
     """
     for used in used_by(connection, job.settings, job.audience):
         found = hold(job.audience.key, [used], as_of=None if job.as_of is None else to_ms(job.as_of))

@@ -1,4 +1,4 @@
-"""Find what an audience's query uses, in the file and in the database, and whether that holds the audience."""
+"""Find the audiences that a query uses, in the file and in the database, and decide whether the audience is held."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from audience_sync.store.workspace import Workspace
 
 
 def used_by(connection: Connection, settings: Settings, audience: Audience) -> list[Used]:
-    """Return everything that an audience's query uses, directly or not, each behind what it uses itself.
+    """Return everything that an audience's query uses, directly or not, in dependency order.
 
-    A key that is not in the file is a trait of the profiles, unless the database knows an audience of that key.
+    A key that is not in the file is a trait of the profiles, unless the database has an audience with that key.
     """
     if not audience.asks_for:
         return []
@@ -43,9 +43,9 @@ def hold_of(connection: Connection, settings: Settings, audience: Audience, *, a
 
 
 def standing_hold(connection: Connection, settings: Settings, audience: Audience) -> Hold | None:
-    """Return why a sync of an audience would be held now, as far as the database can tell, or None.
+    """Return why a sync of an audience would be held now, according to the database, or None.
 
-    A sync first syncs what is used. So an obstacle that this may remove counts only where it has held the last run.
+    A sync first syncs used audiences, so an obstacle that this may remove counts only if it held the last run.
     """
     found = hold_of(connection, settings, audience, as_of=None)
     if found is None or found.obstacle in NEEDS_A_PERSON:
@@ -55,7 +55,7 @@ def standing_hold(connection: Connection, settings: Settings, audience: Audience
 
 
 def is_synced_first(connection: Connection, audience: Audience, *, as_of: int | None, limited: bool) -> bool:
-    """Return whether a sync of what uses an audience syncs this one first.
+    """Return whether a sync of a dependent audience syncs this one first.
 
     Not where a person must act before. A plan that waits for an approval stays. Not where it was accepted as of the
     wanted instant already. A sync that is limited on purpose makes no first sync, and none of an edited definition.
@@ -118,10 +118,10 @@ def _used(connection: Connection, audience: Audience, row: AudienceRow | None, *
 
 @dataclass(frozen=True)
 class Round:
-    """The audiences to sync, in this order, and the instant of all of them."""
+    """The audiences to sync, in this order, and their common instant."""
 
     audiences: tuple[Audience, ...]
-    chosen: frozenset[str]  # keys; the others are synced first because these use them
+    chosen: frozenset[str]  # keys; the others are synced first because these depend on them
     as_of: datetime
 
 
@@ -133,9 +133,9 @@ def make_round(
     as_of: datetime | None = None,
     limited: bool = False,
 ) -> Round:
-    """Return the round in which some audiences are synced: with them what they use, unless that cannot be synced now.
+    """Return the round that syncs some audiences with those they use, unless these cannot be synced now.
 
-    An audience that is paused or retired brings nothing along.
+    A paused or retired audience does not add the audiences it uses.
 
     Its instant is `as_of` or else the present, though never before what one of them was synced as of. A `limited` sync
     brings along only what was synced with its current definition before.
