@@ -13,12 +13,10 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Change, ChangeKind, Computation, Member, RunKind, RunState
-from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.mappings import Mapping as DestinationMapping
 from audience_sync.destinations.mappings import presets
 from audience_sync.destinations.open_changes import OpenChange
-from audience_sync.destinations.profile_events import ProfileEvents
-from audience_sync.destinations.rendered_events import RenderedEvent
+from audience_sync.destinations.rendered_events import BatchContents, ProfileEvents, RenderedEvent
 from audience_sync.destinations.schematic.schematic_actions import ACTIONS
 from audience_sync.destinations.schematic.schematic_renderer import SchematicRenderer
 from audience_sync.segment.timestamps import iso

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.clock import Clock
 from audience_sync.core.keys import shard_of
-from audience_sync.destinations.batch_contents import BatchContents
+from audience_sync.destinations.rendered_events import BatchContents
 from audience_sync.store import batches, leases, schema
 from audience_sync.store.database import connect
 from tests.factories import make_event, make_open

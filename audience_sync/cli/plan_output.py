@@ -25,11 +25,9 @@ from audience_sync.core.keys import MAX_KEY_LENGTH, RowFault, shard_of
 from audience_sync.core.model import Change, ChangeKind, Counts, delivered_value
 from audience_sync.core.text import counted, instant_text, printable
 from audience_sync.destinations.destination_protocol import Renderer
-from audience_sync.destinations.event_volume import joined, volume
 from audience_sync.destinations.open_changes import OpenChange
-from audience_sync.destinations.profile_events import ProfileEvents
-from audience_sync.destinations.rendered_events import RenderedEvent
-from audience_sync.destinations.sample_changes import PEOPLE, sample, sample_values
+from audience_sync.destinations.rendered_events import ProfileEvents, RenderedEvent
+from audience_sync.destinations.sample_changes import PEOPLE, joined, sample, sample_values, volume
 from audience_sync.errors import AudienceSyncError
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, binding, memberships, outbox

@@ -21,9 +21,9 @@ from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settler import Settler
 from audience_sync.delivery.take import Batching, Taker
 from audience_sync.delivery.worker import Worker, WorkerGroup
-from audience_sync.destinations.backoff import backoff, tries_until_stuck
 from audience_sync.destinations.destination_protocol import DestinationClient
 from audience_sync.destinations.http_connection import trusted_authorities
+from audience_sync.destinations.outcomes import backoff, tries_until_stuck
 from audience_sync.errors import DestinationAway, DestinationError, MarkUnusable
 from audience_sync.store import audiences, backlog, backup_mark, binding
 from audience_sync.store.audiences import AudienceRow

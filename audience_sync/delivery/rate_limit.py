@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
-from audience_sync.destinations.backoff import LONGEST_ASKED, backoff
+from audience_sync.destinations.outcomes import LONGEST_ASKED, backoff
 from audience_sync.store import request_times
 from audience_sync.store.workspace import Workspace
 

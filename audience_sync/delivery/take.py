@@ -17,11 +17,16 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from sqlalchemy.engine import Connection
 
 from audience_sync.delivery.claims import BatchClaims
-from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.destination_protocol import Renderer
 from audience_sync.destinations.open_changes import OpenChanges
-from audience_sync.destinations.profile_events import ForwardedProfileEvents, ProfileEvents, RejectedChange
-from audience_sync.destinations.rendered_events import ForwardedEvent, RenderedEvent
+from audience_sync.destinations.rendered_events import (
+    BatchContents,
+    ForwardedEvent,
+    ForwardedProfileEvents,
+    ProfileEvents,
+    RejectedChange,
+    RenderedEvent,
+)
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import backup_mark, batches, events, generations, identifiers, outbox
 from audience_sync.store.batches import Batch, Taking

@@ -17,7 +17,6 @@ from audience_sync.delivery.rate_limit import RateLimiter
 from audience_sync.delivery.reachability import Reachability
 from audience_sync.delivery.settler import Settler
 from audience_sync.delivery.take import Batching, halves, smaller
-from audience_sync.destinations.backoff import backoff
 from audience_sync.destinations.destination_protocol import Destination, DestinationClient
 from audience_sync.destinations.open_changes import OpenChange
 from audience_sync.destinations.outcomes import (
@@ -29,6 +28,7 @@ from audience_sync.destinations.outcomes import (
     RefusedKey,
     RetryLater,
     WrongDestination,
+    backoff,
 )
 from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.errors import DestinationError, KeyRefused, LeaseLost, MarkUnusable

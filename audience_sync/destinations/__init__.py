@@ -8,7 +8,7 @@ Adding a destination:
 
 1. Make a package `destinations/NAME/` with a `Destination` (name, display name, actions with their presets, limits,
    addresses), a `Renderer` and a `DestinationClient`. `change_events` makes Segment events of changes, `mappings`
-   applies mappings to events, `rendered_events` has the idempotency keys, `http_outcomes` the outcome table of HTTP and
+   applies mappings to events, `rendered_events` has the idempotency keys, `outcomes` the outcome table of HTTP and
    `http_connection` a connection with a deadline. The renderer has no I/O. No outcome and no error has the API key.
 2. Add a line to `DESTINATIONS` in `destination_registry`.
 3. Add its section to `config/tables.py`, and return it and its destination from `Settings` when the file has it.

@@ -17,12 +17,15 @@ from pydantic import SecretStr
 
 from audience_sync.core.model import Computation, TraitType
 from audience_sync.destinations.actions import Action
-from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.mappings import Mapping as EventMapping
 from audience_sync.destinations.open_changes import OpenChange, OpenChanges
 from audience_sync.destinations.outcomes import Outcome
-from audience_sync.destinations.profile_events import ForwardedProfileEvents, ProfileEvents
-from audience_sync.destinations.rendered_events import ForwardedEvent
+from audience_sync.destinations.rendered_events import (
+    BatchContents,
+    ForwardedEvent,
+    ForwardedProfileEvents,
+    ProfileEvents,
+)
 from audience_sync.segment.segment_events import SegmentEvent
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.destinations.backoff import tries_until_stuck
+from audience_sync.destinations.outcomes import tries_until_stuck
 from audience_sync.store import events, outages, outbox
 from audience_sync.store.reports import Record, iso
 

@@ -19,8 +19,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import shard_of
 from audience_sync.core.model import EXIT_VALUES
-from audience_sync.destinations.batch_contents import BatchContents, quoted
-from audience_sync.destinations.rendered_events import RenderedEvent
+from audience_sync.destinations.rendered_events import BatchContents, RenderedEvent, quoted
 from audience_sync.errors import LeaseLost
 from audience_sync.store import bulk, events, generations, identifiers, leases, outbox, runs, schema
 

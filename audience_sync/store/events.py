@@ -15,8 +15,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.destinations.profile_events import UnsentEvent
-from audience_sync.destinations.rendered_events import ForwardedEvent, Origin, RenderedEvent
+from audience_sync.destinations.rendered_events import ForwardedEvent, Origin, RenderedEvent, UnsentEvent
 from audience_sync.segment.segment_events import Arrival, RefusedEvent
 from audience_sync.store import bulk, generations, schema, settings_table
 

@@ -14,8 +14,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import EXIT_VALUES, MEMBER_VALUE, ChangeKind, Computation
 from audience_sync.destinations.open_changes import OpenChange, OpenChanges
-from audience_sync.destinations.profile_events import RejectedChange
-from audience_sync.destinations.rendered_events import RenderedEvent
+from audience_sync.destinations.rendered_events import RejectedChange, RenderedEvent
 from audience_sync.store import audiences, bulk, schema
 from audience_sync.store.runs import RunRow, identifiers_of
 

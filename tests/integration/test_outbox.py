@@ -11,9 +11,8 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.keys import shard_of
 from audience_sync.core.model import Change, ChangeKind
-from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.open_changes import OpenChange
-from audience_sync.destinations.rendered_events import RenderedEvent
+from audience_sync.destinations.rendered_events import BatchContents, RenderedEvent
 from audience_sync.errors import LeaseLost
 from audience_sync.store import audiences, backlog, batches, memberships, outbox, runs
 from audience_sync.store.batches import Batch

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.core.keys import shard_of
-from audience_sync.destinations.batch_contents import BatchContents
+from audience_sync.destinations.rendered_events import BatchContents
 from audience_sync.store import audiences, batches, memberships, outbox
 from audience_sync.store.database import Database, connect, verify
 from tests.factories import make_event, make_open

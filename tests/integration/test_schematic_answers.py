@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from audience_sync.clock import wall_clock
 from audience_sync.config import SchematicTable
-from audience_sync.destinations.http_outcomes import HttpAnswer
+from audience_sync.destinations.outcomes import HttpAnswer
 from audience_sync.destinations.schematic.schematic_client import MOST_TEXT, SchematicClient
 from audience_sync.errors import DestinationError
 from audience_sync.sandbox.http_server import Request

@@ -12,7 +12,7 @@ from audience_sync.core.model import Computation, Json, TraitType
 from audience_sync.destinations.change_events import newest
 from audience_sync.destinations.mappings import Mapping, make_mapping
 from audience_sync.destinations.open_changes import OpenChange
-from audience_sync.destinations.profile_events import NOT_MAPPED, ProfileEvents
+from audience_sync.destinations.rendered_events import NOT_MAPPED, ProfileEvents
 from audience_sync.destinations.schematic.schematic_actions import IDENTIFY_USER, TRACK_EVENT
 from audience_sync.destinations.schematic.schematic_renderer import NOBODY, resolve_changes
 from tests.factories import company_identifiers, make_event, make_open, make_renderer, rendered

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import Computation, Json
-from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.mappings import Mapping, make_mapping
 from audience_sync.destinations.open_changes import OpenChange, OpenChanges
-from audience_sync.destinations.profile_events import ProfileEvents
+from audience_sync.destinations.rendered_events import BatchContents, ProfileEvents
 from audience_sync.destinations.schematic.schematic_actions import IDENTIFY_USER
 from audience_sync.destinations.schematic.schematic_renderer import resolve_changes
 from audience_sync.errors import MappingError

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core.keys import canonical
-from audience_sync.destinations.batch_contents import BatchContents, traits
+from audience_sync.destinations.rendered_events import BatchContents, traits
 from audience_sync.destinations.schematic.wire_format import batch_body
 from tests.factories import NOON, make_event, make_open
 

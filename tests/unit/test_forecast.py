@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from audience_sync.core.forecast import Forecast, ProfileCounter, forecast
-from audience_sync.destinations.event_volume import Volume, joined, volume
 from audience_sync.destinations.mappings import make_mapping
+from audience_sync.destinations.sample_changes import Volume, joined, volume
 from audience_sync.destinations.schematic.schematic_actions import IDENTIFY_USER, TRACK_EVENT
 from tests.factories import make_open, make_renderer
 

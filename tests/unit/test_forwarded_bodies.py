@@ -10,10 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audience_sync.core import exact_json
-from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.mappings import Mapping, judge, make_mapping, presets
-from audience_sync.destinations.profile_events import ForwardedProfileEvents
-from audience_sync.destinations.rendered_events import ForwardedEvent, RenderedEvent
+from audience_sync.destinations.rendered_events import (
+    BatchContents,
+    ForwardedEvent,
+    ForwardedProfileEvents,
+    RenderedEvent,
+)
 from audience_sync.destinations.schematic.schematic_actions import ACTIONS, IDENTIFY_USER, TRACK_EVENT
 from audience_sync.destinations.schematic.schematic_renderer import SchematicRenderer
 

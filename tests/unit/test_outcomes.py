@@ -10,16 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audience_sync.destinations.backoff import LONGEST_ASKED, backoff
-from audience_sync.destinations.http_outcomes import HttpAnswer, describe, retry_after
 from audience_sync.destinations.outcomes import (
+    LONGEST_ASKED,
     BatchAccepted,
     BatchRejected,
     BatchTooLarge,
+    HttpAnswer,
     Outcome,
     RefusedKey,
     RetryLater,
     WrongDestination,
+    backoff,
+    describe,
+    retry_after,
 )
 from audience_sync.destinations.schematic.schematic_outcomes import classify
 from tests.factories import NOON

@@ -8,7 +8,7 @@ import pytest
 
 from audience_sync.clock import Clock
 from audience_sync.delivery.claims import Pool
-from audience_sync.destinations.batch_contents import BatchContents
+from audience_sync.destinations.rendered_events import BatchContents
 from audience_sync.store.batches import Batch
 from tests.factories import make_event, make_open
 

@@ -17,10 +17,9 @@ from audience_sync.core import exact_json
 from audience_sync.core.keys import canonical
 from audience_sync.core.model import ChangeKind, Json
 from audience_sync.destinations.actions import BodyRejection
-from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.mappings import Made, Mapping, apply, is_shared
 from audience_sync.destinations.open_changes import OpenChange, OpenChanges
-from audience_sync.destinations.rendered_events import Carried, RenderedEvent, key_between, key_ends
+from audience_sync.destinations.rendered_events import BatchContents, Carried, RenderedEvent, key_between, key_ends
 from audience_sync.destinations.schematic.wire_format import with_idempotency_key
 from audience_sync.segment.fql.trigger_tree import fields
 from audience_sync.segment.mapping.template import reads

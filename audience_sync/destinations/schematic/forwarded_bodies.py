@@ -10,8 +10,14 @@ from collections.abc import Sequence
 from audience_sync.core import exact_json
 from audience_sync.destinations.actions import BodyRejection, RejectionReason
 from audience_sync.destinations.mappings import Mapping, Verdict, judge
-from audience_sync.destinations.profile_events import ForwardedProfileEvents, UnsentEvent
-from audience_sync.destinations.rendered_events import ForwardedEvent, Origin, RenderedEvent, forwarded_key
+from audience_sync.destinations.rendered_events import (
+    ForwardedEvent,
+    ForwardedProfileEvents,
+    Origin,
+    RenderedEvent,
+    UnsentEvent,
+    forwarded_key,
+)
 from audience_sync.destinations.schematic.wire_format import with_idempotency_key
 from audience_sync.segment.segment_events import SegmentEvent
 

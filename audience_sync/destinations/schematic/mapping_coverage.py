@@ -10,7 +10,7 @@ import orjson
 from audience_sync.core.model import Computation
 from audience_sync.destinations.destination_protocol import Coverage
 from audience_sync.destinations.open_changes import OpenChange
-from audience_sync.destinations.profile_events import NOT_MAPPED, ProfileEvents
+from audience_sync.destinations.rendered_events import NOT_MAPPED, ProfileEvents
 
 Bodies: TypeAlias = list[dict[str, Any]]
 

@@ -25,8 +25,7 @@ from audience_sync.core.model import TraitType
 from audience_sync.core.text import redaction
 from audience_sync.destinations.destination_protocol import Diagnosis
 from audience_sync.destinations.http_connection import DeadlineConnection, Unanswered, is_proxied, lasting_problem
-from audience_sync.destinations.http_outcomes import HttpAnswer, describe, is_retryable
-from audience_sync.destinations.outcomes import Outcome
+from audience_sync.destinations.outcomes import HttpAnswer, Outcome, describe, is_retryable
 from audience_sync.destinations.schematic import schematic_diagnoses as diagnoses
 from audience_sync.destinations.schematic.schematic_destination import SchematicSection
 from audience_sync.destinations.schematic.schematic_outcomes import classify

@@ -15,8 +15,15 @@ import orjson
 
 from audience_sync.core.model import TraitType
 from audience_sync.destinations.destination_protocol import Diagnosis, Severity
-from audience_sync.destinations.http_outcomes import HttpAnswer, describe, is_html
-from audience_sync.destinations.outcomes import BatchRejected, RefusedKey, RetryLater, WrongDestination
+from audience_sync.destinations.outcomes import (
+    BatchRejected,
+    HttpAnswer,
+    RefusedKey,
+    RetryLater,
+    WrongDestination,
+    describe,
+    is_html,
+)
 from audience_sync.destinations.schematic.schematic_outcomes import classify, is_schematic_error
 
 SKEW: Final = timedelta(minutes=5)

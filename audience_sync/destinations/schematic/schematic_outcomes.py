@@ -6,16 +6,15 @@ from datetime import datetime
 
 import orjson
 
-from audience_sync.destinations import http_outcomes
-from audience_sync.destinations.http_outcomes import HttpAnswer, error_text
-from audience_sync.destinations.outcomes import BatchTooLarge, Outcome
+from audience_sync.destinations import outcomes
+from audience_sync.destinations.outcomes import BatchTooLarge, HttpAnswer, Outcome, error_text
 
 
 def classify(answer: HttpAnswer, *, now: datetime) -> Outcome:
     """Return what an answer to ``POST /batch`` means; Schematic also refuses the size of a batch with 400."""
     is_too_large = answer.status == 413 or "batch too large" in answer.text
     too_large = BatchTooLarge(_max_size(answer.text)) if is_too_large else None
-    return http_outcomes.classify(answer, now=now, too_large=too_large)
+    return outcomes.classify(answer, now=now, too_large=too_large)
 
 
 def is_schematic_error(answer: HttpAnswer) -> bool:

@@ -19,7 +19,6 @@ import orjson
 from audience_sync.core import exact_json
 from audience_sync.core.model import Computation, Json, TraitType
 from audience_sync.destinations.actions import Body, BodyRejection, RejectionReason
-from audience_sync.destinations.batch_contents import BatchContents
 from audience_sync.destinations.change_events import change_event, newest
 from audience_sync.destinations.destination_protocol import Coverage
 from audience_sync.destinations.mappings import (
@@ -31,13 +30,17 @@ from audience_sync.destinations.mappings import (
 )
 from audience_sync.destinations.mappings import Mapping as EventMapping
 from audience_sync.destinations.open_changes import OpenChange, OpenChanges
-from audience_sync.destinations.profile_events import (
+from audience_sync.destinations.rendered_events import (
     NOT_MAPPED,
+    BatchContents,
+    Carried,
+    ForwardedEvent,
     ForwardedProfileEvents,
     ProfileEvents,
     RejectedChange,
+    RenderedEvent,
+    idempotency_key,
 )
-from audience_sync.destinations.rendered_events import Carried, ForwardedEvent, RenderedEvent, idempotency_key
 from audience_sync.destinations.sample_changes import AT, PEOPLE, sample, sample_values
 from audience_sync.destinations.schematic.compiled_bodies import CompiledBodies
 from audience_sync.destinations.schematic.forwarded_bodies import render_forwarded
