@@ -16,6 +16,6 @@ def test_the_list_has_errors_hints_help_and_questions() -> None:
 
     assert "there is no membership database at {…}" in found
     assert "create it with `audience-sync init`" in found
-    assert "Give up after waiting this long for Schematic or for another process." in found
+    assert "Give up after waiting this long for the destination or another process." in found
     assert any(line.startswith("Deliver everything pending, then exit.") for line in found)
     assert not [line for line in found if line.startswith(("SELECT ", "Return ", "INSERT "))]

@@ -36,7 +36,7 @@ Wait = Annotated[
     typer.Option(
         parser=duration,
         metavar="DURATION",
-        help="Give up after waiting this long for Schematic or for another process.",
+        help="Give up after waiting this long for the destination or another process.",
     ),
 ]
 

@@ -355,7 +355,7 @@ def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> R
         run = writer.commit(found) if _goes_unguarded(job, run) else writer.stage(found)
     with workspace.database.read() as connection:
         members = audiences.by_id(connection, run.audience_id).members
-    return RunReport(run, job.audience.key, members, found.rejections.counts)
+    return RunReport(run, job.audience.key, members, found.rejections.counts, is_unread=found.is_known)
 
 
 def _goes_unguarded(job: Job, run: RunRow) -> bool:

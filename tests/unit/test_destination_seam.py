@@ -16,7 +16,6 @@ GENERIC = ("checks", "cli", "daemon", "delivery", "runtime.py", "store", "sync",
 MAY_NAME_IT = {
     "cli/demo_commands.py": "the demo and the sandbox are those of Schematic",
     "cli/main.py": "the help is written before a configuration is read",
-    "cli/operate_commands.py": "the help of the group `dead` is written before a configuration is read",
     "cli/setup_commands.py": "`init` explains the configuration that it writes",
     "cli/systemd_units.py": "the units name the variable of the key that the example configuration names",
     "daemon/dispatcher.py": "names of log events that scripts read",
