@@ -21,8 +21,8 @@
         DestinationAway              exit 1   Schematic cannot be reached now
       ApprovalRefused                exit 2   the plan cannot be approved any more
 
-The CLI prints ``error:`` with the message and ``hint:`` with the hint, and exits with the exit code, which the README
-lists.
+The CLI prints ``error:`` with the message and ``hint:`` with the hint, and exits with the exit code. Three codes belong
+to no error: `DELIVERIES_OPEN` (3), `WAITS_FOR_A_PERSON` (4) and `INTERRUPTED` (130).
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def run(context: typer.Context) -> None:
         key = resolve_api_key(settings.section, os.environ)
         logs.configure()
         with engine.working(settings, clock(), warn=run_output.warn) as workspace:
-            run_output.using(workspace.database)
-            run_output.exposed(settings)
+            run_output.print_database(workspace.database)
+            run_output.warn_exposed_files(settings)
             daemon.run(workspace, settings, key, stop=stop, reload=reload)
 
 
@@ -116,7 +116,7 @@ def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Work
                 settings, clock(), any_age=any_age, warn=run_output.warn, on_wait=run_output.waiting_for_lock
             )
             with opened as workspace:
-                run_output.using(workspace.database)
+                run_output.print_database(workspace.database)
                 try:
                     yield workspace, stop
                 finally:

@@ -14,6 +14,7 @@ from audience_sync.cli.context import settings_of
 from audience_sync.cli.sync_commands import instant
 from audience_sync.cli.text_table import TableView
 from audience_sync.core.model import to_ms
+from audience_sync.segment.segment_events import stored_id
 from audience_sync.store import event_reports
 from audience_sync.store.database import Database
 from audience_sync.store.event_reports import EVENT_COLUMNS, REASON_COLUMNS, UNSENT_COLUMNS, EventState
@@ -69,7 +70,7 @@ def events(
         if reasons:
             _print_reasons(database, since, limit=limit, format=format)
             return
-        found = event_reports.open_events(database, profile_key=user, state=state)
+        found = event_reports.open_events(database, profile_key=user and stored_id(user), state=state)
         if format is Format.JSON:
             found = map(with_payload, found)
         print_records(found, EVENT_COLUMNS, format=format, limit=limit, shown=EVENTS_SHOWN)

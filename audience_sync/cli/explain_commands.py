@@ -20,6 +20,7 @@ from audience_sync.audiences.shown_sql import written_sql
 from audience_sync.cli import preview_output
 from audience_sync.cli.console import Format, FormatOption, Progress, Sheet, harmless, json_line, print_records
 from audience_sync.cli.context import clock, console, out, settings_of
+from audience_sync.cli.inspect_commands import UserArgument
 from audience_sync.cli.sync_commands import Now
 from audience_sync.cli.text_table import Record, wrap
 from audience_sync.config import Audience, Settings
@@ -224,8 +225,8 @@ def _has(row: AudienceRow, record: StoredRecord) -> str:
     is_trait = row.computation.has_values
     if not record["member"]:
         return "no value" if is_trait else "not a member"
-    what = f"the value {record['value']}, present" if is_trait else "a member"
-    return f"{what} since {instant_text(record['since'])}, by run {record['run_id']}"
+    what = f"the value {record['value']}" if is_trait else "a member"
+    return f"{what} since {instant_text(record['since'])} (run {record['run_id']})"
 
 
 def _next(row: AudienceRow, explanation: Explanation, record: StoredRecord, hold: Hold | None, *, sync: str) -> str:
@@ -279,7 +280,7 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     context: typer.Context,
-    user: Annotated[str, typer.Argument(metavar="USER", help="A profile key: the value of the identity.")],
+    user: UserArgument,
     audience: Annotated[
         str | None, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
     ] = None,
@@ -420,6 +421,7 @@ def _interruptible(work: Callable[[], T]) -> T:
     with stoppable(lambda: None) as stop:
         try:
             return work()
-        finally:
+        except AudienceSyncError:
             if stop.is_set():
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt from None
+            raise

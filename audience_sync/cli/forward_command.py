@@ -306,14 +306,15 @@ def _show(settings: Settings, file: str, *, format: Format) -> None:
     """
     name = name_of(file)
     sheet = ForwardSheet(settings.mappings, format=format)
-    posted = partial(settings.destination.posted, key=REDACTED)
+    destination = settings.destination
+    shown = partial(preview, destination=destination.display_name, posted=partial(destination.posted, key=REDACTED))
     try:
         with open_events(file) as stream, _progress(name, format) as show:
             for found in read_events(stream, name=name):
                 if isinstance(found, BadLine):
                     sheet.bad.add(found)
                 else:
-                    sheet.add(preview(found, settings.mappings, posted=posted))
+                    sheet.add(shown(found, settings.mappings))
                 show("forwarding", found.line)
     except SourceError:
         sheet.close()

@@ -54,6 +54,12 @@ HISTORY_SHOWN = TableView(
 )
 REJECTIONS_SHOWN = TableView(reports.REJECTION_COLUMNS, optional=("run_id", "audience"))
 
+UserArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="USER", help="The user's profile key: the value of the configured identity, such as their userId."
+    ),
+]
 AudienceArgument = Annotated[
     str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
 ]
@@ -108,7 +114,7 @@ def members(
 
 def profile(
     context: typer.Context,
-    user: Annotated[str, typer.Argument(metavar="USER", help="A profile key: the value of the identity.")],
+    user: UserArgument,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:

@@ -16,12 +16,13 @@ from audience_sync import runtime as engine
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, LimitOption, print_records
 from audience_sync.cli.context import clock, console, out, settings_of
-from audience_sync.cli.inspect_commands import LIMIT, AudienceArgument, OptionalAudience
+from audience_sync.cli.inspect_commands import LIMIT, AudienceArgument, OptionalAudience, UserArgument
 from audience_sync.cli.status_commands import chosen_audience, known_audience
 from audience_sync.cli.text_table import TableView
 from audience_sync.config import Settings
 from audience_sync.core.text import counted
 from audience_sync.errors import ConfigError, LeaseHeld
+from audience_sync.segment.segment_events import stored_id
 from audience_sync.store import audiences, backup_mark, batches, dead_letters, erasure, generations, identifiers, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
@@ -145,7 +146,7 @@ def resume(context: typer.Context, audience: AudienceArgument) -> None:
 
 def forget(
     context: typer.Context,
-    user: Annotated[str, typer.Argument(metavar="USER", help="A profile key: the value of the identity.")],
+    user: UserArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Erase one user from the membership database.
@@ -154,6 +155,7 @@ def forget(
     next sync.
     """
     settings = settings_of(context)
+    user = stored_id(user) or user
     with engine.working(settings, clock(), any_age=True) as workspace:
         with workspace.database.read() as connection:
             found = erasure.known_traces(connection, user)
@@ -178,7 +180,7 @@ def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, 
     lasts = int(2 * (timeout.total_seconds() + workspace.tuning.claim_margin_seconds) * 1000)
     while True:
         with workspace.database.write() as connection:
-            identifiers.lock_take(connection)
+            identifiers.block_taking(connection)
             now, holder = workspace.now_ms(connection), workspace.holder.name
             ends = batches.seize(connection, user, holder=holder, now_ms=now, claim_until=now + lasts)
             if ends <= now:

@@ -424,7 +424,7 @@ def _explained(reason: RowFault, destination: str) -> str:
         RowFault.UNUSABLE_TEXT: "the identity has control characters or is not valid text",
         RowFault.UNSUPPORTED_TYPE: "the identity is not text, a whole number or a UUID",
         RowFault.PLACEHOLDER_KEY: "the identity is a placeholder for a missing value, such as NULL",
-        RowFault.DECIMAL_KEY: "the identity is a number not written as a whole number, such as 1.14739E+18",
+        RowFault.DECIMAL_KEY: "the identity is a number in decimal or scientific notation, such as 1.14739E+18",
         RowFault.DUPLICATE: (
             "another row with the same identity is used: it has more identifiers or sorts first as JSON"
         ),

@@ -43,12 +43,12 @@ REPORT_SHOWN = TableView(
 )
 
 
-def using(database: Database) -> None:
+def print_database(database: Database) -> None:
     """Print which membership database a command uses."""
     console.print(Text(f"membership database: {display_url(database.engine.url)}"))
 
 
-def exposed(settings: Settings) -> None:
+def warn_exposed_files(settings: Settings) -> None:
     """Warn about files that other users can access; see `checks.check_permissions`."""
     for finding in check_permissions.look(settings):
         warn(f"{finding.subject} {finding.message}; hint: {finding.remedy}")
@@ -186,7 +186,7 @@ def exit_code(
     return DELIVERIES_OPEN if is_open else 0
 
 
-def released(database: Database, run: RunRow) -> None:
+def print_released(database: Database, run: RunRow) -> None:
     """Print the audiences that this run held and that are due now."""
     if run.state is not RunState.SUCCEEDED or run.partial:
         return
@@ -198,7 +198,7 @@ def released(database: Database, run: RunRow) -> None:
             )
 
 
-def orphans(database: Database, settings: Settings) -> None:
+def warn_orphans(database: Database, settings: Settings) -> None:
     """Print the audiences that are in the database but not in the configuration; nothing changes them automatically."""
     known = {audience.key for audience in settings.audiences}
     with database.read() as connection:
@@ -220,7 +220,7 @@ def shared_identifiers(database: Database, settings: Settings) -> None:
         warn(f"{sentence}; hint: {identifiers.SHARED_HINT}")
 
 
-def renames(database: Database, settings: Settings, chosen: Sequence[Audience]) -> None:
+def warn_renames(database: Database, settings: Settings, chosen: Sequence[Audience]) -> None:
     """Warn about audiences that were synced under another key before: a sync would send all their members again."""
     with database.read() as connection:
         known = audiences.every(connection)

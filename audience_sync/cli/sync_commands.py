@@ -24,7 +24,7 @@ from audience_sync.cli.status_commands import known_audience
 from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import RunState
 from audience_sync.core.text import counted, instant_text
-from audience_sync.errors import AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
+from audience_sync.errors import WAITS_FOR_A_PERSON, AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
 from audience_sync.store import audiences, restored_backup, runs
 from audience_sync.store.reports import iso
 from audience_sync.store.runs import RunRow
@@ -114,7 +114,7 @@ def sync(
     if create:
         engine.create(settings)
     with working(settings, any_age=resync and force) as (workspace, stop):
-        run_output.exposed(settings)
+        run_output.warn_exposed_files(settings)
         if resync and force and _accept_older(workspace, settings) and not settings.audiences:
             return  # the database only forwards events, so there is nothing to sync
         reports: list[RunReport] = []
@@ -140,7 +140,7 @@ def sync(
                 failures.append(error)
                 run_output.failed(audience.key, error)
         for report in reports:
-            run_output.released(workspace.database, report.run)
+            run_output.print_released(workspace.database, report.run)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         sent = run_output.show_runs(workspace.database, reports, format=format)
         run_output.shared_identifiers(workspace.database, settings)
@@ -210,8 +210,8 @@ def plan(
             sheet.show(audience, made)
             blocked = blocked or bool(made.refusals) or made.held is not None
         sheet.close()
-        run_output.orphans(workspace.database, settings)
-    raise typer.Exit(run_output.exit_code([], failures, None) or (4 if blocked else 0))
+        run_output.warn_orphans(workspace.database, settings)
+    raise typer.Exit(run_output.exit_code([], failures, None) or (WAITS_FOR_A_PERSON if blocked else 0))
 
 
 def approve(
@@ -242,7 +242,7 @@ def approve(
             at = instant_text(iso(before.approved_at))
             console.print(f"run {before.id} was already approved at {at}, and its changes are applied")
         else:
-            run_output.released(workspace.database, approved)
+            run_output.print_released(workspace.database, approved)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         shown = [] if is_applied and format is Format.TABLE else [approved.id]
         sent = run_output.show_run_ids(workspace.database, shown, format=format)
@@ -349,7 +349,7 @@ def _chosen(workspace: Workspace, settings: Settings, names: list[str] | None) -
     Prints which are skipped, and which were renamed and therefore start over.
     """
     chosen = [settings.audience(name) for name in names] if names else _active(workspace, settings)
-    run_output.renames(workspace.database, settings, chosen)
+    run_output.warn_renames(workspace.database, settings, chosen)
     return chosen
 
 

@@ -1,4 +1,4 @@
-"""What a query says of somebody without any of certain events: enough to know whom nobody has to look at."""
+"""The result of a query for a user without certain events: users who cannot match are not looked at."""
 
 from __future__ import annotations
 

@@ -136,27 +136,27 @@ class TemplateDialect(Dialect):
     def inside(self, document: Expression, kind: str, path: tuple[str, ...]) -> Value:
         """Return what lies at a path; of texts and other types, too, which are read as JSON then."""
         templates = self.templates
-        if not re.fullmatch(templates.jsons, kind):
-            is_text = re.fullmatch(templates.texts, kind)
+        if not _fits(templates.jsons, kind):
+            is_text = _fits(templates.texts, kind)
             document = self._parsed(document) if is_text else _sql(templates.to_json, x=document)
         return _Document(document, self).at(path)
 
     def column(self, column: Expression, kind: str) -> Value:
         """Return a column as a value."""
         templates = self.templates
-        if re.fullmatch(templates.numbers, kind):
+        if _fits(templates.numbers, kind):
             return NumberValue(column, self)
-        if re.fullmatch(templates.truths, kind):
+        if _fits(templates.truths, kind):
             return TruthValue(column, self)
-        if re.fullmatch(templates.moments, kind):
+        if _fits(templates.moments, kind):
             at = _sql(templates.instant, _INSTANT, x=column)
-            written = templates.written_date if re.fullmatch(templates.dates, kind) else templates.written
+            written = templates.written_date if _fits(templates.dates, kind) else templates.written
             return MomentValue(at, _sql(written, sa.Text(), x=at), self)
-        if re.fullmatch(templates.texts, kind):
+        if _fits(templates.texts, kind):
             return TextValue(column, self)
-        if re.fullmatch(templates.castable, kind):
+        if _fits(templates.castable, kind):
             return TextValue(self._text(column), self)
-        return _Document(column if re.fullmatch(templates.jsons, kind) else _sql(templates.to_json, x=column), self)
+        return _Document(column if _fits(templates.jsons, kind) else _sql(templates.to_json, x=column), self)
 
     def document(self, json: Expression) -> Value:
         """Return an expression of JSON as a value."""
@@ -177,9 +177,9 @@ class TemplateDialect(Dialect):
     def timeline(self, column: Expression, kind: str) -> Timeline:
         """Return the time of an event; numbers are unix seconds, or milliseconds when they are that large."""
         templates = self.templates
-        if re.fullmatch(templates.moments, kind):
+        if _fits(templates.moments, kind):
             at: Expression = _sql(templates.instant, _INSTANT, x=column)
-        elif re.fullmatch(templates.numbers, kind):
+        elif _fits(templates.numbers, kind):
             number = sa.cast(column, sa.Double)
             milliseconds = sa.case((sa.func.abs(number) >= fixed(SECONDS_UP_TO), number), else_=number * fixed(1000))
             exists = number.between(fixed(-LAST_MILLISECOND), fixed(LAST_MILLISECOND))  # NaN is beyond
@@ -211,7 +211,7 @@ class TemplateDialect(Dialect):
 
     def key(self, column: Expression, kind: str) -> Expression:
         """Return a column as text, whole numbers in digits alone."""
-        is_number = re.fullmatch(self.templates.numbers, kind)
+        is_number = _fits(self.templates.numbers, kind)
         return _sql(self.templates.whole_key, sa.Text(), x=column) if is_number else self._text(column)
 
     def matches(self, text: Expression, pattern: str) -> Truth:
@@ -228,7 +228,7 @@ class TemplateDialect(Dialect):
 
     def family(self, kind: str) -> str:
         """Return what types compare with one another: all numbers do."""
-        return "number" if re.fullmatch(self.templates.numbers, kind) else super().family(kind)
+        return "number" if _fits(self.templates.numbers, kind) else super().family(kind)
 
     def ordered(self, text: Expression) -> Expression:
         """Return a text so that it compares by code point."""
@@ -247,6 +247,11 @@ class TemplateDialect(Dialect):
 
     def _text(self, expression: Expression) -> Expression:
         return _sql(self.templates.text, sa.Text(), x=expression)
+
+
+def _fits(pattern: str, kind: str) -> bool:
+    """Return whether a type is one of those that a pattern names; names in quotes within it can have any character."""
+    return re.fullmatch(pattern, kind, re.DOTALL) is not None
 
 
 def _sql(template: str, type_: sa.types.TypeEngine[Any] = _ANY, **parts: Expression) -> Expression:

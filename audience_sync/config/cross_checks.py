@@ -113,7 +113,7 @@ def _keys(entries: Entries) -> Iterator[Problem]:
                 yield Problem(place, f"missing: the name {name!r} has no letters or digits for an automatic key")
             elif len(key) > MAX_KEY_LENGTH:
                 yield Problem(
-                    place, f"missing: the automatic key from the name would be longer than {MAX_KEY_LENGTH} characters"
+                    place, f"required here: the key made from the name would exceed {MAX_KEY_LENGTH} characters"
                 )
         if not isinstance(key, str) or not key:
             continue

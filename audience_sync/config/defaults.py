@@ -1,7 +1,7 @@
 """The default of every setting, table by table.
 
 The tables refer here, and nothing else states a default: what the file leaves out is what stands on this page. The
-fields of a mapping are the exception: their defaults are Segment's presets (`destinations.schematic.presets`).
+fields of a mapping are the exception: their defaults are the presets of `destinations.schematic.schematic_actions`.
 """
 
 from __future__ import annotations

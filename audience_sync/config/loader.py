@@ -21,7 +21,7 @@ from audience_sync.config.cross_checks import check
 from audience_sync.config.line_numbers import lines_of, place_of
 from audience_sync.config.mapping_tables import check_mappings
 from audience_sync.config.problems import refuse, translate
-from audience_sync.config.query_tables import check_queries, foundations, key_of, user_column
+from audience_sync.config.query_tables import check_queries, dependency_digests, key_of, user_column
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.source_tables import SourceTable, check_sources, make_source
 from audience_sync.config.tables import AudienceTable, Document, GuardTable, ScheduleTable, TraitTable, read_document
@@ -108,7 +108,7 @@ def _syntax_error(path: Path, message: str, text: str) -> ConfigError:
 def _settle(document: Document, path: Path) -> Settings:
     """Return the settings of a document without problems: defaults filled in, overrides applied."""
     entries = [*document.audiences, *document.traits]
-    rests_on = foundations(document)
+    rests_on = dependency_digests(document)
     return Settings(
         path=path,
         identity=document.identity,

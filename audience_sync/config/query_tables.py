@@ -102,10 +102,10 @@ def check_queries(raw: Raw) -> Iterator[Problem]:
             graph[key] = asked
         if location[0] == "traits":
             yield from _type(entry, location, read_scalar(text))
-        yield from _rooms(raw, entry, location, tree=tree, keys=places)
+        yield from _check_places(raw, entry, location, tree=tree, keys=places)
         yield from _neighbours(raw, entries, location, asked={one: places[one] for one in sorted(asked)})
         yield from _identifiers(raw, entry, location)
-    yield from _circle(graph, places)
+    yield from _cycle(graph, places)
 
 
 def _key(entry: Raw) -> str | None:
@@ -123,20 +123,22 @@ def _source_name(raw: Raw, entry: Raw) -> str | None:
     return name if isinstance(name, str) and name in sources else None
 
 
-def _room(raw: Raw, entry: Raw, room: str) -> Mapping[str, Any] | None:
+def _place_in_source(raw: Raw, entry: Raw, kind: str) -> Mapping[str, Any] | None:
     """Return the `events` or `profiles` of an entry's source as the file has them; None: it has none."""
     name = _source_name(raw, entry)
     source = raw["sources"][name] if name is not None else None
-    found = source.get(room) if isinstance(source, dict) else None
+    found = source.get(kind) if isinstance(source, dict) else None
     return found if isinstance(found, dict) else None
 
 
-def _rooms(raw: Raw, entry: Raw, location: Location, *, tree: Query, keys: Mapping[str, Location]) -> Iterator[Problem]:
+def _check_places(
+    raw: Raw, entry: Raw, location: Location, *, tree: Query, keys: Mapping[str, Location]
+) -> Iterator[Problem]:
     """Check that the source says where the events and profiles are that a query asks for."""
     name = _source_name(raw, entry)
     if name is None:
         return
-    events, profiles = _room(raw, entry, "events"), _room(raw, entry, "profiles")
+    events, profiles = _place_in_source(raw, entry, "events"), _place_in_source(raw, entry, "profiles")
     place = (*location, "query")
     if events is None and any(isinstance(node, Stream) for node in walk(tree)):
         yield Problem(place, f"uses events, but [sources.{name}.events] is not defined")
@@ -177,12 +179,12 @@ def _neighbours(raw: Raw, entries: Entries, location: Location, *, asked: Mappin
 
 def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
     """Check that the identifiers of a query can be found: they are columns of the profiles."""
-    profiles, events = _room(raw, entry, "profiles"), _room(raw, entry, "events")
+    profiles, events = _place_in_source(raw, entry, "profiles"), _place_in_source(raw, entry, "events")
     identity = raw.get("identity", defaults.IDENTITY)
     if profiles is None and events is None:
         return
     user = (profiles if profiles is not None else events or {}).get("user", defaults.USER_COLUMN)
-    room = "profiles" if profiles is not None else "events"
+    kind = "profiles" if profiles is not None else "events"
     for setting in ("user_keys", "company_keys"):
         keys = entry.get(setting)
         for key, column in keys.items() if isinstance(keys, dict) else ():
@@ -190,7 +192,7 @@ def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
                 if column != user:
                     sentence = (
                         "cannot be set for a query: the identity is the column `user` of"
-                        f" [sources.NAME.{room}], here `{user}`; remove it"
+                        f" [sources.NAME.{kind}], here `{user}`; remove it"
                     )
                     yield Problem((*location, setting, key), sentence)
             elif profiles is None:
@@ -198,7 +200,7 @@ def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
                 yield Problem((*location, setting, key), sentence)
 
 
-def _circle(graph: Mapping[str, frozenset[str]], places: Mapping[str, Location]) -> Iterator[Problem]:
+def _cycle(graph: Mapping[str, frozenset[str]], places: Mapping[str, Location]) -> Iterator[Problem]:
     from audience_sync.query.references import find_cycle  # noqa: PLC0415 - few files have any
 
     circle = find_cycle(graph)
@@ -206,7 +208,7 @@ def _circle(graph: Mapping[str, frozenset[str]], places: Mapping[str, Location])
         yield Problem((*places[circle[0]], "query"), f"uses itself: {' → '.join(circle)}")
 
 
-def foundations(document: Document) -> dict[str, str]:
+def dependency_digests(document: Document) -> dict[str, str]:
     """Return, for each query by its key, a digest of where its events and profiles are and of all it asks for by key.
 
     A query means other people when any of that changes, though its text does not.

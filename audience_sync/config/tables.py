@@ -128,7 +128,7 @@ class TraitTable(AudienceTable):
 
 
 class MappingTable(Table):
-    """`[[mappings]]`: one mapping as it is written; `loader` makes it, and so finds what is wrong with its parts."""
+    """`[[mappings]]`: one mapping as it is written; `mapping_tables` makes it and finds what is wrong with it."""
 
     name: Text
     trigger: str | None = None

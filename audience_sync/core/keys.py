@@ -71,7 +71,7 @@ class RowFault(StrEnum):
     UNUSABLE_TEXT = "unusable_text"  # control characters, or text that is not valid UTF-8
     UNSUPPORTED_TYPE = "unsupported_type"
     PLACEHOLDER_KEY = "placeholder_key"  # a text that stands for a missing value, such as NULL
-    DECIMAL_KEY = "decimal_key"  # in a text file: a number that is not written as a whole number, such as 1.14739E+18
+    DECIMAL_KEY = "decimal_key"  # in a text file: a number in decimal or scientific notation, such as 1.14739E+18
     DUPLICATE = "duplicate"  # another row of the same key is used; see `rows.distinct`
     OMITTED_IDENTIFIER = "omitted_identifier"  # another identifier of the row is unusable and was left out
     NULL_VALUE = "null_value"  # a computed trait has none for this profile

@@ -111,9 +111,9 @@ def apply(mapping: Mapping, event: SegmentEvent) -> Made | BodyRejection | None:
         return BodyRejection(RejectionReason.UNENCODABLE, "", f"the body cannot be written as JSON: {error}")
 
 
-def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping]) -> Verdict:
-    """Pass an event through its integrations object and every enabled mapping."""
-    reason = kept_away(event.get("integrations"), event.get("options"))
+def judge(event: SegmentEvent, mappings: abc.Iterable[Mapping], *, destination: str) -> Verdict:
+    """Pass an event through its integrations object, which names destinations, and every enabled mapping."""
+    reason = kept_away(event.get("integrations"), event.get("options"), destination=destination)
     if reason is not None:
         return Verdict([], [], reason)
     bodies: list[tuple[Mapping, Made]] = []

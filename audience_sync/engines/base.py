@@ -1,8 +1,6 @@
 """The interface of a kind of source database: an `Engine`, and the `Session` that it opens.
 
-To add a database, write one module with an `ENGINE` and give it a line in `registry.py`; `tests/conformance` then runs
-the same tests on it as on all others. A database that SQLAlchemy has a driver for can take its connection from
-`sqlalchemy_engine`, and its dialect is a table of `Templates`.
+The docstring of the package lists the steps of adding one.
 """
 
 from __future__ import annotations
@@ -111,7 +109,7 @@ def everything(names: Sequence[str]) -> Statement:
 def url_of(source: Source) -> URL:
     """Return the URL of a source that is a database."""
     if source.url is None:
-        raise AssertionError("its engine reads no files")
+        raise AssertionError("the engine reads a database, but the source has no url")
     return source.url.get_secret_value()
 
 

@@ -1,4 +1,4 @@
-"""The clock that stops a query."""
+"""Stop a query that exceeds its time limit."""
 
 from __future__ import annotations
 

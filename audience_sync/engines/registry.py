@@ -21,7 +21,7 @@ class Entry(NamedTuple):
     packages: Sequence[str] = ()
 
 
-FILES: Final = "files"
+FILES: Final = "Parquet files"  # not a name that a URL can have
 TEXT_FILES: Final = "text files"
 ENGINES: Final[Mapping[str, Entry]] = {
     "sqlite": Entry("sqlite_engine"),

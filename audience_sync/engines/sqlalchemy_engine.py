@@ -49,6 +49,7 @@ LEXES: Mapping[str, Lexis] = {
     "mariadb": _MYSQL,
     "bigquery": _MYSQL,
     "clickhouse": _MYSQL,
+    "clickhousedb": _MYSQL,
     "databricks": _SPARK,
     "hive": _SPARK,
     "snowflake": Lexis(backslashes=True, dollar_quotes=True, line_comments=("--", "//")),

@@ -121,7 +121,7 @@ def duration_of(amount: str, unit: TimeUnit) -> Duration:
         ValueError: it has another amount than a whole number, or is longer than 1,000 years.
     """
     if not amount.isdecimal():
-        raise ValueError(f"a duration must be a whole number, such as `36 hours`; `{amount}` is not")
+        raise ValueError(f"a duration needs a whole number and a unit, such as `36 hours`, not `{amount}`")
     duration = Duration(int(amount), unit)
     if seconds_about(duration) > LONGEST_DURATION:
         raise ValueError("a duration must be at most 1,000 years")

@@ -1,1 +1,1 @@
-"""Segment's language: mappings, FQL triggers, integrations and timestamps, with no reference to a destination."""
+"""Segment's language: mappings, FQL triggers, integrations and timestamps, whatever the destination is."""

@@ -25,9 +25,6 @@ TYPES: Final = ("identify", "track", "page", "screen", "group", "alias")
 MOST_BYTES: Final = 32 * 1024
 """The most bytes of one event, as JSON (Segment's limit)."""
 
-NAME: Final = "Schematic"
-"""The destination in the `integrations` object of an event."""
-
 MOST_NAME: Final = 200  # characters of an event's name that are kept next to it, for people to look at
 _ANY_TEXT = KeyRules(placeholders=())  # applications may call a user as they like
 
@@ -149,14 +146,17 @@ def refuse(place: int, found: Json | NotAnEvent, why: NotAnEvent) -> RefusedEven
     event = found if isinstance(found, dict) else {}
     kind = event.get("type")
     known = kind if isinstance(kind, str) and kind in TYPES else "unknown"
-    return RefusedEvent(place, known, _key(event.get("messageId")) or "", why)
+    return RefusedEvent(place, known, stored_id(event.get("messageId")) or "", why)
 
 
 def arrive(event: SegmentEvent, text: bytes) -> Arrival:
     """Return an event with its keys; `text` is its JSON, from which an event without a messageId gets one."""
-    message_id = _key(event.get("messageId")) or f"made-{blake2b(text, digest_size=16).hexdigest()}"
+    message_id = stored_id(event.get("messageId")) or f"made-{blake2b(text, digest_size=16).hexdigest()}"
     profile_key = (
-        _key(event.get("userId")) or _key(event.get("anonymousId")) or _key(event.get("groupId")) or message_id
+        stored_id(event.get("userId"))
+        or stored_id(event.get("anonymousId"))
+        or stored_id(event.get("groupId"))
+        or message_id
     )
     name = event.get("event") or event.get("name")
     return Arrival(
@@ -168,12 +168,15 @@ def arrive(event: SegmentEvent, text: bytes) -> Arrival:
     )
 
 
-def _key(value: Json) -> str | None:
-    """Return an id as text; one that is too long or unprintable for a key is known by its hash; None if it is none."""
+def stored_id(value: Json) -> str | None:
+    """Return the text that stands for an id in the database, or None for a value that is not an id.
+
+    An id that is longer than `keys.MAX_KEY_LENGTH`, or unprintable, is stored as its hash.
+    """
     if value is None or value == "" or isinstance(value, dict | list | bool):
         return None
     text = None if isinstance(value, LongFraction) else stringify(value, _ANY_TEXT)
-    if type(text) is str:  # else a Reason, which is a str as well
+    if type(text) is str:  # else a RowFault, which is a str as well
         return text
     return f"hash-{blake2b(exact_json.dumps(value), digest_size=16).hexdigest()}"
 
@@ -187,29 +190,31 @@ def _is_utf8(text: bytes) -> bool:
 
 
 class KeptAway(StrEnum):
-    """Why an event is kept away from Schematic."""
+    """Why an event is kept away from a destination."""
 
     FILTERED = "filtered_by_integrations_object"
-    UNKNOWN_NAME = "unknown_integration"  # it names Schematic, but not by its exact name, which is as not naming it
+    UNKNOWN_NAME = "unknown_integration"  # a name that is nearly that of the destination counts for nothing
 
 
-def kept_away(integrations: Json, options: Json = None) -> KeptAway | None:
-    """Return why an event with these `integrations`, or `options`, is kept away; None if it is not.
+def kept_away(integrations: Json, options: Json = None, *, destination: str) -> KeptAway | None:
+    """Return why an event with these `integrations`, or `options`, is kept away from a destination; None if it is not.
 
-    The key `All`, in any case, says it for every destination that is not named; the key `Schematic`, in exactly this
-    case, for Schematic. Under that name only `false` keeps an event away: an object, a text or null are options of a
-    destination that is on. Libraries of the past wrote the same into `options` or `options.providers`.
+    The key `All`, in any case, is for every destination that is not named; the name of a destination, in exactly its
+    case, for that one. Under a name only `false` keeps an event away: an object, a text or null are options of a
+    destination that is on. Older libraries wrote the same into `options` or `options.providers`.
     """
     if not integrations and not options:  # most events have none, or an empty object
         return None
     providers = options.get("providers") if isinstance(options, dict) else None
     named = next((place for place in (integrations, providers, options) if isinstance(place, dict)), {})
-    if NAME in named:
-        return KeptAway.FILTERED if named[NAME] is False else None
+    if destination in named:
+        return KeptAway.FILTERED if named[destination] is False else None
     said = (_all(place) for place in (providers, options, integrations))
     if next((value for value in said if isinstance(value, bool)), True):
         return None
-    return KeptAway.UNKNOWN_NAME if any(_is_misnamed(*item) for item in named.items()) else KeptAway.FILTERED
+    return (
+        KeptAway.UNKNOWN_NAME if any(_is_misnamed(*item, destination) for item in named.items()) else KeptAway.FILTERED
+    )
 
 
 def _all(place: Json) -> Json:
@@ -219,6 +224,6 @@ def _all(place: Json) -> Json:
     return next((value for name, value in place.items() if name.lower() == "all"), None)
 
 
-def _is_misnamed(name: str, value: Json) -> bool:
-    """Tell whether a key wants Schematic switched on under a name like "schematic" or "Actions Schematic"."""
-    return value is not False and NAME.lower() in name.lower()
+def _is_misnamed(name: str, value: Json, destination: str) -> bool:
+    """Return whether a key switches a destination on under a name like "schematic" or "Actions Schematic"."""
+    return value is not False and destination.lower() in name.lower()

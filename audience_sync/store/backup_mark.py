@@ -36,7 +36,7 @@ from audience_sync.store.database import Database, file_of, highwater_of
 
 MISSING: Final = (
     "the high-water mark next to the membership database is missing, so audience-sync cannot tell whether"
-    " this is the newest copy of the database; it keeps a new mark from now on"
+    " this is the newest copy of the database; a new mark is kept from now on"
 )
 MISSING_HINT: Final = (
     "if the database was restored from a backup, run `audience-sync sync --resync` to send everything again"

@@ -66,7 +66,7 @@ class Taking(NamedTuple):
 
 def lock_taking(connection: Connection, *, stuck_tries: int) -> Taking:
     """Lock taking until this transaction ends, and return the state of all open batches."""
-    identifiers.lock_take(connection)
+    identifiers.block_taking(connection)
     taking = Taking({False: set(), True: set()}, set(), has_exits=False)
     rows = connection.execute(sa.text("SELECT forwarded, exits, size, tries, keys FROM batches WHERE status = 'open'"))
     for forwarded, exits, size, tries, keys in rows:
@@ -507,7 +507,7 @@ def traces(connection: Connection, profile_key: str) -> int:
 def forget(connection: Connection, profile_key: str) -> None:
     """Take a person's events out of every batch, open or accepted; open ones are free then.
 
-    Nobody else may have a claim on an open one (`seize`), nor take rows (`lock_take`), until this transaction ends.
+    Nobody else may have a claim on an open one (`seize`), nor take rows (`block_taking`), until this transaction ends.
     """
     for row, all_events, others in _without(connection, profile_key):
         if len(others) == len(all_events):

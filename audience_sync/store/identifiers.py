@@ -31,7 +31,7 @@ SHARED_HINT: Final = "the view `shared_identifiers` lists them; use a unique val
 
 _EXPECTED: Final = "user_identifiers"  # the setting of `expect`
 
-_TAKE: Final = "take"  # the setting of `lock_take`
+_TAKE: Final = "take"  # the setting of `block_taking`
 
 _PLACE: Final = itemgetter(0, 1)  # of a row: in the order in which others lock them
 _OF_MEMBER: Final = identifiers_of("m.identifiers", "w")
@@ -39,7 +39,7 @@ _STAGED: Final = identifiers_of("s.identifiers", "n")
 _MARK: Final = '"user":'  # in identifiers with a user key besides the identity
 
 
-def expect(connection: Connection) -> None:
+def note_in_use(connection: Connection) -> None:
     """Note that an audience has user identifiers besides the identity."""
     if not any_expected(connection):
         settings_table.put(connection, _EXPECTED, "1")
@@ -50,7 +50,7 @@ def any_expected(connection: Connection) -> bool:
     return settings_table.get(connection, _EXPECTED) is not None
 
 
-def lock_take(connection: Connection) -> None:
+def block_taking(connection: Connection) -> None:
     """Have all processes wait with taking rows into batches until this transaction ends."""
     if connection.dialect.name != "sqlite":  # a process that freezes now holds up all others
         for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
@@ -165,7 +165,7 @@ def resend_sharers(connection: Connection, events: Iterable[RenderedEvent], *, n
     }
     if not exits:
         return
-    lock_take(connection)  # what a sync writes from now on stays in the outbox until the end
+    block_taking(connection)  # what a sync writes from now on stays in the outbox until the end
     if connection.dialect.name != "sqlite":
         connection.exec_driver_sql(f"SET LOCAL lock_timeout = {tuning_of(connection).sharers_lock_ms}")
     c = schema.outbox.columns

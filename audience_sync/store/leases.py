@@ -128,7 +128,7 @@ def holders(connection: Connection) -> set[str]:
 
 
 def clock_ms(connection: Connection, steady_ms: int) -> int:
-    """Return the time that leases go by: Postgres' own, lest hosts differ.
+    """Return the time that leases go by: Postgres' own, since the clocks of hosts may differ.
 
     On SQLite that of its one host: not the wall clock, which may jump, but the one since the host was started.
     """
@@ -143,7 +143,7 @@ def _among(audience_ids: Iterable[int]) -> str:
 
 
 def _lock(connection: Connection, strength: str = "UPDATE") -> str:
-    """Return what locks rows until the commit, in one order lest two deadlock; SQLite's writer is alone."""
+    """Return what locks rows until the commit, in one order so that two never deadlock; SQLite's writer is alone."""
     return "" if connection.dialect.name == "sqlite" else f" ORDER BY audience_id FOR {strength}"
 
 

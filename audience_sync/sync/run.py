@@ -248,7 +248,7 @@ def _register(workspace: Workspace, job: Job) -> AudienceRow:
     with workspace.database.write() as connection:
         binding.bind_identity(connection, job.settings.identity)
         if job.audience.user_keys.keys() > {job.settings.identity}:
-            identifiers.expect(connection)
+            identifiers.note_in_use(connection)
         audience = audiences.register(
             connection,
             key=job.audience.key,

@@ -197,10 +197,10 @@ class EventPreview(NamedTuple):
         return [f"{name}: {one.reason}: {one.sentence}" for name, one in self.rejections]
 
 
-def preview(read: Read, mappings: Sequence[Mapping], *, posted: Callable[[str], str]) -> EventPreview:
-    """Return what the mappings make of an event; `posted` returns a body as it would be sent."""
+def preview(read: Read, mappings: Sequence[Mapping], *, destination: str, posted: Callable[[str], str]) -> EventPreview:
+    """Return what the mappings make of an event; `posted` returns a body as the destination would get it."""
     event = read.event
-    verdict = judge(event, mappings)
+    verdict = judge(event, mappings, destination=destination)
     bodies = [(mapping.name, posted(made.text.decode())) for mapping, made in verdict.bodies]
     answered = {mapping.name for mapping, _ in (*verdict.bodies, *verdict.rejections)}
     matched = [mapping.name for mapping in mappings if mapping.name in answered]

@@ -114,12 +114,13 @@ def forward(file: Path, sink: Sink) -> Done:
 def send_singly(file: Path, url: str, count: int) -> float:
     """Send the first events one per request, and return how many seconds it took."""
     mappings = presets(ACTIONS.values())
+    shown = partial(preview, destination="Schematic", posted=partial(with_key, api_key=KEY))
     events = 0
     started = time.perf_counter()
     with httpx.Client(base_url=url, trust_env=False) as client, open_events(str(file)) as stream:
         for read in read_events(stream, name=str(file)):
             assert isinstance(read, Read)
-            for _, body in preview(read, mappings, posted=partial(with_key, api_key=KEY)).bodies:
+            for _, body in shown(read, mappings).bodies:
                 client.post("/e", content=body, headers={"Content-Type": "application/json"}).raise_for_status()
             events += 1
             if events == count:

@@ -116,7 +116,7 @@ SUBJECTS = {
         json_type="json",
         named="The duckdb source ",
     ),
-    "files": Subject(
+    "Parquet files": Subject(
         make=_parquet,
         last_30_days=_LAST_30_DAYS,
         endless=_ENDLESS_RANGE,

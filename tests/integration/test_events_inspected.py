@@ -396,6 +396,20 @@ def test_forget_erases_a_user_known_from_events(sending: Sending, command: Calla
     assert [message for message, _ in heard(sending) if message.startswith("stuck")] == ["stuck2"]
 
 
+@pytest.mark.parametrize("user", ["x" * 300, "tab\tbed", "  padded "], ids=["long", "unprintable", "padded"])
+def test_forget_finds_ids_that_are_stored_in_another_form(
+    sending: Sending, command: Callable[..., Result], user: str
+) -> None:
+    """An id that cannot be a key is stored as its hash; it is still erased, and listed, by the id itself."""
+    sending.forward([track("theirs", user), track("others", "other")])
+    assert '"theirs"' in command("events", "--profile", user, "--format", "json").out
+
+    done = command("forget", user, "--yes")
+
+    assert done.code == 0
+    assert sending.rows("SELECT message_id FROM events") == [("others",)]
+
+
 def test_purge_forgets_message_ids_after_seven_whole_days(sending: Sending) -> None:
     """In many short transactions; a messageId of the last seven days and today is still known, an older one is not."""
     database = tuned_database(sending.workspace.database, purged_rows_per_commit=3)

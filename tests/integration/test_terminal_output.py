@@ -228,7 +228,7 @@ generation   {large_database.AT}
 @pytest.mark.parametrize("name", ["[red]", "[/]", "a:warning:b", "[link=x]"])
 def test_paths_are_not_markup(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Brackets and colons in the address of a database or the path of a file are printed as they are."""
-    run_output.using(Database(sa.create_engine("postgresql+psycopg://reader@[fe80::1]/memberships")))
+    run_output.print_database(Database(sa.create_engine("postgresql+psycopg://reader@[fe80::1]/memberships")))
     run_output.note(f"gold is still in /etc/{name}/config.toml")
 
     assert capsys.readouterr().err == (

@@ -87,7 +87,7 @@ def test_the_key_is_the_last_member_of_a_body(traits: dict[str, Any]) -> None:
     """A posted body is the JSON of what its mapping makes, followed by the idempotency key."""
     waiting = event(0, "identify", traits=traits)
     (found,) = made([waiting], *presets(ACTIONS.values())).events
-    ((_, body),) = judge(exact_json.loads(waiting.payload), presets(ACTIONS.values())).bodies  # type: ignore[arg-type]
+    ((_, body),) = judge(exact_json.loads(waiting.payload), presets(ACTIONS.values()), destination="Schematic").bodies  # type: ignore[arg-type]
 
     assert found.body.encode() == exact_json.dumps({**body.body, "idempotency_key": found.idempotency_key})
 

@@ -55,7 +55,8 @@ def event_of(length: int) -> bytes:
 
 def show(event: dict[str, Any], *mappings: Any) -> EventPreview:
     """Return what mappings, or the presets, make of an event in line 7."""
-    return preview(read_as(7, event), mappings or presets(ACTIONS.values()), posted=partial(with_key, api_key="(key)"))
+    posted = partial(with_key, api_key="(key)")
+    return preview(read_as(7, event), mappings or presets(ACTIONS.values()), destination="Schematic", posted=posted)
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -338,6 +339,5 @@ def test_an_event_that_nests_deep_is_no_trouble() -> None:
     (found,) = read(line)
 
     assert isinstance(found, Read)
-    assert [reason.split(":")[1] for reason in preview(found, presets(ACTIONS.values()), posted=str).reasons] == [
-        " unencodable"
-    ]
+    shown = preview(found, presets(ACTIONS.values()), destination="Schematic", posted=str)
+    assert [reason.split(":")[1] for reason in shown.reasons] == [" unencodable"]

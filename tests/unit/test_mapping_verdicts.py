@@ -46,7 +46,7 @@ def test_vectors(vector: dict[str, Any]) -> None:
         for n, one in enumerate(vector["mappings"])
     ]
 
-    verdict = judge(vector["event"], mappings)
+    verdict = judge(vector["event"], mappings, destination="Schematic")
 
     assert [{"api_key": API_KEY, **made.body} for _, made in verdict.bodies] == vector["sent"]
     assert vector == before
@@ -60,7 +60,7 @@ def test_what_is_not_sent_has_a_reason(vector: dict[str, Any]) -> None:
         for n, one in enumerate(vector["mappings"])
     ]
 
-    verdict = judge(vector["event"], mappings)
+    verdict = judge(vector["event"], mappings, destination="Schematic")
 
     if "filtered" in vector["outcomes"]:
         assert verdict.kept_away == "filtered_by_integrations_object"
@@ -75,7 +75,7 @@ def test_what_is_not_sent_has_a_reason(vector: dict[str, Any]) -> None:
 def test_any_event_has_a_verdict(event: dict[str, Any]) -> None:
     """Whatever an application sends: a body that is JSON, or a reason; the event is left as it was."""
     before = copy.deepcopy(event)
-    verdict = judge(event, presets(ACTIONS.values()))
+    verdict = judge(event, presets(ACTIONS.values()), destination="Schematic")
 
     assert event == before
     assert bool(verdict.kept_away) != bool(verdict.bodies or verdict.rejections)
@@ -90,6 +90,6 @@ def test_what_is_no_json_is_a_rejection(value: Any) -> None:
     """A body that cannot be written down is refused by name, whatever an event brings."""
     event: dict[str, Any] = {"type": "identify", "userId": "u1", "timestamp": 0, "traits": {"odd": value}}
 
-    verdict = judge(event, presets(ACTIONS.values()))
+    verdict = judge(event, presets(ACTIONS.values()), destination="Schematic")
 
     assert [rejection.reason for _, rejection in verdict.rejections] == ["unencodable"]

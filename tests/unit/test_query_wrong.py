@@ -206,12 +206,12 @@ AUDIENCES = [
     (
         "event('x').within(2.5 days).count() = 1",
         19,
-        "a duration must be a whole number, such as `36 hours`; `2.5` is not",
+        "a duration needs a whole number and a unit, such as `36 hours`, not `2.5`",
     ),
     (
         "event('x').within(-1 day).count() = 1",
         19,
-        "a duration must be a whole number, such as `36 hours`; `-1` is not",
+        "a duration needs a whole number and a unit, such as `36 hours`, not `-1`",
     ),
     ("event('x').within(2000 weeks, 3 days).count() = 1", 31, "`within` takes a duration, as in within(7 days)"),
     ("event('x').within(90000000 weeks).count() = 1", 19, "a duration must be at most 1,000 years"),

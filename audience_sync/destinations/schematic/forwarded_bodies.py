@@ -18,7 +18,7 @@ from audience_sync.destinations.rendered_events import (
     UnsentEvent,
     forwarded_key,
 )
-from audience_sync.destinations.schematic.wire_format import with_idempotency_key
+from audience_sync.destinations.schematic.wire_format import DISPLAY_NAME, with_idempotency_key
 from audience_sync.segment.segment_events import SegmentEvent
 
 
@@ -31,7 +31,7 @@ def render_forwarded(
     """
     found = ForwardedProfileEvents([], [], [], [])
     for forwarded in waiting:
-        verdict = judge(_event(forwarded), mappings)
+        verdict = judge(_event(forwarded), mappings, destination=DISPLAY_NAME)
         events = _events(forwarded, verdict, environment)
         if found.events and len(found.events) + len(events) > most:
             break

@@ -15,7 +15,7 @@ from audience_sync.destinations.destination_protocol import Limits
 from audience_sync.destinations.mappings import Mapping as EventMapping
 from audience_sync.destinations.schematic.schematic_actions import ACTIONS
 from audience_sync.destinations.schematic.schematic_renderer import SchematicRenderer
-from audience_sync.destinations.schematic.wire_format import with_key
+from audience_sync.destinations.schematic.wire_format import DISPLAY_NAME, with_key
 
 if TYPE_CHECKING:
     from audience_sync.destinations.schematic.schematic_client import SchematicClient
@@ -47,7 +47,7 @@ class SchematicDestination:
 
     section: SchematicSection
     name: ClassVar[str] = "schematic"
-    display_name: ClassVar[str] = "Schematic"
+    display_name: ClassVar[str] = DISPLAY_NAME
     address_setting: ClassVar[str] = "schematic.capture_url"
     actions: ClassVar[Mapping[str, Action]] = ACTIONS
     limits: ClassVar[Limits] = Limits(events=100)

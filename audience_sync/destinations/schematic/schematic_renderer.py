@@ -45,9 +45,10 @@ from audience_sync.destinations.sample_changes import AT, PEOPLE, sample, sample
 from audience_sync.destinations.schematic.compiled_bodies import CompiledBodies
 from audience_sync.destinations.schematic.forwarded_bodies import render_forwarded
 from audience_sync.destinations.schematic.mapping_coverage import coverage
+from audience_sync.destinations.schematic.wire_format import DISPLAY_NAME
 from audience_sync.segment.segment_events import SegmentEvent
 
-ONLY_SCHEMATIC: Final[Json] = {"All": False, "Schematic": True}
+ONLY_SCHEMATIC: Final[Json] = {"All": False, DISPLAY_NAME: True}
 NOBODY = "the track event has no user and no company: no key in user_keys or company_keys has a value"
 _PROFILE = itemgetter(OpenChange._fields.index("profile_key"))
 
@@ -127,7 +128,7 @@ class SchematicRenderer:
 
     def user_traits(self, event: SegmentEvent) -> set[str]:
         """Return the names of the user traits that a forwarded event would set."""
-        made = [made.body for _, made in judge(event, self.mappings).bodies]
+        made = [made.body for _, made in judge(event, self.mappings, destination=DISPLAY_NAME).bodies]
         bodies = [body["body"] for body in made if body["type"] == "identify"]
         traits = [body.get("traits") for body in bodies if isinstance(body, dict)]
         return {name for one in traits if isinstance(one, dict) for name in one}

@@ -7,8 +7,12 @@ API key; `batch_body` adds it when they are sent.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import orjson
+
+DISPLAY_NAME: Final = "Schematic"
+"""Its name in sentences, and in the `integrations` object of Segment events."""
 
 
 def with_idempotency_key(body: str, key: str) -> str:

@@ -163,7 +163,7 @@ def _cases() -> dict[str, str]:
 
 
 EVERY_LEVEL: Final = 1_000
-Argument: TypeAlias = Any  # JSON; `mapping_problems` has looked at its types
+Argument: TypeAlias = Any  # JSON; `validation.problems` has looked at its types
 
 
 def constant(value: Value) -> Resolve:
