@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from audience_sync import runtime as engine
+from audience_sync import runtime
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Progress
 from audience_sync.cli.context import clock, console, settings_of
@@ -89,7 +89,7 @@ def run(context: typer.Context) -> None:
         settings = settings_of(context)
         key = resolve_api_key(settings.section, os.environ)
         logs.configure()
-        with engine.working(settings, clock(), warn=run_output.warn) as workspace:
+        with runtime.working(settings, clock(), warn=run_output.warn) as workspace:
             run_output.print_database(workspace.database)
             run_output.warn_exposed_files(settings)
             daemon.run(workspace, settings, key, stop=stop, reload=reload)
@@ -112,7 +112,7 @@ def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Work
     """
     with stoppable(_say_stopping) as stop:
         try:
-            opened = engine.working(
+            opened = runtime.working(
                 settings, clock(), any_age=any_age, warn=run_output.warn, on_wait=run_output.waiting_for_lock
             )
             with opened as workspace:

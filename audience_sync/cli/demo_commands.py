@@ -19,7 +19,7 @@ import typer
 from rich.text import Text
 
 from audience_sync import demo_shop as shop
-from audience_sync import runtime as engine
+from audience_sync import runtime
 from audience_sync.cli.console import print_table
 from audience_sync.cli.context import clock, console, out
 from audience_sync.cli.text_table import TableView, wrap_command
@@ -82,12 +82,12 @@ def tell(place: Path) -> Generator[None, None, None]:
     with Sandbox(place / "sandbox.db") as server:
         settings = load(shop.write_config(place, url=server.url, key=DEVELOPMENT_KEY), {})
         customers, orders = shop.open_shop(database, now=now - shop.STEP)
-        engine.create(settings)
+        runtime.create(settings)
         _title("1. An example shop and a local Schematic")
         out.print(f"A fictional coffee shop: {customers:,} customers in offices, {orders:,} orders in eight months.")
         out.print("The sandbox stands in for Schematic: it has the same HTTP API, on this machine.")
         yield
-        with engine.working(settings, real) as workspace:
+        with runtime.working(settings, real) as workspace:
             _title(f"2. The first sync, as of {now - shop.STEP:%A, %d %B %Y}: every member enters")
             yield from _sync(workspace, settings, now - shop.STEP)
             before = _members(workspace)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from audience_sync import runtime as engine
+from audience_sync import runtime
 from audience_sync.cli.console import Format, FormatOption, LimitOption, harmless, print_records
 from audience_sync.cli.context import settings_of
 from audience_sync.cli.sync_commands import instant
@@ -66,7 +66,7 @@ def events(
     if since is not None and not reasons:
         raise typer.BadParameter("--since is about --reasons; what waits is listed whole")
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with runtime.opened(settings) as database:
         if reasons:
             _print_reasons(database, since, limit=limit, format=format)
             return

@@ -13,7 +13,7 @@ import orjson
 import typer
 from rich.text import Text
 
-from audience_sync import runtime as engine
+from audience_sync import runtime
 from audience_sync.audiences.explanation import Clause, Explanation, Fact, asked_for
 from audience_sync.audiences.explanation import explain as explain_user
 from audience_sync.audiences.shown_sql import written_sql
@@ -200,7 +200,7 @@ def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> S
     """
     audience = explanation.audience
     try:
-        with engine.opened(settings) as database, database.read() as connection:
+        with runtime.opened(settings) as database, database.read() as connection:
             row = audiences.find(connection, audience.key)
             if row is None:
                 return Standing(f"in the membership database: {audience.key} has never been synced")
@@ -345,7 +345,7 @@ def preview(
                 as_of=as_of,
                 sample=limit,
                 on_page=lambda rows: progress.show("reading", rows),
-                tuning=engine.TUNING,
+                tuning=runtime.TUNING,
             )
         )
     preview_output.show(chosen, found, as_of=as_of, seconds=monotonic() - began, format=format)

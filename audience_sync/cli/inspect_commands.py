@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from audience_sync import runtime as engine
+from audience_sync import runtime
 from audience_sync.cli.console import Format, FormatOption, HiddenColumns, LimitOption, json_line, print_records
 from audience_sync.cli.context import settings_of
 from audience_sync.cli.events_command import EVENTS_OF_PROFILE_SHOWN, with_payload
@@ -105,7 +105,7 @@ def members(
     other fields are empty where the history has been purged. json and csv have more fields than the table.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with runtime.opened(settings) as database:
         with database.read() as connection:
             row = known_audience(connection, settings, audience)
         found = reports.members(database, row) if as_of is None else history.members_as_of(database, row, to_ms(as_of))
@@ -126,7 +126,7 @@ def profile(
     deliveries and to changes (newest first), and to forwarded events not accepted yet (oldest first).
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with runtime.opened(settings) as database:
         whole = _profile(database, user, limit=limit)
     if format is Format.JSON:
         typer.echo(json_line({**whole, "events": [*map(with_payload, whole["events"])]}), nl=False)
@@ -168,7 +168,7 @@ def runs(
     json and csv have more fields than the table.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with runtime.opened(settings) as database:
         with database.read() as connection:
             chosen = chosen_audience(connection, settings, audience)
         found = reports.runs(database, audience_id=chosen, state=state)
@@ -195,7 +195,7 @@ def changes(
     For a computed trait, list who got, lost or changed a value; `value` is the new value, or the last one for an exit.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with runtime.opened(settings) as database:
         with database.read() as connection:
             chosen = chosen_audience(connection, settings, audience)
             if run is not None:
@@ -223,7 +223,7 @@ def rejections(
     Lists the newest runs first. A run keeps only samples; `sync` prints the number per reason, and `runs` the total.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with runtime.opened(settings) as database:
         with database.read() as connection:
             chosen = chosen_audience(connection, settings, audience)
             if run is not None:

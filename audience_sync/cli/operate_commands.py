@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 from sqlalchemy.engine import Connection
 
-from audience_sync import runtime as engine
+from audience_sync import runtime
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, LimitOption, print_records
 from audience_sync.cli.context import clock, console, out, settings_of
@@ -74,7 +74,7 @@ def dead_list(
     not retried until you run `dead retry`. AUDIENCE lists only values of that audience, and no forwarded events.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with runtime.opened(settings) as database:
         found = dead_letters.listed(database, _which(database, settings, audience, user=user, events=events))
         shown = DEAD_SHOWN.narrowed_to("audience", audience).narrowed_to("profile_key", user)
         print_records(found, dead_letters.COLUMNS, format=format, limit=limit, shown=shown)
@@ -93,7 +93,7 @@ def dead_retry(
     are already pending; bodies that Schematic already accepted are not sent again.
     """
     settings = settings_of(context)
-    with engine.opened(settings, on_wait=run_output.waiting_for_lock) as database:
+    with runtime.opened(settings, on_wait=run_output.waiting_for_lock) as database:
         which = _which(database, settings, audience, user=user, events=events)
         with database.write() as connection:
             retried = sum(dead_letters.retry(connection, which, now_ms=clock().now_ms()).values())
@@ -116,7 +116,7 @@ def dead_discard(
     the bodies that it already accepted.
     """
     settings = settings_of(context)
-    with engine.opened(settings, on_wait=run_output.waiting_for_lock) as database:
+    with runtime.opened(settings, on_wait=run_output.waiting_for_lock) as database:
         which = _which(database, settings, audience, user=user, events=events)
         with database.read() as connection:
             count = dead_letters.count(connection, which)
@@ -156,7 +156,7 @@ def forget(
     """
     settings = settings_of(context)
     user = stored_id(user) or user
-    with engine.working(settings, clock(), any_age=True) as workspace:
+    with runtime.working(settings, clock(), any_age=True) as workspace:
         with workspace.database.read() as connection:
             found = erasure.known_traces(connection, user)
         console.print(f"found for this user: {_listed(found)}")
@@ -239,7 +239,7 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
         ConfigError: the audience is retired.
     """
     settings = settings_of(context)
-    opened = engine.opened(settings, on_wait=run_output.waiting_for_lock)
+    opened = runtime.opened(settings, on_wait=run_output.waiting_for_lock)
     with opened as database, database.write() as connection:
         row: AudienceRow
         if audiences.find(connection, word) is None and any(word in (one.key, one.name) for one in settings.audiences):

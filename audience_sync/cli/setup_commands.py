@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from audience_sync import runtime as engine
+from audience_sync import runtime
 from audience_sync.checks import Finding, State, exit_code
 from audience_sync.checks.check_configuration import example
 from audience_sync.cli import run_output
@@ -67,7 +67,7 @@ def init(context: typer.Context) -> None:
     settings = load(path, os.environ)
     if (older := _older(settings)) is not None:
         raise older  # only a person runs `migrate`, after a backup
-    before, after, _ = engine.create(settings)
+    before, after, _ = runtime.create(settings)
     where = settings.database.url
     if before is None:
         _say(f"created the membership database {where} (schema {after})")
@@ -86,7 +86,7 @@ def migrate(context: typer.Context) -> None:
     where = settings.database.url
     if _older(settings) is not None:
         console.print("a migration cannot be undone: to go back, restore the backup that you made before it")
-    before, after, can_shrink_now = engine.create(settings)
+    before, after, can_shrink_now = runtime.create(settings)
     if can_shrink_now and before is not None:
         _say(f"rewrote {where}: from now on the file shrinks when data is deleted")
     if before == after:
@@ -193,7 +193,7 @@ def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
 def _older(settings: Settings) -> SchemaOlder | None:
     """Return the error for a database that needs a migration; None if it does not need one or does not exist."""
     try:
-        with engine.opened(settings):
+        with runtime.opened(settings):
             return None
     except SchemaOlder as older:
         return older

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from sqlalchemy.engine import Connection
 
-from audience_sync import runtime as engine
+from audience_sync import runtime
 from audience_sync.cli.console import (
     Format,
     FormatOption,
@@ -125,7 +125,7 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
     `batches`. A claim expires at `until` unless it is renewed.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database:
+    with runtime.opened(settings) as database:
         whole = _whole(database, settings)
         with database.read() as connection:
             forwarded = event_reports.any_ever(connection)
@@ -149,7 +149,7 @@ def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOpt
     it uses, was edited since the last completed sync.
     """
     settings = settings_of(context)
-    with engine.opened(settings) as database, database.read() as connection:
+    with runtime.opened(settings) as database, database.read() as connection:
         found = _audiences(connection, settings)
     definitions = {one.key: one.definition for one in settings.audiences}
     records = ({**one, "trait": one["key"], "definition": definitions.get(one["key"])} for one in found)

@@ -14,7 +14,7 @@ from typing import Annotated, TypeVar
 import typer
 from rich.markup import escape
 
-from audience_sync import runtime as engine
+from audience_sync import runtime
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, Progress
 from audience_sync.cli.context import console, settings_of
@@ -36,7 +36,6 @@ from audience_sync.sync import retract as retract_audience
 from audience_sync.sync import sync as sync_audience
 
 LEASE_POLL_INTERVAL = 0.5  # seconds between two attempts while another process holds an audience
-QUIET_WAIT = 2.0  # seconds of waiting before a command says what it waits for
 
 T = TypeVar("T")
 
@@ -112,7 +111,7 @@ def sync(
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     if create:
-        engine.create(settings)
+        runtime.create(settings)
     with working(settings, any_age=resync and force) as (workspace, stop):
         run_output.warn_exposed_files(settings)
         if resync and force and _accept_older(workspace, settings) and not settings.audiences:
@@ -265,7 +264,7 @@ def retract(
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
-    with engine.opened(settings) as database, database.read() as connection:
+    with runtime.opened(settings) as database, database.read() as connection:
         audience = audiences.by_key(connection, name)
     values = (
         f"null to {counted(audience.members, 'profile')} with a value of {audience.key}"
@@ -419,6 +418,6 @@ def _patiently(work: Callable[[], T], wait: timedelta, stop: threading.Event) ->
             waited = time.monotonic() - began
             if waited > wait.total_seconds() or stop.wait(LEASE_POLL_INTERVAL):
                 raise
-            if waited > QUIET_WAIT and not is_said:
+            if waited > runtime.TUNING.quiet_seconds and not is_said:
                 console.print(f"waiting: {escape(str(held))}")
                 is_said = True
