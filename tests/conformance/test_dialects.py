@@ -103,6 +103,39 @@ def test_instants_compare(source: Source, dialect: Dialect) -> None:
     assert truths(answers(source, checks)) == {"earlier": True, "later": False, "midnight": True}
 
 
+def test_times_of_events(source: Source, dialect: Dialect) -> None:
+    """A number is unix seconds, or milliseconds if it is large; times can be added to, to the millisecond."""
+    by = timedelta(days=40, milliseconds=1)
+    for number in (NOON.timestamp(), NOON.timestamp() * 1000):
+        line = dialect.timeline(sa.cast(sa.literal(number, sa.Double), sa.Double), dialect.double)
+        checks = {
+            "is": line.instant == line.constant(NOON),
+            "later": line.later(by) == line.constant(NOON + by),
+            "back": line.later(-by) < line.instant,
+        }
+
+        assert truths(answers(source, checks)) == dict.fromkeys(checks, True)
+
+    beyond = dialect.timeline(sa.cast(sa.literal(1e18, sa.Double), sa.Double), dialect.double)
+    assert truths(answers(source, {"beyond": beyond.instant == beyond.constant(NOON)})) == {"beyond": None}
+
+
+def test_columns_of_times_are_iso_8601(source: Source, dialect: Dialect) -> None:
+    """A column of times has the text of ISO 8601 in UTC, and a date only its day; a text column is as it is written."""
+    written = text("2026-03-31 12:00:30")
+    columns = {
+        "timestamp": dialect.column(
+            sa.cast(written, sa.DateTime) if dialect.has_typed_columns else written, "timestamp"
+        ),
+        "date": dialect.column(sa.cast(written, sa.Date) if dialect.has_typed_columns else written, "date"),
+    }
+    wanted = {"timestamp": "2026-03-31T12:00:30.000Z", "date": "2026-03-31"}
+
+    found = answers(source, {kind: column.text() for kind, column in columns.items()})
+
+    assert found == (wanted if dialect.has_typed_columns else dict.fromkeys(wanted, "2026-03-31 12:00:30"))
+
+
 def test_regular_expressions(source: Source, dialect: Dialect) -> None:
     """A pattern is found anywhere; classes are ASCII, and anchors are those of the whole text."""
     cases = {
@@ -124,7 +157,14 @@ def test_regular_expressions(source: Source, dialect: Dialect) -> None:
 
 def test_parts_of_texts(source: Source, dialect: Dialect) -> None:
     """A part is looked for as it is: no pattern, and case counts."""
-    cases = {("50%_x", "%_"): True, ("abc", "%"): False, ("abc", "B"): False, ("naïve", "ïv"): True, ("a'b", "'"): True}
+    cases = {
+        ("50%_x", "%_"): True,
+        ("abc", "%"): False,
+        ("aBc", "b"): False,
+        ("aBc", "B"): True,
+        ("naïve", "ïv"): True,
+        ("a'b", "'"): True,
+    }
 
     found = answers(source, {f"{case}": dialect.holds(text(case[0]), case[1]) for case in cases})
 
