@@ -19,6 +19,7 @@ from audience_sync.core.keys import Unreadable, unreadable
 from audience_sync.core.parameters import Statement, bind_now
 from audience_sync.engines.base import PAGE, Column, Engine, Page, everything, existing_file, url_of
 from audience_sync.engines.duckdb_dialect import DuckdbDialect
+from audience_sync.errors import SourceError
 
 MORE_MEMORY = "make the query cheaper, or raise memory_limit"
 _DIALECT = DuckdbDialect()
@@ -36,6 +37,10 @@ def connect(source: Source, limit: timedelta) -> DuckdbSession:
     settings: dict[str, str | bool | int | float | list[str]] = {
         name: values[-1] for name, values in url.normalized_query.items()
     }
+    if "timezone" in map(str.lower, settings):
+        raise SourceError(
+            "The url of the source sets TimeZone, but sources are read in UTC.", hint="remove TimeZone from the url"
+        )
     if url.database in {None, "", ":memory:"}:
         connection = duckdb.connect(":memory:", config=settings)
     elif str(url.database).startswith("md:"):

@@ -86,7 +86,11 @@ def dialect_of(source: Source) -> Dialect:
 
 def not_installed(source: Source, what: str) -> SourceError:
     """Return the error for a source whose driver is missing: `what`."""
-    packages = ENGINES.get(engine_name(source), Entry()).packages
-    otherwise = "install the SQLAlchemy dialect of this database, or check the url"
-    hint = install_command(packages) if packages else otherwise
+    entry = ENGINES.get(engine_name(source), Entry())
+    if entry.module is None and source.url is not None and "+" in source.url.get_secret_value().drivername:
+        hint = f"install that driver, or leave it out of the url: {engine_name(source)}://…"
+    elif entry.packages:
+        hint = install_command(entry.packages)
+    else:
+        hint = "install the SQLAlchemy dialect of this database, or check the url"
     return SourceError(f"The driver for {place_of(source)} is not installed: {what}.", hint=hint)

@@ -41,6 +41,7 @@ class Subject:
     endless: str  # query whose rows never end
     stuck: str  # query that never has a row; its last column is `i`
     json_type: str  # type of JSON columns
+    text_type: str  # type of text columns
     named: str  # how a message names the source
 
 
@@ -98,6 +99,7 @@ SUBJECTS = {
         endless=_ENDLESS_RECURSION,
         stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RECURSION})",
         json_type="json",
+        text_type="text",
         named="The sqlite source ",
     ),
     "postgresql": Subject(
@@ -106,6 +108,7 @@ SUBJECTS = {
         endless=_ENDLESS_RECURSION,
         stuck="SELECT pg_sleep(600), 1 AS i",
         json_type="jsonb",
+        text_type="text",
         named="The postgresql source ",
     ),
     "duckdb": Subject(
@@ -114,6 +117,7 @@ SUBJECTS = {
         endless=_ENDLESS_RANGE,
         stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
         json_type="json",
+        text_type="varchar",
         named="The duckdb source ",
     ),
     "Parquet files": Subject(
@@ -122,6 +126,7 @@ SUBJECTS = {
         endless=_ENDLESS_RANGE,
         stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
         json_type="json",
+        text_type="varchar",
         named="The file source ",
     ),
     "text files": Subject(
@@ -130,6 +135,7 @@ SUBJECTS = {
         endless=_ENDLESS_RANGE,
         stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
         json_type="json",
+        text_type="varchar",
         named="The file source ",
     ),
 }

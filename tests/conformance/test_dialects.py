@@ -207,6 +207,7 @@ PLACES: dict[tuple[str, ...], tuple[bool, str | None, float | None]] = {
     ("nowhere",): (False, None, None),
     ("a", "nowhere"): (False, None, None),
     ("n", "below"): (False, None, None),
+    ("a", "b", "0"): (False, None, None),
     ("0",): (True, "digit", None),
     ("q\"'~/$.%",): (True, "odd", None),
     ("empty",): (True, "", None),
@@ -247,6 +248,26 @@ def test_elements_of_lists(source: Source, dialect: Dialect, subject: Subject) -
         with open_rows(source, render(statement, dialect), as_of=NOON) as result:
             found = [row[0] for page in result.pages() for row in page]
         assert sorted(found, key=lambda one: (one is None, one)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"), [('["a", 1]', ["1", "a"]), ("[oops", []), ("a", []), ("7", []), ("", [])]
+)
+def test_elements_of_texts(source: Source, dialect: Dialect, subject: Subject, written: str, wanted: list[str]) -> None:
+    """A text column may hold a JSON list; any other text has no elements, and does not fail."""
+    rows, at = dialect.elements(dialect.column(text(written), subject.text_type))
+    with open_rows(source, render(sa.select(at(()).text()).select_from(rows), dialect), as_of=NOON) as result:
+        assert sorted(row[0] for page in result.pages() for row in page) == wanted
+
+
+def test_columns_of_booleans(source: Source, dialect: Dialect) -> None:
+    """A boolean is `true` or `false` as a text, and not a number."""
+    kind = "bool" if dialect.double == "float8" else "boolean"
+    yes, no = (dialect.column(sa.cast(sa.literal_column(one), sa.Boolean), kind) for one in ("1", "0"))
+
+    found = answers(source, {"yes": yes.text(), "no": no.text(), "number": yes.number()})
+
+    assert found == {"yes": "true", "no": "false", "number": None}
 
 
 def test_lists_of_texts(source: Source, dialect: Dialect) -> None:

@@ -252,6 +252,22 @@ def test_a_dialect_that_nobody_knows_is_named() -> None:
     assert error.hint == "install the SQLAlchemy dialect of this database, or check the url"
 
 
+def test_a_driver_that_the_url_names_is_not_replaced_by_another() -> None:
+    """Where the URL names a driver, installing another one would not help."""
+    error = refusal("mysql+nope://db/shop")
+
+    assert str(error) == "The driver for the mysql source shop on db is not installed: mysql+nope."
+    assert error.hint == "install that driver, or leave it out of the url: mysql://…"
+
+
+def test_duckdb_is_read_in_utc() -> None:
+    """A time zone in the URL is refused: instants would have another meaning."""
+    error = refusal("duckdb:///x.duckdb?TimeZone=Asia/Tokyo")
+
+    assert str(error) == "The url of the source sets TimeZone, but sources are read in UTC."
+    assert error.hint == "remove TimeZone from the url"
+
+
 @pytest.mark.parametrize("url", ["sqlite:shop.db", "sqlite:./shop.db", "sqlite:///shop.db"])
 def test_a_source_in_a_relative_file_is_found_next_to_the_configuration(tmp_path: Path, url: str) -> None:
     """`sqlite:shop.db` is the file next to the configuration."""
