@@ -117,7 +117,7 @@ _HABITS: Final = (
 
 
 class Facts(NamedTuple):
-    """What the shop knows of a customer at an instant; money in cents."""
+    """The facts that the shop knows of a customer at an instant; money in cents."""
 
     customer: str
     name: str

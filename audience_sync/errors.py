@@ -122,7 +122,7 @@ class LeaseLost(AudienceSyncError):
 
 
 class DestinationError(AudienceSyncError):
-    """What answered is not Schematic, or it refuses everything; nothing was lost."""
+    """The response is not from Schematic, or Schematic refuses everything; nothing was lost."""
 
 
 class KeyRefused(DestinationError):

@@ -27,7 +27,7 @@ MINUTE: Final = 60_000
 MILLIONS: Final = 10_000_000
 
 REASON: Final = (
-    "3,104,221 would leave, 31.0 % of the 10,000,000 members before; max_exit_percent allows 30 %; 9,876,543 would be"
+    "3,104,221 would exit, 31.0 % of the 10,000,000 members before; max_exit_percent allows 30 %; 9,876,543 would be"
     " updated, 98.8 % of the 10,000,000 members before; max_update_percent allows 50 %"
 )
 REFUSAL: Final = (

@@ -58,7 +58,7 @@ def _query(settings: Settings, audience: Audience, *, now: datetime, source_answ
         return warning(
             CHECK,
             audience.key,
-            f"not checked: its source {audience.source} does not answer",
+            f"not checked: its source {audience.source} cannot be read",
             remedy="fix the source first, then check again",
         )
     try:

@@ -13,7 +13,7 @@ from audience_sync.database_error import first_line
 from audience_sync.errors import AudienceSyncError, ConfigError, KeyRefused
 
 EXPECTED: Final = (AudienceSyncError, sa.exc.SQLAlchemyError)
-"""What looking at something may raise when it is not well."""
+"""Errors that a look at something broken may raise."""
 
 
 class State(StrEnum):

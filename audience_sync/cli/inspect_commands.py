@@ -54,10 +54,20 @@ HISTORY_SHOWN = TableView(
 )
 REJECTIONS_SHOWN = TableView(reports.REJECTION_COLUMNS, optional=("run_id", "audience"))
 
+
+def utf8(word: str) -> str:
+    """Return a word of the command line, and refuse one whose bytes are not UTF-8."""
+    if any("\ud800" <= one <= "\udfff" for one in word):
+        raise typer.BadParameter("is not valid UTF-8 text")
+    return word
+
+
 UserArgument = Annotated[
     str,
     typer.Argument(
-        metavar="USER", help="The user's profile key: the value of the configured identity, such as their userId."
+        metavar="USER",
+        help="The user's profile key: the value of the configured identity, such as their userId.",
+        callback=utf8,
     ),
 ]
 AudienceArgument = Annotated[

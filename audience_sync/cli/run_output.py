@@ -109,7 +109,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise ConfigError(
             "confirmation is needed, but standard input is not a terminal",
-            hint=f"add --yes to confirm: {question}",
+            hint=f"to answer yes, add --yes: {question}",
         )
     lines = wrap(Text(question), console.line_width - len(" [y/N]: "))
     typer.confirm("\n".join(line.plain for line in lines), abort=True, err=True)
@@ -187,14 +187,16 @@ def exit_code(
 
 
 def print_released(database: Database, run: RunRow) -> None:
-    """Print the audiences that this run held and that are due now."""
+    """Print the audiences that were held because of this run's audience, and that are due now."""
     if run.state is not RunState.SUCCEEDED or run.partial:
         return
     with database.read() as connection:
+        used = audiences.by_id(connection, run.audience_id).key
         for waiting in runs.waiting_for(connection, run.audience_id):
             key = audiences.by_id(connection, waiting).key
             console.print(
-                f"{key} was held by this run and is due now: the daemon syncs it, or run `audience-sync sync {key}`"
+                f"{key} was held because of {used} and is due now: the daemon syncs it, or run"
+                f" `audience-sync sync {key}`"
             )
 
 

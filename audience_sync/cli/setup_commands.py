@@ -180,7 +180,7 @@ def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
         ("export SCHEMATIC_API_KEY=…", "the secret key of your Schematic environment (never stored in the file)"),
         (f"{program} check", "verify the connections and the configuration"),
         (f"{program} plan", "show what a sync would send"),
-        (f"{program} sync", "sends it"),
+        (f"{program} sync", "send it"),
     ]
     width = max(len(step) for step, _ in steps)
     console.print("next:")

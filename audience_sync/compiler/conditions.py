@@ -49,7 +49,7 @@ Build = Callable[[Value], Truth]
 
 @dataclass(frozen=True)
 class Scope:
-    """What the words of a condition stand for, and when it is."""
+    """The meaning of the words of a condition, and the instant it is evaluated for."""
 
     dialect: Dialect
     as_of: datetime
@@ -59,7 +59,7 @@ class Scope:
     happened: Callable[[Comparison], Truth | None]  # whether there is any event, where a count asks no more
 
     def ago(self, duration: Duration, *, sign: int = -1) -> datetime:
-        """Return the instant so long ago, or with `sign` 1 so far ahead."""
+        """Return the instant that lies a duration in the past, or with `sign` 1 in the future."""
         return calendar.shifted(self.as_of, duration, self.zone, sign=sign)
 
 
@@ -166,7 +166,7 @@ def _compared(left: Value, operator: Operator, right: Value, *, written: Compari
         return _ordered(left.number(), operator, right.number())
     a, b = left.number(), right.number()
     if operator is Operator.EQUALS:
-        if isinstance(written.left, Literal) or isinstance(written.right, Literal):  # a text that is no number
+        if isinstance(written.left, Literal) or isinstance(written.right, Literal):  # a text that is not a number
             return left.text() == right.text()
         return sa.case((sa.and_(a.is_not(None), b.is_not(None)), a == b), else_=left.text() == right.text())
     texts = _ordered(dialect.ordered(left.text()), operator, dialect.ordered(right.text()))

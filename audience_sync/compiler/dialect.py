@@ -23,7 +23,7 @@ Truth: TypeAlias = sa.ColumnElement[bool]
 
 NUMBER_PATTERN = f"^{NUMBER}$"
 LAST_MILLISECOND = 253_402_300_799_000
-"""The end of the year 9999, since 1970; numbers beyond it are no time, and so are those as far before."""
+"""The end of the year 9999, since 1970; numbers beyond it, or as far before 1970, are not times."""
 
 SECONDS_UP_TO = 100_000_000_000
 """A number from here on is milliseconds since 1970, a smaller one seconds."""
@@ -53,7 +53,7 @@ class Value(Protocol):
         """Return the text of the value; NULL where there is none."""
 
     def number(self) -> Expression:
-        """Return the value as a double; NULL where it is no number, and no text written as one."""
+        """Return the value as a double; NULL where it is neither a number nor a text written as one."""
 
     def moment(self) -> Expression:
         """Return the value as an instant; NULL where it is none."""
@@ -64,7 +64,7 @@ class Value(Protocol):
 
 @dataclass(frozen=True)
 class Timeline:
-    """The time of an event in SQL, and how others are set beside it."""
+    """The time of an event in SQL, and how other times are compared with it."""
 
     instant: Expression
     constant: Callable[[datetime], Expression]
@@ -72,7 +72,7 @@ class Timeline:
 
 
 class Dialect(ABC):
-    """What one kind of database does its own way."""
+    """The SQL that differs between kinds of database."""
 
     lexis: Lexis  # how the database reads SQL
     double: str  # name of the type of doubles

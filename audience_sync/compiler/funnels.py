@@ -1,4 +1,4 @@
-"""What a funnel asks of its child events: how many, or what, or only whether there are any."""
+"""Funnels: count, reduce or only look for the child events of an event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is joined to rows of a user when a condition asks for it: profiles, and what has a key in the file."""
+"""Joins to the rows of a user, made when a condition needs them: profiles, audiences and computed traits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROFILES = ""
 
 
 class Traits(Protocol):
-    """What knows the traits of users: `World`."""
+    """An object that knows the traits of users: `World`."""
 
     @property
     def dialect(self) -> Dialect:
@@ -27,7 +27,7 @@ class Traits(Protocol):
 
 
 class Joins:
-    """Rows of a user, and everything that was asked for beside them."""
+    """Rows of a user, and everything that was joined to them."""
 
     def __init__(
         self, user: Expression, kind: str, traits: Traits, *, present: Mapping[str, FromClause] | None = None

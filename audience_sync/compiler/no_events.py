@@ -23,7 +23,7 @@ from audience_sync.query.syntax_tree import (
 )
 
 NEVER_NULL: Final = (Function.COUNT, Function.UNIQUE_COUNT)
-"""What is 0 where there is no event; every other reduction is null there."""
+"""Reductions that are 0 without events; every other reduction is null then."""
 _SIGNS: Final = {
     Operator.EQUALS: operator.eq,
     Operator.DIFFERS: operator.ne,

@@ -75,7 +75,7 @@ def reduce(selection: Selection, reduction: Reduction) -> FromClause:
 
 
 def reduced(reduction: Reduction, rows: FromClause, dialect: Dialect, *, column: str = "value") -> Value:
-    """Return the value of a reduction from its row, which may have been joined in vain."""
+    """Return the value of a reduction from its row, which an outer join may have left empty."""
     value = rows.c[column]
     if reduction.function in NEVER_NULL:
         return NumberValue(sa.func.coalesce(value, 0), dialect)

@@ -1,4 +1,4 @@
-"""Where events and profiles are in a source, and one row of each as a query looks at it."""
+"""The places of events and profiles in a source, and one row of each as a query sees it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from audience_sync.errors import ConfigError, QueryError
 from audience_sync.query.syntax_tree import Context, Property
 
 ROW = "audience_sync_row"
-"""The number of a row that is looked at beside others; no column of a person's is called so."""
+"""The number of a row among others; no column of a user has this name."""
 _NOW = "\0"  # no SQL has one
 
 

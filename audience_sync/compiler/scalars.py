@@ -57,7 +57,7 @@ class NumberValue:
         return sa.cast(self.expression, sa.Double)
 
     def moment(self) -> Expression:
-        """Return NULL: a number is no moment."""
+        """Return NULL: a number is not a time."""
         return self.dialect.moment_of_text(sa.cast(sa.null(), sa.Text))
 
     def json(self) -> Expression:
@@ -81,11 +81,11 @@ class TruthValue:
         return sa.case((self.expression, fixed("true")), (sa.not_(self.expression), fixed("false")))
 
     def number(self) -> Expression:
-        """Return NULL: a truth is no number."""
+        """Return NULL: a boolean is not a number."""
         return sa.cast(sa.null(), sa.Double)
 
     def moment(self) -> Expression:
-        """Return NULL: a truth is no moment."""
+        """Return NULL: a boolean is not a time."""
         return self.dialect.moment_of_text(sa.cast(sa.null(), sa.Text))
 
     def json(self) -> Expression:
@@ -110,7 +110,7 @@ class MomentValue:
         return self.written
 
     def number(self) -> Expression:
-        """Return NULL: a moment is no number."""
+        """Return NULL: a time is not a number."""
         return sa.cast(sa.null(), sa.Double)
 
     def moment(self) -> Expression:

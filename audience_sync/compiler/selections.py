@@ -86,7 +86,7 @@ _PARENT_ROW = "audience_sync_parent"
 
 @dataclass(frozen=True)
 class World:
-    """What all streams of a statement have in common."""
+    """The parts that all streams of a statement share."""
 
     dialect: Dialect
     as_of: datetime

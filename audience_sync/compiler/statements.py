@@ -1,6 +1,6 @@
 """Whole statements: who is in an audience, what a computed trait is, and why.
 
-All streams that are conditions on single events are read in one pass over the events. Who has none of them has counts
+All streams that are conditions on single events are read in one pass over the events. Users without any have counts
 of 0 and no other values; where that is enough to keep a person out, only those in the pass are looked at.
 """
 
@@ -59,7 +59,7 @@ class PersonSql:
 
 @dataclass(frozen=True)
 class Known:
-    """What a query asks for by its key: a condition, a scalar, or the SQL of a person for either."""
+    """A definition that a query refers to by its key: a condition, a scalar, or a person's SQL for either."""
 
     definition: Condition | Scalar | PersonSql
     zone: tzinfo
@@ -67,7 +67,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Compiler:
-    """Everything that a statement needs but its query: where, when, for whom, and what has a key."""
+    """Everything that a statement needs but its query: where, when, for which users, and the definitions with a key."""
 
     dialect: Dialect
     as_of: datetime
@@ -162,7 +162,7 @@ class Compiler:
         only = self.only or ""
         number = int(only) if only.removeprefix("-").isdecimal() and -(2**63) <= int(only) < 2**63 else None
         if number is not None and str(number) != only:
-            number = None  # 007 is no number's key
+            number = None  # the key of a number never has leading zeros
         if not self.dialect.has_typed_columns:
             texts = [only] if number is None else [only, f"{only}.0"]
             alike = [user == only] if number is None else [user == only, user == number]

@@ -1,4 +1,4 @@
-"""What must be true between settings: keys that differ, sources that exist, settings that exclude one another.
+"""Rules between settings: unique keys, sources that exist, settings that exclude one another.
 
 These checks read the file as it was parsed, not the validated document, so that they report what they see even when
 something else in the file is wrong. They pass over values of the wrong type: those are reported already.

@@ -1,4 +1,4 @@
-"""What is wrong with a file, as short plain sentences.
+"""Problems of a configuration file, as short plain sentences.
 
 Each has its line, the name of its audience and its path: ``line 84, "Big Spenders": audiences[7].sql: missing``.
 
@@ -41,7 +41,7 @@ SENTENCES = {
 
 
 class FilePlace(NamedTuple):
-    """Where in the file a problem is; as text ``line 84, "Big Spenders": ``."""
+    """The place of a problem in the file; as text ``line 84, "Big Spenders": ``."""
 
     line: int  # from 1; 0: the file has no such place
     name: str | None  # of the audience, computed trait or mapping

@@ -226,10 +226,12 @@ def dependency_digests(document: Document) -> dict[str, str]:
     for key in order(graph):
         entry = entries[key]
         source = document.sources[entry.source or next(iter(document.sources))]
-        rooms = source.model_dump(mode="json", include={"path", "events", "profiles"})
-        rooms |= source.model_dump(mode="json", include={"separator", "date_order", "types"}, exclude_defaults=True)
+        source_tables = source.model_dump(mode="json", include={"path", "events", "profiles"})
+        source_tables |= source.model_dump(
+            mode="json", include={"separator", "date_order", "types"}, exclude_defaults=True
+        )
         below = {one: [_meaning(entries[one]), digests[one]] for one in graph[key]}
-        digests[key] = digest_of([rooms, below])
+        digests[key] = digest_of([source_tables, below])
     return digests
 
 

@@ -1,4 +1,4 @@
-"""What the program reads: every default filled in, every audience complete."""
+"""The settings that the program uses: every default filled in, every audience complete."""
 
 from __future__ import annotations
 

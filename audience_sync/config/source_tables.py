@@ -106,16 +106,16 @@ class Source(BaseModel):
 def make_source(name: str, table: SourceTable) -> Source:
     """Return the source of a file without problems."""
     files = {name: table.path} if table.path else {}
-    rooms: dict[str, Any] = {"events": table.events, "profiles": table.profiles}
-    for room, entry in rooms.items():
+    places: dict[str, Any] = {"events": table.events, "profiles": table.profiles}
+    for kind, entry in places.items():
         if entry is None:
             continue
         view = name
         if entry.path:
-            view = f"{name}_{room}"
+            view = f"{name}_{kind}"
             files[view] = entry.path
         if not (entry.table or entry.sql):
-            rooms[room] = entry.model_copy(update={"table": view, "path": None})
+            places[kind] = entry.model_copy(update={"table": view, "path": None})
     return Source(
         name=name,
         url=table.url,
@@ -126,7 +126,7 @@ def make_source(name: str, table: SourceTable) -> Source:
         types=table.types,
         statement_timeout=table.statement_timeout,
         sums_first=table.sums_first,
-        **rooms,
+        **places,
     )
 
 
@@ -139,8 +139,8 @@ def check_sources(raw: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _source(source: Mapping[str, Any], location: Location) -> Iterator[Problem]:
-    rooms = {room: source[room] for room in ("events", "profiles") if isinstance(source.get(room), dict)}
-    has_files = "path" in source or any("path" in entry for entry in rooms.values())
+    places = {kind: source[kind] for kind in ("events", "profiles") if isinstance(source.get(kind), dict)}
+    has_files = "path" in source or any("path" in entry for entry in places.values())
     if "url" not in source and not has_files:
         yield Problem((*location, "url"), "missing")
     if "url" in source and "path" in source:
@@ -149,14 +149,14 @@ def _source(source: Mapping[str, Any], location: Location) -> Iterator[Problem]:
         for setting in ("separator", "date_order", "types"):
             if setting in source:
                 yield Problem((*location, setting), "applies only to files, but this source has no `path`")
-    for room, entry in rooms.items():
-        given = [place for place in PLACES if place in entry]
+    for kind, entry in places.items():
+        given = [one for one in PLACES if one in entry]
         if len(given) > 1:
-            yield Problem((*location, room, given[1]), f"cannot be combined with `{given[0]}`; remove one of them")
+            yield Problem((*location, kind, given[1]), f"cannot be combined with `{given[0]}`; remove one of them")
         elif "path" in given and "url" in source:
             yield Problem(
-                (*location, room, "path"),
+                (*location, kind, "path"),
                 "cannot be used in a source with `url`; define a separate source for the files",
             )
         elif not given and "path" not in source:
-            yield Problem((*location, room, "table"), f"missing: set `table`, `sql` or `path` for the {room}")
+            yield Problem((*location, kind, "table"), f"missing: set `table`, `sql` or `path` for the {kind}")

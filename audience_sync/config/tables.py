@@ -1,4 +1,4 @@
-"""What the file may say, table by table; an unknown setting is an error everywhere.
+"""The tables of the file and their settings; an unknown setting is an error everywhere.
 
 `None` means that the file does not say it; `loader` fills in what an audience leaves out. `defaults` has the values.
 """

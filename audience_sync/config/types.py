@@ -106,7 +106,7 @@ class SecretUrl:
 
 @dataclass(frozen=True)
 class FileContext:
-    """Where a configuration file stands: its folder, and the environment it is read in."""
+    """The folder of a configuration file, and the environment it is read in."""
 
     folder: Path
     environ: Mapping[str, str] = field(repr=False)
@@ -189,7 +189,7 @@ LONGEST = timedelta(days=36_500)
 
 _ENDINGS = (".csv", ".tsv", ".ndjson", ".jsonl", ".json")
 FILE_ENDINGS = (*_ENDINGS, *(f"{ending}.gz" for ending in _ENDINGS), ".parquet")
-"""What the name of a file says about what is in it; `.json` is NDJSON too, or one list of objects."""
+"""Formats of files by the endings of their names; `.json` is NDJSON too, or one list of objects."""
 
 _DURATION = re.compile(r"(?=\d)(?:(\d{1,9})w)?(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 
@@ -230,7 +230,7 @@ def _positive(value: timedelta) -> timedelta:
 def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
-    if "\0" in value:  # Postgres has no room for it
+    if "\0" in value:  # PostgreSQL cannot store it
         raise ValueError("must not contain a NUL character")
     return value
 
@@ -267,7 +267,7 @@ def _web_url(value: str) -> str:
     try:
         parts = urlsplit(value)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # a port that is not a number
         raise ValueError(sentence) from None
     if not usable or parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", value):
         raise ValueError(sentence)

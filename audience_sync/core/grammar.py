@@ -60,9 +60,9 @@ class Language:
     levels_end: frozenset[str]  # words after which negations count from 0 again
     functions: frozenset[str]  # words whose parentheses are not a level
     wanted: Callable[[set[str], Token | None, bool], str]
-    """What was expected, from the words that are accepted, the word before, and whether the text is at its end."""
+    """Returns the words that were expected: from those accepted, the word before, and whether the text has ended."""
     advice: Callable[[Token, Token | None, set[str]], str]
-    """What to write instead of a word, from the word, the one before it and those that are accepted; or nothing."""
+    """Returns advice on a wrong word: from the word, the one before it and those accepted; or nothing."""
     wrong: Callable[[Token], TriggerError | QueryError | None] = lambda _: None
     """The error about a word that the grammar accepts although it is wrong."""
 

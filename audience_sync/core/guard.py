@@ -32,7 +32,7 @@ def guard(counts: Counts, *, kind: RunKind, members_before: int, limits: GuardLi
         ]
     if not is_guarded(members_before, limits):
         return []
-    exits = ("would leave", counts.exited, "max_exit_percent", limits.max_exit_percent)
+    exits = ("would exit", counts.exited, "max_exit_percent", limits.max_exit_percent)
     entries = ("would enter", counts.entered, "max_entry_percent", limits.max_entry_percent)
     updates = ("would be updated", counts.updated, "max_update_percent", limits.max_update_percent)
     return [

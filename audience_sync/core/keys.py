@@ -111,7 +111,7 @@ class RefusedValue(NamedTuple):
 
 
 class ValueColumn(NamedTuple):
-    """Where the value of a computed trait stands, and how it is read: canonical JSON text, or why it is not taken."""
+    """The position of a computed trait's value, and the function that reads it: canonical JSON text, or a rejection."""
 
     position: int
     read: Callable[[object], str | RefusedValue]

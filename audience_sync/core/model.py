@@ -68,14 +68,14 @@ class Computation(StrEnum):
 
 
 class OnMissing(StrEnum):
-    """What becomes of a computed trait that has no value any more."""
+    """The reaction to a computed trait that no longer has a value."""
 
-    NULL = "null"  # Schematic is told null
+    NULL = "null"  # null is sent
     KEEP = "keep"  # the last value stays
 
 
 class ColumnType(StrEnum):
-    """What the text in a column of a file is converted to."""
+    """The type that the text in a column of a file is converted to."""
 
     NUMBER = "number"
     TIME = "time"
@@ -89,7 +89,7 @@ class DateOrder(StrEnum):
 
 
 class ChangeKind(StrEnum):
-    """What happened to one profile in one audience."""
+    """The kind of change of one profile in one audience."""
 
     ENTERED = "entered"
     EXITED = "exited"  # of a computed trait: it has no value any more
@@ -106,7 +106,7 @@ class RunKind(StrEnum):
 
 
 class RunState(StrEnum):
-    """Where a run stands; the last three are final."""
+    """The state of a run; the last three are final."""
 
     HELD = "held"  # not evaluated: something it uses was not accepted; the next run of the audience takes its place
 
@@ -138,7 +138,7 @@ class Change(NamedTuple):
 
 
 MEMBER_VALUE: Final = "true"
-"""What Schematic is told of a member of an audience, as JSON text; of a computed trait it is told the value."""
+"""The JSON text that is sent for a member of an audience; for a computed trait, its value is sent."""
 
 EXIT_VALUES: Final = tuple(computation.exit_value for computation in Computation)
 """Every value that takes a profile out: JSON text, and no SQL NULL."""
@@ -153,7 +153,7 @@ def delivered_value(change: Change) -> str:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a run found: read = entered + updated + unchanged + rejected + duplicates."""
+    """The counts of a run: read = entered + updated + unchanged + rejected + duplicates."""
 
     read: int = 0
     entered: int = 0

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from audience_sync.errors import ConfigError
 
 QUERY_WORDS = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "FROM", "PIVOT", "UNPIVOT"})
-"""What a statement that only reads begins with, in any database we know of."""
+"""First words of statements that only read, in any database we know of."""
 NOW = ":now"
 MOST_SHOWN = 40  # characters of SQL at a place
 _VERBS = QUERY_WORDS - {"WITH"} | {"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"}

@@ -2,7 +2,7 @@
 
 Whole numbers keep every digit or are refused. Fractions are rounded to 12 significant digits, but never before the
 decimal point, so that the noise of adding them up in another order is not a new value. A list is a set: it becomes the
-text of its sorted JSON, because Schematic keeps texts. What has no such form is refused with a reason, and its profile
+text of its sorted JSON, because Schematic keeps texts. A value without such a form is rejected, and its profile
 has no value then.
 """
 

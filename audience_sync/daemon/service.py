@@ -83,7 +83,7 @@ class Notifier:
 # --- reload -----------------------------------------------------------------------------------------------------------
 # A configuration change in a running daemon: read completely, compared with the current one, and logged.
 #
-# What belongs to the process as a whole stays as it was until a restart: the membership database, the address and the
+# Settings of the process as a whole stay as they were until a restart: the membership database, the address and the
 # write keys for events, and the label of the destination's environment. Another `identity` is refused, because every
 # audience's keys rest on it.
 

@@ -65,16 +65,18 @@ class Reachability:
     def failed(self, answer: str, *, again_in: float) -> None:
         """Record a failure that will be retried in some seconds."""
         clock = self._workspace.clock
+        now_ms = clock.now_ms()  # before waiting for the lock: `again_in` counts from here
         with self._lock:
             if self._first_failure is None:
-                self._first_failure = clock.now_ms(), clock.monotonic()
+                self._first_failure = now_ms, clock.monotonic()
             since, began = self._first_failure
             lasts = clock.monotonic() + again_in - began
             if self._outage is not None or lasts >= self._workspace.tuning.outage_report_seconds:
-                self._keep(OutageKind.UNREACHABLE, answer, since=since, again_in=again_in)
+                self._keep(OutageKind.UNREACHABLE, answer, since=since, now_ms=now_ms, again_in=again_in)
 
     def stopped(self, error: AudienceSyncError, *, again_in: float) -> None:
         """Record an error that ended a delivery and will be retried in some seconds, if at all."""
+        now_ms = self._workspace.clock.now_ms()
         with self._lock:
             match error:
                 case KeyRefused():
@@ -84,7 +86,7 @@ class Reachability:
                 case _:
                     kind = OutageKind.STOPPED
             self._first_failure = None
-            self._keep(kind, str(error), since=self._workspace.clock.now_ms(), again_in=again_in)
+            self._keep(kind, str(error), since=now_ms, now_ms=now_ms, again_in=again_in)
 
     def accepted(self) -> None:
         """Record that the destination accepted events, or that nothing is left that it could refuse."""
@@ -106,12 +108,12 @@ class Reachability:
     def _lasted(self, outage: Outage) -> timedelta:
         return timedelta(milliseconds=max(0, self._workspace.clock.now_ms() - outage.since))
 
-    def _keep(self, kind: OutageKind, answer: str, *, since: int, again_in: float) -> None:
+    def _keep(self, kind: OutageKind, answer: str, *, since: int, now_ms: int, again_in: float) -> None:
         known = self._outage
         is_same = known is not None and _state(known.kind, known.answer) == _state(kind, answer)
         if known is not None and is_same:
             since = known.since
-        next_try_at = self._workspace.clock.now_ms() + round(again_in * 1000) if self._goes_on else None
+        next_try_at = now_ms + round(again_in * 1000) if self._goes_on else None
         began_at = since if known is None else known.began_at
         outage = Outage(kind=kind, began_at=began_at, since=since, answer=answer, next_try_at=next_try_at)
         with self._workspace.database.write() as connection:

@@ -207,7 +207,7 @@ def _about_text(scalar: Scalar, call: Call, given: Sequence[Given]) -> TextCondi
 
 
 Built: TypeAlias = Stream | Scalar | Condition
-"""What an expression of a query is."""
+"""The kinds of expression in a query."""
 
 _LABELS = {
     "property": "parent",

@@ -14,7 +14,7 @@ _FIXED = {
     TimeUnit.DAY: timedelta(days=1),
     TimeUnit.WEEK: timedelta(weeks=1),
 }
-_BEGINNING = datetime(1, 1, 3, tzinfo=UTC)  # two days of room: every zone has a name for it
+_BEGINNING = datetime(1, 1, 3, tzinfo=UTC)  # two days after the first: it exists in every time zone
 _END = datetime(9999, 12, 29, tzinfo=UTC)
 
 
@@ -65,7 +65,7 @@ def moment(written: date | datetime, zone: tzinfo) -> datetime:
 
 
 def _month_shifted(local: datetime, months: int) -> datetime:
-    """Return the same time of the same day so many months on; a day that its month has not is the month's last."""
+    """Return the same time of the same day some months later; a day that the month does not have is its last."""
     number = local.year * 12 + local.month - 1 + months
     if not _BEGINNING.year * 12 < number < _END.year * 12:
         return _BEGINNING if months < 0 else _END

@@ -1,4 +1,4 @@
-"""What is written in a query, before names are known and types are checked: chains of calls, and what joins them.
+"""A query before its names and types are checked: chains of calls, and the operators between them.
 
 Every piece has the position of its first character, counted from 0; that of a chain is the one of its first call.
 """
@@ -102,7 +102,7 @@ Value: TypeAlias = Written | Span | StartOf | Several
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """What stands in the parentheses of a call: a value, perhaps with `parent:` before it, or `as string` behind."""
+    """An argument of a call: a value, perhaps after `parent:` or before `as string`."""
 
     value: Value
     at: int

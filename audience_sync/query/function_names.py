@@ -72,7 +72,7 @@ COMPARATORS = {
     **RELATIVE_TESTS,
 }
 FUNCTIONS = {**EXTRACTORS, **FILTERS, **REDUCERS, **COMPARATORS}
-"""What each function takes."""
+"""The arguments of each function."""
 
 
 def wrong_argument(call: Call, at: int | None = None) -> QueryError:

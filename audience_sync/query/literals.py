@@ -46,7 +46,7 @@ def quoted(text: str) -> str:
 
 
 def number_of_text(text: str) -> float | None:
-    """Return the double that a text written as a number is, None for any other text: `007` and ` 5` are no numbers."""
+    """Return the double that a text written as a number is, None for any other text, such as `007` and ` 5`."""
     return float(text) if len(text) <= LONGEST_NUMBER and _NUMBER.fullmatch(text) else None
 
 

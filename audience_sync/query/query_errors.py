@@ -1,4 +1,4 @@
-"""What is wrong with the words of a query and their order: one clear sentence for each mistake.
+"""Errors in the words of a query and their order: one clear sentence for each mistake.
 
 A mistake is raised with its sentence and its position; `placed` puts the line and the column before it, as editors
 count.
@@ -125,7 +125,7 @@ def check_number(word: Token) -> Token:
 
 
 def check_moment(word: Token) -> Token:
-    """Return the word of a date or a timestamp if it exists, with room for every time zone around it.
+    """Return the word of a date or a timestamp if it exists in every time zone.
 
     Raises:
         QueryError: there is no such date.

@@ -43,7 +43,7 @@ def parse_audience(text: str) -> Condition:
     """Return the condition of an audience.
 
     Raises:
-        QueryError: it cannot be read, or is no condition; the sentence names the place and what is wrong there.
+        QueryError: it cannot be read, or is not a condition; the sentence names the place and what is wrong there.
     """
     return _parse(text, audience)
 
@@ -52,7 +52,7 @@ def parse_trait(text: str) -> Scalar:
     """Return the value of a computed trait.
 
     Raises:
-        QueryError: it cannot be read, or is no value; the sentence names the place and what is wrong there.
+        QueryError: it cannot be read, or is not a value; the sentence names the place and what is wrong there.
     """
     return _parse(text, computed_trait)
 
@@ -66,7 +66,7 @@ def _parse(text: str, check: Callable[[Written], Root]) -> Root:
 
 @v_args(inline=True)
 class _Chains(Transformer[Token, Written]):
-    """What each sentence of the grammar is before it is checked."""
+    """The meaning of each rule of the grammar, before it is checked."""
 
     def either(self, *operands: Written) -> Joined:
         return Joined("OR", operands, operands[0].at)

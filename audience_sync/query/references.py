@@ -1,4 +1,4 @@
-"""What a query refers to: properties of events by names for people, and audiences, each behind those it depends on.
+"""The references of a query: properties of events, and audiences, each after those it depends on.
 
 A graph has, for each key of an audience or computed trait, the keys that its query asks for; a key that is not in the
 graph itself depends on nothing.
@@ -30,7 +30,7 @@ def looked_at(reduction: Reduction) -> dict[str, Property | Context]:
 
 
 def _looks(node: object, *, depth: int) -> Iterator[Property | Context]:
-    """Yield what is asked of the events around so many child streams."""
+    """Yield the properties that are read of events, inside a number of child streams."""
     match node:
         case Property() | Context():
             if depth == node.of_parent:

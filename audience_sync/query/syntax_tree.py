@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 
 class TimeUnit(StrEnum):
-    """What durations are counted in."""
+    """The units of durations."""
 
     SECOND = "second"
     MINUTE = "minute"
@@ -43,7 +43,7 @@ class Duration(NamedTuple):
 
 
 class Kind(StrEnum):
-    """What is known of a scalar's value before anything runs."""
+    """The kind of a scalar's value, as far as it is known before anything runs."""
 
     NUMBER = "number"
     TEXT = "text"
@@ -54,7 +54,7 @@ class Kind(StrEnum):
 
 
 class Function(StrEnum):
-    """What reduces a stream to a scalar."""
+    """The functions that reduce a stream to a scalar."""
 
     COUNT = "count"
     SUM = "sum"
@@ -166,7 +166,7 @@ class Where:
 
 @dataclass(frozen=True, slots=True)
 class Within:
-    """Events at most so long ago, or behind the parent event."""
+    """Events within a duration before now, or after the parent event."""
 
     duration: Duration
     of_parent: bool = False
@@ -247,7 +247,7 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class TextCondition:
-    """What the text of a scalar has in it: with several `texts`, any of them."""
+    """A test for parts of a scalar's text: with several `texts`, any of them."""
 
     scalar: Scalar
     test: TextTest

@@ -1,4 +1,4 @@
-"""What events do to users and companies: found by any of their keys, made when unknown, their traits merged.
+"""Effects of events on users and companies: found by any of their keys, created if unknown, their traits merged.
 
 Functions on a connection whose transaction belongs to the caller. An event is resolved before anything of it is
 written, so one that fails leaves no trace.
@@ -39,7 +39,7 @@ class TraitDefinition(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """Whom an event was about, or why it failed."""
+    """The user and company of an event, or why it failed."""
 
     user_id: int | None = None
     company_id: int | None = None
@@ -105,7 +105,7 @@ class _Found(NamedTuple):
 
 
 def apply(connection: sqlite3.Connection, event: PostedEvent, at: str) -> Applied:
-    """Do what `event`, received `at`, says; return whom it was about, or the error when its keys match several."""
+    """Do what `event`, received `at`, says; return its user and company, or the error if its keys match several."""
     if event.type == "identify":
         company = _mapping(event.body.get("company"))
         user_keys, company_keys = _keys(event.body.get("keys")), _keys(company.get("keys"))
@@ -118,7 +118,7 @@ def apply(connection: sqlite3.Connection, event: PostedEvent, at: str) -> Applie
             return Applied(error=f"the keys {', '.join(sorted(keys))} match {len(found.ids)} {entity}")
     if event.type != "identify":
         return Applied(user.id, group.id)
-    seen_at = None if event.backfill else at  # a backfill is no sign of life
+    seen_at = None if event.backfill else at  # a backfill does not show that the user is active
     user_id = _upsert(connection, "user", user, event.body, (at, seen_at))
     if not company:
         return Applied(user_id)

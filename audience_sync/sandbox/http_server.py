@@ -23,7 +23,7 @@ MAX_BODY: Final = 64 * 1024 * 1024  # bytes of a request; a batch is a thousandt
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked; header names are lower case. Its repr shows neither headers nor body: they carry the API key."""
+    """A request; header names are lower case. Its repr shows neither headers nor body: they carry the API key."""
 
     method: str
     path: str
@@ -41,7 +41,7 @@ class SandboxResponse:
     body: bytes
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
-    cut: int | None = None  # only so many bytes of it are sent, head included, and then the connection ends
+    cut: int | None = None  # bytes of it that are sent, head included, before the connection ends
 
 
 Answerer = Callable[[Request], SandboxResponse | None]

@@ -182,7 +182,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 
 
 class Ledger:
-    """The file at `path`, made if it is missing; raises `ConfigError` when it is no such file."""
+    """The file at `path`, made if it is missing; raises `ConfigError` when it is another kind of file."""
 
     def __init__(self, path: Path, *, environment_id: str = "env_sandbox", clock: Clock = _REAL) -> None:
         self._environment_id = environment_id

@@ -1,7 +1,7 @@
 """Segment events as they arrive, from a file or over HTTP: what one must be to be taken, and the keys it is kept under.
 
-Nothing is asked of an event but what makes it one: a JSON object of at most 32 KB with a known type. What the mappings
-need of it is theirs to say. Half a character, which a program leaves that cuts a text within an emoji, is U+FFFD.
+An event only has to be a JSON object of at most 32 KB with a known type; mappings may need more of it. Half a
+character, which a program leaves that cuts a text within an emoji, becomes U+FFFD.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Read are ISO 8601 texts and unix times. A text without a zone is UTC, as the times of Segment's events are. A unix time,
 a number or its digits as text, tells its unit by its size: below 10¹¹ it is seconds (up to the year 5138), below 10¹⁴
 milliseconds (from 1973), above that microseconds; but a text of 8 or 14 digits is a date, or a date with a time of
-day. What is finer than a millisecond is cut off.
+day. Fractions of a millisecond are cut off.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def to_utc(value: Json) -> str | None:
 def _convert(value: str | float) -> str | None:
     try:
         return _from_text(value) if isinstance(value, str) else _from_unix(value)
-    except (ArithmeticError, ValueError):  # there is no such day, or no room for it; NaN is no number
+    except (ArithmeticError, ValueError):  # the day does not exist or is out of range, or the number is NaN
         return None
 
 

@@ -82,7 +82,7 @@ def require_computation(row: AudienceRow, computation: Computation) -> None:
 
 
 def exit_value(audience_id: str) -> str:
-    """Return SQL for what Schematic is told of somebody who is not in, or has no value, in an audience of this id."""
+    """Return SQL for the value that is sent for a profile that is not a member, or has no value, in this audience."""
     cases = " ".join(f"WHEN '{computation}' THEN '{computation.exit_value}'" for computation in Computation)
     return f"(SELECT CASE computation {cases} END FROM audiences x WHERE x.id = {audience_id})"
 

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 # Many rows through one statement: the database makes rows of a JSON text, and a JSON text of rows.
 #
 # Under SQLite a statement that takes or yields rows one by one gives up Python's lock at every one of them, and
-# beside other busy threads it has to wait each time until it has the lock back: a hundred times as long as the row
+# next to other busy threads it has to wait each time until it has the lock back: a hundred times as long as the row
 # itself takes.
 
 

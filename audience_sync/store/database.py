@@ -65,7 +65,7 @@ class Database:
         """Open a transaction that writes, committed at the end of the block; on SQLite the one writer.
 
         With `wait` it fails with an OperationalError when SQLite's writer, or a lock of Postgres, is not free within
-        so many seconds, or a statement of Postgres takes longer.
+        that number of seconds, or a statement of Postgres takes longer.
         """
         with self.engine.connect() as connection:
             connection.info[AFTER_COMMIT] = []
@@ -197,7 +197,7 @@ def _away(context: ExceptionContext) -> BaseException | None:
 
 
 def _postgres_arguments(url: URL, tuning: Tuning) -> dict[str, Any]:
-    """Return what psycopg is told besides the URL; options of the URL, such as a search_path, stay."""
+    """Return the arguments of psycopg in addition to the URL; options of the URL, such as a search_path, stay."""
     options = url.query.get("options", "")
     given = options if isinstance(options, str) else " ".join(options)
     # Rows are read by key, page by page: a table without statistics, as after a first sync, would be sorted for each.

@@ -125,7 +125,7 @@ def _retry_changes(connection: Connection, which: Which, *, generation: int) -> 
 def _retry_events(connection: Connection, which: Which) -> int:
     """Open dead events again behind all others, in the order they had.
 
-    Some of their bodies may be in an open batch. What becomes of those is kept in the row of the same messageId.
+    Some of their bodies may be in an open batch. Their outcome is kept in the row of the same messageId.
     """
     conditions, parameters = _conditions("events", which)
     settings_table.locked(connection, events.POSITION)  # before the rows, as whoever takes events has it

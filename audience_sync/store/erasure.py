@@ -130,7 +130,7 @@ def _of(profile_key: str) -> dict[str, object]:
 def purge(database: Database, retention: RetentionTable, *, now_ms: int) -> dict[str, int]:
     """Delete history beyond its retention, in short transactions; return how many rows of each table.
 
-    Dead events are no history: they stay until a person has decided.
+    Dead events stay: a person has to decide about them.
     """
     limits = {
         name: now_ms - int(getattr(retention, name).total_seconds() * 1000)

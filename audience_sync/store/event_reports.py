@@ -121,7 +121,7 @@ def _page(
     last: Record | None,
     limit: int | None,
 ) -> list[Record]:
-    """Return the next events along the primary key; of a state, all of which some may be in it."""
+    """Return the next events along the primary key; with a state, every row that may be in it."""
     key = last["profile_key"] if last else profile_key
     if profile_key is not None:
         conditions = ["profile_key = :key", *reports.only({"position > :position": last})]

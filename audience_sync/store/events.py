@@ -159,7 +159,7 @@ def add_accepted(connection: Connection, accepted: Iterable[RenderedEvent]) -> N
 
 
 def close_unsent(connection: Connection, unsent: Sequence[UnsentEvent], *, now_ms: int) -> None:
-    """Close rows of which nothing is sent, and count them by their reasons."""
+    """Close rows that send nothing, and count them by their reasons."""
     remove(connection, [event for event, _ in unsent])
     _count_unsent(connection, [(reason, event.type, event.message_id) for event, reason in unsent], now_ms=now_ms)
 
@@ -170,7 +170,7 @@ def count_refused(connection: Connection, refused: Sequence[RefusedEvent], *, no
 
 
 def _count_unsent(connection: Connection, unsent: Sequence[tuple[str, str, str]], *, now_ms: int) -> None:
-    """Count events of which nothing is sent: the reason, type and messageId of each."""
+    """Count events that send nothing: the reason, type and messageId of each."""
     day = now_ms // DAY_MS
     counts = Counter((reason, kind) for reason, kind, _ in unsent)
     last = {(reason, kind): message_id for reason, kind, message_id in unsent}

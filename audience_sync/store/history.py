@@ -32,7 +32,7 @@ def members_as_of(database: Database, audience: AudienceRow, at_ms: int) -> Iter
     """Return an iterator over those who were in an audience at an instant, by profile key.
 
     Of somebody who changed later, what older history said (`since`, `run_id`, `value`, `identifiers`, `generation`) may
-    be None: it can have been purged. Who was in is exact.
+    be None: it can have been purged. The members themselves are exact.
 
     Raises:
         UnknownName: the audience was never synced.

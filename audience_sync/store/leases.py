@@ -1,4 +1,4 @@
-"""Leases: who syncs an audience. Who delivers a batch is said by the claim in its row.
+"""Leases: who syncs an audience. The claim in the row of a batch says who delivers it.
 
 A lease is a row with a holder, a term and an expiry. Whoever takes a lease over raises its term, in the transaction
 that checks that the old holder is gone: its lease has run out, or it is known to have died. The row decides, not the

@@ -43,7 +43,7 @@ _NOW: Final = 0  # in place of a run: the digest of the members as they are
 
 
 class Digest(NamedTuple):
-    """What some members come to: how many there are, and a sum over all of them; see `sync.duckdb_diff`."""
+    """The digest of some members: their number, and a sum over all of them; see `sync.duckdb_diff`."""
 
     version: str  # of everything that the sum depends on: another one says nothing
     members: int

@@ -49,7 +49,7 @@ def insert(connection: Connection, rows: Iterable[Sequence[object]], *, on_confl
 def enqueue(connection: Connection, run: RunRow, *, upto: str) -> None:
     """Put what a run's plan changes up to a profile into the outbox, in the place of older values.
 
-    Without `send_updates` Schematic is told of no updates: neither of new identifiers, nor of new values of those who
+    Without `send_updates` no updates are sent: neither of new identifiers, nor of new values of those who
     have one.
     """
     silent = "" if run.send_updates else f" AND s.kind <> '{ChangeKind.UPDATED}'"

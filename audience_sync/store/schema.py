@@ -45,7 +45,7 @@ audiences = sa.Table(
     _column("completed", sa.Boolean, server_default=sa.false()),  # one run has: later runs are not initial
     _column("applied_as_of", MS, nullable=True),
     _column("next_due_at", MS, nullable=True),
-    _column("declared_at", MS, nullable=True),  # when Schematic was told the trait's type
+    _column("declared_at", MS, nullable=True),  # when the trait's type was declared
     _column("created_at", MS),
     _column("computation", sa.Text, server_default="audience"),
     _column("level", sa.Text, server_default="user"),  # of its members
@@ -84,7 +84,7 @@ runs = sa.Table(
     _column("reason", sa.Text, nullable=True),  # why it is blocked, held or failed
     _column("approved_at", MS, nullable=True),
     _column("held_by", ID, nullable=True),  # the id of the audience that a held one waits for
-    _column("resent_to", KEY, nullable=True),  # the last profile of which a resync has sent the value again
+    _column("resent_to", KEY, nullable=True),  # the last profile that a resync has sent again
     _column("identifiers", sa.Text, nullable=True),  # the JSON of bare ones in its rows, with a tab in their place
     _one_of("kind", "initial", "incremental", "resync", "retract"),
     _one_of("state", "held", "running", "blocked", "applying", "succeeded", "failed", "superseded"),
@@ -190,7 +190,7 @@ batches = sa.Table(
     _column("exits", sa.Boolean, server_default=sa.false()),  # it has some, or updates that give up an identifier
     _column("size", sa.Integer),  # events
     _column("keys", sa.Text),  # JSON, of the profiles
-    _column("events", sa.Text),  # JSON: word for word but the API key while open, then who was told what
+    _column("events", sa.Text),  # JSON: word for word but the API key while open, then profiles and values alone
     _one_of("status", "open", "accepted", "applied"),
     sa.CheckConstraint("(status = 'open') = (accepted_at IS NULL)", name="accepted_batches_have_an_instant"),
     sqlite_autoincrement=True,  # no batch gets the id of one that is gone

@@ -28,7 +28,7 @@ from audience_sync.tuning import Tuning
 
 @dataclass(frozen=True, kw_only=True)
 class Workspace:
-    """What work on a membership database needs: the database, who we are there, the outside world, and tuning."""
+    """The tools of work on a membership database: the database, our holder in it, the clock, and tuning."""
 
     database: Database
     holder: Holder

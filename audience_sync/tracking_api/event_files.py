@@ -165,7 +165,7 @@ def _broken(name: str, number: int, error: Exception) -> str:
 
 
 class EventPreview(NamedTuple):
-    """What one event would come to.
+    """The result of one event, if it were forwarded.
 
     `matched` are the names of the enabled mappings whose trigger it matches, in the order of the configuration;
     `bodies` are the JSON texts of what would be posted to ``/e``, each with the name of its mapping.
@@ -173,7 +173,7 @@ class EventPreview(NamedTuple):
 
     line: int
     type: str
-    message_id: str | None  # None as well if it is no text
+    message_id: str | None  # None as well if it is not text
     matched: list[str]
     bodies: list[tuple[str, str]]
     rejections: list[tuple[str, BodyRejection]]
@@ -220,7 +220,7 @@ WINDOW: Final = 24_000  # events that are taken between two deliveries
 LONGEST: Final = 5.0  # seconds that a window takes, however few come
 PAUSE: Final = 60.0  # seconds without deliveries after one that left something open
 PIECE: Final = 8_000  # lines that are taken in one transaction
-PIECE_TEXT: Final = 8 * 1024 * 1024  # or so many characters of events
+PIECE_TEXT: Final = 8 * 1024 * 1024  # characters of events, if that is reached first
 PATIENCE: Final = 0.5  # seconds that a line waits for others of its piece
 
 
@@ -230,7 +230,7 @@ Line: TypeAlias = tuple[int, Arrival | BadLine]
 
 @dataclass(frozen=True, kw_only=True)
 class Forwarding:
-    """What a forwarding is told."""
+    """The options of a forwarding."""
 
     file: str  # or `STDIN`
     deliver: Callable[[], bool]  # between windows; False: something is left open, so not again soon
@@ -242,7 +242,7 @@ class Forwarding:
 
 @dataclass
 class Tally:
-    """What became of the lines of a file."""
+    """The counts of the lines of a file."""
 
     lines: int = 0  # of the file so far, blank ones included
     read: int = 0  # lines that are events

@@ -128,7 +128,7 @@ class Body:
 
 
 def open_body(encoding: str | None, *, limit: int) -> Body | Refusal:
-    """Return a body to be filled, of a Content-Encoding and at most so many bytes; refuse an encoding but gzip."""
+    """Return a body to be filled, with a Content-Encoding and a maximum size; refuse an encoding other than gzip."""
     word = (encoding or "").strip().lower()
     if word not in _PLAIN + _PACKED:
         return Refusal(415, "unsupported Content-Encoding: only gzip is accepted")
@@ -139,7 +139,7 @@ def _too_long(limit: int) -> Refusal:
     return invalid(f"the body is longer than {limit // 1024} KB, the maximum in Segment")
 
 
-READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body takes too long beside everything else
+READ_AT_ONCE: Final = 16 * 1024  # bytes: reading a longer body would keep everything else waiting
 
 MOST_DROPPED: Final = 4 * 1024 * 1024  # bytes of a body that is refused and yet let come
 
@@ -285,7 +285,7 @@ def _refused(refusal: Refusal, request: Request, headers: Mapping[str, str] | No
     more = dict(headers or {})
     if refusal.status == 503:
         more["Retry-After"] = str(RETRY_AFTER)
-    # Who waits for our word before it sends its body may send it or not after this one: nobody can tell what follows.
+    # A client that waits for "100 Continue" may still send its body after this response, so the connection must end.
     if refusal.status == 408 or "expect" in request.headers:
         more["Connection"] = "close"
     return Response(refusal_body(refusal), refusal.status, more, "application/json")

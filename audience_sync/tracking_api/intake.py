@@ -1,7 +1,7 @@
 """Committing what arrives, many requests in one transaction: a thread of its own, so that no sender waits for another.
 
-Each request is told when its events are on the disk. When the database does not take them, each is told that, none of
-its events is kept, and its sender comes again.
+Each request is answered once its events are on the disk. If the database does not take them, each gets an error, none
+of its events is kept, and its sender tries again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AWAY: Final = (
     sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.InternalError, sqlite3.OperationalError, DatabaseOlder,
     MarkUnusable,
 )  # fmt: skip
-"""What is the database's own trouble: full, locked, gone. The rest may be about one request."""
+"""Errors of the database itself: full, locked, gone. Any other may be about one request."""
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""What a request says: from the bytes of a body to the events that arrive, or why it is refused. Nothing else is done.
+"""Requests: from the bytes of a body to the events that arrive, or why it is refused. Nothing else is done.
 
 A request is refused whole only where nothing in it can be told apart. One bad event of a batch (not JSON, not an event,
 too long, too deep) is refused alone and counted: client libraries drop a whole batch that is answered with 400. An
@@ -117,13 +117,13 @@ def _is_one_of(given: bytes, keys: Sequence[bytes]) -> bool:
 
 
 SHARED: Final = ("context", "integrations")
-"""What a batch may say for all its events; an event's own word counts more, key by key."""
+"""The fields that a batch may set for all its events; an event's own fields override them, key by key."""
 
 _ABSENT: Final = (None, "")
 
 
 class Receipt(NamedTuple):
-    """What is known of a request: when it was received (aware, and as text), when it was sent, and how ids are made.
+    """The context of a request: when it was received (aware, and as text), when it was sent, and how ids are made.
 
     A sender's clock may be wrong. It says by that clock when it sent the event and when the event happened; so the
     event happened as long before it was received. The events of a historical one (`/v1/import`) happened when they say.
@@ -287,7 +287,7 @@ def read(
 ) -> EventsRead | Refusal:
     """Return the events that a request brings, or why all of it is refused.
 
-    `keys` are those of which the body must name one; None when the sender is known already. `now` is aware, `new_id`
+    The body must name one of `keys`; None when the sender is known already. `now` is aware, `new_id`
     makes the messageId of an event that has none.
     """
     found = _document(body, endpoint)
@@ -351,7 +351,7 @@ def _arrival(found: Json, batch: dict[str, Json], receipt: Receipt) -> Arrival |
     try:
         filled = fill(shared, receipt)
         text = exact_json.dumps(filled)
-        # What we add ourselves does not count.
+        # Fields that we add do not count.
         if len(text) > MOST_BYTES and len(exact_json.dumps(shared)) > MOST_BYTES:
             return TOO_LONG
     except orjson.JSONEncodeError:

@@ -3,7 +3,7 @@
 Uvicorn waits for ever for the head of a request, and for the rest of a body that was refused before it was read:
 `PatientProtocol` limits the number of connections, and the time that a client takes to send.
 
-Uvicorn's own lines are left out: anybody could fill the log with garbage requests. What it says of our mistakes is
+Uvicorn's own lines are left out: anybody could fill the log with garbage requests. Its report of our own errors is
 logged without the values in it.
 """
 
@@ -71,12 +71,12 @@ class PatientProtocol(H11Protocol):
         """Handle what has come, and wait for what comes next."""
         try:
             super().handle_events()
-        except h11.LocalProtocolError:  # what comes behind a request that is answered is no HTTP
+        except h11.LocalProtocolError:  # the bytes after an answered request are not HTTP
             self.transport.close()
         self._watch()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - Uvicorn's words, for all that it cannot read
-        """Answer what is no HTTP request, and close."""
+        """Answer something that is not an HTTP request, and close."""
         self._end(_NO_HTTP)
 
     def _watch(self) -> None:

@@ -13,7 +13,7 @@ from tests.factories import AUDIENCE_KEY
 
 HUNDRED = customers(range(100))
 TEN = customers(range(10))
-BLOCKED = "90 would leave: 90.0 % of the previous 100 members; max_exit_percent allows 30 %"
+BLOCKED = "90 would exit: 90.0 % of the previous 100 members; max_exit_percent allows 30 %"
 
 pytestmark = ON_ONE_DATABASE
 

@@ -150,8 +150,9 @@ def test_no_key(place: Place) -> None:
         (["sync", "--wait", "long"], "must be a duration such as"),
         (["sync", "--limit", "0"], "--limit"),
         (["snyc"], "No such command 'snyc'."),
+        (["profile", "\udcff"], "is not valid UTF-8 text"),
     ],
-    ids=lambda words: " ".join(words) if isinstance(words, list) else "",
+    ids=lambda words: ascii(" ".join(words)) if isinstance(words, list) else "",
 )
 def test_a_wrong_word_on_the_command_line(place: Place, words: list[str], complaint: str) -> None:
     """A name, number or option that cannot be is exit code 2, and the message names it."""

@@ -86,8 +86,8 @@ def unchanged(place: Place, members: Customers, *, received: int) -> bool:
 @pytest.mark.parametrize(
     ("rest", "said"),
     [
-        ({}, "200 would leave: 100.0 % of the previous 200 members; max_exit_percent allows 30 %"),
-        (HALF, "100 would leave: 50.0 % of the previous 200 members; max_exit_percent allows 30 %"),
+        ({}, "200 would exit: 100.0 % of the previous 200 members; max_exit_percent allows 30 %"),
+        (HALF, "100 would exit: 50.0 % of the previous 200 members; max_exit_percent allows 30 %"),
     ],
     ids=["nothing", "half"],
 )
@@ -580,7 +580,7 @@ def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
     ended = synced.command("plan")
 
     assert ended.code == 4
-    assert "a guard would block it: 100 would leave: 50.0 % of the previous 200 members" in ended.err
+    assert "a guard would block it: 100 would exit: 50.0 % of the previous 200 members" in ended.err
     assert "a sync would store this plan as a blocked run; `audience-sync approve RUN` applies it" in ended.err
     assert [line.split() for line in ended.out.splitlines()] == [
         ["audience", "enter", "exit", "update", "requests", "time", "state"],
@@ -625,7 +625,10 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
     """`retract` sends false to every member, retires the key for ever, and asks first."""
     asked = synced.command("retract", AUDIENCE_KEY)
     assert asked.code == 2
-    assert "error: confirmation is needed, but standard input is not a terminal\nhint: add --yes" in asked.err
+    assert (
+        "error: confirmation is needed, but standard input is not a terminal\nhint: to answer yes, add --yes"
+        in asked.err
+    )
     assert unchanged(synced, EVERYBODY, received=200)
 
     ended = synced.command("retract", AUDIENCE_KEY, "--yes", "--format", "json")

@@ -108,7 +108,7 @@ def test_an_edited_definition_that_a_guard_blocks_reaches_nobody_through_others(
     approved = counter.command("approve", "3")
     assert approved.code == 0
     assert (
-        "quiet_spenders was held by this run and is due now: the daemon syncs it, or run"
+        "quiet_spenders was held because of spenders and is due now: the daemon syncs it, or run"
         " `audience-sync sync quiet_spenders`\n"
     ) in approved.err
     assert counter.held() == {}
@@ -136,7 +136,7 @@ def test_who_holds_is_named_by_every_command(counter: Counter) -> None:
     assert counter.command("plan", "--format", "json").code == 4
 
     assert counter.command("resume", "spenders").code == 0
-    assert "quiet_spenders was held by this run and is due now" in counter.command("sync", "spenders").err
+    assert "quiet_spenders was held because of spenders and is due now" in counter.command("sync", "spenders").err
     assert counter.held() == {}
     due = counter.place.rows("SELECT key FROM audiences WHERE next_due_at IS NOT NULL")
     assert due == [("quiet_spenders",)]  # for the daemon, at once

@@ -271,7 +271,7 @@ def test_check_tells_a_newcomer_what_the_example_still_needs(
     assert fresh.code == 2
     assert "is still the example" in fresh.about("configuration", str(path), state="warning")
     assert f"The source file {tmp_path / 'shop.db'} does not exist" in fresh.about("source", "shop")
-    assert "its source shop does not answer" in fresh.about("audience", AUDIENCE_KEY, state="warning")
+    assert "its source shop cannot be read" in fresh.about("audience", AUDIENCE_KEY, state="warning")
     assert "export SCHEMATIC_API_KEY" in fresh.about("schematic", "api_key")
     assert ("configuration", str(path)) not in edited.wrong()
 

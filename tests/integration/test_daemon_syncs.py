@@ -350,7 +350,7 @@ def test_a_blocked_run_is_a_warning_once(daemon: Daemon) -> None:
         "log_level": "warning",
         "audience": "gold",
         "run_id": 2,
-        "reason": "180 would leave: 90.0 % of the previous 200 members; max_exit_percent allows 30 %",
+        "reason": "180 would exit: 90.0 % of the previous 200 members; max_exit_percent allows 30 %",
         "look": "audience-sync plan gold",
         "approve": "audience-sync approve gold",
     }

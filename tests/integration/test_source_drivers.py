@@ -244,6 +244,11 @@ def test_a_driver_that_cannot_be_loaded_says_why(monkeypatch: pytest.MonkeyPatch
     assert str(refusal()) == "The driver for the warehouse source shop on db is not installed: no pq wrapper available."
 
 
+def test_files_are_not_a_dialect() -> None:
+    """A source of files has an engine, but no URL leads to it."""
+    assert str(refusal("files://x")) == "The driver for the files source x is not installed: files."
+
+
 def test_a_dialect_that_nobody_knows_is_named() -> None:
     """A misspelled URL names its dialect."""
     error = refusal("nonsense://db/shop")
@@ -253,7 +258,7 @@ def test_a_dialect_that_nobody_knows_is_named() -> None:
 
 
 def test_a_driver_that_the_url_names_is_not_replaced_by_another() -> None:
-    """Where the URL names a driver, installing another one would not help."""
+    """If the URL names a driver, installing another one would not help."""
     error = refusal("mysql+nope://db/shop")
 
     assert str(error) == "The driver for the mysql source shop on db is not installed: mysql+nope."

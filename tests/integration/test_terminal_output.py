@@ -159,7 +159,7 @@ def test_runs_at_80_columns(show: Callable[..., Said]) -> None:
   id  audience                                  state       entered   exited
 1205  {LONG.retired}  superseded  6895779  3104221
 1204  {LONG.audience}  blocked     6895779  3104221
-    reason: 3,104,221 would leave, 31.0 % of the 10,000,000 members before;
+    reason: 3,104,221 would exit, 31.0 % of the 10,000,000 members before;
       max_exit_percent allows 30 %; 9,876,543 would be updated, 98.8 % of the
       10,000,000 members before; max_update_percent allows 50 %
 1203  {LONG.trait}  failed      6895779  3104221
@@ -197,7 +197,7 @@ def test_sync_at_80_columns(
       headers; the last of 12 tries took 30.0 s; 1,234,567 events wait behind it
       and are sent when Schematic answers
 1204  order_completed_last_30days  blocked    6895779  3104221     2  10000000
-    reason: 3,104,221 would leave, 31.0 % of the 10,000,000 members before;
+    reason: 3,104,221 would exit, 31.0 % of the 10,000,000 members before;
       max_exit_percent allows 30 %; 9,876,543 would be updated, 98.8 % of the
       10,000,000 members before; max_update_percent allows 50 %
 """

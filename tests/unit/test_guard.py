@@ -44,7 +44,7 @@ def test_an_empty_result_is_refused(kind: RunKind) -> None:
     """A source that returns nothing is not believed, in a resync neither."""
     found = guard(Counts(exited=1000), kind=kind, members_before=1000, limits=LIMITS)
 
-    assert found == ["1,000 would leave: 100.0 % of the previous 1,000 members; max_exit_percent allows 30 %"]
+    assert found == ["1,000 would exit: 100.0 % of the previous 1,000 members; max_exit_percent allows 30 %"]
 
 
 def test_every_limit_that_is_passed_is_named() -> None:

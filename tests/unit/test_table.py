@@ -17,7 +17,7 @@ VIEW = TableView(
     ("id", "audience", "state", "since", "members", "reason"), optional=("members", "since"), under=("state",)
 )
 AUDIENCE = "customer_with_two_orders_in_last_30_days"
-REASON = "3,104,221 would leave, 31.0 % of the 10,000,000 members before; max_exit_percent allows 30 %"
+REASON = "3,104,221 would exit, 31.0 % of the 10,000,000 members before; max_exit_percent allows 30 %"
 RECORD = {
     "id": 1204, "audience": AUDIENCE, "state": "blocked", "since": "2026-11-29T14:05:09.123Z", "members": 10_000_000,
     "reason": REASON,
@@ -46,7 +46,7 @@ def test_long_text_moves_under_its_row() -> None:
     assert shown(90, RECORD, SHORT) == [
         "  id  audience                                  state    since                  members",
         f"1204  {AUDIENCE}  blocked  2026-11-29 14:05:09Z  10000000",
-        "    reason: 3,104,221 would leave, 31.0 % of the 10,000,000 members before;",
+        "    reason: 3,104,221 would exit, 31.0 % of the 10,000,000 members before;",
         "      max_exit_percent allows 30 %",
         "   7  vip                                       blocked  2026-11-29 14:05:09Z  10000000",
         "",
@@ -85,7 +85,7 @@ def test_records_become_blocks() -> None:
         "since     2026-11-29 14:05:09Z",
         "members   10000000",
         "reason",
-        "  3,104,221 would leave, 31.0 % of the",
+        "  3,104,221 would exit, 31.0 % of the",
         "  10,000,000 members before; max_exit_percent",
         "  allows 30 %",
         "",

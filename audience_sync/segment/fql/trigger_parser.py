@@ -7,7 +7,7 @@ stands before any character that is not a letter, a digit, `_` or `-` (`properti
 quotes (`properties."is gift"`). A number picks an element of a list (`properties.items.0.sku`).
 
 `not` and `!` are the same word. Before `contains(...)` and `match(...)` it makes one condition, which like the plain
-one needs a text; before anything else, parentheses included, it is the opposite of what follows. What a condition means
+one needs a text; before anything else, parentheses included, it is the opposite of what follows. The meaning of a term
 for an event stands in `matcher`.
 
 Each error begins with the character it is about, counted from 1, as editors do.
@@ -79,7 +79,7 @@ def _grammar() -> Lark:
 
 @v_args(inline=True)
 class _Tree(Transformer[Token, Expression]):
-    """What each sentence of the grammar is in the syntax tree."""
+    """The node of the syntax tree for each rule of the grammar."""
 
     def either(self, *operands: Expression) -> Expression:
         return any_of(list(operands))

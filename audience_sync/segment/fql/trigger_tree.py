@@ -1,4 +1,4 @@
-"""The syntax tree of a trigger, and its text again. What a condition means for an event stands in `matcher`."""
+"""The syntax tree of a trigger, and its text again. `matcher` has the meaning of a condition for an event."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FieldComparison:
 
 @dataclass(frozen=True, slots=True)
 class TextCall:
-    """Whether a text contains another, or fits a pattern; what is no text satisfies neither this nor its negation."""
+    """Whether a text contains another, or fits a pattern; for a value that is not text, this and its negation fail."""
 
     function: str  # contains, match
     field: Field

@@ -1,4 +1,4 @@
-"""What each directive does: builders that make a function of a directive's argument, which was found right before.
+"""Directives: builders that make a function of a directive's argument, which was validated before.
 
 A value without JSON in it is passed on as it is; a function raises MappingError where Segment, too, gives an event up.
 Where an object keeps `MISSING` for a key (`keep` levels of it do), the key counts as set to nothing: in a merge it
@@ -40,12 +40,12 @@ def flatten(value: Value, separator: str, *, omit_arrays: bool, place: str) -> M
         MappingError: the value or its paths are too large.
     """
     flat: Members = {}
-    room = MOST
+    left = MOST
 
     def put(part: Value, path: str) -> None:
-        nonlocal room
-        room -= len(path)
-        if room < 0:
+        nonlocal left
+        left -= len(path)
+        if left < 0:
             raise MappingError(f"{place}: the result is too large")
         prefix = path + separator if path else ""
         if isinstance(part, dict):
@@ -62,7 +62,7 @@ def flatten(value: Value, separator: str, *, omit_arrays: bool, place: str) -> M
 
 
 def parts_of(value: Value) -> Members:
-    """Return what a value that is no object is to a merge: parts of a list or text by their places, or nothing."""
+    """Return what a merge takes of a value that is not an object: parts of a list or text by position, or nothing."""
     return {str(index): part for index, part in enumerate(value)} if isinstance(value, (list, str)) else {}
 
 
@@ -109,13 +109,13 @@ def replacer(
     pieces = [piece for piece in re.split(r"(\$[$&`'])", replacement) if piece]
 
     def replace(text: str) -> str:
-        room = MOST
+        left = MOST
 
         def put(match: re.Match[str]) -> str:
-            nonlocal room
+            nonlocal left
             put_in = "".join(_expanded(piece, match) for piece in pieces)
-            room -= len(put_in)
-            if room < 0:
+            left -= len(put_in)
+            if left < 0:
                 raise MappingError(f"{place}: the result is too large")
             return put_in
 

@@ -1,7 +1,7 @@
 """Values of an event: what a path such as `$.traits.address.city` names, and how Segment writes a value as text.
 
 A path is keys between dots; ``$.`` in front is optional, and nothing at all is the whole event. ``[0]`` is a place in
-a list, as ``.0`` is, and ``['a.b']`` one key as it stands, dots and all. What comes out is what Segment says:
+a list, as ``.0`` is, and ``['a.b']`` one key as it stands, dots and all. The result is that of Segment:
 below null, false, 0 and "" is the same again, below anything else that has no such part is nothing; lists and texts
 have a `length`.
 
@@ -117,7 +117,7 @@ def _second(outer: str, inner: str) -> Resolve:
 
 
 def _part(data: Value, key: str) -> Value:
-    """Return what a value that is no object has under a key."""
+    """Return what a value that is not an object has under a key."""
     if not data and not isinstance(data, list):
         return data
     if not isinstance(data, (list, str)):
@@ -140,9 +140,9 @@ def _letter(text: str, index: int) -> Value:
 
 
 MOST = 1_000_000
-"""So many values and characters together a directive takes or makes: far beyond any event, within any memory."""
+"""The most values and characters together that a directive reads or makes: far beyond any event."""
 DEEPEST = 200
-"""So many levels of lists and objects a directive walks down."""
+"""The most levels of lists and objects that a directive reads."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 

@@ -1,10 +1,10 @@
 """Mappings in Segment's form: any JSON, in which an object with one ``@`` key says where a value comes from.
 
 `compile_mapping` makes a function of a mapping once; what is the same for every event is resolved then. The function
-reads an event and changes nothing. What it returns is to be read only: parts of it are parts of the event.
+reads an event and changes nothing. Its result must not be changed: parts of it are parts of the event.
 
 An object leaves out what has no value, a list has null there. Inside @merge and @flatten a key without a value still
-counts, so what they take is compiled to `keep` such keys, down so many levels.
+counts, so what they take is compiled to `keep` such keys, down to a number of levels.
 
 Segment's answers are followed but for these: a mapping is never written to, ``['a.b']`` is one key, integers keep all
 their digits, keys that are numbers keep their place, a text is never cut within a character, names that JavaScript's

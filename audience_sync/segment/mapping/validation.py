@@ -1,4 +1,4 @@
-"""What is wrong with a mapping, all of it at once and before any event comes.
+"""Problems of a mapping, all at once and before any event arrives.
 
 Some of it Segment refuses for every event; some it finds out when the wrong event comes; some it never says, and
 nothing useful comes out. The configuration tells all of it, and compiling stops at the first kind. No sentence repeats
@@ -41,7 +41,7 @@ Found: TypeAlias = Iterator[MappingProblem | Inside]
 
 
 class DirectivePlace(NamedTuple):
-    """Where a directive stands, how many levels of what it makes keep `MISSING`, and what compiles values in it."""
+    """The place of a directive, the levels of its result that keep `MISSING`, and the compiler of its values."""
 
     path: Path
     keep: int
@@ -305,9 +305,9 @@ RULES: Final[dict[str, Callable[[Json, Path], Found]]] = {
 
 
 MOST_LEVELS: Final = 50
-"""So many levels of tables and lists a mapping has at most."""
+"""The most levels of tables and lists in a mapping."""
 
-_METADATA: Final = "_metadata"  # Segment's editor keeps notes under it, beside a directive
+_METADATA: Final = "_metadata"  # Segment's editor keeps notes under it, next to a directive
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LOOKS_LIKE_PATH = re.compile(r"\$\.[A-Za-z_]")
 
@@ -353,7 +353,7 @@ def _no_json(value: object, path: Path) -> Iterator[MappingProblem]:
 
 
 def _no_scalar(value: object) -> str | None:
-    """Return why a value that is no list and no table cannot be sent as JSON, or None."""
+    """Return why a value that is neither a list nor a table cannot be sent as JSON, or None."""
     match value:
         case None | bool():
             return None
