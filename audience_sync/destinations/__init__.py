@@ -11,8 +11,8 @@ Adding a destination:
    applies mappings to events, `rendered_events` has the idempotency keys, `outcomes` the outcome table of HTTP and
    `http_connection` a connection with a deadline. The renderer has no I/O. No outcome and no error has the API key.
 2. Add a line to `DESTINATIONS` in `destination_registry`.
-3. In `config`: its defaults (`defaults`), its section (`tables`), its API key (`secrets`), its actions in `[[mappings]]`
-   (`mapping_tables`, `types`), and `Settings.section` and `Settings.destination`, which return it.
+3. In `config`: its defaults (`defaults`), its section (`tables`), its API key (`secrets`), its actions in
+   `[[mappings]]` (`mapping_tables`, `types`), and `Settings.section` and `Settings.destination`, which return it.
 4. Add an entry to `SERVERS` in `tests/conformance/destination_servers.py`: how to start a local server that stands for
    it. `tests/conformance/test_destinations.py` then tests it; what only this destination does has tests of its own.
 

@@ -260,7 +260,7 @@ def test_elements_of_texts(source: Source, dialect: Dialect, subject: Subject, w
 
 
 def test_a_text_that_only_begins_like_a_list(source: Source, dialect: Dialect, subject: Subject) -> None:
-    """It has no elements; on PostgreSQL, which before 16 cannot tell whether a text is JSON, the query fails instead."""
+    """It has no elements; on PostgreSQL, which could not tell this from JSON before 16, the query fails instead."""
     rows, at = dialect.elements(dialect.column(text("[oops"), subject.text_type))
     statement = render(sa.select(at(()).text()).select_from(rows), dialect)
     if subject.json_type == "jsonb":
