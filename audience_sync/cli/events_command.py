@@ -37,18 +37,16 @@ def events(
     context: typer.Context,
     user: Annotated[
         str | None,
-        typer.Option(
-            "--profile", metavar="USER", help="Only events of this userId, anonymousId or groupId (default: all)."
-        ),
+        typer.Option("--profile", metavar="USER", help="Only events with this profile_key (default: all)."),
     ] = None,
     state: Annotated[EventState | None, typer.Option("--state", help="Only events in this state.")] = None,
     *,
     reasons: Annotated[
-        bool, typer.Option("--reasons", help="Why events sent nothing, and how many, instead of those that wait.")
+        bool, typer.Option("--reasons", help="Show why events sent nothing, with counts, instead of waiting events.")
     ] = False,
     since: Annotated[
         datetime | None,
-        typer.Option("--since", parser=instant, metavar="T", help="With --reasons: from the day of T on, ISO 8601."),
+        typer.Option("--since", parser=instant, metavar="T", help="With --reasons: only days since T (ISO 8601)."),
     ] = None,
     limit: LimitOption = 50,
     format: FormatOption = Format.TABLE,
@@ -57,14 +55,15 @@ def events(
 
     They are `waiting`, `retrying` after a failure, or `dead`.
 
-    The profile_key of an event is its userId, else its anonymousId, else its groupId; within one, events are in the
-    order in which they go. With --reasons: why others sent nothing, and how many. A table has all days together, json
-    and csv each day (UTC), for as long as deliveries are kept. json and csv have more fields than the tables.
+    The profile_key of an event is its userId; without one, its anonymousId; without both, its groupId. Events of one
+    profile_key are listed in the order they are sent. With --reasons: why other events sent nothing, with a count for
+    each reason, for as long as deliveries are kept. Table output combines all days; json and csv have a row for each
+    day (UTC), and more fields than the tables.
     """
     if reasons and (user is not None or state is not None):
-        raise typer.BadParameter("--reasons are counted for all users together; leave --profile and --state out")
+        raise typer.BadParameter("--reasons counts all users together; remove --profile and --state")
     if since is not None and not reasons:
-        raise typer.BadParameter("--since is about --reasons; what waits is listed whole")
+        raise typer.BadParameter("--since requires --reasons")
     settings = settings_of(context)
     with runtime.opened(settings) as database:
         if reasons:

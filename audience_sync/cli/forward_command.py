@@ -71,7 +71,7 @@ class BadLines:
         """Say how many were not named, and how many there are of each reason."""
         if self.count > MOST_NAMED:
             reasons = ", ".join(f"{count:,} {fault}" for fault, count in sorted(self.faults.items()))
-            console.print(f"… {self.count - MOST_NAMED:,} more bad lines, in all {reasons}")
+            console.print(f"… {self.count - MOST_NAMED:,} more bad lines; in total: {reasons}")
 
 
 class ForwardSheet:
@@ -155,7 +155,9 @@ def forward(
     context: typer.Context,
     file: Annotated[
         str,
-        typer.Argument(metavar="FILE", help="Segment events, one JSON object a line, gzip too; - is standard input."),
+        typer.Argument(
+            metavar="FILE", help="Segment events, one JSON object per line, optionally gzipped; - reads standard input."
+        ),
     ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Send nothing; show what the events would become.")
@@ -166,19 +168,19 @@ def forward(
 ) -> None:
     """Send a file of Segment events through the mappings.
 
-    With --dry-run, show what they would become.
+    With --dry-run, show the resulting requests and send nothing.
 
-    Events are kept in the membership database and delivered from there, about 24,000 at a time; those that come slowly
-    through a pipe, within seconds. A messageId is taken once in seven days: the same file again, after Ctrl-C or a
-    crash too, goes on and sends nothing twice. In the end there is one record: the events read, those of them that were
-    taken and those that were known already, bad lines (named on stderr), what Schematic accepted meanwhile, how
-    many sent nothing meanwhile (`audience-sync events --reasons` says why), and what is open and dead in the database.
+    Events are stored in the membership database and delivered from there, about 24,000 at a time, or every few seconds
+    if they arrive slowly through a pipe. Each messageId is accepted once in seven days, so running the same file again,
+    for example after Ctrl-C or a crash, continues and sends nothing twice. At the end, one record is printed: events
+    read, stored, and already known; bad lines (listed on stderr); events that Schematic accepted and events that sent
+    nothing during the run (`audience-sync events --reasons` shows why); open and dead events in the database.
 
-    A dry run as json or csv has a line for every event: matched are the mappings whose trigger it matches, bodies what
-    would be posted to Schematic, reasons why nothing, or nothing more, would be. A table is a summary.
+    A dry run with --format json or csv prints one line per event: `matched` lists the mappings whose trigger matches,
+    `bodies` the requests, and `reasons` why there are no others. A table is a summary.
 
-    Exit codes: 0 done, bad lines or not, and for an empty file; 1 the file cannot be read to its end (what comes before
-    is sent), none of its lines is an event, or Schematic takes none; 3 some deliveries are open or dead; 6 key refused.
+    Exit codes: 0 done, even with bad lines or an empty file; 1 the file cannot be read to its end (earlier events are
+    sent), none of its lines is an event, or Schematic accepts none; 3 some deliveries are open or dead; 6 key refused.
     """
     settings = settings_of(context)
     if dry_run:
@@ -264,7 +266,9 @@ def _send(sender: Sender, file: str) -> Tally:
         sender.deliver()
     bad.close()
     if sender.stop.is_set():
-        console.print(f"stopped behind line {tally.lines:,}: the same file again goes on, and sends nothing twice")
+        console.print(
+            f"stopped after line {tally.lines:,}: run the same command again to continue; nothing is sent twice"
+        )
     return tally
 
 
@@ -291,7 +295,7 @@ def _exit_code(tally: Tally, report: DeliveryReport | None, *, failure: SourceEr
 def _failure(tally: Tally, name: str) -> SourceError | None:
     """Return what was wrong with the file, if anything."""
     if tally.failure is not None:
-        hint = "what comes before is kept: the same command again goes on, and sends nothing twice"
+        hint = "earlier events are stored: run the same command again to continue; nothing is sent twice"
         return SourceError(str(tally.failure), hint=hint)
     if not tally.lines:
         console.print(Text(_nothing(name)))
@@ -343,5 +347,5 @@ def _nothing(name: str) -> str:
 def _no_event(name: str) -> SourceError:
     return SourceError(
         f"no line of {name} is a Segment event",
-        hint='each line is one JSON object, such as {"type": "identify", …}; `jq -c .[]` makes lines of a JSON list',
+        hint='each line must be one JSON object, such as {"type": "identify", …}; `jq -c .[]` splits a JSON array',
     )

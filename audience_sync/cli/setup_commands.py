@@ -107,7 +107,7 @@ def check(
     """Check the configuration, databases, audiences and Schematic.
 
     Reports every problem it finds, changes nothing and sends no events. Does not read column values: use `plan` for
-    that. Exit codes: 0 no errors (warnings are possible), 1 something does not work, 2 the configuration is invalid, 6
+    that. Exit codes: 0 no errors (warnings are possible), 1 some checks failed, 2 the configuration is invalid, 6
     Schematic refused the API key.
     """
     from audience_sync.checks.check_all import check as check_everything  # noqa: PLC0415 - what it needs is large

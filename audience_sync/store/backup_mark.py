@@ -181,7 +181,7 @@ def read(path: Path) -> Mark | None:
     except (TypeError, ValueError):
         raise MarkUnusable(
             f"cannot read {path}: it was not written by audience-sync",
-            hint="if the database next to it is your newest copy, remove the file; the next sync writes it again",
+            hint="if the database next to it is your newest copy, remove the file; the next sync creates it again",
         ) from None
 
 
@@ -203,8 +203,8 @@ def _compare(path: Path, found: Mark, known: Mark | None) -> None:
         return
     until = f"its last commit was at {_time(found)}" if found.generation else "it has no syncs and no forwarded events"
     raise DatabaseOlder(
-        f"the membership database next to {path} is older than the data sent from it: {until}, but there"
-        f" were commits until {_time(known)}",
+        f"the membership database next to {path} is older than the data sent from it: {until}, but data"
+        f" committed until {_time(known)} was sent",
         hint="restore the newer file, or accept this one with `audience-sync sync --resync --force`, which sends"
         " everything again",
     )

@@ -246,7 +246,7 @@ def test_twenty_bad_lines_are_named_and_the_rest_counted(folder: Folder) -> None
     assert [record["line"] for record in ended.records] == [1026]
     assert ended.err.splitlines() == [
         *(f"bad line {number} is valid JSON, but not an object" for number in range(1, 21)),
-        "… 1,005 more bad lines, in all 1,024 not_an_object, 1 not_json",
+        "… 1,005 more bad lines; in total: 1,024 not_an_object, 1 not_json",
         "1 events would become 0 bodies, 1 events would send nothing; 1,025 bad lines; nothing was sent",
     ]
 
@@ -276,7 +276,7 @@ FILES = {
         "bad line 2 is not valid JSON: …\n"
         "0 events would become 0 bodies, 0 events would send nothing; 2 bad lines; nothing was sent\n"
         "error: no line of FILE is a Segment event\n"
-        'hint: each line is one JSON object, such as {"type": "identify", …}; `jq -c .[]` makes lines of a JSON list\n',
+        'hint: each line must be one JSON object, such as {"type": "identify", …}; `jq -c .[]` splits a JSON array\n',
     ),
 }
 
@@ -544,7 +544,7 @@ def test_a_pipe_that_stays_open(place: Place, number: signal.Signals, monkeypatc
     again = send(place, lines(tracks(6)))
 
     assert code == (KILLED if number is signal.SIGKILL else INTERRUPTED)
-    assert ("stopped behind line 9: the same file again goes on" in err) == (number is signal.SIGINT)
+    assert ("stopped after line 9: run the same command again to continue" in err) == (number is signal.SIGINT)
     # Whoever is killed before an answer is settled has these events sent again, under the same keys.
     assert [{**one, "accepted": 0} for one in again.records] == record(read=6, known=6)
     assert told(place) == expected(tracks(6))

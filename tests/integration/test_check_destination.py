@@ -18,7 +18,9 @@ from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from tests.support.faulty_sandbox import FaultySandbox
 
 HINT = "set schematic.capture_url to https://c.schematichq.com, or to your proxy of it"
-UNCHECKED = "not checked: whether it is Schematic, and whether the key can send events; the first delivery shows both"
+UNCHECKED = (
+    "not checked: whether this URL is Schematic and whether the key can send events; the first delivery will tell"
+)
 JSON, HTML = "application/json", "text/html; charset=utf-8"
 
 

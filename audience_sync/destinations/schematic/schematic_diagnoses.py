@@ -32,14 +32,14 @@ PAGE, PAGES = 100, 20  # trait definitions asked for at a time, and how often at
 EMPTY_BATCH: Final = b'{"events":[]}'
 CAPTURE_HINT: Final = "set schematic.capture_url to https://c.schematichq.com, or to your proxy of it"
 UNCHECKED: Final = (
-    "not checked: whether it is Schematic, and whether the key can send events; the first delivery shows both"
+    "not checked: whether this URL is Schematic and whether the key can send events; the first delivery will tell"
 )
 
 
 def of_capture(url: str, answer: HttpAnswer, *, has_key: bool, now: datetime) -> Diagnosis:
     """Return whether a host takes batches of events, as far as its answer to an empty one tells."""
     if answer.status == 0:
-        hint = "check the network, a proxy, and schematic.capture_url"
+        hint = "check the network, any proxy, and schematic.capture_url"
         return Diagnosis(Severity.ERROR, url, answer.text, hint)
     said = describe(answer)
     outcome = classify(answer, now=now)
