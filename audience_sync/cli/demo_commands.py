@@ -238,8 +238,8 @@ def _suggest(place: Path, *, port: str, person: str, lapsed: str) -> None:
         ("Sync again; three changes for that customer are sent:", f"{program} sync"),
     ]
     _title("6. Go on")
-    out.print("shop.db is the source, audience_sync.db has the memberships, and sandbox.db has what")
-    out.print("Schematic received. config.toml and the sandbox's key are in the same folder.\n")
+    out.print("shop.db is the source, audience_sync.db has the memberships, and sandbox.db has")
+    out.print("everything Schematic received. config.toml and the sandbox's key are there too.\n")
     for why, command in steps:
         out.print(f"  {why}")
         lines = wrap_command(command, out.line_width, indent=4)
