@@ -33,7 +33,7 @@ INTERRUPTED: Final = 130
 """The exit code of a command that Ctrl-C ended, as shells have it: 128 and the number of SIGINT."""
 
 DELIVERIES_OPEN: Final = 3
-"""The exit code of a command that went well, but after which deliveries are open or dead."""
+"""The exit code of a command that went well, but after which deliveries are open or dead: `run_output.exit_code`."""
 
 WAITS_FOR_A_PERSON: Final = 4
 """The exit code of a command after which a run is blocked by a guard, or held."""

@@ -47,7 +47,12 @@ def unreadable(raw: str, problem: str) -> Unreadable:
 
 
 MAX_KEY_LENGTH: Final = 255
-"""The most characters of any key or trait name: Schematic takes no longer ones."""
+"""The most characters of any key or trait name: Schematic takes no longer ones.
+
+A longer identity rejects its row (`RowFault.LONG_KEY`), any other longer identifier is left out of its row
+(`RowFault.OMITTED_IDENTIFIER`), an audience's longer key is a configuration error, and a longer id of a forwarded event
+is stored as its hash (`segment_events.stored_id`).
+"""
 
 EXACT_FLOATS = 2**53  # from here on a float may stand for several whole numbers
 VALUE = "value"  # the column of a computed trait's values

@@ -91,6 +91,10 @@ def known_traces(connection: Connection, profile_key: str) -> dict[str, int]:
 def forget(connection: Connection, profile_key: str) -> dict[str, int]:
     """Erase a person from every table, and return what `traces` had found.
 
+    Erased are their rows in memberships, plans, history, outbox, identifiers, forwarded events, old deliveries and
+    rejections, their events in open and accepted batches, and their key in the reasons of runs. Not erased are
+    messageIds and counts, which name nobody, events that mention them under another key, and backups.
+
     The caller holds the leases of all audiences: a sync that read the person before would put them back. It has also
     seized the person's open batches (`batches.seize`), and none of them is under way.
     """

@@ -2,7 +2,11 @@
 
 A holder keeps something that the operating system or Postgres takes away when its process dies: a lock on a small file
 next to a SQLite database, or an advisory lock on a connection of its own. Whoever can take that lock knows that the
-holder is gone, and may take over: its runs by `sync.takeover`, its batches by `batches.claim_free`.
+holder is gone, at once; on another host, only when its lease (30 s) or claim has expired.
+
+Whoever comes next takes over. Runs: the next `sync`, `approve` or `retract` of the audience, or a daemon that starts
+(`sync.takeover`); a run that died while reading is failed, one that died while applying is finished. Batches: any
+process that delivers, which looks for free ones every second (`batches.claim_free`).
 """
 
 from __future__ import annotations
