@@ -17,8 +17,8 @@ from audience_sync.errors import AudienceSyncError
 NOT_UTF8: Final = "Could not decode to UTF-8"
 NOTHING_LOST: Final = "nothing was lost; try again"
 _SQLITE: Final[Mapping[str, str]] = {
-    "SQLITE_BUSY": "nothing was lost; another program has locked the file: close it and try again",
-    "SQLITE_LOCKED": "nothing was lost; another program has locked the file: close it, then try again",
+    "SQLITE_BUSY": "nothing was lost; another program has locked the file: close that program and try again",
+    "SQLITE_LOCKED": "nothing was lost; another program has locked the file: close that program, then try again",
     "SQLITE_FULL": "nothing was lost; free disk space in {folder}",
     "SQLITE_IOERR": "nothing was lost; check the disk that contains {folder}",
     "SQLITE_READONLY": "make {file} and its folder writable by this user",
@@ -36,9 +36,9 @@ _POSTGRES: Final[Mapping[str, str]] = {
     " GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};"
     " GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
     "42P01": "restore the database from a backup: something other than audience-sync removed the table or view",
-    "25006": "connect to the primary server: this one is a replica or has read-only transactions",
+    "25006": "connect to the primary server: this one is a replica or its transactions are read-only",
     "3D000": "create the database, or check database.url",
-    "28000": "check the user and password in database.url and the server's pg_hba.conf",
+    "28000": "check the user and password in database.url, and the server's pg_hba.conf",
     "28P01": "check the user and password in database.url",
     "53100": "nothing was lost; free disk space on the server",
     "53300": "nothing was lost; close connections or raise max_connections on the server",

@@ -190,15 +190,15 @@ def facts(path: Path, customer: str, *, at: datetime) -> Facts:
 def reason(kind: ChangeKind, audience: str, before: Facts, now: Facts) -> str:
     """Return why an audience of the demo changed for a customer, in terms of its definition."""
     if kind is ChangeKind.UPDATED:
-        return f"works for {now.company} now"
+        return f"now works for {now.company}"
     if audience == SPENDERS:
-        return f"${now.spent / 100:,.2f} in 90 days, before ${before.spent / 100:,.2f}"
+        return f"${now.spent / 100:,.2f} in 90 days, previously ${before.spent / 100:,.2f}"
     if now.last_order_at == before.last_order_at:
         return f"last order {_days_ago(now)} ago"
     if before.last_order_at is None:
         return f"first order {_days_ago(now)} ago"
     gap = _days(now.last_order_at or now.at, before.last_order_at)
-    return f"ordered {_days_ago(now)} ago, {gap} after the last"
+    return f"ordered {_days_ago(now)} ago, {gap} after the previous order"
 
 
 def _days_ago(known: Facts) -> str:

@@ -27,7 +27,7 @@ def require_folder(folder: Path, purpose: str) -> None:
     if folder.is_dir():
         return
     if folder.exists():
-        raise ConfigError(f"{folder} {purpose} is not a folder", hint="correct the path")
+        raise ConfigError(f"the path {folder} {purpose} is not a folder", hint="correct the path")
     raise ConfigError(
         f"the folder {folder} {purpose} does not exist",
         hint=f"create it with `mkdir -p {shlex.quote(str(folder))}`, or correct the path",
@@ -41,7 +41,7 @@ def require_temporary_folder(environ: Mapping[str, str]) -> None:
         ConfigError: it is.
     """
     if named := environ.get(TEMPORARY_FOLDER):
-        require_folder(Path(named), f"that {TEMPORARY_FOLDER} names")
+        require_folder(Path(named), f"from {TEMPORARY_FOLDER}")
 
 
 def require_usable_temporary_folder(environ: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ def require_usable_temporary_folder(environ: Mapping[str, str]) -> None:
             with tempfile.TemporaryFile(dir=named) as file:
                 file.write(b"tried")
         except OSError as error:
-            remedy = "free space there, or " if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
+            remedy = "free up space there, or " if error.errno in {errno.ENOSPC, errno.EDQUOT} else ""
             raise ConfigError(
                 f"the folder {named} from {TEMPORARY_FOLDER} is not writable: {error.strerror}",
                 hint=f"{remedy}set {TEMPORARY_FOLDER} to a folder that is writable by this user",

@@ -34,7 +34,7 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
         if missing := sorted(set(schema.metadata.tables) - set(sa.inspect(database.engine).get_table_names())):
             raise AudienceSyncError(
                 f"{display_url(database.engine.url)} has no table {', '.join(missing)}",
-                hint="restore the database from a backup: something other than audience-sync removed it",
+                hint="restore the database from a backup: something other than audience-sync removed what is missing",
             )
         attempt(database, lambda connection: _write(connection, settings.identity))
     except EXPECTED as raised:

@@ -76,5 +76,5 @@ def _environment(destination: Destination, told: str | None, database: Database 
     if told is not None:
         return ok(check, url, f"API key accepted; it belongs to the environment {told}")
     setting = f"{destination.name}.environment"
-    counts = f"the label {label!r} from {setting} is used" if label else "no environment is compared"
+    counts = f"the label {label!r} from {setting} is used" if label else "environments are not compared"
     return ok(check, url, f"API key accepted, but it cannot read its environment: {counts}")

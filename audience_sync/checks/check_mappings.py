@@ -73,7 +73,7 @@ def _used(mapping: Mapping, events: list[SegmentEvent], *, takes_others: bool) -
             CHECK,
             mapping.name,
             f"does not match any audience change: {mapping.trigger}",
-            remedy="correct the trigger (an audience change is an identify of one user with one trait), or ignore"
+            remedy="correct the trigger (an audience change is an identify call for one user with one trait), or ignore"
             " this if the mapping is for `audience-sync forward`",
         )
         return

@@ -46,7 +46,7 @@ def look(database: Database) -> Iterator[Finding]:
                     raise
                 yield _wrong(
                     row.key,
-                    "a member has bytes that are not valid text, so its members cannot be compared",
+                    "a member has bytes that are not valid text, so the members cannot be compared",
                     remedy="restore a backup; or stop the service, delete the invalid rows of `memberships` and"
                     f" the audience's row of `digests`, and run `audience-sync sync {row.key}`",
                 )

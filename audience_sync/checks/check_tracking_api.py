@@ -26,7 +26,7 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     except EXPECTED as raised:
         yield error(CHECK, str(address), raised)
         return
-    yield ok(CHECK, str(address), f"`run` accepts events here, from senders with {counted(len(keys), 'write key')}")
+    yield ok(CHECK, str(address), f"`run` accepts events here, authenticated with {counted(len(keys), 'write key')}")
     if traits := _settable(settings):
         yield warning(
             CHECK,
@@ -35,8 +35,8 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
                 "accepts identify calls from any sender with a write key, and these can overwrite"
                 f" {_listed(traits)} until the next change or resync"
             ),
-            remedy='send all traits only in a mapping with context.personas.computation_class in ["audience",'
-            ' "trait"] in its trigger, and list the allowed traits in a second mapping; ignore this if you'
+            remedy='send all traits only in a mapping triggered by context.personas.computation_class in ["audience",'
+            ' "trait"], and list the allowed traits in a second mapping; ignore this if you'
             " trust the senders",
         )
     if not address.is_loopback:

@@ -70,9 +70,7 @@ def empty_folder(folder: Path | None) -> Path:
         raise ConfigError(
             f"cannot create the folder {place}: {error.strerror}", hint="choose another folder with --folder"
         ) from error
-    raise ConfigError(
-        f"{place} is not an empty folder", hint="choose another folder with --folder, or leave the option out"
-    )
+    raise ConfigError(f"{place} is not an empty folder", hint="choose another folder with --folder, or omit the option")
 
 
 def tell(place: Path) -> Generator[None, None, None]:
@@ -124,7 +122,7 @@ def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator
     rows = []
     for audience, run in zip(settings.audiences, done, strict=True):
         if run.state is not RunState.SUCCEEDED:
-            raise AudienceSyncError(f"the sync of {audience.key} is {run.state}: {run.reason}")
+            raise AudienceSyncError(f"the sync of {audience.key} has the state {run.state}: {run.reason}")
         counts = run.counts
         numbers = (counts.read, counts.entered, counts.exited, counts.updated, counts.unchanged, run.sent)
         rows.append(dict(zip(RUNS_SHOWN.columns, (audience.name, *numbers), strict=True)))
@@ -237,7 +235,7 @@ def _suggest(place: Path, *, port: str, person: str, lapsed: str) -> None:
         ("Add an order of $640 for a lapsed customer:", f"{sql} shop.db {order}"),
         ("Sync again; three changes for that customer are sent:", f"{program} sync"),
     ]
-    _title("6. Go on")
+    _title("6. Next steps")
     out.print("shop.db is the source, audience_sync.db has the memberships, and sandbox.db has")
     out.print("everything Schematic received. config.toml and the sandbox's key are there too.\n")
     for why, command in steps:
@@ -273,7 +271,7 @@ def moment(text: str) -> timedelta:
 
 
 FailRate = Annotated[
-    float | None, typer.Option(min=0, max=1, metavar="RATE", help="Fraction of event requests to fail (0–1).")
+    float | None, typer.Option(min=0, max=1, metavar="RATE", help="Fraction of event requests that fail (0–1).")
 ]
 FailStatus = Annotated[
     int | None,
@@ -322,7 +320,7 @@ def sandbox(
 ) -> None:
     """Run a local Schematic until Ctrl-C.
 
-    Accepts events, enforces Schematic's limits, and fails on request. Needs no configuration. Stores everything it
+    Accepts events, enforces Schematic's limits, and fails when asked to. Needs no configuration. Stores everything it
     receives in --database.
     """
     accepted = keys or [DEVELOPMENT_KEY]

@@ -42,7 +42,7 @@ def events(
     state: Annotated[EventState | None, typer.Option("--state", help="Only events in this state.")] = None,
     *,
     reasons: Annotated[
-        bool, typer.Option("--reasons", help="Show why events sent nothing, with counts, instead of waiting events.")
+        bool, typer.Option("--reasons", help="Show why events sent nothing, with counts; omit waiting events.")
     ] = False,
     since: Annotated[
         datetime | None,
@@ -55,9 +55,9 @@ def events(
 
     They are `waiting`, `retrying` after a failure, or `dead`.
 
-    The profile_key of an event is its userId; without one, its anonymousId; without both, its groupId. Events of one
+    The profile_key of an event is its userId; without one, its anonymousId; without either, its groupId. Events of one
     profile_key are listed in the order they are sent. With --reasons: why other events sent nothing, with a count for
-    each reason, for as long as deliveries are kept. Table output combines all days; json and csv have a row for each
+    each reason, as far back as deliveries are kept. Table output combines all days; json and csv have a row for each
     day (UTC), and more fields than the tables.
     """
     if reasons and (user is not None or state is not None):

@@ -237,7 +237,7 @@ def _next(row: AudienceRow, explanation: Explanation, record: StoredRecord, hold
         return f"{audience.key} was synced as {row.computation} before, so a sync is refused"
     would = f"{sync} would {_would(explanation, member, record)}"
     if row.state == "paused":
-        return f"{audience.key} is paused; after `audience-sync resume {audience.key}` {would}"
+        return f"{audience.key} is paused; after `audience-sync resume {audience.key}`, {would}"
     if not audience.enabled:
         return f"{audience.key} is disabled in the configuration; if it were enabled, {would}"
     if hold is not None:
@@ -314,7 +314,7 @@ def explain(
         )
     as_of = _instant(now)
     explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))
-    standing = standing_of(settings, explanation, sync="the next sync" if now is None else "a sync as of then")
+    standing = standing_of(settings, explanation, sync="the next sync" if now is None else "a sync as of that time")
     show(explanation, _verdict(settings, explanation), standing, format=format)
 
 
@@ -331,8 +331,8 @@ def preview(
 ) -> None:
     """Count the members of an audience and show a sample.
 
-    Stores nothing, and needs no membership database and no API key. The sample has the first profiles by key, in the
-    order of `members`. json is one object that includes the sample; csv has only the sample.
+    Stores nothing, and needs no membership database or API key. The sample has the first profiles by key, in the
+    order that `members` uses. json is one object that includes the sample; csv has only the sample.
     """
     settings = settings_of(context)
     chosen, as_of, monotonic = settings.audience(audience), _instant(now), clock().monotonic
@@ -365,7 +365,7 @@ def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:
         UnknownName: no audience has this key or name.
     """
     if audience is None:
-        hint = f"audience-sync explain USER {user}; its SQL: audience-sync explain {user} --sql"
+        hint = f"audience-sync explain USER {user}; for the SQL: audience-sync explain {user} --sql"
         raise ConfigError("explain needs USER and AUDIENCE", hint=hint)
     try:
         return settings.audience(audience)
@@ -383,7 +383,7 @@ def _verdict(settings: Settings, explanation: Explanation) -> str:
     audience, user, found = explanation.audience, explanation.user, explanation.found
     is_trait = audience.computation.has_values
     reasons = [reason for reason in dict.fromkeys(found.reasons) if reason is not RowFault.DUPLICATE]
-    because = f" (one of its rows was rejected or changed: {', '.join(reasons)})" if reasons else ""
+    because = f" (one of the user's rows was rejected or changed: {', '.join(reasons)})" if reasons else ""
     if found.member is not None:
         has = f"has the value {found.member.value}" if is_trait else f"is in {audience.key}"
         return f"{user} {has}{because}"

@@ -133,7 +133,7 @@ def profile(
     Shows audiences and computed traits, pending and accepted deliveries, and history.
 
     json is one object with audiences, events, deliveries and changes; csv has only the audiences. --limit applies to
-    deliveries and to changes (newest first), and to forwarded events not accepted yet (oldest first).
+    deliveries and to changes (newest first), and to forwarded events not yet accepted (oldest first).
     """
     settings = settings_of(context)
     with runtime.opened(settings) as database:

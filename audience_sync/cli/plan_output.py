@@ -343,7 +343,7 @@ class PlanSheet:
             would = f"{c.entered:,} would enter, {c.exited:,} would exit, {c.updated:,} would be updated"
         else:
             before = f"{plan.members_before:,} have a value"
-            would = f"{c.entered:,} would get a value, {c.exited:,} would lose it, {c.updated:,} would be updated"
+            would = f"{c.entered:,} would get a value, {c.exited:,} would lose theirs, {c.updated:,} would be updated"
         console.print(
             f"[bold]{plan.audience_key}[/] ({plan.kind}, as of {instant_text(iso(plan.as_of))}, {before}):"
             f" {c.read:,} read, {would}; {c.unchanged:,} unchanged, {c.rejected:,} rejected,"
@@ -359,7 +359,7 @@ class PlanSheet:
             if key == plan.audience_key:
                 console.print(f"  [yellow]{count:,} of the samples would become dead letters:[/] {escape(sentence)}")
         for refusal in plan.refusals:
-            console.print(f"  [yellow]a guard would block it:[/] {escape(refusal)}")
+            console.print(f"  [yellow]a guard would block the sync:[/] {escape(refusal)}")
         if plan.refusals and plan.blocked_run is None:
             console.print("  a sync would store this plan as a blocked run; `audience-sync approve RUN` applies it")
         if plan.blocked_run is not None:
@@ -373,7 +373,7 @@ class PlanSheet:
         delivery = self._settings.delivery
         if events:
             console.print(
-                f"requests and time are minimums, with full batches of {delivery.batch_size:,} events at"
+                f"requests and time are minimums, assuming full batches of {delivery.batch_size:,} events at"
                 f" {delivery.max_requests_per_second:,g} requests per second; in the total, changes to one"
                 " profile share an event where the mappings allow it"
             )
@@ -422,7 +422,7 @@ def _explained(reason: RowFault, destination: str) -> str:
         RowFault.EMPTY_KEY: "the identity is empty",
         RowFault.LONG_KEY: f"the identity is longer than {MAX_KEY_LENGTH} characters",
         RowFault.UNUSABLE_TEXT: "the identity has control characters or is not valid text",
-        RowFault.UNSUPPORTED_TYPE: "the identity is not text, a whole number or a UUID",
+        RowFault.UNSUPPORTED_TYPE: "the identity is neither text, a whole number nor a UUID",
         RowFault.PLACEHOLDER_KEY: "the identity is a placeholder for a missing value, such as NULL",
         RowFault.DECIMAL_KEY: "the identity is a number in decimal or scientific notation, such as 1.14739E+18",
         RowFault.DUPLICATE: (

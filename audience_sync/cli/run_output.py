@@ -109,7 +109,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise ConfigError(
             "confirmation is needed, but standard input is not a terminal",
-            hint=f"to answer yes, add --yes: {question}",
+            hint=f"add --yes to answer yes to: {question}",
         )
     lines = wrap(Text(question), console.line_width - len(" [y/N]: "))
     typer.confirm("\n".join(line.plain for line in lines), abort=True, err=True)

@@ -146,7 +146,7 @@ def service(
     for path in (Path(command[0]), Path(__file__).parent.parent, unit.config):
         if str(path).startswith(HIDDEN):
             run_output.note(
-                f"the service cannot read {path}: it has no access to home directories and /tmp. Install in"
+                f"the service cannot read {path}: it has no access to home directories or /tmp. Install in"
                 " /opt/audience-sync (`python3 -m venv /opt/audience-sync`) and keep the configuration in"
                 " /etc/audience-sync"
             )

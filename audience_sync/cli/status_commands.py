@@ -118,7 +118,7 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
 
     States of an audience: `active`, `paused`, `retired`, `disabled` (enabled = false), `orphan` (in the database but
     not in the configuration), `new` (never synced) and `held` (it uses an audience that was not accepted; the list
-    `held` has the next step). The list `failed` has the audiences with a failed last run, and the reason. Members of a
+    `held` has the next step). The list `failed` has the audiences whose last run failed, and the reason. Members of a
     computed trait are the profiles that have a value. `syncing` is the process that is syncing the audience.
 
     --holders lists active claims: the process that does the `sync` of an audience, or the `delivery` of a number of
@@ -146,7 +146,7 @@ def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOpt
     states.
 
     `definition` is the query in canonical form, or `sql`. `definition_changed` is true if the definition, or something
-    it uses, was edited since the last completed sync.
+    it uses, has been edited since the last completed sync.
     """
     settings = settings_of(context)
     with runtime.opened(settings) as database, database.read() as connection:

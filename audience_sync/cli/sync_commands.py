@@ -60,7 +60,7 @@ Now = Annotated[
         "--now",
         parser=instant,
         metavar="T",
-        help="Evaluate as of this time, the value of :now (default: the current time).",
+        help="Evaluate with :now set to this time (default: the current time).",
     ),
 ]
 NoDeliver = Annotated[bool, typer.Option("--no-deliver", help="Keep the changes in the outbox; send nothing.")]
@@ -84,14 +84,12 @@ def sync(
     names: Names = None,
     now: Now = None,
     no_deliver: NoDeliver = False,
-    resync: Annotated[
-        bool, typer.Option("--resync", help="Send every current value and every known exit again.")
-    ] = False,
+    resync: Annotated[bool, typer.Option("--resync", help="Resend every current value and every known exit.")] = False,
     force: Annotated[
         bool,
         typer.Option(
             "--force",
-            help="Accept a --now earlier than the last sync's; with --resync, also a database restored from a backup.",
+            help="Accept a --now before the last sync's; with --resync, also a database restored from a backup.",
         ),
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Apply at most N changes per audience.")] = None,
@@ -170,10 +168,10 @@ def plan(
     """Show what a sync would change and send.
 
     Changes nothing. Shows how many profiles enter, exit and are updated, and how many requests and how much time the
-    delivery takes, for each audience and in total. json has one line per audience, with its samples before it, and the
+    delivery takes, for each audience and in total. json has one line per audience, preceded by its samples, and the
     total at the end; csv has the samples instead of the summary. Each sample is shown as if it were the only change to
-    its profile; `all` shows every change. A --now earlier than the last sync's shows what a sync with --force would
-    do. Exits with 4 if a guard would block the sync or if it would be held.
+    its profile; `all` shows every change. With a --now before the last sync's, shows what a sync with --force would
+    do. Exits with 4 if the sync would be blocked by a guard or held.
     """
     settings = settings_of(context)
     blocked = False
@@ -228,7 +226,7 @@ def approve(
 
     Applies exactly the plan that the guard blocked, and fails if a later run has changed the audience. A newly blocked
     run replaces the previous one. With AUDIENCE, shows the newest blocked run and asks for confirmation;
-    `audience-sync runs --state blocked` lists all of them. Audiences that this run held become due immediately: the
+    `audience-sync runs --state blocked` lists all blocked runs. Audiences held by this run become due immediately: the
     daemon syncs them, or run `audience-sync sync`.
     """
     settings = settings_of(context)
@@ -239,7 +237,7 @@ def approve(
         approved = _patiently(partial(approve_run, workspace, before.id), wait, stop)
         if is_applied:
             at = instant_text(iso(before.approved_at))
-            console.print(f"run {before.id} was already approved at {at}, and its changes are applied")
+            console.print(f"run {before.id} was already approved at {at}, and its changes were applied")
         else:
             run_output.print_released(workspace.database, approved)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
@@ -260,16 +258,16 @@ def retract(
 ) -> None:
     """End an audience or computed trait and retire its key.
 
-    Sends false to every member of an audience, or null to every profile with a value of a computed trait.
+    Sends false for every member of an audience, or null for every profile with a value for a computed trait.
     """
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     with runtime.opened(settings) as database, database.read() as connection:
         audience = audiences.by_key(connection, name)
     values = (
-        f"null to {counted(audience.members, 'profile')} with a value of {audience.key}"
+        f"null for {counted(audience.members, 'profile')} with a value for {audience.key}"
         if audience.computation.has_values
-        else f"false to {counted(audience.members, 'member')} of {audience.key}"
+        else f"false for {counted(audience.members, 'member')} of {audience.key}"
     )
     run_output.confirm(f"Send {values}, and never use this key again?", yes=yes)
     with working(settings) as (workspace, stop):
@@ -277,7 +275,7 @@ def retract(
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         sent = run_output.show_run_ids(workspace.database, [retracted.id], format=format)
         if any(one.key == audience.key and one.enabled for one in settings.audiences):
-            run_output.note(f"{audience.key} is still in {settings.path}; syncs skip it from now on")
+            run_output.note(f"{audience.key} is still in {settings.path}; syncs will skip it from now on")
         raise typer.Exit(run_output.exit_code([retracted], [], delivery, sent=sent))
 
 
@@ -394,9 +392,9 @@ def _accept_older(workspace: Workspace, settings: Settings) -> bool:
     console.print(f"continuing with an older database: sending all its values again ({named})")
     if accepted.events:
         console.print(
-            "pending forwarded events that may have been sent since are now dead letters"
+            "pending forwarded events that may have been sent since then are now dead letters"
             f" ({accepted.events:,}): `audience-sync dead retry --events` sends them"
-            f" ({settings.destination.display_name} drops those received within 24 hours),"
+            f" ({settings.destination.display_name} drops those it already received within 24 hours),"
             " `audience-sync dead discard --events` drops them"
         )
     for audience in accepted.audiences:

@@ -88,7 +88,7 @@ _SERVICE_RECIPE: Final = """\
 #
 # Run other commands as the same user, with the same database and key; `init`
 # creates the database. With [ingest], they also need the write key: add
-# `-p LoadCredential=SEGMENT_WRITE_KEY:…` here, too.
+# `-p LoadCredential=SEGMENT_WRITE_KEY:…` here too.
 #
 #   as_service() {{
 #     systemd-run --quiet --pipe --wait --collect \\
@@ -112,7 +112,7 @@ _SERVICE_RECIPE: Final = """\
 _ONCE_RECIPE: Final = """\
 # /etc/systemd/system/audience-sync-once.service
 #
-# Runs one sync next to the service, with the same user, database and key. It
+# Runs one sync alongside the service, with the same user, database and key. It
 # waits for audiences that the service is syncing. Install it as root, after
 # audience-sync.service:
 #
@@ -150,9 +150,9 @@ ExecStart={command}
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=on-failure
 RestartSec=10
-# 2: the configuration is invalid until somebody changes it.
+# 2: the configuration stays invalid until somebody changes it.
 RestartPreventExitStatus=2
-# After a crash, the start first finishes interrupted work.
+# After a crash, startup first finishes interrupted work.
 TimeoutStartSec=30min
 TimeoutStopSec=15
 WatchdogSec=60
@@ -180,7 +180,7 @@ Environment=TMPDIR=/var/cache/audience-sync
 LoadCredential=SCHEMATIC_API_KEY:{key}
 # LoadCredential=SHOP_PASSWORD:/etc/audience-sync/shop_password
 # LoadCredential=SEGMENT_WRITE_KEY:/etc/audience-sync/segment_write_key
-# Home directories are not accessible. Add a source file from one, read only:
+# Home directories are not accessible. To add a source file from one, read-only:
 # BindReadOnlyPaths=/home/somebody/shop.db:/srv/shop.db
 """
 

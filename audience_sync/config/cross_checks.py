@@ -110,7 +110,7 @@ def _keys(entries: Entries) -> Iterator[Problem]:
         if "key" not in entry and isinstance(name, str) and name.strip():
             key = audience_key(name)
             if not key:
-                yield Problem(place, f"missing: the name {name!r} has no letters or digits for an automatic key")
+                yield Problem(place, f"missing: the name {name!r} has no letters or digits to make a key from")
             elif len(key) > MAX_KEY_LENGTH:
                 yield Problem(
                     place, f"required here: the key made from the name would exceed {MAX_KEY_LENGTH} characters"

@@ -191,8 +191,8 @@ def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
             if setting == "user_keys" and key == identity:
                 if column != user:
                     sentence = (
-                        "cannot be set for a query: the identity is the column `user` of"
-                        f" [sources.NAME.{kind}], here `{user}`; remove it"
+                        "cannot be set for a query; remove it: the identity is the column `user` of"
+                        f" [sources.NAME.{kind}], here `{user}`"
                     )
                     yield Problem((*location, setting, key), sentence)
             elif profiles is None:

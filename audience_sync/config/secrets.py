@@ -76,7 +76,7 @@ def resolve_api_key(schematic: SchematicTable, environ: Mapping[str, str]) -> Se
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
             f"{origin} does not contain a valid Schematic API key",
-            hint="it must contain only the key, without quotes, a name or a second line",
+            hint="it must contain only the key, with no quotes, name or second line",
         )
     return SecretStr(key)
 
@@ -87,7 +87,7 @@ def _in_file(path: Path) -> str:
     except OSError as error:
         raise ConfigError(
             f"cannot read the Schematic API key from {path}: {error.strerror}",
-            hint="set schematic.api_key_file to a file that contains the key and is readable for this user",
+            hint="set schematic.api_key_file to a file that contains the key and is readable by this user",
         ) from None
     if not key:
         raise ConfigError(f"the Schematic API key file {path} is empty", hint="write only the key to this file")

@@ -258,12 +258,12 @@ def _cron(value: str) -> str:
     except ValueError as error:
         raise ValueError(f"must be a cron expression with five fields, such as `0 */2 * * *`: {error}") from None
     if trigger.get_next_fire_time(None, datetime(2000, 1, 1, tzinfo=UTC)) is None:
-        raise ValueError("must match at least one date, but never does")
+        raise ValueError("must match at least one date, but matches none")
     return value
 
 
 def _web_url(value: str) -> str:
-    sentence = "must be a URL such as `https://example.com`, without user, query or fragment"
+    sentence = "must be a URL such as `https://example.com`, without a user, query or fragment"
     try:
         parts = urlsplit(value)
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
@@ -332,7 +332,7 @@ def _placeholders(value: object) -> tuple[str, ...]:
 
 def _separator(value: object) -> str:
     if not isinstance(value, str) or len(value) != 1 or value in '"\r\n' or ord(value) > 127:
-        raise ValueError('must be one ASCII character such as ";", except a quotation mark or a line break')
+        raise ValueError('must be one ASCII character such as ";", but not a quotation mark or line break')
     return value
 
 

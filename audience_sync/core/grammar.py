@@ -107,7 +107,7 @@ class Language:
             what = (
                 "a NUL character"
                 if found.group() == "\0"
-                else f"half of a character (a lone surrogate), {shown(found.group())}"
+                else f"half a character (a lone surrogate), {shown(found.group())}"
             )
             raise self.refusal(found.start(), f"found {what}, which is not allowed in text")
         if not text.strip(" \t\f\r\n"):

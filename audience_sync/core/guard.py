@@ -163,7 +163,7 @@ def _sentence(key: str, used: Used, found: Obstacle) -> tuple[str, str]:
     sync = f"resolve it with `audience-sync sync {used.key}`"
     then = f"then run `audience-sync sync {key}`"
     if found in (Obstacle.NEW, Obstacle.BEHIND) and decided is not None and decided.is_partial:
-        return f"was synced only in part (run {run})", sync
+        return f"was only partly synced (run {run})", sync
     return {
         Obstacle.REMOVED: ("is not in the configuration", f"add it again, or run `audience-sync retract {used.key}`"),
         Obstacle.DISABLED: ("is disabled", f"set `enabled = true`, {then}"),

@@ -151,7 +151,7 @@ def _tokens(sql: str, lexis: Lexis) -> Iterator[_Token]:
             kind, text = "blank", sql[at : _comment_end(sql, at)]
         if kind in {"open", "open_comment"} or (kind == "blank" and not text):
             raise ConfigError(
-                f"The SQL ends before the {sql[at : at + 2].strip()} opened on {_line(sql, at)} is closed."
+                f"The SQL ends without closing the {sql[at : at + 2].strip()} opened on {_line(sql, at)}."
             )
         if kind == "colon":
             kind = _colon_kind(sql, at, text)

@@ -108,7 +108,7 @@ def read_again(old: Settings, key: SecretStr, environ: Mapping[str, str]) -> Rel
         ConfigError: it is invalid; the old one stays in effect.
     """
     if not old.path.is_file():  # a pipe was read to its end, and waiting for it could take forever
-        raise ConfigError(f"{old.path} is not a file", hint="restore the file; a pipe can be read only at startup")
+        raise ConfigError(f"{old.path} is not a file", hint="restore the file; a pipe can only be read at startup")
     new = load(old.path, environ)
     if old.audiences and not new.audiences:
         raise ConfigError(
@@ -306,7 +306,7 @@ def _iso(moment: datetime | None) -> str | None:
 
 def _leave(failure: BaseException | None, destination: str) -> None:
     """End the process although a source or the destination has not answered; the next start knows that it died."""
-    log.info("work_abandoned", why=f"a source or {destination} did not respond in time; nothing is lost")
+    log.info("work_abandoned", why=f"a source or {destination} did not respond in time; nothing was lost")
     if failure is None:
         os._exit(0)
     if isinstance(failure, AudienceSyncError):

@@ -155,7 +155,7 @@ class Settler:
     def _say_once(self, problem: str) -> None:
         if not self._warned:
             sentence = (
-                f"cannot record events accepted by {self._destination} in the membership database; retrying: {problem}"
+                f"the membership database cannot record events accepted by {self._destination}; retrying: {problem}"
             )
             self._warn(sentence)
             self._warned = True

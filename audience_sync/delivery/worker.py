@@ -208,7 +208,7 @@ class Worker(threading.Thread):
                 group.fail(
                     DestinationError(
                         f"{destination.address_setting} is not {destination.display_name}: {reason}",
-                        hint="nothing was lost; fix it, then run `audience-sync deliver`",
+                        hint="nothing was lost; fix the cause, then run `audience-sync deliver`",
                     )
                 )
                 self._again(held, after=0.0)

@@ -162,7 +162,7 @@ def _separator(path: str, record: str) -> str:
     (first, times), (second, as_often) = _counted(record).most_common(2)
     if times and times == as_often:
         raise SourceError(
-            f"The separator of the file {path} is ambiguous: its first line has as many {first!r} as {second!r}.",
+            f"The separator of the file {path} is ambiguous: the first line has as many {first!r} as {second!r}.",
             hint='set `separator` for the source, as in separator = ";"',
         )
     return first if times else SEPARATORS[0]

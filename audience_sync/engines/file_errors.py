@@ -43,7 +43,7 @@ def remedy_of(error: Exception, source: Source, texts: Collection[str]) -> str |
         case duckdb.BinderException() if "VARCHAR" in str(error):
             return _declare(str(error), source, texts)
         case duckdb.ConversionException():
-            return "convert text with parse_number(…) and parse_time(…), or declare it in `types` of the source"
+            return "convert text with parse_number(…) and parse_time(…), or declare it in the source's `types`"
         case duckdb.IOException():
             return "check that the file exists and is complete"
         case _:

@@ -67,7 +67,7 @@ def read_json(connection: DuckDBPyConnection, paths: Sequence[str], go_on: Calla
     columns = {min(keys): keys for keys in alike.values()}
     if not columns:
         raise SourceError(
-            f"The file {paths[0]} has no rows.", hint="columns come from the keys of its rows, so add at least one row"
+            f"The file {paths[0]} has no rows.", hint="add at least one row; columns come from the keys of the rows"
         )
     groups = groupby(sorted(paths, key=formats.__getitem__), key=formats.__getitem__)
     first, *others = (_rows(connection, list(group), columns, form) for form, group in groups)

@@ -218,7 +218,7 @@ def _loaded(load: Callable[[Buffer], Any], raw: bytes | None) -> Any:
         return raw.decode("utf-8", "surrogateescape")
     except _UNREADABLE as error:
         problem = _BEFORE_VALUE.sub("", str(error))
-        return unreadable(raw.decode("utf-8", "replace"), f"{problem}: cast it to text")
+        return unreadable(raw.decode("utf-8", "replace"), f"{problem}; cast it to text")
 
 
 ENGINE = Engine(connect=connect, connect_errors=(psycopg.Error,), lexis=_DIALECT.lexis, dialect=_DIALECT)

@@ -79,7 +79,7 @@ def dialect_of(source: Source) -> Dialect:
         able = ", ".join(name for name, entry in ENGINES.items() if entry.module and name not in {FILES, TEXT_FILES})
         raise ConfigError(
             f"queries are not supported for {engine_name(source)} yet, only for {able}",
-            hint="write the audience as `sql`",
+            hint="define the audience with `sql`",
         )
     return dialect
 

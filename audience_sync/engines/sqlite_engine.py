@@ -170,7 +170,7 @@ class SqliteSession:
                 raise SourceError(
                     (
                         "The source has text that is not valid UTF-8, and the query returned different rows"
-                        " when it was repeated."
+                        " when repeated."
                     ),
                     hint=(
                         "repair the text, or make the query repeatable: use :now instead of the database's"

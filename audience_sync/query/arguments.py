@@ -58,7 +58,7 @@ def to_condition(given: Given, demand: str) -> Condition:
     if isinstance(given.value, CONDITIONS):
         return given.value
     if isinstance(given.value, Stream | Literal | Trait | Property | Context | Reduction):
-        raise refusal(given.at, f"{demand}, and {_name_and_remedy(given.value)}")
+        raise refusal(given.at, f"{demand}, but {_name_and_remedy(given.value)}")
     raise _no_expression(given, demand)
 
 
@@ -84,8 +84,8 @@ def _no_expression(given: Given, demand: str) -> QueryError:
     if isinstance(given.value, tuple):
         what = "this is more than one"
     else:
-        what = "this is a length of time" if isinstance(given.value, Span) else "this is the start of a period"
-    return refusal(given.at, f"{demand}, and {what}")
+        what = "this is a duration" if isinstance(given.value, Span) else "this is the start of a period"
+    return refusal(given.at, f"{demand}, but {what}")
 
 
 def _name_and_remedy(built: Built) -> str:  # noqa: PLR0911 - one return for each kind of value reads best
@@ -365,4 +365,4 @@ def _wrong_label(call: Call, label: str, place: int) -> str:
 
 
 def _duration_example(call: Call) -> str:
-    return "lengths of time such as `7 days`" if call.name == "between" else "a length of time such as `7 days`"
+    return "durations such as `7 days`" if call.name == "between" else "a duration such as `7 days`"

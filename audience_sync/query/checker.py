@@ -285,7 +285,7 @@ def _checked(length: Duration, given: Given, depth: int) -> Duration:
         return length
     if not depth:
         raise refusal(given.at, "`parent:` has no parent event here; use it in the `where` of another event")
-    return _fixed(length, given, "behind `parent:`")
+    return _fixed(length, given, "after `parent:`")
 
 
 def _fixed(length: Duration, given: Given, place: str) -> Duration:
@@ -299,7 +299,7 @@ def _period(call: Call, given: Given) -> Period:
         raise wrong_argument(call, given.at)
     name = given.value.period.lower()
     if name not in list(Period):
-        advice = did_you_mean(name, Period) or f"there are {', '.join(Period)}"
+        advice = did_you_mean(name, Period) or f"use one of {', '.join(Period)}"
         raise refusal(given.at, f"unknown period {shown(given.value.period)}; {advice}")
     return Period(name)
 
@@ -326,7 +326,7 @@ def _reducible(call: Call, given: Given) -> Property | Context:
     if not isinstance(given.value, Property | Context):
         raise wrong_argument(call, given.at)
     if given.value.of_parent:
-        raise refusal(given.at, f"`{call.name}` reads only its own events; use `parent:` in their `where`")
+        raise refusal(given.at, f"`{call.name}` reads only its own events; use `parent:` in the `where` of its events")
     return given.value
 
 

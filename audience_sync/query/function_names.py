@@ -15,12 +15,12 @@ EXTRACTORS = {
     "trait": "the name of a trait in quotes, as in trait('plan')",
     "property": "the name of a property in quotes, as in property('revenue')",
     "context": "the name of a context field in quotes, as in context('page.url')",
-    "literal": "a text, a number or a date, as in literal(2024-02-01)",
+    "literal": "text, a number or a date, as in literal(2024-02-01)",
 }
 FILTERS = {
     "where": "a condition, as in where(property('revenue') >= 100)",
     "within": "a duration, as in within(7 days)",
-    "between": "two lengths of time, as in between(7 days, 10 days)",
+    "between": "two durations, as in between(7 days, 10 days)",
     "since": "the start of a period, as in since(start of month)",
     "sources": "the ids of sources to leave out, in quotes, as in sources({exclude: 'website', 'app'})",
     "expires_after": "a duration, as in expires_after(30 minutes)",
@@ -46,9 +46,9 @@ OPERATORS = {
 }
 TEXT_TESTS = {
     "contains": "one or more texts in quotes, as in contains('shoes', 'shirts')",
-    "omits": "a text in quotes, as in omits('shoes')",
-    "starts_with": "a text in quotes, as in starts_with('total')",
-    "ends_with": "a text in quotes, as in ends_with('total')",
+    "omits": "text in quotes, as in omits('shoes')",
+    "starts_with": "text in quotes, as in starts_with('total')",
+    "ends_with": "text in quotes, as in ends_with('total')",
     "matches": "a regular expression in quotes, as in matches('^[A-Z]+-[0-9]+$')",
 }
 DATE_TESTS = {
@@ -131,7 +131,7 @@ def wrong_after_value(before: Call, call: Call) -> QueryError:
     """Return the error about a call that cannot follow a value, which the call before it gives."""
     name, reduced = call.name, before.name in REDUCERS
     if name in FILTERS and reduced:
-        sentence = f"`{before.name}` reduces the stream to a value, but `{name}` filters streams; put it before"
+        sentence = f"`{before.name}` reduces the stream to a value, but `{name}` filters streams; put it first"
     elif name in REDUCERS and reduced:
         sentence = (
             f"`{before.name}` reduces the stream to a value, so `{name}` cannot reduce it again; remove one of them"

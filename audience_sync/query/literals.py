@@ -183,13 +183,13 @@ def check_pattern(pattern: str) -> None:
 def _unsafe(kind: str, piece: str, before: str, rest: str) -> str | None:  # noqa: PLR0911 - one return for each kind of piece reads best
     match kind:
         case "special":
-            return next((name for start, name in _SPECIAL if rest.startswith(start)), f"`{rest[:3]}` inside")
+            return next((name for start, name in _SPECIAL if rest.startswith(start)), f"`{rest[:3]}` after its start")
         case "escape" if piece[1:].isdecimal() and piece != "\\0":
             return f"the backreference `{piece}`"
         case "escape" if len(piece) == 2 and not _SAFE_ESCAPE.fullmatch(piece):
             return f"the escape `{piece}`"
         case "repeat" if before in ("repeat", "anchor"):
-            return f"`{piece}` behind {'a repetition' if before == 'repeat' else '`^` or `$`'}"
+            return f"`{piece}` after {'a repetition' if before == 'repeat' else '`^` or `$`'}"
         case "repeat" if piece[0] == "{":
             return _unsafe_count(piece)
         case "set":

@@ -76,7 +76,7 @@ def require_computation(row: AudienceRow, computation: Computation) -> None:
     """
     if row.computation is not computation:
         raise ConfigError(
-            f"{row.key!r} was synced as {row.computation.one} before",
+            f"{row.key!r} was previously synced as {row.computation.one}",
             hint=f"use another name or key for the {computation.value}",
         )
 
@@ -215,8 +215,8 @@ def _renamed_from(audience: Audience, known: Sequence[AudienceRow], *, keys: Col
 def _rename_warning(audience: Audience, before: AudienceRow) -> tuple[str, str]:
     """Return what happens to an audience that was renamed, and what to do."""
     sentence = (
-        f"was synced as {before.key} before: a sync sends the new trait {audience.key} to every member, and"
+        f"was previously synced as {before.key}: a sync sends the new trait {audience.key} to every member, and"
         f" the {before.members:,} members of {before.key} keep the old trait"
     )
-    hint = f'to continue with the old trait, set key = "{before.key}"; to end it, `audience-sync retract {before.key}`'
+    hint = f'to continue the old trait, set key = "{before.key}"; to end it, run `audience-sync retract {before.key}`'
     return sentence, hint

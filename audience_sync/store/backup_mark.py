@@ -204,7 +204,7 @@ def _compare(path: Path, found: Mark, known: Mark | None) -> None:
     until = f"its last commit was at {_time(found)}" if found.generation else "it has no syncs and no forwarded events"
     raise DatabaseOlder(
         f"the membership database next to {path} is older than the data sent from it: {until}, but data"
-        f" committed until {_time(known)} was sent",
+        f" committed up to {_time(known)} was sent",
         hint="restore the newer file, or accept this one with `audience-sync sync --resync --force`, which sends"
         " everything again",
     )

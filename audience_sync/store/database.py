@@ -320,7 +320,7 @@ def verify(database: Database) -> None:
         )
     if found in known:
         raise SchemaOlder(
-            f"{where} has the older schema {found}", hint="make a backup, then run `audience-sync migrate`"
+            f"{where} has an older schema ({found})", hint="make a backup, then run `audience-sync migrate`"
         )
     raise SchemaOutOfDate(
         f"{where} has schema {found} from a newer version of audience-sync",

@@ -81,7 +81,7 @@ def _why_not(run: RunRow) -> str:
     """Return why a run that is not blocked cannot be approved."""
     match run.state:
         case RunState.SUCCEEDED:
-            return "it was not blocked, and its changes are applied"
+            return "it was not blocked, and its changes were applied"
         case RunState.SUPERSEDED:  # the reason ends with the run that replaced it
             return "it was " + (run.reason or "superseded by a newer run").rpartition("; ")[2]
         case RunState.HELD | RunState.FAILED:

@@ -103,7 +103,7 @@ def no_space(reason: str) -> AudienceSyncError:
     """Return the error of a disk that has no space for temporary files, or none for this process."""
     return AudienceSyncError(
         f"cannot write temporary files to {tempfile.gettempdir()}: {reason}",
-        hint="free space there or set TMPDIR to a folder with more space, then try again",
+        hint="free up space there or set TMPDIR to a folder with more space, then try again",
     )
 
 

@@ -336,9 +336,7 @@ def _events(parts: Iterable[_Part], batch: dict[str, Json], receipt: Receipt) ->
             continue
         length += len(arrival.payload)
         if length > MOST_TOGETHER:
-            return invalid(
-                f"the events and the fields of the batch together are longer than {MOST_TOGETHER // 1024**2} MB"
-            )
+            return invalid(f"the events and the fields of the batch together exceed {MOST_TOGETHER // 1024**2} MB")
         read.arrivals.append(arrival)
     return read
 

@@ -231,6 +231,6 @@ def _listen(address: Address) -> list[socket.socket]:
             opened.close()
         raise AudienceSyncError(
             f"cannot listen for events on {address}: {error.strerror or error}",
-            hint="set ingest.listen to another address or a port above 1023, or stop the program that uses it",
+            hint="set ingest.listen to another address or a port above 1023, or stop the program using this address",
         ) from error
     return sockets

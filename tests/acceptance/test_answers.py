@@ -58,7 +58,7 @@ def test_an_audience_is_approved_by_its_key(place: Place) -> None:
         ("9" * 30, f"there is no run {'9' * 30}", "list them with `audience-sync runs`"),
         (
             "1",
-            "run 1 cannot be approved: it was not blocked, and its changes are applied",
+            "run 1 cannot be approved: it was not blocked, and its changes were applied",
             f"no run of {AUDIENCE_KEY} is blocked now",
         ),
     ],

@@ -265,7 +265,7 @@ def test_what_cannot_be_reached_is_exit_code_3(place: Place) -> None:
     ended = place.command("sync", "--wait", "1s")
 
     assert ended.code == 3
-    assert "error: http://127.0.0.1:9 does not respond: " in ended.err
+    assert "error: http://127.0.0.1:9 is unavailable: " in ended.err
     assert states(place) == ["succeeded"]
     assert place.rows("SELECT count(*) FROM open_deliveries WHERE state <> 'dead'") == [(200,)]
 
@@ -580,7 +580,7 @@ def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
     ended = synced.command("plan")
 
     assert ended.code == 4
-    assert "a guard would block it: 100 would exit: 50.0 % of the previous 200 members" in ended.err
+    assert "a guard would block the sync: 100 would exit: 50.0 % of the previous 200 members" in ended.err
     assert "a sync would store this plan as a blocked run; `audience-sync approve RUN` applies it" in ended.err
     assert [line.split() for line in ended.out.splitlines()] == [
         ["audience", "enter", "exit", "update", "requests", "time", "state"],
@@ -626,7 +626,7 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
     asked = synced.command("retract", AUDIENCE_KEY)
     assert asked.code == 2
     assert (
-        "error: confirmation is needed, but standard input is not a terminal\nhint: to answer yes, add --yes"
+        "error: confirmation is needed, but standard input is not a terminal\nhint: add --yes to answer yes to: "
         in asked.err
     )
     assert unchanged(synced, EVERYBODY, received=200)
@@ -642,7 +642,9 @@ def test_a_retracted_audience_is_false_for_everybody(synced: Place) -> None:
         200,
         0,
     ]
-    assert f"note: {AUDIENCE_KEY} is still in {synced.folder / 'config.toml'}; syncs skip it from now on" in ended.err
+    assert (
+        f"note: {AUDIENCE_KEY} is still in {synced.folder / 'config.toml'}; syncs will skip it from now on" in ended.err
+    )
     assert synced.traits() == {user: {AUDIENCE_KEY: False} for user in EVERYBODY}
     assert synced.members() == {}
 

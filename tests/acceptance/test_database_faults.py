@@ -278,7 +278,7 @@ def test_a_folder_without_room_is_named(place: Place, small_disk: SmallDisk, wor
     assert ended.code == 1
     (said,) = [line for line in ended.err.splitlines() if line.startswith("error:")]
     assert f"cannot write temporary files to {small_disk.folder}: " in said
-    assert "hint: free space there or set TMPDIR to a folder with more space, then try again" in ended.err
+    assert "hint: free up space there or set TMPDIR to a folder with more space, then try again" in ended.err
     assert "Traceback" not in ended.err
 
 

@@ -38,7 +38,7 @@ class Told(NamedTuple):
     @property
     def commands(self) -> list[str]:
         """The commands it suggests, in order."""
-        return re.findall(r"^    (\S.*)$", self.text.partition("6. Go on")[2], re.MULTILINE)
+        return re.findall(r"^    (\S.*)$", self.text.partition("6. Next steps")[2], re.MULTILINE)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -67,7 +67,7 @@ def test_it_tells_the_whole_story(told: Told) -> None:
         r"\d+ changes sent in \d+ identify calls",
         r"exited +\w+ \w+ +last order 3\d days ago",
         r"entered +\w+ \w+ +last order 6\d days ago",
-        r"entered +\w+ \w+ +\$[5-9]\d\d\.\d0 in 90 days, before \$[0-4]?\d?\d\.\d0",
+        r"entered +\w+ \w+ +\$[5-9]\d\d\.\d0 in 90 days, previously \$[0-4]?\d?\d\.\d0",
         r'"order_completed_last_30days": true,\n +"lapsed_customers": false',
         r"Compared \d+ people with 3 traits each: all match",
     ):
@@ -274,7 +274,10 @@ def test_reasons_never_contradict_the_definition() -> None:
     back = facts(SOME_DAY, SOME_DAY - timedelta(hours=3))
 
     assert shop.reason(ChangeKind.EXITED, shop.ORDERED, then, now) == "last order 31 days ago"
-    assert shop.reason(ChangeKind.ENTERED, shop.ORDERED, then, back) == "ordered 1 day ago, 30 days after the last"
+    assert (
+        shop.reason(ChangeKind.ENTERED, shop.ORDERED, then, back)
+        == "ordered 1 day ago, 30 days after the previous order"
+    )
     assert shop.reason(ChangeKind.ENTERED, shop.ORDERED, never, back) == "first order 1 day ago"
-    assert shop.reason(ChangeKind.EXITED, shop.SPENDERS, then, now) == "$480.00 in 90 days, before $612.40"
-    assert shop.reason(ChangeKind.UPDATED, shop.LAPSED, then, now) == "works for Amber Labs now"
+    assert shop.reason(ChangeKind.EXITED, shop.SPENDERS, then, now) == "$480.00 in 90 days, previously $612.40"
+    assert shop.reason(ChangeKind.UPDATED, shop.LAPSED, then, now) == "now works for Amber Labs"

@@ -137,7 +137,7 @@ def test_beside_the_verdict_stands_what_the_database_has(place: Place) -> None:
     assert membership("u2", "spend")[1].startswith("the value 20 since 20")
     assert membership("u2", "spend")[1].endswith("; the next sync would change the value to 620")
     assert place.command("pause", BIG).code == 0
-    assert "is paused; after `audience-sync resume big_spenders` the next sync would add them" in (membership("u2")[1])
+    assert "is paused; after `audience-sync resume big_spenders`, the next sync would add them" in (membership("u2")[1])
 
 
 @ON_ONE_DATABASE

@@ -16,12 +16,10 @@ from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL
 
 EVERYBODY = customers(range(200))
 SENTENCE = (
-    f"was synced as {AUDIENCE_KEY} before: a sync sends the new trait VIP to every member, and the 200"
+    f"was previously synced as {AUDIENCE_KEY}: a sync sends the new trait VIP to every member, and the 200"
     f" members of {AUDIENCE_KEY} keep the old trait"
 )
-REMEDY = (
-    f'to continue with the old trait, set key = "{AUDIENCE_KEY}"; to end it, `audience-sync retract {AUDIENCE_KEY}`'
-)
+REMEDY = f'to continue the old trait, set key = "{AUDIENCE_KEY}"; to end it, run `audience-sync retract {AUDIENCE_KEY}`'
 
 
 @pytest.fixture
@@ -104,7 +102,7 @@ def test_a_second_approve_says_when_the_first_was(synced: Place) -> None:
     assert "was approved at" not in first.err
     assert "note: " in first.err
     assert re.search(
-        r"^run 2 was already approved at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ, and its changes are applied$",
+        r"^run 2 was already approved at \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ, and its changes were applied$",
         second.err,
         re.MULTILINE,
     )

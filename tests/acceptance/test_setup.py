@@ -462,7 +462,7 @@ def test_check_warns_of_a_trait_that_is_not_boolean(
     looked = command("check", "--format", "json")
 
     assert (looked.code, looked.wrong()) == (0, {("trait", AUDIENCE_KEY): "warning"})
-    assert "as string, not boolean" in looked.about("trait", AUDIENCE_KEY, state="warning")
+    assert "the type string in Schematic, not boolean" in looked.about("trait", AUDIENCE_KEY, state="warning")
 
 
 @pytest.mark.parametrize(("minutes", "said"), [(20, "20 minutes ahead"), (-20, "20 minutes behind"), (2, None)])

@@ -47,7 +47,7 @@ def test_a_trait_is_planned_synced_and_looked_at(place: Place) -> None:
         ("total", 2, 1),
     ]
     assert planned.records[0]["bodies"][0]["body"]["traits"] in ({"spend": 12.5}, {"spend": 3})
-    assert ("0 have a value): 3 read, 2 would get a value, 0 would lose it, 0 would be updated") in planned.err
+    assert ("0 have a value): 3 read, 2 would get a value, 0 would lose theirs, 0 would be updated") in planned.err
     assert "1 row: there is no value" in planned.err
 
     synced = place.command("sync", "--format", "json")
@@ -111,7 +111,7 @@ def test_retracting_a_trait_asks_in_its_own_words(place: Place, monkeypatch: pyt
         main()
 
     assert left.value.code == 0
-    assert asked == ["Send null to 2 profiles with a value of spend, and never use this key again?"]
+    assert asked == ["Send null for 2 profiles with a value for spend, and never use this key again?"]
     assert {user: traits.get("spend", "never") for user, traits in place.traits().items()} == {
         "u1": None,
         "u2": None,

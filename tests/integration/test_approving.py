@@ -115,7 +115,7 @@ def test_what_was_never_blocked_is_refused(syncing: Syncing) -> None:
 
     with pytest.raises(ApprovalRefused) as caught:
         syncing.approve(run)
-    assert str(caught.value) == "run 1 cannot be approved: it was not blocked, and its changes are applied"
+    assert str(caught.value) == "run 1 cannot be approved: it was not blocked, and its changes were applied"
     assert caught.value.hint == f"no run of {AUDIENCE_KEY} is blocked now"
 
 

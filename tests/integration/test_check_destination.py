@@ -17,9 +17,9 @@ from audience_sync.config import load
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from tests.support.faulty_sandbox import FaultySandbox
 
-HINT = "set schematic.capture_url to https://c.schematichq.com, or to your proxy of it"
+HINT = "set schematic.capture_url to https://c.schematichq.com, or to your proxy for it"
 UNCHECKED = (
-    "not checked: whether this URL is Schematic and whether the key can send events; the first delivery will tell"
+    "not checked: whether this URL is Schematic and whether the key can send events; the first delivery will show"
 )
 JSON, HTML = "application/json", "text/html; charset=utf-8"
 

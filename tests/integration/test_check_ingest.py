@@ -49,7 +49,7 @@ def test_api_that_is_well(tmp_path: Path) -> None:
     (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS)
 
     assert (found.state, found.subject) == (State.OK, "127.0.0.1:8080")
-    assert found.message == "`run` accepts events here, from senders with 1 write key"
+    assert found.message == "`run` accepts events here, authenticated with 1 write key"
 
 
 def test_key_that_is_missing(tmp_path: Path) -> None:

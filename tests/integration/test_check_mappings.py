@@ -63,7 +63,7 @@ def trigger(text: str) -> str:
         (IDENTIFY + "[mappings.fields]\nuser_traits = { vip = true }\n", "Schematic cannot tell entries from exits"),
         (
             IDENTIFY + TRAITS + 'user_keys = { email = { "@path" = "$.traits.email" } }\n',
-            "mapping 'Ours': identifyUser needs at least one key in user_keys",
+            "mapping 'Ours': identifyUser needs at least one key with a value in user_keys",
         ),
         (
             TRACK.replace('"Changed"', '{ "@path" = "$.event" }'),

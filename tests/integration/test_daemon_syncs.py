@@ -440,7 +440,7 @@ def test_a_renamed_audience_is_a_warning(daemon: Daemon) -> None:
     (renamed,) = (line for line in logged if line["event"] == "audience_renamed")
 
     assert (renamed["log_level"], renamed["audience"]) == ("warning", "gold_customers")
-    assert str(renamed["why"]).startswith("was synced as gold before: a sync sends the new trait gold_customers")
+    assert str(renamed["why"]).startswith("was previously synced as gold: a sync sends the new trait gold_customers")
     assert 'set key = "gold"' in str(renamed["hint"])
 
 

@@ -135,7 +135,7 @@ def test_a_sqlite_file_that_another_program_holds(tmp_path: Path) -> None:
 
         assert explained(failing(tmp_path / "a.db", lambda _: None)) == (
             "the membership database sqlite:////srv/state/a.db failed: database is locked"
-            " | nothing was lost; another program has locked the file: close it and try again"
+            " | nothing was lost; another program has locked the file: close that program and try again"
         )
 
 
@@ -229,13 +229,13 @@ def test_a_missing_temporary_folder_is_refused(tmp_path: Path) -> None:
         require_temporary_folder({"TMPDIR": str(missing)})
     found = checked(configured(tmp_path, "sqlite:a.db"), {"TMPDIR": str(missing)})
 
-    assert str(caught.value) == f"the folder {missing} that TMPDIR names does not exist"
+    assert str(caught.value) == f"the folder {missing} from TMPDIR does not exist"
     assert found["configuration", "TMPDIR"][0] == "error"
     assert found["audience", "vip"][0] == "ok"
     require_temporary_folder({})
     require_temporary_folder({"TMPDIR": str(tmp_path)})
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="that TMPDIR names is not a folder"):
+    with pytest.raises(ConfigError, match="from TMPDIR is not a folder"):
         require_temporary_folder({"TMPDIR": str(tmp_path / "file")})
 
 
@@ -251,7 +251,7 @@ def test_a_missing_table_is_named(tmp_path: Path, table: str) -> None:
     assert state == "error"
     assert said == (
         f"sqlite:///{tmp_path}/a.db has no table {table} | restore the database from a backup: something other than"
-        " audience-sync removed it"
+        " audience-sync removed what is missing"
     )
 
 

@@ -343,7 +343,7 @@ def test_refused_declaration_warns(sending: Sending, rule: FaultRule, says: str)
     ("rule", "kind", "says"),
     [
         (FaultRule(path="/whoami", status=401), KeyRefused, "refused the API key"),
-        (FaultRule(path="/whoami", status=503), DestinationAway, "does not respond: HTTP 503"),
+        (FaultRule(path="/whoami", status=503), DestinationAway, "is unavailable: HTTP 503"),
         (FaultRule(path="/whoami", refuse=True), DestinationAway, "no response from"),
         (FaultRule(path="/whoami", status=405), DestinationError, "is not Schematic's API: HTTP 405"),
         (FaultRule(path="/whoami", status=200, body="<html>hello"), DestinationError, "an HTML page"),

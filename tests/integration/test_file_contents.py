@@ -174,7 +174,7 @@ def test_separators_are_told_by_the_first_line(write: Write) -> None:
     assert read(write("m.csv", '"x,y";b;c,d\n1;2;3,4\n'), 'SELECT "x,y", "c,d" FROM f') == [("1", "3,4")]
     path = write("n.csv", "a,b;c\n1,2;3\n")
     assert refused(path) == (
-        f"The separator of the file {path} is ambiguous: its first line has as many ',' as ';'.",
+        f"The separator of the file {path} is ambiguous: the first line has as many ',' as ';'.",
         'set `separator` for the source, as in separator = ";"',
     )
     assert read(files(path, separator=";")) == [("1,2", "3")]

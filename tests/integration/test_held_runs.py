@@ -332,7 +332,7 @@ def test_a_limited_sync_accepts_nothing_for_others(chain: Chain) -> None:
 
     assert states(done) == {"spenders": "succeeded", "quiet_spenders": "held"}
     assert done["quiet_spenders"].reason == (  # type: ignore[union-attr]  # it is held, so there is a run
-        "audience `spenders` was synced only in part (run 3); resolve it with `audience-sync sync spenders`"
+        "audience `spenders` was only partly synced (run 3); resolve it with `audience-sync sync spenders`"
     )
     assert chain.held() == {}  # a sync brings it along as a whole
     assert states(chain.sync("quiet_spenders")) == GOOD
@@ -474,7 +474,7 @@ def test_a_first_sync_that_died_does_not_count(
 
     assert states(done) == {"spenders": "succeeded", "quiet_spenders": "held"}
     assert chain.members("quiet_spenders") == set()
-    assert "was synced only in part (run 1)" in str(chain.runs("quiet_spenders")[-1][2])
+    assert "was only partly synced (run 1)" in str(chain.runs("quiet_spenders")[-1][2])
 
 
 def test_retracting_what_is_held_ends_the_run(chain: Chain) -> None:

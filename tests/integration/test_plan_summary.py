@@ -101,7 +101,7 @@ def test_the_time_follows_the_rate(sending: Sending, capsys: pytest.CaptureFixtu
         ["bronze", "0", "0", "0", "0", "0:00:00", "ready"],
         ["(total)", "230", "0", "0", "23", "0:03:50"],
     ]
-    assert "requests and time are minimums, with full batches of 10 events at 0.1 requests per second" in said
+    assert "requests and time are minimums, assuming full batches of 10 events at 0.1 requests per second" in said
     assert "up to 230 users may be new to Schematic" in said
 
 

@@ -309,7 +309,7 @@ def test_members_that_are_not_text_are_found(syncing: Syncing) -> None:
 
     assert (found.state, found.message) == (
         State.ERROR,
-        "a member has bytes that are not valid text, so its members cannot be compared",
+        "a member has bytes that are not valid text, so the members cannot be compared",
     )
     with syncing.database.write() as connection:
         connection.execute(sa.text("DELETE FROM memberships WHERE profile_key = 'u2'"))

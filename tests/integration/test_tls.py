@@ -236,7 +236,7 @@ def test_commands_say_it(place: Place, certificates: dict[str, trustme.LeafCert]
     said = " ".join(failed.err.split())
     assert failed.code == 1
     assert f"error: cannot confirm that {tls.url} is Schematic: {tls.url}/whoami: {REMEDIES['expired']}" in said
-    assert "hint: nothing was lost; fix it, then run `audience-sync deliver`" in said
+    assert "hint: nothing was lost; fix the cause, then run `audience-sync deliver`" in said
     assert "Traceback" not in failed.err
     assert len(place.members()) == 20
     assert (checked.code, REMEDIES["expired"] in " ".join(checked.out.split())) == (1, True)

@@ -263,16 +263,16 @@ def test_a_key_is_of_one_computation_for_ever(syncing: Syncing) -> None:
     """What was synced as an audience is never taken for a computed trait, nor the other way round."""
     syncing.sync(["u1"])
     syncing.configure(**TRAIT)
-    with pytest.raises(ConfigError, match="was synced as an audience before") as caught:
+    with pytest.raises(ConfigError, match="was previously synced as an audience") as caught:
         syncing.sync([("u1", 5)])
     assert caught.value.hint == "use another name or key for the trait"
-    with pytest.raises(ConfigError, match="was synced as an audience before"):
+    with pytest.raises(ConfigError, match="was previously synced as an audience"):
         syncing.plan()
 
     syncing.configure(**TRAIT, audience={"key": "spend"})
     syncing.sync([("u1", 5)])
     syncing.configure(audience={"key": "spend"})
-    with pytest.raises(ConfigError, match="was synced as a computed trait before"):
+    with pytest.raises(ConfigError, match="was previously synced as a computed trait"):
         syncing.sync()
     found = syncing.query("SELECT profile_key, audience, value FROM current_members ORDER BY audience")
     assert [tuple(row) for row in found] == [("u1", AUDIENCE_KEY, None), ("u1", "spend", "5")]
@@ -595,7 +595,7 @@ def test_an_older_database_keeps_what_it_has(empty_url: str) -> None:
             for view in ("current_members", "sync_runs", "open_deliveries"):
                 rows = connection.exec_driver_sql(f"SELECT DISTINCT audience, computation FROM {view}").all()
                 assert [tuple(row) for row in rows] == [("gold", "audience")], view
-        with pytest.raises(ConfigError, match="was synced as an audience before"), database.write() as connection:
+        with pytest.raises(ConfigError, match="was previously synced as an audience"), database.write() as connection:
             make_run(connection, audience="gold", computation=Computation.TRAIT)
     finally:
         database.close()

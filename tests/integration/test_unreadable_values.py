@@ -41,8 +41,8 @@ class Odd(NamedTuple):
     problem: str
 
 
-AFTER = "timestamp too large (after year 10K): cast it to text"
-BEFORE = "date too small (before year 1): cast it to text"
+AFTER = "timestamp too large (after year 10K); cast it to text"
+BEFORE = "date too small (before year 1); cast it to text"
 INFINITE = "an infinite time; cast it to text"
 NO_PYTHON = "a time or interval that Python cannot represent; cast it to text"
 ODD = {
@@ -50,14 +50,14 @@ ODD = {
         Odd("timestamptz '20000-01-01 00:00Z'", "timestamptz '2026-01-01 00:00Z'", "20000-01-01 00:00:00+00", AFTER),
         Odd("timestamp 'infinity'", "timestamp '2026-01-01'", "infinity", AFTER),
         Odd("date '0044-03-15 BC'", "date '2026-01-01'", "0044-03-15 BC", BEFORE),
-        Odd("time '24:00'", "NULL::time", "24:00:00", "can't parse time: cast it to text"),
-        Odd("interval '3000000 years'", "NULL::interval", "3000000 years", "can't parse interval: cast it to text"),
-        Odd("ARRAY[date 'infinity']", "ARRAY[date '2026-01-01']", "{infinity}", "can't parse date: cast it to text"),
+        Odd("time '24:00'", "NULL::time", "24:00:00", "can't parse time; cast it to text"),
+        Odd("interval '3000000 years'", "NULL::interval", "3000000 years", "can't parse interval; cast it to text"),
+        Odd("ARRAY[date 'infinity']", "ARRAY[date '2026-01-01']", "{infinity}", "can't parse date; cast it to text"),
         Odd(
             "daterange('20000-01-01', NULL)",
             "NULL::daterange",
             "[20000-01-01,)",
-            "date too large (after year 10K): cast it to text",
+            "date too large (after year 10K); cast it to text",
         ),
     ],
     "duckdb": [

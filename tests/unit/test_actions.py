@@ -189,7 +189,7 @@ def test_an_identify_needs_a_user_key(keys: Json) -> None:
     assert rejection_of(IDENTIFY, user_keys=keys) == (
         RejectionReason.EMPTY_USER_KEYS,
         "user_keys",
-        "identifyUser needs at least one key in user_keys with a value",
+        "identifyUser needs at least one key with a value in user_keys",
     )
 
 

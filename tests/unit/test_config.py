@@ -364,7 +364,7 @@ BAD = {
             " implementations number them differently"
         ),
     ),
-    "never": ('[schedule]\ncron = "0 0 30 2 *"', "schedule.cron: must match at least one date, but never does"),
+    "never": ('[schedule]\ncron = "0 0 30 2 *"', "schedule.cron: must match at least one date, but matches none"),
     "every_and_cron": (
         '[schedule]\nevery = "2h"\ncron = "0 6 * * *"',
         "schedule.cron: cannot be combined with `every`; remove one of them",
@@ -379,7 +379,7 @@ BAD = {
     ),
     "api_url": (
         '[schematic]\napi_url = "api.schematichq.com"',
-        "schematic.api_url: must be a URL such as `https://example.com`, without user, query or fragment",
+        "schematic.api_url: must be a URL such as `https://example.com`, without a user, query or fragment",
     ),
     "no_source": (AUDIENCE, "audiences[0].source: missing, and the file does not define any [sources.NAME]"),
     "which_source": (
@@ -412,7 +412,7 @@ BAD = {
     ),
     "keyless_name": (
         SHOP + '[[audiences]]\nname = "🔥"\nsql = "SELECT 1"',
-        "audiences[0].key: missing: the name '🔥' has no letters or digits for an automatic key",
+        "audiences[0].key: missing: the name '🔥' has no letters or digits to make a key from",
     ),
     "long_name": (
         SHOP + f'[[audiences]]\nname = "{"n" * 256}"\nsql = "SELECT 1"',

@@ -38,11 +38,11 @@ def test_files_are_described_by_their_source(tmp_path: Path) -> None:
     [
         (
             'path = "m.csv"\nseparator = ";;"',
-            'sources.s.separator: must be one ASCII character such as ";", except a quotation mark',
+            'sources.s.separator: must be one ASCII character such as ";", but not a quotation mark',
         ),
         (
             'path = "m.csv"\nseparator = \'"\'',
-            'sources.s.separator: must be one ASCII character such as ";", except a quotation mark',
+            'sources.s.separator: must be one ASCII character such as ";", but not a quotation mark',
         ),
         ('path = "m.csv"\ndate_order = "ymd"', "sources.s.date_order: must be one of `dmy`, `mdy`"),
         ('path = "m.csv"\ntypes = { a = "integer" }', "sources.s.types.a: must be one of `number`, `time`"),

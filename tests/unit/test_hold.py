@@ -39,7 +39,7 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
     "synced in part since": (
         {"accepted_as_of": NOON - 1, "decided": IN_PART},
         Obstacle.BEHIND,
-        f"was synced only in part (run 12); {SYNC}",
+        f"was only partly synced (run 12); {SYNC}",
     ),
     "synced in part for an earlier instant": ({"decided": IN_PART}, None, ""),
     "never registered": (
@@ -50,7 +50,7 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
     "synced in part only": (
         {"decided": IN_PART, "completed": False, "is_current": False, "accepted_as_of": None},
         Obstacle.NEW,
-        f"was synced only in part (run 12); {SYNC}",
+        f"was only partly synced (run 12); {SYNC}",
     ),
     "edited": ({"is_current": False}, Obstacle.EDITED, f"has not been synced with its current definition; {SYNC}"),
     "failed": (

@@ -105,7 +105,7 @@ def message(path: str, body: object) -> str:
         (
             "/v1/batch",
             {"context": {"x": "x" * 30_000}, "batch": [{"type": "track"}] * (MOST_TOGETHER // 30_000 + 1)},
-            "the events and the fields of the batch together are longer than 4 MB",
+            "the events and the fields of the batch together exceed 4 MB",
         ),
         ("/v1/track", b'{"a":' * 300 + b"1" + b"}" * 300, "the event is nested too deeply"),
     ],

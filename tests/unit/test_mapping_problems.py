@@ -206,7 +206,7 @@ def test_an_unknown_directive_lists_the_known() -> None:
     """Where nothing looks alike, the sentence says what there is."""
     (problem,) = problems({"a": {"@zzz": 1}})
 
-    assert problem.sentence.startswith("unknown directive; there are @path, @template, @literal, ")
+    assert problem.sentence.startswith("unknown directive; use one of @path, @template, @literal, ")
 
 
 @pytest.mark.parametrize("wrap", [lambda v: [v], lambda v: {"a": v}, lambda v: {"@literal": v}])

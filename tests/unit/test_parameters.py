@@ -134,7 +134,7 @@ def test_what_is_not_one_query_is_refused(sql: str, words: list[str]) -> None:
 
 def test_an_unclosed_comment_is_refused_where_comments_do_not_nest() -> None:
     """SQLite ends a comment at its first end, and needs one."""
-    with pytest.raises(ConfigError, match="ends before the"):
+    with pytest.raises(ConfigError, match="ends without closing the"):
         bind_now("SELECT 1 /* a", "?", lexis=SQLITE)
 
 

@@ -161,7 +161,7 @@ def test_other_databases_are_refused_with_the_remedy() -> None:
     with pytest.raises(ConfigError, match="queries are not supported for snowflake yet") as caught:
         dialect_of(database("snowflake://u@acme/db"))
 
-    assert caught.value.hint == "write the audience as `sql`"
+    assert caught.value.hint == "define the audience with `sql`"
 
 
 def test_a_trait_without_an_identifier_column_is_refused() -> None:

@@ -16,47 +16,47 @@ AUDIENCES = [
     (
         "event('x')",
         1,
-        "an audience needs a condition, and event() is a stream of events; count it, as in `.count() >= 1`",
+        "an audience needs a condition, but event() is a stream of events; count it, as in `.count() >= 1`",
     ),
-    ("event('x').count()", 12, "an audience needs a condition, and count() is a number; compare it, as in `>= 1`"),
+    ("event('x').count()", 12, "an audience needs a condition, but count() is a number; compare it, as in `>= 1`"),
     (
         "trait('plan')",
         1,
         (
-            "an audience needs a condition, and trait() is a value; compare it, as in `= 'basic'`, or"
+            "an audience needs a condition, but trait() is a value; compare it, as in `= 'basic'`, or"
             " test for it, as in `.exists()`"
         ),
     ),
     (
         "trait('a') = 1 AND event('x').count()",
         31,
-        "`AND` joins conditions, and count() is a number; compare it, as in `>= 1`",
+        "`AND` joins conditions, but count() is a number; compare it, as in `>= 1`",
     ),
     (
         "NOT event('x')",
         5,
-        "`NOT` takes a condition, and event() is a stream of events; count it, as in `.count() >= 1`",
+        "`NOT` takes a condition, but event() is a stream of events; count it, as in `.count() >= 1`",
     ),
     (
         "event('x').unique(property('p'))",
         12,
-        "an audience needs a condition, and unique() is a list; count it, as in `.count() >= 1`",
+        "an audience needs a condition, but unique() is a list; count it, as in `.count() >= 1`",
     ),
     (
         "event('x').unique(property('p')).count()",
         34,
-        "an audience needs a condition, and count() is a number; compare it, as in `>= 1`",
+        "an audience needs a condition, but count() is a number; compare it, as in `>= 1`",
     ),
     (
         "event('x').mode(property('p'))",
         12,
-        "an audience needs a condition, and mode() is text; compare it, as in `= 'basic'`",
+        "an audience needs a condition, but mode() is text; compare it, as in `= 'basic'`",
     ),
     (
         "event('x').last(property('p'))",
         12,
         (
-            "an audience needs a condition, and last() is a value; compare it, as in `= 'basic'`, or"
+            "an audience needs a condition, but last() is a value; compare it, as in `= 'basic'`, or"
             " test for it, as in `.exists()`"
         ),
     ),
@@ -113,7 +113,7 @@ AUDIENCES = [
     (
         "event('x').first(property('p')).within(7 days) = 1",
         33,
-        "`first` reduces the stream to a value, but `within` filters streams; put it before",
+        "`first` reduces the stream to a value, but `within` filters streams; put it first",
     ),
     (
         "event('x').count().sum(property('p')) = 1",
@@ -184,7 +184,7 @@ AUDIENCES = [
         "event('x').where(property('p')).count() = 1",
         18,
         (
-            "`where` takes a condition, and property() is a value; compare it, as in `= 'basic'`, or"
+            "`where` takes a condition, but property() is a value; compare it, as in `= 'basic'`, or"
             " test for it, as in `.exists()`"
         ),
     ),
@@ -192,9 +192,9 @@ AUDIENCES = [
     (
         "event('x').where('a').count() = 1",
         18,
-        "`where` takes a condition, and this is a literal; compare a value with it, as in `trait('plan') = 'basic'`",
+        "`where` takes a condition, but this is a literal; compare a value with it, as in `trait('plan') = 'basic'`",
     ),
-    ("event('x').within(7).count() = 1", 19, "the unit is missing; `within` takes a length of time such as `7 days`"),
+    ("event('x').within(7).count() = 1", 19, "the unit is missing; `within` takes a duration such as `7 days`"),
     ("event('x').within('7 days').count() = 1", 19, "`within` takes a duration, as in within(7 days)"),
     ("event('x').within(7days).count() = 1", 19, "`7days` is not a number; write `7 days`"),
     (
@@ -223,7 +223,7 @@ AUDIENCES = [
     (
         "event('x').where(event('y').within(parent: 2 months).count() = 1).count() = 1",
         36,
-        "months have no fixed length behind `parent:`; use days, as in `30 days`",
+        "months have no fixed length after `parent:`; use days, as in `30 days`",
     ),
     (
         "event('x').where(event('y').expires_after(1 hour).count() = 1).count() = 1",
@@ -238,12 +238,12 @@ AUDIENCES = [
     (
         "event('x').between(7 days).count() = 1",
         12,
-        "`between` takes two lengths of time, as in between(7 days, 10 days)",
+        "`between` takes two durations, as in between(7 days, 10 days)",
     ),
     (
         "event('x').between(7, 9).count() = 1",
         20,
-        "the unit is missing; `between` takes lengths of time such as `7 days`",
+        "the unit is missing; `between` takes durations such as `7 days`",
     ),
     (
         "event('x').between(1 day, parent: 3 days).count() = 1",
@@ -255,7 +255,7 @@ AUDIENCES = [
     (
         "event('x').since(start of century).count() = 1",
         27,
-        "unknown period `century`; there are day, week, month, quarter, year",
+        "unknown period `century`; use one of day, week, month, quarter, year",
     ),
     (
         "event('x').since(start month).count() = 1",
@@ -297,7 +297,7 @@ AUDIENCES = [
     (
         "event('x').where(event('y').sum(property(parent: 'a')) = 1).count() = 1",
         33,
-        "`sum` reads only its own events; use `parent:` in their `where`",
+        "`sum` reads only its own events; use `parent:` in the `where` of its events",
     ),
     ("event('x').min(property('a') as text) = 1", 16, "`min` takes a property as `number` or `string`, not as `text`"),
     (
@@ -352,8 +352,8 @@ AUDIENCES = [
     # comparators
     ("trait('a').equals()", 12, "`equals` takes a value, as in equals('basic')"),
     ("trait('a').equals(1, 2)", 22, "`equals` takes a value, as in equals('basic')"),
-    ("trait('a').equals([1, 2])", 20, "`equals` takes a value, and this is more than one"),
-    ("trait('a').equals(5 days)", 19, "`equals` takes a value, and this is a length of time"),
+    ("trait('a').equals([1, 2])", 20, "`equals` takes a value, but this is more than one"),
+    ("trait('a').equals(5 days)", 19, "`equals` takes a value, but this is a duration"),
     ("trait('a').exists(1)", 19, "`exists` takes no arguments"),
     ("trait('a').one_of()", 12, "`one_of` takes one or more values, as in one_of('basic', 'pro')"),
     ("trait('a').one_of(trait('b'))", 19, "`one_of` takes one or more values, as in one_of('basic', 'pro')"),
@@ -363,12 +363,12 @@ AUDIENCES = [
         21,
         "`contains` takes one or more texts in quotes, as in contains('shoes', 'shirts')",
     ),
-    ("trait('a').omits('b', 'c')", 23, "`omits` takes a text in quotes, as in omits('shoes')"),
+    ("trait('a').omits('b', 'c')", 23, "`omits` takes text in quotes, as in omits('shoes')"),
     ("event('x').count().contains('a')", 20, "`contains` tests texts, but `count` returns a number"),
     ("event('x').sum(property('p')).within_last(7 days)", 31, "`within_last` tests dates, but `sum` returns a number"),
     ("trait('a').before_date('soon')", 24, "`before_date` takes a date or a timestamp, as in before_date(2024-02-01)"),
     ("trait('a').before_date(7 days)", 24, "`before_date` takes a date or a timestamp, as in before_date(2024-02-01)"),
-    ("trait('a').within_last(7)", 24, "the unit is missing; `within_last` takes a length of time such as `7 days`"),
+    ("trait('a').within_last(7)", 24, "the unit is missing; `within_last` takes a duration such as `7 days`"),
     ("trait('a').within_last(2024-01-01)", 24, "`within_last` takes a duration, as in within_last(7 days)"),
     # regular expressions
     ("trait('a').matches('(')", 20, "the regular expression is invalid: missing ), unterminated subpattern"),
@@ -384,7 +384,11 @@ AUDIENCES = [
         20,
         "the regular expression has the backreference `\\1`, which not every database supports",
     ),
-    ("trait('a').matches('a(?i)b')", 20, "the regular expression has `(?i` inside, which not every database supports"),
+    (
+        "trait('a').matches('a(?i)b')",
+        20,
+        "the regular expression has `(?i` after its start, which not every database supports",
+    ),
     ("trait('a').matches('\\Z')", 20, "the regular expression has the escape `\\Z`, which not every database supports"),
     (
         "trait('a').matches('\\é')",
@@ -394,7 +398,7 @@ AUDIENCES = [
     (
         "trait('a').matches('a++')",
         20,
-        "the regular expression has `+` behind a repetition, which not every database supports",
+        "the regular expression has `+` after a repetition, which not every database supports",
     ),
     (
         "trait('a').matches('a{,5}')",
@@ -426,7 +430,7 @@ AUDIENCES = [
     (
         "trait('a').matches('^*')",
         20,
-        "the regular expression has `*` behind `^` or `$`, which not every database supports",
+        "the regular expression has `*` after `^` or `$`, which not every database supports",
     ),
     # words
     ("trait('a') = null", 14, "there is no `null`; use .absent() to test whether a value is missing"),
@@ -501,7 +505,7 @@ TRAITS = [
         1,
         "`unique` must follow a stream of events, as in event('Order Completed').unique(property('category'))",
     ),
-    ("event('x').count() AND 5", 12, "`AND` joins conditions, and count() is a number; compare it, as in `>= 1`"),
+    ("event('x').count() AND 5", 12, "`AND` joins conditions, but count() is a number; compare it, as in `>= 1`"),
 ]
 
 

@@ -74,7 +74,7 @@ def test_a_pipe_is_not_waited_for(file: File) -> None:
     with pytest.raises(ConfigError, match="is not a file") as refused:
         file.again()
 
-    assert refused.value.hint == "restore the file; a pipe can be read only at startup"
+    assert refused.value.hint == "restore the file; a pipe can only be read at startup"
 
 
 def test_audiences_are_named_by_key(file: File) -> None:

@@ -70,7 +70,7 @@ def _gaps(trait: str, entered: Bodies, exited: Bodies, others: Bodies) -> Iterat
     elif all(body in entered for body in exited) or all(body in exited for body in entered):
         yield "no enabled mapping sends its value, so Schematic cannot tell entries from exits"
     elif _values(trait, entered) and not _values(trait, exited) - _values(trait, entered):
-        yield "users who exit keep the trait: the identify event of an exit does not change its value"
+        yield "users who exit keep the trait: the identify event for an exit does not change its value"
     for one, other in zip(entered, others, strict=False):
         if one["type"] == "identify" and one["body"]["keys"] == other["body"]["keys"]:
             yield (

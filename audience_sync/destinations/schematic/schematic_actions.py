@@ -62,7 +62,7 @@ TRACK_EVENT: Final = Action(
             FieldKind.STRING,
             True,
             "Event name",
-            "the name of the event, in snake_case if Schematic does not accept it as it is",
+            "the name of the event, in snake_case if Schematic does not accept it as is",
         ),
         Field("company_keys", FieldKind.OBJECT, False, "Company keys", _COMPANY_KEYS),
         _TIMESTAMP_FIELD,

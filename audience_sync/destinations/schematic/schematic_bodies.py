@@ -78,7 +78,7 @@ def _identify(values: Mapping[str, Json]) -> dict[str, Json]:
     user_keys = _required_keys("user_keys", get("user_keys"))
     company_keys = _required_keys("company_keys", get("company_keys"))
     if not user_keys:
-        sentence = f"{IDENTIFY} needs at least one key in user_keys with a value"
+        sentence = f"{IDENTIFY} needs at least one key with a value in user_keys"
         raise _Refusal(RejectionReason.EMPTY_USER_KEYS, "user_keys", sentence)
     sent_at = _sent_at(IDENTIFY, get("timestamp"))
     body: dict[str, Json] = {"keys": user_keys}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 KEY_HEADER = "X-Schematic-Api-Key"
 MOST_TEXT = 64 * 1024  # bytes of an answer that are read
 LEADS_TO = "audience_sync.leads_to"  # the extension of a response that keeps its Location
-NOTHING_LOST = "nothing was lost; fix it, then run `audience-sync deliver`"
+NOTHING_LOST = "nothing was lost; fix the cause, then run `audience-sync deliver`"
 LONGEST_SPELLING = 16  # characters that one of the key may be written with
 
 
@@ -176,7 +176,7 @@ class SchematicClient:
         if answer.lasting:
             raise DestinationError(f"cannot confirm that {where} is Schematic: {describe(answer)}", hint=NOTHING_LOST)
         if is_retryable(answer.status):
-            raise DestinationAway(f"{where} does not respond: {describe(answer)}")
+            raise DestinationAway(f"{where} is unavailable: {describe(answer)}")
         raise DestinationError(f"{where} is not Schematic's API: {describe(answer)}", hint="check schematic.api_url")
 
     def _ask(self, method: str, url: str, body: bytes | None = None) -> HttpAnswer:

@@ -30,9 +30,9 @@ SKEW: Final = timedelta(minutes=5)
 PAGE, PAGES = 100, 20  # trait definitions asked for at a time, and how often at most
 
 EMPTY_BATCH: Final = b'{"events":[]}'
-CAPTURE_HINT: Final = "set schematic.capture_url to https://c.schematichq.com, or to your proxy of it"
+CAPTURE_HINT: Final = "set schematic.capture_url to https://c.schematichq.com, or to your proxy for it"
 UNCHECKED: Final = (
-    "not checked: whether this URL is Schematic and whether the key can send events; the first delivery will tell"
+    "not checked: whether this URL is Schematic and whether the key can send events; the first delivery will show"
 )
 
 
@@ -69,7 +69,7 @@ def definitions(answer: HttpAnswer) -> list[tuple[str, str]] | None:
 
 def unreadable_types(answer: HttpAnswer) -> Diagnosis:
     """Return that the key cannot read trait definitions."""
-    sentence = f"the types of traits could not be read: {describe(answer)}"
+    sentence = f"trait types could not be read: {describe(answer)}"
     return Diagnosis(Severity.WARNING, "*", sentence, "syncs work without them", is_about_trait=True)
 
 
@@ -81,7 +81,7 @@ def of_types(found: list[tuple[str, str]], types: Mapping[str, TraitType | None]
             yield Diagnosis(
                 Severity.WARNING,
                 trait,
-                f"is known to Schematic as {kind}, not {ours}; it is sent anyway, but rules may not match its values",
+                f"has the type {kind} in Schematic, not {ours}; it is sent anyway, but rules may not match its values",
                 "change its type in Schematic, or give the audience another key",
                 is_about_trait=True,
             )

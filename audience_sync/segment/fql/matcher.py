@@ -66,7 +66,7 @@ def pieces_of(pattern: str) -> tuple[Piece, ...]:
             case "list":
                 pieces.append(Piece("list", _list_expression(found["list"])))
             case "open":
-                raise ValueError(r"the `[` of the pattern is not closed; write `\[` for the character")
+                raise ValueError(r"a `[` in the pattern is not closed; write `\[` for the character")
             case _:
                 before = pieces.pop().text if pieces and pieces[-1].kind == "text" else ""
                 pieces.append(Piece("text", before + (found["escaped"] or found["plain"])))

@@ -206,7 +206,7 @@ def _wanted(accepted: set[str], before: Token | None, end: bool) -> str:  # noqa
     if "_AND" in accepted or not accepted:
         return "`and`, `or` or `)`" if "RPAR" in accepted else "`and`, `or` or the end"
     if "TEXT" in accepted:
-        return "a value" if "NUMBER" in accepted else "a text in quotes"
+        return "a value" if "NUMBER" in accepted else "text in quotes"
     if "NUMBER" in accepted:
         return "a number without quotes"
     return " or ".join(sorted(_SIGNS.get(name, "`)`") for name in accepted))

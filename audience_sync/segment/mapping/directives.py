@@ -185,7 +185,7 @@ def _path(argument: Argument, here: DirectivePlace) -> Resolve:
 
 def _named(value: Value, place: str) -> str:
     if not isinstance(value, str):
-        raise MappingError(f"{place}: the result must be text, but is not for this event")
+        raise MappingError(f"{place}: the result must be text, but for this event it is not")
     return value
 
 
@@ -355,7 +355,7 @@ def _transform(argument: Argument, here: DirectivePlace) -> Resolve:
 
     def resolve(data: Value) -> Value:
         if data is not MISSING and not isinstance(data, dict):
-            raise MappingError(f"{place}: the value must be an object, but is not for this event")
+            raise MappingError(f"{place}: the value must be an object, but for this event it is not")
         return mapping(measured(apply(data), place))
 
     return resolve

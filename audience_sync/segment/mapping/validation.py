@@ -165,7 +165,7 @@ def _if(value: Json, path: Path) -> Found:
         yield _at_times(path, "has no `then` and no `else`, so it has no result")
     if "else" in value and is_falsy(value["else"]):
         yield _at_times(
-            (*path, "else"), 'is dropped, as in Segment for null, false, 0 and ""; use { "@literal" = … } to keep it'
+            (*path, "else"), 'is dropped, as Segment drops null, false, 0 and ""; use { "@literal" = … } to keep it'
         )
     for name in ("exists", "blank", "then", "else"):
         if name in value:
@@ -398,7 +398,7 @@ def _wrong_directive(name: str, value: dict[str, Json], path: Path) -> Iterator[
         yield MappingProblem(path, f"has {name} and other keys; a directive must be the only key in its table")
         return
     if name not in RULES:
-        hint = did_you_mean(name, RULES) or f"there are {', '.join(RULES)}"
+        hint = did_you_mean(name, RULES) or f"use one of {', '.join(RULES)}"
         yield MappingProblem((*path, name), f"unknown directive; {hint}")
         return
     for found in RULES[name](value[name], (*path, name)):
