@@ -75,7 +75,7 @@ def test_what_is_not_a_rename_is_not_called_one(synced: Place, wanted: dict[str,
     """A new audience next to an orphan is a new audience."""
     synced.configure(**wanted)  # type: ignore[arg-type]
 
-    assert "before: a sync sends the new trait" not in synced.command("plan").err
+    assert ": a sync sends the new trait" not in synced.command("plan").err
 
 
 def test_after_the_first_sync_there_is_nothing_to_decide(synced: Place) -> None:
@@ -84,7 +84,7 @@ def test_after_the_first_sync_there_is_nothing_to_decide(synced: Place) -> None:
     assert synced.command("sync", "--no-deliver").code == 0
     said = synced.command("plan").err
 
-    assert "before: a sync sends the new trait" not in said
+    assert ": a sync sends the new trait" not in said
     assert f"orphan: {AUDIENCE_KEY}" in said
 
 

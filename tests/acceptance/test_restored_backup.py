@@ -410,7 +410,7 @@ def test_a_backup_of_an_unused_database_is_older_too(place: Place, sqlite_templa
     ended = place.command("sync")
 
     assert ended.code == 2
-    assert "it has no syncs and no forwarded events, but data committed until 20" in ended.err
+    assert "it has no syncs and no forwarded events, but data committed up to 20" in ended.err
 
 
 # The file
