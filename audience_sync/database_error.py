@@ -17,7 +17,7 @@ from audience_sync.errors import AudienceSyncError
 NOT_UTF8: Final = "Could not decode to UTF-8"
 NOTHING_LOST: Final = "nothing was lost; try again"
 _SQLITE: Final[Mapping[str, str]] = {
-    "SQLITE_BUSY": "nothing was lost; another program has locked the file: close that program and try again",
+    "SQLITE_BUSY": "nothing was lost; another program has locked the file: close that program, then try again",
     "SQLITE_LOCKED": "nothing was lost; another program has locked the file: close that program, then try again",
     "SQLITE_FULL": "nothing was lost; free disk space in {folder}",
     "SQLITE_IOERR": "nothing was lost; check the disk that contains {folder}",

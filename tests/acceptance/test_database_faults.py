@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_while_answers_are_settled(cramped: Place, small_di
 
     assert ended.code == 3
     assert "full" in ended.err
-    assert "deliveries are open" in ended.err
+    assert "open deliveries: " in ended.err
     assert cramped.command("deliver").code == 0
     assert_settled(cramped, EVERYBODY)
     assert len({event.idempotency_key for event in cramped.sandbox.ledger.events()}) == len(EVERYBODY)
@@ -338,7 +338,7 @@ def test_a_lock_that_is_held_for_too_long(
     assert code == 1
     assert (
         "failed: database is locked\nhint: nothing was lost; another program has locked the file: close"
-        " it, then try again\n"
+        " that program, then try again\n"
     ) in said
     assert run_here(monkeypatch, place, "sync") == 0
     assert_settled(place, EVERYBODY)

@@ -121,7 +121,7 @@ def serving(command: str, folder: Path) -> Iterator[None]:
     )
     try:
         assert process.stdout is not None
-        assert b"serves at" in process.stdout.readline()
+        assert b"is running at" in process.stdout.readline()
         yield
         process.send_signal(signal.SIGINT)
         assert process.wait(DEADLINE) == 0

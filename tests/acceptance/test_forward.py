@@ -324,7 +324,7 @@ timestamp = "2026-11-23T12:00:00.000Z"
 user_keys = { userId = { "@path" = "$.userId" } }
 traits = { message_id = { "@path" = "$.messageId" } }
 """
-NOTHING_TWICE = "the same command again goes on, and sends nothing twice"
+NOTHING_TWICE = "run the same command again to continue; nothing is sent twice"
 
 
 @pytest.fixture
@@ -455,7 +455,9 @@ def test_a_file_that_breaks_off_is_sent_as_far_as_it_goes(place: Place) -> None:
     assert broken.records == record(read=some, taken=some, accepted=some)
     assert 0 < some < 3000
     assert told(place) == expected(events[:some])
-    assert f"cannot be read beyond line {some}: its gzip data is truncated\nhint: what comes before" in broken.err
+    assert (
+        f"cannot be read beyond line {some}: its gzip data is truncated\nhint: earlier events are stored" in broken.err
+    )
     assert NOTHING_TWICE in broken.err
 
     assert send(place, whole).records == record(read=3000, known=some, taken=3000 - some, accepted=3000 - some)

@@ -135,7 +135,7 @@ def test_a_sqlite_file_that_another_program_holds(tmp_path: Path) -> None:
 
         assert explained(failing(tmp_path / "a.db", lambda _: None)) == (
             "the membership database sqlite:////srv/state/a.db failed: database is locked"
-            " | nothing was lost; another program has locked the file: close that program and try again"
+            " | nothing was lost; another program has locked the file: close that program, then try again"
         )
 
 
