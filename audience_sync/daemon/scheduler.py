@@ -15,7 +15,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from audience_sync.config import Audience, Schedule, Settings
 from audience_sync.core.model import RunState, from_ms, to_ms
-from audience_sync.daemon.due_times import next_due
+from audience_sync.daemon.schedule import next_due
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import first_line
 from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost

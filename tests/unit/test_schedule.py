@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import pytest
 
 from audience_sync.config import Schedule
-from audience_sync.daemon.due_times import next_due, next_time
+from audience_sync.daemon.schedule import next_due, next_time
 
 MINUTE = timedelta(minutes=1)
 AROUND = timedelta(hours=26)  # what is enumerated before and after a transition
