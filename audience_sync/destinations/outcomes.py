@@ -15,6 +15,13 @@ from typing import TypeAlias
 
 import orjson
 
+FIRST_DELAY = timedelta(seconds=1)
+LONGEST_ASKED = timedelta(days=1)  # a longer Retry-After is taken for a mistake of the server
+MOST_SHOWN = 200  # characters of the text of an answer
+RETRYABLE = frozenset({408, 423, 425, 429})
+WRONG_DESTINATION = frozenset({404, 405, 501})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
 
 @dataclass(frozen=True)
 class BatchAccepted:
@@ -72,10 +79,6 @@ Outcome: TypeAlias = (
 )
 
 
-FIRST_DELAY = timedelta(seconds=1)
-LONGEST_ASKED = timedelta(days=1)  # a longer Retry-After is taken for a mistake of the server
-
-
 def backoff(tries: int, *, jitter: float, longest: timedelta, asked: timedelta | None = None) -> timedelta:
     """Return how long to wait after the given number of failed tries: 1 s, 2 s, 4 s … up to `longest`.
 
@@ -93,12 +96,6 @@ def tries_until_stuck(longest: timedelta) -> int:
     while backoff(tries, jitter=0, longest=longest) < longest:
         tries += 1
     return tries
-
-
-MOST_SHOWN = 200  # characters of the text of an answer
-RETRYABLE = frozenset({408, 423, 425, 429})
-WRONG_DESTINATION = frozenset({404, 405, 501})
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def classify(  # noqa: PLR0911 - one return for each line of the table
     if answer.lasting:
         return WrongDestination(reason)
     if is_retryable(status):
-        now = _date(answer.headers.get("date")) or now  # by the clock of the server, which may differ from ours
+        now = http_date(answer.headers.get("date")) or now  # by the clock of the server, which may differ from ours
         return RetryLater(reason, status, retry_after(answer.headers.get("retry-after"), now=now))
     if status in (401, 403):
         return RefusedKey(reason)
@@ -161,11 +158,11 @@ def retry_after(text: str | None, *, now: datetime) -> timedelta | None:
         return None
     if re.fullmatch(r"\s*\d{1,9}(\.\d+)?\s*", text):
         return timedelta(seconds=float(text))
-    moment = _date(text)
+    moment = http_date(text)
     return None if moment is None else max(timedelta(0), moment - now)
 
 
-def _date(text: str | None) -> datetime | None:
+def http_date(text: str | None) -> datetime | None:
     """Return the instant that a header names, or None if it names none."""
     try:
         moment: datetime = parsedate_to_datetime(text or "")

@@ -26,6 +26,12 @@ class Carried(NamedTuple):
     kind: str
     shared: bool = False  # others carry it, too, or a mapping rejected it: accepting this event may not be all
 
+    @classmethod
+    def of(cls, change: OpenChange, *, shared: bool = False) -> Self:
+        """Return a change as the event that is made of it carries it."""
+        c = change
+        return cls(c.audience_id, c.generation, c.run_id, c.trait, c.value, c.kind, shared)
+
 
 class ForwardedEvent(NamedTuple):
     """A Segment event that waits to be sent: a row of `events`."""
@@ -59,7 +65,16 @@ class RenderedEvent(NamedTuple):
     origin: Origin | None = None
 
 
-def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[str, int, str, int]]) -> str:
+Fact: TypeAlias = tuple[str, int, str, int]
+"""The digest of a mapping, and the audience, value and generation of a change: see `facts_of`."""
+
+
+def facts_of(mapping: str, changes: Iterable[OpenChange]) -> list[Fact]:
+    """Return what an event that a mapping makes of changes says; the mapping is named by its digest."""
+    return [(mapping, change.audience_id, change.value, change.generation) for change in changes]
+
+
+def idempotency_key(environment: str, profile_key: str, facts: Iterable[Fact]) -> str:
     """Return the key under which the destination drops a repetition: 32 hexadecimal digits.
 
     A fact is the digest of a mapping (which stands for action and fields) and the audience, value and generation of a
@@ -69,7 +84,7 @@ def idempotency_key(environment: str, profile_key: str, facts: Iterable[tuple[st
     return key_between(key_ends(environment, facts), orjson.dumps(profile_key))
 
 
-def key_ends(environment: str, facts: Iterable[tuple[str, int, str, int]]) -> tuple[bytes, bytes]:
+def key_ends(environment: str, facts: Iterable[Fact]) -> tuple[bytes, bytes]:
     """Return what is hashed for an `idempotency_key`, before and behind the profile's key."""
     return b"[" + orjson.dumps(environment) + b",", b"," + orjson.dumps(sorted(facts)) + b"]"
 

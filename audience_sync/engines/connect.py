@@ -88,13 +88,11 @@ def _connected_soon(source: Source, place: str, limit: timedelta) -> Session:
             in_time = woken.wait(patience.total_seconds() + GRACE)
     finally:
         is_left = found.cancel()
-    if is_left:
-        raise (
-            _stopped()
-            if in_time
-            else explained(f"Cannot connect to {place}", TimeoutError("no answer"), source, hint=_connect_hint(source))
-        )
-    return found.result()
+    if not is_left:
+        return found.result()
+    if in_time:  # woken by a signal
+        raise _stopped()
+    raise explained(f"Cannot connect to {place}", TimeoutError("no answer"), source, hint=_connect_hint(source))
 
 
 def _stopped() -> AudienceSyncError:

@@ -19,7 +19,14 @@ from audience_sync.core.model import ChangeKind, Json
 from audience_sync.destinations.actions import BodyRejection
 from audience_sync.destinations.mappings import Made, Mapping, apply, is_shared
 from audience_sync.destinations.open_changes import OpenChange, OpenChanges
-from audience_sync.destinations.rendered_events import BatchContents, Carried, RenderedEvent, key_between, key_ends
+from audience_sync.destinations.rendered_events import (
+    BatchContents,
+    Carried,
+    RenderedEvent,
+    facts_of,
+    key_between,
+    key_ends,
+)
 from audience_sync.destinations.schematic.wire_format import with_idempotency_key
 from audience_sync.segment.fql.trigger_tree import fields
 from audience_sync.segment.mapping.template import reads
@@ -176,12 +183,11 @@ def compile_body(template: Template, changes: Sequence[OpenChange], *, environme
             order.append(slot - 1)
             text += '"%s"' if slot == _TIME else "%s"
         text += _escaped(piece)
-    facts = [(template.mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
     return CompiledBody(
         with_idempotency_key(text, "%s"),
         itemgetter(*order, -1),
-        key_ends(environment, facts),
-        tuple(Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c.kind) for c in changes),
+        key_ends(environment, facts_of(template.mapping.digest, changes)),
+        tuple(map(Carried.of, changes)),
         (template.mapping.name,),
     )
 

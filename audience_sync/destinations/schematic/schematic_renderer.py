@@ -34,18 +34,20 @@ from audience_sync.destinations.rendered_events import (
     NOT_MAPPED,
     BatchContents,
     Carried,
+    Fact,
     ForwardedEvent,
     ForwardedProfileEvents,
     ProfileEvents,
     RejectedChange,
     RenderedEvent,
+    facts_of,
     idempotency_key,
 )
 from audience_sync.destinations.sample_changes import AT, PEOPLE, sample, sample_values
 from audience_sync.destinations.schematic.compiled_bodies import CompiledBodies
 from audience_sync.destinations.schematic.forwarded_bodies import render_forwarded
 from audience_sync.destinations.schematic.mapping_coverage import coverage
-from audience_sync.destinations.schematic.wire_format import DISPLAY_NAME
+from audience_sync.destinations.schematic.wire_format import DISPLAY_NAME, with_idempotency_key
 from audience_sync.segment.segment_events import SegmentEvent
 
 ONLY_SCHEMATIC: Final[Json] = {"All": False, DISPLAY_NAME: True}
@@ -149,7 +151,7 @@ class _Draft:
     body: Body
     mappings: list[str]
     changes: Sequence[OpenChange]
-    facts: list[tuple[str, int, str, int]]  # see `idempotency_key`
+    facts: list[Fact]
 
 
 def resolve_changes(
@@ -200,7 +202,7 @@ def _is_about_nobody(body: Body) -> bool:
 
 def _join(drafts: list[_Draft], mapping: EventMapping, body: Body, changes: Sequence[OpenChange]) -> None:
     """Add a body to the draft from which it differs in its traits alone, else as a draft of its own."""
-    facts = _facts(mapping, changes)
+    facts = facts_of(mapping.digest, changes)
     for draft in drafts:
         joined = _joined(draft.body, body)
         if joined is not None:
@@ -247,15 +249,10 @@ def _events(
             draft.facts.append(("again", 0, "", 0))
             key = idempotency_key(environment, profile_key, draft.facts)
         keys.add(key)
-        text = exact_json.dumps({**draft.body, "idempotency_key": key}).decode()
+        text = with_idempotency_key(exact_json.dumps(draft.body).decode(), key)
         shared = {c for c in draft.changes if carriers.get(c, 1) > 1 or c in rejected}
         events.append(_event(draft.changes, key, text, tuple(draft.mappings), identifiers, shared=shared))
     return events
-
-
-def _facts(mapping: EventMapping, changes: Sequence[OpenChange]) -> list[tuple[str, int, str, int]]:
-    """Return what an event says of changes; see `idempotency_key`."""
-    return [(mapping.digest, change.audience_id, change.value, change.generation) for change in changes]
 
 
 def _event(
@@ -269,5 +266,5 @@ def _event(
 ) -> RenderedEvent:
     """Return an event that carries changes of one profile, and is not alone in carrying the `shared` ones."""
     first = changes[0]
-    carried = [Carried(c.audience_id, c.generation, c.run_id, c.trait, c.value, c.kind, c in shared) for c in changes]
-    return RenderedEvent(first.profile_key, key, body, identifiers, tuple(carried), names)
+    carried = tuple(Carried.of(change, shared=change in shared) for change in changes)
+    return RenderedEvent(first.profile_key, key, body, identifiers, carried, names)
