@@ -39,9 +39,7 @@ def check(named: Path | None, environ: Mapping[str, str], clock: Clock, *, deep:
     yield from check_configuration.look(settings, environ)
     opened = yield from check_database.look(settings)
     with closing(opened) if opened is not None else nullcontext() as usable:
-        yield from check_permissions.look(
-            settings
-        )  # while the files are there that SQLite keeps next to an open database
+        yield from check_permissions.look(settings)  # while SQLite keeps its files next to the open database
         yield from check_audiences.look(settings, usable, now=clock.now())
         yield from check_mappings.look(settings, usable)
         yield from check_tracking_api.look(settings, environ)

@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from audience_sync.checks.check_database import attempt
-from audience_sync.checks.finding import EXPECTED, Finding, State, error, ok, warning
+from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Address, Settings, resolve_api_key
-from audience_sync.destinations.destination_protocol import Destination, Diagnosis, Severity
+from audience_sync.core.model import Severity
+from audience_sync.destinations.destination_protocol import Destination, Diagnosis
 from audience_sync.destinations.http_connection import trusted_authorities
 from audience_sync.errors import ConfigError, DestinationError
 from audience_sync.store import binding
@@ -49,7 +50,7 @@ def look(
 def _finding(destination: Destination, found: Diagnosis) -> Finding:
     check = "trait" if found.is_about_trait else destination.name
     code = DestinationError.exit_code if found.severity is Severity.ERROR else 0
-    return Finding(check, found.subject, State(found.severity), found.sentence, found.remedy, code)
+    return Finding(check, found.subject, found.severity, found.sentence, found.remedy, code)
 
 
 def _unencrypted(destination: Destination) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from typing import Final
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.checks.finding import Finding, State, error, ok
+from audience_sync.checks.finding import Finding, error, ok
+from audience_sync.core.model import Severity
 from audience_sync.core.text import counted
 from audience_sync.database_error import NOT_UTF8
 from audience_sync.errors import AudienceSyncError
@@ -97,4 +98,4 @@ def _digest(connection: Connection, row: AudienceRow, kept: Digest | None) -> Di
 
 
 def _wrong(subject: str, message: str, *, remedy: str) -> Finding:
-    return Finding(CHECK, subject, State.ERROR, message, remedy, 1)
+    return Finding(CHECK, subject, Severity.ERROR, message, remedy, 1)

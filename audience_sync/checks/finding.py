@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 import sqlalchemy as sa
 
+from audience_sync.core.model import Severity
 from audience_sync.database_error import first_line
 from audience_sync.errors import AudienceSyncError, ConfigError, KeyRefused
 
 EXPECTED: Final = (AudienceSyncError, sa.exc.SQLAlchemyError)
 """Errors that a look at something broken may raise."""
-
-
-class State(StrEnum):
-    """The result of a check."""
-
-    OK = "ok"
-    WARNING = "warning"  # a sync still works
-    ERROR = "error"
 
 
 @dataclass(frozen=True)
@@ -31,7 +23,7 @@ class Finding:
     # configuration, database, source, audience, mapping, identifiers, memberships, ingest, schematic or trait
     check: str
     subject: str
-    state: State
+    state: Severity
     message: str
     remedy: str | None = None
     exit_code: int = 0  # exit code if this is the only error
@@ -39,24 +31,24 @@ class Finding:
 
 def ok(check: str, subject: str, message: str) -> Finding:
     """Return a finding that something is correct."""
-    return Finding(check, subject, State.OK, message)
+    return Finding(check, subject, Severity.OK, message)
 
 
 def warning(check: str, subject: str, message: str, *, remedy: str | None = None) -> Finding:
     """Return a finding that needs attention but does not stop a sync."""
-    return Finding(check, subject, State.WARNING, message, remedy)
+    return Finding(check, subject, Severity.WARNING, message, remedy)
 
 
 def error(check: str, subject: str, raised: Exception) -> Finding:
     """Return a finding that something does not work, with the message of the exception; see `EXPECTED`."""
     if isinstance(raised, AudienceSyncError):
-        return Finding(check, subject, State.ERROR, str(raised), raised.hint, raised.exit_code)
-    return Finding(check, subject, State.ERROR, first_line(raised), None, AudienceSyncError.exit_code)
+        return Finding(check, subject, Severity.ERROR, str(raised), raised.hint, raised.exit_code)
+    return Finding(check, subject, Severity.ERROR, first_line(raised), None, AudienceSyncError.exit_code)
 
 
 def exit_code(findings: Collection[Finding]) -> int:
     """Return the exit code: 0 no errors, 2 the configuration is invalid, 6 the API key is refused, else 1."""
-    codes = {finding.exit_code for finding in findings if finding.state is State.ERROR}
+    codes = {finding.exit_code for finding in findings if finding.state is Severity.ERROR}
     for code in (ConfigError.exit_code, KeyRefused.exit_code):
         if code in codes:
             return code

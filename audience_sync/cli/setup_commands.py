@@ -15,8 +15,8 @@ import typer
 from rich.text import Text
 
 from audience_sync import runtime
-from audience_sync.checks import Finding, State, exit_code
 from audience_sync.checks.check_configuration import example
+from audience_sync.checks.finding import Finding, exit_code
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, Sheet
 from audience_sync.cli.context import clock, console, out, settings_of
@@ -24,11 +24,12 @@ from audience_sync.cli.main import Globals
 from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
 from audience_sync.config import Settings, defaults, load
 from audience_sync.config.loader import CONFIG_VARIABLE
+from audience_sync.core.model import Severity
 from audience_sync.core.text import counted
 from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
 
 COLUMNS = ("check", "subject", "state", "message", "remedy")
-MARKS: Final = {State.OK: ("✓", "green"), State.WARNING: ("!", "yellow"), State.ERROR: ("✗", "red")}
+MARKS: Final = {Severity.OK: ("✓", "green"), Severity.WARNING: ("!", "yellow"), Severity.ERROR: ("✗", "red")}
 SERVICE_CONFIG: Final = Path("/etc/audience-sync/config.toml")
 
 
@@ -219,7 +220,7 @@ def _show(finding: Finding) -> None:
 
 
 def _conclude(found: list[Finding]) -> None:
-    errors, warnings = (sum(one.state is state for one in found) for state in (State.ERROR, State.WARNING))
+    errors, warnings = (sum(one.state is state for one in found) for state in (Severity.ERROR, Severity.WARNING))
     if errors:
         console.print(f"{errors} of {counted(len(found), 'check')} failed, {counted(warnings, 'warning')}")
     else:

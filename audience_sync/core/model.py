@@ -203,3 +203,11 @@ def to_ms(moment: datetime) -> int:
 def from_ms(milliseconds: float) -> datetime:
     """Return the instant of some milliseconds, in UTC."""
     return _EPOCH + milliseconds * _MILLISECOND
+
+
+class Severity(StrEnum):
+    """How bad a fact is that `check` reports."""
+
+    OK = "ok"
+    WARNING = "warning"  # a sync still works
+    ERROR = "error"

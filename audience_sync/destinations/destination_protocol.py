@@ -10,12 +10,11 @@ import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import ClassVar, NamedTuple, Protocol
 
 from pydantic import SecretStr
 
-from audience_sync.core.model import Computation, TraitType
+from audience_sync.core.model import Computation, Severity, TraitType
 from audience_sync.destinations.actions import Action
 from audience_sync.destinations.mappings import Mapping as EventMapping
 from audience_sync.destinations.open_changes import OpenChange, OpenChanges
@@ -49,14 +48,6 @@ class Coverage(NamedTuple):
     def errors(self) -> list[str]:
         """Return why the audience cannot be synced."""
         return self.rejections + self.gaps
-
-
-class Severity(StrEnum):
-    """How bad a diagnosis is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    ERROR = "error"
 
 
 class Diagnosis(NamedTuple):

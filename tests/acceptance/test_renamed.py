@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from audience_sync.checks import State
 from audience_sync.checks import check_audiences as checks
 from audience_sync.clock import wall_clock
+from audience_sync.core.model import Severity
 from tests.acceptance.running import Place, customers, open_place
 from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME, ORDERS_SQL
 
@@ -55,7 +55,7 @@ def test_check_says_the_same(synced: Place) -> None:
     """One rule, one sentence."""
     settings = synced.configure(name="VIP", audience={"key": "VIP"})
     looked = checks.look(settings, synced.database, now=wall_clock())
-    (found,) = [one for one in looked if (one.subject, one.state) == ("VIP", State.WARNING)]
+    (found,) = [one for one in looked if (one.subject, one.state) == ("VIP", Severity.WARNING)]
 
     assert (found.message, found.remedy) == (SENTENCE, REMEDY)
 

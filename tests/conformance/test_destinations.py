@@ -19,8 +19,8 @@ from pydantic import SecretStr
 
 from audience_sync.clock import wall_clock
 from audience_sync.core.keys import canonical
-from audience_sync.core.model import MEMBER_VALUE, ChangeKind, Computation, TraitType
-from audience_sync.destinations.destination_protocol import Destination, DestinationClient, Renderer, Severity
+from audience_sync.core.model import MEMBER_VALUE, ChangeKind, Computation, Severity, TraitType
+from audience_sync.destinations.destination_protocol import Destination, DestinationClient, Renderer
 from audience_sync.destinations.destination_registry import DESTINATIONS
 from audience_sync.destinations.mappings import presets
 from audience_sync.destinations.open_changes import OpenChange, OpenChanges

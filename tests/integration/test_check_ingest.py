@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from audience_sync.checks import check_tracking_api
-from audience_sync.checks.finding import Finding, State
+from audience_sync.checks.finding import Finding
 from audience_sync.config import load
+from audience_sync.core.model import Severity
 from audience_sync.extras import EXTRAS, install_command
 from tests.factories import config_text
 
@@ -48,7 +49,7 @@ def test_api_that_is_well(tmp_path: Path) -> None:
     """With a key and on loopback all is well, and the address is told."""
     (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS)
 
-    assert (found.state, found.subject) == (State.OK, "127.0.0.1:8080")
+    assert (found.state, found.subject) == (Severity.OK, "127.0.0.1:8080")
     assert found.message == "`run` accepts events here, authenticated with 1 write key"
 
 
@@ -56,7 +57,7 @@ def test_key_that_is_missing(tmp_path: Path) -> None:
     """A write key that is nowhere is an error of the configuration, with both remedies."""
     (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', {})
 
-    assert (found.state, found.exit_code) == (State.ERROR, 2)
+    assert (found.state, found.exit_code) == (Severity.ERROR, 2)
     assert "`SEGMENT_WRITE_KEY` is not set as an environment variable or a systemd credential" in found.message
     assert "LoadCredential=SEGMENT_WRITE_KEY:" in (found.remedy or "")
 
@@ -70,7 +71,7 @@ def test_library_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("audience_sync.tracking_api.listener.find_spec", spec_of)
     (found,) = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS)
 
-    assert (found.state, found.exit_code) == (State.ERROR, 2)
+    assert (found.state, found.exit_code) == (Severity.ERROR, 2)
     assert found.message == "ingest.listen needs uvicorn, which is not installed"
     assert found.remedy == install_command(EXTRAS["ingest"])
 
@@ -79,7 +80,7 @@ def test_address_that_others_reach(tmp_path: Path) -> None:
     """What is allowed to be remote is warned of: nothing on the way is encrypted."""
     fine, warned = findings(tmp_path, 'listen = "0.0.0.0:8080"\nallow_remote = true', KEYS)
 
-    assert (fine.state, warned.state) == (State.OK, State.WARNING)
+    assert (fine.state, warned.state) == (Severity.OK, Severity.WARNING)
     assert "unencrypted" in warned.message
     assert "TLS" in (warned.remedy or "")
 
@@ -88,7 +89,7 @@ def test_a_sender_who_could_make_members(tmp_path: Path) -> None:
     """Where an application's identify carries the trait of an audience through, that is told: it may gate a plan."""
     _, found = findings(tmp_path, 'listen = "127.0.0.1:8080"', KEYS, mappings="")
 
-    assert found.state is State.WARNING
+    assert found.state is Severity.WARNING
     assert (
         "accepts identify calls from any sender with a write key, and these can overwrite the trait " in found.message
     )

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from audience_sync.checks import check_mappings
-from audience_sync.checks.finding import Finding, State
+from audience_sync.checks.finding import Finding
 from audience_sync.config import load
+from audience_sync.core.model import Severity
 from tests.factories import config_text
 
 IDENTIFY = """
@@ -91,7 +92,7 @@ def trigger(text: str) -> str:
 )
 def test_sends_nothing(tmp_path: Path, text: str, says: str) -> None:
     """An audience whose members would never be known to Schematic is an error, exits as much as entries."""
-    errors = [found for found in findings(tmp_path, text) if found.state is State.ERROR]
+    errors = [found for found in findings(tmp_path, text) if found.state is Severity.ERROR]
 
     assert [(found.subject, found.exit_code) for found in errors] == [("vip", 2)], errors
     assert says in errors[0].message
@@ -127,8 +128,8 @@ def test_sends_something_else(tmp_path: Path, text: str, says: str) -> None:
     """What works, but not as one may think, is a warning that says how."""
     found = findings(tmp_path, text)
 
-    assert [one for one in found if one.state is State.ERROR] == []
-    warnings = [one for one in found if one.state is State.WARNING]
+    assert [one for one in found if one.state is Severity.ERROR] == []
+    warnings = [one for one in found if one.state is Severity.WARNING]
     assert len(warnings) == 1, warnings
     assert says in warnings[0].message
     assert warnings[0].remedy
@@ -149,7 +150,7 @@ def test_sends_something_else(tmp_path: Path, text: str, says: str) -> None:
 )
 def test_nothing_to_say(tmp_path: Path, text: str) -> None:
     """The presets, and a mapping as it should be, are well."""
-    assert {found.state for found in findings(tmp_path, text)} == {State.OK}
+    assert {found.state for found in findings(tmp_path, text)} == {Severity.OK}
 
 
 INGEST = '[ingest]\nlisten = "127.0.0.1:8080"\nwrite_keys = ["${SEGMENT_WRITE_KEY}"]\n'
@@ -172,7 +173,7 @@ def test_a_mapping_that_ingest_uses_is_well(tmp_path: Path, text: str) -> None:
     """What an application sends may have any event and any key: a mapping for it is not called useless."""
     ours = trigger('context.personas.computation_class in ["audience", "trait"]')
 
-    assert {one.state for one in findings(tmp_path, INGEST + ours + text)} == {State.OK}
+    assert {one.state for one in findings(tmp_path, INGEST + ours + text)} == {Severity.OK}
 
 
 @pytest.mark.parametrize("wanted", ['type = "track" and event = "Order Completed"', 'type in ["page", "screen"]'])
@@ -182,7 +183,7 @@ def test_a_mapping_for_forward_alone_is_well(tmp_path: Path, wanted: str) -> Non
     ours = trigger('context.personas.computation_class in ["audience", "trait"]')
     found = findings(tmp_path, ours + text)
 
-    assert {one.state for one in found} == {State.OK}
+    assert {one.state for one in found} == {Severity.OK}
     assert [one.message for one in found if one.subject == "Orders"] == [
         f"runs trackEvent only for forwarded events that match {wanted}"
     ]
@@ -193,14 +194,16 @@ def test_a_mapping_for_changes_alone_is_checked_with_ingest_too(tmp_path: Path) 
     text = trigger('context.personas.computation_class = "audience"').replace(
         TRAITS, TRAITS + 'user_keys = { userId = { "@path" = "$.userId" }, email = { "@path" = "$.traits.email" } }\n'
     )
-    (warned,) = [one for one in findings(tmp_path, INGEST + text) if one.state is State.WARNING]
+    (warned,) = [one for one in findings(tmp_path, INGEST + text) if one.state is Severity.WARNING]
 
     assert warned.message == "user_keys reads $.traits.email, but audience changes do not have that field"
 
 
 def test_an_environment_that_is_not_known_yet_is_no_error(tmp_path: Path) -> None:
     """Before the first delivery nobody can say whether a trigger on the space matches."""
-    assert {found.state for found in findings(tmp_path, trigger('context.personas.space_id = "env_1"'))} == {State.OK}
+    assert {found.state for found in findings(tmp_path, trigger('context.personas.space_id = "env_1"'))} == {
+        Severity.OK
+    }
 
 
 def test_the_example_of_the_readme_is_well(tmp_path: Path) -> None:
@@ -215,7 +218,7 @@ def test_the_example_of_the_readme_is_well(tmp_path: Path) -> None:
 
     found = list(check_mappings.look(load(path, {}), None))
 
-    assert [one for one in found if one.state is not State.OK] == []
+    assert [one for one in found if one.state is not Severity.OK] == []
 
 
 def test_an_audience_called_name_is_refused(tmp_path: Path) -> None:
@@ -223,6 +226,6 @@ def test_an_audience_called_name_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(config_text(name="Name"))
 
-    errors = [one for one in check_mappings.look(load(path, {}), None) if one.state is State.ERROR]
+    errors = [one for one in check_mappings.look(load(path, {}), None) if one.state is Severity.ERROR]
 
     assert ['named "true" and "false"' in one.message for one in errors] == [True]

@@ -9,9 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from audience_sync.checks.check_members import look
-from audience_sync.checks.finding import State
 from audience_sync.core.keys import RowFault
-from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState
+from audience_sync.core.model import ChangeKind, Counts, RunKind, RunState, Severity
 from audience_sync.store import audiences, memberships
 from audience_sync.sync import definition_rows
 from tests.factories import AUDIENCE_KEY, company_identifiers, make_change
@@ -293,7 +292,7 @@ def test_an_unreadable_digest_counts_as_none(syncing: Syncing, change: str) -> N
     assert len(found) == 1
     assert (report.run.counts.entered, report.run.counts.exited) == (1, 1)
     assert syncing.members().keys() == {"u2", "u3"}
-    assert [one.state for one in look(syncing.database)] == [State.OK]
+    assert [one.state for one in look(syncing.database)] == [Severity.OK]
 
 
 def test_members_that_are_not_text_are_found(syncing: Syncing) -> None:
@@ -308,7 +307,7 @@ def test_members_that_are_not_text_are_found(syncing: Syncing) -> None:
     (found,) = look(syncing.database)
 
     assert (found.state, found.message) == (
-        State.ERROR,
+        Severity.ERROR,
         "a member has bytes that are not valid text, so the members cannot be compared",
     )
     with syncing.database.write() as connection:
@@ -334,12 +333,12 @@ def test_a_member_of_a_run_that_does_not_exist_is_found(syncing: Syncing) -> Non
         connection.execute(sa.text("UPDATE memberships SET run_id = 77 WHERE profile_key = 'u2'"))
     (found,) = look(syncing.database)
 
-    assert found.state is State.ERROR
+    assert found.state is Severity.ERROR
     assert found.message.startswith(
         "1 of its members have a `run_id` or `entered_run_id` that does not match any of its runs"
     )
     with syncing.database.write() as connection:
         connection.execute(sa.text("UPDATE memberships SET run_id = (SELECT max(id) FROM runs) WHERE run_id = 77"))
     syncing.sync(["u1", "u2"], resync=True)
-    assert [one.state for one in look(syncing.database)] == [State.OK]
+    assert [one.state for one in look(syncing.database)] == [Severity.OK]
     assert syncing.members().keys() == {"u1", "u2"}

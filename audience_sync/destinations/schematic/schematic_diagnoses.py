@@ -7,14 +7,13 @@ host that cannot be Schematic. Whether the key may send events shows at the firs
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
 
-from audience_sync.core.model import TraitType
-from audience_sync.destinations.destination_protocol import Diagnosis, Severity
+from audience_sync.core.model import Severity, TraitType
+from audience_sync.destinations.destination_protocol import Diagnosis
 from audience_sync.destinations.outcomes import (
     BatchRejected,
     HttpAnswer,
@@ -22,6 +21,7 @@ from audience_sync.destinations.outcomes import (
     RetryLater,
     WrongDestination,
     describe,
+    http_date,
     is_html,
 )
 from audience_sync.destinations.schematic.schematic_outcomes import classify, is_schematic_error
@@ -89,9 +89,8 @@ def of_types(found: list[tuple[str, str]], types: Mapping[str, TraitType | None]
 
 def of_clock(url: str, answer: HttpAnswer, now: datetime) -> Iterator[Diagnosis]:
     """Yield by how much the two clocks differ, if that is a lot."""
-    try:
-        theirs = parsedate_to_datetime(answer.headers.get("date", "")).astimezone(UTC)
-    except (TypeError, ValueError):
+    theirs = http_date(answer.headers.get("date"))
+    if theirs is None:
         return
     ahead = now - theirs
     if abs(ahead) > SKEW:
@@ -101,5 +100,5 @@ def of_clock(url: str, answer: HttpAnswer, now: datetime) -> Iterator[Diagnosis]
             Severity.WARNING,
             url,
             f"this machine's clock is {minutes:,} minutes {where} Schematic's",
-            ("set the clock, for example with `timedatectl set-ntp true`: `:now` and the times of events depend on it"),
+            "set the clock, for example with `timedatectl set-ntp true`: `:now` and the times of events depend on it",
         )
