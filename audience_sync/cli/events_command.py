@@ -28,6 +28,11 @@ EVENTS_OF_PROFILE_SHOWN = TableView(EVENTS_SHOWN.columns[1:], EVENTS_SHOWN.optio
 REASONS_SHOWN = TableView(REASON_COLUMNS, optional=("type", "last_at", "last_message_id"))
 
 
+def stored(user: str | None) -> str | None:
+    """Return the profile key that the database has for a user: an id that cannot be a key is stored as its hash."""
+    return user and (stored_id(user) or user)
+
+
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
     app.command(epilog="Example: audience-sync events --reasons --since 2026-03-01")(events)
@@ -37,7 +42,9 @@ def events(
     context: typer.Context,
     user: Annotated[
         str | None,
-        typer.Option("--profile", metavar="USER", help="Only events with this profile_key (default: all)."),
+        typer.Option(
+            "--profile", metavar="USER", help="Only events with this profile_key (default: all).", callback=stored
+        ),
     ] = None,
     state: Annotated[EventState | None, typer.Option("--state", help="Only events in this state.")] = None,
     *,
@@ -69,7 +76,7 @@ def events(
         if reasons:
             _print_reasons(database, since, limit=limit, format=format)
             return
-        found = event_reports.open_events(database, profile_key=user and stored_id(user), state=state)
+        found = event_reports.open_events(database, profile_key=user, state=state)
         if format is Format.JSON:
             found = map(with_payload, found)
         print_records(found, EVENT_COLUMNS, format=format, limit=limit, shown=EVENTS_SHOWN)

@@ -20,7 +20,7 @@ from audience_sync.audiences.shown_sql import written_sql
 from audience_sync.cli import preview_output
 from audience_sync.cli.console import Format, FormatOption, Progress, Sheet, harmless, json_line, print_records
 from audience_sync.cli.context import clock, console, out, settings_of
-from audience_sync.cli.inspect_commands import UserArgument
+from audience_sync.cli.inspect_commands import USER_HELP
 from audience_sync.cli.sync_commands import Now
 from audience_sync.cli.text_table import Record, wrap
 from audience_sync.config import Audience, Settings
@@ -196,7 +196,7 @@ class Standing:
 def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> Standing:
     """Return the state in the database; `sync` names the sync that would change it.
 
-    If there is no usable database, the sentence says so.
+    The sentence says if the database cannot be used.
     """
     audience = explanation.audience
     try:
@@ -280,7 +280,7 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     context: typer.Context,
-    user: UserArgument,
+    user: Annotated[str, typer.Argument(metavar="USER", help=USER_HELP)],
     audience: Annotated[
         str | None, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
     ] = None,

@@ -10,7 +10,7 @@ import typer
 from audience_sync import runtime
 from audience_sync.cli.console import Format, FormatOption, HiddenColumns, LimitOption, json_line, print_records
 from audience_sync.cli.context import settings_of
-from audience_sync.cli.events_command import EVENTS_OF_PROFILE_SHOWN, with_payload
+from audience_sync.cli.events_command import EVENTS_OF_PROFILE_SHOWN, stored, with_payload
 from audience_sync.cli.status_commands import chosen_audience, known_audience
 from audience_sync.cli.sync_commands import instant
 from audience_sync.cli.text_table import TableView
@@ -55,21 +55,8 @@ HISTORY_SHOWN = TableView(
 REJECTIONS_SHOWN = TableView(reports.REJECTION_COLUMNS, optional=("run_id", "audience"))
 
 
-def utf8(word: str) -> str:
-    """Return a word of the command line, and refuse one whose bytes are not UTF-8."""
-    if any("\ud800" <= one <= "\udfff" for one in word):
-        raise typer.BadParameter("is not valid UTF-8 text")
-    return word
-
-
-UserArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="USER",
-        help="The user's profile key: the value of the configured identity, such as their userId.",
-        callback=utf8,
-    ),
-]
+USER_HELP = "The user's profile key: the value of the configured identity, such as their userId."
+StoredUserArgument = Annotated[str, typer.Argument(metavar="USER", help=USER_HELP, callback=stored)]
 AudienceArgument = Annotated[
     str, typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait.")
 ]
@@ -124,7 +111,7 @@ def members(
 
 def profile(
     context: typer.Context,
-    user: UserArgument,
+    user: StoredUserArgument,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:

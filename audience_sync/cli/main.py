@@ -9,8 +9,9 @@ import io
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
@@ -45,7 +46,7 @@ class Globals:
         """Read the configuration.
 
         Raises:
-            ConfigError: there is no configuration, or it is invalid.
+            ConfigError: the configuration is missing or invalid.
         """
         from audience_sync.config import load  # noqa: PLC0415
 
@@ -115,7 +116,7 @@ class CommandTable(TyperGroup):
         self.commands = {name: TyperCommand(name) for name in COMMANDS}  # names alone, for "Did you mean …?"
 
     def get_command(self, _context: Any, name: str) -> TyperCommand | TyperGroup | None:
-        """Import a command and return it; None if there is no such command."""
+        """Import a command and return it; None for an unknown name."""
         return load(name) if name in COMMANDS else None
 
     def format_commands(self, _context: Any, formatter: Any) -> None:
@@ -132,9 +133,20 @@ def load(name: str) -> TyperCommand | TyperGroup:
     import_module(f"audience_sync.cli.{COMMANDS[name].module}").register(app)
     found: TyperCommand | TyperGroup = typer.main.get_group(app).commands[name]  # type: ignore[assignment]
     for command in [found, *getattr(found, "commands", {}).values()]:
-        for argument in (one for one in command.params if one.param_type_name == "argument"):
-            argument.display_type_rich = _no_type
+        for parameter in command.params:
+            if parameter.param_type_name == "argument":
+                parameter.display_type_rich = _no_type
+            if parameter.metavar != "FILE":  # names of files may have any bytes
+                parameter.callback = partial(_checked, parameter.callback)
     return found
+
+
+def _checked(callback: Callable[..., Any] | None, context: Any, parameter: Any, value: Any) -> Any:
+    """Refuse words whose bytes are not UTF-8, which neither databases nor JSON take; then call the callback."""
+    for word in value if isinstance(value, list | tuple) else [value]:
+        if type(word) is str and any("\ud800" <= one <= "\udfff" for one in word):
+            raise typer.BadParameter("is not valid UTF-8 text", ctx=context, param=parameter)
+    return value if callback is None else callback(context, parameter, value)
 
 
 def _no_type(**_: object) -> None:

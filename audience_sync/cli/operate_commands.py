@@ -16,13 +16,12 @@ from audience_sync import runtime
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, LimitOption, print_records
 from audience_sync.cli.context import clock, console, out, settings_of
-from audience_sync.cli.inspect_commands import LIMIT, AudienceArgument, OptionalAudience, UserArgument
+from audience_sync.cli.inspect_commands import LIMIT, AudienceArgument, OptionalAudience, StoredUserArgument
 from audience_sync.cli.status_commands import chosen_audience, known_audience
 from audience_sync.cli.text_table import TableView
 from audience_sync.config import Settings
 from audience_sync.core.text import counted
 from audience_sync.errors import ConfigError, LeaseHeld
-from audience_sync.segment.segment_events import stored_id
 from audience_sync.store import audiences, backup_mark, batches, dead_letters, erasure, generations, identifiers, runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
@@ -146,7 +145,7 @@ def resume(context: typer.Context, audience: AudienceArgument) -> None:
 
 def forget(
     context: typer.Context,
-    user: UserArgument,
+    user: StoredUserArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Erase one user from the membership database.
@@ -155,7 +154,6 @@ def forget(
     next sync.
     """
     settings = settings_of(context)
-    user = stored_id(user) or user
     with runtime.working(settings, clock(), any_age=True) as workspace:
         with workspace.database.read() as connection:
             found = erasure.known_traces(connection, user)
@@ -235,7 +233,7 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
     """Set the state of an audience to active or paused and return its key; register an audience that was never synced.
 
     Raises:
-        UnknownName: there is no such audience.
+        UnknownName: the audience is unknown.
         ConfigError: the audience is retired.
     """
     settings = settings_of(context)
@@ -268,7 +266,7 @@ def _which(
 
     Raises:
         typer.BadParameter: --events with an audience, because forwarded events do not belong to one.
-        UnknownName: there is no such audience.
+        UnknownName: the audience is unknown.
     """
     if word is not None and events:
         raise typer.BadParameter("--events cannot be combined with AUDIENCE")

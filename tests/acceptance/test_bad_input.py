@@ -150,7 +150,10 @@ def test_no_key(place: Place) -> None:
         (["sync", "--wait", "long"], "must be a duration such as"),
         (["sync", "--limit", "0"], "--limit"),
         (["snyc"], "No such command 'snyc'."),
-        (["profile", "\udcff"], "is not valid UTF-8 text"),
+        (["profile", "\udcff"], "Invalid value for 'USER': is not valid UTF-8 text"),
+        (["members", "\udcff"], "Invalid value for 'AUDIENCE': is not valid UTF-8 text"),
+        (["events", "--profile", "\udcff"], "Invalid value for '--profile': is not valid UTF-8 text"),
+        (["dead", "list", "\udcff"], "Invalid value for 'AUDIENCE': is not valid UTF-8 text"),
     ],
     ids=lambda words: ascii(" ".join(words)) if isinstance(words, list) else "",
 )

@@ -403,6 +403,7 @@ def test_forget_finds_ids_that_are_stored_in_another_form(
     """An id that cannot be a key is stored as its hash; it is still erased, and listed, by the id itself."""
     sending.forward([track("theirs", user), track("others", "other")])
     assert '"theirs"' in command("events", "--profile", user, "--format", "json").out
+    assert '"theirs"' in command("profile", user, "--format", "json").out
 
     done = command("forget", user, "--yes")
 
