@@ -9,7 +9,7 @@ import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -92,6 +92,15 @@ def _json_lines(folder: Path, _: Callable[[], str]) -> Source:
     return _files(folder, {"id": ColumnType.NUMBER, "ordered_at": ColumnType.TIME})
 
 
+_DUCKDB = Subject(
+    make=_duckdb,
+    last_30_days=_LAST_30_DAYS,
+    endless=_ENDLESS_RANGE,
+    stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
+    json_type="json",
+    text_type="varchar",
+    named="The duckdb source ",
+)
 SUBJECTS = {
     "sqlite": Subject(
         make=_sqlite,
@@ -111,31 +120,7 @@ SUBJECTS = {
         text_type="text",
         named="The postgresql source ",
     ),
-    "duckdb": Subject(
-        make=_duckdb,
-        last_30_days=_LAST_30_DAYS,
-        endless=_ENDLESS_RANGE,
-        stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
-        json_type="json",
-        text_type="varchar",
-        named="The duckdb source ",
-    ),
-    "Parquet files": Subject(
-        make=_parquet,
-        last_30_days=_LAST_30_DAYS,
-        endless=_ENDLESS_RANGE,
-        stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
-        json_type="json",
-        text_type="varchar",
-        named="The file source ",
-    ),
-    "text files": Subject(
-        make=_json_lines,
-        last_30_days=_LAST_30_DAYS,
-        endless=_ENDLESS_RANGE,
-        stuck=f"SELECT count(*) AS i FROM ({_ENDLESS_RANGE}) WHERE i % 7 = 8",
-        json_type="json",
-        text_type="varchar",
-        named="The file source ",
-    ),
+    "duckdb": _DUCKDB,
+    "Parquet files": replace(_DUCKDB, make=_parquet, named="The file source "),
+    "text files": replace(_DUCKDB, make=_json_lines, named="The file source "),
 }

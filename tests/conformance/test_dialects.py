@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +13,7 @@ from audience_sync.compiler.dialect import Dialect, Expression, render
 from audience_sync.config import Source
 from audience_sync.engines import dialect_of, open_rows
 from audience_sync.errors import SourceError
-from tests.conformance.engine_subjects import SUBJECTS, Subject
+from tests.conformance.engine_subjects import Subject
 
 NOON = datetime(2026, 3, 31, 12, 0, 30, tzinfo=UTC)
 DOCUMENT = {
@@ -30,20 +29,6 @@ DOCUMENT = {
     "empty": "",
     "list": [],
 }
-
-
-@pytest.fixture(params=SUBJECTS)
-def subject(request: pytest.FixtureRequest) -> Subject:
-    """An engine."""
-    return SUBJECTS[request.param]
-
-
-@pytest.fixture
-def source(subject: Subject, request: pytest.FixtureRequest, tmp_path: Path) -> Source:
-    """A source of that engine."""
-    folder = tmp_path / "source"
-    folder.mkdir()
-    return subject.make(folder, lambda: str(request.getfixturevalue("postgres_url")))
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 
@@ -17,20 +16,6 @@ from tests.conformance.engine_subjects import SUBJECTS, Subject
 
 AS_OF = datetime(2026, 3, 31, 14, 0, 30, tzinfo=timezone(timedelta(hours=2)))  # 12:00:30 in UTC
 SHORT = timedelta(milliseconds=300)
-
-
-@pytest.fixture(params=SUBJECTS)
-def subject(request: pytest.FixtureRequest) -> Subject:
-    """An engine."""
-    return SUBJECTS[request.param]
-
-
-@pytest.fixture
-def source(subject: Subject, request: pytest.FixtureRequest, tmp_path: Path) -> Source:
-    """A source of that engine with the table `orders`."""
-    folder = tmp_path / "source"
-    folder.mkdir()
-    return subject.make(folder, lambda: str(request.getfixturevalue("postgres_url")))
 
 
 def limited(source: Source, limit: timedelta) -> Source:

@@ -19,10 +19,10 @@ from sqlalchemy.engine.default import DefaultDialect
 
 from audience_sync.checks.check_all import check
 from audience_sync.clock import Clock
-from audience_sync.config import Source, load
-from audience_sync.config.types import SecretUrl
+from audience_sync.config import load
 from audience_sync.engines import columns, open_rows, ping, sqlalchemy_engine
 from audience_sync.errors import SourceError
+from tests.sources import database
 
 AS_OF = datetime(2026, 11, 23, 14, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -101,22 +101,9 @@ def warehouse() -> Iterator[dict[str, Exception | None]]:
     FAULTS.clear()
 
 
-def source(url: str) -> Source:
-    """Return a source with a URL."""
-    return Source(
-        name="shop",
-        url=SecretUrl(make_url(url)),
-        files={},
-        memory_limit="512MB",
-        statement_timeout=MINUTE,
-        events=None,
-        profiles=None,
-    )
-
-
 def read(url: str = "warehouse://db/shop") -> list[Any]:
     """Return all rows of a query."""
-    with open_rows(source(url), "SELECT 1 AS user_id", as_of=AS_OF) as rows:
+    with open_rows(database(url), "SELECT 1 AS user_id", as_of=AS_OF) as rows:
         return [row for page in rows.pages() for row in page]
 
 
@@ -130,8 +117,8 @@ def refusal(url: str = "warehouse://db/shop") -> SourceError:
 def test_the_warehouse_works_without_faults() -> None:
     """The stand-in is a working database, so that the other tests mean something."""
     assert read() == [(1,)]
-    ping(source("warehouse://db/shop"), MINUTE)
-    assert [column.name for column in columns(source("warehouse://db/shop"), "SELECT 1 AS a", as_of=AS_OF)] == ["a"]
+    ping(database("warehouse://db/shop"), MINUTE)
+    assert [column.name for column in columns(database("warehouse://db/shop"), "SELECT 1 AS a", as_of=AS_OF)] == ["a"]
 
 
 @pytest.mark.parametrize(
