@@ -177,7 +177,7 @@ def forward(
     nothing during the run (`audience-sync events --reasons` shows why); open and dead events in the database.
 
     A dry run with --format json or csv prints one line per event: `matched` lists the mappings whose trigger matches,
-    `bodies` lists the requests, and `reasons` says why there are no others. The table is a summary.
+    `bodies` lists the requests, and `reasons` says why others are missing. The table is a summary.
 
     Exit codes: 0 done, even with bad lines or an empty file; 1 the file cannot be read to its end (earlier events are
     sent), none of its lines is an event, or Schematic accepts none; 3 some deliveries are open or dead; 6 key refused.

@@ -429,7 +429,7 @@ def _explained(reason: RowFault, destination: str) -> str:
             "another row with the same identity is used: it has more identifiers or sorts first as JSON"
         ),
         RowFault.OMITTED_IDENTIFIER: "another identifier is unusable, or a placeholder such as NULL, and is left out",
-        RowFault.NULL_VALUE: "there is no value",
+        RowFault.NULL_VALUE: "the value is missing",
         RowFault.LONG_VALUE: f"the value is longer than the 1,024 characters that {destination} accepts,"
         " so no value is sent",
         RowFault.UNFIT_VALUE: "the value does not fit the declared type or is not exact as JSON, so no value is sent",

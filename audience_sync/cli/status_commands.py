@@ -160,7 +160,7 @@ def known_audience(connection: Connection, settings: Settings, word: str) -> Aud
     """Return the audience in the database with this key or, if there is none, with this name.
 
     Raises:
-        UnknownName: there is no such audience, or it was never synced.
+        UnknownName: the audience is unknown, or was never synced.
     """
     by_key = known.find(connection, word)
     if by_key is not None:

@@ -283,7 +283,7 @@ def _run_to_approve(workspace: Workspace, settings: Settings, which: str, *, yes
     """Return the run with this number, or the newest blocked run of an audience after showing why it is blocked.
 
     Raises:
-        UnknownName: there is no run with this number, or no audience with this key or name.
+        UnknownName: the number of the run, or the key or name of the audience, is unknown.
         ApprovalRefused: no run of the audience is blocked.
         ConfigError: standard input is not a terminal.
     """

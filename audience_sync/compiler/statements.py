@@ -102,7 +102,7 @@ class Compiler:
     ) -> Select:
         """Return the users with some scalars of a query as JSON text and whether conditions hold, as 0 or 1 or truths.
 
-        The columns are the user, `scalar_0…`, NULL where there is no value, and `condition_0…`.
+        The columns are the user, `scalar_0…`, NULL for a missing value, and `condition_0…`.
         """
         users = users_of(query, self._world(zone), needed=None)
         columns = [self._text(users.value(one)).label(f"scalar_{n}") for n, one in enumerate(scalars)]

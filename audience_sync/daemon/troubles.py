@@ -55,7 +55,7 @@ class Troubles:
             log.info("database_recovered", after_seconds=round(ended[1]))
 
     def end(self, subject: str) -> tuple[Trouble, float] | None:
-        """Record that there is no trouble; return the previous trouble and its duration in seconds, if any."""
+        """Record that all is well; return the previous trouble and its duration in seconds, if any."""
         with self._lock:
             known = self._known.pop(subject, None)
         return None if known is None else (known, self._monotonic() - known.since)

@@ -61,7 +61,7 @@ class Made(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The bodies that the mappings make of one event, and why there are no others."""
+    """The bodies that the mappings make of one event, and why the other mappings make none."""
 
     bodies: list[tuple[Mapping, Made]]
     rejections: list[tuple[Mapping, BodyRejection]]

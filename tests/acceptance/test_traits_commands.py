@@ -48,7 +48,7 @@ def test_a_trait_is_planned_synced_and_looked_at(place: Place) -> None:
     ]
     assert planned.records[0]["bodies"][0]["body"]["traits"] in ({"spend": 12.5}, {"spend": 3})
     assert ("0 have a value): 3 read, 2 would get a value, 0 would lose theirs, 0 would be updated") in planned.err
-    assert "1 row: there is no value" in planned.err
+    assert "1 row: the value is missing" in planned.err
 
     synced = place.command("sync", "--format", "json")
     assert synced.code == 0, synced.err

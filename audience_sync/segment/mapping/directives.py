@@ -82,7 +82,7 @@ def present(members: Members) -> Json:
 
 
 def settled(items: list[Any]) -> list[Json]:
-    """Return a list with null where there is no value."""
+    """Return a list with null in place of missing values."""
     return [None if item is MISSING else item for item in items]
 
 
