@@ -122,9 +122,7 @@ def sync(
             if stop.is_set():
                 break
             job = Job(settings=settings, audience=audience, as_of=now, at_least=made.as_of, stop=stop)
-            if (
-                audience.key in made.chosen
-            ):  # audiences that were not chosen but come first are synced without these options
+            if audience.key in made.chosen:  # others that must come first are synced without these options
                 job = replace(job, resync=resync, force=force, limit=limit, only=only)
             try:
                 _require_free(settings, audience, busy)

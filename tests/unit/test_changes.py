@@ -375,12 +375,12 @@ def test_a_computed_trait_of_any_type_is_carried_by_the_presets(trait_type: Trai
         (
             'context.personas.computation_class = "trait"',
             Computation.AUDIENCE,
-            ("no enabled mapping has a trigger that matches it"),
+            "no enabled mapping has a trigger that matches it",
         ),
         (
             'context.personas.computation_class = "audience"',
             Computation.TRAIT,
-            ("no enabled mapping has a trigger that matches it"),
+            "no enabled mapping has a trigger that matches it",
         ),
         ("traits.spend > 10", Computation.TRAIT, "users who exit keep the trait"),
     ],

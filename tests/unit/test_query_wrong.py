@@ -449,7 +449,7 @@ AUDIENCES = [
     (
         "trait('a') = 2024-2-1",
         14,
-        ("`2024-2-1` is not a number; write dates as `2024-02-01` or `2024-02-01T10:00:00Z`, and text in quotes"),
+        "`2024-2-1` is not a number; write dates as `2024-02-01` or `2024-02-01T10:00:00Z`, and text in quotes",
     ),
     ("trait('a') = 2024-02-30", 14, "`2024-02-30` is not a valid date or time"),
     ("trait('a') = 0001-01-01", 14, "`0001-01-01` is not a valid date or time"),
