@@ -71,7 +71,8 @@ def _audience(connection: Connection, row: AudienceRow) -> Iterator[Finding]:
             " the wrong number",
             remedy="repair the members first, then check again"
             if is_damaged
-            else f"stop the service, then set `members` of its row in `audiences` to {found.members}",
+            else f"stop the service, then set the column `members` of this audience in the table `audiences` to"
+            f" {found.members}",
         )
     orphans = memberships.count_without_run(connection, row.id)
     if orphans:

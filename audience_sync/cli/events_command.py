@@ -43,10 +43,10 @@ def events(
     user: Annotated[
         str | None,
         typer.Option(
-            "--profile", metavar="USER", help="Only events with this profile_key (default: all).", callback=stored
+            "--profile", metavar="USER", help="Show only events with this profile_key (default: all).", callback=stored
         ),
     ] = None,
-    state: Annotated[EventState | None, typer.Option("--state", help="Only events in this state.")] = None,
+    state: Annotated[EventState | None, typer.Option("--state", help="Show only events in this state.")] = None,
     *,
     reasons: Annotated[
         bool, typer.Option("--reasons", help="Show why events sent nothing, with counts; omit waiting events.")

@@ -64,7 +64,7 @@ OptionalAudience = Annotated[
     str | None,
     typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait (default: all)."),
 ]
-RunOption = Annotated[int | None, typer.Option("--run", min=1, metavar="N", help="Only rows from this run.")]
+RunOption = Annotated[int | None, typer.Option("--run", min=1, metavar="N", help="Show only rows from this run.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -156,7 +156,7 @@ def _profile(database: Database, user: str, *, limit: int) -> dict[str, Any]:
 def runs(
     context: typer.Context,
     audience: OptionalAudience = None,
-    state: Annotated[RunState | None, typer.Option("--state", help="Only runs in this state.")] = None,
+    state: Annotated[RunState | None, typer.Option("--state", help="Show only runs in this state.")] = None,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
@@ -179,7 +179,7 @@ def changes(
     audience: OptionalAudience = None,
     *,
     run: RunOption = None,
-    kind: Annotated[ChangeKind | None, typer.Option("--kind", help="Only changes of this kind.")] = None,
+    kind: Annotated[ChangeKind | None, typer.Option("--kind", help="Show only changes of this kind.")] = None,
     since: Annotated[
         datetime | None,
         typer.Option("--since", parser=instant, metavar="T", help="Only runs as of this time or later (ISO 8601)."),

@@ -35,7 +35,7 @@ CLAIM_TIMEOUT = 10.0  # seconds to wait for syncs and deliveries of other proces
 CLAIM_INTERVAL = 0.2  # seconds between two attempts
 
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", metavar="USER", help="Only rows of this user (default: all).")
+    str | None, typer.Option("--profile", metavar="USER", help="Show only rows for this user (default: all).")
 ]
 EventsOption = Annotated[bool, typer.Option("--events", help="Only forwarded events.")]
 
@@ -150,8 +150,8 @@ def forget(
 ) -> None:
     """Erase one user from the membership database.
 
-    This cannot be undone. Delete the user in Schematic as well. A user who is still in the source comes back with the
-    next sync.
+    This cannot be undone. It does not delete the user from Schematic: do that yourself. If the user is still in the
+    source, the next sync adds them again.
     """
     settings = settings_of(context)
     with runtime.working(settings, clock(), any_age=True) as workspace:

@@ -422,7 +422,7 @@ def _explained(reason: RowFault, destination: str) -> str:
         RowFault.EMPTY_KEY: "the identity is empty",
         RowFault.LONG_KEY: f"the identity is longer than {MAX_KEY_LENGTH} characters",
         RowFault.UNUSABLE_TEXT: "the identity has control characters or is not valid text",
-        RowFault.UNSUPPORTED_TYPE: "the identity is neither text, a whole number nor a UUID",
+        RowFault.UNSUPPORTED_TYPE: "the identity is not text, a whole number or a UUID",
         RowFault.PLACEHOLDER_KEY: "the identity is a placeholder for a missing value, such as NULL",
         RowFault.DECIMAL_KEY: "the identity is a number in decimal or scientific notation, such as 1.14739E+18",
         RowFault.DUPLICATE: (

@@ -195,7 +195,7 @@ def print_released(database: Database, run: RunRow) -> None:
         for waiting in runs.waiting_for(connection, run.audience_id):
             key = audiences.by_id(connection, waiting).key
             console.print(
-                f"{key} was held because of {used} and is due now: the daemon syncs it, or run"
+                f"{key} was held because of {used} and is now due: the daemon will sync it, or run"
                 f" `audience-sync sync {key}`"
             )
 
@@ -209,7 +209,7 @@ def warn_orphans(database: Database, settings: Settings) -> None:
                 console.print(
                     f"[yellow]orphan:[/] {row.key} has {row.members:,} {row.computation.members_noun} but"
                     f" is not in {escape(str(settings.path))}; its traits stay as they are (to send"
-                    f" {row.computation.exit_value} to all, run `audience-sync retract {row.key}`)",
+                    f" {row.computation.exit_value} for all of them, run `audience-sync retract {row.key}`)",
                 )
 
 

@@ -118,11 +118,11 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
 
     States of an audience: `active`, `paused`, `retired`, `disabled` (enabled = false), `orphan` (in the database but
     not in the configuration), `new` (never synced) and `held` (it uses an audience that was not accepted; the list
-    `held` has the next step). The list `failed` has the audiences whose last run failed, and the reason. Members of a
+    `held` shows the next step). The list `failed` has the audiences whose last run failed, and the reason. Members of a
     computed trait are the profiles that have a value. `syncing` is the process that is syncing the audience.
 
-    --holders lists active claims: the process that does the `sync` of an audience, or the `delivery` of a number of
-    `batches`. A claim expires at `until` unless it is renewed.
+    --holders lists active claims with the process that has them: `sync` (it syncs one audience) or `delivery` (it
+    delivers batches; `batches` is their number). A claim expires at `until` unless it is renewed.
     """
     settings = settings_of(context)
     with runtime.opened(settings) as database:

@@ -91,7 +91,7 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise _syntax_error(path, str(error), text) from None
     except RecursionError:
-        raise ConfigError(f"{path}: the file is nested too deeply", hint="simplify the nested brackets") from None
+        raise ConfigError(f"{path}: the brackets in the file are nested too deeply", hint="simplify them") from None
 
 
 def _syntax_error(path: Path, message: str, text: str) -> ConfigError:

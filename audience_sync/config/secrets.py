@@ -124,6 +124,6 @@ def _resolve(name: str, environ: Mapping[str, str]) -> SecretStr:
     if not key.isascii() or not key.isprintable() or " " in key or ":" in key:
         raise ConfigError(
             f"`{name}` is not a valid write key",
-            hint="it must contain only the key: letters and digits on one line, without quotes, blanks or colons",
+            hint="it must contain only the key: letters and digits on one line, without quotes, spaces or colons",
         )
     return SecretStr(key)

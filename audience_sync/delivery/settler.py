@@ -155,7 +155,8 @@ class Settler:
     def _say_once(self, problem: str) -> None:
         if not self._warned:
             sentence = (
-                f"the membership database cannot record events accepted by {self._destination}; retrying: {problem}"
+                f"cannot record in the membership database that {self._destination} accepted events:"
+                f" {problem}; retrying"
             )
             self._warn(sentence)
             self._warned = True

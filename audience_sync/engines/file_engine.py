@@ -141,7 +141,7 @@ def _require_types(source: Source, columns: set[str]) -> None:
     for name in source.types:
         if folded(name) not in there:
             raise SourceError(
-                f"`types` names the column {name!r}, but no file of [sources.{source.name}] has it.",
+                f"`types` names the column {name!r}, but no file in [sources.{source.name}] has it.",
                 hint=f"the files have the columns {', '.join(sorted(columns))}",
             )
 

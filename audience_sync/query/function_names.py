@@ -45,7 +45,7 @@ OPERATORS = {
     "at_least": "a value, as in at_least(5)",
 }
 TEXT_TESTS = {
-    "contains": "one or more texts in quotes, as in contains('shoes', 'shirts')",
+    "contains": "one or more strings in quotes, as in contains('shoes', 'shirts')",
     "omits": "text in quotes, as in omits('shoes')",
     "starts_with": "text in quotes, as in starts_with('total')",
     "ends_with": "text in quotes, as in ends_with('total')",

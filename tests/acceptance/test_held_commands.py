@@ -108,7 +108,7 @@ def test_an_edited_definition_that_a_guard_blocks_reaches_nobody_through_others(
     approved = counter.command("approve", "3")
     assert approved.code == 0
     assert (
-        "quiet_spenders was held because of spenders and is due now: the daemon syncs it, or run"
+        "quiet_spenders was held because of spenders and is now due: the daemon will sync it, or run"
         " `audience-sync sync quiet_spenders`\n"
     ) in approved.err
     assert counter.held() == {}

@@ -87,7 +87,7 @@ def test_a_host_that_is_not_schematic_is_an_error(
         found = look(tmp_path, capture=url, api=sandbox.url)
 
     capture = found["capture"]
-    sentence = f"is not Schematic's event capture: POST /batch returned {said}"
+    sentence = f"is not Schematic's event capture API: POST /batch returned {said}"
     assert (capture.state, capture.message, capture.remedy, capture.exit_code) == ("error", sentence, HINT, 1)
     assert asked == [("POST /batch", b'{"events":[]}')]
     assert found[sandbox.url].state == "ok"
@@ -100,8 +100,8 @@ def test_another_json_service_is_a_warning(tmp_path: Path, sandbox: FaultySandbo
 
     assert (capture.state, capture.remedy) == ("warning", HINT)
     assert capture.message == (
-        "may not be Schematic's event capture: POST /batch returned"
-        ' HTTP 422: {"message":"unknown tenant"}, not a JSON object with `error`'
+        "might not be Schematic's event capture API: POST /batch returned"
+        ' HTTP 422: {"message":"unknown tenant"}, not a JSON object with the field `error`'
     )
 
 

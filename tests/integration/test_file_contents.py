@@ -409,7 +409,7 @@ def test_a_type_for_a_column_that_is_not_there_is_refused(write: Write) -> None:
     path = write("m.csv", "user_id,seen\n1,2026-11-20\n")
 
     assert refused(files(path, types={"sen": ColumnType.TIME})) == (
-        "`types` names the column 'sen', but no file of [sources.f] has it.",
+        "`types` names the column 'sen', but no file in [sources.f] has it.",
         "the files have the columns seen, user_id",
     )
 

@@ -598,7 +598,7 @@ def test_file_that_is_nested_too_deeply(write: Write) -> None:
     """A parser that gives up is an error of the configuration, which a reload survives."""
     path = write("a = " + "[" * 3000)
 
-    assert message(path) == f"{path}: the file is nested too deeply"
+    assert message(path) == f"{path}: the brackets in the file are nested too deeply"
 
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:

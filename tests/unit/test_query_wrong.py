@@ -357,11 +357,11 @@ AUDIENCES = [
     ("trait('a').exists(1)", 19, "`exists` takes no arguments"),
     ("trait('a').one_of()", 12, "`one_of` takes one or more values, as in one_of('basic', 'pro')"),
     ("trait('a').one_of(trait('b'))", 19, "`one_of` takes one or more values, as in one_of('basic', 'pro')"),
-    ("trait('a').contains(5)", 21, "`contains` takes one or more texts in quotes, as in contains('shoes', 'shirts')"),
+    ("trait('a').contains(5)", 21, "`contains` takes one or more strings in quotes, as in contains('shoes', 'shirts')"),
     (
         "trait('a').contains(trait('b'))",
         21,
-        "`contains` takes one or more texts in quotes, as in contains('shoes', 'shirts')",
+        "`contains` takes one or more strings in quotes, as in contains('shoes', 'shirts')",
     ),
     ("trait('a').omits('b', 'c')", 23, "`omits` takes text in quotes, as in omits('shoes')"),
     ("event('x').count().contains('a')", 20, "`contains` tests texts, but `count` returns a number"),

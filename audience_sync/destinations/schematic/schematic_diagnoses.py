@@ -44,13 +44,16 @@ def of_capture(url: str, answer: HttpAnswer, *, has_key: bool, now: datetime) ->
     said = describe(answer)
     outcome = classify(answer, now=now)
     if isinstance(outcome, WrongDestination) or is_html(answer):
-        wrong = f"is not Schematic's event capture: POST /batch returned {said}"
+        wrong = f"is not Schematic's event capture API: POST /batch returned {said}"
         return Diagnosis(Severity.ERROR, url, wrong, CAPTURE_HINT)
     if isinstance(outcome, RetryLater):
         unknown = f"could not be checked: POST /batch returned {said}"
         return Diagnosis(Severity.WARNING, url, unknown, "check again later")
     if isinstance(outcome, BatchRejected) and not is_schematic_error(answer):
-        strange = f"may not be Schematic's event capture: POST /batch returned {said}, not a JSON object with `error`"
+        strange = (
+            f"might not be Schematic's event capture API: POST /batch returned {said}, not a JSON object with the"
+            " field `error`"
+        )
         return Diagnosis(Severity.WARNING, url, strange, CAPTURE_HINT)
     if isinstance(outcome, RefusedKey) and has_key:
         refused = f"rejects an empty batch with this API key: POST /batch returned {said}"
