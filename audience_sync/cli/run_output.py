@@ -170,6 +170,12 @@ def exit_code(
     """Print how the delivery ended and return the exit code of the whole command.
 
     `sent` is the number of changes of its runs that the destination has accepted; None for a command without runs.
+
+    The first that applies: 6, the API key is refused; the code that all errors share, or 1; 4, a run is blocked or
+    held; 3, some deliveries are open or dead, whichever run they are from (those that a paused audience holds back do
+    not count); 0. A destination that does not answer leaves deliveries open, which is 3. `sync`, `approve` and
+    `retract` count changes; `deliver` and `forward` also count forwarded events. Without a delivery (`--no-deliver`)
+    there is no 3, and a signal ends in 130.
     """
     if delivery is not None:
         _say_delivery(delivery, sent)

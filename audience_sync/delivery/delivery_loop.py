@@ -73,7 +73,8 @@ def declare_traits(
     """Declare the types of traits that are to be sent for the first time, if a mapping sends them under their names.
 
     An audience is boolean; a computed trait has the type of the file, and without one the destination goes by its first
-    value. A refusal is a warning, told once and remembered in `refused`: the trait is still sent.
+    value. Any failure, a refusal or a missing answer, is a warning, told once and remembered in `refused`: this process
+    does not try again, and the trait is sent anyway.
     """
     with workspace.database.read() as connection:
         undeclared = audiences.undeclared(connection)

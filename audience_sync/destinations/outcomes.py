@@ -16,7 +16,7 @@ from typing import TypeAlias
 import orjson
 
 FIRST_DELAY = timedelta(seconds=1)
-LONGEST_ASKED = timedelta(days=1)  # a longer Retry-After is taken for a mistake of the server
+LONGEST_ASKED = timedelta(days=1)  # a longer Retry-After is cut to this
 MOST_SHOWN = 200  # characters of the text of an answer
 RETRYABLE = frozenset({408, 423, 425, 429})
 WRONG_DESTINATION = frozenset({404, 405, 501})

@@ -7,6 +7,10 @@ holder is gone, at once; on another host, only when its lease (30 s) or claim ha
 Whoever comes next takes over. Runs: the next `sync`, `approve` or `retract` of the audience, or a daemon that starts
 (`sync.takeover`); a run that died while reading is failed, one that died while applying is finished. Batches: any
 process that delivers, which looks for free ones every second (`batches.claim_free`).
+
+The dead one, should it wake up, cannot write: whoever takes over raises the term of the lease (`leases.assert_held`) or
+the number of the claim (`batches`), which every commit compares. A request is sent only if the claim outlasts it; if
+the claim is found gone afterwards, the current values are sent again (`batches.reopen`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Approve the plan of a blocked run."""
+"""Approve the plan of a blocked run, for `audience-sync approve RUN` or `approve AUDIENCE` (its newest blocked run).
+
+Approval is refused if the run is not blocked, a later run has changed the audience, or the audience is retired. The
+approved run gets a new generation and becomes `applying`. `completion` then applies the stored plan without reading the
+source again, and the command (`cli.sync_commands`) delivers the changes. Audiences that it held become due.
+"""
 
 from __future__ import annotations
 
