@@ -79,7 +79,7 @@ def _kept(audience: Audience, row: AudienceRow | None) -> Iterator[Finding]:
         yield warning(
             CHECK,
             audience.key,
-            "is retired: it is skipped, and its key is never used again",
+            "is retired: it is skipped, and its key cannot be used again",
             remedy="remove it from the file, or give it a new name or key to start over",
         )
     elif row is not None and row.state == "paused":

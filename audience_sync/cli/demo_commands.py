@@ -128,7 +128,7 @@ def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator
         rows.append(dict(zip(RUNS_SHOWN.columns, (audience.name, *numbers), strict=True)))
     print_table(rows, RUNS_SHOWN)
     sent = sum(run.sent for run in done)
-    out.print(f"\n{sent:,} changes sent in {outcome.events:,} identify calls, one for each person.")
+    out.print(f"\n{sent:,} changes sent in {outcome.events:,} identify calls, one for each user.")
 
 
 def _members(workspace: Workspace) -> Members:

@@ -234,7 +234,7 @@ def _next(row: AudienceRow, explanation: Explanation, record: StoredRecord, hold
     if row.state == "retired":
         return f"{audience.key} is retired and will not be synced again"
     if row.computation is not audience.computation:
-        return f"{audience.key} was synced as {row.computation} before, so a sync is refused"
+        return f"{audience.key} was synced as {row.computation} before, and cannot be synced as another kind"
     would = f"{sync} would {_would(explanation, member, record)}"
     if row.state == "paused":
         return f"{audience.key} is paused; after `audience-sync resume {audience.key}`, {would}"

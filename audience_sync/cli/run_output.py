@@ -147,7 +147,9 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
             open_rows, dead = outbox.count_of_run(connection, run_id)
             sheet.add(_run_record(run, audience.key, audience.members, open_rows, dead))
             if run.definition_changed:
-                console.print(f"note: {audience.key}: its definition or something it uses was edited before this run")
+                console.print(
+                    f"note: {audience.key}: its definition or something it uses was edited since the previous run"
+                )
             if run.state is RunState.HELD:
                 console.print(f"[yellow]held:[/] {audience.key}: {escape(run.reason or '')}")
             if run.state is RunState.BLOCKED:

@@ -390,10 +390,10 @@ def _accept_older(workspace: Workspace, settings: Settings) -> bool:
     console.print(f"continuing with an older database: sending all its values again ({named})")
     if accepted.events:
         console.print(
-            "pending forwarded events that may have been sent since then are now dead letters"
-            f" ({accepted.events:,}): `audience-sync dead retry --events` sends them"
-            f" ({settings.destination.display_name} drops those it already received within 24 hours),"
-            " `audience-sync dead discard --events` drops them"
+            "forwarded events that may have been sent since the backup was made are now dead letters"
+            f" ({accepted.events:,}); to send them, run `audience-sync dead retry --events`"
+            f" ({settings.destination.display_name} ignores repetitions of what it received in the last 24 hours);"
+            " to delete them, run `audience-sync dead discard --events`"
         )
     for audience in accepted.audiences:
         recover(workspace, audience)

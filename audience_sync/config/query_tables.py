@@ -191,7 +191,7 @@ def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
             if setting == "user_keys" and key == identity:
                 if column != user:
                     sentence = (
-                        "cannot be set for a query; remove it: the identity is the column `user` of"
+                        "cannot be set for a query; remove it. The identity comes from the column that `user` names in"
                         f" [sources.NAME.{kind}], here `{user}`"
                     )
                     yield Problem((*location, setting, key), sentence)

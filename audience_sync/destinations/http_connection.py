@@ -82,7 +82,7 @@ def lasting_problem(error: BaseException) -> str | None:
         usual = f"certificate verification failed ({cause.verify_message})"
         return _CERTIFICATES.get(cause.verify_code, usual)
     if cause is not None and cause.reason in _OTHER_PROTOCOLS:
-        return "no common TLS version; check the port and the scheme"
+        return "the server and this machine have no TLS version in common; check the port and the scheme"
     return None
 
 

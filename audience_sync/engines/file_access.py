@@ -82,5 +82,5 @@ def unpacking(path: str) -> Iterator[None]:
     try:
         yield
     except UNPACKING:
-        hint = "write files under a temporary name and rename them when they are complete"
+        hint = "have files written under a temporary name and renamed when they are complete"
         raise SourceError(f"The file {path} is not a complete gzip file.", hint=hint) from None

@@ -131,7 +131,7 @@ class FileSession(DuckdbSession):
             if fingerprint(path) != before:
                 raise SourceError(
                     f"The file {path} changed while it was being read.",
-                    hint="write files under a temporary name and rename them when they are complete",
+                    hint="have files written under a temporary name and renamed when they are complete",
                 )
 
 

@@ -100,7 +100,7 @@ def _told(where: str, found: Doubted, source: Source) -> SourceError:
             what = "is not a JSON number such as 12.5"
             hint = "correct the file, or convert the column in the SQL instead of in `types`"
         case Doubt.DIGITS:
-            what = "has too many digits to be an exact number"
+            what = "has too many digits to be stored exactly"
             hint = "keep the column as text"
     return SourceError(f'{where}"{text}" {what}.', hint=hint)
 

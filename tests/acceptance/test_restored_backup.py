@@ -288,7 +288,7 @@ def test_a_database_that_only_forwards(place: Place) -> None:
     quiet = place.command("deliver")
     assert [refused.code, accepted.code, quiet.code] == [2, 0, 3]
     assert "audience-sync sync --resync --force" in refused.err
-    assert "pending forwarded events that may have been sent since then are now dead letters (1)" in accepted.err
+    assert "forwarded events that may have been sent since the backup was made are now dead letters (1)" in accepted.err
     assert place.received() == received
     assert place.command("dead", "retry", "--events").code == 0
     assert place.command("deliver").code == 0

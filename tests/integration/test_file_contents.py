@@ -364,7 +364,7 @@ def test_a_date_of_which_day_and_month_are_not_known_is_told_by_its_place(write:
         ("time", "soon", "is not a time: it must be ISO 8601, a date or a Unix time", "correct the file, or convert"),
         ("time", "2026-02-30", "is not a time: it must be ISO 8601, a date or a Unix time", "correct the file, or co"),
         ("number", "1,5", "is not a JSON number such as 12.5", "correct the file, or convert the column"),
-        ("number", "9007199254740993", "has too many digits to be an exact number", "keep the column as text"),
+        ("number", "9007199254740993", "has too many digits to be stored exactly", "keep the column as text"),
     ],
 )
 def test_a_value_that_is_not_of_its_type_is_told_by_its_place(

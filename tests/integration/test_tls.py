@@ -173,7 +173,9 @@ def test_other_protocol(sending: Sending, answer: bytes, setting: str) -> None:
 
     assert type(report.failure) is DestinationError
     assert f"{url}/" in str(report.failure)
-    assert "no common TLS version; check the port and the scheme" in str(report.failure)
+    assert "the server and this machine have no TLS version in common; check the port and the scheme" in str(
+        report.failure
+    )
     assert (report.events, report.open, report.dead) == (0, 3, 0)
     assert sending.deliver().events == 3
     assert_agreed(sending)

@@ -90,8 +90,8 @@ BAD = {
     "identity_elsewhere": (
         SHOP + EVENTS + PROFILES + audience("A", COUNT + 'user_keys = { userId = "user_id" }'),
         (
-            "audiences[0].user_keys.userId: cannot be set for a query; remove it: the identity is the column `user` of"
-            " [sources.NAME.profiles], here `id`"
+            "audiences[0].user_keys.userId: cannot be set for a query; remove it. The identity comes from"
+            " the column that `user` names in [sources.NAME.profiles], here `id`"
         ),
     ),
     "identifier_of_events": (
