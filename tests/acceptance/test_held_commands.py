@@ -136,7 +136,7 @@ def test_who_holds_is_named_by_every_command(counter: Counter) -> None:
     assert counter.command("plan", "--format", "json").code == 4
 
     assert counter.command("resume", "spenders").code == 0
-    assert "quiet_spenders was held because of spenders and is due now" in counter.command("sync", "spenders").err
+    assert "quiet_spenders was held because of spenders and is now due" in counter.command("sync", "spenders").err
     assert counter.held() == {}
     due = counter.place.rows("SELECT key FROM audiences WHERE next_due_at IS NOT NULL")
     assert due == [("quiet_spenders",)]  # for the daemon, at once

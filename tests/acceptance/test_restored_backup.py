@@ -464,4 +464,4 @@ def test_a_mark_that_cannot_be_read_is_named(place: Place) -> None:
 
     assert ended.code == 1
     assert f"cannot read {mark_of(place)}: it was not written by audience-sync" in ended.err
-    assert "remove the file" in ended.err
+    assert "delete only this file" in ended.err

@@ -128,7 +128,7 @@ def test_an_orphaned_trait_is_named_with_what_a_retraction_sends(place: Place) -
     said = " ".join(place.command("plan").err.split())
 
     assert "spend has 2 values but is not in" in said
-    assert "to send null to all" in said
+    assert "to send null for all of them" in said
 
 
 @pytest.mark.slow
