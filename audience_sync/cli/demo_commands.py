@@ -226,7 +226,7 @@ def _suggest(place: Path, *, port: str, person: str, lapsed: str) -> None:
         ("The state of every audience:", f"{program} status"),
         ("The members of an audience, and since when:", f"{program} members {shop.SPENDERS} --limit 5"),
         ("Who left, when, and in which run:", f"{program} changes {shop.ORDERED} --kind exited --limit 5"),
-        ("Everything about one person:", f"{program} profile {person}"),
+        ("Everything about one user:", f"{program} profile {person}"),
         ("Memberships are in plain tables:", f"{sql} audience_sync.db {query}"),
         (
             "Start the local Schematic again (in a second terminal, in the same folder):",

@@ -352,7 +352,7 @@ class PlanSheet:
         if audience.query is not None:
             console.print(f"  {escape(audience.definition)}", highlight=False)
         if plan.definition_changed:
-            console.print("  its definition or something it uses was edited since its last sync")
+            console.print("  its definition or something it uses has been edited since its last sync")
         for reason, count in sorted(plan.rejections.counts.items()):
             console.print(f"  {counted(count, 'row')}: {_explained(reason, self._settings.destination.display_name)}")
         for (key, sentence), count in self._samples.rejected.items():

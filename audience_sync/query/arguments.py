@@ -141,7 +141,7 @@ def compared(left: Given, operator: Operator, right: Given, demand: str) -> Comp
     """
     comparison = Comparison(to_scalar(left, demand), operator, to_scalar(right, demand))
     if isinstance(comparison.left, Literal) and isinstance(comparison.right, Literal):
-        raise refusal(left.at, "a comparison of two literals is the same for every user; one side must be a value")
+        raise refusal(left.at, "a comparison of two literals is the same for every user; compare a trait or property")
     for one, other, at in (
         (comparison.left, comparison.right, right.at),
         (comparison.right, comparison.left, left.at),

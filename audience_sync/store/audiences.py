@@ -103,7 +103,7 @@ def by_key(connection: Connection, key: str) -> AudienceRow:
     if row is None:
         raise UnknownName(
             f"there is no audience {key!r} in the database",
-            hint="list them with `audience-sync audiences`; the first sync adds an audience",
+            hint="list them with `audience-sync audiences`; an audience is added by its first sync",
         )
     return row
 

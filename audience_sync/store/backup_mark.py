@@ -181,8 +181,8 @@ def read(path: Path) -> Mark | None:
     except (TypeError, ValueError):
         raise MarkUnusable(
             f"cannot read {path}: it was not written by audience-sync",
-            hint="if the membership database in the same folder is its newest copy, delete only this file: the next"
-            " sync creates it again",
+            hint="if the membership database in this folder is the newest copy you have, delete only this file: the"
+            " next sync creates it again",
         ) from None
 
 

@@ -610,7 +610,7 @@ def test_a_plan_of_a_first_sync_changes_nothing(place: Place) -> None:
 def test_an_edited_definition_is_noticed(synced: Place) -> None:
     """A definition that was edited between two runs is named by the plan and by the sync, once."""
     synced.configure(sql=f"{ORDERS_SQL} AND customer_id <> 'u7'")
-    sentence = "its definition or something it uses was edited"
+    sentence = "its definition or something it uses has been edited"
 
     assert sentence in synced.command("plan").err
     assert f"note: {AUDIENCE_KEY}: {sentence} before this run\n" in synced.command("sync").err

@@ -337,7 +337,7 @@ AUDIENCES = [
     ("trait('a') > true", 14, "`>` does not work with true and false; use `=` or `!=`"),
     ("trait('a').at_most(false)", 20, "`<=` does not work with true and false; use `=` or `!=`"),
     ("true < trait('a')", 1, "`<` does not work with true and false; use `=` or `!=`"),
-    ("5 = 5", 1, "a comparison of two literals is the same for every user; one side must be a value"),
+    ("5 = 5", 1, "a comparison of two literals is the same for every user; compare a trait or property"),
     (
         "5 = event('x')",
         5,
