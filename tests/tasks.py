@@ -18,7 +18,10 @@ TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Check format, code, types, imports and wording.",
         ("ruff format --check .", "ruff check .", "mypy", "lint-imports", "python -m tests.wording"),
     ),
-    "docs": ("Check what the documentation promises.", ("pytest -n 0 tests/test_house.py tests/test_wording.py",)),
+    "docs": (
+        "Check what the documentation promises.",
+        ("pytest -n 0 tests/test_house.py tests/test_manual.py tests/test_wording.py",),
+    ),
     "sentences": ("List anew what the program says to people.", ("python -m tests.sentences --record",)),
     "lock": ("Pin packages again, with the command in the head of .ci/requirements.lock.", (LOCK_COMMAND,)),
     "bench": ("Sync and deliver a million members.", ("python -m tests.benchmarks.sync_one_million",)),

@@ -18,10 +18,10 @@ from typer.core import TyperCommand, TyperGroup
 
 from audience_sync import __version__, errors
 from audience_sync.cli.main import COMMANDS, load
+from audience_sync.manual.manual_pages import manual_pages
 from audience_sync.store.database import Database
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT: dict[str, Any] = PYPROJECT["project"]
 LOCK = (ROOT / ".ci" / "requirements.lock").read_text()
@@ -33,11 +33,10 @@ def commands() -> dict[str, TyperCommand | TyperGroup]:
 
 
 @pytest.mark.parametrize("name", sorted(commands()))
-def test_every_command_is_in_the_readme_and_has_help_with_an_example(name: str) -> None:
-    """Nobody has to read the code to learn that a command exists, what it does, and how it is called."""
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    """Nobody has to read the code to learn what a command does and how it is called."""
     command = commands()[name]
 
-    assert f"`{name}" in README
     assert command.help
     assert name == "dead" or f"audience-sync {name}" in re.sub(r"--config \S+ ", "", command.epilog or "")
 
@@ -51,9 +50,9 @@ def test_every_error_has_its_sentence_and_stands_in_the_tree() -> None:
         assert re.search(rf"^ *{one.__name__} +exit {one.exit_code}", errors.__doc__ or "", re.MULTILINE), one.__name__  # type: ignore[attr-defined]
 
 
-def test_every_view_is_in_the_readme(database: Database) -> None:
+def test_every_view_is_in_the_manual(database: Database) -> None:
     """The views that people query are documented, with the columns they have."""
-    documented = set(re.findall(r"^\| `(\w+)` \| ", README, re.MULTILINE))
+    documented = set(re.findall(r"^\| `(\w+)` \| ", manual_pages()["database"].text(), re.MULTILINE))
 
     assert set(sa.inspect(database.engine).get_view_names()) <= documented
 
@@ -79,9 +78,10 @@ def test_every_class_of_the_package_has_a_name_of_its_own() -> None:
     assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
-def test_the_layers_in_the_readme_are_those_that_are_checked() -> None:
-    """The README draws every layer with every module that import-linter knows, in their order."""
-    (drawn,) = re.findall(r"^```text\n(__main__ > .*?)```$", README, re.MULTILINE | re.DOTALL)
+def test_the_layers_in_the_manual_are_those_that_are_checked() -> None:
+    """The page on the design draws every layer with every module that import-linter knows, in their order."""
+    design = manual_pages()["design"].text()
+    (drawn,) = re.findall(r"^```text\n(__main__ > .*?)```$", design, re.MULTILINE | re.DOTALL)
     checked = PYPROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
 
     assert [set(layer.split(" | ")) for layer in " ".join(drawn.split()).split(" > ")] == [
@@ -91,7 +91,7 @@ def test_the_layers_in_the_readme_are_those_that_are_checked() -> None:
 
 def test_ci_runs_the_command_of_the_readme() -> None:
     """The README has exactly one line that CI takes for its test command."""
-    assert len(re.findall(r"\.venv/bin/pytest$", README, re.MULTILINE)) == 1
+    assert len(re.findall(r"\.venv/bin/pytest$", (ROOT / "README.md").read_text(), re.MULTILINE)) == 1
 
 
 def locked() -> dict[str, list[tuple[Requirement, int]]]:

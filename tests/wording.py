@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 RECORD = Path(__file__).with_suffix(".json")
-AREAS = ("audience_sync", "migrations", "tests", "README.md", "config.example.toml")
+AREAS = (".github", "audience_sync", "migrations", "tests", "README.md", "config.example.toml")
 SUFFIXES = {".py", ".md", ".toml"}
 SKIPPED = {Path(__file__), Path(__file__).with_name("test_wording.py")}
 

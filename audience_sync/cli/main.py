@@ -100,7 +100,8 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "resume": Listed("operate_commands", "Resume the syncs and deliveries of a paused audience."),
         "forget": Listed("operate_commands", "Erase one user from the membership database."),
     },
-    "Try it out": {
+    "Learn": {
+        "manual": Listed("manual_command", "Show a page of the manual, or list its pages."),
         "demo": Listed("demo_commands", "Sync a small example shop into a local Schematic."),
         "sandbox": Listed("demo_commands", "Run a local Schematic until Ctrl-C."),
     },

@@ -131,7 +131,7 @@ def dead_discard(
 def pause(context: typer.Context, audience: AudienceArgument) -> None:
     """Pause the syncs and deliveries of an audience.
 
-    Its pending values are held back. Other audiences continue.
+    Its pending values are held back; a batch in progress is still sent. Other audiences continue.
     """
     key = _set_state(context, audience, "paused")
     typer.echo(f"{key} is paused")
@@ -151,7 +151,7 @@ def forget(
     """Erase one user from the membership database.
 
     This cannot be undone. It does not delete the user from Schematic: do that yourself. If the user is still in the
-    source, the next sync adds them again.
+    source, the next sync adds them again. Waits up to `timeout` + 10 s for requests that may contain the user's events.
     """
     settings = settings_of(context)
     with runtime.working(settings, clock(), any_age=True) as workspace:

@@ -107,9 +107,9 @@ def check(
 ) -> None:
     """Check the configuration, databases, audiences and Schematic.
 
-    Reports every problem it finds, changes nothing and sends no events. Does not read column values: use `plan` for
-    that. Exit codes: 0 no errors (warnings are possible), 1 some checks failed, 2 the configuration is invalid, 6
-    Schematic refused the API key.
+    Reports every problem it finds, changes nothing and sends no events, only an empty batch to `capture_url`. Does not
+    read column values: use `plan` for that. Exit codes: 0 no errors (warnings are possible), 1 some checks failed, 2
+    the configuration is invalid, 6 Schematic refused the API key.
     """
     from audience_sync.checks.check_all import check as check_everything  # noqa: PLC0415 - what it needs is large
 

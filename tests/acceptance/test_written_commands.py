@@ -1,4 +1,4 @@
-"""Every command that the README, a message or a hint tells people to type is one that works."""
+"""Every command that the README, the manual, a message or a hint tells people to type is one that works."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ from typer.core import TyperGroup
 from audience_sync.cli.main import COMMANDS, load
 from audience_sync.engines.registry import ENGINES
 from audience_sync.extras import EXTRAS, install_command
+from audience_sync.manual.manual_pages import FOLDER, manual_pages
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+MANUAL = sorted(FOLDER.glob("*.md"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NAME = "audience-sync"
 GLOBAL = {"--config", "--version", "--help"}
 PROSE = re.compile(rf"`{NAME} ([^`\n]+)`")
 WRITTEN = [
     (path.relative_to(ROOT), text)
-    for path in [ROOT / "README.md", ROOT / "config.example.toml", *sorted((ROOT / "audience_sync").rglob("*.py"))]
+    for path in [README, *MANUAL, ROOT / "config.example.toml", *sorted((ROOT / "audience_sync").rglob("*.py"))]
     for text in [path.read_text()]
 ]
 
 
 def shell_lines() -> Iterator[str]:
-    """Yield the lines of the README's shell examples, whole and without comments."""
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
-        yield from block.replace("\\\n", " ").splitlines()
+    """Yield the lines of the shell examples in the README and the manual, whole."""
+    for path in [README, *MANUAL]:
+        for block in re.findall(r"```sh\n(.*?)```", path.read_text(), re.DOTALL):
+            yield from block.replace("\\\n", " ").splitlines()
 
 
 def invocations() -> Iterator[list[str]]:
-    """Yield the words of each call of the program in the README's shell examples."""
+    """Yield the words of each call of the program in the shell examples."""
     for line in shell_lines():
         words = shlex.split(line, comments=True)
         for at, word in enumerate(words):
@@ -57,8 +60,10 @@ def options_of(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize("words", [pytest.param(words, id=" ".join(words) or "-") for words in invocations()])
-def test_the_readmes_commands_parse(words: list[str]) -> None:
+def test_commands_in_examples_parse(words: list[str]) -> None:
     """Shell examples can be typed: the command exists, and takes these arguments and options."""
+    words = words[2:] if words[0] == "--config" else words
+
     assert words[0] in COMMANDS
     load(words[0]).make_context(words[0], words[1:]).close()
 
@@ -91,7 +96,7 @@ def test_nothing_installs_the_package_from_an_index() -> None:
     ]  # the sentence that says so
 
 
-def test_the_readmes_installs_name_this_clone_and_extras_that_exist() -> None:
+def test_installs_name_this_clone_and_extras_that_exist() -> None:
     """`pip install '.[postgres]'` in a clone, or a wheel that was built there."""
     installs = [line for line in shell_lines() if "pip install" in line]
     extras = {extra for line in installs for found in re.findall(r"\.\[([\w,]+)\]", line) for extra in found.split(",")}
@@ -122,7 +127,7 @@ def test_a_hint_can_be_pasted() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_wheel_is_whole(tmp_path: Path) -> None:
-    """A wheel has the migrations and the example: what is installed from it creates a database, without the clone."""
+    """A wheel has the migrations, the example and the manual: what is installed from it works without the clone."""
     venv.create(tmp_path / "builder", with_pip=True)
     pip = [str(tmp_path / "builder" / "bin" / "python"), "-m", "pip", "-q", "--disable-pip-version-check"]
     subprocess.run([*pip, "wheel", "--no-deps", "-w", str(tmp_path / "dist"), str(ROOT)], check=True, cwd=tmp_path)
@@ -145,7 +150,10 @@ def test_a_wheel_is_whole(tmp_path: Path) -> None:
 
     names = set(zipfile.ZipFile(wheel).namelist())
     migrations = {f"audience_sync/migrations/versions/{path.name}" for path in ROOT.glob("migrations/versions/*.py")}
-    assert migrations | {"audience_sync/config.example.toml", "audience_sync/migrations/env.py"} <= names
+    manual = {f"audience_sync/manual/{path.name}" for path in MANUAL}
+    assert migrations | manual | {"audience_sync/config.example.toml", "audience_sync/migrations/env.py"} <= names
     assert "created the membership database" in run("init")
     assert (tmp_path / "config.toml").read_text() == (ROOT / "config.example.toml").read_text()
+    assert all(topic in run("manual") for topic in manual_pages())
+    assert run("manual", "tutorial") == manual_pages()["tutorial"].text()
     assert run("--version").strip() == f"{NAME} {wheel.name.split('-')[1]}"

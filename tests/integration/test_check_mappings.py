@@ -11,6 +11,7 @@ from audience_sync.checks import check_mappings
 from audience_sync.checks.finding import Finding
 from audience_sync.config import load
 from audience_sync.core.model import Severity
+from audience_sync.manual.manual_pages import manual_pages
 from tests.factories import config_text
 
 IDENTIFY = """
@@ -144,7 +145,7 @@ def test_sends_something_else(tmp_path: Path, text: str, says: str) -> None:
         trigger('type = "identify" and context.personas.computation_class in ["audience", "trait"]'),
         trigger('type in ["identify", "group"]'),
         trigger("exists(context.personas)"),
-        trigger("type = 'identify'"),  # Segment's parser reads this otherwise, as segment/README.md says
+        trigger("type = 'identify'"),  # Segment's parser reads this otherwise, as the manual says
         trigger('not type = "track"'),
     ],
 )
@@ -206,10 +207,9 @@ def test_an_environment_that_is_not_known_yet_is_no_error(tmp_path: Path) -> Non
     }
 
 
-def test_the_example_of_the_readme_is_well(tmp_path: Path) -> None:
-    """What people copy from the README works as it stands, and nothing is to be said against it."""
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    example = next(block for block in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "[[mappings]]" in block)
+def test_the_example_of_the_manual_has_no_findings(tmp_path: Path) -> None:
+    """The example in the manual works without changes, and `check` has no warning about it."""
+    (example,) = re.findall(r"```toml\n(.*?)```", manual_pages()["mappings"].text(), re.DOTALL)
     path = tmp_path / "config.toml"
     path.write_text(
         "[sources.shop]\nurl = 'sqlite:///shop.db'\n[[audiences]]\nname = 'VIP'\nsql = 'SELECT 1'\n"

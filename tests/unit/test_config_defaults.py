@@ -12,10 +12,11 @@ from pydantic import BaseModel
 
 from audience_sync.config import EventsTable, ProfilesTable, defaults, load, parse_duration
 from audience_sync.config.tables import AudienceTable, TraitTable
+from audience_sync.manual.manual_pages import manual_pages
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "config.example.toml").read_text(encoding="utf-8")
-README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+MANUAL = " ".join(" ".join(manual_pages()[topic].text() for topic in ("configuration", "audiences-in-sql")).split())
 
 
 def commented(heading: str) -> dict[str, Any]:
@@ -67,15 +68,15 @@ def test_jitter_of_the_example_follows_from_its_schedule() -> None:
     assert parse_duration(jitter[1]) == parse_duration(shown["every"]) * defaults.JITTER_SHARE
 
 
-def test_defaults_in_the_readme_are_in_force() -> None:
-    """The limits, the rhythm and the variable that the README names are those that hold."""
+def test_defaults_in_the_manual_are_in_force() -> None:
+    """The limits, the rhythm and the variable that the manual names are those that hold."""
     guard = re.search(
         r"more than (\d+) % of the members would exit, more than (\d+) % would enter or more than (\d+) %"
         r" would be updated"
         r".*? `min_members = (\d+)`",
-        README,
+        MANUAL,
     )
-    every = re.search(r'\*\*Schedule\*\*: `every = "(\w+)"` plus `jitter` \(default: half of `every`\)', README)
+    every = re.search(r'\*\*Schedule\*\*: `every = "(\w+)"` plus `jitter` \(default: half of `every`\)', MANUAL)
 
     assert guard
     assert [int(number) for number in guard.groups()] == [
@@ -87,6 +88,6 @@ def test_defaults_in_the_readme_are_in_force() -> None:
     assert every
     assert parse_duration(every[1]) == defaults.EVERY
     assert defaults.JITTER_SHARE == 0.5
-    assert f'api_key = "{defaults.API_KEY}"' in README
-    assert all(f"`{word}`" in README for word in ("NULL", "\\N", "None", "undefined", "NaN", "N/A"))
+    assert f'api_key = "{defaults.API_KEY}"' in MANUAL
+    assert all(f"`{word}`" in MANUAL for word in ("NULL", "\\N", "None", "undefined", "NaN", "N/A"))
     assert {"NULL", "\\N", "None", "undefined", "NaN", "N/A"} < {*defaults.PLACEHOLDERS}

@@ -1,4 +1,4 @@
-"""The README's table of log events: every event of the code is in it with its level, and no other one."""
+"""The table of log events in the manual: every event of the code is in it with its level, and no other one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TypeGuard
 import pytest
 
 from audience_sync.journal import PRIORITIES
+from audience_sync.manual.manual_pages import manual_pages
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def logged(source: str) -> Iterator[tuple[str, str]]:
@@ -57,9 +57,11 @@ def of_the_code() -> dict[str, str]:
     return levels
 
 
-def of_the_readme() -> dict[str, str]:
+def of_the_manual() -> dict[str, str]:
     """Return the events in the table with their levels."""
-    table = README.partition("| event | level | meaning and fields |\n")[2].partition("\n\n")[0]
+    table = (
+        manual_pages()["systemd"].text().partition("| event | level | meaning and fields |\n")[2].partition("\n\n")[0]
+    )
     rows = [row.strip().strip("|").split(" | ") for row in table.splitlines()[1:]]
     pairs = [(row[0].split(" · "), row[1].split(" · ")) for row in rows]
     return {
@@ -67,9 +69,9 @@ def of_the_readme() -> dict[str, str]:
     }
 
 
-def test_the_readme_has_every_event_with_its_level() -> None:
+def test_the_manual_has_every_event_with_its_level() -> None:
     """Whoever greps the log for an event of the table finds it, and an event in the log has a row in the table."""
-    assert of_the_readme() == of_the_code()
+    assert of_the_manual() == of_the_code()
     assert len(of_the_code()) > 30
 
 

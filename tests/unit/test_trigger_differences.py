@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
+from audience_sync.manual.manual_pages import manual_pages
 from audience_sync.segment.fql.matcher import matcher
 from audience_sync.segment.fql.trigger_parser import parse
 
-TABLE = (Path(__file__).parents[2] / "audience_sync" / "segment" / "README.md").read_text(encoding="utf-8")
+TABLE = manual_pages()["segment-differences"].text()
 CASES: list[tuple[str, str, str]] = re.findall(r"^\| `(.+)` \| `(.+)` \| (yes|no) \| \S.* \|$", TABLE, re.MULTILINE)
 
 

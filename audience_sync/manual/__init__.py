@@ -1,0 +1,1 @@
+"""The manual: Markdown pages that travel with the program. `README.md` lists them in reading order."""
