@@ -8,7 +8,8 @@ Adding a source database:
 1. Write a module here with an `ENGINE` (see `base`): a session, the lexical rules, and a dialect if queries are to run
    there. If SQLAlchemy has a driver for it, take the session from `sqlalchemy_engine`. The dialect can be a table of
    templates, as in `duckdb_dialect`.
-2. Add a line to `ENGINES` in `registry`, with the packages of its driver, which get an extra in `pyproject.toml`.
+2. Add a line to `ENGINES` in `registry`, with the packages of its driver: an extra in `extras.EXTRAS` and in
+   `pyproject.toml`.
 3. Add an entry to `SUBJECTS` in `tests/conformance/engine_subjects.py`: how to make a table in it. The suite there then
    tests the engine and its dialect.
 

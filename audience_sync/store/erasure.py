@@ -93,7 +93,8 @@ def forget(connection: Connection, profile_key: str) -> dict[str, int]:
 
     Erased are their rows in memberships, plans, history, outbox, identifiers, forwarded events, old deliveries and
     rejections, their events in open and accepted batches, and their key in the reasons of runs. Not erased are
-    messageIds and counts, which name nobody, events that mention them under another key, and backups.
+    messageIds and counts, which name nobody, events that mention them under another key, backups, and the user at the
+    destination. If the person is still in the source, the next sync adds them again.
 
     The caller holds the leases of all audiences: a sync that read the person before would put them back. It has also
     seized the person's open batches (`batches.seize`), and none of them is under way.
