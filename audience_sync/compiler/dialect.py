@@ -7,7 +7,7 @@ Each gives NULL for a value that is not of that kind. A moment is whatever the d
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
@@ -33,7 +33,7 @@ _DATE = (
     "(([0-9]{3}[1-9]|[0-9]{2}[1-9][0-9]|[0-9][1-9][0-9]{2}|[1-9][0-9]{3})-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
     f"|{_LEAP_YEAR}-02-29)"
 )
-_TIME = r"[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,9})?)?(Z|[-+](0[0-9]|1[0-4]):[0-5][0-9])?"
+_TIME = "[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,9})?)?(Z|[-+](0[0-9]|1[0-4]):[0-5][0-9])?"
 MOMENT_PATTERN = f"^{_DATE}({_TIME})?$"
 """A text that is an ISO 8601 date or timestamp which really exists."""
 
@@ -69,6 +69,12 @@ class Timeline:
     instant: Expression
     constant: Callable[[datetime], Expression]
     later: Callable[[timedelta], Expression]  # the time of the event and so much more
+    earliest: datetime | None = None  # anything before it is not a time, though the database compares it
+
+    def until(self, as_of: datetime) -> Truth:
+        """Return whether the event has happened by an instant."""
+        happened = self.instant <= self.constant(as_of)
+        return happened if self.earliest is None else sa.and_(self.instant >= self.constant(self.earliest), happened)
 
 
 class Dialect(ABC):
@@ -79,6 +85,7 @@ class Dialect(ABC):
     shown_parameter: str  # a parameter in SQL shown to people; {} is its name or number
     has_typed_columns = True  # a column holds values of one type, and compares as that type
     joins_existence = True  # EXISTS about the row at hand is a join, not a look at every event for every row
+    materializes = True  # a part of a statement (WITH) can be declared MATERIALIZED: it is made once
 
     @property
     @abstractmethod
@@ -88,6 +95,16 @@ class Dialect(ABC):
     @abstractmethod
     def now(self, instant: datetime) -> object:
         """Return what `:now` is bound to in a person's SQL."""
+
+    def readable(self, rows: FromClause, types: Mapping[str, str]) -> FromClause:
+        """Return the rows of a person's table or SQL, whose columns have these types, as everything else reads them."""
+        del types
+        return rows
+
+    def numbering(self, columns: Sequence[Expression]) -> Sequence[Expression]:
+        """Return the order in which rows of these columns are numbered; any order will do if they are numbered once."""
+        del columns
+        return ()
 
     @abstractmethod
     def inside(self, document: Expression, kind: str, path: tuple[str, ...]) -> Value:

@@ -47,8 +47,10 @@ class Relation:
         columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in self.types]
         if self.table is not None:
             *schema, name = self.table.split(".")
-            return sa.table(name, *columns, schema=".".join(schema) or None).alias()
-        return person_sql(self.sql or "", dialect, as_of, columns=list(self.types))
+            rows: FromClause = sa.table(name, *columns, schema=".".join(schema) or None).alias()
+        else:
+            rows = person_sql(self.sql or "", dialect, as_of, columns=list(self.types))
+        return dialect.readable(rows, self.types)
 
 
 def person_sql(sql: str, dialect: Dialect, as_of: datetime, *, columns: list[str]) -> FromClause:

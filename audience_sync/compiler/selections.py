@@ -139,7 +139,8 @@ def apart(selection: Selection, extra: list[sa.Label[object]], *, materialized: 
     if parent is not None:
         columns.append(parent.number.label(_PARENT_ROW))
     part = sa.select(*columns, *extra).select_from(selection.source).where(*selection.conditions)
-    rows: FromClause = part.cte().prefix_with("MATERIALIZED") if materialized else part.cte()
+    once = materialized and world.dialect.materializes
+    rows: FromClause = part.cte().prefix_with("MATERIALIZED") if once else part.cte()
     inside = EventRow(world.layout, rows, world.dialect)
     joins = Joins(inside.user, world.layout.kind, world)
     if parent is None:

@@ -224,7 +224,7 @@ class Compiler:
 
     def _person(self, definition: PersonSql) -> Select:
         relation = definition.relation
-        rows = person_sql(relation.sql or "", self.dialect, self.as_of, columns=list(relation.types))
+        rows = relation.rows(self.dialect, self.as_of)
         user = rows.c[definition.user]
         kind = relation.require(definition.user, setting="user_keys")
         is_asked = user.is_not(None) if self.only is None else self._is_only(user, kind)

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.expression import FromClause
 
 from audience_sync.compiler.conditions import Scope, truth
-from audience_sync.compiler.dialect import Truth, Value
+from audience_sync.compiler.dialect import Expression, Truth, Value
 from audience_sync.compiler.funnels import counted, existence, is_deep
 from audience_sync.compiler.joins import Joins
 from audience_sync.compiler.relations import ROW, EventRow
@@ -75,7 +75,7 @@ def _narrow(selection: Selection, stream: Stream) -> Selection:
     world = selection.world
     selection.conditions += [
         selection.event.name == stream.event,
-        selection.event.time.instant <= selection.event.time.constant(world.as_of),
+        selection.event.time.until(world.as_of),
     ]
     if selection.parent is None:
         selection.conditions.append(selection.event.user.is_not(None))
@@ -151,7 +151,12 @@ def _no_reductions(reduction: Reduction) -> Value:
 
 def _numbered(selection: Selection) -> Selection:
     """Return the rows selected so far as a part of their own, each with a number."""
-    number = sa.func.row_number().over().label(ROW)
+    event, parent = selection.event, selection.parent
+    columns: list[Expression] = [event.rows.c[name] for name in selection.world.layout.relation.types]
+    if parent is not None:
+        columns.append(parent.number)
+    order = selection.world.dialect.numbering(columns)
+    number = sa.func.row_number().over(order_by=order or None).label(ROW)
     return apart(selection, [number], materialized=True)
 
 

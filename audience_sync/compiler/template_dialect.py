@@ -86,6 +86,7 @@ class Templates:
     json_at: str  # JSON at {path} in {x}
     path: Callable[[str], str]  # {path} of one name
     elements: str  # rows with one column, the elements of {x}, a list
+    elements_are_named: bool = False  # it calls the column `value` itself, and is lateral without the word
     list_of: str  # aggregate: distinct texts {x} as a JSON list, in their order
 
 
@@ -171,7 +172,8 @@ class TemplateDialect(Dialect):
         is_list = self.kind_of_json(whole) == fixed(templates.list_kind)
         listed = sa.case((is_list, whole), else_=self._parsed(fixed("[]")))
         column: sa.ColumnClause[Any] = sa.column("value", _ANY)
-        rows = _Template(templates.elements, _ANY, x=listed).table_valued(column).render_derived().lateral()
+        found = _Template(templates.elements, _ANY, x=listed).table_valued(column)
+        rows = found if templates.elements_are_named else found.render_derived().lateral()
         return rows, lambda path: _Document(rows.c.value, self).at(path)
 
     def timeline(self, column: Expression, kind: str) -> Timeline:
@@ -200,19 +202,23 @@ class TemplateDialect(Dialect):
     def number_of_text(self, text: Expression) -> Expression:
         """Return a text as a double."""
         templates = self.templates
-        is_number = _is(templates.matches, x=text, pattern=fixed(NUMBER_PATTERN))
+        is_number = _is(templates.matches, x=text, pattern=self.own_pattern(NUMBER_PATTERN))
         written = sa.and_(sa.func.length(text) <= fixed(LONGEST_NUMBER), is_number)
         return sa.case((written, _sql(templates.number, sa.Double(), x=text)))
 
     def moment_of_text(self, text: Expression) -> Expression:
         """Return a text as a timestamp in UTC; one without a zone is in UTC."""
-        is_moment = _is(self.templates.matches, x=text, pattern=fixed(MOMENT_PATTERN))
+        is_moment = _is(self.templates.matches, x=text, pattern=self.own_pattern(MOMENT_PATTERN))
         return sa.case((is_moment, _sql(self.templates.moment, _INSTANT, x=text)))
 
     def key(self, column: Expression, kind: str) -> Expression:
         """Return a column as text, whole numbers in digits alone."""
         is_number = _fits(self.templates.numbers, kind)
         return _sql(self.templates.whole_key, sa.Text(), x=column) if is_number else self._text(column)
+
+    def own_pattern(self, pattern: str) -> Expression:
+        """Return a regular expression of ours as part of the text."""
+        return fixed(pattern)
 
     def matches(self, text: Expression, pattern: str) -> Truth:
         """Return whether a regular expression is found."""

@@ -134,7 +134,7 @@ def _pass(world: World, reductions: list[Reduction], *, everybody: bool) -> From
     ]
     where = next(iter(streams.values()))
     if not alone:
-        where = [event.time.instant <= event.time.constant(world.as_of), event.user.is_not(None)]
+        where = [event.time.until(world.as_of), event.user.is_not(None)]
     if not alone and not everybody:
         where.append(event.name.in_([stream.event for stream in streams]))
         starts = [starts_at(world, stream) for stream in streams]
@@ -147,5 +147,9 @@ def _pass(world: World, reductions: list[Reduction], *, everybody: bool) -> From
 
 def _everybody(world: World) -> FromClause:
     event = EventRow(world.layout, world.rows(), world.dialect)
-    known = event.time.instant <= event.time.constant(world.as_of)
-    return sa.select(event.user.label("key")).where(known, event.user.is_not(None)).distinct().subquery()
+    return (
+        sa.select(event.user.label("key"))
+        .where(event.time.until(world.as_of), event.user.is_not(None))
+        .distinct()
+        .subquery()
+    )

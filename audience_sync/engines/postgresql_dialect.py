@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,6 +11,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import psycopg
 from sqlalchemy.sql.expression import FromClause
 
+from audience_sync.compiler.ascii_patterns import in_ascii
 from audience_sync.compiler.dialect import (
     LAST_MILLISECOND,
     MOMENT_PATTERN,
@@ -33,14 +33,6 @@ _INSTANT = sa.DateTime(timezone=True)
 _NUMBERS = {"int2", "int4", "int8", "numeric", "float4", "float8"}
 _TEXTS = {"text", "varchar", "bpchar", "name", "char", "citext", "uuid", "xml"}
 _WRITTEN = 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'
-_CLASSES = {
-    r"\d": "0-9",
-    r"\w": "A-Za-z0-9_",
-    r"\s": r" \t\n\r\f\v",
-    r"\D": "^0-9",
-    r"\W": "^A-Za-z0-9_",
-    r"\S": r"^ \t\n\r\f\v",
-}
 _ESCAPES = {r"\b": r"\y", r"\B": r"\Y"}
 
 
@@ -144,7 +136,7 @@ class PostgresqlDialect(Dialect):
     def matches(self, text: Expression, pattern: str) -> Truth:
         """Return whether a POSIX regular expression is found."""
         flags, rest = ("(?i)", pattern[4:]) if pattern.startswith("(?i)") else ("", pattern)
-        return text.op("~", is_comparison=True)(flags + _posix(rest))
+        return text.op("~", is_comparison=True)(flags + in_ascii(rest, {}, _ESCAPES))
 
     def json_of(self, expression: Expression) -> Expression:
         """Return a text, number or boolean as jsonb."""
@@ -171,25 +163,6 @@ def _timeline(column: Expression, constant: Callable[[datetime], Expression]) ->
         return column + sa.literal(by, sa.Interval)
 
     return Timeline(column, constant, later)
-
-
-def _posix(pattern: str) -> str:
-    """Return a regular expression whose classes are ASCII, as elsewhere, and whose word boundary is its own."""
-    in_brackets = False
-    pieces = []
-    for found in re.finditer(r"\\.|.", pattern, re.DOTALL):
-        piece = found.group()
-        if piece in _CLASSES:
-            inside = _CLASSES[piece]
-            piece = inside if in_brackets else f"[{inside}]"
-        elif piece == "." and not in_brackets:
-            piece = r"[^\n]"
-        elif piece == "[":
-            in_brackets = True
-        elif piece == "]":
-            in_brackets = False
-        pieces.append(_ESCAPES.get(piece, piece))
-    return "".join(pieces)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime
 
 from audience_sync.query.syntax_tree import EACH, Duration, Path, TimeUnit
 
-NUMBER = r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?"
+NUMBER = "-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][-+]?[0-9]{1,2})?"
 """The pattern of a text that is written as a number, as JSON writes it, in Python and in SQL."""
 LONGEST_NUMBER = 40  # characters of such a text
 EXACT = 2**53  # up to here a double holds every whole number
