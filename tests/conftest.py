@@ -21,22 +21,24 @@ from audience_sync.store import holders
 from audience_sync.store.database import Database, connect
 from audience_sync.store.migration import migrate
 from audience_sync.store.workspace import Workspace
-from tests import bytecode, leaks, pg_cluster, pg_selection, profile
+from tests import bytecode, leaks, mariadb_servers, pg_cluster, profile, server_selection
 from tests.factories import FrozenClock, Shop, config_text
 from tests.pg_cluster import ReusedDatabase, Server
 from tests.syncing import Syncing
 
 RUN_VARIABLE = "TESTS_POSTGRES_FOLDER"  # set by the first process of a run for its workers
+MARIADB_VARIABLE = "TESTS_MARIADB_FOLDER"  # likewise
 SCRUBBED = ("AUDIENCE_SYNC_", "SCHEMATIC_", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "SSL_CERT_")
 ACCEPTANCE = Path(__file__).parent / "acceptance"
-_POSTGRES_URL = os.environ.get(pg_selection.URL_VARIABLE)
+_POSTGRES_URL = os.environ.get(server_selection.POSTGRESQL.variable)
+_MARIADB_URL = os.environ.get(server_selection.MARIADB.variable)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Choose the amount of generated data and the folder for temporary files; make a folder for PostgreSQL."""
     profile.load(large=config.getoption("-m") != "not slow")
     config.pluginmanager.register(leaks)
-    config.pluginmanager.register(pg_selection)
+    config.pluginmanager.register(server_selection)
     if hasattr(config, "workerinput"):
         worker, workers = int(config.workerinput["workerid"][2:]), config.workerinput["workercount"]
         bytecode.share(config, Path(os.environ[RUN_VARIABLE]) / "bytecode", part=worker, parts=workers)
@@ -49,6 +51,9 @@ def pytest_configure(config: pytest.Config) -> None:
         runtime.mkdir(mode=0o700)
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)
     config.add_cleanup(run.close)
+    second = pg_cluster.Run(pg_cluster.new_folder(), mariadb_servers.MODULE)
+    os.environ[MARIADB_VARIABLE] = str(second.folder)
+    config.add_cleanup(second.close)
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -61,7 +66,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow acceptance tests on PostgreSQL, others that are slow there, and those with much generated data."""
     for item in items:
         goes_slowly = ACCEPTANCE in item.path.parents or item.get_closest_marker("slow_on_postgres") is not None
-        is_slow_there = goes_slowly and pg_selection.kind_of(item) == "postgres"
+        is_slow_there = goes_slowly and server_selection.kind_of(item) == "postgres"
         if is_slow_there or (profile.is_large() and profile.is_generated(item)):
             item.add_marker("slow")
 
@@ -111,6 +116,19 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def postgres_url(postgres_server: str) -> Iterator[str]:
     """URL of an empty PostgreSQL database, without any tables."""
     with pg_cluster.new_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> str:
+    """URL of a MariaDB server on which databases can be created."""
+    return _MARIADB_URL or mariadb_servers.join(Path(os.environ[MARIADB_VARIABLE]))
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: str) -> Iterator[str]:
+    """URL of an empty MariaDB database."""
+    with mariadb_servers.new_database(mariadb_server) as url:
         yield url
 
 

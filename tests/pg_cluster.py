@@ -79,18 +79,24 @@ class Server(NamedTuple):
 class Run:
     """A test run, for one of its processes: a folder, and a lock that tells the keeper that this process lives."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, module: str = "tests.pg_cluster") -> None:
         self.folder = folder
+        self._module = module  # of the keeper
         self._lock: TextIO = (folder / "users").open("w")
         fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def server(self) -> Server:
-        """Return the server of the run; start it if no other process has."""
+        """Return the PostgreSQL server of the run; start it if no other process has."""
+        return Server(**self.found())
+
+    def found(self) -> dict[str, str]:
+        """Return what the keeper of the run says of its server; start it if no other process has."""
         with (self.folder / "start").open("w") as starting:
             fcntl.flock(starting, fcntl.LOCK_EX)
             if not self._ready.exists():
                 self._start()
-        return Server(**json.loads(self._ready.read_text()))
+        found: dict[str, str] = json.loads(self._ready.read_text())
+        return found
 
     def close(self) -> None:
         """Give up the lock, and wait until the keeper, if there is one, has stopped the server."""
@@ -106,7 +112,7 @@ class Run:
         return self.folder / "server.json"
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "tests.pg_cluster", str(self.folder)]
+        command = [sys.executable, "-m", self._module, str(self.folder)]
         with (self.folder / "keeper.log").open("wb") as log:
             self._keeper = subprocess.Popen(
                 command,
@@ -119,7 +125,7 @@ class Run:
         deadline = time.monotonic() + START_DEADLINE
         while not self._ready.exists():
             if self._keeper.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start: {(self.folder / 'keeper.log').read_text()}")
+                raise RuntimeError(f"{self._module} did not start: {(self.folder / 'keeper.log').read_text()}")
             time.sleep(POLL_INTERVAL)
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store import schema
 from audience_sync.store.database import connect
-from tests import pg_cluster, pg_selection
+from tests import pg_cluster, server_selection
 from tests.factories import make_run
 from tests.pg_cluster import ReusedDatabase, Run, Server
 from tests.waiting import wait_until
@@ -85,19 +85,19 @@ def test_what_is_left_open_fails_the_test_that_left_it(pytester: pytest.Pytester
 
 def test_without_a_server_its_tests_are_deselected(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where PostgreSQL is missing, the rest runs, and one line says what to install; in CI it is an error."""
-    monkeypatch.setattr(pg_selection, "is_available", lambda: False)
+    monkeypatch.setattr(server_selection, "missing_servers", lambda: [server_selection.POSTGRESQL])
     monkeypatch.delenv("CI", raising=False)
     pytester.makepyfile(NEEDING)
-    result = pytester.runpytest_inprocess("-p", "tests.pg_selection")
+    result = pytester.runpytest_inprocess("-p", "tests.server_selection")
 
     result.assert_outcomes(passed=2, deselected=2)
-    result.stdout.fnmatch_lines([f"tests on PostgreSQL were deselected. {pg_selection.MISSING}"])
+    result.stdout.fnmatch_lines([f"tests on PostgreSQL were deselected. {server_selection.POSTGRESQL.missing}"])
 
     monkeypatch.setenv("CI", "true")
-    refused = pytester.runpytest_inprocess("-p", "tests.pg_selection")
+    refused = pytester.runpytest_inprocess("-p", "tests.server_selection")
 
     assert refused.ret == pytest.ExitCode.USAGE_ERROR
-    refused.stderr.fnmatch_lines([f"ERROR: {pg_selection.MISSING}"])
+    refused.stderr.fnmatch_lines([f"ERROR: {server_selection.POSTGRESQL.missing}"])
 
 
 USER = """

@@ -26,11 +26,11 @@ TEXT_FILES: Final = "text files"
 ENGINES: Final[Mapping[str, Entry]] = {
     "sqlite": Entry("sqlite_engine"),
     "postgresql": Entry("postgresql_engine", EXTRAS["postgres"]),
+    "mariadb": Entry("mariadb_engine", EXTRAS["mysql"]),
+    "mysql": Entry("mariadb_engine", EXTRAS["mysql"]),
     "duckdb": Entry("duckdb_engine"),
     FILES: Entry("file_engine"),
     TEXT_FILES: Entry("text_file_engine"),
-    "mysql": Entry(packages=EXTRAS["mysql"]),
-    "mariadb": Entry(packages=EXTRAS["mysql"]),
     "bigquery": Entry(packages=("sqlalchemy-bigquery",)),
     "clickhouse": Entry(packages=("clickhouse-sqlalchemy",)),
     "clickhousedb": Entry(packages=("clickhouse-connect",)),

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
-from math import ceil
 from typing import Any
 
 from sqlalchemy import create_engine
@@ -23,33 +22,28 @@ from sqlalchemy.pool import NullPool
 
 from audience_sync.config import Source
 from audience_sync.core.parameters import Lexis, Statement, bind_now
-from audience_sync.engines.base import CONNECT_TIMEOUT, PAGE, Column, Engine, Page, url_of
+from audience_sync.engines.base import PAGE, Column, Engine, Page, url_of
 
 _ERRORS = (Exception,)
 """A driver should raise its own `Error` (PEP 249). BigQuery, ClickHouse and others let the exceptions of their HTTP
 client, their credentials or their parser through, so whatever is raised between us and a driver is an error of the
 source. This is the only place where that is so: `connect` turns it into a `SourceError`."""
 _DRIVERS: Mapping[str, Mapping[str, str]] = {
-    "mysql": {"mysqldb": "MySQLdb", "pymysql": "pymysql", "mysqlconnector": "mysql.connector"},
-    "mariadb": {"pymysql": "pymysql", "mysqldb": "MySQLdb", "mariadbconnector": "mariadb"},
     "mssql": {"pyodbc": "pyodbc", "pymssql": "pymssql"},
     "oracle": {"oracledb": "oracledb", "cx_oracle": "cx_Oracle"},
 }
 """The drivers of a dialect that has several, with the module of each. A URL need not name one."""
-_RECOMMENDED = {"mysql": "pymysql", "mariadb": "pymysql"}
 _UNREADABLE = (ValueError, ArithmeticError)  # what drivers raise for a value that Python does not have
 _POSTGRES = Lexis(nested_comments=True, dollar_quotes=True)
-_MYSQL = Lexis(backslashes=True, backticks=True, line_comments=("--", "#"))
+_GOOGLE = Lexis(backslashes=True, backticks=True, line_comments=("--", "#"))
 _SPARK = Lexis(backslashes=True, backticks=True)
 LEXES: Mapping[str, Lexis] = {
     "redshift": _POSTGRES,
     "cockroachdb": _POSTGRES,
     "mssql": Lexis(nested_comments=True, brackets=True),
-    "mysql": _MYSQL,
-    "mariadb": _MYSQL,
-    "bigquery": _MYSQL,
-    "clickhouse": _MYSQL,
-    "clickhousedb": _MYSQL,
+    "bigquery": _GOOGLE,
+    "clickhouse": _GOOGLE,
+    "clickhousedb": _GOOGLE,
     "databricks": _SPARK,
     "hive": _SPARK,
     "snowflake": Lexis(backslashes=True, dollar_quotes=True, line_comments=("--", "//")),
@@ -70,11 +64,9 @@ _PLACEHOLDERS = {
 
 
 def connect(source: Source, limit: timedelta) -> SqlalchemySession:
-    """Connect through SQLAlchemy; MySQL's drivers get the limit, others have their own."""
-    url = _with_driver(url_of(source))
-    patience = ceil(min(limit, CONNECT_TIMEOUT).total_seconds())
-    arguments = {"connect_timeout": patience} if url.get_backend_name() in {"mysql", "mariadb"} else {}
-    engine = create_engine(url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
+    """Connect through SQLAlchemy; drivers have time limits of their own."""
+    del limit
+    engine = create_engine(_with_driver(url_of(source)), poolclass=NullPool, hide_parameters=True)
     return SqlalchemySession(engine.connect().execution_options(stream_results=True))
 
 
@@ -84,7 +76,7 @@ def _with_driver(url: URL) -> URL:
     if "+" in url.drivername or backend not in _DRIVERS:
         return url
     installed = (driver for driver, module in _DRIVERS[backend].items() if _is_installed(module))
-    driver = next(installed, _RECOMMENDED.get(backend, next(iter(_DRIVERS[backend]))))
+    driver = next(installed, next(iter(_DRIVERS[backend])))
     return url.set(drivername=f"{backend}+{driver}")
 
 

@@ -36,6 +36,7 @@ HANGING = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
     " SELECT max(i) AS user_id, 1 AS company_id FROM n",
     "postgresql": "SELECT 'u1' AS user_id, pg_sleep(3600)::text AS company_id",
+    "mariadb": "SELECT 'u1' AS user_id, SLEEP(3600) AS company_id",
     "duckdb": "SELECT sum(a.range * b.range)::text AS user_id, '1' AS company_id"
     " FROM range(10000000) a, range(10000000) b",
 }
@@ -69,6 +70,8 @@ def source_url(dialect: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
         case "duckdb":
             duckdb.connect(tmp_path / "shop.duckdb").close()
             return f"duckdb:///{tmp_path / 'shop.duckdb'}"
+        case "mariadb":
+            return str(request.getfixturevalue("mariadb_server"))
         case _:
             return str(request.getfixturevalue("postgres_server"))
 

@@ -21,4 +21,4 @@ def source(subject: Subject, request: pytest.FixtureRequest, tmp_path: Path) -> 
     """A source of that engine."""
     folder = tmp_path / "source"
     folder.mkdir()
-    return subject.make(folder, lambda: str(request.getfixturevalue("postgres_url")))
+    return subject.make(folder, lambda name: str(request.getfixturevalue(name)))

@@ -1,4 +1,4 @@
-"""SQLite, PostgreSQL and DuckDB say of made-up queries over made-up worlds what a plain reading of the language says.
+"""All four databases say of made-up queries over made-up worlds what a plain reading of the language says.
 
 Hypothesis draws the cases, of eight queries each. `AUDIENCE_SYNC_QUERY_CASES` sets their number, by default 8, or 48
 in slow runs; those are the same in every run. Disagreements that were found are kept in
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from sqlalchemy.engine import make_url
 from audience_sync.audiences.definition import open_definition
 from audience_sync.config import Settings, load
 from audience_sync.errors import AudienceSyncError
+from tests import mariadb_servers, server_selection
 from tests.profile import amount
-from tests.reference.databases import fill_duckdb, fill_postgres, fill_sqlite
+from tests.reference.databases import fill_duckdb, fill_mariadb, fill_postgres, fill_sqlite
 from tests.reference.drawing import cases
 from tests.reference.evaluating import Evaluator
 from tests.reference.language import Condition
@@ -50,10 +51,11 @@ EXPLORING = settings(
 
 @dataclass(frozen=True)
 class Databases:
-    """Where the cases are put: the folder of the files, and the PostgreSQL database."""
+    """Where the cases are put: the folder of the files, and the databases of the servers; None: no such server."""
 
     folder: Path
     postgres: psycopg.Connection[Any]
+    mariadb: Any
     urls: dict[str, str]
 
     def fill(self, case: Case, only: str | None = None) -> None:
@@ -64,10 +66,24 @@ class Databases:
             fill_postgres(self.postgres, case)
         if only in {None, "DuckDB"}:
             fill_duckdb(str(self.folder / "world.duckdb"), case)
+        if only in {None, "MariaDB"} and self.mariadb is not None:
+            fill_mariadb(self.mariadb, case)
 
 
 @pytest.fixture(scope="module")
-def databases(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+def mariadb_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """URL of an empty MariaDB database; None where there is no server."""
+    if not server_selection.MARIADB.is_available():
+        yield None
+        return
+    with mariadb_servers.new_database(request.getfixturevalue("mariadb_server")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def databases(
+    postgres_server: str, mariadb_database: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Databases]:
     """A database of each kind, for all cases of this module one after the other."""
     folder, name = tmp_path_factory.mktemp("agreement"), f"agreement_{uuid4().hex}"
     url = make_url(postgres_server).set(database=name)
@@ -75,13 +91,18 @@ def databases(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) ->
     with closing(psycopg.connect(plain, autocommit=True)) as server:
         server.execute(f"CREATE DATABASE {name}")
         try:
-            with closing(psycopg.connect(plain, dbname=name)) as connection:
+            with ExitStack() as stack:
+                connection = stack.enter_context(closing(psycopg.connect(plain, dbname=name)))
+                mariadb = None
+                if mariadb_database is not None:
+                    mariadb = stack.enter_context(closing(mariadb_servers.connected(mariadb_database)))
                 urls = {
                     "SQLite": f"sqlite:///{folder / 'world.db'}",
                     "PostgreSQL": url.render_as_string(hide_password=False),
                     "DuckDB": f"duckdb:///{folder / 'world.duckdb'}",
+                    **({"MariaDB": mariadb_database} if mariadb_database is not None else {}),
                 }
-                yield Databases(folder, connection, urls)
+                yield Databases(folder, connection, mariadb, urls)
         finally:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

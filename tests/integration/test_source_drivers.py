@@ -178,12 +178,9 @@ def test_check_goes_on_after_a_drivers_own_exception(warehouse: dict[str, Except
 @pytest.mark.parametrize(
     ("installed", "url", "driver"),
     [
-        (["pymysql"], "mysql://db/shop", "mysql+pymysql"),
-        (["MySQLdb", "pymysql"], "mysql://db/shop", "mysql+mysqldb"),
-        (["mysql.connector"], "mysql://db/shop", "mysql+mysqlconnector"),
-        ([], "mysql://db/shop", "mysql+pymysql"),
-        (["pymysql"], "mysql+mysqldb://db/shop", "mysql+mysqldb"),
-        (["pymysql"], "mariadb://db/shop", "mariadb+pymysql"),
+        (["pyodbc", "pymssql"], "mssql://db/shop", "mssql+pyodbc"),
+        ([], "mssql://db/shop", "mssql+pyodbc"),
+        (["pyodbc"], "mssql+pymssql://db/shop", "mssql+pymssql"),
         (["pymssql"], "mssql://db/shop", "mssql+pymssql"),
         (["oracledb"], "oracle://db/shop", "oracle+oracledb"),
         ([], "warehouse://db/shop", "warehouse"),
@@ -192,7 +189,7 @@ def test_check_goes_on_after_a_drivers_own_exception(warehouse: dict[str, Except
 def test_a_url_without_a_driver_gets_one_that_is_installed(
     monkeypatch: pytest.MonkeyPatch, installed: list[str], url: str, driver: str
 ) -> None:
-    """`mysql://` works with whichever driver there is; a driver that is named is the one that is used."""
+    """`mssql://` works with whichever driver there is; a driver that is named is the one that is used."""
     monkeypatch.setattr(sqlalchemy_engine, "_is_installed", installed.__contains__)
 
     assert sqlalchemy_engine._with_driver(make_url(url)).drivername == driver
@@ -212,7 +209,8 @@ def test_a_missing_driver_comes_with_the_command_that_installs_it(
     """The hint can be pasted: it names this Python and the packages, not an extra that no index has."""
     monkeypatch.setattr(sqlalchemy_engine, "_is_installed", lambda _: False)
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.delitem(sys.modules, "audience_sync.engines.postgresql_engine", raising=False)
+    for engine in ("postgresql_engine", "mariadb_engine", "mariadb_columns"):
+        monkeypatch.delitem(sys.modules, f"audience_sync.engines.{engine}", raising=False)
     error = refusal(url)
     place = f"the {make_url(url).get_backend_name()} source shop on db"
 
@@ -246,10 +244,10 @@ def test_a_dialect_that_nobody_knows_is_named() -> None:
 
 def test_a_driver_that_the_url_names_is_not_replaced_by_another() -> None:
     """If the URL names a driver, installing another one would not help."""
-    error = refusal("mysql+nope://db/shop")
+    error = refusal("mssql+nope://db/shop")
 
-    assert str(error) == "The driver for the mysql source shop on db is not installed: mysql+nope."
-    assert error.hint == "install that driver, or leave it out of the url: mysql://…"
+    assert str(error) == "The driver for the mssql source shop on db is not installed: mssql+nope."
+    assert error.hint == "install that driver, or leave it out of the url: mssql://…"
 
 
 def test_duckdb_is_read_in_utc() -> None:

@@ -1,4 +1,4 @@
-"""Puts a world into SQLite, PostgreSQL and DuckDB: the tables `events` and `users`, in the shape a case asks for.
+"""Puts a world into each database: the tables `events` and `users`, in the shape a case asks for.
 
 Plain drivers and a few lines of SQL, so that nothing of what the product reads with takes part in the writing.
 """
@@ -47,6 +47,15 @@ DUCKDB = {
     "json": "JSON",
 }
 
+MARIADB = {
+    "text": "VARCHAR(200)",
+    "integer": "BIGINT",
+    "double": "DOUBLE",
+    "truth": "BOOLEAN",
+    "time": "DATETIME(6)",
+    "json": "JSON",
+}
+
 
 def fill_sqlite(path: str, case: Case) -> None:
     """Write the tables of a case into a SQLite file, instead of those in it; instants are ISO texts there."""
@@ -85,6 +94,17 @@ def fill_duckdb(path: str, case: Case) -> None:
                     marks = ", ".join(["(" + ", ".join("?" * len(columns)) + ")"] * len(rows))
                     values = [value for row in rows for value in row]
                     connection.execute(f'INSERT INTO "{name}" VALUES {marks}', values)
+
+
+def fill_mariadb(connection: Any, case: Case) -> None:
+    """Write the tables of a case into a MariaDB database, instead of those in it, through a connection in UTC."""
+    with closing(connection.cursor()) as cursor:
+        for name, columns, rows in tables(case):
+            cursor.execute(f"DROP TABLE IF EXISTS `{name}`")
+            if columns:
+                cursor.execute(_create(name, columns, MARIADB, quote="`"))
+                marks = ", ".join(["%s"] * len(columns))
+                cursor.executemany(f"INSERT INTO `{name}` VALUES ({marks})", [_in_utc(row) for row in rows])
 
 
 def tables(case: Case) -> list[tuple[str, Columns, list[Row]]]:
@@ -131,6 +151,10 @@ def _as_texts(row: Row) -> Row:
     return tuple(_written(one) if isinstance(one, datetime) else one for one in row)
 
 
+def _in_utc(row: Row) -> Row:
+    return tuple(one.astimezone(UTC).replace(tzinfo=None) if isinstance(one, datetime) else one for one in row)
+
+
 def _written(instant: datetime) -> str:
     """Write an instant as SQLite's tables have it: UTC, with or without fraction and zone, all mixed in one column."""
     utc = instant.astimezone(UTC)
@@ -139,6 +163,7 @@ def _written(instant: datetime) -> str:
     return utc.strftime("%Y-%m-%dT%H:%M:%SZ" if utc.minute % 2 else "%Y-%m-%d %H:%M:%S")
 
 
-def _create(name: str, columns: Columns, types: dict[str, str]) -> str:
-    quoted = ", ".join('"' + column.replace('"', '""') + f'" {types[kind]}' for column, kind in columns.items())
-    return f'CREATE TABLE "{name}" ({quoted})'
+def _create(name: str, columns: Columns, types: dict[str, str], quote: str = '"') -> str:
+    names = {column: f"{quote}{column.replace(quote, quote * 2)}{quote}" for column in columns}
+    quoted = ", ".join(f"{names[column]} {types[kind]}" for column, kind in columns.items())
+    return f"CREATE TABLE {quote}{name}{quote} ({quoted})"

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from audience_sync.core.parameters import Bound, Lexis, bind_now
 from audience_sync.engines.duckdb_dialect import DuckdbDialect
+from audience_sync.engines.mariadb_dialect import MariadbDialect
 from audience_sync.engines.postgresql_dialect import PostgresqlDialect
 from audience_sync.engines.sqlalchemy_engine import LEXES
 from audience_sync.engines.sqlite_dialect import SqliteDialect
 from audience_sync.errors import ConfigError
 
 POSTGRES, SQLITE, DUCKDB = PostgresqlDialect.lexis, SqliteDialect.lexis, DuckdbDialect().lexis
-MYSQL, SNOWFLAKE = LEXES["mysql"], LEXES["snowflake"]
+MYSQL, SNOWFLAKE = MariadbDialect().lexis, LEXES["snowflake"]
 
 
 @pytest.mark.parametrize(
