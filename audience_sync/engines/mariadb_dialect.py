@@ -43,7 +43,7 @@ _TYPES: Sequence[tuple[type[sa.types.TypeEngine[Any]], str]] = (
 _ZONE = "[-+][0-9][0-9]:[0-9][0-9]$"
 
 
-class _Quoted(MySQLIdentifierPreparer):
+class _InBackticks(MySQLIdentifierPreparer):
     """Names, all in backticks: MariaDB and MySQL reserve different words."""
 
     def _requires_quotes(self, value: str) -> bool:
@@ -51,7 +51,7 @@ class _Quoted(MySQLIdentifierPreparer):
         return True
 
 
-class _Compiler(MySQLCompiler):
+class _MysqlWriter(MySQLCompiler):
     """SQL that needs no server to be asked for its version first."""
 
     def visit_cast(self, cast: sa.Cast[Any], **options: Any) -> str:
@@ -67,16 +67,16 @@ class _Compiler(MySQLCompiler):
         return f"CHAR_LENGTH{self.function_argspec(function, **options)}"
 
 
-class _Sql(MySQLDialect):
+class _MysqlSql(MySQLDialect):
     """MySQL's SQL, as MariaDB reads it, too."""
 
-    preparer = _Quoted
-    statement_compiler = _Compiler
+    preparer = _InBackticks
+    statement_compiler = _MysqlWriter
     supports_statement_cache = False
 
 
 _TEMPLATES = Templates(
-    sqlalchemy=lambda: _Sql(paramstyle="format"),
+    sqlalchemy=lambda: _MysqlSql(paramstyle="format"),
     lexis=Lexis(backslashes=True, backticks=True, line_comments=("--", "#")),
     shown_parameter="%({})s",
     numbers="tinyint|smallint|mediumint|int|bigint|float|double|decimal|year|bit",

@@ -38,7 +38,7 @@ _NO_DATE = "does not exist; in the SQL, make it NULL: NULLIF(column, 0)"
 
 
 class MariadbError(Exception):
-    """What the server or PyMySQL said, on one line, and its number; 0 if it has none."""
+    """An error of the server or of PyMySQL: its text on one line, and its number; 0 if it has none."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(" ".join(message.split()))

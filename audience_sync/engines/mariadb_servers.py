@@ -30,7 +30,7 @@ SETTINGS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class MariadbServer:
-    """What differs between the servers."""
+    """One of the two kinds of server: the settings and versions in which they differ."""
 
     name: str
     oldest: tuple[int, ...]  # version with everything that is used here

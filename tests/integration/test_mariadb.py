@@ -326,7 +326,7 @@ def test_every_url_leads_there(url: str, scheme: str) -> None:
 
 
 def test_an_unknown_option_of_a_url_is_named(url: str) -> None:
-    """What the driver does not know is one sentence."""
+    """An option that the driver does not know is one sentence."""
     with pytest.raises(SourceError, match=r"^Cannot connect to the mariadb source .*colour"):
         ping(database(f"{url}?colour=red"), timedelta(seconds=10))
 

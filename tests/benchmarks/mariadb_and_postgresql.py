@@ -1,6 +1,6 @@
-"""How long a sync of the same rows takes from MariaDB beside PostgreSQL, by SQL and by queries.
+"""How long a sync of the same rows takes from MariaDB compared with PostgreSQL, by SQL and by queries.
 
-Usage: python -m tests.benchmarks.mariadb_beside_postgresql [PEOPLE] [--rounds N]
+Usage: python -m tests.benchmarks.mariadb_and_postgresql [PEOPLE] [--rounds N]
 
 Private servers get PEOPLE users and three times as many events of a year, in no order and without indexes but that on
 the key of users. Each audience is synced into a SQLite database of its own: once for the first time, then ROUNDS times
