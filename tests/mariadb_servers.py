@@ -85,8 +85,10 @@ def connected(url: str) -> Any:
 def keep(folder: Path) -> None:
     """Start a server in a folder, say where it is, and stop it when no process of the run is left."""
     user = ["--user=root"] if os.geteuid() == 0 else []
-    data, port = folder / "data", _free_port()
+    data, temporary, port = folder / "data", folder / "tmp", _free_port()
+    temporary.mkdir()  # a server that starts removes the temporary tables of others from a shared folder
     places = [f"--datadir={data}", f"--socket={folder / 'socket'}", f"--pid-file={folder / 'pid'}", f"--port={port}"]
+    places.append(f"--tmpdir={temporary}")
     plain = ["--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-log-file-size=16M"]
     install = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", *user, *plain]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL)

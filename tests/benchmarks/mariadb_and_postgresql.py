@@ -67,9 +67,11 @@ TABLES = (
 BATCH = 5_000
 
 
-def users(people: int) -> list[tuple[str, ...]]:
+def users(people: int) -> list[tuple[object, ...]]:
     """Return users in no order."""
-    found = [(f"usr_{n:08d}", f"co_{n % 5_000}", ("pro", "trial", "free")[n % 3]) for n in range(people)]
+    found: list[tuple[object, ...]] = [
+        (f"usr_{n:08d}", f"co_{n % 5_000}", ("pro", "trial", "free")[n % 3]) for n in range(people)
+    ]
     random.Random(1).shuffle(found)
     return found
 
