@@ -96,9 +96,12 @@ class Dialect(ABC):
     def now(self, instant: datetime) -> object:
         """Return what `:now` is bound to in a person's SQL."""
 
-    def readable(self, rows: FromClause, types: Mapping[str, str]) -> FromClause:
-        """Return the rows of a person's table or SQL, whose columns have these types, as everything else reads them."""
-        del types
+    def readable(self, rows: FromClause, types: Mapping[str, str], sought: tuple[str, str] | None = None) -> FromClause:
+        """Return the rows of a person's table or SQL, whose columns have these types, as everything else reads them.
+
+        Rows that surely do not have the text `sought[1]` in the column `sought[0]` may be left out, by an index on it.
+        """
+        del types, sought
         return rows
 
     def numbering(self, columns: Sequence[Expression]) -> Sequence[Expression]:

@@ -42,15 +42,15 @@ class Relation:
             )
         return self.types[column]
 
-    def rows(self, dialect: Dialect, as_of: datetime) -> FromClause:
-        """Return the relation, to be selected from."""
+    def rows(self, dialect: Dialect, as_of: datetime, sought: tuple[str, str] | None = None) -> FromClause:
+        """Return the relation, to be selected from; `sought` is a column and the text that is looked for in it."""
         columns: list[sa.ColumnClause[object]] = [sa.column(name) for name in self.types]
         if self.table is not None:
             *schema, name = self.table.split(".")
             rows: FromClause = sa.table(name, *columns, schema=".".join(schema) or None).alias()
         else:
             rows = person_sql(self.sql or "", dialect, as_of, columns=list(self.types))
-        return dialect.readable(rows, self.types)
+        return dialect.readable(rows, self.types, sought)
 
 
 def person_sql(sql: str, dialect: Dialect, as_of: datetime, *, columns: list[str]) -> FromClause:

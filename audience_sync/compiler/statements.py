@@ -149,9 +149,9 @@ class Compiler:
         """Return a fresh look at events or profiles, at those of one user if only that one is looked at."""
         if layout is None:
             raise AssertionError("the file was checked for it")
-        rows = layout.relation.rows(self.dialect, self.as_of)
         if self.only is None:
-            return rows
+            return layout.relation.rows(self.dialect, self.as_of)
+        rows = layout.relation.rows(self.dialect, self.as_of, (layout.user, self.only))
         return sa.select(rows).where(self._is_only(rows.c[layout.user], layout.kind)).subquery()
 
     def _is_only(self, user: Expression, kind: str) -> Truth:

@@ -127,8 +127,11 @@ class MariadbDialect(TemplateDialect):
     def __init__(self) -> None:
         super().__init__(_TEMPLATES)
 
-    def readable(self, rows: FromClause, types: Mapping[str, str]) -> FromClause:
-        """Return rows whose texts compare as bytes, and whose bits are numbers."""
+    def readable(self, rows: FromClause, types: Mapping[str, str], sought: tuple[str, str] | None = None) -> FromClause:
+        """Return rows whose texts compare as bytes, and whose bits are numbers.
+
+        An index on a column is in the column's own collation, to which texts of the same bytes are equal, too.
+        """
 
         def read(name: str, kind: str) -> Expression:
             column: Expression = rows.c[name]
@@ -136,7 +139,10 @@ class MariadbDialect(TemplateDialect):
                 return sa.cast(column, sa.Text)
             return column + sa.literal_column("0") if kind == _BITS else column
 
-        return sa.select(*[read(name, kind).label(name) for name, kind in types.items()]).select_from(rows).subquery()
+        found = sa.select(*[read(name, kind).label(name) for name, kind in types.items()]).select_from(rows)
+        if sought is not None and types[sought[0]] in _TEXTS:
+            found = found.where(rows.c[sought[0]] == sa.literal(sought[1], sa.Text))
+        return found.subquery()
 
     def numbering(self, columns: Sequence[Expression]) -> Sequence[Expression]:
         """Return a hash of the columns: rows that have the same may change their numbers."""

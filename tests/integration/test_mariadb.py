@@ -17,10 +17,12 @@ import pytest
 from pymysql.connections import Connection
 from sqlalchemy.engine import make_url
 
+from audience_sync.audiences import explanation
 from audience_sync.audiences.definition import open_definition
 from audience_sync.audiences.explanation import Clause, explain
-from audience_sync.config import load
+from audience_sync.config import Source, load
 from audience_sync.core.keys import Unreadable
+from audience_sync.core.parameters import Statement
 from audience_sync.engines import columns, engine_of, mariadb_engine, open_rows, ping, table_columns
 from audience_sync.engines.mariadb_servers import MARIADB, MYSQL, server_of
 from audience_sync.errors import SourceError
@@ -342,6 +344,29 @@ def test_a_member_is_explained(url: str, tmp_path: Path) -> None:
     assert isinstance(clause, Clause)
     (event,) = clause.facts[0].events
     assert event.at == "2026-03-31T11:30:00.000Z"
+
+
+def test_a_user_is_looked_up_by_an_index(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`explain` does not read the events of everybody: the index on their users serves it, collation or not."""
+    mariadb_servers.administer(url, "CREATE INDEX by_user ON events (user_id)")
+    statements: list[Statement] = []
+    run = open_rows
+
+    def noted(source: Source, statement: Statement, *, as_of: datetime) -> object:
+        statements.append(statement)
+        return run(source, statement, as_of=as_of)
+
+    monkeypatch.setattr(explanation, "open_rows", noted)
+    query(tmp_path, url, "event('Order').within(1 day).count() > 0")
+    settings = load(tmp_path / "config.toml", {})
+    explain(settings, settings.audience("it"), "u1", as_of=NOW, events=5)
+
+    assert statements
+    with closing(mariadb_servers.connected(url)) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute(f"SET NAMES utf8mb4 COLLATE {MARIADB.collation}")
+        for sql, parameters in statements:
+            cursor.execute(f"EXPLAIN {sql}", parameters)
+            assert "by_user" in {row[4] for row in cursor.fetchall()}  # key that can be used; there are few rows
 
 
 @pytest.mark.parametrize(
