@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ from audience_sync.compiler.dialect import Dialect, Expression, Timeline, Value
 from audience_sync.core.parameters import bind_now
 from audience_sync.core.text import did_you_mean
 from audience_sync.errors import ConfigError, QueryError
-from audience_sync.query.syntax_tree import Context, Property
+from audience_sync.query.syntax_tree import Context, Property, walk
 
 ROW = "audience_sync_row"
 """The number of a row among others; no column of a user has this name."""
@@ -88,6 +88,19 @@ class EventsLayout:
     def kind(self) -> str:
         """Return the type of users."""
         return self.relation.types[self.user]
+
+    def without_unused(self, *about: object) -> EventsLayout:
+        """Return the layout without the JSON that parts of a query do not look into: copies of rows are smaller."""
+        if self.properties is None:
+            return self
+        asked = {type(node) for one in about for node in walk(one)}
+        properties = self.properties if Property in asked else None
+        context = self.context if Context in asked else None
+        used = {self.user, self.name, self.timestamp, self.source, properties, context}
+        unused = {self.properties, self.context} - used
+        types = {name: kind for name, kind in self.relation.types.items() if name not in unused}
+        relation = replace(self.relation, types=types)
+        return replace(self, relation=relation, properties=properties, context=context)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Compiler:
         Raises:
             ConfigError: the source has not what is asked for.
         """
-        users = users_of(condition, self._world(zone), needed=condition)
+        users = users_of(condition, self._world(zone, condition), needed=condition)
         holds = truth(condition, users.scope)  # before the rows are put together: it joins what it asks for
         return users.select(identifiers).where(holds)
 
@@ -93,7 +93,7 @@ class Compiler:
         Raises:
             ConfigError: the source has not what is asked for.
         """
-        users = users_of(scalar, self._world(zone), needed=Presence(scalar))
+        users = users_of(scalar, self._world(zone, scalar), needed=Presence(scalar))
         value = users.value(scalar)
         return users.select(identifiers, self._text(value).label("value")).where(value.present())
 
@@ -104,7 +104,7 @@ class Compiler:
 
         The columns are the user, `scalar_0…`, NULL for a missing value, and `condition_0…`.
         """
-        users = users_of(query, self._world(zone), needed=None)
+        users = users_of(query, self._world(zone, query), needed=None)
         columns = [self._text(users.value(one)).label(f"scalar_{n}") for n, one in enumerate(scalars)]
         holds = [sa.func.coalesce(truth(one, users.scope), sa.false()) for one in conditions]
         return users.select([], *columns, *[one.label(f"condition_{n}") for n, one in enumerate(holds)])
@@ -115,7 +115,7 @@ class Compiler:
         The columns are `at`, what the database takes for an instant, `events`, how many there are in all, and
         `shown_0…`, JSON text.
         """
-        found = select(self._world(zone), reduction.stream)
+        found = select(self._world(zone, reduction, *shown), reduction.stream)
         columns = [found.event.time.instant.label("at"), sa.func.count().over().label("events")]
         columns += [self._text(found.value(one, one.path)).label(f"shown_{n}") for n, one in enumerate(shown)]
         rows = sa.select(*columns).select_from(found.source).where(*found.conditions)
@@ -130,8 +130,10 @@ class Compiler:
         rows = person_sql(sql, self.dialect, self.as_of, columns=list(columns))
         return sa.select(*[rows.c[name] for name in columns]).where(self._is_only(rows.c[user], kind))
 
-    def _world(self, zone: tzinfo) -> World:
-        events, profiles = self.events, self.profiles
+    def _world(self, zone: tzinfo, *about: object) -> World:
+        """Return what the streams of a statement share; it is about these parts of a query."""
+        events = self.events and self.events.without_unused(*about)
+        profiles = self.profiles
         return World(
             dialect=self.dialect,
             as_of=self.as_of,
@@ -213,7 +215,9 @@ class Compiler:
             case PersonSql():
                 return self._person(known.definition)
             case Literal() | Trait() | Property() | Context() | Reduction():
-                users = users_of(known.definition, self._world(known.zone), needed=Presence(known.definition))
+                users = users_of(
+                    known.definition, self._world(known.zone, known.definition), needed=Presence(known.definition)
+                )
                 value = users.value(known.definition)
                 as_it_is = value.number() if kind_of(known.definition) is Kind.NUMBER else value.json()
                 rows = users.select([], as_it_is.label("value")).where(value.present()).subquery()
