@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from audience_sync.config.loader import find_config, load
 from audience_sync.config.secrets import resolve_api_key, resolve_write_keys
-from audience_sync.config.settings import Audience, Schedule, Settings
+from audience_sync.config.settings import Audience, Route, Schedule, Settings, Subscriber
 from audience_sync.config.source_tables import EventsTable, ProfilesTable, Source
 from audience_sync.config.tables import (
     DatabaseTable,
@@ -31,11 +31,13 @@ __all__ = [
     "KeysTable",
     "ProfilesTable",
     "RetentionTable",
+    "Route",
     "Schedule",
     "SchematicTable",
     "SecretUrl",
     "Settings",
     "Source",
+    "Subscriber",
     "find_config",
     "load",
     "parse_duration",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
@@ -123,6 +125,25 @@ class Audience(BaseModel):
         return digest_of(parts)
 
 
+class Subscriber(NamedTuple):
+    """A destination that gets a message for each change of an audience."""
+
+    destination: str
+    with_members: bool  # it first gets the members that the audience has when the subscription begins
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A destination, how its events are made, and how fast they are sent."""
+
+    name: str  # of its rows in the membership database
+    destination: Destination
+    delivery: DeliveryTable
+    renderer: Callable[[str], Renderer]  # of the environment with this id or label
+    has_environment: bool = True  # its key belongs to one, to which the membership database is bound
+    is_required: bool = True  # `sync` waits for it, and its exit code tells how it went
+
+
 class Settings(BaseModel):
     """The whole configuration, and the file it came from."""
 
@@ -187,9 +208,19 @@ class Settings(BaseModel):
         """Return the destination, as its section describes it."""
         return DESTINATIONS["schematic"](self.section)
 
+    @property
+    def route(self) -> Route:
+        """Return the way to the destination of audiences and forwarded events."""
+        destination = self.destination
+        return Route(name=destination.name, destination=destination, delivery=self.delivery, renderer=self.renderer)
+
     def renderer(self, environment: str) -> Renderer:
         """Return the renderer of the destination, for the environment with this id or label."""
         return self.destination.renderer(identity=self.identity, environment=environment, mappings=self.mappings)
+
+    def subscribers(self, audience: Audience) -> list[Subscriber]:  # noqa: ARG002 - no destination subscribes yet
+        """Return the destinations that get a message for each change of an audience."""
+        return []
 
     def with_environment_label(self, label: str) -> Settings:
         """Return the same settings with another label of the destination's environment."""

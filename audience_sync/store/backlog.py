@@ -1,4 +1,7 @@
-"""The backlog for Schematic: changes in `outbox`, forwarded events in `events`, and both in open `batches`."""
+"""The backlog of a destination: changes in `outbox`, what waits in `events`, and both in open `batches`.
+
+Only the primary destination has changes in `outbox`.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,29 @@ from sqlalchemy.engine import Connection
 from audience_sync.destinations.outcomes import tries_until_stuck
 from audience_sync.store import events, outages, outbox
 from audience_sync.store.reports import Record, iso
+from audience_sync.store.schema import PRIMARY_DESTINATION
 
 
-def count(connection: Connection, *, forwarded: bool = True) -> tuple[int, int, int]:
+def count(
+    connection: Connection, *, forwarded: bool = True, destination: str = PRIMARY_DESTINATION
+) -> tuple[int, int, int]:
     """Return how much is open, of this held back by paused audiences, and how much is dead."""
-    waiting, paused, dead = outbox.count(connection)
+    waiting, paused, dead = outbox.count(connection) if destination == PRIMARY_DESTINATION else (0, 0, 0)
     if not forwarded:
         return waiting, paused, dead
-    more_waiting, more_dead = events.count(connection)
+    more_waiting, more_dead = events.count(connection, destination=destination)
     return waiting + more_waiting, paused, dead + more_dead
 
 
-def any_deliverable(connection: Connection, *, forwarded: bool = True) -> bool:
+def any_deliverable(connection: Connection, *, forwarded: bool = True, destination: str = PRIMARY_DESTINATION) -> bool:
     """Return whether anything waits that may be sent; with forwarded events or without."""
     kind = "" if forwarded else " AND NOT forwarded"
-    if connection.execute(sa.text(f"SELECT 1 FROM batches WHERE status = 'open'{kind} LIMIT 1")).first() is not None:
+    in_batches = sa.text(f"SELECT 1 FROM batches WHERE status = 'open' AND destination = :d{kind} LIMIT 1")
+    if connection.execute(in_batches, {"d": destination}).first() is not None:
         return True
-    return outbox.any_deliverable(connection) or (forwarded and events.any_waiting(connection))
+    if destination == PRIMARY_DESTINATION and outbox.any_deliverable(connection):
+        return True
+    return forwarded and events.any_waiting(connection, destination=destination)
 
 
 def oldest_open(connection: Connection) -> str | None:
@@ -41,15 +50,21 @@ def oldest_open(connection: Connection) -> str | None:
     return iso(oldest)
 
 
-def waiting_batches(connection: Connection, *, max_backoff: timedelta) -> list[Record]:
-    """Return the batches that wait for another try; a lone event that waits as long as any may is stuck."""
+def waiting_batches(
+    connection: Connection, *, max_backoff: timedelta, destination: str = PRIMARY_DESTINATION
+) -> list[Record]:
+    """Return the batches for a destination that wait for another try.
+
+    A lone event that waits as long as any may is stuck.
+    """
     rows = connection.execute(
         sa.text(
             "SELECT id, forwarded, size, tries, created_at, not_before, error FROM batches"
-            " WHERE status = 'open' AND tries > 0 ORDER BY id"
-        )
+            " WHERE status = 'open' AND destination = :d AND tries > 0 ORDER BY id"
+        ),
+        {"d": destination},
     )
-    earliest, stuck_tries = outages.next_try(connection), tries_until_stuck(max_backoff)
+    earliest, stuck_tries = outages.next_try(connection, destination=destination), tries_until_stuck(max_backoff)
     return [
         {
             "id": batch,

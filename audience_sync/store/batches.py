@@ -22,10 +22,11 @@ from audience_sync.core.model import EXIT_VALUES
 from audience_sync.destinations.rendered_events import BatchContents, RenderedEvent, quoted
 from audience_sync.errors import LeaseLost
 from audience_sync.store import bulk, events, generations, identifiers, leases, outbox, runs, schema
+from audience_sync.store.schema import PRIMARY_DESTINATION
 
 MOST_CLAIMED: Final = 20  # batches that a process takes over at once: others may want some, too
 
-_COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part, exits"
+_COLUMNS: Final = "id, claim, events, tries, not_before, error, origin, part, exits, destination"
 _MINE: Final = "id = :id AND claim = :claim AND status = 'open'"
 _CLAIM: Final = sa.text("UPDATE batches SET holder = :h, claim = claim + 1, claim_until = :until WHERE id = :i")
 _CONTAINS: Final = {"sqlite": "instr({1}, {0}) > 0", "postgresql": "position({0} IN {1}) > 0"}
@@ -44,6 +45,7 @@ class Batch:
     origin: int | None = None  # the batch that it was cut from, or is the first part of
     part: int = 0  # the place of its first event in the batch it was cut from
     exits: bool = False  # it has some, or updates that give up a user identifier
+    destination: str = PRIMARY_DESTINATION
 
     @property
     def size(self) -> int:
@@ -57,18 +59,21 @@ class Batch:
 
 
 class Taking(NamedTuple):
-    """Facts about all open batches that a process needs before it takes rows."""
+    """Facts about the open batches of a destination that a process needs before it takes rows."""
 
     held: dict[bool, set[str]]  # profiles: of changes (False), and of forwarded events (True)
     stuck: set[str]  # profiles of lone changes that wait for as long as any may
     has_exits: bool  # exits are under way, those of stuck profiles excepted
 
 
-def lock_taking(connection: Connection, *, stuck_tries: int) -> Taking:
-    """Lock taking until this transaction ends, and return the state of all open batches."""
-    identifiers.block_taking(connection)
+def lock_taking(connection: Connection, *, stuck_tries: int, destination: str = PRIMARY_DESTINATION) -> Taking:
+    """Lock taking for a destination until this transaction ends, and return the state of its open batches."""
+    identifiers.block_taking(connection, destination=destination)
     taking = Taking({False: set(), True: set()}, set(), has_exits=False)
-    rows = connection.execute(sa.text("SELECT forwarded, exits, size, tries, keys FROM batches WHERE status = 'open'"))
+    rows = connection.execute(
+        sa.text("SELECT forwarded, exits, size, tries, keys FROM batches WHERE status = 'open' AND destination = :d"),
+        {"d": destination},
+    )
     for forwarded, exits, size, tries, keys in rows:
         profiles = orjson.loads(keys)
         taking.held[bool(forwarded)].update(profiles)
@@ -87,6 +92,7 @@ def add(
     claim_until: int,
     now_ms: int,
     exits: bool = False,
+    destination: str = PRIMARY_DESTINATION,
 ) -> list[Batch]:
     """Keep batches before their first POST, claimed. Neighbours that share a profile become parts of one batch.
 
@@ -94,7 +100,8 @@ def add(
     """
     added: list[Batch] = []
     for contents in batches:
-        batch = Batch(0, 1, contents, exits=exits or not contents.values.isdisjoint(EXIT_VALUES))
+        goes_first = exits or not contents.values.isdisjoint(EXIT_VALUES)
+        batch = Batch(0, 1, contents, exits=goes_first, destination=destination)
         before = added[-1] if added else None
         if before is not None and before.contents.profile_keys[-1] == contents.profile_keys[0]:
             if before.origin is None:
@@ -110,6 +117,7 @@ def _insert(connection: Connection, batch: Batch, *, holder: str, claim_until: i
         _INSERT,
         {
             **_content(batch.contents),
+            "destination": batch.destination,
             "forwarded": batch.contents.is_forwarded,
             "exits": batch.exits,
             "holder": holder,
@@ -124,9 +132,9 @@ def _insert(connection: Connection, batch: Batch, *, holder: str, claim_until: i
 
 
 _INSERT: Final = sa.text(
-    "INSERT INTO batches (forwarded, holder, claim, claim_until, origin, part, created_at, shards, exits, size, keys,"
-    " events) VALUES (:forwarded, :holder, :claim, :until, :origin, :part, :now, :shards, :exits, :n, :keys, :events)"
-    " RETURNING id"
+    "INSERT INTO batches (destination, forwarded, holder, claim, claim_until, origin, part, created_at, shards, exits,"
+    " size, keys, events) VALUES (:destination, :forwarded, :holder, :claim, :until, :origin, :part, :now, :shards,"
+    " :exits, :n, :keys, :events) RETURNING id"
 )
 
 
@@ -152,9 +160,16 @@ def _batch(row: sa.Row[tuple[object, ...]]) -> Batch:
 
 
 def claim_free(
-    connection: Connection, *, holder: str, dead: Iterable[str], now_ms: int, claim_until: int, forwarded: bool
+    connection: Connection,
+    *,
+    holder: str,
+    dead: Iterable[str],
+    now_ms: int,
+    claim_until: int,
+    forwarded: bool,
+    destination: str = PRIMARY_DESTINATION,
 ) -> list[Batch]:
-    """Claim open batches that are unclaimed, expired or held by a dead process: at most `MOST_CLAIMED`.
+    """Claim at most `MOST_CLAIMED` open batches for a destination: unclaimed, expired or held by a dead process.
 
     Without `forwarded` those of Segment events are left alone. The times are of the clock of leases.
     """
@@ -162,10 +177,17 @@ def claim_free(
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE SKIP LOCKED"
     rows = connection.execute(
         sa.text(
-            f"SELECT {_COLUMNS} FROM batches WHERE status = 'open'{kind} AND (claim_until <= :now"
-            f" OR claim_until > :far OR holder IN ({bulk.each(connection, 'dead')})) ORDER BY id LIMIT :n{lock}"
+            f"SELECT {_COLUMNS} FROM batches WHERE status = 'open' AND destination = :d{kind}"
+            f" AND (claim_until <= :now OR claim_until > :far OR holder IN ({bulk.each(connection, 'dead')}))"
+            f" ORDER BY id LIMIT :n{lock}"
         ),
-        {"now": now_ms, "far": now_ms + leases.LONGEST_MS, "dead": bulk.texts(connection, dead), "n": MOST_CLAIMED},
+        {
+            "d": destination,
+            "now": now_ms,
+            "far": now_ms + leases.LONGEST_MS,
+            "dead": bulk.texts(connection, dead),
+            "n": MOST_CLAIMED,
+        },
     ).all()
     found = [_batch(row) for row in rows]
     for batch in found:
@@ -197,11 +219,13 @@ def _listed(ids: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(ids))) or "0"
 
 
-def release(connection: Connection, holder: str, *, but: Iterable[int] = ()) -> None:
-    """Release a holder's claims, except on batches with a request in flight."""
-    mine = f"holder = :h AND status = 'open' AND id NOT IN ({_listed(but)})"
-    _lock(connection, mine, {"h": holder})
-    connection.execute(sa.text(f"UPDATE batches SET holder = '', claim_until = 0 WHERE {mine}"), {"h": holder})
+def release(connection: Connection, holder: str, *, but: Iterable[int] = (), destination: str | None = None) -> None:
+    """Release a holder's claims, or those for one destination, except on batches with a request in flight."""
+    where = "" if destination is None else " AND destination = :d"
+    mine = f"holder = :h AND status = 'open'{where} AND id NOT IN ({_listed(but)})"
+    parameters: dict[str, object] = {"h": holder, "d": destination}
+    _lock(connection, mine, parameters)
+    connection.execute(sa.text(f"UPDATE batches SET holder = '', claim_until = 0 WHERE {mine}"), parameters)
 
 
 def holders(connection: Connection) -> dict[str, tuple[int, int]]:
@@ -237,7 +261,7 @@ def is_behind(connection: Connection, batch: Batch) -> bool:
 
 
 def settle(connection: Connection, accepted: Sequence[tuple[Batch, int]], *, now_ms: int) -> list[Batch]:
-    """Record batches that Schematic accepted with a status; return those whose claim is gone, unchanged.
+    """Record batches that their destination accepted with a status; return those whose claim is gone, unchanged.
 
     Members who share an identifier with an accepted exit are sent again.
     """
@@ -261,7 +285,8 @@ def settle(connection: Connection, accepted: Sequence[tuple[Batch, int]], *, now
     identifiers.resend_sharers(connection, exits, now_ms=now_ms)
     for batch in settled:
         if batch.contents.is_shared:
-            events.add_accepted(connection, [event for event in batch.events if event.origin and event.origin.shared])
+            shared = [event for event in batch.events if event.origin and event.origin.shared]
+            events.add_accepted(connection, shared, destination=batch.destination)
     runs.add_sent(connection, _sent(connection, settled))  # last: syncs lock their run after rows of the outbox
     return lost
 
@@ -344,7 +369,8 @@ def cut(
     """
     origin = batch.id if batch.origin is None else batch.origin
     is_whole = sum(map(len, parts)) == batch.size
-    first = Batch(batch.id, batch.claim, BatchContents.of(parts[0]), origin=origin, part=batch.part, exits=batch.exits)
+    whole = replace(batch, tries=0, not_before=0, error=None, origin=origin)
+    first = replace(whole, contents=BatchContents.of(parts[0]))
     _assert_done(
         connection.execute(
             sa.text(
@@ -358,7 +384,7 @@ def cut(
     place = batch.part
     for before, part in pairwise(parts):
         place += len(before) if is_whole else 0
-        made = Batch(0, 1, BatchContents.of(part), origin=origin, part=place, exits=batch.exits)
+        made = replace(whole, id=0, claim=1, contents=BatchContents.of(part), part=place)
         found.append(_insert(connection, made, holder=holder, claim_until=claim_until, now_ms=now_ms))
     return found
 
@@ -379,7 +405,8 @@ def refuse(connection: Connection, batch: Batch, reason: str, *, now_ms: int) ->
         else:
             row = event.origin.row
             accepted = row.accepted | _accepted_parts(connection, batch, row.message_id)
-            events.put_back_dead(connection, event.origin._replace(row=row._replace(accepted=accepted)), reason)
+            origin = event.origin._replace(row=row._replace(accepted=accepted))
+            events.put_back_dead(connection, origin, reason, destination=batch.destination)
     identifiers.resend_sharers(connection, batch.events, now_ms=now_ms)
 
 
@@ -423,7 +450,8 @@ def _assert_done(result: sa.CursorResult[tuple[object, ...]]) -> None:
 def drop_forwarded(connection: Connection, *, reason: str) -> int:
     """Make every forwarded event of an open batch a dead row again; return how many."""
     rows = connection.execute(
-        sa.text(f"SELECT {_COLUMNS} FROM batches WHERE status = 'open' AND forwarded ORDER BY id")
+        sa.text(f"SELECT {_COLUMNS} FROM batches WHERE status = 'open' AND forwarded AND destination = :d ORDER BY id"),
+        {"d": PRIMARY_DESTINATION},
     ).all()
     batches = [_batch(row) for row in rows]
     found = {e.origin.row.position: e.origin for batch in batches for e in batch.events if e.origin is not None}
@@ -455,9 +483,10 @@ def accepted_of(connection: Connection, profile_key: str, *, at_most: int | None
     rows = connection.execute(
         sa.text(
             "SELECT accepted_at, http_status, events FROM batches"
-            f" WHERE status <> 'open' AND {about(connection)} ORDER BY accepted_at DESC, id DESC{limit}"
+            f" WHERE status <> 'open' AND destination = :d AND {about(connection)}"
+            f" ORDER BY accepted_at DESC, id DESC{limit}"
         ),
-        about_parameters(profile_key),
+        {**about_parameters(profile_key), "d": PRIMARY_DESTINATION},
     )
     return [
         {
@@ -477,10 +506,10 @@ def accepted_of(connection: Connection, profile_key: str, *, at_most: int | None
 
 
 def open_events_of(connection: Connection, profile_key: str) -> list[RenderedEvent]:
-    """Return the events of a profile that are in open batches."""
+    """Return the events of a profile for the primary destination that are in open batches."""
     rows = connection.execute(
-        sa.text(f"SELECT events FROM batches WHERE status = 'open' AND {about(connection)}"),
-        about_parameters(profile_key),
+        sa.text(f"SELECT events FROM batches WHERE status = 'open' AND destination = :d AND {about(connection)}"),
+        {**about_parameters(profile_key), "d": PRIMARY_DESTINATION},
     )
     return [event for (text,) in rows for event in BatchContents.parse(text).events if event.profile_key == profile_key]
 

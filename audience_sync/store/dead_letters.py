@@ -15,6 +15,7 @@ from audience_sync.store.database import Database
 from audience_sync.store.event_reports import EventState
 from audience_sync.store.reports import Record, iso
 from audience_sync.store.runs import identifiers_of
+from audience_sync.store.schema import PRIMARY_DESTINATION
 
 COLUMNS = (
     "audience", "profile_key", "value", "state", "since", "reason", "run_id", "generation", "message_id", "type",
@@ -30,11 +31,12 @@ class Which(NamedTuple):
     audience_id: int | None = None
     profile_key: str | None = None
     forwarded_only: bool = False
+    destination: str = PRIMARY_DESTINATION  # another has messages, and no changes
 
     @property
     def tables(self) -> tuple[str, ...]:
         """Return the tables in which they are."""
-        if self.forwarded_only:
+        if self.forwarded_only or self.destination != PRIMARY_DESTINATION:
             return ("events",)
         return ("outbox", "events") if self.audience_id is None else ("outbox",)
 
@@ -69,7 +71,9 @@ def _changes(database: Database, which: Which) -> Iterator[Record]:
 
 def _events(database: Database, which: Which) -> Iterator[Record]:
     nothing = dict.fromkeys(COLUMNS)
-    found = event_reports.open_events(database, profile_key=which.profile_key, state=EventState.DEAD)
+    found = event_reports.open_events(
+        database, profile_key=which.profile_key, state=EventState.DEAD, destination=which.destination
+    )
     return ({**nothing, **record} for record in found)
 
 
@@ -123,11 +127,16 @@ def _retry_changes(connection: Connection, which: Which, *, generation: int) -> 
 
 
 def _retry_events(connection: Connection, which: Which) -> int:
-    """Open dead events again behind all others, in the order they had.
+    """Open dead events again behind all others, in the order they had; messages where they were.
 
     Some of their bodies may be in an open batch. Their outcome is kept in the row of the same messageId.
     """
     conditions, parameters = _conditions("events", which)
+    if which.destination != PRIMARY_DESTINATION:  # a message has the place of its change
+        _lock(connection, "events", conditions, parameters)
+        return connection.execute(
+            sa.text(f"UPDATE events SET dead_reason = NULL{reports.where(conditions)}"), parameters
+        ).rowcount
     settings_table.locked(connection, events.POSITION)  # before the rows, as whoever takes events has it
     _lock(connection, "events", conditions, parameters)
     first, last = connection.execute(
@@ -163,6 +172,9 @@ def _conditions(table: str, which: Which) -> tuple[list[str], dict[str, object]]
     if which.profile_key is not None:
         conditions.append("profile_key = :k")
         parameters["k"] = which.profile_key
+    if table == "events":
+        conditions.append("destination = :d")
+        parameters["d"] = which.destination
     return conditions, parameters
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from audience_sync.store import events, outages, reports, settings_table
 from audience_sync.store.database import Database
 from audience_sync.store.reports import Record, iso
+from audience_sync.store.schema import PRIMARY_DESTINATION
 
 EVENT_COLUMNS = (
     "profile_key", "message_id", "type", "name", "state", "since", "tries", "next_try_at", "reason", "position",
@@ -40,19 +41,27 @@ _CONDITIONS: Final = {  # on rows of `events`, and on events in open batches
 
 
 def open_events(
-    database: Database, *, profile_key: str | None = None, state: EventState | None = None
+    database: Database,
+    *,
+    profile_key: str | None = None,
+    state: EventState | None = None,
+    destination: str = PRIMARY_DESTINATION,
 ) -> Iterator[Record]:
-    """Yield the events that wait or are dead, of one profile and in one state if asked for, in the order of each."""
+    """Yield the events that wait or are dead, of one profile and in one state if asked for, in the order of each.
+
+    They are forwarded events, or the messages for another destination.
+    """
+    of = _Selection(profile_key, state, destination)
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
-        return _page(connection, profile_key=profile_key, state=state, last=last, limit=database.tuning.rows_per_page)
+        return _page(connection, of, last=last, limit=database.tuning.rows_per_page)
 
     return reports.pages(database, page)
 
 
 def of_profile(connection: Connection, profile_key: str, *, at_most: int | None) -> list[Record]:
     """Return the events of a profile that wait or are dead, those that came first before the others."""
-    return _page(connection, profile_key=profile_key, state=None, last=None, limit=at_most)
+    return _page(connection, _Selection(profile_key), last=None, limit=at_most)
 
 
 def unsent(database: Database, *, since_ms: int | None = None) -> list[Record]:
@@ -90,8 +99,11 @@ def summary(connection: Connection) -> Record:
         sa.text(
             "SELECT is_dead, CAST(sum(n) AS BIGINT), min(oldest) FROM ("
             " SELECT dead_reason IS NOT NULL AS is_dead, count(*) AS n, min(received_at) AS oldest FROM events"
-            " GROUP BY 1 UNION ALL SELECT 0 = 1, count(*), min(received_at) FROM batched_events) o GROUP BY 1"
-        )
+            " WHERE destination = :d"
+            " GROUP BY 1 UNION ALL SELECT 0 = 1, count(*), min(received_at) FROM batched_events WHERE destination = :d"
+            ") o GROUP BY 1"
+        ),
+        {"d": PRIMARY_DESTINATION},
     )
     counts = {bool(dead): (n, oldest) for dead, n, oldest in rows}
     waiting, oldest = counts.get(False, (0, None))
@@ -113,22 +125,23 @@ def any_ever(connection: Connection) -> bool:
     return int(settings_table.get(connection, events.POSITION) or 0) > 0
 
 
-def _page(
-    connection: Connection,
-    *,
-    profile_key: str | None,
-    state: EventState | None,
-    last: Record | None,
-    limit: int | None,
-) -> list[Record]:
+class _Selection(NamedTuple):
+    """Which events a list has."""
+
+    profile_key: str | None = None
+    state: EventState | None = None
+    destination: str = PRIMARY_DESTINATION
+
+
+def _page(connection: Connection, of: _Selection, *, last: Record | None, limit: int | None) -> list[Record]:
     """Return the next events along the primary key; with a state, every row that may be in it."""
-    key = last["profile_key"] if last else profile_key
-    if profile_key is not None:
-        conditions = ["profile_key = :key", *reports.only({"position > :position": last})]
+    key = last["profile_key"] if last else of.profile_key
+    if of.profile_key is not None:
+        conditions = ["destination = :d", "profile_key = :key", *reports.only({"position > :position": last})]
     else:
-        conditions = reports.only({"(profile_key, position) > (:key, :position)": last})
+        conditions = ["destination = :d", *reports.only({"(profile_key, position) > (:key, :position)": last})]
     columns = "profile_key, message_id, type, name, received_at, position, payload"
-    waiting, in_batches = ([], []) if state is None else ([one] for one in _CONDITIONS[state])
+    waiting, in_batches = ([], []) if of.state is None else ([one] for one in _CONDITIONS[of.state])
     halves = [
         (
             f"SELECT {columns}, dead_reason, 0 AS tries, CAST(NULL AS BIGINT) AS not_before,"
@@ -141,9 +154,9 @@ def _page(
     ]
     rows = connection.execute(
         sa.text(f"{' UNION ALL '.join(halves)} ORDER BY profile_key, position{'' if limit is None else ' LIMIT :n'}"),
-        {"key": key, "position": last and last["position"], "n": limit},
+        {"d": of.destination, "key": key, "position": last and last["position"], "n": limit},
     )
-    earliest = outages.next_try(connection)
+    earliest = outages.next_try(connection, destination=of.destination)
     return [_record(row, earliest) for row in rows]
 
 

@@ -24,6 +24,7 @@ from audience_sync.destinations.rendered_events import RenderedEvent
 from audience_sync.store import audiences, bulk, generations, outbox, schema, settings_table
 from audience_sync.store.database import tuning_of
 from audience_sync.store.runs import RunRow, identifiers_of
+from audience_sync.store.schema import PRIMARY_DESTINATION
 
 MOST_HOLDERS: Final = 20  # an identifier that more profiles have had is not followed: it names nobody
 
@@ -50,12 +51,12 @@ def any_expected(connection: Connection) -> bool:
     return settings_table.get(connection, _EXPECTED) is not None
 
 
-def block_taking(connection: Connection) -> None:
-    """Have all processes wait with taking rows into batches until this transaction ends."""
+def block_taking(connection: Connection, *, destination: str = PRIMARY_DESTINATION) -> None:
+    """Have all processes wait with taking rows into batches for a destination until this transaction ends."""
     if connection.dialect.name != "sqlite":  # a process that freezes now holds up all others
         for limit in ("lock_timeout", "idle_in_transaction_session_timeout"):
             connection.exec_driver_sql(f"SET LOCAL {limit} = {tuning_of(connection).take_lock_ms}")
-    settings_table.locked(connection, _TAKE)
+    settings_table.locked(connection, settings_table.name_of(_TAKE, destination))
 
 
 def count_shared(connection: Connection) -> int:

@@ -1,7 +1,7 @@
 """Memberships, and the plans that wait to become memberships.
 
-The table changes only in `apply_staged` and `enter` (and in `erasure.forget`), always together with history, outbox and
-the audience's count: whoever sees one sees all of them.
+The table changes only in `apply_staged` and `enter` (and in `erasure.forget`), always together with history, outbox,
+messages for subscribers and the audience's count: whoever sees one sees all of them.
 
 The entries of a first sync are in no other table until the member changes or leaves: it would write everybody twice.
 Readers of history include them through the view `all_changes`, or by `UNWRITTEN` where that view would be read whole.
@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import Change, ChangeKind, Member
 from audience_sync.core.rows import Wrapping, bare
-from audience_sync.store import audiences, bulk, identifiers, outbox, runs, schema, settings_table
+from audience_sync.store import audiences, bulk, identifiers, outbox, runs, schema, settings_table, subscriptions
 from audience_sync.store.database import tuning_of
 from audience_sync.store.runs import RunRow
 
@@ -161,7 +161,7 @@ def unstage(connection: Connection, run: RunRow) -> None:
 
 
 def apply(connection: Connection, run: RunRow, changes: Sequence[Change]) -> None:
-    """Make changes true: memberships, history, outbox and count, all in one."""
+    """Make changes true: memberships, history, outbox, messages and count, all in one."""
     if changes:
         stage(connection, run, changes)
         apply_staged(connection, run, upto=max(change.profile_key for change in changes))
@@ -191,6 +191,7 @@ def apply_staged(connection: Connection, run: RunRow, *, upto: str) -> None:
         _write_initial_entries(connection, run, upto=upto)
     _drop_digest(connection, run.audience_id, _NOW)
     outbox.enqueue(connection, run, upto=upto)
+    subscriptions.enqueue(connection, run, upto=upto)
     if kinds.get("updated"):
         identifiers.mark_updates(connection, run, upto=upto)
     for statement in statements:
@@ -210,6 +211,7 @@ def enter(connection: Connection, run: RunRow, lines: Sequence[str]) -> None:
     bulk.insert_members(connection, lines, audience_id=run.audience_id, run_id=run.id)
     first, last = (line.partition("\t")[0] for line in (lines[0], lines[-1]))
     outbox.enqueue_members(connection, run, first=first, last=last)
+    subscriptions.enqueue_members(connection, run, first=first, last=last)
     audiences.add_members(connection, run.audience_id, len(lines))
 
 

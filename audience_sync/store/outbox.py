@@ -27,6 +27,13 @@ EXITS: Final = "('" + "', '".join(EXIT_VALUES) + "')"
 """The values that take a profile out, in SQL as indexes have it: only so are these used."""
 _GOES_FIRST: Final = f"(value IN {EXITS} OR gives_up)"
 
+_STAGED_EXITS: Final = " ".join(
+    f"WHEN s.kind = '{ChangeKind.EXITED}' AND s.value IS {state} THEN '{computation.exit_value}'"
+    for state, computation in (("NULL", Computation.AUDIENCE), ("NOT NULL", Computation.TRAIT))
+)
+STAGED_VALUE: Final = f"CASE {_STAGED_EXITS} ELSE COALESCE(s.value, '{MEMBER_VALUE}') END"
+"""The value that destinations get for a staged change `s`, as JSON."""
+
 INTO = "INSERT INTO outbox (profile_key, audience_id, value, identifiers, generation, run_id, kind)"
 _CONFLICT: Final = "ON CONFLICT (profile_key, audience_id, destination, channel)"
 REPLACE = (
@@ -53,13 +60,9 @@ def enqueue(connection: Connection, run: RunRow, *, upto: str) -> None:
     have one.
     """
     silent = "" if run.send_updates else f" AND s.kind <> '{ChangeKind.UPDATED}'"
-    exits = " ".join(
-        f"WHEN s.kind = '{ChangeKind.EXITED}' AND s.value IS {state} THEN '{computation.exit_value}'"
-        for state, computation in (("NULL", Computation.AUDIENCE), ("NOT NULL", Computation.TRAIT))
-    )
     connection.execute(
         sa.text(
-            f"{INTO} SELECT s.profile_key, :a, CASE {exits} ELSE COALESCE(s.value, '{MEMBER_VALUE}') END,"
+            f"{INTO} SELECT s.profile_key, :a, {STAGED_VALUE},"
             f" {identifiers_of('s.identifiers', 'w')}, :g, :r, s.kind FROM staged s CROSS JOIN runs w"
             f" WHERE w.id = :r AND s.run_id = :r AND s.profile_key <= :upto{silent} ORDER BY s.profile_key {REPLACE}"
         ),

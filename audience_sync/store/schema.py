@@ -14,6 +14,8 @@ metadata = sa.MetaData()
 KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 MS = sa.BigInteger()  # milliseconds since 1970, UTC
+PRIMARY_DESTINATION = "schematic"
+"""The destination of `outbox` and of forwarded events. Others get messages through `events`, see `subscriptions`."""
 
 
 def _column(name: str, kind: Any, *args: Any, **kwargs: Any) -> sa.Column[Any]:
@@ -152,7 +154,7 @@ outbox = _clustered(
     _column("dead_reason", sa.Text, nullable=True),  # set: not tried again without a person
     _column("kind", sa.Text, server_default="resent"),  # entered, exited, updated; resent: nothing happened
     _column("gives_up", sa.Boolean, server_default=sa.false()),  # an update that takes a user identifier away
-    _column("destination", sa.Text, server_default="schematic", primary_key=True),
+    _column("destination", sa.Text, server_default=PRIMARY_DESTINATION, primary_key=True),
     _column("channel", sa.Text, server_default="capture", primary_key=True),
 )
 _first = sa.text("(value IN ('false', 'null') OR gives_up) AND dead_reason IS NULL")
@@ -171,7 +173,7 @@ batches = sa.Table(
     "batches",
     metadata,
     _column("id", ID, primary_key=True),
-    _column("destination", sa.Text, server_default="schematic"),
+    _column("destination", sa.Text, server_default=PRIMARY_DESTINATION),
     _column("channel", sa.Text, server_default="capture"),
     _column("forwarded", sa.Boolean),  # its events are of `events`, not of `outbox`
     _column("status", sa.Text, server_default="open"),
@@ -202,9 +204,9 @@ _cut = sa.text("origin IS NOT NULL")
 sa.Index("batches_cut", batches.c.origin, sqlite_where=_cut, postgresql_where=_cut)
 
 events = _clustered(
-    "events",
-    _column("profile_key", KEY, primary_key=True),
-    _column("position", sa.BigInteger, primary_key=True),  # in the order of arrival
+    "events",  # forwarded Segment events, and messages about changes for destinations with subscriptions
+    _column("profile_key", KEY),
+    _column("position", sa.BigInteger),  # in the order of arrival; of a message, its generation
     _column("message_id", KEY),
     _column("type", sa.Text),
     _column("name", sa.Text, nullable=True),
@@ -212,6 +214,8 @@ events = _clustered(
     _column("received_at", MS),
     _column("dead_reason", sa.Text, nullable=True),  # set: not tried again without a person
     _column("accepted", sa.Text, nullable=True),  # JSON: the idempotency keys of its bodies that Schematic has
+    _column("destination", sa.Text, server_default=PRIMARY_DESTINATION),
+    sa.PrimaryKeyConstraint("destination", "profile_key", "position"),
 )
 for _name, _state in (("events_waiting", "NULL"), ("events_dead", "NOT NULL")):
     _where = sa.text(f"dead_reason IS {_state}")
@@ -255,13 +259,21 @@ leases = _clustered(
 )
 
 outage = _clustered(
-    "outage",  # one row while Schematic takes no events, none otherwise
-    _column("id", sa.SmallInteger, primary_key=True),
+    "outage",  # one row for each destination that takes no events now
+    _column("destination", sa.Text, server_default=PRIMARY_DESTINATION, primary_key=True),
     _column("kind", sa.Text),
     _column("began_at", MS),  # since when nothing was accepted
     _column("since", MS),  # since when it is of this kind
     _column("answer", sa.Text),  # the last one
     _column("next_try_at", MS, nullable=True),  # of the daemon; NULL: nothing tries by itself
     _one_of("kind", "unreachable", "key_refused", "stopped"),
-    sa.CheckConstraint("id = 1", name="there_is_one"),
+)
+
+subscriptions = _clustered(
+    "subscriptions",  # destinations that get a message for each change of an audience
+    _column("destination", sa.Text, primary_key=True),
+    _column("audience_id", sa.Integer, primary_key=True),
+    _column("generation", sa.BigInteger),  # of its beginning; messages about members at that time have it
+    _column("with_members", sa.Boolean),  # it began with the members; else they are known already
+    _column("members_after", KEY, nullable=True),  # the members behind this profile do not have a message yet
 )

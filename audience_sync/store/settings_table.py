@@ -5,6 +5,13 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.store.schema import PRIMARY_DESTINATION
+
+
+def name_of(setting: str, destination: str) -> str:
+    """Return the name under which a setting is kept for a destination."""
+    return setting if destination == PRIMARY_DESTINATION else f"{setting}:{destination}"
+
 
 def get(connection: Connection, name: str) -> str | None:
     """Return a setting kept in the database, or None."""
@@ -13,9 +20,15 @@ def get(connection: Connection, name: str) -> str | None:
 
 
 def locked(connection: Connection, name: str) -> int:
-    """Return a numeric setting that is always there; others who want it wait until this transaction ends."""
+    """Return a numeric setting, 0 if it is new; others who want it wait until this transaction ends."""
     lock = "" if connection.dialect.name == "sqlite" else " FOR UPDATE"  # a SQLite writer is alone anyway
-    value = connection.execute(sa.text(f"SELECT value FROM settings WHERE name = :n{lock}"), {"n": name}).scalar_one()
+    query = sa.text(f"SELECT value FROM settings WHERE name = :n{lock}")
+    value = connection.execute(query, {"n": name}).scalar()
+    if value is None:  # the first of several processes inserts it; the others wait, and find it
+        connection.execute(
+            sa.text("INSERT INTO settings (name, value) VALUES (:n, '0') ON CONFLICT (name) DO NOTHING"), {"n": name}
+        )
+        value = connection.execute(query, {"n": name}).scalar_one()
     return int(value)
 
 

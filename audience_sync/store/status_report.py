@@ -10,6 +10,7 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.store import outages, runs
 from audience_sync.store.reports import Record, iso
+from audience_sync.store.schema import PRIMARY_DESTINATION
 
 
 class AudienceFacts(NamedTuple):
@@ -59,12 +60,12 @@ def facts(connection: Connection) -> dict[int, AudienceFacts]:
     }
 
 
-def destination(connection: Connection, *, now_ms: int) -> Record:
-    """Return whether Schematic accepts events, and if not, since when, what it last answered and the next try.
+def destination(connection: Connection, *, now_ms: int, name: str = PRIMARY_DESTINATION) -> Record:
+    """Return whether a destination accepts events, and if not, since when, what it last answered and the next try.
 
     A time that has passed is none: whoever was to try then has been killed.
     """
-    outage = outages.find(connection)
+    outage = outages.find(connection, destination=name)
     if outage is None:
         return {"state": "reachable", "since": None, "last_answer": None, "next_try_at": None}
     return {

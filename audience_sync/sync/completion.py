@@ -10,7 +10,7 @@ from collections.abc import Callable
 from sqlalchemy.engine import Connection
 
 from audience_sync.core.model import Change, ChangeKind, Counts, RunKind, RunState
-from audience_sync.store import memberships, outbox, runs
+from audience_sync.store import memberships, outbox, runs, subscriptions
 from audience_sync.store.runs import RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
 
@@ -64,6 +64,19 @@ def apply_plan(
             memberships.trust_digest(connection, run)
             runs.complete(connection, run, now_ms=clock.now_ms())
         return runs.get(connection, run.id)
+
+
+def queue_members(workspace: Workspace, lease: HeldLease, audience_id: int) -> None:
+    """Queue the members of an audience for subscriptions that begin with them, commit by commit."""
+    now_ms, at_most = workspace.clock.now_ms(), workspace.tuning.changes_per_commit
+    while True:
+        with workspace.database.read() as connection:
+            if not subscriptions.any_begun(connection, audience_id):
+                return
+        with workspace.database.write() as connection:
+            lease.assert_held(connection)
+            subscriptions.queue_members(connection, audience_id, now_ms=now_ms, at_most=at_most)
+        workspace.reach("subscription.committed")
 
 
 def take_out_members(workspace: Workspace, lease: HeldLease, run: RunRow) -> RunRow:

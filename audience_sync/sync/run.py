@@ -22,12 +22,12 @@ from audience_sync.core.text import instant_text
 from audience_sync.database_error import first_line
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, binding, generations, identifiers, memberships, runs
+from audience_sync.store import audiences, binding, generations, identifiers, memberships, runs, subscriptions
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync.comparison import Difference, compare, compare_one
-from audience_sync.sync.completion import apply_plan, fail, supersede
+from audience_sync.sync.completion import apply_plan, fail, queue_members, supersede
 from audience_sync.sync.definition_rows import DefinitionRows, Rejections, reading
 from audience_sync.sync.job import Job, RunReport
 from audience_sync.sync.prerequisites import hold_of, used_by, uses_any
@@ -225,6 +225,7 @@ def sync_under(workspace: Workspace, lease: HeldLease, job: Job, audience: Audie
         return RunReport(run, job.audience.key, audience.members, Counter(), hold.obstacle)
     workspace.reach("sync.started")
     try:
+        queue_members(workspace, lease, audience.id)
         return _execute(workspace, lease, job, run)
     except LeaseLost:
         raise
@@ -299,6 +300,7 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
         if hold is not None:  # nothing is evaluated, so no generation is needed
             held = new._replace(state=RunState.HELD, partial=False, reason=hold.reason, held_by=hold.audience_id)
             return runs.hold(connection, held), hold
+        subscriptions.follow(connection, audience.id, job.settings.subscribers(job.audience), now_ms=now)
         run = runs.start(connection, new._replace(generation=generations.next_generation(connection, now)))
         supersede(connection, run, RunState.HELD, now_ms=now)
         return run, None

@@ -15,7 +15,7 @@ from audience_sync.errors import LeaseHeld
 from audience_sync.store import runs
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.workspace import HeldLease, Workspace
-from audience_sync.sync.completion import apply_plan, fail, take_out_members
+from audience_sync.sync.completion import apply_plan, fail, queue_members, take_out_members
 
 
 @contextmanager
@@ -43,7 +43,11 @@ def recover(workspace: Workspace, audience: AudienceRow) -> None:
 
 
 def finish_dead_runs(workspace: Workspace, lease: HeldLease, audience: AudienceRow) -> None:
-    """Fail an audience's runs that died while reading, and finish those that died while applying."""
+    """Fail an audience's runs that died while reading, and finish those that died while applying.
+
+    First, a subscription that one of them has begun gets its members.
+    """
+    queue_members(workspace, lease, audience.id)
     with workspace.database.read() as connection:
         running = runs.in_state(connection, audience.id, RunState.RUNNING)
         applying = runs.in_state(connection, audience.id, RunState.APPLYING)

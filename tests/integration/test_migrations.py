@@ -136,7 +136,7 @@ def test_the_outage_has_a_table(empty: Database) -> None:
         connection.exec_driver_sql(
             "INSERT INTO audiences (key, name, state, created_at) VALUES ('gold', 'Gold', 'active', 0)"
         )
-    run_alembic(empty, "up", "0007")
+    run_alembic(empty, "up")
     outage = Outage(kind=OutageKind.KEY_REFUSED, began_at=1, since=2, answer="HTTP 401", next_try_at=3)
     with empty.write() as connection:
         assert outages.find(connection) is None

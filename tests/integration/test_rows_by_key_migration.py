@@ -94,6 +94,7 @@ def test_rows_keep_everything_but_their_shard(older: Database) -> None:
 
     after = dumped(older, *ROWS)
     after["memberships"] = sorted(((*row[:-1], 5) for row in after["memberships"] if row[-1] == 1), key=repr)  # the run
+    after["events"] = [row[:-1] for row in after["events"]]  # the destination, of a later revision
     assert after == {table: without_shards(rows, at=int(table in first)) for table, rows in before.items()}
     assert dumped(older, *VIEWS) == shown
     verify(older)
