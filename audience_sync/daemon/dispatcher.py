@@ -11,11 +11,12 @@ import sqlalchemy as sa
 import structlog
 from pydantic import SecretStr
 
-from audience_sync.config import Settings
+from audience_sync.config import Route, Settings
 from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import is_away
 from audience_sync.delivery import DeliveryOptions, OutageChange, Reachability, deliver
+from audience_sync.destinations.destination_protocol import Destination
 from audience_sync.errors import AudienceSyncError, BindingRefused
 from audience_sync.logs import log_crash
 from audience_sync.store import backlog, erasure, outages, reports
@@ -26,26 +27,39 @@ log = structlog.get_logger()
 
 
 class Dispatcher(threading.Thread):
-    """Deliver whenever something is pending. `failure` is the reason why it ended, unless `stop` was called."""
+    """Deliver to one destination whenever something is pending.
+
+    `failure` is the reason why it ended, unless `stop` was called.
+    """
 
     def __init__(
-        self, workspace: Workspace, settings: Settings, key: SecretStr, *, syncing: Syncing, troubles: Troubles
+        self,
+        workspace: Workspace,
+        settings: Settings,
+        key: SecretStr,
+        *,
+        syncing: Syncing,
+        troubles: Troubles,
+        route: Route | None = None,
     ) -> None:
-        super().__init__(name="dispatcher", daemon=True)
+        name = (route or settings.route).name
+        super().__init__(name="dispatcher" if route is None else f"dispatcher {name}", daemon=True)
+        self._destination = name  # of its rows
+        self._facts = {} if route is None else {"hook": name}  # in the log
         self._workspace = workspace
         self._syncing = syncing
         self._troubles = troubles
-        self._reachability = Reachability(workspace, goes_on=True, report=self._report)
+        self._reachability = Reachability(workspace, goes_on=True, report=self._report, destination=name)
         self._over = threading.Event()
         self._was_reloaded = False
         self._tries_at_once = False  # the next delivery does
-        self._delivery = self._make_delivery(settings, key)
+        self._delivery = self._make_delivery(settings, key, route)
         self.failure: AudienceSyncError | None = None
 
-    def reload(self, settings: Settings, key: SecretStr) -> None:
+    def reload(self, settings: Settings, key: SecretStr, route: Route | None = None) -> None:
         """Continue with another configuration and retry at once; requests in progress are settled first."""
         self._was_reloaded = True
-        before, self._delivery = self._delivery, self._make_delivery(settings, key)
+        before, self._delivery = self._delivery, self._make_delivery(settings, key, route)
         self._tries_at_once = True  # only now: the delivery before must not take it
         before.stop.set()
 
@@ -74,17 +88,21 @@ class Dispatcher(threading.Thread):
                 raise
             self._troubles.note_database_away(error)
 
-    def _make_delivery(self, settings: Settings, key: SecretStr) -> DeliveryOptions:
-        return DeliveryOptions(settings=settings, key=key, wait=None, reachability=self._reachability, warn=_warn)
+    def _make_delivery(self, settings: Settings, key: SecretStr, route: Route | None) -> DeliveryOptions:
+        return DeliveryOptions(
+            settings=settings, key=key, route=route, wait=None, reachability=self._reachability, warn=self._warn
+        )
 
     def _round(self, delivery: DeliveryOptions) -> None:
         with self._workspace.database.read() as connection:
-            is_idle = not backlog.any_deliverable(connection)
+            is_idle = not backlog.any_deliverable(connection, destination=self._destination)
         self._troubles.note_database_back()
         if is_idle:
             return
-        self._gather(delivery)
-        pause = delivery.settings.delivery.max_backoff.total_seconds()
+        route = delivery.route or delivery.settings.route
+        if delivery.route is None:
+            self._gather(delivery)
+        pause = route.delivery.max_backoff.total_seconds()
         at_once = self._tries_at_once and delivery is self._delivery
         if at_once:
             self._tries_at_once = False
@@ -97,7 +115,7 @@ class Dispatcher(threading.Thread):
             delivery.stop.wait(pause)
             return
         if report.events:
-            log.info("events_delivered", events=report.events, open=report.open, dead=report.dead)
+            log.info("events_delivered", events=report.events, open=report.open, dead=report.dead, **self._facts)
         if report.open <= report.paused and not delivery.stop.is_set():
             erasure.tidy(self._workspace.database)
         if report.failure is not None:
@@ -113,32 +131,31 @@ class Dispatcher(threading.Thread):
     def _report(self, change: OutageChange) -> None:
         """Log a new state of the destination (unreachable, key refused, wrong address, back) and the old one."""
         outage, before = change.outage, change.before
-        facts: dict[str, object] = {"pending": self._pending()}
+        destination = (self._delivery.route or self._delivery.settings.route).destination
+        facts: dict[str, object] = {**self._facts, "pending": self._pending()}
         if before is not None and change.after is not None:
             facts |= {"was": before.kind.value, "after_seconds": round(change.after.total_seconds())}
         if outage is None:
             began_at = None if before is None else reports.iso(before.began_at)
-            log.info("schematic_recovered", **facts, nothing_accepted_since=began_at)
+            event = f"{destination.name}_recovered"
+            log.info(event, **facts, nothing_accepted_since=began_at)
             return
         facts |= {"since": reports.iso(outage.since), "next_try_at": reports.iso(outage.next_try_at)}
         match outage.kind:
             case OutageKind.UNREACHABLE:
-                log.warning("schematic_unreachable", last_answer=outage.answer, **facts)
+                event = f"{destination.name}_unreachable"
+                log.warning(event, last_answer=outage.answer, **facts)
             case OutageKind.KEY_REFUSED:
-                log.error("key_refused", error=outage.answer, **facts, hint=self._key_hint())
+                log.error("key_refused", error=outage.answer, **facts, hint=_key_hint(destination))
             case OutageKind.STOPPED:
                 log.error("delivery_stopped", error=outage.answer, **facts)
             case _:
                 assert_never(outage.kind)
 
-    def _key_hint(self) -> str:
-        setting = f"{self._delivery.settings.destination.name}.api_key"
-        return f"nothing was lost; correct {setting}, then reload (for a key file) or restart the service"
-
     def _pending(self) -> int | None:
         try:
             with self._workspace.database.read() as connection:
-                rows, paused, _ = backlog.count(connection)
+                rows, paused, _ = backlog.count(connection, destination=self._destination)
         except sa.exc.SQLAlchemyError:
             return None
         return rows - paused
@@ -147,11 +164,15 @@ class Dispatcher(threading.Thread):
         """Remove the next attempt from `status` if there will be none."""
         with suppress(sa.exc.SQLAlchemyError):
             with self._workspace.database.read() as connection:
-                outage = outages.find(connection)
+                outage = outages.find(connection, destination=self._destination)
             if outage is not None:
                 with self._workspace.database.write() as connection:
-                    outages.note_no_next_try(connection)
+                    outages.note_no_next_try(connection, destination=self._destination)
+
+    def _warn(self, sentence: object) -> None:
+        log.warning("delivery_warning", warning=str(sentence), **self._facts)
 
 
-def _warn(sentence: object) -> None:
-    log.warning("delivery_warning", warning=str(sentence))
+def _key_hint(destination: Destination) -> str:
+    setting = destination.credential_setting
+    return f"nothing was lost; correct {setting}, then reload (for a key file) or restart the service"

@@ -150,9 +150,12 @@ class Pool:
 
 
 class BatchClaims:
-    """The claims of one process, and the thread that renews them."""
+    """The claims of one process for one destination, and the thread that renews them."""
 
-    def __init__(self, workspace: Workspace, pool: Pool, *, timeout: timedelta, forwarded: bool) -> None:
+    def __init__(
+        self, workspace: Workspace, pool: Pool, *, timeout: timedelta, forwarded: bool, destination: str
+    ) -> None:
+        self._destination = destination
         self._workspace = workspace
         self._pool = pool
         self._forwarded = forwarded
@@ -183,6 +186,7 @@ class BatchClaims:
                 now_ms=workspace.now_ms(connection),
                 claim_until=self.end(connection),
                 forwarded=self._forwarded,
+                destination=self._destination,
             )
         if found:
             backup_mark.require_kept(workspace.database)
@@ -194,7 +198,8 @@ class BatchClaims:
         self._over.set()
         self._thread.join()
         with suppress(sa.exc.SQLAlchemyError), self._workspace.database.write() as connection:
-            batches.release(connection, self._workspace.holder.name, but=but)
+            holder = self._workspace.holder.name
+            batches.release(connection, holder, but=but, destination=self._destination)
 
     def _renew(self) -> None:
         workspace = self._workspace

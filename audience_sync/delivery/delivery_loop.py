@@ -12,7 +12,7 @@ from datetime import timedelta
 import sqlalchemy as sa
 from pydantic import SecretStr
 
-from audience_sync.config import Audience, Settings
+from audience_sync.config import Audience, Route, Settings
 from audience_sync.core.model import TraitType
 from audience_sync.database_error import first_line, is_lock_timeout
 from audience_sync.delivery.claims import BatchClaims, Pool
@@ -122,6 +122,7 @@ class DeliveryOptions:
 
     settings: Settings
     key: SecretStr
+    route: Route | None = None  # None: that of audiences and forwarded events
     forwarded: bool = True  # forwarded events too, not only changes
     wait: timedelta | None = timedelta(seconds=60)  # give up after this time without progress; None: never
     at_once: bool = False  # begin with every try: a person has acted, so waits of earlier tries do not count
@@ -151,7 +152,8 @@ def deliver(workspace: Workspace, delivery: DeliveryOptions) -> DeliveryReport:
         BindingRefused: the database belongs to another environment.
         DatabaseOlder: the database was replaced by a backup.
     """
-    reachability = delivery.reachability or Reachability(workspace)
+    route = delivery.route or delivery.settings.route
+    reachability = delivery.reachability or Reachability(workspace, destination=route.name)
     reachability.begin()
     session = _Session(workspace, delivery, reachability)
     failure: DestinationError | MarkUnusable | None = None
@@ -162,10 +164,10 @@ def deliver(workspace: Workspace, delivery: DeliveryOptions) -> DeliveryReport:
     except (DestinationError, MarkUnusable) as error:
         failure = error
     with workspace.database.read() as connection:
-        counts = backlog.count(connection, forwarded=delivery.forwarded)
-    report = DeliveryReport(session.events, *counts, failure, delivery.settings.destination.display_name)
+        counts = backlog.count(connection, forwarded=delivery.forwarded, destination=route.name)
+    report = DeliveryReport(session.events, *counts, failure, route.destination.display_name)
     if failure is not None and not delivery.stop.is_set():
-        reachability.stopped(failure, again_in=delivery.settings.delivery.max_backoff.total_seconds())
+        reachability.stopped(failure, again_in=route.delivery.max_backoff.total_seconds())
     elif report.open <= report.paused:
         reachability.accepted()
     return report
@@ -177,6 +179,7 @@ class _Session:
         self._tuning = workspace.tuning
         self._delivery = delivery
         self._settings = delivery.settings
+        self._route = delivery.route or delivery.settings.route
         self._reachability = reachability
         self._pool = Pool(workspace.clock)
         self._database_was_away = False
@@ -189,22 +192,25 @@ class _Session:
     def run(self) -> None:
         if self._delivery.stop.is_set() or not self._deliverable():
             return
-        settings = self._settings
+        route = self._route
         with closing(self._client()) as api:
             batching = Batching(
-                renderer=settings.renderer(self._environment(api)),
-                batch_size=settings.delivery.batch_size,
-                stuck_tries=tries_until_stuck(settings.delivery.max_backoff),
+                renderer=route.renderer(self._environment(api)),
+                batch_size=route.delivery.batch_size,
+                stuck_tries=tries_until_stuck(route.delivery.max_backoff),
             )
             self._last_progress = self._workspace.clock.monotonic()
-            forwarded, timeout = self._delivery.forwarded, settings.destination.timeout
-            claims = BatchClaims(self._workspace, self._pool, timeout=timeout, forwarded=forwarded)
+            forwarded, timeout = self._delivery.forwarded, route.destination.timeout
+            claims = BatchClaims(
+                self._workspace, self._pool, timeout=timeout, forwarded=forwarded, destination=route.name
+            )
             group = self._group(claims, batching)
-            workers = [Worker(group, self._client()) for _ in range(settings.delivery.concurrency)]
+            workers = [Worker(group, self._client()) for _ in range(route.delivery.concurrency)]
             try:
                 for worker in workers:
                     worker.start()
-                self._watch(group, Taker(self._workspace, claims, batching, forwarded=forwarded), api)
+                taker = Taker(self._workspace, claims, batching, forwarded=forwarded, destination=route.name)
+                self._watch(group, taker, api)
             finally:
                 self._end(group, workers)
         if (crash := group.crash or group.settler.crash) is not None:
@@ -213,26 +219,25 @@ class _Session:
             raise group.failure
 
     def _group(self, claims: BatchClaims, batching: Batching) -> WorkerGroup:
-        delivery = self._settings.delivery
+        delivery, destination = self._route.delivery, self._route.destination
         limiter = RateLimiter(
             self._workspace,
             per_second=delivery.max_requests_per_second,
             workers=delivery.concurrency,
             longest=delivery.max_backoff,
+            destination=self._route.name,
         )
         return WorkerGroup(
             workspace=self._workspace,
-            destination=self._settings.destination,
+            destination=destination,
             pool=self._pool,
             claims=claims,
-            settler=Settler(
-                self._workspace, destination=self._settings.destination.display_name, warn=self._delivery.warn
-            ),
+            settler=Settler(self._workspace, destination=destination.display_name, warn=self._delivery.warn),
             limiter=limiter,
             reachability=self._reachability,
             batching=batching,
             max_backoff=delivery.max_backoff,
-            timeout=self._settings.destination.timeout,
+            timeout=destination.timeout,
         )
 
     def _end(self, group: WorkerGroup, workers: list[Worker]) -> None:
@@ -249,13 +254,15 @@ class _Session:
 
     def _environment(self, api: DestinationClient) -> str:
         """Look up the environment of the key once per process, and retry while the destination is unreachable."""
+        if not self._route.has_environment:
+            return ""
         known, tries = self._delivery.known, 0
         while known.environment is None:
             try:
                 known.environment = bind(self._workspace, self._settings, api)
             except DestinationAway as error:
                 tries += 1
-                longest = self._settings.delivery.max_backoff
+                longest = self._route.delivery.max_backoff
                 wait = backoff(tries, jitter=self._workspace.clock.jitter(), longest=longest)
                 self._reachability.failed(str(error), again_in=wait.total_seconds())
                 if self._has_given_up() or self._delivery.stop.wait(wait.total_seconds()):
@@ -333,7 +340,7 @@ class _Session:
     def _free(self, group: WorkerGroup) -> int:
         """Return how many batches may be taken: none while the workers have half of those that may be open."""
         size = group.batching.batch_size
-        most = max(self._tuning.open_batches, 2 * self._settings.delivery.concurrency)
+        most = max(self._tuning.open_batches, 2 * self._route.delivery.concurrency)
         load = self._pool.load()
         free = most - -(-(load.events + group.settler.unsettled) // size)
         is_free = load.text < self._tuning.open_characters and load.ready <= most * size // 2
@@ -357,13 +364,15 @@ class _Session:
             return
         self._counts_at = now + self._tuning.takeover_poll_seconds  # counting is work
         with self._workspace.database.read() as connection:
-            waits, _, _ = backlog.count(connection, forwarded=self._delivery.forwarded)
+            waits, _, _ = backlog.count(connection, forwarded=self._delivery.forwarded, destination=self._route.name)
         if waits < self._waited:
             self._last_progress = now
         self._waited = waits
 
     def _declare(self, api: DestinationClient) -> None:
         self._declares_at = self._workspace.clock.monotonic()
+        if not self._route.has_environment:
+            return
         declare_traits(
             self._workspace,
             self._settings,
@@ -375,11 +384,11 @@ class _Session:
 
     def _client(self) -> DestinationClient:
         tls, clock = self._delivery.known.tls, self._workspace.clock.now
-        return self._settings.destination.connect(self._delivery.key, tls=tls, clock=clock)
+        return self._route.destination.connect(self._delivery.key, tls=tls, clock=clock)
 
     def _deliverable(self) -> bool:
         with self._workspace.database.read() as connection:
-            return backlog.any_deliverable(connection, forwarded=self._delivery.forwarded)
+            return backlog.any_deliverable(connection, forwarded=self._delivery.forwarded, destination=self._route.name)
 
     def _has_given_up(self) -> bool:
         wait = self._delivery.wait

@@ -1,4 +1,4 @@
-"""Limit the rate of requests: one rate shared by all processes on a database, and the way into and out of an outage.
+"""Limit the rate of requests to a destination: one rate shared by all processes on a database, and its outages.
 
 While the destination takes what it gets, requests go at the shared rate. When everybody fails, or when it asks for a
 break (429), all wait, longer from time to time. Then one request goes alone to see whether it is over; the others hold
@@ -13,14 +13,24 @@ from datetime import timedelta
 
 from audience_sync.destinations.outcomes import LONGEST_ASKED, backoff
 from audience_sync.store import request_times
+from audience_sync.store.schema import PRIMARY_DESTINATION
 from audience_sync.store.workspace import Workspace
 
 
 class RateLimiter:
     """Assign times for requests to the workers of one process."""
 
-    def __init__(self, workspace: Workspace, *, per_second: float, workers: int, longest: timedelta) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        per_second: float,
+        workers: int,
+        longest: timedelta,
+        destination: str = PRIMARY_DESTINATION,
+    ) -> None:
         self._workspace = workspace
+        self._destination = destination
         self._tuning = workspace.tuning
         self._per_second = per_second
         self._reserve = max(1, int(per_second * self._tuning.rate_reservation_seconds))
@@ -158,7 +168,11 @@ class RateLimiter:
             ):
                 with self._workspace.database.write() as connection:
                     self._next_us = request_times.reserve_requests(
-                        connection, now_us=now_us, requests=self._reserve, per_second=self._per_second
+                        connection,
+                        now_us=now_us,
+                        requests=self._reserve,
+                        per_second=self._per_second,
+                        destination=self._destination,
                     )
                 self._reserved = self._reserve
             self._reserved -= 1

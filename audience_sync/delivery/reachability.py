@@ -16,6 +16,7 @@ from typing import TypeAlias
 from audience_sync.errors import AudienceSyncError, DestinationAway, KeyRefused
 from audience_sync.store import outages
 from audience_sync.store.outages import Outage, OutageKind
+from audience_sync.store.schema import PRIMARY_DESTINATION
 from audience_sync.store.workspace import Workspace
 
 
@@ -36,16 +37,22 @@ def _ignore(_: OutageChange) -> None:
 
 
 class Reachability:
-    """Track the delivery attempts of one process; thread-safe.
+    """Track the delivery attempts of one process for one destination; thread-safe.
 
     `goes_on` says that the process tries again by itself for as long as it runs, as the daemon does. `report` is called
     with every change of state, in the thread that finds it.
     """
 
     def __init__(
-        self, workspace: Workspace, *, goes_on: bool = False, report: Callable[[OutageChange], None] = _ignore
+        self,
+        workspace: Workspace,
+        *,
+        goes_on: bool = False,
+        report: Callable[[OutageChange], None] = _ignore,
+        destination: str = PRIMARY_DESTINATION,
     ) -> None:
         self._workspace = workspace
+        self._destination = destination
         self._goes_on = goes_on
         self._report = report
         self._lock = threading.Lock()
@@ -57,7 +64,7 @@ class Reachability:
         """Take over the state in the database, from an earlier or another process."""
         with self._lock:
             with self._workspace.database.read() as connection:
-                found = outages.find(connection)
+                found = outages.find(connection, destination=self._destination)
             known, self._outage = self._outage, found
             if known is not None and found is None:  # another process was accepted
                 self._end(known)
@@ -97,7 +104,7 @@ class Reachability:
             if outage is None:
                 return
             with self._workspace.database.write() as connection:
-                outages.end(connection)
+                outages.end(connection, destination=self._destination)
             self._end(outage)
 
     def _end(self, outage: Outage) -> None:
@@ -117,7 +124,7 @@ class Reachability:
         began_at = since if known is None else known.began_at
         outage = Outage(kind=kind, began_at=began_at, since=since, answer=answer, next_try_at=next_try_at)
         with self._workspace.database.write() as connection:
-            outages.keep(connection, outage)
+            outages.keep(connection, outage, destination=self._destination)
         self._outage = outage
         state = _state(kind, answer)
         if state != self._reported:

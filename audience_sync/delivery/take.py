@@ -30,6 +30,7 @@ from audience_sync.destinations.rendered_events import (
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import backup_mark, batches, events, generations, identifiers, outbox
 from audience_sync.store.batches import Batch, Taking
+from audience_sync.store.schema import PRIMARY_DESTINATION
 from audience_sync.store.workspace import Workspace
 
 # --- batches of a size ------------------------------------------------------------------------------------------------
@@ -170,10 +171,17 @@ class Taken(NamedTuple):
 
 
 class Taker:
-    """Read both tables in turns, round after round: changes and forwarded events."""
+    """Read both tables in turns, round after round: changes and forwarded events.
 
-    def __init__(self, workspace: Workspace, claims: BatchClaims, batching: Batching, *, forwarded: bool) -> None:
+    Only the primary destination has changes; others have messages about them where it has forwarded events.
+    """
+
+    def __init__(
+        self, workspace: Workspace, claims: BatchClaims, batching: Batching, *, forwarded: bool, destination: str
+    ) -> None:
         self._workspace = workspace
+        self._destination = destination
+        self._has_changes = destination == PRIMARY_DESTINATION
         self._claims = claims
         self._batching = batching
         self._exits = PendingQueue(partial(self._changes, exits_only=True))
@@ -191,11 +199,13 @@ class Taker:
         self._events_first = not self._events_first
         limit = size * min(most, self._workspace.tuning.batches_per_take) + 1  # of the last profile there may be more
         with workspace.database.write() as connection:
-            taking = batches.lock_taking(connection, stuck_tries=self._batching.stuck_tries)
+            taking = batches.lock_taking(
+                connection, stuck_tries=self._batching.stuck_tries, destination=self._destination
+            )
             page = _NOTHING
             if self._events_first and self._forwarded is not None:
                 page = self._forwarded.next(connection, taking.held[True], limit)
-            if not page.is_progress:
+            if not page.is_progress and self._has_changes:
                 page = self._next_changes(connection, taking, limit)
             if not page.is_progress and not self._events_first and self._forwarded is not None:
                 page = self._forwarded.next(connection, taking.held[True], limit)
@@ -208,6 +218,7 @@ class Taker:
                 claim_until=self._claims.end(connection),
                 now_ms=workspace.clock.now_ms(),
                 exits=page.exits,
+                destination=self._destination,
             )
         if added:
             backup_mark.require_kept(workspace.database)
@@ -302,8 +313,8 @@ class Taker:
 
     def _events(self, connection: Connection, after: str, held: Set[str], limit: int) -> _Page:
         """Take a page of forwarded events: per profile as many as fit into one batch, so none overtakes another."""
-        batching, now_ms = self._batching, self._workspace.clock.now_ms()
-        rows, last = events.page(connection, after=after, limit=limit, held=held)
+        batching, now_ms, destination = self._batching, self._workspace.clock.now_ms(), self._destination
+        rows, last = events.page(connection, after=after, limit=limit, held=held, destination=destination)
         renderer, size = batching.renderer, batching.batch_size
 
         def build(some: Sequence[ForwardedEvent]) -> list[ForwardedProfileEvents]:
@@ -319,14 +330,14 @@ class Taker:
         made = [event for profile in profiles for event in profile.events]
         unsent = [one for profile in profiles for one in profile.unsent]
         dead = [one for profile in profiles for one in profile.dead]
-        events.close_unsent(connection, unsent, now_ms=now_ms)
+        events.close_unsent(connection, unsent, now_ms=now_ms, destination=destination)
         for (key, position, *_), reason in dead:
-            events.set_dead(connection, key, position, reason=reason)
+            events.set_dead(connection, key, position, reason=reason, destination=destination)
         stay = {(row.profile_key, row.position) for row, _ in dead}
         taken = {(e.profile_key, e.origin.row.position): e.origin.row for e in made if e.origin is not None}
         over = [row for profile in profiles for row in profile.over]
         gone = [*over, *(row for place, row in taken.items() if place not in stay)]
-        events.remove(connection, gone)
+        events.remove(connection, gone, destination=destination)
         return _Page(self._pack(profiles), last, len(unsent) + len(dead) + len(gone))
 
 

@@ -101,7 +101,9 @@ class WorkerGroup:
                     outbox.revive(connection, rejected)
                 else:
                     row = rejected.origin.row
-                    events.set_dead(connection, row.profile_key, row.position, reason=None)
+                    events.set_dead(
+                        connection, row.profile_key, row.position, reason=None, destination=batch.destination
+                    )
         self.fail(
             DestinationError(
                 f"{self.destination.display_name} rejected {most} events in a row and accepted none: {reason}",
@@ -199,8 +201,9 @@ class Worker(threading.Thread):
             case RefusedKey(reason):
                 group.fail(
                     KeyRefused(
-                        f"{destination.display_name} refused the API key: {reason}",
-                        hint=f"nothing was lost; correct {destination.name}.api_key, then run `audience-sync deliver`",
+                        f"{destination.display_name} refused the {destination.credential}: {reason}",
+                        hint=f"nothing was lost; correct {destination.credential_setting},"
+                        " then run `audience-sync deliver`",
                     )
                 )
                 self._again(held, after=0.0)

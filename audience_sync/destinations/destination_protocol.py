@@ -138,10 +138,15 @@ class Destination(Protocol):
     """One destination with its section of the configuration."""
 
     name: ClassVar[str]  # of its section in the configuration, and of its check
-    display_name: ClassVar[str]  # in sentences
     address_setting: ClassVar[str]  # the setting of the URL that batches are sent to
+    credential: ClassVar[str]  # in sentences: what a request is refused for with 401 and 403
+    credential_setting: ClassVar[str]
     actions: ClassVar[Mapping[str, Action]]  # by name
     limits: ClassVar[Limits]
+
+    @property
+    def display_name(self) -> str:
+        """Return its name in sentences."""
 
     @property
     def timeout(self) -> timedelta:

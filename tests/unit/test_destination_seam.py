@@ -18,7 +18,6 @@ MAY_NAME_IT = {
     "cli/main.py": "the help is written before a configuration is read",
     "cli/setup_commands.py": "`init` explains the configuration that it writes",
     "cli/systemd_units.py": "the units name the variable of the key that the example configuration names",
-    "daemon/dispatcher.py": "names of log events that scripts read",
     "store/schema.py": "a default of the database's schema",
 }
 

@@ -49,6 +49,8 @@ class SchematicDestination:
     name: ClassVar[str] = "schematic"
     display_name: ClassVar[str] = DISPLAY_NAME
     address_setting: ClassVar[str] = "schematic.capture_url"
+    credential: ClassVar[str] = "API key"
+    credential_setting: ClassVar[str] = "schematic.api_key"
     actions: ClassVar[Mapping[str, Action]] = ACTIONS
     limits: ClassVar[Limits] = Limits(events=100)
 
