@@ -22,7 +22,17 @@ from audience_sync.cli.text_table import TableView
 from audience_sync.config import Settings
 from audience_sync.core.text import counted
 from audience_sync.errors import ConfigError, LeaseHeld
-from audience_sync.store import audiences, backup_mark, batches, dead_letters, erasure, generations, identifiers, runs
+from audience_sync.store import (
+    audiences,
+    backup_mark,
+    batches,
+    dead_letters,
+    erasure,
+    generations,
+    identifiers,
+    runs,
+    subscriptions,
+)
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
@@ -160,10 +170,12 @@ def forget(
         console.print(f"found for this user: {_listed(found)}")
         run_output.confirm("Erase all of this?", yes=yes)
         with _without_syncs(workspace):
-            erased = _erase(workspace, user, timeout=settings.destination.timeout)
+            erased, told = _erase(workspace, user, timeout=max(one.destination.timeout for one in settings.routes))
             workspace.reach("forget.erased")
         erasure.compact(workspace.database)
     out.print(Text(f"erased: {_listed(erased)}"))
+    if told:
+        console.print(f"{counted(told, 'hook')} will get the message `deleted` with the next delivery")
     console.print(f"now delete this user in {settings.destination.display_name}")
     console.print("the user comes back with the next sync if still in the source, or with the next forwarded event")
 
@@ -172,13 +184,13 @@ def _listed(found: dict[str, int]) -> str:
     return ", ".join(f"{table} {count:,}" for table, count in found.items() if count) or "nothing"
 
 
-def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, int]:
-    """Erase a user once no request with this user's events can be in progress; return what was erased."""
+def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> tuple[dict[str, int], int]:
+    """Erase a user once no request with this user's events can be in progress; return as `_erase_now`."""
     workspace.release_dead_holders()  # nobody waits for the dead
     lasts = int(2 * (timeout.total_seconds() + workspace.tuning.claim_margin_seconds) * 1000)
     while True:
         with workspace.database.write() as connection:
-            identifiers.block_taking(connection)
+            erasure.block_taking(connection)
             now, holder = workspace.now_ms(connection), workspace.holder.name
             ends = batches.seize(connection, user, holder=holder, now_ms=now, claim_until=now + lasts)
             if ends <= now:
@@ -191,13 +203,15 @@ def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> dict[str, 
         time.sleep((ends - now) / 1000)
 
 
-def _erase_now(connection: Connection, workspace: Workspace, user: str) -> dict[str, int]:
-    if not backup_mark.is_behind(connection):  # an older backup still has the erased user
-        now_ms = workspace.clock.now_ms()
+def _erase_now(connection: Connection, workspace: Workspace, user: str) -> tuple[dict[str, int], int]:
+    """Erase a user; return what was erased, and how many subscribers get a message about it."""
+    is_newest, now_ms = not backup_mark.is_behind(connection), workspace.clock.now_ms()
+    if is_newest:  # an older backup still has the erased user
         generations.advance(connection, now_ms)
         posted = batches.open_events_of(connection, user)  # possibly, if a response was lost
         identifiers.resend_sharers(connection, posted, now_ms=now_ms)
-    return erasure.forget(connection, user)
+    erased = erasure.forget(connection, user)
+    return erased, subscriptions.enqueue_deletion(connection, user, now_ms=now_ms) if is_newest else 0
 
 
 @contextmanager

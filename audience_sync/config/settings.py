@@ -214,6 +214,11 @@ class Settings(BaseModel):
         destination = self.destination
         return Route(name=destination.name, destination=destination, delivery=self.delivery, renderer=self.renderer)
 
+    @property
+    def routes(self) -> list[Route]:
+        """Return the ways to all destinations."""
+        return [self.route]
+
     def renderer(self, environment: str) -> Renderer:
         """Return the renderer of the destination, for the environment with this id or label."""
         return self.destination.renderer(identity=self.identity, environment=environment, mappings=self.mappings)

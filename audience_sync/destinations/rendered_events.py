@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from functools import cached_property
 from hashlib import blake2b
 from itertools import groupby
@@ -102,6 +102,9 @@ def forwarded_key(environment: str, message_id: str, mapping: str, nth: int) -> 
     """
     return blake2b(orjson.dumps([environment, message_id, mapping, nth]), digest_size=16).hexdigest()
 
+
+DELETED: Final = "deleted"
+"""The type of the message about a person whom the membership database has forgotten."""
 
 NOT_MAPPED = "no enabled mapping makes an event from it"
 
@@ -227,6 +230,21 @@ class BatchContents:
             return False
         return any(person[4][_SHARED] for *_, people in self.groups for person in people)
 
+    def without(self, profile_keys: Container[str]) -> Self:
+        """Return the contents without the events of some profiles."""
+        groups = (
+            (carried, mappings, [person for person in people if person[0] not in profile_keys])
+            for carried, mappings, people in self.groups
+        )
+        return type(self)(group for group in groups if group[2])
+
+    @property
+    def deleted(self) -> set[str]:
+        """Return the profile keys of the events that say that a person was deleted."""
+        return {
+            person[0] for *_, people in self.groups for person in people if person[4] and person[4][_TYPE] == DELETED
+        }
+
     def summary(self) -> str:
         """Return the JSON that is kept once all are accepted: profiles, traits, runs and keys."""
         groups = []
@@ -248,7 +266,8 @@ def traits(carried: Iterable[Carried]) -> str:
     return canonical({c.trait: orjson.Fragment(c.value) for c in carried})
 
 
-_PAYLOAD: Final = 3  # the places of some of what is kept
+_TYPE: Final = 2  # the places of some of what is kept
+_PAYLOAD: Final = 3
 _SHARED: Final = 7
 
 

@@ -284,11 +284,25 @@ def settle(connection: Connection, accepted: Sequence[tuple[Batch, int]], *, now
     exits = [event for batch in settled if batch.exits for event in batch.events]
     identifiers.resend_sharers(connection, exits, now_ms=now_ms)
     for batch in settled:
+        if batch.destination != PRIMARY_DESTINATION and (gone := batch.contents.deleted):
+            _leave_out(connection, batch, gone)
         if batch.contents.is_shared:
             shared = [event for event in batch.events if event.origin and event.origin.shared]
             events.add_accepted(connection, shared, destination=batch.destination)
     runs.add_sent(connection, _sent(connection, settled))  # last: syncs lock their run after rows of the outbox
     return lost
+
+
+def _leave_out(connection: Connection, batch: Batch, profile_keys: set[str]) -> None:
+    """Take people out of an accepted batch: their destination knows that they were deleted."""
+    left = batch.contents.without(profile_keys)
+    if not left.groups:
+        connection.execute(sa.text("DELETE FROM batches WHERE id = :i"), {"i": batch.id})
+        return
+    connection.execute(
+        sa.text("UPDATE batches SET shards = :shards, size = :n, keys = :keys, events = :events WHERE id = :i"),
+        {**_content(left), "events": left.summary(), "i": batch.id},
+    )
 
 
 def _sent(connection: Connection, settled: Iterable[Batch]) -> Counter[int]:

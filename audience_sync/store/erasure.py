@@ -15,9 +15,10 @@ from sqlalchemy.engine import Connection
 from audience_sync.config import RetentionTable
 from audience_sync.core.keys import MAX_KEY_LENGTH, shard_of
 from audience_sync.errors import UnknownName
-from audience_sync.store import audiences, batches, events, memberships, settings_table
+from audience_sync.store import audiences, batches, events, identifiers, memberships, settings_table, subscriptions
 from audience_sync.store.database import Database
 from audience_sync.store.memberships import HISTORY_FROM, history_from
+from audience_sync.store.schema import PRIMARY_DESTINATION
 
 SPARE_SHARE = 10  # a tenth of the file may stay free: the next changes need it again
 
@@ -86,6 +87,12 @@ def known_traces(connection: Connection, profile_key: str) -> dict[str, int]:
             hint="the key must match exactly, including case and spaces",
         )
     return found
+
+
+def block_taking(connection: Connection) -> None:
+    """Have all processes wait with taking rows into batches for any destination until this transaction ends."""
+    for destination in (PRIMARY_DESTINATION, *subscriptions.destinations(connection)):
+        identifiers.block_taking(connection, destination=destination)
 
 
 def forget(connection: Connection, profile_key: str) -> dict[str, int]:

@@ -21,12 +21,10 @@ from sqlalchemy.engine import Connection
 
 from audience_sync.config import Subscriber
 from audience_sync.core.model import MEMBER_VALUE, ChangeKind, RunKind, from_ms
+from audience_sync.destinations.rendered_events import DELETED
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, bulk, generations, outbox, schema
 from audience_sync.store.runs import RunRow, identifiers_of
-
-DELETED: Final = "deleted"
-"""The type of the message about a person whom the membership database has forgotten."""
 
 _INTO: Final = (
     "INSERT INTO events (destination, profile_key, position, message_id, type, name, payload, received_at)"
@@ -125,6 +123,36 @@ def queue_members(connection: Connection, audience_id: int, *, now_ms: int, at_m
         sa.text("UPDATE subscriptions SET members_after = :upto WHERE destination = :d AND audience_id = :a"),
         {**place, "upto": upto},
     )
+
+
+def destinations(connection: Connection) -> list[str]:
+    """Return the destinations that have a subscription or, from an earlier one, something left to send."""
+    found = connection.execute(
+        sa.text(
+            "SELECT destination FROM subscriptions"
+            " UNION SELECT destination FROM events WHERE destination < :primary"
+            " UNION SELECT destination FROM events WHERE destination > :primary"
+            " UNION SELECT destination FROM batches WHERE status = 'open' AND destination <> :primary"
+            " ORDER BY 1"
+        ),
+        {"primary": schema.PRIMARY_DESTINATION},
+    )
+    return list(found.scalars())
+
+
+def drop(connection: Connection, destination: str) -> int:
+    """Drop everything that waits for a destination, and its subscriptions; return how many messages that were.
+
+    No process may deliver to it any more.
+    """
+    of = {"d": destination}
+    in_batches = sa.text("SELECT COALESCE(sum(size), 0) FROM batches WHERE status = 'open' AND destination = :d")
+    dropped = int(connection.execute(in_batches, of).scalar_one())
+    connection.execute(sa.text("DELETE FROM batches WHERE status = 'open' AND destination = :d"), of)
+    dropped += connection.execute(sa.text("DELETE FROM events WHERE destination = :d"), of).rowcount
+    for table in ("subscriptions", "outage"):
+        connection.execute(sa.text(f"DELETE FROM {table} WHERE destination = :d"), of)
+    return dropped
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
