@@ -12,7 +12,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
@@ -75,6 +75,8 @@ def _authorities() -> ssl.SSLContext:
 
 def lasting_problem(error: BaseException) -> str | None:
     """Return what keeps us from trusting who answers, and the remedy; None when the next try may go better."""
+    if isinstance(error, AddressRefused):
+        return str(error)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
@@ -110,9 +112,18 @@ class Response(NamedTuple):
 class DeadlineConnection:
     """Posts to one server; opened for the first request, and again after the server has closed it."""
 
-    def __init__(self, url: str, *, headers: Mapping[str, str], tls: ssl.SSLContext, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        tls: ssl.SSLContext,
+        timeout: float,
+        refuses: Callable[[str], bool] | None = None,
+    ) -> None:
+        """Prepare a connection; `refuses` says of an IP address that no connection to it is opened."""
         parts = urlsplit(url)
-        self._path = parts.path or "/"
+        self._path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
         self._headers = dict(headers)
         self._timeout = timeout  # seconds, of a whole exchange
         host = parts.hostname or ""
@@ -122,9 +133,11 @@ class DeadlineConnection:
             else HTTPConnection(host, parts.port or 80)
         )
         self._http.response_class = _FinalResponse
+        if refuses is not None:
+            self._http._create_connection = _dialer(refuses)  # type: ignore[attr-defined]  # noqa: SLF001
 
-    def post(self, body: bytes, *, at_most: int) -> Response:
-        """Post a body and return the answer, with `at_most` bytes of its text.
+    def post(self, body: bytes, *, at_most: int, headers: Mapping[str, str] | None = None) -> Response:
+        """Post a body, with more headers, and return the answer, with `at_most` bytes of its text.
 
         Raises:
             TimeoutError: the whole answer did not come within the timeout.
@@ -133,7 +146,7 @@ class DeadlineConnection:
         deadline = time.monotonic() + self._timeout
         try:
             self._open(deadline)
-            unsent = self._send(body)
+            unsent = self._send(body, headers)
             answer = self._http.getresponse()
             if unsent is not None and 200 <= answer.status < 300:  # the server cannot have read the rest
                 raise unsent  # noqa: TRY301 - it ends the connection like any other
@@ -151,10 +164,10 @@ class DeadlineConnection:
         with suppress(OSError):
             self._http.close()
 
-    def _send(self, body: bytes) -> ConnectionError | None:
+    def _send(self, body: bytes, headers: Mapping[str, str] | None) -> ConnectionError | None:
         """Send a request; return the error if the server stopped reading it. It may have answered, as with 413."""
         try:
-            self._http.request("POST", self._path, body, self._headers)
+            self._http.request("POST", self._path, body, {**self._headers, **(headers or {})})
         except ConnectionError as error:
             return error
         return None
@@ -169,6 +182,30 @@ class DeadlineConnection:
             opened: Any = self._http.sock
             self._http.sock = timed = _Timed(opened)
         timed.deadline = deadline
+
+
+class AddressRefused(OSError):
+    """A host has an address to which no connection is opened."""
+
+
+def _dialer(refuses: Callable[[str], bool]) -> Callable[..., socket.socket]:
+    """Return a replacement of `socket.create_connection` that connects to no refused address."""
+
+    def dial(address: tuple[str, int], timeout: float, _source: object = None) -> socket.socket:
+        host, port = address
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        numbers = [str(place[0]) for *_, place in found]
+        if any(map(refuses, numbers)):
+            raise AddressRefused(f"{host} has a link-local address, to which nothing is sent")
+        error: OSError = OSError(f"{host} has no address")
+        for number in dict.fromkeys(numbers):  # as checked: a second lookup might find others
+            try:
+                return socket.create_connection((number, port), timeout)
+            except OSError as failed:
+                error = failed
+        raise error
+
+    return dial
 
 
 class _FinalResponse(HTTPResponse):

@@ -26,7 +26,7 @@ KNOWN_DAYS = 7
 DAY_MS = 24 * 60 * 60 * 1000
 POSITION = "event_position"
 ROWS_AT_ONCE = 64  # fetched
-MOST_TEXT = 4 * 1024 * 1024  # characters of events that are read at once
+LONGEST_PAGE = 4 * 1024 * 1024  # characters of events that are read at once
 
 _KEY = ("destination", "profile_key", "position")
 _OF_MESSAGE = "destination = :d AND profile_key = :k AND message_id = :m"
@@ -63,7 +63,7 @@ def page(
 ) -> tuple[list[ForwardedEvent], str | None]:
     """Lock and return waiting events behind a profile, and the last profile looked at if there are more.
 
-    At most `limit` rows are looked at, fewer where they are long: about `MOST_TEXT` characters. Of the last profile
+    At most `limit` rows are looked at, fewer where they are long: about `LONGEST_PAGE` characters. Of the last profile
     some may be missing, later than those returned. Dead ones, and those of `held` profiles, are left out: however many
     wait behind one that is under way, one page passes them.
     """
@@ -102,7 +102,7 @@ def page(
         keys = frozenset(orjson.loads(accepted)) if accepted else frozenset[str]()
         found.append(ForwardedEvent._make((*row, keys, name, received_at)))
         text += len(found[-1].payload)
-        if text >= MOST_TEXT:
+        if text >= LONGEST_PAGE:
             last = found[-1].profile_key
             break
     rows.close()

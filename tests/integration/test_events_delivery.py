@@ -372,7 +372,7 @@ def test_long_events_are_read_a_few_at_a_time(sending: Sending) -> None:
     sending.deliver()
 
     assert more
-    assert sum(len(event.payload) for event in found) < waiting_events.MOST_TEXT + 32 * 1024
+    assert sum(len(event.payload) for event in found) < waiting_events.LONGEST_PAGE + 32 * 1024
     assert told(sending) == expected(events)
 
 

@@ -22,8 +22,9 @@ from pydantic import SecretStr
 
 from audience_sync.clock import wall_clock
 from audience_sync.config import SchematicTable
+from audience_sync.destinations.http_client import MOST_TEXT
 from audience_sync.destinations.outcomes import HttpAnswer
-from audience_sync.destinations.schematic.schematic_client import MOST_TEXT, SchematicClient
+from audience_sync.destinations.schematic.schematic_client import SchematicClient
 from audience_sync.errors import DestinationError
 from audience_sync.sandbox.http_server import Request
 from audience_sync.store.database import Database, connect

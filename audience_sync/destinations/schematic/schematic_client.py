@@ -6,16 +6,10 @@ removed from every answer that echoes it.
 
 from __future__ import annotations
 
-import logging
-import socket
 import ssl
-import threading
-import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from pydantic import SecretStr
@@ -24,7 +18,7 @@ from audience_sync import __version__
 from audience_sync.core.model import TraitType
 from audience_sync.core.text import redaction
 from audience_sync.destinations.destination_protocol import Diagnosis
-from audience_sync.destinations.http_connection import DeadlineConnection, Unanswered, is_proxied, lasting_problem
+from audience_sync.destinations.http_client import HttpClient, Redaction
 from audience_sync.destinations.outcomes import HttpAnswer, Outcome, describe, is_retryable
 from audience_sync.destinations.schematic import schematic_diagnoses as diagnoses
 from audience_sync.destinations.schematic.schematic_destination import SchematicSection
@@ -32,58 +26,31 @@ from audience_sync.destinations.schematic.schematic_outcomes import classify
 from audience_sync.destinations.schematic.wire_format import batch_body
 from audience_sync.errors import DestinationAway, DestinationError, KeyRefused
 
-if TYPE_CHECKING:
-    import httpx
-
 KEY_HEADER = "X-Schematic-Api-Key"
-MOST_TEXT = 64 * 1024  # bytes of an answer that are read
-LEADS_TO = "audience_sync.leads_to"  # the extension of a response that keeps its Location
 NOTHING_LOST = "nothing was lost; fix the cause, then run `audience-sync deliver`"
-LONGEST_SPELLING = 16  # characters that one of the key may be written with
-
-
-def _is_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING
-
-
-# At DEBUG these write down what a server answers, word for word, and a server may say the key back.
-for _name in ("httpx", "httpcore.http11", "httpcore.http2", "httpcore.proxy"):
-    logging.getLogger(_name).addFilter(_is_warning)
 
 
 class SchematicClient:
-    """One connection to Schematic, for one thread: connections of one pool slow each other down in httpx."""
+    """One connection to Schematic, for one thread."""
 
     def __init__(
         self, section: SchematicSection, key: SecretStr, *, tls: ssl.SSLContext, clock: Callable[[], datetime]
     ) -> None:
-        import httpx  # noqa: PLC0415 - a tenth of every start, and most commands send nothing
-
         self._section = section
         self._clock = clock
         self.key = key
-        self._without_key = redaction(key.get_secret_value(), word="(the API key)")
-        self._timeout = section.timeout.total_seconds()
-        self._deadline = 0.0  # of the request under way, on the monotonic clock
-        self._network: Any = None  # the connection, as httpcore has it
-        headers = {
-            KEY_HEADER: key.get_secret_value(),
-            "User-Agent": f"audience-sync/{__version__}",
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",  # what is packed small may be as large as it likes
-        }
-        self._client = httpx.Client(
-            verify=tls,
-            timeout=self._timeout,
-            limits=httpx.Limits(max_connections=1),
-            headers=headers,
-            event_hooks={"response": [_hide_location]},
-        )
-        self._batches = f"{section.capture_url}/batch"
-        self._connection = (
-            None
-            if is_proxied(self._batches)
-            else DeadlineConnection(self._batches, headers=headers, tls=tls, timeout=self._timeout)
+        secret = key.get_secret_value()
+        self._http = HttpClient(
+            f"{section.capture_url}/batch",
+            headers={
+                KEY_HEADER: secret,
+                "User-Agent": f"audience-sync/{__version__}",
+                "Content-Type": "application/json",
+                "Accept-Encoding": "identity",  # what is packed small may be as large as it likes
+            },
+            tls=tls,
+            timeout=section.timeout.total_seconds(),
+            secrets=Redaction(remove=redaction(secret, word="(the API key)"), longest=len(secret)),
         )
 
     def send(self, bodies: Sequence[str]) -> Outcome:
@@ -93,13 +60,7 @@ class SchematicClient:
 
     def post_batch(self, body: bytes) -> HttpAnswer:
         """Post a batch of events; a connection that breaks or takes too long is an answer of status 0."""
-        if self._connection is None:
-            return self._ask("POST", self._batches, body)
-        try:
-            response = self._connection.post(body, at_most=MOST_TEXT + 1)
-        except Unanswered as error:
-            return self._unanswered(self._batches, error, in_time=not isinstance(error, TimeoutError))
-        return self._answer(response.status, response.headers, response.text)
+        return self._http.post(body)
 
     def environment(self) -> str | None:
         """Return the id of the environment that the key belongs to; None when the key may not ask.
@@ -109,9 +70,9 @@ class SchematicClient:
             DestinationAway: Schematic does not answer now.
             DestinationError: what answers is not Schematic.
         """
-        answer = self._ask("GET", f"{self._section.api_url}/whoami")
+        answer = self._http.ask("GET", f"{self._section.api_url}/whoami")
         if answer.status == 404:
-            answer = self._ask("GET", f"{self._section.api_url}/environments")
+            answer = self._http.ask("GET", f"{self._section.api_url}/environments")
         if answer.status == 403:
             return None
         data = _data(self._accepted(answer))
@@ -131,7 +92,7 @@ class SchematicClient:
             "display_name": display_name,
         }
         url = f"{self._section.api_url}/entity-trait-definitions"
-        answer = self._ask("POST", url, orjson.dumps(definition))
+        answer = self._http.ask("POST", url, orjson.dumps(definition))
         if not 200 <= answer.status < 300:
             return describe(answer)
         try:
@@ -150,7 +111,7 @@ class SchematicClient:
         """Yield the traits that Schematic knows with other types than these, and whether the clocks agree."""
         url = f"{self._section.api_url}/entity-trait-definitions?entity_type=user&limit={diagnoses.PAGE}"
         for page in range(diagnoses.PAGES):
-            answer = self._ask("GET", f"{url}&offset={page * diagnoses.PAGE}")
+            answer = self._http.ask("GET", f"{url}&offset={page * diagnoses.PAGE}")
             if page == 0:
                 yield from diagnoses.of_clock(self._section.api_url, answer, self._clock())
             found = diagnoses.definitions(answer)
@@ -163,9 +124,7 @@ class SchematicClient:
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
-        if self._connection is not None:
-            self._connection.close()
+        self._http.close()
 
     def _accepted(self, answer: HttpAnswer) -> HttpAnswer:
         if 200 <= answer.status < 300:
@@ -178,78 +137,6 @@ class SchematicClient:
         if is_retryable(answer.status):
             raise DestinationAway(f"{where} is unavailable: {describe(answer)}")
         raise DestinationError(f"{where} is not Schematic's API: {describe(answer)}", hint="check schematic.api_url")
-
-    def _ask(self, method: str, url: str, body: bytes | None = None) -> HttpAnswer:
-        """Send a request and read its answer, all within the timeout, which for httpx is that of each single read."""
-        import httpx  # noqa: PLC0415
-
-        self._deadline = time.monotonic() + self._timeout
-        watch = threading.Timer(self._timeout, self._hang_up)
-        watch.daemon = True
-        watch.start()
-        try:
-            with self._client.stream(method, url, content=body, extensions={"trace": self._note}) as response:
-                found = {**response.headers, **response.extensions.get(LEADS_TO, {})}
-                return self._answer(response.status_code, found, _beginning(response))
-        except httpx.TransportError as error:
-            in_time = not isinstance(error, httpx.TimeoutException) and time.monotonic() < self._deadline
-            return self._unanswered(url, error, in_time=in_time)
-        finally:
-            watch.cancel()
-
-    def _answer(self, status: int, headers: Mapping[str, str], body: bytes | bytearray) -> HttpAnswer:
-        """Return an answer without the key, of whose body there is a little more than `MOST_TEXT` bytes at most."""
-        text = _unpacked(body, headers)
-        said = self._without_key(text.decode(errors="replace"))
-        if max(len(body), len(text)) > MOST_TEXT:  # it may break off within the key, where nobody would know it
-            said = said[: -len(self.key) * LONGEST_SPELLING][:MOST_TEXT]
-        return HttpAnswer(status, {name.lower(): self._without_key(value) for name, value in headers.items()}, said)
-
-    def _unanswered(self, url: str, error: Exception, *, in_time: bool) -> HttpAnswer:
-        if (problem := lasting_problem(error)) is not None:
-            return HttpAnswer(0, {}, f"{url}: {problem}", lasting=True)
-        if not in_time:
-            return HttpAnswer(0, {}, f"no response from {url} within {self._timeout:g} s")
-        return HttpAnswer(0, {}, self._without_key(f"no response from {url}: {str(error) or type(error).__name__}"))
-
-    def _note(self, event: str, facts: dict[str, Any]) -> None:
-        """Remember the connection when httpcore tells that there is one."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._network = facts["return_value"]
-        if time.monotonic() >= self._deadline:  # it took as long as this to connect: nobody has hung up yet
-            self._hang_up()
-
-    def _hang_up(self) -> None:
-        """End the connection from another thread, so that whoever reads from it is done."""
-        if self._network is not None:
-            with suppress(OSError):
-                self._network.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-
-
-def _hide_location(response: httpx.Response) -> None:
-    """Hide the Location header from httpx: redirects are never followed, and a malformed address would be an error."""
-    if (location := response.headers.pop("location", None)) is not None:
-        response.extensions[LEADS_TO] = {"location": location}
-
-
-def _beginning(response: httpx.Response) -> bytearray:
-    """Return the body of an answer, or a little more than `MOST_TEXT` bytes of it."""
-    body = bytearray()
-    for piece in response.iter_raw():
-        body += piece
-        if len(body) > MOST_TEXT:
-            break
-    return body
-
-
-def _unpacked(body: bytes | bytearray, headers: Mapping[str, str]) -> bytes | bytearray:
-    """Return the text of a body that was packed, unasked, or the beginning of it, however much there is."""
-    if headers.get("content-encoding", "").strip().lower() not in {"gzip", "x-gzip", "deflate"}:
-        return body
-    try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(body, MOST_TEXT + 1)
-    except zlib.error:
-        return b""  # it is read for people alone: what counts is the status
 
 
 def _data(answer: HttpAnswer) -> Any:
