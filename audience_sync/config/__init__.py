@@ -8,12 +8,13 @@ opens a database or asks anything of the network, and keys are not looked up unt
 from __future__ import annotations
 
 from audience_sync.config.loader import find_config, load
-from audience_sync.config.secrets import resolve_api_key, resolve_write_keys
+from audience_sync.config.secrets import resolve_api_key, resolve_hook, resolve_write_keys
 from audience_sync.config.settings import Audience, Route, Schedule, Settings, Subscriber
 from audience_sync.config.source_tables import EventsTable, ProfilesTable, Source
 from audience_sync.config.tables import (
     DatabaseTable,
     DeliveryTable,
+    HookTable,
     IngestTable,
     KeysTable,
     RetentionTable,
@@ -27,6 +28,7 @@ __all__ = [
     "DatabaseTable",
     "DeliveryTable",
     "EventsTable",
+    "HookTable",
     "IngestTable",
     "KeysTable",
     "ProfilesTable",
@@ -42,5 +44,6 @@ __all__ = [
     "load",
     "parse_duration",
     "resolve_api_key",
+    "resolve_hook",
     "resolve_write_keys",
 ]

@@ -31,6 +31,7 @@ def check(raw: Raw) -> Iterator[Problem]:
         yield from _identity(raw, entry, location)
     yield from _keys(entries)
     yield from _names(entries)
+    yield from _hooks(raw, entries)
 
 
 def entries_of(raw: Raw) -> Entries:
@@ -133,6 +134,28 @@ def _names(entries: Entries) -> Iterator[Problem]:
         first = owners.setdefault(name, location)
         if first != location:
             yield Problem((*location, "name"), f"is also the name of {spell(first)}; rename one of them")
+
+
+def _hooks(raw: Raw, entries: Entries) -> Iterator[Problem]:
+    """Check that each hook has a name of its own, one kind of secret, and audiences that exist."""
+    keys = {entry.get("key") or audience_key(str(entry.get("name", ""))) for entry in entries.values()}
+    owners: dict[str, Location] = {}
+    rows = raw.get("hooks")
+    for index, hook in enumerate(rows if isinstance(rows, list) else []):
+        if not isinstance(hook, dict):
+            continue
+        location: Location = ("hooks", index)
+        if isinstance(name := hook.get("name"), str) and owners.setdefault(name, location) != location:
+            yield Problem((*location, "name"), f"is also the name of {spell(owners[name])}; rename one of them")
+        if "secret" in hook and "secret_file" in hook:
+            yield Problem((*location, "secret_file"), "cannot be combined with `secret`; remove one of them")
+        if "secret" not in hook and "secret_file" not in hook:
+            yield Problem((*location, "secret"), 'missing: requests are signed with it, as in "${HOOK_SECRET}"')
+        named = hook.get("audiences")
+        for place, key in enumerate(named if isinstance(named, list) else []):
+            if isinstance(key, str) and key not in keys:
+                known = sorted(str(one) for one in keys)
+                yield Problem((*location, "audiences", place), f"there is no audience `{key}`{near(key, known)}")
 
 
 def _list(names: Mapping[str, object]) -> str:

@@ -33,6 +33,13 @@ CONCURRENCY: Final = 8
 MAX_REQUESTS_PER_SECOND: Final = 50.0
 MAX_BACKOFF: Final = timedelta(minutes=15)
 
+# [[hooks]]
+HOOK_START: Final = "now"
+HOOK_TIMEOUT: Final = timedelta(seconds=10)
+IS_REQUIRED: Final = False
+HOOK_CONCURRENCY: Final = 2
+HOOK_REQUESTS_PER_SECOND: Final = 10.0
+
 # [schedule], and that of an audience
 EVERY: Final = timedelta(hours=2)
 TIMEZONE: Final = "UTC"

@@ -123,6 +123,7 @@ def _settle(document: Document, path: Path) -> Settings:
         sources={name: make_source(name, one) for name, one in document.sources.items()},
         audiences=tuple(_audience(one, document, rests_on=rests_on.get(key_of(one), "")) for one in entries),
         mapping_tables=tuple(document.mappings),
+        hooks=tuple(document.hooks),
     )
 
 

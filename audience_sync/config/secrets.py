@@ -9,15 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pydantic import SecretStr
 
 from audience_sync.errors import ConfigError
 
 if TYPE_CHECKING:
-    from audience_sync.config.tables import IngestTable, SchematicTable
+    from audience_sync.config.tables import HookTable, IngestTable, SchematicTable
 
+SHORTEST_SECRET: Final = 16  # characters
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -102,6 +103,65 @@ def _named(name: str, environ: Mapping[str, str]) -> str:
             hint=f"export {name}, or set LoadCredential={name}:/path/of/the/key for the service",
         )
     return key
+
+
+class WebhookSecrets(NamedTuple):
+    """What an entry of `[[hooks]]` refers to."""
+
+    first: SecretStr
+    second: SecretStr | None
+    headers: dict[str, SecretStr]
+
+
+def resolve_hook(hook: HookTable, environ: Mapping[str, str]) -> WebhookSecrets:
+    """Return the secrets that a hook refers to.
+
+    Raises:
+        ConfigError: one is unset, empty, unreadable, too short, or cannot be a header; never says what was found.
+    """
+    if hook.secret_file is not None:
+        found = [(f"the file {hook.secret_file}", _secret_in_file(hook.secret_file, hook.name))]
+    else:
+        names = [REFERENCE.sub(r"\1", one) for one in hook.secret or ()]
+        found = [(f"`{name}`", _secret_named(name, hook.name, environ)) for name in names]
+    for origin, secret in found:
+        if len(secret) < SHORTEST_SECRET:
+            raise ConfigError(
+                f"hook {hook.name}: the secret in {origin} has fewer than {SHORTEST_SECRET} characters",
+                hint="generate one with `openssl rand -hex 32`, and give it to the receiver, too",
+            )
+    headers = {}
+    for header, reference in hook.headers.items():
+        name = REFERENCE.sub(r"\1", reference)
+        value = _secret_named(name, hook.name, environ)
+        if not value.isascii() or not value.isprintable():
+            raise ConfigError(
+                f"hook {hook.name}: `{name}` is not valid as the header {header}",
+                hint="it must be one line of printable ASCII characters",
+            )
+        headers[header] = SecretStr(value)
+    secrets = [SecretStr(secret) for _, secret in found]
+    return WebhookSecrets(secrets[0], secrets[1] if len(secrets) > 1 else None, headers)
+
+
+def _secret_named(name: str, hook: str, environ: Mapping[str, str]) -> str:
+    value = look_up(name, environ)
+    if value is None:
+        raise ConfigError(
+            f"hook {hook}: {unset_sentence([name])}",
+            hint=f"export {name}, or set LoadCredential={name}:/path/of/the/secret for the service",
+        )
+    return value
+
+
+def _secret_in_file(path: Path, hook: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"hook {hook}: cannot read the secret from {path}: {error.strerror}",
+            hint="set `secret_file` to a file that contains the secret and is readable by this user",
+        ) from None
 
 
 def resolve_write_keys(ingest: IngestTable, environ: Mapping[str, str]) -> tuple[SecretStr, ...]:

@@ -15,10 +15,12 @@ from pydantic import BaseModel, ConfigDict
 from audience_sync.config.mapping_tables import make_mappings
 from audience_sync.config.problems import near
 from audience_sync.config.query_tables import FITTING_TYPES, asked_by_key, digest_of, read_condition, read_scalar
+from audience_sync.config.secrets import WebhookSecrets
 from audience_sync.config.source_tables import Source
 from audience_sync.config.tables import (
     DatabaseTable,
     DeliveryTable,
+    HookTable,
     IngestTable,
     KeysTable,
     MappingTable,
@@ -29,8 +31,9 @@ from audience_sync.core.keys import KeyRules
 from audience_sync.core.model import Computation, GuardLimits, OnMissing, TraitType
 from audience_sync.core.text import counted
 from audience_sync.destinations.destination_protocol import Coverage, Destination, Renderer
-from audience_sync.destinations.destination_registry import DESTINATIONS
 from audience_sync.destinations.mappings import Mapping
+from audience_sync.destinations.schematic.schematic_destination import SchematicDestination
+from audience_sync.destinations.webhook.webhook_destination import WebhookDestination
 from audience_sync.errors import UnknownName
 from audience_sync.query.printer import to_text
 from audience_sync.query.syntax_tree import Condition, Query, Scalar, kind_of
@@ -162,6 +165,7 @@ class Settings(BaseModel):
     sources: dict[str, Source]
     audiences: tuple[Audience, ...]
     mapping_tables: tuple[MappingTable, ...]
+    hooks: tuple[HookTable, ...] = ()
 
     @cached_property
     def mappings(self) -> tuple[Mapping, ...]:
@@ -206,7 +210,7 @@ class Settings(BaseModel):
     @property
     def destination(self) -> Destination:
         """Return the destination, as its section describes it."""
-        return DESTINATIONS["schematic"](self.section)
+        return SchematicDestination(self.section)
 
     @property
     def route(self) -> Route:
@@ -217,15 +221,34 @@ class Settings(BaseModel):
     @property
     def routes(self) -> list[Route]:
         """Return the ways to all destinations."""
-        return [self.route]
+        return [self.route, *map(self.hook_route, self.hooks)]
+
+    def hook_route(self, hook: HookTable, secrets: WebhookSecrets | None = None) -> Route:
+        """Return the way to a webhook; to send something, its secrets are needed."""
+        headers = {} if secrets is None else secrets.headers
+        destination = WebhookDestination(hook, secrets and secrets.second, headers)
+        return Route(
+            name=hook.name,
+            destination=destination,
+            delivery=hook.delivery,
+            renderer=lambda environment: destination.renderer(
+                identity=self.identity, environment=environment, mappings=()
+            ),
+            has_environment=False,
+            is_required=hook.required,
+        )
 
     def renderer(self, environment: str) -> Renderer:
         """Return the renderer of the destination, for the environment with this id or label."""
         return self.destination.renderer(identity=self.identity, environment=environment, mappings=self.mappings)
 
-    def subscribers(self, audience: Audience) -> list[Subscriber]:  # noqa: ARG002 - no destination subscribes yet
+    def subscribers(self, audience: Audience) -> list[Subscriber]:
         """Return the destinations that get a message for each change of an audience."""
-        return []
+        return [
+            Subscriber(hook.name, with_members=hook.start == "members")
+            for hook in self.hooks
+            if hook.audiences is None or audience.key in hook.audiences
+        ]
 
     def with_environment_label(self, label: str) -> Settings:
         """Return the same settings with another label of the destination's environment."""

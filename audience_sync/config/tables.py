@@ -20,6 +20,12 @@ from audience_sync.config.types import (
     DurationOrZero,
     File,
     FileContext,
+    HeaderName,
+    HookName,
+    HookReference,
+    HookSecrets,
+    HookStart,
+    HookUrl,
     Key,
     Listen,
     OnMissingName,
@@ -137,6 +143,34 @@ class MappingTable(Table):
     fields: dict[Text, Any] = Field(default_factory=dict)
 
 
+class HookTable(Table):
+    """`[[hooks]]`: one webhook, which gets a message for each change. Its secrets are never in here."""
+
+    name: HookName
+    url: HookUrl
+    secret: HookSecrets | None = None
+    secret_file: File | None = None
+    headers: dict[HeaderName, HookReference] = Field(default_factory=dict)
+    audiences: list[Key] | None = None
+    start: HookStart = defaults.HOOK_START
+    required: bool = defaults.IS_REQUIRED
+    timeout: Duration = defaults.HOOK_TIMEOUT
+    batch_size: int = Field(default=defaults.BATCH_SIZE, ge=1, le=100)
+    concurrency: int = Field(default=defaults.HOOK_CONCURRENCY, ge=1, le=256)
+    max_requests_per_second: Rate = defaults.HOOK_REQUESTS_PER_SECOND
+    max_backoff: Duration = defaults.MAX_BACKOFF
+
+    @property
+    def delivery(self) -> DeliveryTable:
+        """Return how fast its messages are sent."""
+        return DeliveryTable(
+            batch_size=self.batch_size,
+            concurrency=self.concurrency,
+            max_requests_per_second=self.max_requests_per_second,
+            max_backoff=self.max_backoff,
+        )
+
+
 class Document(Table):
     """The whole file."""
 
@@ -153,6 +187,7 @@ class Document(Table):
     audiences: list[AudienceTable] = Field(default_factory=list)
     traits: list[TraitTable] = Field(default_factory=list)
     mappings: list[MappingTable] = Field(default_factory=list)
+    hooks: list[HookTable] = Field(default_factory=list)
 
 
 def read_document(raw: dict[str, object], context: FileContext) -> Document:

@@ -30,7 +30,9 @@ from audience_sync.config.secrets import REFERENCE, expand
 from audience_sync.core.keys import MAX_KEY_LENGTH
 from audience_sync.core.model import ColumnType, DateOrder, OnMissing, TraitType
 from audience_sync.database_error import shown
+from audience_sync.destinations.destination_registry import DESTINATIONS
 from audience_sync.destinations.schematic.schematic_actions import ACTIONS
+from audience_sync.destinations.webhook.webhook_url import read_webhook_url
 
 # --- addresses --------------------------------------------------------------------------------------------------------
 # The address on which the daemon listens: ``127.0.0.1:8080``, ``[::1]:8080``, ``localhost:8080``.
@@ -283,6 +285,44 @@ def _reference(value: str) -> str:
     return value
 
 
+def _hook_reference(value: object) -> str:
+    if not isinstance(value, str) or REFERENCE.fullmatch(value) is None:
+        raise ValueError(
+            "must not contain the secret itself: write `${NAME}` and keep the secret in the environment or a systemd"
+            " credential"
+        )
+    return value
+
+
+def _hook_secrets(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= 2:
+        raise ValueError("must be a reference such as `${HOOK_SECRET}`, or a list of two during a rotation")
+    return tuple(map(_hook_reference, value))
+
+
+def _header_name(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9-]+", value) is None:
+        raise ValueError("is not a valid header name: use letters, digits and `-`")
+    if value.lower() in {"content-length", "content-type", "transfer-encoding", "connection", "host"}:
+        raise ValueError("cannot be set: the program sets it")
+    return value
+
+
+def _hook_name(value: str) -> str:
+    if re.fullmatch(r"[a-z][a-z0-9_]{0,39}", value) is None or value in DESTINATIONS:
+        taken = ", ".join(f"`{name}`" for name in DESTINATIONS)
+        raise ValueError(
+            f"must be at most 40 lower-case letters, digits and `_`, starting with a letter, but not {taken}"
+        )
+    return value
+
+
+def _hook_start(value: object) -> str:
+    return _one_of(("now", "members"), value)
+
+
 def _write_keys(value: object) -> object:
     if not isinstance(value, list):
         raise ValueError('must be a list, as in `["${SEGMENT_WRITE_KEY}"]`')  # noqa: TRY004 - pydantic wants a ValueError
@@ -370,6 +410,12 @@ Timezone: TypeAlias = Annotated[str, AfterValidator(_timezone)]
 Cron: TypeAlias = Annotated[str, AfterValidator(_cron)]
 WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url)]
 Reference: TypeAlias = Annotated[str, AfterValidator(_reference)]
+HookUrl: TypeAlias = Annotated[str, PlainValidator(read_webhook_url)]
+HookName: TypeAlias = Annotated[str, AfterValidator(_hook_name)]
+HookStart: TypeAlias = Annotated[str, PlainValidator(_hook_start)]
+HookSecrets: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_hook_secrets)]
+HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]
+HookReference: TypeAlias = Annotated[str, PlainValidator(_hook_reference)]
 WriteKeys: TypeAlias = Annotated[list[Annotated[str, AfterValidator(_write_key)]], BeforeValidator(_write_keys)]
 Listen: TypeAlias = Annotated[Address, PlainValidator(read_address), PlainSerializer(str)]
 OnMissingName: TypeAlias = Annotated[OnMissing, PlainValidator(_on_missing)]
