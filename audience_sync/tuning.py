@@ -61,6 +61,12 @@ class Tuning:
     answer_drain_seconds: float = 5.0  # that answers under way are waited for when everything stops
     settle_drain_seconds: float = 1.5  # for the last commit after that
 
+    # delivery: side deliveries, which a command does not wait for
+    side_seconds: float = 3.0  # after the command's own delivery, while the destination answers
+    side_quiet_seconds: float = 1.0  # without an answer: it does not answer
+    side_poll_seconds: float = 0.02
+    side_drain_seconds: float = 0.3  # for answers under way when it is ended
+
     # delivery: workers
     batch_poll_seconds: float = 0.1  # between two looks for a batch that is due
     write_retry_seconds: float = 0.5  # when the membership database is away

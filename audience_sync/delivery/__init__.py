@@ -4,5 +4,14 @@ from __future__ import annotations
 
 from audience_sync.delivery.delivery_loop import DeliveryOptions, DeliveryReport, KnownDestination, deliver
 from audience_sync.delivery.reachability import OutageChange, Reachability
+from audience_sync.delivery.side_deliveries import SideDeliveries
 
-__all__ = ["DeliveryOptions", "DeliveryReport", "KnownDestination", "OutageChange", "Reachability", "deliver"]
+__all__ = [
+    "DeliveryOptions",
+    "DeliveryReport",
+    "KnownDestination",
+    "OutageChange",
+    "Reachability",
+    "SideDeliveries",
+    "deliver",
+]

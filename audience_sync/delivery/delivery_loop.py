@@ -127,6 +127,7 @@ class DeliveryOptions:
     wait: timedelta | None = timedelta(seconds=60)  # give up after this time without progress; None: never
     at_once: bool = False  # begin with every try: a person has acted, so waits of earlier tries do not count
     stop: threading.Event = field(default_factory=threading.Event)
+    drain_seconds: float | None = None  # that answers under way are waited for at the end; None: as tuned
     known: KnownDestination = field(default_factory=KnownDestination)
     reachability: Reachability | None = None  # of a process that delivers again and again; None: of this delivery
     on_progress: Callable[[int], None] = _ignore  # events accepted so far
@@ -143,6 +144,7 @@ class DeliveryReport:
     dead: int
     failure: DestinationError | MarkUnusable | None  # why it stopped early
     destination: str  # display name
+    required: tuple[DeliveryReport, ...] = ()  # of other destinations that count as much
 
 
 def deliver(workspace: Workspace, delivery: DeliveryOptions) -> DeliveryReport:
@@ -244,7 +246,9 @@ class _Session:
         """Wait for outstanding responses, settle them, and release all other claims."""
         group.stop.set()
         self._pool.wake()
-        deadline = self._workspace.clock.monotonic() + self._tuning.answer_drain_seconds
+        drain = self._delivery.drain_seconds
+        drain = self._tuning.answer_drain_seconds if drain is None else drain
+        deadline = self._workspace.clock.monotonic() + drain
         for worker in workers:
             if worker.is_alive():
                 worker.join(max(0.0, deadline - self._workspace.clock.monotonic()))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from audience_sync.store import outages, runs
+from audience_sync.store import backlog, outages, runs
 from audience_sync.store.reports import Record, iso
 from audience_sync.store.schema import PRIMARY_DESTINATION
 
@@ -74,6 +74,21 @@ def destination(connection: Connection, *, now_ms: int, name: str = PRIMARY_DEST
         "last_answer": outage.answer,
         "next_try_at": iso(outage.next_try_at if (outage.next_try_at or 0) > now_ms else None),
     }
+
+
+def subscriber(connection: Connection, name: str, *, now_ms: int) -> Record:
+    """Return how many messages wait for a destination with subscriptions, since when, and whether it accepts them."""
+    waiting, _, dead = backlog.count(connection, destination=name)
+    oldest = connection.execute(
+        sa.text(
+            "SELECT min(received_at) FROM (SELECT min(received_at) AS received_at FROM events"
+            " WHERE destination = :d AND dead_reason IS NULL UNION ALL"
+            " SELECT min(received_at) FROM batched_events WHERE destination = :d) AS o"
+        ),
+        {"d": name},
+    ).scalar()
+    found = destination(connection, now_ms=now_ms, name=name)
+    return {"open": waiting, "dead": dead, "oldest": iso(oldest), **found}
 
 
 def blocked_runs(connection: Connection) -> list[Record]:
