@@ -1,4 +1,4 @@
-"""Run all checks in order: file, database, permissions, sources, audiences, mappings, ingest, Schematic."""
+"""Run all checks in order: file, database, permissions, sources, audiences, mappings, ingest, Schematic, hooks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from audience_sync.checks import (
     check_configuration,
     check_database,
     check_destination,
+    check_hooks,
     check_mappings,
     check_permissions,
     check_shared_identifiers,
@@ -50,3 +51,4 @@ def check(named: Path | None, environ: Mapping[str, str], clock: Clock, *, deep:
 
             yield from check_members.look(usable)
         yield from check_destination.look(settings, environ, database=usable, now=clock.now)
+        yield from check_hooks.look(settings, environ, now=clock.now)

@@ -6,7 +6,9 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,8 +18,9 @@ from audience_sync import runtime
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Progress
 from audience_sync.cli.context import clock, console, settings_of
-from audience_sync.config import Settings, parse_duration, resolve_api_key
-from audience_sync.delivery import DeliveryOptions, DeliveryReport, deliver
+from audience_sync.config import Route, Settings, parse_duration, resolve_api_key, resolve_hook
+from audience_sync.delivery import DeliveryOptions, DeliveryReport, SideDeliveries, deliver
+from audience_sync.errors import ConfigError
 from audience_sync.signals import stoppable
 from audience_sync.store import backlog, erasure
 from audience_sync.store.workspace import Workspace
@@ -59,7 +62,7 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
     key = resolve_api_key(settings.section, os.environ)
     with working(settings) as (workspace, stop):
         with workspace.database.read() as connection:
-            is_idle = not backlog.any_deliverable(connection)
+            is_idle = not backlog.any_deliverable(connection)  # hooks do not use the key
         delivery = send(workspace, settings, key, wait=wait, stop=stop, forwarded=True)
         code = run_output.exit_code([], [], delivery)
         if is_idle:
@@ -143,16 +146,37 @@ def send(
     """Deliver changes, and with `forwarded` also events, showing progress. Without a key, deliver nothing."""
     if key is None:
         return None
+    delivery = DeliveryOptions(
+        settings=settings, key=key, forwarded=forwarded, wait=wait, stop=stop, warn=run_output.warn
+    )
+    beside = SideDeliveries(workspace, list(_hook_deliveries(workspace, settings, delivery)))
     with Progress("delivery") as progress:
-        return deliver(
-            workspace,
-            DeliveryOptions(
-                settings=settings,
-                key=key,
-                forwarded=forwarded,
-                wait=wait,
-                stop=stop,
-                on_progress=lambda events: progress.show("delivering", events),
-                warn=run_output.warn,
-            ),
-        )
+        on_progress = partial(progress.show, "delivering")
+        try:
+            report = deliver(workspace, replace(delivery, on_progress=on_progress))
+        finally:
+            ended = beside.finish(stop=stop)
+    run_output.say_hooks(workspace.database, ended)
+    return replace(report, required=tuple(one for route, one in ended if route.is_required and one is not None))
+
+
+def _hook_deliveries(
+    workspace: Workspace, settings: Settings, delivery: DeliveryOptions
+) -> Iterator[tuple[Route, DeliveryOptions]]:
+    """Yield a delivery for each hook that has something pending.
+
+    Raises:
+        ConfigError: a required hook has no secret. Without that of another hook, its messages stay pending.
+    """
+    for hook in settings.hooks:
+        with workspace.database.read() as connection:
+            if not backlog.any_deliverable(connection, destination=hook.name):
+                continue
+        try:
+            secrets = resolve_hook(hook, os.environ)
+        except ConfigError as error:
+            if hook.required:
+                raise
+            run_output.warn(f"{error}; its messages stay pending")
+            continue
+        yield settings.hook_route(hook, secrets), replace(delivery, key=secrets.first, forwarded=True)

@@ -21,9 +21,10 @@ from audience_sync.cli.status_commands import chosen_audience, known_audience
 from audience_sync.cli.text_table import TableView
 from audience_sync.config import Settings
 from audience_sync.core.text import counted
-from audience_sync.errors import ConfigError, LeaseHeld
+from audience_sync.errors import ConfigError, LeaseHeld, UnknownName
 from audience_sync.store import (
     audiences,
+    backlog,
     backup_mark,
     batches,
     dead_letters,
@@ -48,6 +49,9 @@ ProfileOption = Annotated[
     str | None, typer.Option("--profile", metavar="USER", help="Show only rows for this user (default: all).")
 ]
 EventsOption = Annotated[bool, typer.Option("--events", help="Only forwarded events.")]
+HookOption = Annotated[
+    str | None, typer.Option("--hook", metavar="NAME", help="Only messages for this hook (default: none of any hook).")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -74,17 +78,19 @@ def dead_list(
     user: ProfileOption = None,
     *,
     events: EventsOption = False,
+    hook: HookOption = None,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """List dead letters and the reason for each.
 
     Dead letters are audience values and forwarded events that Schematic refused or that a mapping failed on. They are
-    not retried until you run `dead retry`. AUDIENCE lists only values of that audience, and no forwarded events.
+    not retried until you run `dead retry`. AUDIENCE lists only values of that audience, and no forwarded events. --hook
+    lists the messages that a hook refused instead.
     """
     settings = settings_of(context)
     with runtime.opened(settings) as database:
-        found = dead_letters.listed(database, _which(database, settings, audience, user=user, events=events))
+        found = dead_letters.listed(database, _which(database, settings, audience, user=user, events=events, hook=hook))
         shown = DEAD_SHOWN.narrowed_to("audience", audience).narrowed_to("profile_key", user)
         print_records(found, dead_letters.COLUMNS, format=format, limit=limit, shown=shown)
 
@@ -95,6 +101,7 @@ def dead_retry(
     user: ProfileOption = None,
     *,
     events: EventsOption = False,
+    hook: HookOption = None,
 ) -> None:
     """Send dead values and events again.
 
@@ -103,7 +110,7 @@ def dead_retry(
     """
     settings = settings_of(context)
     with runtime.opened(settings, on_wait=run_output.waiting_for_lock) as database:
-        which = _which(database, settings, audience, user=user, events=events)
+        which = _which(database, settings, audience, user=user, events=events, hook=hook)
         with database.write() as connection:
             retried = sum(dead_letters.retry(connection, which, now_ms=clock().now_ms()).values())
     typer.echo(f"dead letters reopened: {retried:,}")
@@ -117,16 +124,21 @@ def dead_discard(
     user: ProfileOption = None,
     *,
     events: EventsOption = False,
+    hook: HookOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Delete dead values and events without sending them.
 
     Schematic keeps its current value, even if it differs from the membership database. For an event, Schematic keeps
-    the bodies that it already accepted.
+    the bodies that it already accepted. With --hook, deletes the messages that this hook refused or, if the hook is no
+    longer in the configuration, everything that waits for it.
     """
     settings = settings_of(context)
     with runtime.opened(settings, on_wait=run_output.waiting_for_lock) as database:
-        which = _which(database, settings, audience, user=user, events=events)
+        which = _which(database, settings, audience, user=user, events=events, hook=hook)
+        if hook is not None and user is None and hook not in {one.name for one in settings.hooks}:
+            _drop_hook(database, hook, yes=yes)
+            return
         with database.read() as connection:
             count = dead_letters.count(connection, which)
         if count:
@@ -274,15 +286,34 @@ def _set_state(context: typer.Context, word: str, state: str) -> str:
 
 
 def _which(
-    database: Database, settings: Settings, word: str | None, *, user: str | None, events: bool
+    database: Database, settings: Settings, word: str | None, *, user: str | None, events: bool, hook: str | None
 ) -> dead_letters.Which:
     """Return which dead rows a command selects.
 
     Raises:
-        typer.BadParameter: --events with an audience, because forwarded events do not belong to one.
-        UnknownName: the audience is unknown.
+        typer.BadParameter: --events or --hook with an audience, or both of them.
+        UnknownName: the audience or the hook is unknown.
     """
     if word is not None and events:
         raise typer.BadParameter("--events cannot be combined with AUDIENCE")
+    if hook is not None and (word is not None or events):
+        raise typer.BadParameter("--hook cannot be combined with AUDIENCE or --events")
     with database.read() as connection:
-        return dead_letters.Which(chosen_audience(connection, settings, word), user, events)
+        if hook is None:
+            return dead_letters.Which(chosen_audience(connection, settings, word), user, events)
+        known = {one.name for one in settings.hooks} | set(subscriptions.destinations(connection))
+        if hook not in known:
+            raise UnknownName(f"there is no hook {hook!r}", hint="`audience-sync status` lists them")
+        return dead_letters.Which(None, user, destination=hook)
+
+
+def _drop_hook(database: Database, hook: str, *, yes: bool) -> None:
+    """Drop everything that waits for a hook that is no longer in the configuration."""
+    with database.read() as connection:
+        waiting, _, dead = backlog.count(connection, destination=hook)
+    run_output.confirm(
+        f"Discard {counted(waiting + dead, 'message')} for the removed hook {hook} without sending?", yes=yes
+    )
+    with database.write() as connection:
+        dropped = subscriptions.drop(connection, hook)
+    typer.echo(f"messages discarded: {dropped:,}")

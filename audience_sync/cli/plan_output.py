@@ -99,6 +99,7 @@ def _is_sampled(profile_key: str) -> bool:
 
 SAMPLE_COLUMNS: Final = (
     "record", "audience", "computation", "change", "profile_key", "value", "identifiers", "bodies", "rejected",
+    "hooks",
 )  # fmt: skip
 REDACTED: Final = "(the API key)"
 MADE_WHEN_SENT: Final = "(generated when sent)"
@@ -130,6 +131,10 @@ class PlanSamples:
     ) -> None:
         self._destination = settings.destination
         self._renderer = renderer
+        self._hooks = {hook.name: settings.hook_route(hook).renderer("") for hook in settings.hooks}
+        self._subscribers = {
+            audience.key: [one.destination for one in settings.subscribers(audience)] for audience in settings.audiences
+        }
         self._ids = audience_ids
         self._most = most
         self._at = iso(now)
@@ -148,6 +153,7 @@ class PlanSamples:
     def _show(self, audience: Audience, change: Change) -> None:
         rendered = self._rendered(audience, change)
         bodies = [self._shown_body(audience.key, event) for event in rendered.events]
+        hooks = self._messages(audience, change)
         reasons = [reason for _, reason in rendered.rejected]
         self.rejected.update((audience.key, reason) for reason in reasons)
         if self._sheet is None:
@@ -155,6 +161,8 @@ class PlanSamples:
             out.print(Text(printable(f"{audience.key} {change.kind.value} {change.profile_key}{value}")))
             for body in bodies:
                 out.print_lines(wrap(Text(body), out.line_width, hang=2, is_json=True))
+            for name, body in hooks.items():
+                out.print_lines(wrap(Text(f"hook {name}: {body}"), out.line_width, hang=2, is_json=True))
             for reason in reasons:
                 out.print(Text(f"would become a dead letter: {printable(reason)}"))
             out.print()
@@ -169,12 +177,26 @@ class PlanSamples:
                 "value": change.value,
                 "identifiers": change.identifiers,
                 "bodies": f"[{','.join(bodies)}]",
+                "hooks": "{" + ",".join(f'"{name}":{body}' for name, body in hooks.items()) + "}",
                 "rejected": "; ".join(reasons) or None,
             }
         )
 
     def _rendered(self, audience: Audience, change: Change) -> ProfileEvents:
-        row = OpenChange(
+        (rendered,) = self._renderer.profile_events([self._row(audience, change)], at=self._at)
+        return rendered
+
+    def _messages(self, audience: Audience, change: Change) -> dict[str, str]:
+        """Return the message that each hook gets for a change, by the name of the hook."""
+        found = {}
+        for name in self._subscribers.get(audience.key, ()):
+            (rendered,) = self._hooks[name].profile_events([self._row(audience, change)], at=self._at)
+            (event,) = rendered.events
+            found[name] = harmless(event.body.replace(event.idempotency_key, MADE_WHEN_SENT))
+        return found
+
+    def _row(self, audience: Audience, change: Change) -> OpenChange:
+        return OpenChange(
             profile_key=change.profile_key,
             audience_id=self._ids.get(audience.key, 0),
             trait=audience.key,
@@ -185,8 +207,6 @@ class PlanSamples:
             kind=change.kind,
             computation=audience.computation,
         )
-        (rendered,) = self._renderer.profile_events([row], at=self._at)
-        return rendered
 
     def _shown_body(self, key: str, event: RenderedEvent) -> str:
         """Return an event as it would be posted, except for the keys that are generated at delivery."""

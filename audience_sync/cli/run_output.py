@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 
 import typer
@@ -14,7 +14,7 @@ from audience_sync.checks import check_permissions
 from audience_sync.cli.console import Format, Sheet
 from audience_sync.cli.context import console
 from audience_sync.cli.text_table import TableView, wrap
-from audience_sync.config import Audience, Settings
+from audience_sync.config import Audience, Route, Settings
 from audience_sync.core.forecast import forecast
 from audience_sync.core.model import RunState
 from audience_sync.core.text import counted
@@ -27,7 +27,7 @@ from audience_sync.errors import (
     DestinationAway,
     KeyRefused,
 )
-from audience_sync.store import audiences, identifiers, outbox, runs
+from audience_sync.store import audiences, backlog, identifiers, outbox, runs
 from audience_sync.store.audiences import rename_warnings
 from audience_sync.store.database import Database, display_url
 from audience_sync.store.runs import RunRow
@@ -185,13 +185,37 @@ def exit_code(
             return KeyRefused.exit_code
         if delivery.failure is not None and not isinstance(delivery.failure, DestinationAway):
             failures = [*failures, delivery.failure]
+        required = [one.failure for one in delivery.required if one.failure is not None]
+        if any(isinstance(one, KeyRefused) for one in required):
+            return KeyRefused.exit_code
+        failures = [*failures, *(one for one in required if not isinstance(one, DestinationAway))]
     codes = {error.exit_code for error in failures}
     if codes:
         return codes.pop() if len(codes) == 1 else 1
     if any(run.state in (RunState.BLOCKED, RunState.HELD) for run in done):
         return WAITS_FOR_A_PERSON
-    is_open = delivery is not None and (delivery.open > delivery.paused or delivery.dead)
+    reports = [] if delivery is None else [delivery, *delivery.required]
+    is_open = any(one.open > one.paused or one.dead for one in reports)
     return DELIVERIES_OPEN if is_open else 0
+
+
+def say_hooks(database: Database, ended: Iterable[tuple[Route, DeliveryReport | None]]) -> None:
+    """Print what the hooks accepted, and what they leave open."""
+    for route, report in ended:
+        name = route.destination.display_name
+        if report is None:
+            with database.read() as connection:
+                waiting, _, dead = backlog.count(connection, destination=route.name)
+        else:
+            waiting, dead = report.open, report.dead
+            console.print(f"{name}: {counted(report.events, 'message')} accepted")
+            if report.failure is not None:
+                warn(str(report.failure))
+        if waiting or dead:
+            console.print(
+                f"[yellow]{name}: {waiting:,} waiting; dead: {dead:,}[/] (`audience-sync status` shows why;"
+                " `audience-sync deliver` or a running service sends them)"
+            )
 
 
 def print_released(database: Database, run: RunRow) -> None:

@@ -36,6 +36,7 @@ from audience_sync.store import (
     outbox,
     settings_table,
     status_report,
+    subscriptions,
 )
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database, display_url
@@ -88,6 +89,10 @@ ATTEMPTS_SHOWN = TableView(("of", "events", "tries", "next_try_at", "error"), op
 BLOCKED_SHOWN = TableView(("id", "audience", "started_at", "reason"), optional=("started_at",))
 SYNCED = frozenset({"active", "new", "held"})  # states of audiences that are synced
 HELD_SHOWN = TableView(("audience", "reason"))
+HOOKS_SHOWN = TableView(
+    ("hook", "url", "open", "dead", "state", "since", "last_answer", "next_try_at"),
+    optional=("url", "since", "next_try_at", "dead"),
+)
 STOPPED = frozenset({OutageKind.KEY_REFUSED.value, OutageKind.STOPPED.value})
 SENTENCES = {
     OutageKind.UNREACHABLE.value: "unreachable",
@@ -214,6 +219,7 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
             },
             "events": {**event_reports.summary(connection), "stuck": _stuck(waiting, of="events")},
             "destination": destination,
+            "hooks": _hooks(connection, settings),
             "delivery_stopped": destination["last_answer"] if destination["state"] in STOPPED else None,
             "attempts": waiting,
             "shared_identifiers": identifiers.count_shared(connection),
@@ -222,6 +228,29 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
             "held": [{"audience": one["key"], "reason": one["held"]} for one in found if one["held"] is not None],
             "leases": working,
         }
+
+
+def _hooks(connection: Connection, settings: Settings) -> list[Record]:
+    """Return a record for every hook in the configuration, and for every removed one that has something pending."""
+    configured = {hook.name: hook for hook in settings.hooks}
+    names = [*configured, *(set(subscriptions.destinations(connection)) - configured.keys())]
+    found = []
+    for name in sorted(names):
+        hook = configured.get(name)
+        route = None if hook is None else settings.hook_route(hook)
+        longest = settings.delivery.max_backoff if hook is None else hook.max_backoff
+        attempts = backlog.waiting_batches(connection, max_backoff=longest, destination=name)
+        found.append(
+            {
+                "hook": name,
+                "url": None if route is None else route.destination.api_url,
+                "configured": hook is not None,
+                "required": hook is not None and hook.required,
+                **status_report.subscriber(connection, name, now_ms=clock().now_ms()),
+                "stuck": _stuck(attempts, of="events"),
+            }
+        )
+    return found
 
 
 def _stuck(attempts: Iterable[Record], *, of: str) -> int:
@@ -296,6 +325,7 @@ def _print_status(whole: Record, *, forwarded: bool, name: str) -> None:
     print_table(map(_short, whole["audiences"]), STATUS_SHOWN, hidden=hidden)
     _print_waiting(whole["deliveries"], whole["events"] if forwarded else None)
     _print_destination(whole["destination"], name)
+    _print_hooks(whole["hooks"], hidden)
     if whole["shared_identifiers"]:
         shared = identifiers.shared_sentence(whole["shared_identifiers"], destination=name)
         out.print(f"identifiers: {shared}")
@@ -340,6 +370,21 @@ def _print_destination(destination: Record, name: str) -> None:
         since = instant_text(destination["since"])
         out.print(f"{name}: {SENTENCES[destination['state']]} since {since}, next attempt {again}", markup=False)
         out.print(f"last answer: {destination['last_answer']}", markup=False)
+
+
+def _print_hooks(hooks: list[Record], hidden: HiddenColumns) -> None:
+    if not hooks:
+        return
+    typer.echo("\nhooks:")
+    print_table(hooks, HOOKS_SHOWN, hidden=hidden)
+    for hook in hooks:
+        if hook["dead"]:
+            console.print(f"hint: `audience-sync dead list --hook {hook['hook']}` shows why messages are dead")
+        if not hook["configured"]:
+            console.print(
+                f"hint: {hook['hook']} is not in the configuration;"
+                f" `audience-sync dead discard --hook {hook['hook']}` drops its messages"
+            )
 
 
 def _oldest(waiting: Record) -> str:

@@ -26,6 +26,7 @@ from systemd_watchdog.systemd_watchdog import WatchDog
 
 from audience_sync.config import Settings, load, resolve_api_key
 from audience_sync.daemon.dispatcher import Dispatcher
+from audience_sync.daemon.hook_dispatchers import HookDispatchers
 from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.database_error import first_line, is_away
@@ -181,6 +182,7 @@ def run(
     tuning, troubles = workspace.tuning, Troubles(workspace.clock.monotonic)
     syncing = Syncing(workspace, settings, stop=stop, troubles=troubles)
     dispatcher = Dispatcher(workspace, settings, key, syncing=syncing, troubles=troubles)
+    hooks = HookDispatchers(workspace, syncing=syncing, troubles=troubles)
     crashed = None
     with ExitStack() as ending:
         ending.enter_context(crashes_logged())
@@ -188,9 +190,10 @@ def run(
         ingest = _open_ingest(workspace, settings, ending)
         syncing.start()
         dispatcher.start()
+        hooks.follow(settings, os.environ)
         notifier.ready()
         log.info("daemon_started", audiences=len(settings.audiences), next_sync_at=_iso(syncing.next_at()))
-        reloader = _Reloader(syncing, dispatcher, notifier, settings, key)
+        reloader = _Reloader(syncing, dispatcher, hooks, notifier, settings, key)
         try:
             told_at = float("-inf")
             while not stop.wait(tuning.watch_seconds) and dispatcher.is_alive() and (crashed := _crash(ingest)) is None:
@@ -208,7 +211,7 @@ def run(
             log.info("daemon_stopping", requested=stop.is_set())
             stop.set()
             notifier.stopping()
-            if not _end(workspace, syncing, dispatcher, ingest):
+            if not _end(workspace, syncing, dispatcher, hooks, ingest):
                 _leave(sys.exception() or dispatcher.failure or crashed, settings.destination.display_name)
     if dispatcher.failure is not None:
         raise dispatcher.failure
@@ -220,10 +223,17 @@ class _Reloader:
     """Apply a changed configuration to every part of the daemon."""
 
     def __init__(
-        self, syncing: Syncing, dispatcher: Dispatcher, notifier: Notifier, settings: Settings, key: SecretStr
+        self,
+        syncing: Syncing,
+        dispatcher: Dispatcher,
+        hooks: HookDispatchers,
+        notifier: Notifier,
+        settings: Settings,
+        key: SecretStr,
     ) -> None:
         self._syncing = syncing
         self._dispatcher = dispatcher
+        self._hooks = hooks
         self._notifier = notifier
         self.settings = settings  # current
         self._key = key
@@ -250,6 +260,7 @@ class _Reloader:
             self._notifier.ready()
         self._is_delayed = False
         self._dispatcher.reload(found.settings, found.key)
+        self._hooks.follow(found.settings, os.environ)
         self.settings, self._key = found.settings, found.key
         self._log(found)
         return True
@@ -285,19 +296,23 @@ def _crash(ingest: Server | None) -> AudienceSyncError | None:
     return AudienceSyncError("event ingestion has crashed; see `thread_crashed` in the log")
 
 
-def _end(workspace: Workspace, syncing: Syncing, dispatcher: Dispatcher, ingest: Server | None) -> bool:
+def _end(
+    workspace: Workspace, syncing: Syncing, dispatcher: Dispatcher, hooks: HookDispatchers, ingest: Server | None
+) -> bool:
     """End all work in parallel and in order; return whether everything ended in time."""
     ends_at = workspace.clock.monotonic() + workspace.tuning.drain_seconds
     dispatcher.stop()
+    hooks.stop()
     if ingest is not None:
         ingest.stop()
     syncing.stop()
     closed = syncing.close(workspace.tuning.sync_drain_seconds)
     dispatcher.join(max(0.0, ends_at - workspace.clock.monotonic()))
+    hooks_closed = hooks.close(ends_at)
     if ingest is not None:
         ingest.close(max(0.0, ends_at - workspace.clock.monotonic()))
     log.info("daemon_stopped")
-    return closed and not dispatcher.is_alive()
+    return closed and hooks_closed and not dispatcher.is_alive()
 
 
 def _iso(moment: datetime | None) -> str | None:
