@@ -1,0 +1,293 @@
+"""Hooks: every change is sent to a receiver in order, which is never trusted, and never delays the destination."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audience_sync.sync import Job
+from audience_sync.sync import sync as run_sync
+from tests.acceptance.running import ON_ONE_DATABASE, Place, open_place
+from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME
+from tests.support.webhook_receiver import SECRET, Fault, WebhookReceiver, receiving
+
+
+@pytest.fixture
+def receiver() -> Iterator[WebhookReceiver]:
+    """Yield a receiver of webhooks."""
+    with receiving() as running:
+        yield running
+
+
+@pytest.fixture
+def place(tmp_path: Path, database_url: str, receiver: WebhookReceiver) -> Iterator[Place]:
+    """Yield a shop whose configuration has a hook."""
+    with open_place(tmp_path, database_url) as opened:
+        opened.environment["CRM_SECRET"] = SECRET
+        opened.configure(more=hook(receiver), guard={"max_exit_percent": 100})
+        yield opened
+
+
+def hook(receiver: WebhookReceiver, **settings: object) -> str:
+    """Return the table of a hook, with settings in place of its own."""
+    known = {"name": "crm", "url": receiver.url, "secret": "${CRM_SECRET}", "max_backoff": "1s", **settings}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in known.items()]
+    return "\n".join(["[[hooks]]", *lines, "max_requests_per_second = 1000"])
+
+
+def sync(place: Place, members: Iterable[str], *words: str) -> int:
+    """Make these the members, and sync; return the exit code."""
+    place.shop.set_orders(dict.fromkeys(members).items())
+    return place.command("sync", *words).code
+
+
+def stories(messages: Iterable[dict[str, Any]]) -> dict[str, list[str]]:
+    """Return the types of the messages about each user, in their order."""
+    found = defaultdict(list)
+    for message in messages:
+        found[message["user"]["keys"]["userId"]].append(message["type"])
+    return dict(found)
+
+
+def status(place: Place) -> dict[str, Any]:
+    """Return what `status` says about the hook."""
+    (whole,) = place.command("status", "--format", "json").records
+    (found,) = whole["hooks"]
+    return dict(found)
+
+
+def test_changes_after_the_first_sync_are_sent(place: Place, receiver: WebhookReceiver) -> None:
+    """The first sync is the state from which changes count; then each is a message with the facts of the change."""
+    assert sync(place, ["u1", "u2"]) == 0
+    assert receiver.requests == []
+    assert sync(place, ["u2", "u3"]) == 0
+
+    assert stories(receiver.taken) == {"u1": ["exited"], "u3": ["entered"]}
+    (entered,) = [one for one in receiver.taken if one["type"] == "entered"]
+    run = place.rows("SELECT as_of FROM sync_runs ORDER BY id DESC LIMIT 1")
+    assert entered == {
+        "id": entered["id"],
+        "type": "entered",
+        "audience": {"key": AUDIENCE_KEY, "name": AUDIENCE_NAME},
+        "value": True,
+        "user": {"keys": {"userId": "u3"}},
+        "at": run[0][0],
+        "initial": False,
+    }
+    assert place.rows("SELECT count(*) FROM events") == [(0,)]
+    assert place.traits()["u3"] == {AUDIENCE_KEY: True}
+
+
+def test_a_hook_can_begin_with_the_members(place: Place, receiver: WebhookReceiver) -> None:
+    """With `start = "members"`, the members of a first sync are sent, and those that a later hook finds."""
+    place.configure(more=hook(receiver, start="members"))
+    assert sync(place, ["u1", "u2"]) == 0
+    assert stories(receiver.taken) == {"u1": ["entered"], "u2": ["entered"]}
+    with receiving() as later:
+        more = "\n".join([hook(receiver, start="members"), hook(later, name="late", start="members")])
+        place.configure(more=more, guard={"max_exit_percent": 100})
+        assert sync(place, ["u2", "u3"]) == 0
+
+        assert stories(later.taken) == {"u1": ["entered", "exited"], "u2": ["entered"], "u3": ["entered"]}
+        assert [one["initial"] for one in later.taken if one["type"] == "entered"] == [True, True, False]
+    assert stories(receiver.taken) == {"u1": ["entered", "exited"], "u2": ["entered"], "u3": ["entered"]}
+
+
+def test_members_are_queued_in_pages_and_across_a_kill(place: Place, receiver: WebhookReceiver) -> None:
+    """A sync that is killed while it queues the members goes on where it stopped, and each is sent once."""
+    users = [f"u{number}" for number in range(7)]
+    place.environment["CRM_SECRET"] = SECRET
+    place.configure()
+    assert sync(place, users) == 0
+    settings = place.configure(more=hook(receiver, start="members"))
+    job = Job(settings=settings, audience=settings.audiences[0])
+    with place.workspace(changes_per_commit=2) as workspace:
+        killed = replace(workspace, reach=failing_at("subscription.committed", 2))
+        with pytest.raises(InterruptedError):
+            run_sync(killed, job)
+    assert place.rows("SELECT count(*) FROM events") == [(4,)]
+    assert sync(place, users) == 0
+
+    assert stories(receiver.taken) == {user: ["entered"] for user in users}
+    assert len(receiver.taken) == len(users)
+
+
+def failing_at(point: str, count: int) -> Callable[[str], None]:
+    """Return what raises when a named point is reached for the nth time."""
+    reached = Counter[str]()
+
+    def reach(name: str) -> None:
+        reached[name] += 1
+        if name == point and reached[name] == count:
+            raise InterruptedError(point)
+
+    return reach
+
+
+def test_a_hook_that_hangs_delays_nothing(place: Place, receiver: WebhookReceiver) -> None:
+    """A sync ends within seconds with the code of the destination, which has everything; the messages stay."""
+    assert sync(place, ["u1"]) == 0
+    place.always_forks = True  # the end of a process cuts off the request that hangs
+    receiver.fail(Fault(hangs=True))
+    began = time.monotonic()
+    assert sync(place, ["u2"]) == 0
+    assert time.monotonic() - began < 6
+    assert place.traits()["u2"] == {AUDIENCE_KEY: True}
+    assert status(place)["open"] == 2
+
+    receiver.recover()
+    assert place.command("deliver").code == 0
+    assert stories(receiver.taken) == {"u1": ["exited"], "u2": ["entered"]}
+    assert status(place)["open"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [
+        (Fault(500), "unreachable"),
+        (Fault(302, headers={"Location": "http://127.0.0.1:1/other?token=t0ken"}), "stopped"),
+        (Fault(410), "stopped"),
+        (Fault(401), "key_refused"),
+    ],
+)
+def test_a_failing_hook_is_in_the_status_and_not_in_the_exit_code(
+    place: Place, receiver: WebhookReceiver, fault: Fault, state: str
+) -> None:
+    """Without `required`, a hook that fails changes no exit code; its messages wait, and `status` says why."""
+    assert sync(place, ["u1"]) == 0
+    receiver.fail(fault)
+    assert sync(place, ["u2"]) == 0
+    found = status(place)
+    shown = place.command("status")
+
+    assert (found["open"], found["dead"]) == (2, 0)
+    if state != "unreachable":  # that is an outage only after some seconds
+        assert found["state"] == state
+        assert str(fault.status) in found["last_answer"]
+    assert "token" not in json.dumps(found) + shown.out + shown.err
+    assert "/hook" not in json.dumps(found) + shown.out + shown.err
+
+    receiver.recover()
+    assert place.command("deliver").code == 0
+    assert stories(receiver.taken) == {"u1": ["exited"], "u2": ["entered"]}
+
+
+def test_a_required_hook_counts(place: Place, receiver: WebhookReceiver) -> None:
+    """With `required = true`, open messages end a sync with code 3, and a refused signature with code 6."""
+    place.configure(more=hook(receiver, required=True), guard={"max_exit_percent": 100})
+    assert sync(place, ["u1"]) == 0
+    receiver.fail(Fault(503))
+    assert sync(place, ["u2"], "--wait", "1s") == 3
+    receiver.fail(Fault(401))
+    assert place.command("deliver", "--wait", "1s").code == 6
+    receiver.recover()
+    assert place.command("deliver").code == 0
+    assert len(receiver.once) == 2
+
+
+def test_a_rejected_message_is_a_dead_letter(place: Place, receiver: WebhookReceiver) -> None:
+    """A clear refusal sets the message aside with the reason; it can be sent again under its id, or discarded."""
+    assert sync(place, []) == 0
+    receiver.fail(Fault(422, '{"error":"no such user"}'))
+    assert sync(place, ["u1", "u2"]) == 0
+    listed = place.command("dead", "list", "--hook", "crm", "--format", "json").records
+    assert [(one["profile_key"], one["reason"]) for one in listed] == [
+        (user, "HTTP 422: no such user") for user in ("u1", "u2")
+    ]
+    assert place.command("dead", "list", "--format", "json").records == []
+    refused = {message["id"] for request in receiver.requests for message in request.messages}
+
+    receiver.recover()
+    assert place.command("dead", "discard", "--hook", "crm", "--profile", "u2", "--yes").code == 0
+    assert place.command("dead", "retry", "--hook", "crm").out == "dead letters reopened: 1\n"
+    assert place.command("deliver").code == 0
+    assert stories(receiver.taken) == {"u1": ["entered"]}
+    assert {one["id"] for one in receiver.taken} < refused
+
+
+def test_a_removed_hook_keeps_its_messages_until_they_are_discarded(place: Place, receiver: WebhookReceiver) -> None:
+    """What waits for a hook that is no longer in the file is shown, and discarded only on request."""
+    assert sync(place, ["u1"]) == 0
+    receiver.fail(Fault(503))
+    assert sync(place, ["u2"]) == 0
+    place.configure()
+    assert sync(place, ["u3"]) == 0  # nothing more is queued
+    found = status(place)
+    assert (found["hook"], found["configured"], found["open"]) == ("crm", False, 2)
+    assert "dead discard --hook crm" in place.command("status").err
+
+    assert place.command("dead", "discard", "--hook", "crm", "--yes").out == "messages discarded: 2\n"
+    (whole,) = place.command("status", "--format", "json").records
+    assert whole["hooks"] == []
+    unknown = place.command("dead", "discard", "--hook", "crm", "--yes")
+    assert (unknown.code, unknown.err.splitlines()[-2:]) == (
+        2,
+        ["error: there is no hook 'crm'", "hint: `audience-sync status` lists them"],
+    )
+
+
+def test_a_forgotten_person_is_deleted_at_the_receiver(place: Place, receiver: WebhookReceiver) -> None:
+    """`forget` drops what waits and sends `deleted`; afterwards nothing in the database names the person."""
+    assert sync(place, ["u1", "u2"]) == 0
+    assert sync(place, ["u1", "u2", "u3"]) == 0
+    receiver.fail(Fault(503))
+    assert sync(place, ["u1", "u2"]) == 0
+    receiver.recover()
+    forgotten = place.command("forget", "u3", "--yes")
+    assert forgotten.code == 0
+    assert "1 hook will get the message `deleted`" in forgotten.err
+    assert place.command("deliver").code == 0
+
+    assert stories(receiver.taken) == {"u3": ["entered", "deleted"]}
+    deleted = receiver.taken[-1]
+    assert deleted == {"id": deleted["id"], "type": "deleted", "user": {"keys": {"userId": "u3"}}, "at": deleted["at"]}
+    left = {table: rows for table, rows in place.everything().items() if "'u3'" in repr(rows) or '"u3"' in repr(rows)}
+    assert left == {}
+
+
+def test_a_plan_shows_the_messages(place: Place, receiver: WebhookReceiver) -> None:
+    """Samples have the body of each hook, and nothing is sent."""
+    place.shop.set_orders(["u1"])
+    (sample,) = [
+        one for one in place.command("plan", "--samples", "1", "--format", "json").records if one["record"] == "sample"
+    ]
+    shown = place.command("plan", "--samples", "1").out
+
+    assert json.loads(sample["hooks"])["crm"]["type"] == "entered"
+    assert 'hook crm: {"id":"(generated when sent)","type":"entered"' in shown
+    assert receiver.requests == []
+
+
+@ON_ONE_DATABASE
+def test_check_has_a_line_for_each_hook(place: Place, receiver: WebhookReceiver) -> None:
+    """The receiver gets a signed request without messages; a hook that fails is a warning, a required one an error."""
+    found = [one for one in place.command("check", "--format", "json").records if one["check"] == "hook"]
+    assert [(one["state"], one["message"]) for one in found] == [
+        ("ok", "accepts signed requests; no message was sent")
+    ]
+    assert [request.messages for request in receiver.requests] == [[]]
+    receiver.fail(Fault(401))
+    assert place.command("check").code == 0
+    place.configure(more=hook(receiver, required=True))
+    assert place.command("check").code != 0
+
+
+@ON_ONE_DATABASE
+def test_a_missing_secret_is_named(place: Place, receiver: WebhookReceiver) -> None:
+    """Without its secret, a hook sends nothing and its messages stay; a required one fails the command."""
+    assert sync(place, ["u1"]) == 0
+    del place.environment["CRM_SECRET"]
+    place.shop.set_orders(["u2"])
+    ended = place.command("sync")
+    assert ended.code == 0
+    assert "hook crm: `CRM_SECRET` is not set as an environment variable or a systemd credential" in ended.err
+    assert status(place)["open"] == 2
+    place.configure(more=hook(receiver, required=True))
+    assert place.command("deliver").code == 2
