@@ -45,6 +45,7 @@ class Dispatcher(threading.Thread):
         name = (route or settings.route).name
         super().__init__(name="dispatcher" if route is None else f"dispatcher {name}", daemon=True)
         self._destination = name  # of its rows
+        self._is_primary = route is None
         self._facts = {} if route is None else {"hook": name}  # in the log
         self._workspace = workspace
         self._syncing = syncing
@@ -137,14 +138,17 @@ class Dispatcher(threading.Thread):
             facts |= {"was": before.kind.value, "after_seconds": round(change.after.total_seconds())}
         if outage is None:
             began_at = None if before is None else reports.iso(before.began_at)
-            event = f"{destination.name}_recovered"
-            log.info(event, **facts, nothing_accepted_since=began_at)
+            if self._is_primary:
+                log.info("schematic_recovered", **facts, nothing_accepted_since=began_at)
+            else:
+                log.info("hook_recovered", **facts, nothing_accepted_since=began_at)
             return
         facts |= {"since": reports.iso(outage.since), "next_try_at": reports.iso(outage.next_try_at)}
         match outage.kind:
+            case OutageKind.UNREACHABLE if self._is_primary:
+                log.warning("schematic_unreachable", last_answer=outage.answer, **facts)
             case OutageKind.UNREACHABLE:
-                event = f"{destination.name}_unreachable"
-                log.warning(event, last_answer=outage.answer, **facts)
+                log.warning("hook_unreachable", last_answer=outage.answer, **facts)
             case OutageKind.KEY_REFUSED:
                 log.error("key_refused", error=outage.answer, **facts, hint=_key_hint(destination))
             case OutageKind.STOPPED:

@@ -269,9 +269,7 @@ def test_a_plan_shows_the_messages(place: Place, receiver: WebhookReceiver) -> N
 def test_check_has_a_line_for_each_hook(place: Place, receiver: WebhookReceiver) -> None:
     """The receiver gets a signed request without messages; a hook that fails is a warning, a required one an error."""
     found = [one for one in place.command("check", "--format", "json").records if one["check"] == "hook"]
-    assert [(one["state"], one["message"]) for one in found] == [
-        ("ok", "accepts signed requests; no message was sent")
-    ]
+    assert [(one["state"], one["message"]) for one in found] == [("ok", "accepts signed requests; no message was sent")]
     assert [request.messages for request in receiver.requests] == [[]]
     receiver.fail(Fault(401))
     assert place.command("check").code == 0
