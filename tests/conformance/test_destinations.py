@@ -224,15 +224,9 @@ def test_another_environment_has_other_keys(server: LocalServer) -> None:
 # --- forwarded events -------------------------------------------------------------------------------------------------
 
 
-def forwarded(position: int, **event: object) -> ForwardedEvent:
-    """Return a waiting Segment event."""
-    whole = {"type": "identify", "userId": "u1", "timestamp": AT, "context": {"groupId": "c1"}, **event}
-    return ForwardedEvent("u1", position, f"m{position}", str(whole["type"]), orjson.dumps(whole).decode())
-
-
 def test_forwarded_events_keep_their_order(server: LocalServer) -> None:
     """Events of one profile are rendered in order, each whole, and no more than fit."""
-    waiting = [forwarded(n, traits={"n": n}) for n in range(10)]
+    waiting = [server.waiting(n) for n in range(10)]
     found = renderer_of(server).forwarded(waiting, most=4)
     positions = [event.origin.row.position for event in found.events if event.origin is not None]
 
@@ -244,7 +238,7 @@ def test_forwarded_events_keep_their_order(server: LocalServer) -> None:
 def test_accepted_bodies_of_a_forwarded_event_are_not_rendered_again(server: LocalServer) -> None:
     """An event is over once all its bodies were accepted."""
     renderer = renderer_of(server)
-    (waiting,) = [forwarded(0, traits={"plan": "pro"})]
+    waiting = server.waiting(0)
     first = renderer.forwarded([waiting], most=10)
     done = waiting._replace(accepted=frozenset(keys_of(first.events)))
 
@@ -254,7 +248,11 @@ def test_accepted_bodies_of_a_forwarded_event_are_not_rendered_again(server: Loc
 
 def test_an_event_that_is_not_wanted_is_unsent(server: LocalServer) -> None:
     """An event for other destinations sends nothing, and has a reason."""
-    found = renderer_of(server).forwarded([forwarded(0, integrations={"All": False})], most=10)
+    if not server.destination.actions:
+        pytest.skip("it has no mappings: nothing waits for it that it does not want")
+    event = {"type": "identify", "userId": "u1", "timestamp": AT, "integrations": {"All": False}}
+    waiting = ForwardedEvent("u1", 0, "m0", "identify", orjson.dumps(event).decode())
+    found = renderer_of(server).forwarded([waiting], most=10)
 
     assert (found.events, found.dead, len(found.unsent)) == ([], [], 1)
     assert found.unsent[0].reason
@@ -383,6 +381,8 @@ def test_the_environment_of_a_key(server: LocalServer) -> None:
 
 def test_a_wrong_key_has_no_environment(server: LocalServer) -> None:
     """A refused key, a host that is down and a host of somebody else are three different errors, without the key."""
+    if not server.has_environments:
+        pytest.skip("keys have no environment")
     wrong = "not_a_key_at_all"
     with connected(server, key=SecretStr(wrong)) as client, pytest.raises(KeyRefused) as refused:
         client.environment()

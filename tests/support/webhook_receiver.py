@@ -72,7 +72,7 @@ class WebhookReceiver:
     @property
     def once(self) -> list[dict[str, Any]]:
         """Return the messages without repetitions."""
-        return list({message["id"]: message for message in reversed(self.taken)}.values())[::-1]
+        return list({message["id"]: message for message in self.taken}.values())
 
     def processed(self) -> Counter[str]:
         """Return how often each message was processed, by its id."""
