@@ -114,7 +114,7 @@ def remove(connection: Connection, taken: Iterable[ForwardedEvent], *, destinati
     rows = sorted((event.profile_key, event.position) for event in taken)
     if not rows:
         return
-    if connection.dialect.name != "sqlite":
+    if connection.dialect.name != "sqlite" or destination != PRIMARY_DESTINATION:  # several messages have one position
         bulk.delete(connection, schema.events, _KEY, [(destination, *row) for row in rows])
         return
     connection.execute(  # as in the outbox

@@ -23,7 +23,7 @@ FAULTS = (
     Fault(302, headers={"Location": "http://127.0.0.1:1/"}),
     Fault(drops=True),
 )
-ROUNDS = (["u1", "u2"], ["u2", "u3"], ["u1", "u3", "u4"], [], ["u1", "u2", "u3"], ["u4"])
+ROUNDS: tuple[list[str], ...] = (["u1", "u2"], ["u2", "u3"], ["u1", "u3", "u4"], [], ["u1", "u2", "u3"], ["u4"])
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_every_change_arrives_through_faults_and_kills(place: Place, receiver: W
         with place.running("run", kill=f"{point}:{1 + number % 2}") as running:
             until(lambda wanted=members: running.process.poll() is not None or is_known(place, wanted))  # type: ignore[misc]
             ended = running.end(signal.SIGTERM)
-            assert ended.code in {0, KILLED}
+            assert ended.code in {0, KILLED, -signal.SIGTERM}  # the last if it had not begun
     assert place.command("sync").code == 0
 
     assert is_known(place, ROUNDS[-1])
