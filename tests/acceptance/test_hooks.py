@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import socket
+import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from audience_sync.destinations.webhook.webhook_signature import signed_headers
+from audience_sync.manual.manual_pages import manual_pages
 from audience_sync.sync import Job
 from audience_sync.sync import sync as run_sync
-from tests.acceptance.running import ON_ONE_DATABASE, Place, open_place
+from tests.acceptance.running import ON_ONE_DATABASE, Place, open_place, until
 from tests.factories import AUDIENCE_KEY, AUDIENCE_NAME
 from tests.support.webhook_receiver import SECRET, Fault, WebhookReceiver, receiving
 
@@ -289,3 +298,51 @@ def test_a_missing_secret_is_named(place: Place, receiver: WebhookReceiver) -> N
     assert status(place)["open"] == 2
     place.configure(more=hook(receiver, required=True))
     assert place.command("deliver").code == 2
+
+
+@ON_ONE_DATABASE
+def test_the_receiver_of_the_manual(place: Place, tmp_path: Path) -> None:
+    """The receiver that the manual shows verifies the signature and the age, and processes each message once."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", manual_pages()["webhooks"].text(), re.DOTALL | re.MULTILINE)
+    folder = tmp_path / "receiver"
+    folder.mkdir()
+    (folder / "receiver.py").write_text(code, encoding="utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "CRM_HOOK_SECRET": SECRET.replace(" ", "_"), "PORT": str(port)}
+    place.environment["CRM_SECRET"] = environment["CRM_HOOK_SECRET"]
+    url = f"http://127.0.0.1:{port}/"
+    with (folder / "out.txt").open("w") as out:
+        process = subprocess.Popen([sys.executable, "receiver.py"], cwd=folder, env=environment, stdout=out, stderr=out)
+    try:
+        until(lambda: post(url, b"{}", {}) == 401)
+        more = "\n".join(["[[hooks]]", f'name = "crm"\nurl = "{url}"\nsecret = "${{CRM_SECRET}}"\nrequired = true'])
+        place.configure(more=more, guard={"max_exit_percent": 100})
+        assert sync(place, ["u1"]) == 0
+        assert sync(place, ["u2"]) == 0
+
+        (batch,) = place.rows("SELECT events FROM batches WHERE destination = 'crm' LIMIT 1")
+        body = json.dumps({"messages": [{"id": "1", "type": "entered", "user": {"keys": {"userId": "x"}}}]}).encode()
+        secret, now = [environment["CRM_HOOK_SECRET"]], datetime.now(UTC)
+        assert "u2" in batch[0]
+        assert post(url, body, signed_headers(body, secret, now=now - timedelta(hours=1))) == 401
+        assert post(url, body + b" ", signed_headers(body, secret, now=now)) == 401
+        assert [post(url, body, signed_headers(body, secret, now=now)) for _ in range(2)] == [204, 204]
+    finally:
+        process.terminate()
+        process.wait()
+    said = [line for line in (folder / "out.txt").read_text().splitlines() if "keys" in line or "userId" in line]
+    assert sorted(said) == [
+        "entered None {'userId': 'x'}",
+        f"entered {AUDIENCE_KEY} {{'userId': 'u2'}}",
+        f"exited {AUDIENCE_KEY} {{'userId': 'u1'}}",
+    ]
+
+
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> int:
+    """Post a body and return the status; 0 without an answer."""
+    try:
+        return httpx.post(url, content=body, headers=dict(headers), trust_env=False).status_code
+    except httpx.TransportError:
+        return 0
