@@ -21,6 +21,7 @@ from audience_sync.config.types import (
     File,
     FileContext,
     HeaderName,
+    HookAudiences,
     HookName,
     HookReference,
     HookSecrets,
@@ -151,7 +152,7 @@ class HookTable(Table):
     secret: HookSecrets | None = None
     secret_file: File | None = None
     headers: dict[HeaderName, HookReference] = Field(default_factory=dict)
-    audiences: list[Key] | None = None
+    audiences: HookAudiences | None = None
     start: HookStart = defaults.HOOK_START
     required: bool = defaults.IS_REQUIRED
     timeout: Duration = defaults.HOOK_TIMEOUT

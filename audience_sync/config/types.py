@@ -319,6 +319,12 @@ def _hook_name(value: str) -> str:
     return value
 
 
+def _hook_audiences(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+        raise ValueError('must be a list of keys, as in `["big_spenders"]`')
+    return tuple(value)
+
+
 def _hook_start(value: object) -> str:
     return _one_of(("now", "members"), value)
 
@@ -412,6 +418,7 @@ WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url)]
 Reference: TypeAlias = Annotated[str, AfterValidator(_reference)]
 HookUrl: TypeAlias = Annotated[str, PlainValidator(read_webhook_url)]
 HookName: TypeAlias = Annotated[str, AfterValidator(_hook_name)]
+HookAudiences: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_hook_audiences)]
 HookStart: TypeAlias = Annotated[str, PlainValidator(_hook_start)]
 HookSecrets: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_hook_secrets)]
 HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]

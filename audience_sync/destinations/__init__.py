@@ -16,6 +16,7 @@ Adding a destination:
 4. Add an entry to `SERVERS` in `tests/conformance/destination_servers.py`: how to start a local server that stands for
    it. `tests/conformance/test_destinations.py` then tests it; what only this destination does has tests of its own.
 
-Nothing in `sync/` or `store/` changes while a configuration has one destination. For several at once, the rows of
-`outbox` and `batches` have a column `destination`, which is "schematic" by default and which nothing sets yet.
+Nothing in `sync/` or `store/` changes. Audiences and forwarded events go to the primary destination. The others
+subscribe to audiences (`Settings.subscribers`), and get a message for each change along a `Route` of their own:
+messages wait in `events` under the name of the route, and `Renderer.forwarded` renders them.
 """
