@@ -149,13 +149,13 @@ def send(
     delivery = DeliveryOptions(
         settings=settings, key=key, forwarded=forwarded, wait=wait, stop=stop, warn=run_output.warn
     )
-    beside = SideDeliveries(workspace, list(_hook_deliveries(workspace, settings, delivery)))
+    others = SideDeliveries(workspace, list(_hook_deliveries(workspace, settings, delivery)))
     with Progress("delivery") as progress:
         on_progress = partial(progress.show, "delivering")
         try:
             report = deliver(workspace, replace(delivery, on_progress=on_progress))
         finally:
-            ended = beside.finish(stop=stop)
+            ended = others.finish(stop=stop)
     run_output.say_hooks(workspace.database, ended)
     return replace(report, required=tuple(one for route, one in ended if route.is_required and one is not None))
 

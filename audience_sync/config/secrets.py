@@ -106,7 +106,7 @@ def _named(name: str, environ: Mapping[str, str]) -> str:
 
 
 class WebhookSecrets(NamedTuple):
-    """What an entry of `[[hooks]]` refers to."""
+    """The secrets that an entry of `[[hooks]]` refers to."""
 
     first: SecretStr
     second: SecretStr | None

@@ -1,7 +1,7 @@
 """Deliveries to other destinations next to that of a command: each has a thread, and none of them delays it.
 
 A delivery that the command does not wait for goes on after the command's own is over only while its destination
-answers, and for a few seconds at most. What it leaves open is sent by the next delivery.
+answers, and for a few seconds at most. The next delivery sends the rest.
 """
 
 from __future__ import annotations

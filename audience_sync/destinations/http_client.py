@@ -39,7 +39,7 @@ for _name in ("httpx", "httpcore.http11", "httpcore.http2", "httpcore.proxy"):
 
 @dataclass(frozen=True, kw_only=True)
 class Redaction:
-    """What must not appear in an answer: how it is removed from a text, and how many characters it has at most."""
+    """The secrets that must not appear in an answer: a function that removes them, and the length of the longest."""
 
     remove: Callable[[str], str]
     longest: int

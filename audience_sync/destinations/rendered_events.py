@@ -104,7 +104,7 @@ def forwarded_key(environment: str, message_id: str, mapping: str, nth: int) -> 
 
 
 DELETED: Final = "deleted"
-"""The type of the message about a person whom the membership database has forgotten."""
+"""The type of the message about a person who was erased from the membership database."""
 
 NOT_MAPPED = "no enabled mapping makes an event from it"
 

@@ -4,7 +4,7 @@ A message is a row of `events`, inserted in the transaction of its change: none 
 was not made. Its position is the generation of its run, so the messages of one profile keep the order of its changes.
 The payload is a JSON object: `type` (`entered`, `exited` or `updated`), `value`, `identifiers` (as in `Member`, or
 null), `key`, `name` and `computation` of the audience, `at` (the time of the run) and `initial`. The message about a
-person whom the database has forgotten has the type `deleted`, and only `at`.
+person who was erased from the database has the type `deleted`, and only `at`.
 
 A subscription begins with the next sync of its audience, which makes messages of the members of that time if the
 subscriber wants them. For a subscriber that does not, a first sync is the state from which changes count.
@@ -192,7 +192,7 @@ def enqueue_members(connection: Connection, run: RunRow, *, first: str, last: st
 
 
 def enqueue_deletion(connection: Connection, profile_key: str, *, now_ms: int) -> int:
-    """Queue a message about a person whom the database has forgotten, for each subscriber; return how many.
+    """Queue a message about a person who was erased from the database, for each subscriber; return how many.
 
     Raises:
         DatabaseOlder: the database comes from a backup.

@@ -21,7 +21,7 @@ depends_on = None
 KEY = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 INDEXES = {"events_waiting": "dead_reason IS NULL", "events_dead": "dead_reason IS NOT NULL"}
 COLUMNS = "profile_key, position, message_id, type, name, payload, received_at, dead_reason, accepted"
-# What is read about Schematic stays about Schematic: `batched_events` alone says for which destination a row is.
+# The views for people stay about Schematic; `batched_events` alone has the destination.
 ONLY_SCHEMATIC = {
     "open_events": (("FROM events", "FROM events WHERE destination = 'schematic'"),
                     ("FROM batched_events", "FROM batched_events WHERE destination = 'schematic'")),

@@ -222,7 +222,7 @@ def test_a_rejected_message_is_a_dead_letter(place: Place, receiver: WebhookRece
 
 
 def test_a_removed_hook_keeps_its_messages_until_they_are_discarded(place: Place, receiver: WebhookReceiver) -> None:
-    """What waits for a hook that is no longer in the file is shown, and discarded only on request."""
+    """Messages for a hook that is no longer in the file are shown, and discarded only on request."""
     assert sync(place, ["u1"]) == 0
     receiver.fail(Fault(503))
     assert sync(place, ["u2"]) == 0

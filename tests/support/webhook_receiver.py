@@ -19,7 +19,7 @@ MOST_MESSAGES = 100
 
 @dataclass(frozen=True)
 class Fault:
-    """What the receiver answers instead of accepting a batch."""
+    """An answer of the receiver other than accepting a batch."""
 
     status: int = 500
     body: str = '{"error":"no"}'
@@ -44,7 +44,7 @@ class Received:
 
 
 class WebhookReceiver:
-    """What was received, and how the receiver answers."""
+    """A receiver that keeps every request, and answers as a test wants."""
 
     def __init__(self, secrets: Sequence[str] = (SECRET,)) -> None:
         self.secrets = secrets
