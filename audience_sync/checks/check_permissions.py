@@ -31,6 +31,8 @@ def look(settings: Settings) -> Iterator[Finding]:
     """Yield a warning for each existing file that too many users can access."""
     yield from _configuration(settings.path)
     yield from _key_file(settings.section.api_key_file, settings.destination)
+    for hook in settings.hooks:
+        yield from _secret_file(hook.secret_file, hook.name)
     url = settings.database.url.get_secret_value()
     if url.get_backend_name() == "sqlite":
         for ending in _SUFFIXES:
@@ -70,6 +72,16 @@ def _key_file(path: Path | None, destination: Destination) -> Iterator[Finding]:
             f"contains the API key and is accessible to other users (mode {mode:o})",
             remedy=f"chmod 600 {_quoted(path)};"
             f" if someone may have read it, create a new key in {destination.display_name}",
+        )
+
+
+def _secret_file(path: Path | None, hook: str) -> Iterator[Finding]:
+    if path is not None and (mode := _mode(path)) & (_OTHERS | stat.S_IWGRP):
+        yield warning(
+            "hook",
+            str(path),
+            f"contains the secret of hook {hook} and is accessible to other users (mode {mode:o})",
+            remedy=f"chmod 600 {_quoted(path)}; if someone may have read it, use a new secret",
         )
 
 

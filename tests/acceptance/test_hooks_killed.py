@@ -100,3 +100,26 @@ def test_every_change_arrives_through_faults_and_kills(place: Place, receiver: W
 
     assert is_known(place, ROUNDS[-1])
     assert_all_arrived(place, receiver)
+
+
+def test_a_reload_adds_and_removes_hooks(place: Place, receiver: WebhookReceiver) -> None:
+    """A new hook begins with the members; a removed one gets nothing more; one without its secret is logged."""
+    guard = {"max_exit_percent": 100}
+    with receiving() as late, place.running("run") as running:
+        place.shop.set_orders(["u1"])
+        until(lambda: stories(receiver.once) == {"u1": ["entered"]})
+        secretless = hook(receiver, name="mute", secret="${NOT_SET}")
+        place.configure(
+            more="\n".join([EVERY_SECOND, hook(late, name="late", start="members"), secretless]), guard=guard
+        )
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: stories(late.once) == {"u1": ["entered"]})
+        place.shop.set_orders(["u2"])
+        until(lambda: stories(late.once) == {"u1": ["entered", "exited"], "u2": ["entered"]})
+        ended = running.end(signal.SIGTERM)
+
+    assert ended.code == 0
+    assert stories(receiver.once) == {"u1": ["entered"]}
+    (missing,) = [line for line in running.logged if line["event"] == "hook_not_started"]
+    assert (missing["hook"], missing["level"]) == ("mute", "error")
+    assert "`NOT_SET` is not set" in missing["error"]
