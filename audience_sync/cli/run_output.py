@@ -208,7 +208,8 @@ def say_hooks(database: Database, ended: Iterable[tuple[Route, DeliveryReport | 
                 waiting, _, dead = backlog.count(connection, destination=route.name)
         else:
             waiting, dead = report.open, report.dead
-            console.print(f"{name}: {counted(report.events, 'message')} accepted")
+            if report.events:
+                console.print(f"{name}: {counted(report.events, 'message')} accepted")
             if report.failure is not None:
                 warn(str(report.failure))
         if waiting or dead:

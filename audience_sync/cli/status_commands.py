@@ -94,6 +94,7 @@ HOOKS_SHOWN = TableView(
     optional=("url", "since", "next_try_at", "dead"),
 )
 STOPPED = frozenset({OutageKind.KEY_REFUSED.value, OutageKind.STOPPED.value})
+REACHABLE = "reachable"
 SENTENCES = {
     OutageKind.UNREACHABLE.value: "unreachable",
     OutageKind.KEY_REFUSED.value: "API key refused",
@@ -240,13 +241,16 @@ def _hooks(connection: Connection, settings: Settings) -> list[Record]:
         route = None if hook is None else settings.hook_route(hook)
         longest = settings.delivery.max_backoff if hook is None else hook.max_backoff
         attempts = backlog.waiting_batches(connection, max_backoff=longest, destination=name)
+        facts = status_report.subscriber(connection, name, now_ms=clock().now_ms())
+        if attempts and facts["state"] == REACHABLE:  # it failed, but not for long enough to be an outage
+            facts |= {"state": "retrying", "last_answer": attempts[-1]["error"]}
         found.append(
             {
                 "hook": name,
                 "url": None if route is None else route.destination.api_url,
                 "configured": hook is not None,
                 "required": hook is not None and hook.required,
-                **status_report.subscriber(connection, name, now_ms=clock().now_ms()),
+                **facts,
                 "stuck": _stuck(attempts, of="events"),
             }
         )
