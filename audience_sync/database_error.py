@@ -5,7 +5,9 @@ Failures that this program causes itself, such as a violated constraint, are bug
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,8 @@ from sqlalchemy.engine import URL
 from audience_sync.errors import AudienceSyncError
 
 NOT_UTF8: Final = "Could not decode to UTF-8"
+MOVED: Final = "this database was moved to"
+"""The beginning of the sentence with which the triggers of a database that was moved refuse every write."""
 NOTHING_LOST: Final = "nothing was lost; try again"
 _SQLITE: Final[Mapping[str, str]] = {
     "SQLITE_BUSY": "nothing was lost; another program has locked the file: close that program, then try again",
@@ -50,11 +54,12 @@ _FATAL: Final[Mapping[str, str]] = {
 }
 """The remedy for what a server says to somebody who connects: libpq passes on no SQLSTATE then."""
 _DAMAGED: Final[Mapping[str, str]] = {
+    MOVED: "set database.url to the new database, then start the service again",
     "no such table": "restore the file from a backup: something other than audience-sync removed the table or view",
     NOT_UTF8: "restore the file from a backup: something other than audience-sync wrote to it; `audience-sync check"
     " --deep` shows the affected audience",
 }
-"""The remedy for what SQLite says of a file that somebody else has changed."""
+"""The remedy for what a database says that somebody else has changed, or that was moved."""
 _CLOSED: Final = "server closed the connection unexpectedly"  # of libpq, followed by guesses
 _AWAY: Final = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
 
@@ -67,6 +72,18 @@ def explain(error: sa.exc.SQLAlchemyError, url: URL) -> AudienceSyncError | None
     return AudienceSyncError(
         f"the membership database {shown(url)} failed: {first_line(error)}", hint=remedy or NOTHING_LOST
     )
+
+
+@contextmanager
+def explained(url: URL) -> Iterator[None]:
+    """Turn a failure of the database at `url` into a sentence with its remedy, where a person can do something."""
+    try:
+        yield
+    except sa.exc.SQLAlchemyError as error:
+        known = explain(error, url)
+        if known is None:
+            raise
+        raise known from error
 
 
 def is_away(error: sa.exc.SQLAlchemyError) -> bool:
@@ -85,6 +102,11 @@ def shown(url: URL) -> str:
 def is_lock_timeout(error: sa.exc.DBAPIError) -> bool:
     """Return whether Postgres gave up waiting for a lock that another transaction holds."""
     return getattr(error.orig, "sqlstate", None) == "55P03"
+
+
+def is_busy(error: sa.exc.DBAPIError) -> bool:
+    """Return whether waiting for a lock that another process holds took too long."""
+    return getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY or is_lock_timeout(error)
 
 
 def first_line(error: BaseException) -> str:

@@ -12,6 +12,9 @@
           SchemaOlder                exit 2   the membership database needs `migrate`
         BindingRefused               exit 2   this database belongs to another environment or identity
         DatabaseOlder                exit 2   the membership database comes from a backup
+        DatabaseMoved                exit 2   the membership database was copied elsewhere and is closed
+        CopyUnfinished               exit 2   the membership database is a copy that was interrupted
+        CopyRefused                  exit 2   the database cannot take a copy of this one
       SourceError                    exit 1   a source cannot be read
       MarkUnusable                   exit 1   the high-water mark cannot be read or written: nothing is sent
       LeaseHeld                      exit 5   somebody else is doing this now
@@ -97,6 +100,18 @@ class BindingRefused(ConfigError):
 
 class DatabaseOlder(ConfigError):
     """The membership database is older than what was sent from it."""
+
+
+class DatabaseMoved(ConfigError):
+    """The membership database was moved to another one."""
+
+
+class CopyUnfinished(ConfigError):
+    """The membership database is a copy that was interrupted."""
+
+
+class CopyRefused(ConfigError):
+    """The target cannot take a copy of this membership database."""
 
 
 class ApprovalRefused(ConfigError):

@@ -7,15 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import sqlalchemy as sa
-
 from audience_sync import kill_points
 from audience_sync.clock import Clock
 from audience_sync.config import Settings
-from audience_sync.database_error import explain
+from audience_sync.database_error import explained
+from audience_sync.errors import DatabaseMoved
 from audience_sync.folders import require_temporary_folder
 from audience_sync.kill_points import pass_by
-from audience_sync.store import backup_mark, holders
+from audience_sync.store import backup_mark, holders, relocation
 from audience_sync.store.database import Database, connect, verify
 from audience_sync.store.workspace import Workspace
 from audience_sync.tuning import DEFAULT_TUNING
@@ -30,34 +29,34 @@ def _ignore(_: str) -> None:
 
 @contextmanager
 def opened(
-    settings: Settings, *, reach: Callable[[str], None] = pass_by, on_wait: Callable[[], None] | None = None
+    settings: Settings,
+    *,
+    reach: Callable[[str], None] = pass_by,
+    on_wait: Callable[[], None] | None = None,
+    even_moved: bool = False,
 ) -> Iterator[Database]:
     """Open the membership database, to look or for one short write; `on_wait` is called as `Database` says.
 
     Raises:
         SchemaOutOfDate: it is missing, or its schema is older or newer than this program's.
+        DatabaseMoved: it was moved to another one, and not `even_moved`.
+        CopyUnfinished: it is a copy that was interrupted.
         AudienceSyncError: it fails while it is open, in a way that a person can do something about.
     """
-    database = connect(settings.database.url.get_secret_value(), reach=reach, tuning=TUNING)
+    url = settings.database.url.get_secret_value()
+    database = connect(url, reach=reach, tuning=TUNING)
     database.on_wait = on_wait
     try:
-        with _explained(settings):
+        with explained(url):
+            try:
+                relocation.require_current(database)
+            except DatabaseMoved:
+                if not even_moved:
+                    raise
             verify(database)
             yield database
     finally:
         database.close()
-
-
-@contextmanager
-def _explained(settings: Settings) -> Iterator[None]:
-    """Turn a failure of the membership database into a sentence with its remedy."""
-    try:
-        yield
-    except sa.exc.SQLAlchemyError as error:
-        known = explain(error, settings.database.url.get_secret_value())
-        if known is None:
-            raise
-        raise known from error
 
 
 @contextmanager
@@ -103,9 +102,11 @@ def create(settings: Settings) -> Created:
     """Create the membership database, or bring it up to date."""
     from audience_sync.store import migration  # noqa: PLC0415 - Alembic is a fifth of every command's start
 
-    database = connect(settings.database.url.get_secret_value(), create=True, tuning=TUNING)
+    url = settings.database.url.get_secret_value()
+    database = connect(url, create=True, tuning=TUNING)
     try:
-        with _explained(settings):
+        with explained(url):
+            relocation.require_current(database)
             before, after = migration.migrate(database)
             return Created(before, after, migration.let_shrink(database))
     finally:

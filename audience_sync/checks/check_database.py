@@ -15,7 +15,7 @@ from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
 from audience_sync.database_error import explain
 from audience_sync.errors import AudienceSyncError, MarkUnusable
-from audience_sync.store import backup_mark, binding, generations, schema
+from audience_sync.store import backup_mark, binding, generations, relocation, schema
 from audience_sync.store.database import Database, connect, display_url, verify
 
 CHECK: Final = "database"
@@ -30,6 +30,7 @@ def look(settings: Settings) -> Generator[Finding, None, Database | None]:
         yield error(CHECK, str(url), raised)
         return None
     try:
+        relocation.require_current(database)
         verify(database)
         if missing := sorted(set(schema.metadata.tables) - set(sa.inspect(database.engine).get_table_names())):
             raise AudienceSyncError(

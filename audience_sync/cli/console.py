@@ -216,6 +216,8 @@ UNITS = {
     "writing": "changes",
     "delivering": "events",
     "forwarding": "lines",
+    "copying": "rows",
+    "verifying": "rows",
 }
 SPINNER_WIDTH = 3  # cells: the spinner, a space, and the last column, which stays empty
 

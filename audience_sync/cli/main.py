@@ -99,6 +99,7 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "pause": Listed("operate_commands", "Pause the syncs and deliveries of an audience."),
         "resume": Listed("operate_commands", "Resume the syncs and deliveries of a paused audience."),
         "forget": Listed("operate_commands", "Erase one user from the membership database."),
+        "database": Listed("database_commands", "Move the membership database to SQLite or PostgreSQL."),
     },
     "Learn": {
         "manual": Listed("manual_command", "Show a page of the manual, or list its pages."),

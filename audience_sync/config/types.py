@@ -127,9 +127,11 @@ class FileContext:
 
 def database_url(value: object, info: ValidationInfo) -> SecretUrl:
     """Return the URL of the membership database, its file absolute; raise ValueError if it cannot be one."""
-    if isinstance(value, SecretUrl):
-        return value
-    context = FileContext.of(info)
+    return value if isinstance(value, SecretUrl) else parse_database_url(value, FileContext.of(info))
+
+
+def parse_database_url(value: object, context: FileContext) -> SecretUrl:
+    """Return the URL of a membership database, its file absolute; raise ValueError if it cannot be one."""
     url = _parse(value, context)
     if url.drivername not in DATABASE_DRIVERS:
         raise ValueError("must begin with `sqlite:///` or `postgresql://`")

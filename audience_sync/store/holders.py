@@ -23,13 +23,21 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from secrets import randbits, token_hex
-from typing import Protocol
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.errors import AudienceSyncError
 from audience_sync.store.database import Database, file_of
+
+_PROGRAM: Final = "audience-sync "
+"""The application name of a connection with a holder's lock, before the name of the holder."""
+
+_LIVING: Final = sa.text(
+    "SELECT DISTINCT a.application_name FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
+    " WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database() AND a.application_name LIKE :name"
+)
 
 
 class Holder(Protocol):
@@ -60,6 +68,16 @@ def dead(database: Database, others: Iterable[str]) -> set[str]:
         return {other for other in others if _is_gone(_folder_of(file), other)}
     with database.read() as connection:
         return {other for other in others if _is_free(connection, other)}
+
+
+def living(database: Database) -> set[str]:
+    """Return the names of the holders on a database that are known to live; on PostgreSQL without their last part."""
+    file = file_of(database.engine)
+    if file is not None:
+        return {path.name for path in _folder_of(file).glob("[!.]*") if _is_locked(path)}
+    with database.read() as connection:
+        names = connection.execute(_LIVING, {"name": f"{_PROGRAM}%"}).scalars()
+        return {f"{name.removeprefix(_PROGRAM)}:" for name in names}
 
 
 class FileHolder:
@@ -148,6 +166,8 @@ class AdvisoryHolder:
         if self._connection is None:
             engine = self._database.engine
             self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            name = _PROGRAM + self.name.rpartition(":")[0]
+            self._connection.execute(sa.text("SELECT set_config('application_name', :name, false)"), {"name": name})
         taken = self._connection.execute(sa.text("SELECT pg_try_advisory_lock(:n)"), {"n": self._number}).scalar()
         self._is_locked = bool(taken)
 
@@ -177,6 +197,18 @@ def _is_gone(folder: Path, name: str) -> bool:
     except OSError:  # locked: it lives
         return False
     return True
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether a process of this host has locked a holder's file."""
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_free(connection: Connection, name: str) -> bool:
