@@ -14,6 +14,7 @@ Repeating an interrupted copy begins again at 1, or does 5 alone. A target that 
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -112,26 +113,16 @@ class DatabaseCopy:
     @contextmanager
     def _opened(self) -> Iterator[Database]:
         """Open the target with the tables of this version; it may be empty, or an interrupted copy."""
-        url, tuning = self.target, DEFAULT_TUNING
+        url = self.target
         if url.get_backend_name() != "sqlite":
             given = url.query.get("options", "")
             options = f"{given if isinstance(given, str) else ' '.join(given)} -c lock_timeout={LOCK_SECONDS}s"
             url = url.update_query_dict({"options": options.strip()})
-        with (
-            _target_errors(self.target),
-            closing(connect(url, create=True, tuning=replace(tuning, busy_seconds=LOCK_SECONDS))) as target,
-        ):
-            found, known = revision_of(target), revisions()[-1]
-            if found is None:
-                _require_no_tables(target)
-                migration.migrate(target)
-            elif found != known:
-                raise CopyRefused(
-                    f"{display_url(url)} has schema {found}, but this version of audience-sync needs {known}",
-                    hint="copy to a new, empty database",
-                )
-            if target.is_sqlite:
-                _write_in_place(target)
+        with _target_errors(self.target):
+            target = connect(url, create=True, tuning=replace(DEFAULT_TUNING, busy_seconds=LOCK_SECONDS))
+        with closing(target):
+            with _target_errors(self.target):
+                _prepare(target)
             yield target
 
     def _fill(self, target: Database, source: Connection, token: str) -> list[TableSum]:
@@ -176,13 +167,23 @@ class DatabaseCopy:
 
 def _token(source: Database, target: Database) -> str:
     """Return the token of a copy, kept in the source: that of the interrupted copy in the target, or a new one."""
-    begun = relocation.marks_of(target).token
-    with _lock_errors(source.engine.url), source.write(wait=LOCK_SECONDS) as connection:
+    with _target_errors(target.engine.url):
+        begun = relocation.marks_of(target).token
+    with _writing(source) as connection:
         token = settings_table.get(connection, relocation.TOKEN)
         if token is None or token != begun:
             token = token_hex(16)
             settings_table.put(connection, relocation.TOKEN, token)
         return token
+
+
+@contextmanager
+def _writing(source: Database) -> Iterator[Connection]:
+    """Open a transaction that writes to a source, and waits for locks for `LOCK_SECONDS`."""
+    with _lock_errors(source.engine.url), source.write(wait=LOCK_SECONDS if source.is_sqlite else None) as connection:
+        if not source.is_sqlite:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+        yield connection
 
 
 @contextmanager
@@ -192,13 +193,12 @@ def _frozen(source: Database, clock: Clock) -> Iterator[Connection]:
     Raises:
         LeaseHeld: other processes work on it, or have locked it.
     """
-    with _lock_errors(source.engine.url), source.write(wait=LOCK_SECONDS if source.is_sqlite else None) as connection:
+    with _writing(source) as connection:
         if not source.is_sqlite:
             _unlimited(connection)
             if not connection.execute(sa.text("SELECT pg_try_advisory_xact_lock(:n)"), {"n": COPY_LOCK}).scalar():
                 raise _busy(source.engine.url)
             tables = ", ".join(table.name for table in schema.metadata.sorted_tables)
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
             connection.exec_driver_sql(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
         now_ms = leases.clock_ms(connection, clock.steady_ms())
         claims = {holder for _, holder, _ in leases.held(connection, now_ms=now_ms)}
@@ -233,7 +233,7 @@ def _lock_target(connection: Connection, source: Connection) -> None:
             raise _same(connection.engine.url)
         raise _busy(connection.engine.url)
     tables = ", ".join(table.name for table in schema.metadata.sorted_tables)
-    connection.exec_driver_sql(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
+    connection.exec_driver_sql(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
 
 
 def _require_other_file(source: Database, target: URL) -> None:
@@ -281,13 +281,28 @@ def _require_empty(connection: Connection, token: str) -> None:
             )
 
 
+def _prepare(target: Database) -> None:
+    """Create the tables in an empty target; refuse one that has others."""
+    found, known = revision_of(target), revisions()[-1]
+    where = display_url(target.engine.url)
+    if found is None:
+        _require_no_tables(target)
+        migration.migrate(target)
+        _write_in_place(target)
+    elif found != known:
+        raise CopyRefused(
+            f"{where} has schema {found}, but this version of audience-sync needs {known}",
+            hint="copy to a new, empty database",
+        )
+
+
 def _write_in_place(target: Database) -> None:
-    """Have SQLite write a new file directly: a write-ahead log would be as large as the file, and is not needed."""
+    """Have SQLite write a new file directly if nobody else has opened it: its log would be as large as the file."""
+    if not target.is_sqlite:
+        return
     connection = target.engine.raw_connection()  # not possible within a transaction
-    try:
+    with closing(connection), suppress(sqlite3.OperationalError):
         connection.cursor().execute("PRAGMA journal_mode = DELETE")
-    finally:
-        connection.close()
 
 
 def _same(url: URL) -> CopyRefused:
