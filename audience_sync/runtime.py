@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from audience_sync import kill_points
@@ -91,15 +93,16 @@ def working(
 
 
 class Created(NamedTuple):
-    """The revisions of the schema before, None for none, and after; and whether the file was made one that shrinks."""
+    """The revisions of the schema before, None for none, and after; the backup; and whether the file can shrink now."""
 
     before: str | None
     after: str
+    backup: Path | None
     can_shrink_now: bool
 
 
-def create(settings: Settings) -> Created:
-    """Create the membership database, or bring it up to date."""
+def create(settings: Settings, *, backup_at: datetime | None = None) -> Created:
+    """Create the membership database, or bring it up to date; `backup_at` as in `migration.migrate`."""
     from audience_sync.store import migration  # noqa: PLC0415 - Alembic is a fifth of every command's start
 
     url = settings.database.url.get_secret_value()
@@ -107,7 +110,7 @@ def create(settings: Settings) -> Created:
     try:
         with explained(url):
             relocation.require_current(database)
-            before, after = migration.migrate(database)
-            return Created(before, after, migration.let_shrink(database))
+            migrated = migration.migrate(database, backup_at=backup_at)
+            return Created(*migrated, can_shrink_now=migration.let_shrink(database))
     finally:
         database.close()

@@ -68,7 +68,8 @@ def init(context: typer.Context) -> None:
     settings = load(path, os.environ)
     if (older := _older(settings)) is not None:
         raise older  # only a person runs `migrate`, after a backup
-    before, after, _ = runtime.create(settings)
+    created = runtime.create(settings)
+    before, after = created.before, created.after
     where = settings.database.url
     if before is None:
         _say(f"created the membership database {where} (schema {after})")
@@ -77,18 +78,23 @@ def init(context: typer.Context) -> None:
     _next_steps(path, fresh=fresh, named=context.ensure_object(Globals).config is not None)
 
 
-def migrate(context: typer.Context) -> None:
+def migrate(
+    context: typer.Context,
+    no_backup: Annotated[bool, typer.Option("--no-backup", help="Do not back up a SQLite file first.")] = False,
+) -> None:
     """Upgrade the membership database to this version, or create it.
 
-    A migration cannot be undone: stop the service and make a backup first. For SQLite, run `sqlite3 FILE ".backup
-    FILE.before"`; for PostgreSQL, use pg_dump.
+    Stop the service first. A migration cannot be undone, so a SQLite file is backed up first: the backup is next to it,
+    named after its schema and the time, and never deleted by audience-sync. For PostgreSQL, make a backup with pg_dump.
+    A migration that fails or is interrupted changes nothing.
     """
     settings = settings_of(context)
-    where = settings.database.url
-    if _older(settings) is not None:
+    where, is_sqlite = settings.database.url, settings.database.url.get_secret_value().get_backend_name() == "sqlite"
+    if _older(settings) is not None and (no_backup or not is_sqlite):
         console.print("a migration cannot be undone: to go back, restore the backup that you made before it")
-    before, after, can_shrink_now = runtime.create(settings)
-    if can_shrink_now and before is not None:
+    created = runtime.create(settings, backup_at=None if no_backup else clock().now())
+    before, after = created.before, created.after
+    if created.can_shrink_now and before is not None:
         _say(f"rewrote {where}: from now on the file shrinks when data is deleted")
     if before == after:
         _say(f"nothing to do: {where} has the current schema {after}")
@@ -96,6 +102,23 @@ def migrate(context: typer.Context) -> None:
         _say(f"created the membership database {where} (schema {after})")
     else:
         _say(f"migrated {where} from schema {before} to {after}")
+    if created.backup is not None and before is not None:
+        _way_back(created.backup, settings, before)
+
+
+def _way_back(backup: Path, settings: Settings, revision: str) -> None:
+    """Print how to undo a migration."""
+    from audience_sync.store.migration import version_of  # noqa: PLC0415 - it imports Alembic
+
+    file = Path(settings.database.url.get_secret_value().database or "").resolve()
+    quoted_backup, quoted_file = shlex.quote(str(backup)), shlex.quote(str(file))
+    wal, shm = (shlex.quote(f"{file}-{kind}") for kind in ("wal", "shm"))
+    _say(f"backup: {backup}")
+    _say(
+        f"to go back: stop the service, install {version_of(revision)}, then run"
+        f" `rm -f {wal} {shm} && cp -p {quoted_backup} {quoted_file}`"
+    )
+    console.print("backups are never deleted: delete this one when you no longer need it")
 
 
 def check(

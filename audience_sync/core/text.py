@@ -23,6 +23,16 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
+def size_text(size: int) -> str:
+    """Return a number of bytes as people read it: `4.2 MB`."""
+    amount, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 1000 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:,.0f} {unit}" if unit == "B" else f"{amount:,.1f} {unit}"
+
+
 def printable(text: str, *, lines: bool = False) -> str:
     """Return a text of the same length with every control character replaced; `lines` keeps new lines and tabs."""
     if text.isprintable():  # most is

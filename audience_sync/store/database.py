@@ -319,8 +319,10 @@ def verify(database: Database) -> None:
             f"{where} does not have the tables of audience-sync", hint="create them with `audience-sync init`"
         )
     if found in known:
+        with_backup = ", which makes a backup first" if database.is_sqlite else " after a backup with pg_dump"
         raise SchemaOlder(
-            f"{where} has an older schema ({found})", hint="make a backup, then run `audience-sync migrate`"
+            f"{where} has an older schema ({found})",
+            hint=f"stop the service, then run `audience-sync migrate`{with_backup}",
         )
     raise SchemaOutOfDate(
         f"{where} has schema {found} from a newer version of audience-sync",
@@ -331,7 +333,12 @@ def verify(database: Database) -> None:
 def revision_of(database: Database) -> str | None:
     """Return the revision of the schema that a database has, or None."""
     with database.read() as connection:
-        if not sa.inspect(connection).has_table("alembic_version"):
-            return None
-        revision: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-        return revision
+        return revision_in(connection)
+
+
+def revision_in(connection: Connection) -> str | None:
+    """Return the revision of the schema as a transaction sees it, or None."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return revision

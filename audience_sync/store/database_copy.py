@@ -4,7 +4,7 @@ The order of the commits makes a kill harmless at any point (see `relocation` fo
 
 1. The source is locked in one transaction, which lasts to the end: nothing can change it. The transaction already
    closes the source, but that is seen only once it is committed; a process that dies before leaves it as it was.
-2. The target is filled in one transaction, and marked as a copy that must not be used.
+2. The target, marked as a copy that must not be used since it has tables, is filled in one transaction.
 3. The rows of the target are read again, and their sums compared with those of the rows that were read.
 4. The transaction of the source is committed: it is closed.
 5. The mark of the target is removed.
@@ -41,7 +41,7 @@ from audience_sync.store import (
     settings_table,
     table_copy,
 )
-from audience_sync.store.database import Database, connect, display_url, file_of, revision_of, revisions
+from audience_sync.store.database import Database, connect, display_url, file_of, revision_in, revisions
 from audience_sync.store.table_copy import TableSum
 from audience_sync.tuning import DEFAULT_TUNING
 
@@ -50,6 +50,8 @@ LOCK_SECONDS: Final = 10
 
 COPY_LOCK: Final = 7_262_119_417_003_925_511
 """The advisory lock of PostgreSQL that a copy has on its source and on its target."""
+
+EMPTY_HINT: Final = "copy to a new, empty database"
 
 _USED: Final = ("identity", "environment", "began_at")
 """Settings of a database that has synced, sent or taken something."""
@@ -86,6 +88,8 @@ class DatabaseCopy:
         _require_idle(holders.living(source), source)
         with self._opened() as target:
             token = _token(source, target)
+            with _target_errors(self.target):
+                _prepare(target, source=display_url(source.engine.url), token=token)
             with _frozen(source, self.clock) as connection:
                 self.reach("copy.frozen")
                 generations.advance(connection, self.clock.now_ms())
@@ -112,7 +116,7 @@ class DatabaseCopy:
 
     @contextmanager
     def _opened(self) -> Iterator[Database]:
-        """Open the target with the tables of this version; it may be empty, or an interrupted copy."""
+        """Open the target; a SQLite file is created."""
         url = self.target
         if url.get_backend_name() != "sqlite":
             given = url.query.get("options", "")
@@ -121,8 +125,6 @@ class DatabaseCopy:
         with _target_errors(self.target):
             target = connect(url, create=True, tuning=replace(DEFAULT_TUNING, busy_seconds=LOCK_SECONDS))
         with closing(target):
-            with _target_errors(self.target):
-                _prepare(target)
             yield target
 
     def _fill(self, target: Database, source: Connection, token: str) -> list[TableSum]:
@@ -140,7 +142,9 @@ class DatabaseCopy:
             for table in reversed(schema.metadata.sorted_tables):
                 connection.execute(table.delete())
             copied = [table_copy.copy_rows(source, connection, table, show) for table in table_copy.copied_tables()]
-            relocation.mark_copy(connection, source=display_url(source.engine.url), token=token)
+            relocation.mark_copy(
+                connection, source=display_url(source.engine.url), token=token
+            )  # deleted with the rest
             self.reach("copy.filled")
         return copied
 
@@ -256,44 +260,51 @@ def _require_idle(working: set[str], source: Database) -> None:
         )
 
 
-def _require_no_tables(target: Database) -> None:
+def _require_no_tables(connection: Connection) -> None:
     """Refuse a target without a schema of ours in which a table has a name of one of ours."""
-    with target.read() as connection:
-        taken = sorted(set(schema.metadata.tables) & set(sa.inspect(connection).get_table_names()))
+    taken = sorted(set(schema.metadata.tables) & set(sa.inspect(connection).get_table_names()))
     if taken:
         raise CopyRefused(
-            f"{display_url(target.engine.url)} is not empty: it has tables of another program ({', '.join(taken)})",
-            hint="copy to a new, empty database",
+            f"{display_url(connection.engine.url)} is not empty: it has tables of another program ({', '.join(taken)})",
+            hint=EMPTY_HINT,
         )
 
 
 def _require_empty(connection: Connection, token: str) -> None:
     """Refuse a target with anything in it, unless it is the last, interrupted copy of this source."""
     marks = {row.name: row.value for row in connection.execute(sa.select(schema.settings))}
-    if relocation.COPIED_FROM in marks and marks.get(relocation.TOKEN) == token:
-        return
+    if relocation.COPIED_FROM in marks:
+        if marks.get(relocation.TOKEN) == token:
+            return
+        raise CopyRefused(
+            f"{display_url(connection.engine.url)} is an unfinished copy of {marks[relocation.COPIED_FROM]}",
+            hint=EMPTY_HINT,
+        )
     for table in schema.metadata.sorted_tables:
         used = set(marks) & {*_USED, *relocation.MARKS} if table is schema.settings else None
         if used or (used is None and connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first()):
             raise CopyRefused(
                 f"{display_url(connection.engine.url)} is not empty: it has rows in the table {table.name}",
-                hint="copy to a new, empty database",
+                hint=EMPTY_HINT,
             )
 
 
-def _prepare(target: Database) -> None:
-    """Create the tables in an empty target; refuse one that has others."""
-    found, known = revision_of(target), revisions()[-1]
-    where = display_url(target.engine.url)
+def _prepare(target: Database, *, source: str, token: str) -> None:
+    """Create the tables of an empty target, and mark it as a copy; refuse one that has other tables, or rows."""
+    with target.write() as connection:
+        found, known = revision_in(connection), revisions()[-1]
+        if found is None:
+            _require_no_tables(connection)
+            migration.upgrade(connection)
+        elif found != known:
+            raise CopyRefused(
+                f"{display_url(target.engine.url)} has schema {found}, but this version of audience-sync needs {known}",
+                hint=EMPTY_HINT,
+            )
+        _require_empty(connection, token)
+        relocation.mark_copy(connection, source=source, token=token)
     if found is None:
-        _require_no_tables(target)
-        migration.migrate(target)
         _write_in_place(target)
-    elif found != known:
-        raise CopyRefused(
-            f"{where} has schema {found}, but this version of audience-sync needs {known}",
-            hint="copy to a new, empty database",
-        )
 
 
 def _write_in_place(target: Database) -> None:

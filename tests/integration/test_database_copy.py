@@ -351,7 +351,7 @@ def test_an_interrupted_copy_of_another_database_is_not_overwritten(
         copy(filled, target_url, reach=killer("copy.stored"))
     with closing(connect(f"sqlite:///{tmp_path / 'another.db'}", create=True)) as another:
         migration.migrate(another)
-        with pytest.raises(CopyRefused, match="is not empty"):
+        with pytest.raises(CopyRefused, match="is an unfinished copy of"):
             copy(another, target_url)
 
 

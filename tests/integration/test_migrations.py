@@ -74,7 +74,7 @@ def stamp(database: Database, revision: str) -> None:
 @pytest.mark.slow
 def test_migrations_make_the_tables_of_the_program(empty: Database) -> None:
     """No column, key or constraint is in the one and not in the other."""
-    before, after = migrate(empty)
+    before, after, _ = migrate(empty)
 
     with empty.read() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
@@ -122,7 +122,7 @@ def test_migrating_twice_changes_nothing(empty: Database) -> None:
     with empty.write() as connection:
         connection.exec_driver_sql("UPDATE settings SET value = '42' WHERE name = 'generation'")
 
-    assert migrate(empty) == (NEWEST, NEWEST)
+    assert migrate(empty) == (NEWEST, NEWEST, None)
     with empty.read() as connection:
         assert connection.exec_driver_sql("SELECT value FROM settings WHERE name = 'generation'").scalar() == "42"
 
