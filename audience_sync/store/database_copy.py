@@ -14,6 +14,7 @@ Repeating an interrupted copy begins again at 1, or does 5 alone. A target that 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -122,8 +123,11 @@ class DatabaseCopy:
             given = url.query.get("options", "")
             options = f"{given if isinstance(given, str) else ' '.join(given)} -c lock_timeout={LOCK_SECONDS}s"
             url = url.update_query_dict({"options": options.strip()})
+        is_new = url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()
         with _target_errors(self.target):
             target = connect(url, create=True, tuning=replace(DEFAULT_TUNING, busy_seconds=LOCK_SECONDS))
+        if is_new:
+            _give_to_owner(Path(url.database or ""))
         with closing(target):
             yield target
 
@@ -238,6 +242,13 @@ def _lock_target(connection: Connection, source: Connection) -> None:
         raise _busy(connection.engine.url)
     tables = ", ".join(table.name for table in schema.metadata.sorted_tables)
     connection.exec_driver_sql(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
+
+
+def _give_to_owner(file: Path) -> None:
+    """Have a new file of root belong to the owner of its folder, so that the service can open it."""
+    if os.geteuid() == 0:
+        owner = file.parent.stat()
+        os.chown(file, owner.st_uid, owner.st_gid)
 
 
 def _require_other_file(source: Database, target: URL) -> None:

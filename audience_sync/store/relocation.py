@@ -2,7 +2,7 @@
 
 At every moment exactly one of the two databases can be used:
 
-- While a copy is made, the source keeps its tables locked, and the target says of which database it is a copy. A
+- While a copy is made, the source keeps its tables locked, and the target names the database it is a copy of. A
   database with that mark is refused, until the source is closed.
 - One commit closes the source: it names the new database, and triggers refuse every later write, even by a process that
   was started before, or by another version.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -424,3 +425,21 @@ def test_open_batches_keep_their_events(filled: Database, target_url: str) -> No
         )
         assert before
         assert batches.holders(connection) == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_file_that_root_makes_belongs_to_the_owner_of_its_folder(database: Database, tmp_path: Path) -> None:
+    """The service runs as another user than the administrator who moves its database."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    os.chown(folder, 12_345, 12_346)
+    with database.write() as connection:
+        generations.next_generation(connection, 1_000)
+    copy(database, f"sqlite:///{folder / 'new.db'}")
+
+    with opened(f"sqlite:///{folder / 'new.db'}") as target, target.read() as connection:
+        connection.execute(schema.settings.select()).all()
+        owners = {path.name: (path.stat().st_uid, path.stat().st_mode & 0o777) for path in folder.iterdir()}
+    assert owners.keys() >= {"new.db", "new.db-highwater"}
+    assert set(owners.values()) == {(12_345, 0o600)}
