@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from secrets import token_hex
+from secrets import randbits, token_hex
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
@@ -78,6 +78,7 @@ class DatabaseCopy:
 
         Raises:
             CopyRefused: the target has something in it, has another schema, or is the source.
+            DatabaseOlder: the source comes from a backup.
             DatabaseMoved: the source was moved to another database before.
             LeaseHeld: other processes work on the source, or have locked one of the databases.
             AudienceSyncError: one of the databases failed, or the two differ in the end.
@@ -87,7 +88,9 @@ class DatabaseCopy:
             self._finish(source, moved_to)
             return CopyReport([])
         _require_idle(holders.living(source), source)
+        backup_mark.require_newest(source)
         with self._opened() as target:
+            _require_other_database(source, target)
             token = _token(source, target)
             with _target_errors(self.target):
                 _prepare(target, source=display_url(source.engine.url), token=token)
@@ -141,7 +144,8 @@ class DatabaseCopy:
             self.show("copying", done)
 
         with _target_errors(self.target), target.write() as connection:
-            _lock_target(connection, source)
+            _claim(connection)
+            _lock_tables(connection)
             _require_empty(connection, token)
             for table in reversed(schema.metadata.sorted_tables):
                 connection.execute(table.delete())
@@ -202,12 +206,8 @@ def _frozen(source: Database, clock: Clock) -> Iterator[Connection]:
         LeaseHeld: other processes work on it, or have locked it.
     """
     with _writing(source) as connection:
-        if not source.is_sqlite:
-            _unlimited(connection)
-            if not connection.execute(sa.text("SELECT pg_try_advisory_xact_lock(:n)"), {"n": COPY_LOCK}).scalar():
-                raise _busy(source.engine.url)
-            tables = ", ".join(table.name for table in schema.metadata.sorted_tables)
-            connection.exec_driver_sql(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
+        _claim(connection)
+        _lock_tables(connection)
         now_ms = leases.clock_ms(connection, clock.steady_ms())
         claims = {holder for _, holder, _ in leases.held(connection, now_ms=now_ms)}
         claims |= {holder for holder, (_, until) in batches.holders(connection).items() if until > now_ms}
@@ -221,27 +221,34 @@ def _unlimited(connection: Connection) -> None:
         connection.exec_driver_sql(f"SET LOCAL {limit} = 0")
 
 
-def _lock_target(connection: Connection, source: Connection) -> None:
-    """Lock the tables of a target; a SQLite file is locked already.
+def _claim(connection: Connection) -> None:
+    """Take the lock that one copy at a time has on a database of PostgreSQL, until this transaction ends.
 
     Raises:
-        CopyRefused: it is the source.
-        LeaseHeld: another copy has locked it.
+        LeaseHeld: another copy has it.
     """
-    if connection.dialect.name == "sqlite":
+    if connection.dialect.name != "sqlite":  # a transaction of SQLite that writes has the file alone
+        _unlimited(connection)
+        if not connection.execute(sa.text("SELECT pg_try_advisory_xact_lock(:n)"), {"n": COPY_LOCK}).scalar():
+            raise _busy(connection.engine.url)
+
+
+def _lock_tables(connection: Connection) -> None:
+    """Lock all tables of a database of PostgreSQL against changes, until this transaction ends; reading them works."""
+    if connection.dialect.name != "sqlite":
+        tables = ", ".join(table.name for table in schema.metadata.sorted_tables)
+        connection.exec_driver_sql(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
+
+
+def _require_other_database(source: Database, target: Database) -> None:
+    """Refuse a target on PostgreSQL that is the source, under whichever URL: a lock of one is seen in the other."""
+    if source.is_sqlite or target.is_sqlite:
         return
-    _unlimited(connection)
-    if not connection.execute(sa.text("SELECT pg_try_advisory_xact_lock(:n)"), {"n": COPY_LOCK}).scalar():
-        owners = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = :high AND objid = :low AND granted"
-        numbers = {"high": COPY_LOCK >> 32, "low": COPY_LOCK & 0xFFFFFFFF}
-        mine = None
-        if source.dialect.name != "sqlite":
-            mine = source.execute(sa.text("SELECT pg_backend_pid()")).scalar()
-        if mine in set(connection.execute(sa.text(owners), numbers).scalars()):
-            raise _same(connection.engine.url)
-        raise _busy(connection.engine.url)
-    tables = ", ".join(table.name for table in schema.metadata.sorted_tables)
-    connection.exec_driver_sql(f"LOCK TABLE {tables} IN EXCLUSIVE MODE")
+    lock, number = sa.text("SELECT pg_try_advisory_xact_lock(:n)"), {"n": randbits(62)}
+    with source.read() as one, _target_errors(target.engine.url), target.read() as other:
+        one.execute(lock, number)
+        if not other.execute(lock, number).scalar():
+            raise _same(target.engine.url)
 
 
 def _give_to_owner(file: Path) -> None:
@@ -303,10 +310,14 @@ def _require_empty(connection: Connection, token: str) -> None:
 def _prepare(target: Database, *, source: str, token: str) -> None:
     """Create the tables of an empty target, and mark it as a copy; refuse one that has other tables, or rows."""
     with target.write() as connection:
+        _claim(connection)
         found, known = revision_in(connection), revisions()[-1]
         if found is None:
             _require_no_tables(connection)
-            migration.upgrade(connection)
+            try:
+                migration.upgrade(connection)
+            except (sa.exc.IntegrityError, sa.exc.ProgrammingError) as error:  # `init` or `migrate` was quicker
+                raise _busy(target.engine.url) from error
         elif found != known:
             raise CopyRefused(
                 f"{display_url(target.engine.url)} has schema {found}, but this version of audience-sync needs {known}",

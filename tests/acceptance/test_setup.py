@@ -35,6 +35,7 @@ from audience_sync.store.migration import migrate
 from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job, sync
 from tests.factories import AUDIENCE_KEY, ORDERS_SQL, Shop, config_text
+from tests.integration.test_migrations import run_alembic
 from tests.support.faulty_sandbox import FaultySandbox
 
 EXPOSURE = 2.0  # what `systemd-analyze security` may give at most; 10 is worst
@@ -239,6 +240,34 @@ def test_migrate_says_from_where_to_where_and_speaks_of_a_backup(
     assert "backup" in done.err
     assert "nothing to do" in again.err
     assert "backup" not in again.err
+
+
+def test_migrate_says_how_to_go_back(
+    command: Callable[..., Result], configure: Callable[..., Settings], tmp_path: Path, sqlite_template: Path
+) -> None:
+    """A SQLite file is backed up first, and the printed command brings it back as it was; --no-backup makes none."""
+    file = tmp_path / "own folder" / "audience_sync.db"
+    file.parent.mkdir()
+    shutil.copy(sqlite_template, file)
+    with closing(connect(f"sqlite:///{file}")) as database:
+        run_alembic(database, "down", "0009")
+        execute(database, "INSERT INTO settings (name, value) VALUES ('kept', 'yes')")
+    configure(f"sqlite:///{file}")
+    refused, done = command("check", "--format", "json"), command("migrate")
+    (backup,) = file.parent.glob("*.backup")
+
+    assert "stop the service, then run `audience-sync migrate`, which makes a backup first" in refused.out
+    assert done.code == 0
+    assert f"backup: {backup}" in done.err
+    assert "to go back: stop the service, install audience-sync 0.7.0, then run `" in done.err
+    subprocess.run(["/bin/sh", "-c", done.err.partition("then run `")[2].partition("`")[0]], check=True)
+    with closing(connect(f"sqlite:///{file}")) as database, database.read() as connection:
+        assert store_database.revision_in(connection) == "0009"
+        assert connection.exec_driver_sql("SELECT value FROM settings WHERE name = 'kept'").scalar() == "yes"
+    again = command("migrate", "--no-backup")
+    assert again.code == 0
+    assert "a migration cannot be undone" in again.err
+    assert list(file.parent.glob("*.backup")) == [backup]
 
 
 def test_migrate_refuses_a_database_of_a_newer_program(
