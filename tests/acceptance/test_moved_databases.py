@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
 import signal
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ import pytest
 
 from tests.acceptance.running import KILLED, Ended, Place, customers, open_place, until
 from tests.factories import AUDIENCE_KEY
+from tests.killing import COMMIT, STATEMENT, Kill, perform
 from tests.support.faulty_sandbox import FaultRule
 
 POINTS = (
@@ -36,6 +39,8 @@ source = "shop"
 sql = "SELECT customer_id AS user_id, 10 * length(customer_id) AS value FROM orders"
 company_keys = {}
 """
+SEED = os.environ.get("AUDIENCE_SYNC_KILL_SEED", "20260331")
+KILLS = 8
 GUARD = {"min_members": 10_000}
 KINDS = (
     "batches WHERE status = 'open'",
@@ -136,6 +141,31 @@ def test_a_copy_that_is_killed(place: Place, target_url: str, point: str) -> Non
 
     assert again.code == 0, again.err
     assert place.received() == received
+    assert_moved(place, target_url, keys)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_copy_that_is_killed_at_any_statement(place: Place, target_url: str, request: pytest.FixtureRequest) -> None:
+    """Killed again and again, before statements and commits drawn by lot, a copy never leaves two databases or none."""
+    dice = random.Random(f"{SEED} {request.node.name}")
+    print(f"AUDIENCE_SYNC_KILL_SEED={SEED}")
+    keys, kills = keys_of_open_batches(place), list[str]()
+    place.database.close()
+    environment = {**os.environ, "SCHEMATIC_API_KEY": place.key}
+    code = KILLED
+    while code == KILLED and len(kills) < KILLS:
+        kill = dice.choice(
+            [Kill(point=STATEMENT, turn=dice.randint(1, 250)), Kill(point=COMMIT, turn=dice.randint(1, 5))]
+        )
+        kills.append(str(kill))
+        code = perform(["database", "copy", "--to", target_url], environment, folder=place.folder, kill=kill).code
+        states = [usable(place, target_url), usable(place, place.database_url)]
+        assert sum(states) == 1, (kills, states)
+    print(*kills, code)
+    again = copy_to(place, target_url)
+
+    assert again.code == 0, again.err
     assert_moved(place, target_url, keys)
 
 
