@@ -365,5 +365,9 @@ def _lock_errors(url: URL) -> Iterator[None]:
 @contextmanager
 def _target_errors(url: URL) -> Iterator[None]:
     """Turn a failure of the target into a sentence; those of the source are turned into one elsewhere."""
-    with explained(url), _lock_errors(url):
-        yield
+    try:
+        with explained(url), _lock_errors(url):
+            yield
+    except AudienceSyncError as error:
+        error.hint = error.hint and error.hint.replace("database.url", "--to")
+        raise

@@ -81,7 +81,11 @@ def moved(database: Database, target: str) -> DatabaseMoved:
 
 
 def close(connection: Connection, *, target: str, token: str) -> None:
-    """Close a source for good, when this transaction is committed; afterwards nothing can be written to it."""
+    """Close a source for good, when this transaction is committed; afterwards nothing can be written to it.
+
+    Raises:
+        AudienceSyncError: the role of PostgreSQL lacks the right to create triggers.
+    """
     settings_table.put(connection, MOVED_TO, target)
     settings_table.put(connection, TOKEN, token)
     sentence = f"{MOVED} {target}".replace("'", "''")
@@ -93,6 +97,7 @@ def close(connection: Connection, *, target: str, token: str) -> None:
                     f" BEGIN SELECT RAISE(ABORT, '{sentence}'); END"
                 )
         return
+    _require_right(connection)
     connection.exec_driver_sql(
         f"CREATE FUNCTION {FENCE}() RETURNS trigger LANGUAGE plpgsql AS"
         f" $fence$ BEGIN RAISE EXCEPTION USING MESSAGE = '{sentence}'; END $fence$"
@@ -101,6 +106,18 @@ def close(connection: Connection, *, target: str, token: str) -> None:
         connection.exec_driver_sql(
             f"CREATE TRIGGER {FENCE} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table.name}"
             f" FOR EACH STATEMENT EXECUTE FUNCTION {FENCE}()"
+        )
+
+
+def _require_right(connection: Connection) -> None:
+    """Refuse a role that cannot create the triggers, before anything is copied."""
+    query = "SELECT bool_and(has_table_privilege(name, 'TRIGGER')) FROM unnest(CAST(:names AS text[])) AS found(name)"
+    if not connection.execute(sa.text(query), {"names": list(schema.metadata.tables)}).scalar():
+        role = connection.engine.url.username
+        raise AudienceSyncError(
+            f"the role {role} cannot close {display_url(connection.engine.url)}: it lacks the TRIGGER right",
+            hint="nothing was copied; run the command as the owner of the tables, or run GRANT TRIGGER ON ALL TABLES IN"
+            f' SCHEMA public TO "{role}"',
         )
 
 

@@ -17,6 +17,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.database_error import explained
 from audience_sync.store import bulk, relocation, schema
 
 ROWS_PER_FETCH: Final = 5_000
@@ -95,8 +96,9 @@ def _rows(connection: Connection, table: sa.Table) -> Iterator[tuple[Any, ...]]:
     query = sa.select(*columns).select_from(table).order_by(*table.primary_key.columns)
     if table is schema.settings:
         query = query.where(table.c.name.not_in(relocation.MARKS))
-    for rows in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)).partitions():
-        yield from map(tuple, rows)
+    with explained(connection.engine.url):  # whoever takes the rows may be writing to another database
+        for rows in connection.execute(query.execution_options(yield_per=ROWS_PER_FETCH)).partitions():
+            yield from map(tuple, rows)
 
 
 def _next_id(connection: Connection, table: sa.Table) -> int:

@@ -223,6 +223,7 @@ def test_words_that_are_wrong(place: Place, tmp_path: Path) -> None:
         "mysql://db/x": "must begin with `sqlite:///` or `postgresql://`",
         "postgresql://u:${NOT_SET}@db/x": "`NOT_SET` is not set",
         f"sqlite:///{tmp_path}/missing/new.db": "does not exist",
+        "sqlite:////proc/new.db": "or set --to to another location",
         "postgresql://u:sesame@127.0.0.1:1/x": "cannot open postgresql+psycopg://u:***@127.0.0.1:1/x",
     }
     for url, sentence in said.items():

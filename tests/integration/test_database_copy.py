@@ -30,6 +30,7 @@ from audience_sync.store import (
 from audience_sync.store.database import Database, connect, file_of
 from audience_sync.store.database_copy import DatabaseCopy
 from tests import large_database
+from tests.integration.test_database_rights import role_without_rights
 from tests.integration.test_migrations import run_alembic
 
 ODD = [
@@ -429,6 +430,22 @@ def test_an_earlier_target_is_not_released(filled: Database, target_url: str, tm
         relocation.require_current(target)
     with opened(f"sqlite:///{tmp_path / 'elsewhere.db'}") as moved:
         relocation.require_current(moved)
+
+
+def test_a_role_that_cannot_close_its_database(postgres_url: str, tmp_path: Path) -> None:
+    """A role without the right to create triggers is refused with the right to grant, and nothing is copied."""
+    with closing(connect(postgres_url)) as owner:
+        migration.migrate(owner)
+    grants = [
+        "GRANT USAGE, CREATE ON SCHEMA public",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public",
+    ]
+    target = f"sqlite:///{tmp_path / 'new.db'}"
+    with role_without_rights(postgres_url, *grants) as url, opened(url) as source:
+        with pytest.raises(AudienceSyncError, match="lacks the TRIGGER right") as raised:
+            copy(source, target)
+        assert "GRANT TRIGGER ON ALL TABLES IN SCHEMA public TO" in str(raised.value.hint)
+        relocation.require_current(source)
 
 
 def test_every_column_has_a_type_that_is_the_same_in_both_databases() -> None:
