@@ -40,10 +40,10 @@ def database_copy(context: typer.Context, to: TargetOption, format: FormatOption
     """Copy the membership database to a new one, and close the old one.
 
     Copies everything, pending deliveries included, from SQLite or PostgreSQL to SQLite or PostgreSQL, and compares
-    both databases. From then on every command refuses the old database, and the next sync with the new one sends
-    nothing. Stop the service first. If the command is interrupted, the old database can still be used: run the command
-    again. Exit codes: 0 copied, 1 failed, 2 the new database is not empty or the old one was moved elsewhere, 5 other
-    processes work on one of the databases.
+    both databases. From then on every command refuses the old database, and the new one sends only what was still
+    pending. Stop the service first. If the command is interrupted, exactly one of the two databases can be used: run
+    the command again. Exit codes: 0 copied, 1 failed, 2 the new database is not empty or the old one was moved
+    elsewhere, 5 other processes work on one of the databases.
     """
     from audience_sync.store.database_copy import DatabaseCopy  # noqa: PLC0415 - it imports Alembic
 
@@ -67,7 +67,7 @@ def database_copy(context: typer.Context, to: TargetOption, format: FormatOption
     console.print(Text(f"closed {settings.database.url}: every command refuses it now"))
     console.print(
         Text(f"next: set [database] url in {settings.path} to the new database, run `audience-sync check`, then start")
-        + Text(" the service; the next sync sends nothing that was sent before")
+        + Text(" the service; it sends only what was still pending")
     )
 
 
