@@ -55,7 +55,8 @@ def explained(settings: Settings, audience: Audience) -> Iterator[None]:
     except QueryError as error:
         wrong = audience if error.used is None else settings.audience(error.used)
         where = placed(wrong.query or "", error)
-        raise QueryError(f"the query of {wrong.key}, {where}", position=error.position) from None
+        file = f" in {wrong.definition_file}" if wrong.definition_file else ""
+        raise QueryError(f"the query of {wrong.key}{file}, {where}", position=error.position) from None
 
 
 def _definition(settings: Settings, audience: Audience, as_of: datetime) -> Known:
@@ -63,7 +64,8 @@ def _definition(settings: Settings, audience: Audience, as_of: datetime) -> Know
     if audience.sql is None:
         return Known(audience.scalar if is_trait else audience.condition, audience.zone)
     source = settings.sources[audience.source]
-    types = {column.name: column.type for column in columns(source, audience.sql, as_of=as_of)}
+    found = columns(source, audience.sql, as_of=as_of, file=audience.definition_file)
+    types = {column.name: column.type for column in found}
     relation = Relation(place=f"the SQL of {audience.key}", table=None, sql=audience.sql, types=types)
     user = audience.user_keys[settings.identity]
     others = {key: column for key, column in audience.user_keys.items() if key != settings.identity}
@@ -120,7 +122,8 @@ def open_definition(settings: Settings, audience: Audience, *, as_of: datetime) 
         SourceError: the source cannot be read, now or while reading `pages`.
     """
     query = statement_of(settings, audience, as_of=as_of)
-    with open_rows(settings.sources[audience.source], query, as_of=as_of) as rows:
+    source, file = settings.sources[audience.source], audience.definition_file
+    with open_rows(source, query, as_of=as_of, file=file) as rows:
         yield Definition(rows.columns, rows.pages, rows.sums, values_are_json=audience.query is not None)
 
 
@@ -141,7 +144,7 @@ def columns_of(settings: Settings, audience: Audience, *, as_of: datetime) -> tu
         SourceError: the source cannot be reached or refuses the definition.
     """
     query = statement_of(settings, audience, as_of=as_of)
-    return probe(settings.sources[audience.source], query, as_of=as_of)
+    return probe(settings.sources[audience.source], query, as_of=as_of, file=audience.definition_file)
 
 
 def statement_of(settings: Settings, audience: Audience, *, as_of: datetime) -> str | Statement:

@@ -150,7 +150,7 @@ def find(settings: Settings, audience: Audience, user: str, *, as_of: datetime, 
         statement = render(query, dialect_of(source))
     else:
         statement = _persons(settings, audience, user, as_of=as_of)
-    with open_rows(source, statement, as_of=as_of) as rows:
+    with open_rows(source, statement, as_of=as_of, file=audience.definition_file) as rows:
         return _taken(settings, audience, user, rows)
 
 
@@ -160,7 +160,7 @@ def _persons(settings: Settings, audience: Audience, user: str, *, as_of: dateti
     dialect = engine_of(source).dialect
     if dialect is None:
         return sql
-    found = columns(source, sql, as_of=as_of)
+    found = columns(source, sql, as_of=as_of, file=audience.definition_file)
     names = [column.name for column in found]
     keys = key_columns(
         names, identity=settings.identity, user_keys=audience.user_keys, company_keys=audience.company_keys

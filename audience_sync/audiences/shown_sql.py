@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from audience_sync.audiences.definition import statement_of
 from audience_sync.config import Audience, Settings
-from audience_sync.core.parameters import bind_now
+from audience_sync.core.parameters import bind_now, naming
 from audience_sync.engines import engine_of
 
 _LINE_ENDS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # what would end a comment, or steer a terminal
@@ -38,7 +38,8 @@ def written_sql(settings: Settings, audience: Audience, *, as_of: datetime) -> W
     engine = engine_of(settings.sources[audience.source])
     statement = statement_of(settings, audience, as_of=as_of)
     if isinstance(statement, str):
-        uses_now = bind_now(statement, ":now", lexis=engine.lexis).placeholders > 0
+        with naming(audience.definition_file):
+            uses_now = bind_now(statement, ":now", lexis=engine.lexis).placeholders > 0
         return WrittenSql(statement.strip(), {":now": _literal(engine.now(as_of))} if uses_now else {})
     given = statement.parameters or {}
     named = given.items() if isinstance(given, Mapping) else enumerate(given, 1)

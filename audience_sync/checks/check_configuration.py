@@ -8,6 +8,7 @@ from typing import Final
 
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
+from audience_sync.config.config_files import fitting_files
 from audience_sync.core.text import counted
 from audience_sync.folders import TEMPORARY_FOLDER, require_usable_temporary_folder
 
@@ -25,7 +26,16 @@ def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     """Yield findings about a valid file."""
     path = settings.path
     text = path.read_text(encoding="utf-8-sig")
-    yield ok(CHECK, str(path), f"is valid: {settings.counts()}, {counted(len(settings.sources), 'source')}")
+    included = f", {counted(len(settings.included), 'included file')}" if settings.included else ""
+    yield ok(CHECK, str(path), f"is valid: {settings.counts()}, {counted(len(settings.sources), 'source')}{included}")
+    for pattern in settings.include:
+        if not fitting_files(path, pattern):
+            yield warning(
+                CHECK,
+                str(path.parent / pattern),
+                "matches no file, so it adds nothing to the configuration",
+                remedy=f"correct `include` in {path}, or add a file there",
+            )
     if text == example().read_text(encoding="utf-8"):
         yield warning(
             CHECK,

@@ -29,7 +29,7 @@ _TOKEN = re.compile(
 
 def look(settings: Settings) -> Iterator[Finding]:
     """Yield a warning for each existing file that too many users can access."""
-    yield from _configuration(settings.path)
+    yield from _configuration(settings)
     yield from _key_file(settings.section.api_key_file, settings.destination)
     for hook in settings.hooks:
         yield from _secret_file(hook.secret_file, hook.name)
@@ -45,13 +45,30 @@ def holds_secret(text: str) -> bool:
     return any(_PASSWORD.search(line) or _TOKEN.search(line) for line in lines)
 
 
-def _configuration(path: Path) -> Iterator[Finding]:
+def _configuration(settings: Settings) -> Iterator[Finding]:
+    """Yield warnings about the main file, the files that it includes, and the files of definitions."""
+    for path in settings.files:
+        yield from _configuration_file(
+            path,
+            "redirect the API key to another host" if path == settings.path else "change who is in an audience",
+        )
+    for folder in dict.fromkeys(path.parent for path in settings.included):
+        if (mode := _mode(folder)) & (stat.S_IWGRP | stat.S_IWOTH):
+            yield warning(
+                "configuration",
+                str(folder),
+                f"is writable by other users (mode {mode:o}), who could add audiences",
+                remedy=f"chmod go-w {_quoted(folder)}",
+            )
+
+
+def _configuration_file(path: Path, danger: str) -> Iterator[Finding]:
     mode = _mode(path)
     if mode & (stat.S_IWGRP | stat.S_IWOTH):
         yield warning(
             "configuration",
             str(path),
-            f"is writable by other users (mode {mode:o}), who could redirect the API key to another host",
+            f"is writable by other users (mode {mode:o}), who could {danger}",
             remedy=f"chmod go-w {_quoted(path)}",
         )
     if mode & stat.S_IROTH and holds_secret(path.read_text(encoding="utf-8-sig")):

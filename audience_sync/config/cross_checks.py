@@ -6,31 +6,32 @@ something else in the file is wrong. They pass over values of the wrong type: th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from audience_sync.config import defaults
-from audience_sync.config.problems import Location, Problem, near, spell
+from audience_sync.config.problems import Location, Problem, near
 from audience_sync.config.types import read_address
 from audience_sync.core.keys import MAX_KEY_LENGTH, audience_key
 
 Raw: TypeAlias = Mapping[str, Any]
 Entries: TypeAlias = dict[Location, Raw]
+Spell: TypeAlias = Callable[[Location], str]
+"""Returns the path of another setting, as a sentence can name it."""
 
 
-def check(raw: Raw) -> Iterator[Problem]:
-    """Yield every problem between the settings of the file."""
+def check(raw: Raw, spell: Spell) -> Iterator[Problem]:
+    """Yield every problem between the settings of the document."""
     entries = entries_of(raw)
     yield from _excluding(raw, ("schematic",), ("api_key", "api_key_file"))
     yield from _excluding(raw, ("schedule",), ("every", "cron"))
     yield from _ingest(_table(raw, "ingest"))
     for location, entry in entries.items():
         yield from _excluding(entry, (*location, "schedule"), ("every", "cron"))
-        yield from _definition(entry, location)
         yield from _source(raw, entry, location)
         yield from _identity(raw, entry, location)
-    yield from _keys(entries)
-    yield from _names(entries)
+    yield from _keys(entries, spell)
+    yield from _names(entries, spell)
     yield from _hooks(raw, entries)
 
 
@@ -75,14 +76,6 @@ def _ingest(ingest: Raw) -> Iterator[Problem]:
         )
 
 
-def _definition(entry: Raw, location: Location) -> Iterator[Problem]:
-    """Check that an audience says who is in, and says it once."""
-    if "sql" in entry and "query" in entry:
-        yield Problem((*location, "query"), "cannot be combined with `sql`; remove one of them")
-    elif "sql" not in entry and "query" not in entry:
-        yield Problem((*location, "sql"), "missing")
-
-
 def _source(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
     sources = _table(raw, "sources")
     place = (*location, "source")
@@ -98,11 +91,12 @@ def _source(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
 def _identity(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
     identity = raw.get("identity", defaults.IDENTITY)
     keys = entry.get("user_keys")
-    if "query" not in entry and isinstance(identity, str) and isinstance(keys, dict) and identity not in keys:
+    has_query = "query" in entry or "query_file" in entry
+    if not has_query and isinstance(identity, str) and isinstance(keys, dict) and identity not in keys:
         yield Problem((*location, "user_keys"), f"must include the identity key `{identity}`")
 
 
-def _keys(entries: Entries) -> Iterator[Problem]:
+def _keys(entries: Entries, spell: Spell) -> Iterator[Problem]:
     """Check that everything has a key, and that no two have the same."""
     owners: dict[str, Location] = {}
     for location, entry in entries.items():
@@ -124,7 +118,7 @@ def _keys(entries: Entries) -> Iterator[Problem]:
             yield Problem(place, f"{both} have the same key `{key}`; set a different `key` for one of them")
 
 
-def _names(entries: Entries) -> Iterator[Problem]:
+def _names(entries: Entries, spell: Spell) -> Iterator[Problem]:
     """Check that no two have the same name: commands take names too."""
     owners: dict[str, Location] = {}
     for location, entry in entries.items():

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-from audience_sync.config.problems import FilePlace, Location
+from audience_sync.config.problems import Location
 
 _KEY: Final = r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|[A-Za-z0-9_-]+)"""
 _PATH: Final = rf"{_KEY}(?:[ \t]*\.[ \t]*{_KEY})*"
@@ -58,23 +57,6 @@ def lines_of(text: str) -> dict[Location, int]:
             found.setdefault(place[:end], line)
         found.setdefault(table, line)
     return found
-
-
-def place_of(location: Location, *, lines: Mapping[Location, int], raw: Mapping[str, Any]) -> FilePlace:
-    """Return where a problem is. A setting that is missing has the line of the table that it is missing in."""
-    prefixes = (location[:end] for end in range(len(location), 0, -1))
-    line = next((lines[prefix] for prefix in prefixes if prefix in lines), 0)
-    return FilePlace(line, _name(location, raw))
-
-
-def _name(location: Location, raw: Mapping[str, Any]) -> str | None:
-    """Return the `name` of the table in a list that a setting is in: an audience, a computed trait, a mapping."""
-    if len(location) < 2 or not isinstance(index := location[1], int):
-        return None
-    rows = raw.get(str(location[0]))
-    row = rows[index] if isinstance(rows, list) and index < len(rows) else None
-    name = row.get("name") if isinstance(row, dict) else None
-    return name if isinstance(name, str) else None
 
 
 def _words(path: str) -> list[str]:

@@ -6,21 +6,18 @@ database; others where a setting refers to them. The API key is not looked up he
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from audience_sync.config import defaults
+from audience_sync.config.config_files import ConfigFiles, read_config_files
 from audience_sync.config.cross_checks import check
-from audience_sync.config.line_numbers import lines_of, place_of
+from audience_sync.config.definition_files import with_texts
 from audience_sync.config.mapping_tables import check_mappings
-from audience_sync.config.problems import refuse, translate
+from audience_sync.config.problems import PlacedProblem, Problem, refuse, translate
 from audience_sync.config.query_tables import check_queries, dependency_digests, key_of, user_column
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.source_tables import SourceTable, check_sources, make_source
@@ -30,9 +27,6 @@ from audience_sync.core.model import Computation, GuardLimits
 from audience_sync.errors import ConfigError
 
 CONFIG_VARIABLE = "AUDIENCE_SYNC_CONFIG"
-_QUOTE = 'put text in straight quotes, as in name = "VIP", and write true and false in lowercase'
-_MORE_WORDS = "Expected newline or end of document after a statement"  # in the parser's words
-_BARE = re.compile(r"[^\"'=]+=\s*[^\s\"'\[{]")  # a setting with a value that is not in quotation marks
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
@@ -54,63 +48,39 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     """Return what the file at `path` says, in this environment.
 
     Raises:
-        ConfigError: the file cannot be read, is not valid TOML, or has problems: then each is a line of the message.
+        ConfigError: the file, or one that it includes, cannot be read, is not valid TOML, or has problems: then each
+            is a line of the message.
     """
     path = path.absolute()
-    text = _text(path)
-    raw = _parsed(path, text)
-    problems = [*check(raw), *check_sources(raw), *check_queries(raw), *check_mappings(raw)]
+    files, misplaced = read_config_files(path, known=Document.model_fields)
+    raw, problems = with_texts(files.raw, files.folder)
+    problems += [*check(raw, files.spell), *check_sources(raw), *check_queries(raw, files.spell)]
+    problems += check_mappings(raw, files.spell)
     document = None
     try:
         document = read_document(raw, FileContext(path.parent, environ))
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
         problems = translate(errors, Document) + problems
-    if problems or document is None:  # raised here, not above: pydantic's error would carry the values along
-        raise refuse(path, problems, place=partial(place_of, lines=lines_of(text), raw=raw))
-    return _settle(document, path)
+    if misplaced or problems or document is None:  # raised here: pydantic's error would carry the values along
+        placed = (_placed(one, files) for one in dict.fromkeys(problems))
+        raise refuse(path, [*misplaced, *placed])
+    return _settle(document, path, files)
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"configuration file not found; looked for {path}", hint="create one with `audience-sync init`"
-        ) from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}, line {line}: the file is not UTF-8 text") from None
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+def _placed(problem: Problem, files: ConfigFiles) -> PlacedProblem:
+    place = files.place(problem.location)
+    return PlacedProblem(place, f"{files.path(problem.location)}: {problem.sentence}")
 
 
-def _parsed(path: Path, text: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _syntax_error(path, str(error), text) from None
-    except RecursionError:
-        raise ConfigError(f"{path}: the brackets in the file are nested too deeply", hint="simplify them") from None
-
-
-def _syntax_error(path: Path, message: str, text: str) -> ConfigError:
-    """Return ``FILE, line L, column C: sentence`` for what the parser says, with what to do about it."""
-    sentence, _, place = message.rpartition(" (at ")
-    lines = text.rstrip("\n").split("\n")
-    numbers = [int(number) for number in re.findall(r"\d+", place)]
-    line, column = numbers if len(numbers) == 2 else (len(lines), len(lines[-1]) + 1)  # "at end of document"
-    is_bare = sentence == "Invalid value" or (sentence == _MORE_WORDS and _BARE.match(lines[line - 1]) is not None)
-    hint = _QUOTE if is_bare else "correct the line: it is not valid TOML"
-    return ConfigError(f"{path}, line {line}, column {column}: {sentence[:1].lower()}{sentence[1:]}", hint=hint)
-
-
-def _settle(document: Document, path: Path) -> Settings:
+def _settle(document: Document, path: Path, files: ConfigFiles) -> Settings:
     """Return the settings of a document without problems: defaults filled in, overrides applied."""
     entries = [*document.audiences, *document.traits]
     rests_on = dependency_digests(document)
     return Settings(
         path=path,
+        include=tuple(document.include),
+        included=tuple(one.path for one in files.included),
         identity=document.identity,
         database=document.database,
         schematic=document.schematic,
@@ -138,6 +108,7 @@ def _audience(entry: AudienceTable, document: Document, *, rests_on: str) -> Aud
         source=source,
         sql=entry.sql,
         query=entry.query,
+        definition_file=Path(file) if (file := entry.sql_file or entry.query_file) else None,
         timezone=entry.timezone,
         rests_on=rests_on,
         user_keys={document.identity: user, **(entry.user_keys or {})},

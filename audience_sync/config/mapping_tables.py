@@ -9,6 +9,7 @@ from collections import abc
 from collections.abc import Iterator
 from typing import Any
 
+from audience_sync.config.cross_checks import Spell
 from audience_sync.config.problems import Problem, near
 from audience_sync.config.tables import MappingTable
 from audience_sync.core.model import Json
@@ -19,7 +20,7 @@ from audience_sync.errors import TriggerError
 from audience_sync.segment.mapping.validation import directive_of, problems
 
 
-def check_mappings(raw: abc.Mapping[str, Any]) -> Iterator[Problem]:
+def check_mappings(raw: abc.Mapping[str, Any], spell: Spell) -> Iterator[Problem]:
     """Yield what is wrong with the mappings of the file beyond the types of their settings."""
     entries = raw.get("mappings")
     if not isinstance(entries, list):
@@ -33,9 +34,8 @@ def check_mappings(raw: abc.Mapping[str, Any]) -> Iterator[Problem]:
         if not isinstance(entry, dict):
             continue
         if isinstance(name := entry.get("name"), str) and owners.setdefault(name, index) != index:
-            yield Problem(
-                ("mappings", index, "name"), f"is also the name of mappings[{owners[name]}]; rename one of them"
-            )
+            first = spell(("mappings", owners[name]))
+            yield Problem(("mappings", index, "name"), f"is also the name of {first}; rename one of them")
         yield from _trigger(entry, index)
         yield from _fields(entry, index)
 

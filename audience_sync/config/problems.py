@@ -8,7 +8,7 @@ No sentence repeats a value: a value may be a secret.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, get_args
 
@@ -41,13 +41,15 @@ SENTENCES = {
 
 
 class FilePlace(NamedTuple):
-    """The place of a problem in the file; as text ``line 84, "Big Spenders": ``."""
+    """The place of a problem; as text ``line 84, "Big Spenders": ``, in an included file ``FILE, line 84, …``."""
 
+    file: Path | None  # that is included; None: the main file
     line: int  # from 1; 0: the file has no such place
     name: str | None  # of the audience, computed trait or mapping
 
     def __str__(self) -> str:
-        parts = [f"line {self.line}"] if self.line else []
+        parts = [str(self.file)] if self.file else []
+        parts += [f"line {self.line}"] if self.line else []
         parts += [f'"{printable(self.name)}"'] if self.name else []
         return f"{', '.join(parts)}: " if parts else ""
 
@@ -60,6 +62,13 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         return f"{spell(self.location)}: {self.sentence}"
+
+
+class PlacedProblem(NamedTuple):
+    """One line of the error about a configuration: where, and the path of the setting with the sentence."""
+
+    place: FilePlace
+    text: str
 
 
 def spell(location: Location) -> str:
@@ -85,11 +94,11 @@ def translate(errors: Iterable[ErrorDetails], model: type[BaseModel]) -> list[Pr
     return [_problem(error, model) for error in errors]
 
 
-def refuse(path: Path, problems: Iterable[Problem], *, place: Callable[[Location], FilePlace]) -> ConfigError:
-    """Return the error that lists every problem of the file, each with its place, from the top to the bottom."""
-    found = sorted(((place(one.location), one) for one in dict.fromkeys(problems)), key=lambda both: both[0].line)
+def refuse(path: Path, problems: Iterable[PlacedProblem]) -> ConfigError:
+    """Return the error that lists every problem of the configuration, file by file, from the top to the bottom."""
+    found = sorted(dict.fromkeys(problems), key=lambda one: (str(one.place.file or ""), one.place.line))
     return ConfigError(
-        "\n".join([f"{path} has {counted(len(found), 'problem')}:", *(f"  {at}{problem}" for at, problem in found)]),
+        "\n".join([f"{path} has {counted(len(found), 'problem')}:", *(f"  {one.place}{one.text}" for one in found)]),
         hint="for an example of every setting, run `audience-sync --config NEW.toml init`",
     )
 

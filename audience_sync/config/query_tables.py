@@ -9,8 +9,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 from audience_sync.config import defaults
-from audience_sync.config.cross_checks import Entries, Raw, entries_of
-from audience_sync.config.problems import Location, Problem, near, spell
+from audience_sync.config.cross_checks import Entries, Raw, Spell, entries_of
+from audience_sync.config.definition_files import query_setting
+from audience_sync.config.problems import Location, Problem, near
 from audience_sync.config.source_tables import SourceTable
 from audience_sync.config.tables import AudienceTable, Document, TraitTable
 from audience_sync.core.keys import audience_key
@@ -82,7 +83,7 @@ def digest_of(parts: object) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 
 
-def check_queries(raw: Raw) -> Iterator[Problem]:
+def check_queries(raw: Raw, spell: Spell) -> Iterator[Problem]:
     """Yield what is wrong with the queries of the file: what cannot be read, what is not there, and circles."""
     entries = entries_of(raw)
     keys = [(key, location) for location, entry in entries.items() if (key := _key(entry)) is not None]
@@ -95,7 +96,8 @@ def check_queries(raw: Raw) -> Iterator[Problem]:
         try:
             tree: Query = read_scalar(text) if location[0] == "traits" else read_condition(text)
         except QueryError as error:
-            yield Problem((*location, "query"), str(error))
+            file = entry.get("query_file")
+            yield Problem((*location, query_setting(entry)), f"{file}, {error}" if file else str(error))
             continue
         asked = asked_by_key(tree) & (places.keys() - twice)
         if (key := _key(entry)) is not None and key not in twice:
@@ -103,9 +105,9 @@ def check_queries(raw: Raw) -> Iterator[Problem]:
         if location[0] == "traits":
             yield from _type(entry, location, read_scalar(text))
         yield from _check_places(raw, entry, location, tree=tree, keys=places)
-        yield from _neighbours(raw, entries, location, asked={one: places[one] for one in sorted(asked)})
+        yield from _neighbours(raw, entries, location, asked={one: places[one] for one in sorted(asked)}, spell=spell)
         yield from _identifiers(raw, entry, location)
-    yield from _cycle(graph, places)
+    yield from _cycle(graph, places, entries)
 
 
 def _key(entry: Raw) -> str | None:
@@ -139,7 +141,7 @@ def _check_places(
     if name is None:
         return
     events, profiles = _place_in_source(raw, entry, "events"), _place_in_source(raw, entry, "profiles")
-    place = (*location, "query")
+    place = (*location, query_setting(entry))
     if events is None and any(isinstance(node, Stream) for node in walk(tree)):
         yield Problem(place, f"uses events, but [sources.{name}.events] is not defined")
     elif events is None and profiles is None:
@@ -164,14 +166,16 @@ def _type(entry: Raw, location: Location, scalar: Scalar) -> Iterator[Problem]:
         yield Problem((*location, "type"), sentence)
 
 
-def _neighbours(raw: Raw, entries: Entries, location: Location, *, asked: Mapping[str, Location]) -> Iterator[Problem]:
+def _neighbours(
+    raw: Raw, entries: Entries, location: Location, *, asked: Mapping[str, Location], spell: Spell
+) -> Iterator[Problem]:
     """Check that what a query asks for by key reads the same source."""
     name = _source_name(raw, entries[location])
     for key, other in asked.items():
         theirs = _source_name(raw, entries[other])
         if name is not None and theirs is not None and theirs != name:
             yield Problem(
-                (*location, "query"),
+                (*location, query_setting(entries[location])),
                 f"uses trait('{key}'), but {spell(other)} reads the source `{theirs}`, not `{name}`;"
                 " audiences that use each other must read the same source",
             )
@@ -200,12 +204,13 @@ def _identifiers(raw: Raw, entry: Raw, location: Location) -> Iterator[Problem]:
                 yield Problem((*location, setting, key), sentence)
 
 
-def _cycle(graph: Mapping[str, frozenset[str]], places: Mapping[str, Location]) -> Iterator[Problem]:
+def _cycle(graph: Mapping[str, frozenset[str]], places: Mapping[str, Location], entries: Entries) -> Iterator[Problem]:
     from audience_sync.query.references import find_cycle  # noqa: PLC0415 - few files have any
 
     circle = find_cycle(graph)
     if circle is not None:
-        yield Problem((*places[circle[0]], "query"), f"uses itself: {' → '.join(circle)}")
+        place = places[circle[0]]
+        yield Problem((*place, query_setting(entries[place])), f"uses itself: {' → '.join(circle)}")
 
 
 def dependency_digests(document: Document) -> dict[str, str]:

@@ -66,6 +66,7 @@ class Audience(BaseModel):
     source: str
     sql: str | None
     query: str | None
+    definition_file: Path | None  # absolute, of `sql_file` or `query_file`
     timezone: str  # of the calendar in a query
     rests_on: str  # what else the query means: a digest of where events and profiles are, and of what it asks by key
     user_keys: dict[str, str]
@@ -148,11 +149,13 @@ class Route:
 
 
 class Settings(BaseModel):
-    """The whole configuration, and the file it came from."""
+    """The whole configuration, and the files it came from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path
+    include: tuple[str, ...]  # paths and globs
+    included: tuple[Path, ...]  # files with more audiences, computed traits and mappings, in their order
     identity: str
     database: DatabaseTable
     schematic: SchematicTable
@@ -166,6 +169,12 @@ class Settings(BaseModel):
     audiences: tuple[Audience, ...]
     mapping_tables: tuple[MappingTable, ...]
     hooks: tuple[HookTable, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return every file of the configuration: the main one, those it includes, and those of definitions."""
+        definitions = (one.definition_file for one in self.audiences if one.definition_file is not None)
+        return tuple(dict.fromkeys((self.path, *self.included, *definitions)))
 
     @cached_property
     def mappings(self) -> tuple[Mapping, ...]:

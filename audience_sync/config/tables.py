@@ -27,6 +27,7 @@ from audience_sync.config.types import (
     HookSecrets,
     HookStart,
     HookUrl,
+    Includes,
     Key,
     Listen,
     OnMissingName,
@@ -118,6 +119,8 @@ class AudienceTable(Table):
     source: Text | None = None
     sql: Text | None = None
     query: Text | None = None
+    sql_file: Text | None = None  # absolute once it was read: then `sql` has its text
+    query_file: Text | None = None  # and `query` of this one
     timezone: Timezone = defaults.QUERY_TIMEZONE
     user_keys: dict[Text, Text] | None = None
     company_keys: dict[Text, Text] | None = None
@@ -173,9 +176,10 @@ class HookTable(Table):
 
 
 class Document(Table):
-    """The whole file."""
+    """The main file, with the lists of tables from the files that it includes."""
 
     identity: Text = defaults.IDENTITY
+    include: Includes = Field(default_factory=list)
     database: DatabaseTable = Field(default_factory=dict, validate_default=True)
     schematic: SchematicTable = SchematicTable()
     delivery: DeliveryTable = DeliveryTable()

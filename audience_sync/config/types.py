@@ -378,6 +378,12 @@ def _placeholders(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _includes(value: object) -> object:
+    if not isinstance(value, list):
+        raise ValueError('must be a list of file paths or globs, as in `["audiences.d/*.toml"]`')  # noqa: TRY004 - as above
+    return value
+
+
 def _separator(value: object) -> str:
     if not isinstance(value, str) or len(value) != 1 or value in '"\r\n' or ord(value) > 127:
         raise ValueError('must be one ASCII character such as ";", but not a quotation mark or line break')
@@ -426,6 +432,7 @@ HookSecrets: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_hook_secrets
 HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]
 HookReference: TypeAlias = Annotated[str, PlainValidator(_hook_reference)]
 WriteKeys: TypeAlias = Annotated[list[Annotated[str, AfterValidator(_write_key)]], BeforeValidator(_write_keys)]
+Includes: TypeAlias = Annotated[list[Text], BeforeValidator(_includes)]
 Listen: TypeAlias = Annotated[Address, PlainValidator(read_address), PlainSerializer(str)]
 OnMissingName: TypeAlias = Annotated[OnMissing, PlainValidator(_on_missing)]
 TraitTypeName: TypeAlias = Annotated[TraitType, PlainValidator(_trait_type)]

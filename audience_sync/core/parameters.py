@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 from audience_sync.errors import ConfigError
@@ -105,6 +107,37 @@ def place_in(sql: str, offset: int) -> str:
     found = f"line {before.count(chr(10)) + 1}, column {column}"
     shown = rest[:MOST_SHOWN] + "…" if len(rest) > MOST_SHOWN else rest
     return f"{found}: `{shown}`" if shown else found
+
+
+@contextmanager
+def naming(file: Path | None) -> Iterator[None]:
+    """Put the file of a person's SQL, if it has one, before what is wrong with it.
+
+    Raises:
+        ConfigError: the one that the block raises, with the file.
+    """
+    try:
+        yield
+    except ConfigError as error:
+        if file is None:
+            raise
+        raise ConfigError(f"{file}: {error}", hint=error.hint) from None
+
+
+def only_place_of(name: str, sql: str, *, lexis: Lexis) -> int | None:
+    """Return the offset of a word or of a dotted name in SQL; None unless it occurs exactly once outside of literals.
+
+    For databases that name the word they object to, and not its place.
+    """
+    try:
+        tokens = list(_tokens(sql, lexis))
+    except ConfigError:
+        return None
+    code = "".join(
+        " " * len(token.text) if token.kind == "blank" or token.text[0] == "'" else token.text for token in tokens
+    )
+    found = [one.start() for one in re.finditer(rf"(?<![\w$.]){re.escape(name)}(?![\w$])", code, re.IGNORECASE)]
+    return found[0] if len(found) == 1 else None
 
 
 def _one_query(sql: str, tokens: list[_Token]) -> list[_Token]:

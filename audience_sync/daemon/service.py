@@ -125,7 +125,8 @@ def read_again(old: Settings, key: SecretStr, environ: Mapping[str, str]) -> Rel
     kept = {"database": old.database, "ingest": old.ingest}
     settings = new.with_environment_label(old.destination.environment_label).model_copy(update=kept)
     before, after = ({one.key: one for one in of.audiences} for of in (old, new))
-    other = _differing(old.model_copy(update={"audiences": ()}), settings.model_copy(update={"audiences": ()}))
+    apart: dict[str, object] = {"audiences": (), "included": ()}  # `added`, `removed` and `changed` say what they mean
+    other = _differing(old.model_copy(update=apart), settings.model_copy(update=apart))
     return Reload(
         settings=settings,
         key=new_key,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Protocol
 
 from sqlalchemy.exc import NoSuchModuleError
@@ -25,8 +26,11 @@ from audience_sync.signals import interrupting
 class Reach(Protocol):
     """Runs a block under the deadline of its session, and explains what goes wrong in it."""
 
-    def __call__(self, what: str, sql: str | None = None) -> AbstractContextManager[None]:
-        """Return the context; `what` is said of a failure, `sql` is the SQL of a person that it may be about."""
+    def __call__(self, what: str, sql: str | None = None, file: Path | None = None) -> AbstractContextManager[None]:
+        """Return the context; `what` is said of a failure, `sql` is the SQL of a person that it may be about.
+
+        `file` is the file of that SQL, if it has one of its own.
+        """
 
 
 @contextmanager
@@ -41,7 +45,7 @@ def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
     with closing(_connected_soon(source, place, limit)) as session, Deadline(limit, session.interrupts()) as deadline:
 
         @contextmanager
-        def reach(what: str, sql: str | None = None) -> Iterator[None]:
+        def reach(what: str, sql: str | None = None, file: Path | None = None) -> Iterator[None]:
             try:
                 with deadline.running():
                     if deadline.stopped:  # before the query has begun, when an interrupt has no effect
@@ -52,7 +56,7 @@ def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
                     lost = session.is_lost(error)
                     failure = f"The connection to {place} was lost" if lost else f"{place} {what}"
                     at = session.position(error) if sql is not None else None
-                    where = place_in(sql or "", at) if at is not None else None
+                    where = _where(sql or "", at, None if sql is None or lost else file)
                     raise explained(failure, error, source, where=where, hint=session.remedy(error)) from None
             if deadline.stopped:
                 raise _stopped()
@@ -60,6 +64,13 @@ def opened(source: Source, limit: timedelta) -> Iterator[tuple[Session, Reach]]:
                 raise overdue(place, limit)
 
         yield session, reach
+
+
+def _where(sql: str, at: int | None, file: Path | None) -> str | None:
+    """Return where in a person's SQL, and in which file, an error is; None: nobody knows."""
+    if at is None:
+        return None if file is None else f"in {file}"
+    return f"at {place_in(sql, at)}" if file is None else f"at {file}, {place_in(sql, at)}"
 
 
 def _connected_soon(source: Source, place: str, limit: timedelta) -> Session:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from audience_sync.config import Source
-from audience_sync.core.parameters import Statement
+from audience_sync.core.parameters import Statement, naming
 from audience_sync.engines.base import Column, Page, Session, Summing, Sums
 from audience_sync.engines.connect import opened
 from audience_sync.errors import SourceError
@@ -31,10 +32,11 @@ class Rows:
 
 
 @contextmanager
-def open_rows(source: Source, query: str | Statement, *, as_of: datetime) -> Iterator[Rows]:
+def open_rows(source: Source, query: str | Statement, *, as_of: datetime, file: Path | None = None) -> Iterator[Rows]:
     """Run a query and yield its columns and the pages of its rows.
 
-    A text is a person's SQL, in which `:now` is `as_of` (aware); a statement is run as it is. The source's
+    A text is a person's SQL, in which `:now` is `as_of` (aware), from a `file` if it has one of its own; errors name
+    it. A statement is run as it is. The source's
     `statement_timeout` is for the time spent in the database, fetching included, not for what is done with the rows.
 
     Raises:
@@ -42,8 +44,8 @@ def open_rows(source: Source, query: str | Statement, *, as_of: datetime) -> Ite
         SourceError: anything else, also while `pages` is read.
     """
     with opened(source, source.statement_timeout) as (session, reach):
-        statement = _statement(session, query, as_of)
-        with reach("refused the query", query if isinstance(query, str) else None):
+        statement = _statement(session, query, as_of, file)
+        with reach("refused the query", query if isinstance(query, str) else None, file):
             names = session.execute(statement)
         _require_columns(names)
 
@@ -64,17 +66,17 @@ def open_rows(source: Source, query: str | Statement, *, as_of: datetime) -> Ite
         yield Rows(names, pages, sums)
 
 
-def probe(source: Source, query: str | Statement, *, as_of: datetime) -> tuple[str, ...]:
+def probe(source: Source, query: str | Statement, *, as_of: datetime, file: Path | None = None) -> tuple[str, ...]:
     """Return the names of a query's columns, as `open_rows` would, with as little reading as the database allows.
 
     Raises:
         ConfigError: the SQL can be seen to be wrong without asking the database.
         SourceError: the source cannot be reached or refuses the query.
     """
-    return tuple(column.name for column in columns(source, query, as_of=as_of))
+    return tuple(column.name for column in columns(source, query, as_of=as_of, file=file))
 
 
-def columns(source: Source, query: str | Statement, *, as_of: datetime) -> tuple[Column, ...]:
+def columns(source: Source, query: str | Statement, *, as_of: datetime, file: Path | None = None) -> tuple[Column, ...]:
     """Return the columns of a query with their types, with as little reading as the database allows.
 
     Raises:
@@ -82,8 +84,8 @@ def columns(source: Source, query: str | Statement, *, as_of: datetime) -> tuple
         SourceError: the source cannot be reached or refuses the query.
     """
     with opened(source, source.statement_timeout) as (session, reach):
-        statement = _statement(session, query, as_of)
-        with reach("refused the query", query if isinstance(query, str) else None):
+        statement = _statement(session, query, as_of, file)
+        with reach("refused the query", query if isinstance(query, str) else None, file):
             found = session.describe(statement)
         _require_columns(found)
         return found
@@ -111,9 +113,12 @@ def ping(source: Source, timeout: timedelta) -> None:
         session.fetch()
 
 
-def _statement(session: Session, query: str | Statement, as_of: datetime) -> Statement:
+def _statement(session: Session, query: str | Statement, as_of: datetime, file: Path | None) -> Statement:
     """Bind `:now` in a person's SQL; a statement is ready already."""
-    return session.bind(query, as_of) if isinstance(query, str) else query
+    if not isinstance(query, str):
+        return query
+    with naming(file):
+        return session.bind(query, as_of)
 
 
 def _require_columns(found: Sized) -> None:

@@ -37,7 +37,7 @@ def explained(
 ) -> SourceError:
     """Make one sentence of a failure and the first line of what the driver said, without the secrets of the URL.
 
-    `where` is the place in a person's SQL.
+    `where` is the place in a person's SQL, with its preposition.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[0] if lines else type(error).__name__
@@ -49,7 +49,7 @@ def explained(
         said += f", in {file.group(1)}" if file else ""
     for secret in _secrets(source.url.get_secret_value()) if source.url else ():
         said = said.replace(secret, "***")
-    at = f", at {where}" if where else ""
+    at = f", {where}" if where else ""
     return SourceError(f"{failure[0].upper()}{failure[1:]}: {said.rstrip('.')}{at}.", hint=hint)
 
 

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
 from audience_sync.config import Source
-from audience_sync.core.parameters import Statement, bind_now
+from audience_sync.core.parameters import Statement, bind_now, only_place_of
 from audience_sync.engines.base import CONNECT_TIMEOUT, PAGE, Column, Engine, Page, everything, existing_file, url_of
 from audience_sync.engines.sqlite_dialect import SqliteDialect
 from audience_sync.errors import SourceError
@@ -28,6 +28,7 @@ _UNKNOWN_NAME_HINT = (
     "correct the SQL of the audience, or the tables and columns of the source in the configuration, then run"
     " `audience-sync check`"
 )
+_OBJECTION = re.compile(r'near "(\w+)": syntax error|no such (?:table|column|function): "?([\w.]+)')
 _CACHE_KIB = 8192  # pages are read once: a large cache would only hold memory
 
 
@@ -61,10 +62,12 @@ class SqliteSession:
         self._connection = connection
         self._regexp = regexp
         self._given: list[_Outline] = []
+        self._written = ""  # a person's SQL
 
     def bind(self, sql: str, as_of: datetime) -> Statement:
         """Bind `:now` as the text that SQLite's own functions return for an instant in UTC."""
         bound = bind_now(sql, ":now", lexis=_DIALECT.lexis)
+        self._written = sql
         return Statement(bound.sql, {"now": _DIALECT.now(as_of)})
 
     def execute(self, statement: Statement) -> tuple[str, ...]:
@@ -142,9 +145,10 @@ class SqliteSession:
         """Return what to do about a name that the database does not have; its own words say enough of the rest."""
         return _UNKNOWN_NAME_HINT if str(error).startswith(("no such table", "no such column")) else None
 
-    def position(self, error: Exception) -> None:
-        """Return None: the driver does not say where."""
-        del error
+    def position(self, error: Exception) -> int | None:
+        """Return where a person's SQL has the word that SQLite objects to, if it has it once: SQLite names no place."""
+        named = _OBJECTION.match(str(error))
+        return only_place_of(named[1] or named[2], self._written, lexis=_DIALECT.lexis) if named else None
 
     def close(self) -> None:
         """Close the file."""

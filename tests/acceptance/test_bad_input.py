@@ -191,7 +191,8 @@ SOURCES = {
         sql="SELECT customer_id AS user_id, company_id AS user_id, company_id FROM orders",
     ),
     "syntax_error": Unreadable(
-        'The sqlite source SHOP refused the query: near "FORM": syntax error.\n',
+        'The sqlite source SHOP refused the query: near "FORM": syntax error, at line 1, column 31:'
+        " `FORM orders WHERE true`.\n",
         sql="SELECT customer_id AS user_id FORM orders WHERE true",
     ),
     "no_query": Unreadable(NO_QUERY.replace("VERB", "SELEC"), sql="SELEC customer_id FROM orders", code=2),

@@ -175,7 +175,7 @@ def test_a_source_without_its_table_changes_nothing(synced: Place) -> None:
     assert ended.code == 1
     assert ended.err.splitlines()[1] == (
         f"error: {AUDIENCE_KEY}: The sqlite source {synced.folder / 'shop.db'} refused the query:"
-        " no such table: orders."
+        " no such table: orders, at line 1, column 48: `orders WHERE ordered_at <= :now`."
     )
     assert states(synced) == ["succeeded", "failed"]
     assert unchanged(synced, EVERYBODY, received=200)

@@ -190,7 +190,7 @@ def test_one_broken_audience_does_not_stop_the_others(place: Place) -> None:
         until(lambda: set(place.traits()) == set(EVERYBODY))
     failures = [line for line in daemon.logged if line["event"] == "sync_failed"]
 
-    assert "refused the query: no such table: nowhere." in failures[0]["error"]
+    assert "refused the query: no such table: nowhere, at line 1, column 29: `nowhere`." in failures[0]["error"]
     assert failures[0]["audience"] == "broken"
     assert {line["exc_info"] for line in failures} == {None}
     assert {run.state for run in runs(place)["broken"]} == {"failed"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,7 @@ from audience_sync.core.parameters import bind_now, place_in
 from audience_sync.engines import columns, open_rows
 from audience_sync.engines.duckdb_engine import DuckdbSession
 from audience_sync.engines.postgresql_dialect import PostgresqlDialect
-from audience_sync.errors import SourceError
+from audience_sync.errors import ConfigError, SourceError
 
 AS_OF = datetime(2026, 11, 23, 14, tzinfo=UTC)
 SQL = """\
@@ -121,6 +122,44 @@ def test_duckdb_shows_the_middle_of_a_long_line() -> None:
             session.execute(session.bind(sql, AS_OF))
 
         assert session.position(caught.value) == sql.index("wrong")
+
+
+@pytest.mark.parametrize(
+    ("sql", "place"),
+    [
+        ("SELECT usr_id\nFROM orders -- usr_id", "line 1, column 8: `usr_id`"),
+        ("SELECT 'usr_id'\nFROM orders o WHERE\n  o.Usr_id > :now", "line 3, column 3: `o.Usr_id > :now`"),
+        ("SELECT user_id\nFROM ordrs", "line 2, column 6: `ordrs`"),
+        ("SELECT user_id FROM orders\n  WHEERE plan = 'x'", "line 2, column 10: `plan = 'x'`"),
+        ("SELECT\n  median(plan) FROM orders", "line 2, column 3: `median(plan) FROM orders`"),
+        ("SELECT nope FROM orders WHERE nope = 1", None),  # which of them, SQLite does not say
+        ("SELECT user_id, FROM orders WHERE plan = (SELECT 1 FROM orders)", None),
+        ("SELECT user_id FROM orders)", None),
+    ],
+)
+def test_sqlite_names_a_word_whose_place_is_found(tmp_path: Path, sql: str, place: str | None) -> None:
+    """SQLite says which word it objects to: where the SQL has it once, outside of literals, that is the place."""
+    with closing(sqlite3.connect(tmp_path / "shop.db")) as file:
+        file.execute(TABLE)
+    for error in refusals(source_at(f"sqlite:///{tmp_path / 'shop.db'}"), sql):
+        assert str(error).partition(", at ")[2] == (f"{place}." if place else "")
+
+
+def test_sql_of_a_file_names_the_file(source: Source, tmp_path: Path) -> None:
+    """Behind what is wrong, where the database says it, else alone; before what is seen without the database."""
+    file = tmp_path / "queries" / "gold.sql"
+    with pytest.raises(SourceError) as caught, open_rows(source, "SELECT 1\nFROM ordrs", as_of=AS_OF, file=file):
+        pass
+    assert str(caught.value).endswith(f", at {file}, line 2, column 6: `ordrs`.")
+
+    with pytest.raises(SourceError) as nowhere:
+        columns(source, "SELECT 1 FROM range(:now, :now, :now, :now)", as_of=AS_OF, file=file)
+    assert str(file) in str(nowhere.value)
+
+    with pytest.raises(ConfigError) as seen:
+        columns(source, "SELECT 1\nFROM t WHERE a > :since", as_of=AS_OF, file=file)
+    assert str(seen.value) == f"{file}: Unknown parameter :since on line 2; the only parameter is :now."
+    assert seen.value.hint is not None
 
 
 PIECES = st.sampled_from(["SELECT 1", ":now", "'%:now'", "-- :now\n", "a % b", "\n", "x::now", "%(now)s", "$1"])

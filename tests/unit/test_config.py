@@ -251,7 +251,7 @@ def test_queries_of_the_example_are_right(write: Write) -> None:
     rooms = "\n\n".join(text.split("# [sources.shop.events]")[1].split("\n\n")[:2])
     queries = "# [[audiences]]" + text.partition("# [[audiences]]")[2].partition("# [[mappings]]")[0]
     block = f"# [sources.shop.events]{rooms}\n{queries}"
-    block = re.sub(r"^# (sql|path|secret_file) = .*instead of.*", "", block, flags=re.MULTILINE)
+    block = re.sub(r"^# (sql|path|query_file|secret_file) = .*instead of.*", "", block, flags=re.MULTILINE)
     source = '[sources.shop]\nurl = "sqlite:///shop.db"\n'
 
     settings = load(write(source + re.sub(r"^# ", "", block, flags=re.MULTILINE)), {})
