@@ -22,7 +22,7 @@ from audience_sync.cli.console import Format, FormatOption, Sheet
 from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.main import Globals
 from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
-from audience_sync.config import Settings, defaults, load
+from audience_sync.config import Settings, defaults, load, secret_names
 from audience_sync.config.loader import CONFIG_VARIABLE
 from audience_sync.core.model import Severity
 from audience_sync.core.text import counted
@@ -161,12 +161,18 @@ def service(
     """Print the systemd unit with the commands that install it.
 
     The unit runs this installation of audience-sync with the configuration from --config (default:
-    /etc/audience-sync/config.toml).
+    /etc/audience-sync/config.toml). It has a LoadCredential= line for every secret that the configuration refers to
+    as ${NAME}: print it again after adding one.
     """
     command = _own_command()
-    config = context.ensure_object(Globals).config or SERVICE_CONFIG
-    unit = Unit(command, config.absolute(), user)
+    config = (context.ensure_object(Globals).config or SERVICE_CONFIG).absolute()
+    unit = Unit(command, config, user, secret_names(config) if config.exists() else None)
     typer.echo(unit.once() if once else unit.service(), nl=False)
+    if unit.secrets is None:
+        run_output.note(
+            f"{config} does not exist, so the unit has only the API key's credential; when the file exists, print the"
+            " unit again"
+        )
     for path in (Path(command[0]), Path(__file__).parent.parent, unit.config):
         if str(path).startswith(HIDDEN):
             run_output.note(

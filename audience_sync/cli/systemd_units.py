@@ -7,22 +7,32 @@ everything that the program does not need; the network and the state and cache d
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 NAME: Final = "audience-sync"
-KEY_FILE: Final = "/etc/audience-sync/schematic_api_key"
+SECRETS_FOLDER: Final = "/etc/audience-sync"
+API_KEY: Final = "SCHEMATIC_API_KEY"
 HIDDEN: Final = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - where a unit sees nothing
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The parts that differ between machines: the command, the configuration, and the user (None: a dynamic user)."""
+    """The parts that differ between machines."""
 
     command: tuple[str, ...]
     config: Path
-    user: str | None
+    user: str | None  # None: a dynamic user
+    secrets: tuple[str, ...] | None = None  # names that the configuration refers to; None: there is none yet
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """Return the file of each secret, by its name."""
+        names = (API_KEY,) if self.secrets is None else self.secrets
+        taken = Counter(map(str.lower, names))
+        return {one: f"{SECRETS_FOLDER}/{one.lower() if taken[one.lower()] == 1 else one}" for one in names}
 
     def service(self) -> str:
         """Return the unit of the service with installation instructions."""
@@ -44,7 +54,14 @@ class Unit:
         )
 
     def _shared(self) -> str:
-        return _SHARED.format(user=self._user("\n"), key=KEY_FILE) + _HARDENING
+        loaded = [f"LoadCredential={name}:{file}" for name, file in self.credentials.items()]
+        if self.secrets is None:
+            loaded.insert(0, _NO_CONFIGURATION.format(config=self.config))
+        elif loaded:
+            loaded.insert(0, _SECRETS.format(config=self.config))
+        else:
+            loaded.append(_NO_SECRETS.format(config=self.config))
+        return _SHARED.format(user=self._user("\n"), credentials="\n".join(loaded)) + _HARDENING
 
     def _line(self, subcommand: str) -> str:
         return " ".join(map(quoted, (*self.command, "--config", str(self.config), subcommand)))
@@ -60,8 +77,13 @@ class Unit:
             "config": str(self.config),
             "folder": str(self.config.parent),
             "owner": owner,
-            "key": KEY_FILE,
+            "files": "".join(
+                f"#   install -m 600 /dev/null {file}\n#   $EDITOR {file}\n" for file in self.credentials.values()
+            ),
             "user": user,
+            "credentials": "".join(
+                f"#     -p LoadCredential={name}:{file} \\\n" for name, file in self.credentials.items()
+            ),
             "line": f"{shlex.join(self.command)} \\\n#     {shlex.join(('--config', str(self.config)))}",
         }
 
@@ -72,30 +94,38 @@ def quoted(word: str) -> str:
     return f'"{word}"' if not word or set(word) & set(" \t'\"\\;") else word
 
 
+_SECRETS: Final = """\
+# The secrets that {config} refers to.
+# After you add one, print this unit again, run `systemctl daemon-reload` and
+# restart the service: a reload does not read credentials."""
+
+_NO_SECRETS: Final = """\
+# {config} refers to no secrets."""
+
+_NO_CONFIGURATION: Final = """\
+# ${{NAME}} in the configuration is the credential NAME. {config}
+# does not exist yet: print this unit again when it refers to other secrets."""
+
 _SERVICE_RECIPE: Final = """\
 # /etc/systemd/system/audience-sync.service
 #
-# Install it as root. The service reads the API key from a file, as a systemd
-# credential. Write passwords as ${{NAME}} in the configuration and provide them
-# in the same way (see LoadCredential below).
+# Install it as root. The configuration refers to secrets as ${{NAME}}; the
+# service reads each from a file of its own, as a systemd credential (see
+# LoadCredential below).
 #
 #   install -d {folder}
 #   install {owner} config.toml {config}
-#   install -m 600 /dev/null {key}
-#   $EDITOR {key}
-#   audience-sync service > /etc/systemd/system/audience-sync.service
+{files}#   audience-sync service > /etc/systemd/system/audience-sync.service
 #   systemctl daemon-reload
 #
-# Run other commands as the same user, with the same database and key; `init`
-# creates the database. With [ingest], they also need the write key: add
-# `-p LoadCredential=SEGMENT_WRITE_KEY:…` here too.
+# Run other commands as the same user, with the same database and secrets;
+# `init` creates the database.
 #
 #   as_service() {{
 #     systemd-run --quiet --pipe --wait --collect \\
 #     {user} \\
 #     -p UMask=0077 -p StateDirectory=audience-sync \\
-#     -p LoadCredential=SCHEMATIC_API_KEY:{key} \\
-#     {line} "$@"
+{credentials}#     {line} "$@"
 #   }}
 #   as_service init && as_service check && as_service plan
 #
@@ -128,8 +158,7 @@ _ONCE_RECIPE: Final = """\
 #   systemd-run --quiet --pipe --wait --collect \\
 #     {user} \\
 #     -p UMask=0077 -p StateDirectory=audience-sync \\
-#     -p LoadCredential=SCHEMATIC_API_KEY:{key} \\
-#     {line} status
+{credentials}#     {line} status
 
 """
 
@@ -175,11 +204,7 @@ StateDirectoryMode=0700
 CacheDirectory=audience-sync
 CacheDirectoryMode=0700
 Environment=TMPDIR=/var/cache/audience-sync
-# ${{NAME}} in the configuration is the credential NAME: add one line for each
-# password that the configuration refers to.
-LoadCredential=SCHEMATIC_API_KEY:{key}
-# LoadCredential=SHOP_PASSWORD:/etc/audience-sync/shop_password
-# LoadCredential=SEGMENT_WRITE_KEY:/etc/audience-sync/segment_write_key
+{credentials}
 # Home directories are not accessible. To add a source file from one, read-only:
 # BindReadOnlyPaths=/home/somebody/shop.db:/srv/shop.db
 """

@@ -19,6 +19,7 @@ from audience_sync.config.definition_files import with_texts
 from audience_sync.config.mapping_tables import check_mappings
 from audience_sync.config.problems import PlacedProblem, Problem, refuse, translate
 from audience_sync.config.query_tables import check_queries, dependency_digests, key_of, user_column
+from audience_sync.config.secrets import names_in
 from audience_sync.config.settings import Audience, Schedule, Settings
 from audience_sync.config.source_tables import SourceTable, check_sources, make_source
 from audience_sync.config.tables import AudienceTable, Document, GuardTable, ScheduleTable, TraitTable, read_document
@@ -66,6 +67,22 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
         placed = (_placed(one, files) for one in dict.fromkeys(problems))
         raise refuse(path, [*misplaced, *placed])
     return _settle(document, path, files)
+
+
+def secret_names(path: Path) -> tuple[str, ...]:
+    """Return the name of every ``${NAME}`` that the configuration at `path` refers to; none of them is looked up.
+
+    The file need not be valid otherwise.
+
+    Raises:
+        ConfigError: the file, or one that it includes, cannot be read or is not valid TOML.
+    """
+    files, _ = read_config_files(path.absolute(), known=Document.model_fields)
+    raw = {**files.raw}
+    schematic = raw.get("schematic", {})
+    if isinstance(schematic, dict) and "api_key_file" in schematic:
+        raw["schematic"] = {**schematic, "api_key": ""}  # the default refers to a secret that is not used then
+    return tuple(dict.fromkeys(names_in(raw, Document)))
 
 
 def _placed(problem: Problem, files: ConfigFiles) -> PlacedProblem:

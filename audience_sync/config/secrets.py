@@ -7,11 +7,11 @@ write keys are looked up when they are needed, and not before. Values never appe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_args, get_origin
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from audience_sync.errors import ConfigError
 
@@ -20,6 +20,41 @@ if TYPE_CHECKING:
 
 SHORTEST_SECRET: Final = 16  # characters
 REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class HoldsReferences:
+    """Marks the type of a setting in which ``${NAME}`` is a reference; it is just text in any other setting."""
+
+
+HOLDS_REFERENCES: Final = HoldsReferences()
+
+
+def names_in(value: object, kind: Any) -> Iterator[str]:
+    """Yield the names that a value of the file refers to as a setting of some kind: a table, or a type of a setting.
+
+    Names may come twice. Nothing is looked up, and values of the wrong type are passed over.
+    """
+    if HOLDS_REFERENCES in getattr(kind, "__metadata__", ()):
+        yield from (name for text in _texts(value) for name in REFERENCE.findall(text))
+    elif isinstance(kind, type) and issubclass(kind, BaseModel):
+        table = value if isinstance(value, Mapping) else {}
+        for name, field in kind.model_fields.items():
+            of_field = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            yield from names_in(table.get(name, field.default if isinstance(field.default, str) else {}), of_field)
+    else:
+        of_dict, of_list = get_origin(kind) is dict, get_origin(kind) is list
+        parts = value.values() if of_dict and isinstance(value, Mapping) else [value]
+        for part in value if of_list and isinstance(value, list) else parts:
+            for of_part in get_args(kind):
+                yield from names_in(part, of_part)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield every text in a value of TOML."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _texts(inner)
 
 
 def look_up(name: str, environ: Mapping[str, str]) -> str | None:

@@ -26,7 +26,7 @@ from pydantic import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from audience_sync.config.secrets import REFERENCE, expand
+from audience_sync.config.secrets import HOLDS_REFERENCES, REFERENCE, expand
 from audience_sync.core.keys import MAX_KEY_LENGTH
 from audience_sync.core.model import ColumnType, DateOrder, OnMissing, TraitType
 from audience_sync.database_error import shown
@@ -423,15 +423,17 @@ Key: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", ma
 Timezone: TypeAlias = Annotated[str, AfterValidator(_timezone)]
 Cron: TypeAlias = Annotated[str, AfterValidator(_cron)]
 WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url)]
-Reference: TypeAlias = Annotated[str, AfterValidator(_reference)]
+Reference: TypeAlias = Annotated[str, AfterValidator(_reference), HOLDS_REFERENCES]
 HookUrl: TypeAlias = Annotated[str, PlainValidator(read_webhook_url)]
 HookName: TypeAlias = Annotated[str, AfterValidator(_hook_name)]
 HookAudiences: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_hook_audiences)]
 HookStart: TypeAlias = Annotated[str, PlainValidator(_hook_start)]
-HookSecrets: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_hook_secrets)]
+HookSecrets: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_hook_secrets), HOLDS_REFERENCES]
 HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]
-HookReference: TypeAlias = Annotated[str, PlainValidator(_hook_reference)]
-WriteKeys: TypeAlias = Annotated[list[Annotated[str, AfterValidator(_write_key)]], BeforeValidator(_write_keys)]
+HookReference: TypeAlias = Annotated[str, PlainValidator(_hook_reference), HOLDS_REFERENCES]
+WriteKeys: TypeAlias = Annotated[
+    list[Annotated[str, AfterValidator(_write_key), HOLDS_REFERENCES]], BeforeValidator(_write_keys)
+]
 Includes: TypeAlias = Annotated[list[Text], BeforeValidator(_includes)]
 Listen: TypeAlias = Annotated[Address, PlainValidator(read_address), PlainSerializer(str)]
 OnMissingName: TypeAlias = Annotated[OnMissing, PlainValidator(_on_missing)]
@@ -443,8 +445,8 @@ DateOrderName: TypeAlias = Annotated[DateOrder, PlainValidator(_date_order), Pla
 Size: TypeAlias = Annotated[str, PlainValidator(_size)]
 Files: TypeAlias = Annotated[str, PlainValidator(_files)]
 File: TypeAlias = Annotated[Path, PlainValidator(_file)]
-DatabaseUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(database_url), PlainSerializer(str)]
-SourceUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(source_url), PlainSerializer(str)]
+DatabaseUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(database_url), PlainSerializer(str), HOLDS_REFERENCES]
+SourceUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(source_url), PlainSerializer(str), HOLDS_REFERENCES]
 
 
 class Table(BaseModel):

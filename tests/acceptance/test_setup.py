@@ -628,7 +628,9 @@ def test_systemd_accepts_the_units_and_finds_them_hardened(
     words: tuple[str, ...], command: Callable[..., Result], tmp_path: Path
 ) -> None:
     """The printed unit is valid as it is, and exposes little: judged by systemd's own tools."""
-    printed = command("service", *words)
+    config = tmp_path / "config.toml"
+    config.write_text('[sources.shop]\nurl = "postgresql://reader:${SHOP_PASSWORD}@db/shop"\n')
+    printed = command("--config", str(config), "service", *words)
     unit = tmp_path / f"audience-sync{'-once' if '--once' in words else ''}.service"
     unit.write_text(printed.out, encoding="utf-8")
 
@@ -658,6 +660,47 @@ def test_the_service_is_what_the_daemon_promises(command: Callable[..., Result])
     (start,) = [line for line in lines if line.startswith("ExecStart=")]
     assert re.fullmatch(r'ExecStart=/\S+ .*--config "/srv/my conf/50%%\.toml" run', start)
     assert DEVELOPMENT_KEY not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("once", [(), ("--once",)])
+def test_the_unit_loads_every_secret_that_the_configuration_refers_to(
+    once: tuple[str, ...], command: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Nobody finds out at the start of the service which credential is missing; other commands get the same ones."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        '[database]\nurl = "postgresql://sync:${DB_PASSWORD}@db/x"\n'
+        '[ingest]\nlisten = "127.0.0.1:0"\nwrite_keys = ["${WRITE_KEY}"]\n'
+        '[sources.shop]\nurl = "postgresql://reader:${SHOP_PASSWORD}@db/shop"\n'
+    )
+    printed = command("--config", str(config), "service", *once)
+
+    files = [
+        f"{name}:/etc/audience-sync/{name.lower()}"
+        for name in ("DB_PASSWORD", "SCHEMATIC_API_KEY", "WRITE_KEY", "SHOP_PASSWORD")
+    ]
+    assert re.findall(r"^LoadCredential=(.*)$", printed.out, re.MULTILINE) == files
+    assert re.findall(r"^#     -p LoadCredential=(.*) \\$", printed.out, re.MULTILINE) == files
+    made = re.findall(r"^#   install -m 600 /dev/null (.*)$", printed.out, re.MULTILINE)
+    assert made == ([] if once else [file.partition(":")[2] for file in files])
+    assert "does not exist" not in printed.err
+
+
+def test_service_without_a_configuration_says_what_is_missing(command: Callable[..., Result], tmp_path: Path) -> None:
+    """The unit can be printed first; a file that is not TOML is an error, and nothing is printed."""
+    config = tmp_path / "config.toml"
+    before = command("--config", str(config), "service")
+    config.write_text("[sources.shop\n")
+    broken = command("--config", str(config), "service")
+    config.write_text('[schematic]\napi_key_file = "key"\n')
+    without = command("--config", str(config), "service")
+
+    assert re.findall(r"^LoadCredential=(\w+)", before.out, re.MULTILINE) == ["SCHEMATIC_API_KEY"]
+    assert f"note: {config} does not exist, so the unit has only the API key's credential" in before.err
+    assert (broken.code, broken.out) == (2, "")
+    assert f"{config}, line 1, column 14: " in broken.err
+    assert "LoadCredential=" not in without.out.replace("(see\n# LoadCredential below)", "")
+    assert f"# {config} refers to no secrets." in without.out
 
 
 def test_the_one_off_sync_shares_user_database_key_and_walls_with_the_service(command: Callable[..., Result]) -> None:
