@@ -20,6 +20,7 @@ from audience_sync.cli.console import (
     print_table,
 )
 from audience_sync.cli.context import clock, console, out, settings_of
+from audience_sync.cli.definition_history import print_versions
 from audience_sync.cli.text_table import TableView
 from audience_sync.clock import Clock
 from audience_sync.config import Audience, Settings
@@ -29,6 +30,7 @@ from audience_sync.store import audiences as known
 from audience_sync.store import (
     backlog,
     batches,
+    definition_texts,
     event_reports,
     holders,
     identifiers,
@@ -114,7 +116,7 @@ AUDIENCES_SHOWN = TableView(
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(epilog="Example: audience-sync status --format json | jq .deliveries")(status)
-    app.command(epilog="Example: audience-sync audiences --format csv")(audiences)
+    app.command(epilog="Example: audience-sync audiences big_spenders --history")(audiences)
 
 
 def status(context: typer.Context, holders: HoldersOption = False, format: FormatOption = Format.TABLE) -> None:
@@ -145,7 +147,19 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
         _print_status(whole, forwarded=forwarded, name=settings.destination.display_name)
 
 
-def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOption = Format.TABLE) -> None:
+def audiences(
+    context: typer.Context,
+    audience: Annotated[
+        str | None,
+        typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait (default: all)."),
+    ] = None,
+    *,
+    history: Annotated[
+        bool, typer.Option("--history", help="Show the versions of the definition of AUDIENCE, newest first.")
+    ] = False,
+    limit: LimitOption = 50,
+    format: FormatOption = Format.TABLE,
+) -> None:
     """List audiences and computed traits with their state.
 
     Includes those in the configuration and those only in the database. `audience-sync status --help` explains the
@@ -153,13 +167,40 @@ def audiences(context: typer.Context, limit: LimitOption = 50, format: FormatOpt
 
     `definition` is the query in canonical form, or `sql`. `definition_changed` is true if the definition, or something
     it uses, has been edited since the last completed sync.
+
+    --history shows each version of a definition: the run that put it into effect, the members before and after that
+    run, and the differences from the version before. json and csv also have the full `text`.
     """
+    if history and audience is None:
+        raise typer.BadParameter("--history needs AUDIENCE")
     settings = settings_of(context)
     with runtime.opened(settings) as database, database.read() as connection:
+        if history and audience is not None:
+            row = known_audience(connection, settings, audience)
+            now = next((one for one in settings.audiences if one.key == row.key and row.state != "retired"), None)
+            configured = (now.definition_hash, now.definition_text) if now is not None else None
+            versions = definition_texts.versions(connection, row.id, configured=configured)
+            print_versions(versions, format=format, limit=limit)
+            return
         found = _audiences(connection, settings)
+        if audience is not None:
+            chosen = _chosen_key(connection, settings, audience)
+            found = [one for one in found if one["key"] == chosen]
     definitions = {one.key: one.definition for one in settings.audiences}
     records = ({**one, "trait": one["key"], "definition": definitions.get(one["key"])} for one in found)
     print_records(records, AUDIENCE_COLUMNS, format=format, limit=limit, shown=AUDIENCES_SHOWN)
+
+
+def _chosen_key(connection: Connection, settings: Settings, word: str) -> str:
+    """Return the key of an audience in the configuration or in the database.
+
+    Raises:
+        UnknownName: no audience has this key or name.
+    """
+    try:
+        return known_audience(connection, settings, word).key
+    except UnknownName:
+        return settings.audience(word).key
 
 
 def known_audience(connection: Connection, settings: Settings, word: str) -> AudienceRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict
 
 from audience_sync.config.mapping_tables import make_mappings
-from audience_sync.config.problems import near
+from audience_sync.config.problems import near, spell
 from audience_sync.config.query_tables import FITTING_TYPES, asked_by_key, digest_of, read_condition, read_scalar
 from audience_sync.config.secrets import WebhookSecrets
 from audience_sync.config.source_tables import Source
@@ -119,6 +120,24 @@ class Audience(BaseModel):
         return ZoneInfo(self.timezone)
 
     @property
+    def definition_text(self) -> str:
+        """Return what the file says of who is meant, as people read it: settings as in TOML, then the SQL or the query.
+
+        `definition_hash` stands for this, and for what it rests on.
+        """
+        said: dict[str, object] = {
+            "source": self.source,
+            "user_keys": self.user_keys,
+            "company_keys": self.company_keys,
+        }
+        if self.query is not None:
+            said["timezone"] = self.timezone
+        if self.computation.has_values:
+            said |= {"on_missing": self.on_missing} | ({"type": self.type} if self.type else {})
+        settings = [f"{name} = {_as_toml(value)}" for name, value in said.items()]
+        return "\n".join([*settings, "", (self.sql or self.query or "").strip()])
+
+    @property
     def definition_hash(self) -> str:
         """Return a hash that changes when the audience may mean other people, other values or other identifiers."""
         parts: list[object] = [self.source, (self.sql or "").strip(), self.user_keys, self.company_keys]
@@ -127,6 +146,13 @@ class Audience(BaseModel):
         if self.computation.has_values:
             parts += [self.on_missing, self.type]
         return digest_of(parts)
+
+
+def _as_toml(value: object) -> str:
+    if isinstance(value, dict):
+        settings = [f"{spell((name,))} = {_as_toml(one)}" for name, one in value.items()]
+        return f"{{ {', '.join(settings)} }}" if settings else "{}"
+    return json.dumps(value, ensure_ascii=False)
 
 
 class Subscriber(NamedTuple):

@@ -15,7 +15,16 @@ from sqlalchemy.engine import Connection
 from audience_sync.config import RetentionTable
 from audience_sync.core.keys import MAX_KEY_LENGTH, shard_of
 from audience_sync.errors import UnknownName
-from audience_sync.store import audiences, batches, events, identifiers, memberships, settings_table, subscriptions
+from audience_sync.store import (
+    audiences,
+    batches,
+    definition_texts,
+    events,
+    identifiers,
+    memberships,
+    settings_table,
+    subscriptions,
+)
 from audience_sync.store.database import Database
 from audience_sync.store.memberships import HISTORY_FROM, history_from
 from audience_sync.store.schema import PRIMARY_DESTINATION
@@ -157,6 +166,8 @@ def purge(database: Database, retention: RetentionTable, *, now_ms: int) -> dict
     purged |= {table: _purge(database, *statements, limits[table]) for table, statements in _OLD.items()}
     first_day = now_ms // events.DAY_MS - events.KNOWN_DAYS
     purged["message_ids"] = _in_commits(database, partial(_delete_message_ids, before=first_day))
+    with database.write() as connection:
+        purged["definitions"] = definition_texts.drop_unused(connection)
     compact(database)
     return purged
 

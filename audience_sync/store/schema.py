@@ -95,6 +95,12 @@ runs = sa.Table(
     ),
 )
 
+definitions = _clustered(
+    "definitions",  # each distinct one that a run evaluated
+    _column("hash", sa.Text, primary_key=True),  # `runs.definition_hash`
+    _column("text", sa.Text),  # as people read it
+)
+
 rejections = _clustered(
     "rejections",
     _column("run_id", ID, sa.ForeignKey("runs.id"), primary_key=True),

@@ -22,7 +22,16 @@ from audience_sync.core.text import instant_text
 from audience_sync.database_error import first_line
 from audience_sync.errors import ConfigError, LeaseLost
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, binding, generations, identifiers, memberships, runs, subscriptions
+from audience_sync.store import (
+    audiences,
+    binding,
+    definition_texts,
+    generations,
+    identifiers,
+    memberships,
+    runs,
+    subscriptions,
+)
 from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.runs import NewRun, RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
@@ -296,6 +305,7 @@ def _start(workspace: Workspace, lease: HeldLease, job: Job, audience: AudienceR
             partial=job.partial is not None,
             reason=job.partial,
         )
+        definition_texts.keep(connection, job.audience.definition_hash, job.audience.definition_text)
         hold = hold_of(connection, job.settings, job.audience, as_of=as_of)
         if hold is not None:  # nothing is evaluated, so no generation is needed
             held = new._replace(state=RunState.HELD, partial=False, reason=hold.reason, held_by=hold.audience_id)

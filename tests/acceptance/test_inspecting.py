@@ -572,7 +572,8 @@ def test_purge_deletes_only_what_is_past_its_retention(desk: Desk) -> None:
     purged = erasure.purge(database, desk.settings.retention, now_ms=now)
 
     assert purged == {
-        "changes": 5, "batches": 30, "deliveries": 0, "rejections": 1, "event_counts": 0, "message_ids": 0
+        "changes": 5, "batches": 30, "deliveries": 0, "rejections": 1, "event_counts": 0, "message_ids": 0,
+        "definitions": 0,
     }  # fmt: skip
     assert desk.members() == 45
     with desk.workspace.database.read() as connection:
