@@ -16,7 +16,7 @@ from audience_sync.store.definition_texts import VERSION_COLUMNS
 from audience_sync.store.reports import Record
 
 _STYLES: Final = {"+": "green", "-": "red", "@": "cyan"}
-_UNKNOWN: Final = "(its text was not stored: it is older than the history of definitions)"
+_UNKNOWN: Final = "(the text of this version is not stored)"
 _UNSEEN: Final = "(the same text: an audience that it uses, or where the source has events and profiles, has changed)"
 
 

@@ -68,7 +68,7 @@ class Files:
 
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
-    """A main file that includes the files of a folder, of which there are none."""
+    """A main file that includes the files of a folder, which is empty."""
     return Files(tmp_path)
 
 
