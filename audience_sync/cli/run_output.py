@@ -148,7 +148,8 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
             sheet.add(_run_record(run, audience.key, audience.members, open_rows, dead))
             if run.definition_changed:
                 console.print(
-                    f"note: {audience.key}: its definition or something it uses has been edited since the previous run"
+                    f"note: {audience.key}: its definition or something it uses has been edited since the previous run;"
+                    f" see `audience-sync audiences {audience.key} --history`"
                 )
             if run.state is RunState.HELD:
                 console.print(f"[yellow]held:[/] {audience.key}: {escape(run.reason or '')}")

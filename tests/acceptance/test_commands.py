@@ -613,7 +613,8 @@ def test_an_edited_definition_is_noticed(synced: Place) -> None:
     sentence = "its definition or something it uses has been edited"
 
     assert sentence in synced.command("plan").err
-    assert f"note: {AUDIENCE_KEY}: {sentence} since the previous run\n" in synced.command("sync").err
+    said = f"note: {AUDIENCE_KEY}: {sentence} since the previous run; see `audience-sync audiences {AUDIENCE_KEY}"
+    assert said in synced.command("sync").err
     assert sentence not in synced.command("sync").err
     assert_settled(synced, {u: c for u, c in EVERYBODY.items() if u != "u7"}, before=EVERYBODY)
 
