@@ -8,17 +8,20 @@ of the files before it, so a location such as `("audiences", 7)` counts the tabl
 from __future__ import annotations
 
 import glob
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
 from audience_sync.config.line_numbers import lines_of
 from audience_sync.config.problems import SENTENCES, FilePlace, Location, PlacedProblem, Problem, near, spell
 from audience_sync.config.text_files import decoded, read_text_file
+from audience_sync.core.text import printable
 from audience_sync.errors import ConfigError
 
 LISTS: Final = ("audiences", "traits", "mappings")
@@ -126,13 +129,17 @@ def read_config_files(path: Path, *, known: Iterable[str]) -> tuple[ConfigFiles,
         if not isinstance(pattern, str) or not pattern.strip() or "\0" in pattern:
             continue  # the type of the setting has a sentence for it
         location: Location = ("include", index)
-        for found in fitting_files(path, pattern):
+        place = FilePlace(None, main.line(location), None)
+        try:
+            found = fitting_files(path, pattern)
+        except ValueError as error:
+            problems.append(PlacedProblem(place, str(Problem(location, str(error)))))
+            continue
+        for one in found:
             try:
-                if found not in included:
-                    included[found] = _included(found)
+                included[one] = included.get(one) or _included(one)
             except ValueError as error:
-                problem = Problem(location, str(error))
-                problems.append(PlacedProblem(FilePlace(None, main.line(location), None), str(problem)))
+                problems.append(PlacedProblem(place, str(Problem(location, str(error)))))
     known = set(known)
     problems += [one for file in included.values() for one in _refused(file, main, known)]
     return ConfigFiles(main, tuple(included.values())), problems
@@ -147,10 +154,32 @@ def fitting_files(main: Path, pattern: str) -> list[Path]:
     """Return the paths that a pattern in the main file matches, by name; a plain path matches itself.
 
     The main file is not among them.
+
+    Raises:
+        ValueError: the folder of a glob does not exist or cannot be listed; the message is a sentence.
     """
-    whole = str(main.parent / pattern)
-    paths = map(Path, sorted(glob.glob(whole)) if is_glob(pattern) else [whole])  # noqa: PTH207 - the path is absolute
-    return [path for path in paths if not _is_same(path, main)]
+    if not is_glob(pattern):
+        names = [pattern]
+    else:
+        _require_listable(main.parent / _plain_part(pattern))
+        names = sorted(glob.glob(pattern, root_dir=main.parent))  # noqa: PTH207 - the folder may have a `[` in its name
+    return [path for name in names if not _is_same(path := main.parent / name, main)]
+
+
+def _plain_part(pattern: str) -> Path:
+    """Return the folder of a glob, up to the first name that can match several."""
+    parts = Path(pattern).parts
+    return Path(*takewhile(lambda part: not is_glob(part), parts[:-1]))
+
+
+def _require_listable(folder: Path) -> None:
+    """Refuse a folder whose files nobody can see: without them, their audiences would be gone."""
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        raise ValueError(f"the folder {folder} does not exist") from None
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be read: {error.strerror}") from None
 
 
 def _is_same(path: Path, main: Path) -> bool:
@@ -161,6 +190,10 @@ def _is_same(path: Path, main: Path) -> bool:
 
 
 def _included(path: Path) -> ConfigFile:
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:  # JSON and databases could not have its name
+        raise ValueError(f"{printable(str(path))}: the file name is not valid UTF-8") from None
     text = read_text_file(path, most_bytes=MOST_BYTES)
     return ConfigFile(path, text, parsed(path, text))
 

@@ -149,7 +149,7 @@ def test_a_reload_of_a_bad_file_and_of_a_good_one(place: Place) -> None:
     assert several["problems"] == [
         f"{path} has 2 problems:",
         '  line 25, "Ring": audiences[1].schedule.every: must be a duration such as "30s", "15m", "2h" or "400d"',
-        '  line 26, "Ring": audiences[1].sqll: unknown setting (did you mean `sql`?)',
+        '  line 26, "Ring": audiences[1].sqll: unknown setting (did you mean `sql` or `sql_file`?)',
     ]
     assert reloaded["added"] == ["ring"]
     assert (restart["level"], restart["settings"]) == ("warning", ["ingest.listen", "ingest.write_keys"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -109,6 +110,37 @@ def test_a_glob_may_match_nothing_and_a_path_may_not(files: Files) -> None:
 
     files.write("config.toml", MAIN.replace("audiences.d/*", "more"))
     assert files.problems() == ["line 1: include[0]: DIR/more.toml does not exist"]
+
+
+def test_a_folder_that_cannot_be_listed_is_refused(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A misspelled folder, or one that the service may not read, does not take its audiences out of the schedule."""
+    files.write("config.toml", MAIN.replace("audiences.d", "audience.d"))
+    assert files.problems() == ["line 1: include[0]: the folder DIR/audience.d does not exist"]
+
+    files.write("config.toml", MAIN.replace("audiences.d", "config.toml/*"))
+    assert files.problems() == ["line 1: include[0]: the folder DIR/config.toml cannot be read: Not a directory"]
+
+    def refuse(_folder: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    files.write("config.toml", MAIN)
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list every folder
+    assert files.problems() == ["line 1: include[0]: the folder DIR/audiences.d cannot be read: Permission denied"]
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    """Brackets in the path of the main file are no pattern, and absolute patterns and folders by pattern work."""
+    folder = tmp_path / "a[b]*"
+    folder.mkdir()
+    files = Files(folder)
+    absolute = tmp_path / "else"
+    absolute.mkdir()
+    (absolute / "two.toml").write_text(audience("Two"))
+    files.write("config.toml", MAIN.replace("]", f', "{absolute}/*.toml", "*.d/t?ree.toml"]', 1))
+    files.write("audiences.d/one.toml", audience("One"))
+    files.write("more.d/three.toml", audience("Three"))
+
+    assert [one.key for one in files.load().audiences] == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize("value", ['"a.toml"', "true", "{}"])
@@ -278,7 +310,7 @@ def test_what_is_not_a_file_is_refused_at_once(
     ]
 
     make(Path("a.sql"))
-    files.write("config.toml", MAIN.replace("audiences.d", "none") + audience("A", 'sql_file = "a.sql"'))
+    files.write("config.toml", MAIN.replace('["audiences.d/*.toml"]', "[]") + audience("A", 'sql_file = "a.sql"'))
     assert files.problems() == [f'line 8, "A": audiences[0].sql_file: DIR/a.sql {sentence}']
 
 
@@ -307,6 +339,13 @@ def test_an_included_file_is_read_up_to_a_limit(files: Files) -> None:
 
     files.write("audiences.d/a.toml", b"name = '\xff'")
     assert files.problems() == ["line 1: include[0]: DIR/audiences.d/a.toml, line 1: the file is not UTF-8 text"]
+
+
+def test_a_file_name_is_text(files: Files) -> None:
+    """The name of a file gets into JSON, which has only UTF-8."""
+    (files.folder / "audiences.d" / os.fsdecode(b"\xff.toml")).write_text(audience("A"))
+
+    assert files.problems() == ["line 1: include[0]: DIR/audiences.d/\ufffd.toml: the file name is not valid UTF-8"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
