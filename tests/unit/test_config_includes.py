@@ -129,7 +129,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(files: Files, monkeypatch: py
 
 
 def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
-    """Brackets in the path of the main file are no pattern, and absolute patterns and folders by pattern work."""
+    """Brackets in the path of the main file are literal; absolute patterns and patterns of folders work."""
     folder = tmp_path / "a[b]*"
     folder.mkdir()
     files = Files(folder)
