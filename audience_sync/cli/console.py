@@ -48,6 +48,14 @@ FormatOption = Annotated[
     Format,
     typer.Option("--format", help="Output format: a table, one JSON object per line, or CSV.", show_default=True),
 ]
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return the values of an option as its help lists them: `a, b or c`."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}"
+
+
 LimitOption = Annotated[
     int, typer.Option("--limit", min=0, metavar="N", help="Maximum number of rows to show; 0 shows all.")
 ]
@@ -131,7 +139,7 @@ class Sheet:
         self._block = []
 
     def _csv_cell(self, value: object) -> object:
-        cell = spreadsheet_cell(value)
+        cell = spreadsheet_cell(_json_text(value) if isinstance(value, Mapping | list) else value)
         return printable(cell) if self._is_seen and isinstance(cell, str) else cell
 
 
@@ -160,6 +168,14 @@ def print_records(
         console.print(f"… {about} more; --limit 0 shows all")
 
 
+def print_result(record: Record, sentence: str | None = None, *, format: Format) -> None:
+    """Print the result of a command on stdout: one JSON object or CSV row, or else the sentence."""
+    if format is not Format.TABLE:
+        print_records([record], tuple(record), format=format)
+    elif sentence is not None:
+        out.print(Text(sentence))
+
+
 def print_table(records: Iterable[Record], shown: TableView, *, hidden: HiddenColumns | None = None) -> None:
     """Print records as a table; a command with several tables lists their `hidden` columns itself."""
     print_records(records, shown.columns, format=Format.TABLE, shown=shown, hidden=hidden)
@@ -179,6 +195,10 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 def json_line(record: Record) -> str:
     """Return a record as one line of JSON that is safe to print; JSON text in columns and inner records are nested."""
     return harmless(orjson.dumps(_nested(record), option=orjson.OPT_APPEND_NEWLINE).decode())
+
+
+def _json_text(value: object) -> str:
+    return harmless(orjson.dumps(_nested(value)).decode())
 
 
 def harmless(text: str) -> str:

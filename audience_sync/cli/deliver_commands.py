@@ -9,15 +9,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 from pydantic import SecretStr
 
 from audience_sync import runtime
 from audience_sync.cli import run_output
-from audience_sync.cli.console import Progress
+from audience_sync.cli.console import Format, FormatOption, Progress, print_result
 from audience_sync.cli.context import clock, console, settings_of
+from audience_sync.cli.text_table import Record
 from audience_sync.config import Route, Settings, parse_duration, resolve_api_key, resolve_hook
 from audience_sync.delivery import DeliveryOptions, DeliveryReport, SideDeliveries, deliver
 from audience_sync.errors import ConfigError
@@ -26,10 +27,10 @@ from audience_sync.store import backlog, erasure
 from audience_sync.store.workspace import Workspace
 
 
-def duration(text: str | timedelta) -> timedelta:
-    """Return a duration such as 30s, 15m or 2h; Typer passes defaults unchanged."""
+def duration(text: str) -> timedelta:
+    """Return a duration such as 30s, 15m or 2h."""
     try:
-        return text if isinstance(text, timedelta) else parse_duration(text)
+        return parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
@@ -42,6 +43,8 @@ Wait = Annotated[
         help="Give up after waiting this long for the destination or another process.",
     ),
 ]
+WAIT: Final[Any] = "1m"
+"""The default of --wait, as help shows it; Typer parses it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +56,7 @@ def register(app: typer.Typer) -> None:
         app.command(name, epilog=f"Example: {example}")(command)
 
 
-def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) -> None:
+def deliver_command(context: typer.Context, wait: Wait = WAIT, format: FormatOption = Format.TABLE) -> None:
     """Deliver everything pending, then exit.
 
     Delivers changes and forwarded events, with retries, until nothing is pending or no further progress is possible.
@@ -64,10 +67,22 @@ def deliver_command(context: typer.Context, wait: Wait = timedelta(seconds=60)) 
         with workspace.database.read() as connection:
             is_idle = not backlog.any_deliverable(connection)  # hooks do not use the key
         delivery = send(workspace, settings, key, wait=wait, stop=stop, forwarded=True)
+        if delivery is not None:
+            print_result(_record(delivery), format=format)
         code = run_output.exit_code([], [], delivery)
         if is_idle:
             console.print("the API key was not used; `audience-sync check` verifies it")
         raise typer.Exit(code)
+
+
+def _record(delivery: DeliveryReport) -> Record:
+    return {
+        "accepted": delivery.events,
+        "open": delivery.open,
+        "paused": delivery.paused,
+        "dead": delivery.dead,
+        "error": None if delivery.failure is None else str(delivery.failure),
+    }
 
 
 def run(context: typer.Context) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import orjson
 import typer
 
 from audience_sync import runtime
-from audience_sync.cli.console import Format, FormatOption, LimitOption, harmless, print_records
+from audience_sync.cli.console import Format, FormatOption, LimitOption, harmless, listed, print_records
 from audience_sync.cli.context import settings_of
-from audience_sync.cli.sync_commands import instant
 from audience_sync.cli.text_table import TableView
-from audience_sync.core.model import to_ms
+from audience_sync.cli.time_options import TimeRange, time_option, time_range
+from audience_sync.query.relative_times import WrittenTime
 from audience_sync.segment.segment_events import stored_id
 from audience_sync.store import event_reports
 from audience_sync.store.database import Database
@@ -35,7 +34,7 @@ def stored(user: str | None) -> str | None:
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command(epilog="Example: audience-sync events --reasons --since 2026-03-01")(events)
+    app.command(epilog="Example: audience-sync events --reasons --since '7 days ago'")(events)
 
 
 def events(
@@ -46,14 +45,19 @@ def events(
             "--profile", metavar="USER", help="Show only events with this profile_key (default: all).", callback=stored
         ),
     ] = None,
-    state: Annotated[EventState | None, typer.Option("--state", help="Show only events in this state.")] = None,
+    state: Annotated[
+        EventState | None,
+        typer.Option("--state", metavar="STATE", help=f"Show only events in this state: {listed(EventState)}."),
+    ] = None,
     *,
     reasons: Annotated[
         bool, typer.Option("--reasons", help="Show why events sent nothing, with counts; omit waiting events.")
     ] = False,
     since: Annotated[
-        datetime | None,
-        typer.Option("--since", parser=instant, metavar="T", help="With --reasons: only days since T (ISO 8601)."),
+        WrittenTime | None, time_option("--since", "With --reasons, show only days (UTC) from this time on.")
+    ] = None,
+    until: Annotated[
+        WrittenTime | None, time_option("--until", "With --reasons, show only days (UTC) that begin before this time.")
     ] = None,
     limit: LimitOption = 50,
     format: FormatOption = Format.TABLE,
@@ -69,12 +73,14 @@ def events(
     """
     if reasons and (user is not None or state is not None):
         raise typer.BadParameter("--reasons counts all users together; remove --profile and --state")
-    if since is not None and not reasons:
-        raise typer.BadParameter("--since requires --reasons")
+    for name, written in (("--since", since), ("--until", until)):
+        if written is not None and not reasons:
+            raise typer.BadParameter(f"{name} requires --reasons")
     settings = settings_of(context)
+    days = time_range(settings, since, until)
     with runtime.opened(settings) as database:
         if reasons:
-            _print_reasons(database, since, limit=limit, format=format)
+            _print_reasons(database, days, limit=limit, format=format)
             return
         found = event_reports.open_events(database, profile_key=user, state=state)
         if format is Format.JSON:
@@ -88,10 +94,9 @@ def with_payload(event: Record) -> dict[str, Any]:
     return {**event, "payload": orjson.Fragment(payload)}
 
 
-def _print_reasons(database: Database, since: datetime | None, *, limit: int, format: Format) -> None:
-    since_ms = None if since is None else to_ms(since)
+def _print_reasons(database: Database, days: TimeRange, *, limit: int, format: Format) -> None:
     if format is Format.TABLE:
-        found = event_reports.reasons(database, since_ms=since_ms)
+        found = event_reports.reasons(database, **days._asdict())
         print_records(found, REASON_COLUMNS, format=format, limit=limit, shown=REASONS_SHOWN)
     else:
-        print_records(event_reports.unsent(database, since_ms=since_ms), UNSENT_COLUMNS, format=format, limit=limit)
+        print_records(event_reports.unsent(database, **days._asdict()), UNSENT_COLUMNS, format=format, limit=limit)

@@ -21,8 +21,8 @@ from audience_sync.cli import preview_output
 from audience_sync.cli.console import Format, FormatOption, Progress, Sheet, harmless, json_line, print_records
 from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.inspect_commands import USER_HELP
-from audience_sync.cli.sync_commands import Now
 from audience_sync.cli.text_table import Record, wrap
+from audience_sync.cli.time_options import Now, instant
 from audience_sync.config import Audience, Settings
 from audience_sync.core.guard import Hold
 from audience_sync.core.keys import KeyRules, RowFault, stringify
@@ -30,6 +30,7 @@ from audience_sync.core.model import Member, OnMissing, from_ms, to_ms
 from audience_sync.core.text import counted, instant_text, printable
 from audience_sync.errors import AudienceSyncError, ConfigError, UnknownName
 from audience_sync.query.printer import to_text
+from audience_sync.query.relative_times import WrittenTime
 from audience_sync.query.syntax_tree import And, Not, Or, Reduction
 from audience_sync.segment.timestamps import iso
 from audience_sync.signals import stoppable
@@ -305,14 +306,14 @@ def explain(
     if sql:
         if audience is not None:
             raise ConfigError("--sql takes AUDIENCE without USER", hint=f"audience-sync explain {audience} --sql")
-        _show_sql(settings, settings.audience(user), as_of=_instant(now), format=format)
+        _show_sql(settings, settings.audience(user), as_of=_as_of(settings, now), format=format)
         return
     chosen = _chosen(settings, user, audience)
     if isinstance(stringify(user, KeyRules(())), RowFault):  # a placeholder has a separate answer
         raise ConfigError(
             "not a valid profile key: it is empty, too long, or has characters that are not allowed in keys"
         )
-    as_of = _instant(now)
+    as_of = _as_of(settings, now)
     explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))
     standing = standing_of(settings, explanation, sync="the next sync" if now is None else "a sync as of that time")
     show(explanation, _verdict(settings, explanation), standing, format=format)
@@ -335,7 +336,7 @@ def preview(
     order that `members` uses. json is one object that includes the sample; csv has only the sample.
     """
     settings = settings_of(context)
-    chosen, as_of, monotonic = settings.audience(audience), _instant(now), clock().monotonic
+    chosen, as_of, monotonic = settings.audience(audience), _as_of(settings, now), clock().monotonic
     began = monotonic()
     with Progress(chosen.key) as progress:
         found = _interruptible(
@@ -352,9 +353,9 @@ def preview(
     console.print("nothing was stored")
 
 
-def _instant(now: datetime | None) -> datetime:
-    """Return the instant in whole milliseconds, like that of a run."""
-    return from_ms(to_ms(now or clock().now()))
+def _as_of(settings: Settings, now: WrittenTime | None) -> datetime:
+    """Return the instant of --now, or the current one, in whole milliseconds, like that of a run."""
+    return from_ms(to_ms(instant(settings, now) or clock().now()))
 
 
 def _chosen(settings: Settings, user: str, audience: str | None) -> Audience:

@@ -21,7 +21,7 @@ from rich.text import Text
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, Progress, Sheet, json_line, print_records
 from audience_sync.cli.context import console, settings_of
-from audience_sync.cli.deliver_commands import Wait, working
+from audience_sync.cli.deliver_commands import WAIT, Wait, working
 from audience_sync.cli.plan_output import REDACTED
 from audience_sync.cli.text_table import Record
 from audience_sync.config import Settings, resolve_api_key
@@ -163,7 +163,7 @@ def forward(
         bool, typer.Option("--dry-run", help="Send nothing; show what the events would become.")
     ] = False,
     no_deliver: Annotated[bool, typer.Option("--no-deliver", help="Store the events without sending them.")] = False,
-    wait: Wait = timedelta(seconds=60),
+    wait: Wait = WAIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Send a file of Segment events through the mappings.

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
 from audience_sync import runtime
-from audience_sync.cli.console import Format, FormatOption, HiddenColumns, LimitOption, json_line, print_records
+from audience_sync.cli.console import (
+    Format,
+    FormatOption,
+    HiddenColumns,
+    LimitOption,
+    json_line,
+    listed,
+    print_records,
+)
 from audience_sync.cli.context import settings_of
 from audience_sync.cli.events_command import EVENTS_OF_PROFILE_SHOWN, stored, with_payload
 from audience_sync.cli.status_commands import chosen_audience, known_audience
-from audience_sync.cli.sync_commands import instant
 from audience_sync.cli.text_table import TableView
+from audience_sync.cli.time_options import instant, time_option, time_range
 from audience_sync.core.model import ChangeKind, RunState, to_ms
+from audience_sync.query.relative_times import WrittenTime
 from audience_sync.store import erasure, event_reports, history, profile_report, reports
 from audience_sync.store import runs as stored_runs
 from audience_sync.store.database import Database
@@ -64,6 +72,10 @@ OptionalAudience = Annotated[
     str | None,
     typer.Argument(metavar="AUDIENCE", help="The key or name of an audience or computed trait (default: all)."),
 ]
+SinceOption = Annotated[
+    WrittenTime | None, time_option("--since", "Show only runs as of this time or later, such as `yesterday`.")
+]
+UntilOption = Annotated[WrittenTime | None, time_option("--until", "Show only runs as of an earlier time than this.")]
 RunOption = Annotated[int | None, typer.Option("--run", min=1, metavar="N", help="Show only rows from this run.")]
 
 
@@ -73,7 +85,7 @@ def register(app: typer.Typer) -> None:
         (members, "audience-sync members big_spenders --as-of 2026-03-01 --limit 0 --format csv > march.csv"),
         (profile, "audience-sync profile user_42"),
         (runs, "audience-sync runs big_spenders --state failed"),
-        (changes, "audience-sync changes big_spenders --kind exited --since 2026-03-01"),
+        (changes, "audience-sync changes big_spenders --kind exited --since yesterday"),
         (rejections, "audience-sync rejections --run 12"),
     ):
         app.command(epilog=f"Example: {example}")(command)
@@ -83,13 +95,7 @@ def members(
     context: typer.Context,
     audience: AudienceArgument,
     as_of: Annotated[
-        datetime | None,
-        typer.Option(
-            "--as-of",
-            parser=instant,
-            metavar="T",
-            help="Show the members at this time (ISO 8601; UTC if it has no offset).",
-        ),
+        WrittenTime | None, time_option("--as-of", "Show the members at this time (default: the current time).")
     ] = None,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
@@ -105,7 +111,8 @@ def members(
     with runtime.opened(settings) as database:
         with database.read() as connection:
             row = known_audience(connection, settings, audience)
-        found = reports.members(database, row) if as_of is None else history.members_as_of(database, row, to_ms(as_of))
+        at = instant(settings, as_of)
+        found = reports.members(database, row) if at is None else history.members_as_of(database, row, to_ms(at))
         print_records(found, reports.MEMBER_COLUMNS, format=format, limit=limit, shown=MEMBERS_SHOWN)
 
 
@@ -156,7 +163,13 @@ def _profile(database: Database, user: str, *, limit: int) -> dict[str, Any]:
 def runs(
     context: typer.Context,
     audience: OptionalAudience = None,
-    state: Annotated[RunState | None, typer.Option("--state", help="Show only runs in this state.")] = None,
+    state: Annotated[
+        RunState | None,
+        typer.Option("--state", metavar="STATE", help=f"Show only runs in this state: {listed(RunState)}."),
+    ] = None,
+    *,
+    since: SinceOption = None,
+    until: UntilOption = None,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
@@ -165,10 +178,11 @@ def runs(
     json and csv have more fields than the table.
     """
     settings = settings_of(context)
+    period = time_range(settings, since, until)
     with runtime.opened(settings) as database:
         with database.read() as connection:
             chosen = chosen_audience(connection, settings, audience)
-        found = reports.runs(database, audience_id=chosen, state=state)
+        found = reports.runs(database, audience_id=chosen, state=state, **period._asdict())
         print_records(
             found, reports.RUN_COLUMNS, format=format, limit=limit, shown=RUNS_SHOWN.narrowed_to("audience", chosen)
         )
@@ -179,11 +193,12 @@ def changes(
     audience: OptionalAudience = None,
     *,
     run: RunOption = None,
-    kind: Annotated[ChangeKind | None, typer.Option("--kind", help="Show only changes of this kind.")] = None,
-    since: Annotated[
-        datetime | None,
-        typer.Option("--since", parser=instant, metavar="T", help="Only runs as of this time or later (ISO 8601)."),
+    kind: Annotated[
+        ChangeKind | None,
+        typer.Option("--kind", metavar="KIND", help=f"Show only changes of this kind: {listed(ChangeKind)}."),
     ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     limit: LimitOption = LIMIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
@@ -192,13 +207,13 @@ def changes(
     For a computed trait, list who got, lost or changed a value; `value` is the new value, or the last one for an exit.
     """
     settings = settings_of(context)
+    period = time_range(settings, since, until)
     with runtime.opened(settings) as database:
         with database.read() as connection:
             chosen = chosen_audience(connection, settings, audience)
             if run is not None:
                 stored_runs.get(connection, run)
-        since_ms = None if since is None else to_ms(since)
-        found = reports.changes(database, audience_id=chosen, run_id=run, kind=kind, since_ms=since_ms)
+        found = reports.changes(database, audience_id=chosen, run_id=run, kind=kind, **period._asdict())
         print_records(
             found,
             reports.CHANGE_COLUMNS,

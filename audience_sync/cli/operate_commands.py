@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.text import Text
 from sqlalchemy.engine import Connection
 
 from audience_sync import runtime
 from audience_sync.cli import run_output
-from audience_sync.cli.console import Format, FormatOption, LimitOption, print_records
-from audience_sync.cli.context import clock, console, out, settings_of
+from audience_sync.cli.console import Format, FormatOption, LimitOption, print_records, print_result
+from audience_sync.cli.context import clock, console, settings_of
 from audience_sync.cli.inspect_commands import LIMIT, AudienceArgument, OptionalAudience, StoredUserArgument
 from audience_sync.cli.status_commands import chosen_audience, known_audience
 from audience_sync.cli.text_table import TableView
 from audience_sync.config import Settings
-from audience_sync.core.text import counted
+from audience_sync.core.text import counted, short_duration
 from audience_sync.errors import ConfigError, LeaseHeld, UnknownName
 from audience_sync.store import (
     audiences,
@@ -102,6 +101,7 @@ def dead_retry(
     *,
     events: EventsOption = False,
     hook: HookOption = None,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Send dead values and events again.
 
@@ -112,9 +112,9 @@ def dead_retry(
     with runtime.opened(settings, on_wait=run_output.waiting_for_lock) as database:
         which = _which(database, settings, audience, user=user, events=events, hook=hook)
         with database.write() as connection:
-            retried = sum(dead_letters.retry(connection, which, now_ms=clock().now_ms()).values())
-    typer.echo(f"dead letters reopened: {retried:,}")
-    if retried:
+            retried = dead_letters.retry(connection, which, now_ms=clock().now_ms())
+    total = _print_dead(retried, "reopened", format=format)
+    if total:
         console.print("`audience-sync deliver` sends them now; a running service sends them by itself")
 
 
@@ -126,6 +126,7 @@ def dead_discard(
     events: EventsOption = False,
     hook: HookOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Delete dead values and events without sending them.
 
@@ -145,30 +146,40 @@ def dead_discard(
             run_output.confirm(f"Discard {counted(count, 'dead letter')} without sending?", yes=yes)
         with database.write() as connection:
             discarded = dead_letters.discard(connection, which)
-    typer.echo(f"dead letters discarded: {sum(discarded.values()):,}")
+    _print_dead(discarded, "discarded", format=format)
     if discarded.get("outbox"):
         console.print("`audience-sync sync AUDIENCE --resync` sends every current value again")
 
 
-def pause(context: typer.Context, audience: AudienceArgument) -> None:
+def _print_dead(counts: Mapping[str, int], done: str, *, format: Format) -> int:
+    """Print the number of dead letters that were reopened or discarded, and return it; `counts` has it by table."""
+    total = sum(counts.values())
+    record = {done: total, "values": counts.get("outbox", 0), "events": counts.get("events", 0)}
+    print_result(record, f"dead letters {done}: {total:,}", format=format)
+    return total
+
+
+def pause(context: typer.Context, audience: AudienceArgument, format: FormatOption = Format.TABLE) -> None:
     """Pause the syncs and deliveries of an audience.
 
     Its pending values are held back; a batch in progress is still sent. Other audiences continue.
     """
     key = _set_state(context, audience, "paused")
-    typer.echo(f"{key} is paused")
+    print_result({"audience": key, "state": "paused"}, f"{key} is paused", format=format)
     console.print(f"to continue, run `audience-sync resume {key}`")
 
 
-def resume(context: typer.Context, audience: AudienceArgument) -> None:
+def resume(context: typer.Context, audience: AudienceArgument, format: FormatOption = Format.TABLE) -> None:
     """Resume the syncs and deliveries of a paused audience."""
-    typer.echo(f"{_set_state(context, audience, 'active')} is active")
+    key = _set_state(context, audience, "active")
+    print_result({"audience": key, "state": "active"}, f"{key} is active", format=format)
 
 
 def forget(
     context: typer.Context,
     user: StoredUserArgument,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Erase one user from the membership database.
 
@@ -185,7 +196,7 @@ def forget(
             erased, told = _erase(workspace, user, timeout=max(one.destination.timeout for one in settings.routes))
             workspace.reach("forget.erased")
         erasure.compact(workspace.database)
-    out.print(Text(f"erased: {_listed(erased)}"))
+    print_result({"profile_key": user, "erased": erased}, f"erased: {_listed(erased)}", format=format)
     if told:
         console.print(f"{counted(told, 'hook')} will get the message `deleted` with the next delivery")
     console.print(f"now delete this user in {settings.destination.display_name}")
@@ -208,10 +219,8 @@ def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> tuple[dict
             if ends <= now:
                 return _erase_now(connection, workspace, user)
         workspace.reach("forget.seized")
-        console.print(
-            f"waiting {counted((ends - now) // 1000 + 1, 'second')} for a delivery that may be sending this user's"
-            " events"
-        )
+        left = short_duration(timedelta(seconds=(ends - now) // 1000 + 1))
+        console.print(f"waiting {left} for a delivery that may be sending this user's events")
         time.sleep((ends - now) / 1000)
 
 

@@ -23,7 +23,7 @@ from audience_sync.config import Audience, Settings
 from audience_sync.core.forecast import ProfileCounter, forecast
 from audience_sync.core.keys import MAX_KEY_LENGTH, RowFault, shard_of
 from audience_sync.core.model import Change, ChangeKind, Counts, delivered_value
-from audience_sync.core.text import counted, instant_text, printable
+from audience_sync.core.text import counted, instant_text, printable, short_duration
 from audience_sync.destinations.destination_protocol import Renderer
 from audience_sync.destinations.open_changes import OpenChange
 from audience_sync.destinations.rendered_events import ProfileEvents, RenderedEvent
@@ -350,7 +350,7 @@ class PlanSheet:
     def _forecast(self, events: int) -> Record:
         delivery = self._settings.delivery
         found = forecast(events, batch_size=delivery.batch_size, per_second=delivery.max_requests_per_second)
-        return {**found._asdict(), "time": str(timedelta(seconds=found.seconds))}
+        return {**found._asdict(), "time": short_duration(timedelta(seconds=found.seconds))}
 
     def _explain(self, audience: Audience, plan: Plan) -> None:
         """Print on stderr how a plan was made and what needs attention."""

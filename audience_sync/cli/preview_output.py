@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import orjson
@@ -12,7 +12,7 @@ import typer
 from audience_sync.cli.console import Format, harmless, json_line, print_facts, print_records
 from audience_sync.cli.text_table import Record, TableView
 from audience_sync.config import Audience
-from audience_sync.core.text import counted, instant_text
+from audience_sync.core.text import counted, instant_text, short_duration
 from audience_sync.segment.timestamps import iso
 from audience_sync.sync.preview import AudiencePreview, Values
 
@@ -43,7 +43,7 @@ def _facts(audience: Audience, found: AudiencePreview, *, as_of: datetime, secon
     facts = (
         ("trait" if is_trait else "audience", f"{audience.key} as of {instant_text(iso(as_of))}"),
         ("size", f"{found.size:,} {'profiles have a value' if is_trait else 'members'}"),
-        ("read", f"{counted(found.read, 'row')} in {seconds:.1f} s"),
+        ("read", f"{counted(found.read, 'row')} in {short_duration(timedelta(seconds=round(seconds, 1)))}"),
         ("rejected", _reasons(found, rejected=True)),
         ("note", _reasons(found, rejected=False)),
         *_values(found.values),

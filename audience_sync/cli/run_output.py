@@ -17,7 +17,7 @@ from audience_sync.cli.text_table import TableView, wrap
 from audience_sync.config import Audience, Route, Settings
 from audience_sync.core.forecast import forecast
 from audience_sync.core.model import RunState
-from audience_sync.core.text import counted
+from audience_sync.core.text import counted, short_duration
 from audience_sync.delivery import DeliveryReport
 from audience_sync.errors import (
     DELIVERIES_OPEN,
@@ -64,7 +64,7 @@ def first_sync(key: str, members: int, settings: Settings) -> None:
     rate = settings.delivery.max_requests_per_second
     console.print(
         f"first sync of {key}: up to {counted(events, 'event')} in {counted(requests, 'request')},"
-        f" at least {timedelta(seconds=seconds)}"
+        f" at least {short_duration(timedelta(seconds=seconds))}"
         f" at {rate:,g} requests per second; each event updates the user's last_seen_at and may trigger a webhook;"
         f" {settings.destination.display_name} creates users it does not know"
     )

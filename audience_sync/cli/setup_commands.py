@@ -18,7 +18,7 @@ from audience_sync import runtime
 from audience_sync.checks.check_configuration import example
 from audience_sync.checks.finding import Finding, exit_code
 from audience_sync.cli import run_output
-from audience_sync.cli.console import Format, FormatOption, Sheet
+from audience_sync.cli.console import Format, FormatOption, Sheet, print_result
 from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.main import Globals
 from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
@@ -51,7 +51,7 @@ def register(app: typer.Typer) -> None:
         app.command(epilog=f"Example: {example_line}")(command)
 
 
-def init(context: typer.Context) -> None:
+def init(context: typer.Context, format: FormatOption = Format.TABLE) -> None:
     """Write an example configuration and create the membership database.
 
     The example explains every setting and is written to --config (default: ./config.toml). Existing files and
@@ -71,6 +71,8 @@ def init(context: typer.Context) -> None:
     created = runtime.create(settings)
     before, after = created.before, created.after
     where = settings.database.url
+    made = {"config": str(path), "config_written": fresh, "database": str(where)}
+    print_result({**made, "schema_before": before, "schema": after}, format=format)
     if before is None:
         _say(f"created the membership database {where} (schema {after})")
     else:
@@ -81,6 +83,7 @@ def init(context: typer.Context) -> None:
 def migrate(
     context: typer.Context,
     no_backup: Annotated[bool, typer.Option("--no-backup", help="Do not back up a SQLite file first.")] = False,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Upgrade the membership database to this version, or create it.
 
@@ -94,6 +97,7 @@ def migrate(
         console.print("a migration cannot be undone: to go back, restore the backup that you made before it")
     created = runtime.create(settings, backup_at=None if no_backup else clock().now())
     before, after = created.before, created.after
+    print_result({"database": str(where), "schema_before": before, "schema": after}, format=format)
     if created.can_shrink_now and before is not None:
         _say(f"rewrote {where}: from now on the file shrinks when data is deleted")
     if before == after:
@@ -157,6 +161,7 @@ def service(
         typer.Option(parser=user_name, metavar="NAME", help="User to run the service as (default: a dynamic user)."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Print the unit for a one-off sync instead.")] = False,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Print the systemd unit with the commands that install it.
 
@@ -167,7 +172,12 @@ def service(
     command = _own_command()
     config = (context.ensure_object(Globals).config or SERVICE_CONFIG).absolute()
     unit = Unit(command, config, user, secret_names(config) if config.exists() else None)
-    typer.echo(unit.once() if once else unit.service(), nl=False)
+    text = unit.once() if once else unit.service()
+    if format is Format.TABLE:
+        typer.echo(text, nl=False)
+    else:
+        place = f"/etc/systemd/system/{NAME}{'-once' if once else ''}.service"
+        print_result({"path": place, "config": str(unit.config), "user": user, "unit": text}, format=format)
     if unit.secrets is None:
         run_output.note(
             f"{config} does not exist, so the unit has only the API key's credential; when the file exists, print the"

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Set
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Annotated, TypeVar
 
@@ -18,9 +18,10 @@ from audience_sync import runtime
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, Progress
 from audience_sync.cli.context import console, settings_of
-from audience_sync.cli.deliver_commands import Wait, send, working
+from audience_sync.cli.deliver_commands import WAIT, Wait, send, working
 from audience_sync.cli.plan_output import PlanSheet, sample_count
 from audience_sync.cli.status_commands import known_audience
+from audience_sync.cli.time_options import Now, instant
 from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import RunState
 from audience_sync.core.text import counted, instant_text
@@ -40,28 +41,8 @@ LEASE_POLL_INTERVAL = 0.5  # seconds between two attempts while another process 
 T = TypeVar("T")
 
 
-def instant(text: str) -> datetime:
-    """Return the instant of an ISO 8601 date or time; without an offset, it is UTC."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} is not an ISO 8601 date or time, such as 2026-11-23 or 2026-11-23T14:00Z"
-        ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="AUDIENCE", help="Keys or names of audiences (default: all).")
-]
-Now = Annotated[
-    datetime | None,
-    typer.Option(
-        "--now",
-        parser=instant,
-        metavar="T",
-        help="Evaluate with :now set to this time (default: the current time).",
-    ),
 ]
 NoDeliver = Annotated[bool, typer.Option("--no-deliver", help="Keep the changes in the outbox; send nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
@@ -82,7 +63,7 @@ def register(app: typer.Typer) -> None:
 def sync(
     context: typer.Context,
     names: Names = None,
-    now: Now = None,
+    at: Now = None,
     no_deliver: NoDeliver = False,
     resync: Annotated[bool, typer.Option("--resync", help="Resend every current value and every known exit.")] = False,
     force: Annotated[
@@ -97,7 +78,7 @@ def sync(
     create: Annotated[
         bool, typer.Option("--create", help="Create the membership database if it does not exist.")
     ] = False,
-    wait: Wait = timedelta(seconds=60),
+    wait: Wait = WAIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Evaluate audiences and computed traits, and send what changed.
@@ -107,6 +88,7 @@ def sync(
     are open or dead, 4 blocked by a guard or held, 5 another process is syncing, 6 API key refused.
     """
     settings = settings_of(context)
+    now = instant(settings, at)
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     if create:
         runtime.create(settings)
@@ -152,7 +134,7 @@ def _say_unknown(job: Job, report: RunReport) -> None:
 def plan(
     context: typer.Context,
     names: Names = None,
-    now: Now = None,
+    at: Now = None,
     samples: Annotated[
         int,
         typer.Option(
@@ -172,6 +154,7 @@ def plan(
     do. Exits with 4 if the sync would be blocked by a guard or held.
     """
     settings = settings_of(context)
+    now = instant(settings, at)
     blocked = False
     failures: list[AudienceSyncError] = []
     with working(settings, any_age=True) as (workspace, stop):
@@ -217,7 +200,7 @@ def approve(
     ],
     yes: Yes = False,
     no_deliver: NoDeliver = False,
-    wait: Wait = timedelta(seconds=60),
+    wait: Wait = WAIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """Apply the plan of a blocked run and send its changes.
@@ -251,7 +234,7 @@ def retract(
     ],
     yes: Yes = False,
     no_deliver: NoDeliver = False,
-    wait: Wait = timedelta(seconds=60),
+    wait: Wait = WAIT,
     format: FormatOption = Format.TABLE,
 ) -> None:
     """End an audience or computed trait and retire its key.

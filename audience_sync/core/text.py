@@ -1,10 +1,11 @@
-"""Text as people read it: counts, instants, words of others that cannot steer a terminal, and near words."""
+"""Text as people read it: counts, instants, durations, words of others that cannot steer a terminal, and near words."""
 
 from __future__ import annotations
 
 import html
 import re
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from difflib import get_close_matches
 from typing import Final
 
@@ -44,6 +45,26 @@ def instant_text(instant: str | None) -> str:
     """Return an ISO 8601 instant in UTC as every table and message shows it: `2026-11-29 14:05:09Z`."""
     found = _INSTANT.fullmatch(instant or "")
     return f"{found[1]} {found[2]}Z" if found else instant or "-"
+
+
+_UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"))  # in milliseconds
+
+
+def short_duration(duration: timedelta) -> str:
+    """Return a duration as the configuration and options write it: `30s`, `1m`, `1h30m`, `400d`.
+
+    Fractions of a second are only shown below a minute: `0.3s`. A negative duration has a minus sign.
+    """
+    left = round(duration / timedelta(milliseconds=1))
+    sign, left = ("-", -left) if left < 0 else ("", left)
+    if left < 60_000:
+        return f"{sign}{left / 1000:g}s"
+    left = round(left, -3)
+    parts = []
+    for size, unit in _UNITS:
+        number, left = divmod(left, size)
+        parts += [f"{number}{unit}"] if number else []
+    return sign + "".join(parts)
 
 
 def shown(word: str, longest: int = 40) -> str:

@@ -15,8 +15,10 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from audience_sync.core.text import short_duration
 from audience_sync.destinations.http_connection import DeadlineConnection, Unanswered, is_proxied, lasting_problem
 from audience_sync.destinations.outcomes import HttpAnswer
 
@@ -131,7 +133,8 @@ class HttpClient:
         if (problem := lasting_problem(error)) is not None:
             return HttpAnswer(0, {}, f"{url}: {problem}", lasting=True)
         if not in_time:
-            return HttpAnswer(0, {}, f"no response from {url} within {self._timeout:g} s")
+            limit = short_duration(timedelta(seconds=self._timeout))
+            return HttpAnswer(0, {}, f"no response from {url} within {limit}")
         return HttpAnswer(0, {}, self._secrets.remove(f"no response from {url}: {str(error) or type(error).__name__}"))
 
     def _note(self, event: str, facts: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from sqlalchemy.engine import URL
 
 from audience_sync.config import Source
+from audience_sync.core.text import short_duration
 from audience_sync.errors import SourceError
 
 _REASON = re.compile(  # in what DuckDB says of a CSV file, between the row itself and advice
@@ -65,15 +66,6 @@ def _secrets(url: URL) -> list[str]:
 def overdue(place: str, limit: timedelta) -> SourceError:
     """Say that a query was stopped."""
     return SourceError(
-        f"The query on {place} did not finish within {spell(limit)}.",
+        f"The query on {place} did not finish within {short_duration(limit)}.",
         hint="make the query cheaper, or raise statement_timeout",
     )
-
-
-def spell(limit: timedelta) -> str:
-    """Write a duration the way the configuration does: 30m."""
-    seconds = limit.total_seconds()
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds // size:g}{unit}"
-    return f"{seconds:g}s"

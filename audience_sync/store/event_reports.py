@@ -64,31 +64,31 @@ def of_profile(connection: Connection, profile_key: str, *, at_most: int | None)
     return _page(connection, _Selection(profile_key), last=None, limit=at_most)
 
 
-def unsent(database: Database, *, since_ms: int | None = None) -> list[Record]:
-    """Return why events sent nothing, day by day, newest first; from the day of an instant on, if asked for."""
+def unsent(database: Database, *, since_ms: int | None = None, until_ms: int | None = None) -> list[Record]:
+    """Return why events sent nothing, day by day, newest first: from the day of `since_ms` to before `until_ms`."""
     with database.read() as connection:
         rows = connection.execute(
             sa.text(
-                f"SELECT day, reason, type, count, last_message_id, last_at FROM event_counts{_since(since_ms)}"
-                " ORDER BY day DESC, count DESC, reason, type"
+                "SELECT day, reason, type, count, last_message_id, last_at FROM event_counts"
+                f"{_within(since_ms, until_ms)} ORDER BY day DESC, count DESC, reason, type"
             ),
-            _day(since_ms),
+            _days(since_ms, until_ms),
         ).mappings()
         return [{**row, "day": _date(row["day"]), "last_at": iso(row["last_at"])} for row in rows]
 
 
-def reasons(database: Database, *, since_ms: int | None = None) -> list[Record]:
-    """Return why events sent nothing, all days together, the most frequent first."""
+def reasons(database: Database, *, since_ms: int | None = None, until_ms: int | None = None) -> list[Record]:
+    """Return why events sent nothing, all days of `unsent` together, the most frequent first."""
     with database.read() as connection:
         rows = connection.execute(
             sa.text(
                 "SELECT c.reason, c.type, c.count, l.last_message_id, l.last_at"
                 " FROM (SELECT reason, type, CAST(sum(count) AS BIGINT) AS count, max(day) AS day"
-                f" FROM event_counts{_since(since_ms)} GROUP BY reason, type) c"
+                f" FROM event_counts{_within(since_ms, until_ms)} GROUP BY reason, type) c"
                 " JOIN event_counts l ON l.day = c.day AND l.reason = c.reason AND l.type = c.type"
                 " ORDER BY c.count DESC, c.reason, c.type"
             ),
-            _day(since_ms),
+            _days(since_ms, until_ms),
         ).mappings()
         return [{**row, "last_at": iso(row["last_at"])} for row in rows]
 
@@ -177,12 +177,14 @@ def _record(row: sa.Row[tuple[object, ...]], earliest: int) -> Record:
     }
 
 
-def _since(since_ms: int | None) -> str:
-    return reports.where(reports.only({"day >= :day": since_ms}))
+def _within(since_ms: int | None, until_ms: int | None) -> str:
+    return reports.where(reports.only({"day >= :first": since_ms, "day < :end": until_ms}))
 
 
-def _day(since_ms: int | None) -> dict[str, int]:
-    return {} if since_ms is None else {"day": since_ms // events.DAY_MS}
+def _days(since_ms: int | None, until_ms: int | None) -> dict[str, int]:
+    """Return the first day, and the day after the last one that begins before `until_ms`."""
+    first = {} if since_ms is None else {"first": since_ms // events.DAY_MS}
+    return first if until_ms is None else {**first, "end": -(-until_ms // events.DAY_MS)}
 
 
 def _date(day: int) -> str:

@@ -59,9 +59,18 @@ def members(database: Database, audience: AudienceRow) -> Iterator[Record]:
     return pages(database, page)
 
 
-def runs(database: Database, *, audience_id: int | None = None, state: str | None = None) -> Iterator[Record]:
-    """Yield runs, newest first, of one audience and in one state if asked for."""
+def runs(
+    database: Database,
+    *,
+    audience_id: int | None = None,
+    state: str | None = None,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+) -> Iterator[Record]:
+    """Yield runs, newest first, of one audience, in one state, and as of times from `since_ms` to before `until_ms`."""
     wanted = only({"a.id = :a": audience_id, "v.state = :s": state})
+    if period := only({"as_of >= :since": since_ms, "as_of < :until": until_ms}):
+        wanted.append(f"v.id IN (SELECT id FROM runs{where(period)})")
 
     def page(connection: Connection, last: Record | None) -> list[Record]:
         before = only({"v.id < :before": last and last["id"]})
@@ -70,7 +79,14 @@ def runs(database: Database, *, audience_id: int | None = None, state: str | Non
                 f"SELECT v.* FROM sync_runs v JOIN audiences a ON a.key = v.audience{where(wanted, before)}"
                 " ORDER BY v.id DESC LIMIT :n"
             ),
-            {"a": audience_id, "s": state, "before": last and last["id"], "n": database.tuning.rows_per_page},
+            {
+                "a": audience_id,
+                "s": state,
+                "since": since_ms,
+                "until": until_ms,
+                "before": last and last["id"],
+                "n": database.tuning.rows_per_page,
+            },
         ).mappings()
         return [{**row, "definition_changed": bool(row["definition_changed"])} for row in rows]
 
@@ -84,9 +100,17 @@ def changes(
     run_id: int | None = None,
     kind: str | None = None,
     since_ms: int | None = None,
+    until_ms: int | None = None,
 ) -> Iterator[Record]:
-    """Yield who entered, exited or was updated, newest runs first."""
-    wanted = only({"r.audience_id = :a": audience_id, "r.id = :r": run_id, "r.as_of >= :since": since_ms})
+    """Yield who entered, exited or was updated, newest runs first; as of times from `since_ms` to before `until_ms`."""
+    wanted = only(
+        {
+            "r.audience_id = :a": audience_id,
+            "r.id = :r": run_id,
+            "r.as_of >= :since": since_ms,
+            "r.as_of < :until": until_ms,
+        }
+    )
 
     def page_of_runs(connection: Connection, last: Record | None) -> list[Record]:
         before = only({"r.id < :before": last and last["id"]})
@@ -100,6 +124,7 @@ def changes(
                 "a": audience_id,
                 "r": run_id,
                 "since": since_ms,
+                "until": until_ms,
                 "before": last and last["id"],
                 "n": database.tuning.rows_per_page,
             },

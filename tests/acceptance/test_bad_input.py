@@ -146,7 +146,11 @@ def test_no_key(place: Place) -> None:
                 " audiences`; the first sync "
             ),
         ),
-        (["sync", "--now", "yesterday"], "'yesterday' is not an ISO 8601 date or time"),
+        (["sync", "--now", "yestreday"], "`yestreday` is not a time, such as `yesterday`, `2 days ago`"),
+        (
+            ["changes", "--since", "today", "--until", "2 days ago"],
+            ") must be later than --since (",
+        ),
         (["sync", "--wait", "long"], "must be a duration such as"),
         (["sync", "--limit", "0"], "--limit"),
         (["snyc"], "No such command 'snyc'."),

@@ -380,7 +380,7 @@ def test_a_first_sync_says_what_it_will_do(place: Place) -> None:
 
     assert ended.code == 0
     assert (
-        f"first sync of {AUDIENCE_KEY}: up to 200 events in 2 requests, at least 0:00:01 at 2,000"
+        f"first sync of {AUDIENCE_KEY}: up to 200 events in 2 requests, at least 1s at 2,000"
         " requests per second; each event updates the user's last_seen_at and may trigger a webhook;"
         " Schematic creates users it does not know"
     ) in ended.err
@@ -584,8 +584,8 @@ def test_a_plan_says_what_would_be_blocked(synced: Place) -> None:
     assert "a sync would store this plan as a blocked run; `audience-sync approve RUN` applies it" in ended.err
     assert [line.split() for line in ended.out.splitlines()] == [
         ["audience", "enter", "exit", "update", "requests", "time", "state"],
-        [AUDIENCE_KEY, "0", "100", "0", "1", "0:00:01", "blocked"],
-        ["(total)", "0", "100", "0", "1", "0:00:01"],
+        [AUDIENCE_KEY, "0", "100", "0", "1", "1s", "blocked"],
+        ["(total)", "0", "100", "0", "1", "1s"],
     ]
     assert synced.everything() == before
     assert synced.command("sync").code == 4

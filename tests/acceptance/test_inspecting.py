@@ -405,12 +405,21 @@ def test_runs_changes_and_rejections_can_be_narrowed(desk: Desk) -> None:
         records = desk.command("changes", *words, "--format", "json").records
         return [(record["run_id"], record["kind"], record["profile_key"]) for record in records]
 
+    def seconds(later: int) -> str:
+        return (NOON + timedelta(seconds=later)).isoformat()
+
     assert [record["id"] for record in desk.command("runs", "--format", "json").records] == [3, 2, 1]
     assert desk.command("runs", AUDIENCE_KEY, "--state", "failed", "--format", "json").records == []
     assert {(2, "updated", "u2"), (2, "entered", "u3")} == set(changes("--run", "2"))
     assert {(3, "exited", "u1"), (3, "exited", "u2")} <= set(changes(AUDIENCE_KEY, "--kind", "exited"))
     assert {3, 2} == {run for run, _, _ in changes("--since", f"{NOON:%Y-%m-%dT%H:%M}:30")}
+    assert {1} == {run for run, _, _ in changes("--until", f"{NOON:%Y-%m-%dT%H:%M}:30")}
+    assert {2} == {run for run, _, _ in changes("--since", seconds(30), "--until", seconds(120))}
+    assert changes("--since", "today") == []
+    assert len(changes("--since", "100 years ago", "--until", "yesterday")) == len(changes())
     assert list(dict.fromkeys(run for run, _, _ in changes())) == [3, 2, 1]
+    between = desk.command("runs", "--since", seconds(60), "--until", seconds(120), "--format", "json").records
+    assert [record["id"] for record in between] == [2]
     rejected = desk.command("rejections", "--run", str(second.id), "--format", "json").records
     assert {("null_key", None), ("duplicate", "u3")} == {(r["reason"], r["profile_key"]) for r in rejected}
     assert rejected == desk.command("rejections", AUDIENCE_KEY, "--format", "json").records
@@ -428,7 +437,7 @@ def test_a_wrong_name_is_a_usage_error(desk: Desk) -> None:
         "rejections --run 77",
         "pause no_such",
         "forget nobody --yes",
-        f"members {AUDIENCE_KEY} --as-of yesterday",
+        f"members {AUDIENCE_KEY} --as-of yestreday",
         "no_such_command",
     ):
         result = desk.command(*line.split())

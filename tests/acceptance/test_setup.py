@@ -494,7 +494,7 @@ def test_check_warns_of_a_trait_that_is_not_boolean(
     assert "the type string in Schematic, not boolean" in looked.about("trait", AUDIENCE_KEY, state="warning")
 
 
-@pytest.mark.parametrize(("minutes", "said"), [(20, "20 minutes ahead"), (-20, "20 minutes behind"), (2, None)])
+@pytest.mark.parametrize(("minutes", "said"), [(20, "20m ahead"), (-20, "20m behind"), (2, None)])
 def test_check_warns_of_a_wrong_clock(
     minutes: int,
     said: str | None,

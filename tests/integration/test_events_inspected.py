@@ -210,6 +210,10 @@ def test_reasons_are_summed_and_told_by_day(sending: Sending, command: Callable[
     ]
     assert sorted(map(str, by_day)) == sorted(str(dict(row)) for row in _mappings(sending, "unsent_events"))
     assert recent == by_day[:2]
+    assert command("events", "--reasons", "--since", "today", "--format", "json").records == recent
+    assert command("events", "--reasons", "--until", "today", "--format", "json").records == by_day[2:]
+    assert command("events", "--reasons", "--until", "2 days ago", "--format", "json").records == by_day[2:]
+    assert command("events", "--reasons", "--since", "2 days ago", "--until", "today").out == ""
     assert len(command("events", "--reasons", "--since", str(today)).out.splitlines()) == 3
 
 
@@ -225,6 +229,7 @@ def test_nothing_is_one_sentence(command: Callable[..., Result], words: str) -> 
         "events --reasons --profile u1",
         "events --reasons --state dead",
         "events --since 2026-01-01",
+        "events --until today",
         "dead list gold --events",
     ],
 )

@@ -167,7 +167,7 @@ def test_no_answer_at_all() -> None:
     with speaking([b""], pause=60) as url:
         answer = post_to(url, timeout=0.3)
 
-    assert answer == HttpAnswer(0, {}, f"no response from {url}/batch within 0.3 s")
+    assert answer == HttpAnswer(0, {}, f"no response from {url}/batch within 0.3s")
 
 
 def test_slow_to_the_last_byte() -> None:
@@ -216,7 +216,7 @@ def test_answers_before_the_answer() -> None:
     with speaking(Counted(b"", b"HTTP/1.1 100 Continue\r\n\r\n", times=10_000), pause=0.01) as url:
         answer = post_to(url, timeout=0.5)
 
-    assert answer.text == f"no response from {url}/batch within 0.5 s"
+    assert answer.text == f"no response from {url}/batch within 0.5s"
 
 
 @pytest.mark.parametrize("status", [200, 401, 503])

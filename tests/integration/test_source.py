@@ -22,7 +22,6 @@ from sqlalchemy.engine import make_url
 
 from audience_sync.engines import open_rows, ping, probe, registry, sqlalchemy_engine
 from audience_sync.engines.base import PAGE
-from audience_sync.engines.source_errors import spell
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.extras import EXTRAS, install_command
 from tests.sources import database
@@ -367,13 +366,6 @@ def test_a_server_that_never_answers_is_left() -> None:
         port = silent.getsockname()[1]
         with pytest.raises(SourceError, match="Cannot connect"):
             ping(database(f"postgresql://reader@127.0.0.1:{port}/shop"), SHORT)
-
-
-def test_the_limit_is_told_as_it_was_written() -> None:
-    """Durations are spelled the way the configuration spells them."""
-    limits = [timedelta(minutes=30), timedelta(hours=2), timedelta(days=1), timedelta(seconds=90), SHORT]
-
-    assert [spell(limit) for limit in limits] == ["30m", "2h", "1d", "90s", "0.3s"]
 
 
 @pytest.fixture

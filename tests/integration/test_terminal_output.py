@@ -272,7 +272,7 @@ def test_a_question_is_wrapped_too(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_help_fits(show: Callable[..., Said], width: int) -> None:
     """Help is wrapped on narrow terminals, too; from 80 columns on no word of it is cut."""
-    for command in ("--help", "sync --help", "dead list --help"):
+    for command in ("--help", *(f"{name} --help" for name in TABLE), "dead list --help"):
         said = show(command, width=width)
 
         assert [line for line in said.out.splitlines() if len(line) > width] == []
@@ -281,23 +281,27 @@ def test_help_fits(show: Callable[..., Said], width: int) -> None:
 
 def test_a_usage_error_fits(show: Callable[..., Said]) -> None:
     """An unknown option or a wrong value is told in lines that fit the terminal; in a pipe it is one line."""
-    wrong = "Error: Invalid value for '--now': 'noon' is not an ISO 8601 date or time, such as 2026-11-23 or"
+    wrong = "Error: Invalid value for '--now': `noon` is not a time, such as `yesterday`, `2 days ago`, `2026-11-01` or"
     usage = ["Usage: audience-sync plan [OPTIONS] [AUDIENCE]...", "Try 'audience-sync plan --help' for help.", ""]
 
     assert show("plan --now noon", width=60, code=2).err.splitlines() == [
         *usage,
-        "Error: Invalid value for '--now': 'noon' is not an ISO 8601",
-        "date or time, such as 2026-11-23 or 2026-11-23T14:00Z",
+        "Error: Invalid value for '--now': `noon` is not a time, such",
+        "as `yesterday`, `2 days ago`, `2026-11-01` or",
+        "`2026-11-01 10:00`",
     ]
-    assert show("plan --now noon", width=None, code=2).err.splitlines()[-1] == f"{wrong} 2026-11-23T14:00Z"
+    assert show("plan --now noon", width=None, code=2).err.splitlines()[-1] == f"{wrong} `2026-11-01 10:00`"
 
 
 @pytest.mark.parametrize("command", [*(f"{name} --help" for name in TABLE), "dead list --help"])
 def test_help_shows_no_python_types(show: Callable[..., Said], command: str) -> None:
-    """A value is named by a word for people, such as FILE; only choices are in angle brackets."""
-    shown = re.findall(r"<[^>]*>", show(command, width=120).out)
+    """A value is named by a word for people, such as FILE; only choices are in angle brackets. Durations are short."""
+    out = show(command, width=120).out
+    shown = re.findall(r"<[^>]*>", out)
 
     assert [one for one in shown if "|" not in one] == []
+    assert re.search(r"\d:\d\d:\d\d", out) is None
+    assert "--wait" not in out or "[default: 1m]" in out
 
 
 def test_columns_are_named_once(show: Callable[..., Said]) -> None:

@@ -208,7 +208,7 @@ def test_handshake_that_fails(sending: Sending, answer: bytes | None) -> None:
     assert (report.failure, report.events, report.open, report.dead) == (None, 0, 3, 0)
     errors = [error for (error,) in sending.rows("SELECT error FROM batches WHERE status = 'open' AND tries > 0")]
     assert all(error.startswith(f"no response from {url}/batch") for error in errors)
-    assert all(("within 0.3 s" in error) == (answer is None) for error in errors)
+    assert all(("within 0.3s" in error) == (answer is None) for error in errors)
     assert sending.deliver().events == 3
     assert_agreed(sending)
 

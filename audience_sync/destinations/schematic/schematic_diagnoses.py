@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from audience_sync.core.model import Severity, TraitType
+from audience_sync.core.text import short_duration
 from audience_sync.destinations.destination_protocol import Diagnosis
 from audience_sync.destinations.outcomes import (
     BatchRejected,
@@ -97,11 +98,11 @@ def of_clock(url: str, answer: HttpAnswer, now: datetime) -> Iterator[Diagnosis]
         return
     ahead = now - theirs
     if abs(ahead) > SKEW:
-        minutes = round(abs(ahead) / timedelta(minutes=1))
+        off = short_duration(timedelta(minutes=round(abs(ahead) / timedelta(minutes=1))))
         where = "ahead of" if ahead > timedelta() else "behind"
         yield Diagnosis(
             Severity.WARNING,
             url,
-            f"this machine's clock is {minutes:,} minutes {where} Schematic's",
+            f"this machine's clock is {off} {where} Schematic's",
             "set the clock, for example with `timedatectl set-ntp true`: `:now` and the times of events depend on it",
         )
