@@ -8,11 +8,11 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Generator, Mapping
+from contextlib import closing, redirect_stdout
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import orjson
 import typer
@@ -20,9 +20,9 @@ from rich.text import Text
 
 from audience_sync import demo_shop as shop
 from audience_sync import runtime
-from audience_sync.cli.console import print_table
+from audience_sync.cli.console import Format, FormatOption, Sheet, json_line, print_records, print_result, print_table
 from audience_sync.cli.context import clock, console, out
-from audience_sync.cli.text_table import TableView, wrap_command
+from audience_sync.cli.text_table import Record, TableView, wrap_command
 from audience_sync.config import Settings, load, parse_duration, resolve_api_key
 from audience_sync.config.loader import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
@@ -31,6 +31,7 @@ from audience_sync.delivery import DeliveryOptions, deliver
 from audience_sync.errors import AudienceSyncError, ConfigError
 from audience_sync.sandbox.ledger import EventFilter, Ledger
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY, Sandbox, SimulatedFailures
+from audience_sync.segment.timestamps import iso
 from audience_sync.signals import stoppable
 from audience_sync.store import audiences, memberships, runs
 from audience_sync.store.workspace import Workspace
@@ -73,8 +74,8 @@ def empty_folder(folder: Path | None) -> Path:
     raise ConfigError(f"{place} is not an empty folder", hint="choose another folder with --folder, or omit the option")
 
 
-def tell(place: Path) -> Generator[None, None, None]:
-    """Tell the whole story; yield wherever it can be interrupted."""
+def tell(place: Path, summary: dict[str, object]) -> Generator[None, None, None]:
+    """Tell the whole story and fill in its summary; yield wherever it can be interrupted."""
     real, database = clock(), place / "shop.db"
     now = real.now().replace(microsecond=0)
     with Sandbox(place / "sandbox.db") as server:
@@ -87,24 +88,26 @@ def tell(place: Path) -> Generator[None, None, None]:
         yield
         with runtime.working(settings, real) as workspace:
             _title(f"2. The first sync, as of {now - shop.STEP:%A, %d %B %Y}: every member enters")
-            yield from _sync(workspace, settings, now - shop.STEP)
+            first = yield from _sync(workspace, settings, now - shop.STEP)
             before = _members(workspace)
             customers, orders = shop.move_on(database, now=now)
             _title(f"3. Two weeks later, {now:%d %B %Y}: only what changed is sent")
             out.print(f"Since then, {customers:,} customers have joined and {orders:,} orders have come in.\n")
-            yield from _sync(workspace, settings, now)
+            second = yield from _sync(workspace, settings, now)
             after = _members(workspace)
         _title("4. The changes, and the reasons")
         person = _explain(database, settings, before, after, now=now)
         _title("5. What Schematic received and stored")
         _show_person(server.ledger, shop.facts(database, person, at=now), after)
-        _compare(server.ledger, after)
+        compared = _compare(server.ledger, after)
+    summary |= {"folder": str(place), "config": str(settings.path), "syncs": [first, second]}
+    summary |= {"compared": compared, "person": person}
     lapsed = min(after[shop.LAPSED].keys() - after[shop.SPENDERS].keys())
     _suggest(place, port=server.url.rpartition(":")[2], person=person, lapsed=lapsed)
 
 
-def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator[None]:
-    """Sync every audience, deliver, and print the result; yield wherever this can be interrupted.
+def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Generator[None, None, Record]:
+    """Sync every audience, deliver, print the result and return it; yield wherever this can be interrupted.
 
     Raises:
         AudienceSyncError: something unexpected happened.
@@ -119,16 +122,18 @@ def _sync(workspace: Workspace, settings: Settings, as_of: datetime) -> Iterator
         raise outcome.failure
     with workspace.database.read() as connection:
         done = [runs.get(connection, report.run.id) for report in reports]
-    rows = []
+    rows, records = [], []
     for audience, run in zip(settings.audiences, done, strict=True):
         if run.state is not RunState.SUCCEEDED:
             raise AudienceSyncError(f"the sync of {audience.key} has the state {run.state}: {run.reason}")
         counts = run.counts
         numbers = (counts.read, counts.entered, counts.exited, counts.updated, counts.unchanged, run.sent)
         rows.append(dict(zip(RUNS_SHOWN.columns, (audience.name, *numbers), strict=True)))
+        records.append({**rows[-1], "audience": audience.key})
     print_table(rows, RUNS_SHOWN)
     sent = sum(run.sent for run in done)
     out.print(f"\n{sent:,} changes sent in {outcome.events:,} identify calls, one for each user.")
+    return {"as_of": iso(as_of), "accepted": outcome.events, "runs": records}
 
 
 def _members(workspace: Workspace) -> Members:
@@ -192,8 +197,8 @@ def _show_person(ledger: Ledger, person: shop.Facts, members: Members) -> None:
     )
 
 
-def _compare(ledger: Ledger, members: Members) -> None:
-    """Compare every trait in the sandbox with the memberships.
+def _compare(ledger: Ledger, members: Members) -> int:
+    """Compare every trait in the sandbox with the memberships; return the number of people.
 
     Raises:
         AudienceSyncError: they differ.
@@ -209,6 +214,7 @@ def _compare(ledger: Ledger, members: Members) -> None:
     if wrong:
         raise AudienceSyncError(f"{len(wrong)} traits differ from the memberships; the first is {wrong[0]}")
     out.print(f"\nCompared {len(people):,} people with {len(members)} traits each: all match the memberships.")
+    return len(people)
 
 
 def _suggest(place: Path, *, port: str, person: str, lapsed: str) -> None:
@@ -317,11 +323,13 @@ def sandbox(
     fail_status: FailStatus = None,
     delay: Delay = "0ms",  # type: ignore[assignment]  # Typer parses it
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not print each request.")] = False,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Run a local Schematic until Ctrl-C.
 
     Accepts events, enforces Schematic's limits, and fails when asked to. Needs no configuration. Stores everything it
-    receives in --database.
+    receives in --database. json has one line when the sandbox is ready, one for each request, and one with totals at
+    the end; their `record` is `ready`, `request` or `total`. csv has only the requests.
     """
     accepted = keys or [DEVELOPMENT_KEY]
     failures = _failures(fail_rate, fail_status, delay.total_seconds())
@@ -330,10 +338,12 @@ def sandbox(
         Sandbox(database, port=port, host=host, api_keys=accepted, failures=failures) as server,
     ):
         seen, totals = _Seen(*server.ledger.read(_LAST)[0]), Counter[str]()
-        _announce(server.url, accepted, database)
+        output = RequestSheet(format, quiet=quiet)
+        output.announce(server.url, accepted, database)
         while not stop.wait(POLL_INTERVAL):
-            seen = _show_new(server.ledger, seen, totals, quiet=quiet)
-        _show_new(server.ledger, seen, totals, quiet=quiet)
+            seen = _show_new(server.ledger, seen, totals, output)
+        _show_new(server.ledger, seen, totals, output)
+    output.close(totals)
     console.print(Text(f"{_summary(totals)}; stored in {database}"))
 
 
@@ -344,12 +354,16 @@ def demo(
             metavar="FOLDER", help="Folder to create; by default ./audience-sync-demo, or the next free name."
         ),
     ] = None,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Sync a small example shop into a local Schematic.
 
-    Takes a few seconds and needs no network. Everything stays in one folder, with commands to continue from there.
+    Takes a few seconds and needs no network. Everything stays in one folder, with commands to continue from there. With
+    --format json or csv, the story goes to stderr, and its numbers to stdout.
     """
-    with stoppable(_nothing) as stop, closing(tell(empty_folder(folder))) as story:
+    summary: dict[str, Any] = {}
+    story_to = sys.stdout if format is Format.TABLE else sys.stderr
+    with redirect_stdout(story_to), stoppable(_nothing) as stop, closing(tell(empty_folder(folder), summary)) as story:
         try:
             for _ in story:
                 if stop.is_set():
@@ -357,6 +371,11 @@ def demo(
         finally:  # an interrupted step may report that itself
             if stop.is_set():
                 raise KeyboardInterrupt
+    if format is Format.CSV:
+        runs_of = [{"as_of": one["as_of"], **run} for one in summary["syncs"] for run in one["runs"]]
+        print_records(runs_of, ("as_of", *RUNS_SHOWN.columns), format=format)
+    else:
+        print_result(summary, format=format)
 
 
 def _nothing() -> None:
@@ -377,20 +396,66 @@ def _failures(rate: float | None, status: int | None, delay: float) -> Simulated
     return SimulatedFailures(rate=rate, status=status or 500, delay=delay)
 
 
-def _announce(url: str, keys: list[str], database: Path) -> None:
-    out.print(
-        Text(
-            f"A local Schematic is running at {url} and stores everything it receives in {database}. Press"
-            " Ctrl-C to stop."
+REQUEST_COLUMNS: Final = ("at", "path", "status", "events", "duplicates", "failed", "fault")
+
+
+class RequestSheet:
+    """Print the address of a sandbox and each request that it gets, as they come."""
+
+    def __init__(self, format: Format, *, quiet: bool) -> None:
+        self._format = format
+        self._quiet = quiet
+        self._sheet = Sheet(REQUEST_COLUMNS, format=format) if format is Format.CSV else None
+
+    def announce(self, url: str, keys: list[str], database: Path) -> None:
+        """Print how to reach the sandbox."""
+        if self._format is not Format.TABLE:
+            self._print_json({"record": "ready", "url": url, "api_keys": keys, "database": str(database)})
+            return
+        out.print(
+            Text(
+                f"A local Schematic is running at {url} and stores everything it receives in {database}. Press"
+                " Ctrl-C to stop."
+            )
         )
-    )
-    typer.echo(f"API key: {', '.join(keys)}")
-    typer.echo("\nIn the configuration:\n\n[schematic]")
-    typer.echo(f'api_key = "${{SCHEMATIC_API_KEY}}"  # export SCHEMATIC_API_KEY={keys[0]}')
-    typer.echo(f'capture_url = "{url}"\napi_url = "{url}"\n')
+        typer.echo(f"API key: {', '.join(keys)}")
+        typer.echo("\nIn the configuration:\n\n[schematic]")
+        typer.echo(f'api_key = "${{SCHEMATIC_API_KEY}}"  # export SCHEMATIC_API_KEY={keys[0]}')
+        typer.echo(f'capture_url = "{url}"\napi_url = "{url}"\n')
+
+    def show(self, request: Mapping[str, Any]) -> None:
+        """Print a request, unless requests are not wanted."""
+        if self._quiet:
+            return
+        if self._sheet is not None:
+            self._sheet.add(request)
+            sys.stdout.flush()
+        elif self._format is Format.JSON:
+            self._print_json({"record": "request", **request})
+        else:
+            typer.echo(_request_line(request), err=True)
+
+    def close(self, totals: Counter[str]) -> None:
+        """Print how many requests and events there were; for a table, a sentence on stderr does."""
+        numbers = {name: totals[name] for name in ("requests", "processed", "duplicates", "failed")}
+        self._print_json({"record": "total", **numbers})
+
+    def _print_json(self, record: Record) -> None:
+        if self._format is Format.JSON:
+            sys.stdout.write(json_line(record))
+            sys.stdout.flush()  # a program may wait for the line
 
 
-def _show_new(ledger: Ledger, seen: _Seen, totals: Counter[str], *, quiet: bool) -> _Seen:
+def _request_line(request: Mapping[str, Any]) -> str:
+    at, path, status, events, duplicates, failed, fault = request.values()
+    details = [counted(events, "event")] if events else []
+    details += [counted(duplicates, "duplicate")] if duplicates else []
+    details += [f"{failed:,} failed"] if failed else []
+    details += [f"fault: {fault}"] if fault else []
+    return f"{at[11:23]}  {status or '---'}  {path}  {', '.join(details)}".rstrip()
+
+
+def _show_new(ledger: Ledger, seen: _Seen, totals: Counter[str], output: RequestSheet) -> _Seen:
     """Print and count the requests since `seen`; if the ledger was emptied since then, start from its beginning."""
     last = _Seen(*ledger.read(_LAST)[0])
     if last.request < seen.request:
@@ -404,12 +469,7 @@ def _show_new(ledger: Ledger, seen: _Seen, totals: Counter[str], *, quiet: bool)
         _, count, duplicates, failed = taken.get(request, (0, 0, 0, 0))
         totals.update({"requests": 1, f"answered {status or 'nothing'}": 1})
         totals.update(processed=count - duplicates - failed, duplicates=duplicates, failed=failed)
-        if not quiet:
-            details = [counted(events, "event")] if events else []
-            details += [counted(duplicates, "duplicate")] if duplicates else []
-            details += [f"{failed:,} failed"] if failed else []
-            details += [f"fault: {fault}"] if fault else []
-            typer.echo(f"{at[11:23]}  {status or '---'}  {path}  {', '.join(details)}".rstrip(), err=True)
+        output.show(dict(zip(REQUEST_COLUMNS, (at, path, status, events, duplicates, failed, fault), strict=True)))
     return _Seen(newest, max([seen.event, *(found[0] for found in taken.values())]))
 
 
