@@ -10,11 +10,13 @@ import typer
 from rich.markdown import Markdown
 from rich.theme import Theme
 
-from audience_sync.cli.console import print_facts
+from audience_sync.cli.console import Format, FormatOption, print_facts, print_records, print_result
 from audience_sync.cli.context import console, out
+from audience_sync.cli.text_table import Record
 from audience_sync.core.text import did_you_mean, shown
 from audience_sync.manual.manual_pages import ManualPage, manual_pages
 
+COLUMNS: Final = ("topic", "summary")
 WIDEST: Final = 100
 """Columns of a page on a wide terminal; longer lines are hard to read."""
 
@@ -32,20 +34,30 @@ def manual(
     topic: Annotated[
         str | None, typer.Argument(metavar="TOPIC", help="The page to show (default: list all pages).")
     ] = None,
+    format: FormatOption = Format.TABLE,
 ) -> None:
     """Show a page of the manual, or list its pages.
 
     On a terminal, shows the page in $PAGER (default: less). In a pipe or a file, prints it as Markdown.
     """
     pages = manual_pages()
-    if topic is None:
+    if topic is None and format is not Format.TABLE:
+        print_records(map(_record, pages.values()), COLUMNS, format=format)
+    elif topic is None:
         print_facts((page.topic, page.summary) for page in pages.values())
         console.print("show a page: `audience-sync manual TOPIC`")
     elif page := _find(topic, pages):
-        _show(page)
+        if format is Format.TABLE:
+            _show(page)
+        else:
+            print_result({**_record(page), "text": page.text()}, format=format)
     else:
         near = did_you_mean(topic, pages) or "run `audience-sync manual` to list all pages"
         raise typer.BadParameter(f"the manual has no page {shown(topic)}; {near}", param_hint="TOPIC")
+
+
+def _record(page: ManualPage) -> Record:
+    return dict(zip(COLUMNS, (page.topic, page.summary), strict=True))
 
 
 def _find(word: str, pages: dict[str, ManualPage]) -> ManualPage | None:

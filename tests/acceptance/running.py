@@ -74,6 +74,11 @@ class Running:
         return self._read()[1]
 
     @property
+    def printed(self) -> str:
+        """Return its stdout so far."""
+        return self._read()[0]
+
+    @property
     def logged(self) -> list[dict[str, Any]]:
         """Return the log lines on stderr so far that are whole."""
         lines = self.said.rpartition("\n")[0].splitlines()
