@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Final
 
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
 from audience_sync.config.config_files import fitting_files
+from audience_sync.config.example_file import example
 from audience_sync.core.text import counted
 from audience_sync.folders import TEMPORARY_FOLDER, require_usable_temporary_folder
 
 CHECK: Final = "configuration"
-
-
-def example() -> Path:
-    """Return the example that `init` copies: inside an installed package, else next to it."""
-    package = Path(__file__).parent.parent
-    inside = package / "config.example.toml"
-    return inside if inside.is_file() else package.parent / inside.name
 
 
 def look(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -71,6 +71,7 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "init": Listed("setup_commands", "Write an example configuration and create the membership database."),
         "check": Listed("setup_commands", "Check the configuration, databases, audiences and Schematic."),
         "migrate": Listed("setup_commands", "Upgrade the membership database to this version, or create it."),
+        "schema": Listed("setup_commands", "Print the JSON schema of the configuration file, for editors."),
         "service": Listed("setup_commands", "Print the systemd unit with the commands that install it."),
     },
     "Sync and deliver": {

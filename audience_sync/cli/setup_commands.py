@@ -1,4 +1,4 @@
-"""The setup commands: init, check, migrate, service."""
+"""The setup commands: init, check, migrate, schema, service."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Final
 
+import orjson
 import typer
 from rich.text import Text
 
 from audience_sync import runtime
-from audience_sync.checks.check_configuration import example
 from audience_sync.checks.finding import Finding, exit_code
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, Sheet, print_result
@@ -23,6 +23,7 @@ from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.main import Globals
 from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
 from audience_sync.config import Settings, defaults, load, secret_names
+from audience_sync.config.example_file import example
 from audience_sync.config.loader import CONFIG_VARIABLE
 from audience_sync.core.model import Severity
 from audience_sync.core.text import counted
@@ -46,6 +47,7 @@ def register(app: typer.Typer) -> None:
         (init, "audience-sync init && $EDITOR config.toml"),
         (check, "audience-sync check --format json | jq 'select(.state != \"ok\")'"),
         (migrate, "audience-sync migrate"),
+        (schema, "audience-sync schema > audience-sync.schema.json"),
         (service, "audience-sync service | sudo tee /etc/systemd/system/audience-sync.service"),
     ):
         app.command(epilog=f"Example: {example_line}")(command)
@@ -152,6 +154,17 @@ def check(
     if format is Format.TABLE:
         _conclude(found)
     raise typer.Exit(exit_code(found))
+
+
+def schema() -> None:
+    """Print the JSON schema of the configuration file, for editors.
+
+    Editors with support for TOML, such as those that use Taplo or Even Better TOML, then complete settings, show their
+    descriptions and mark mistakes. The schema checks single settings; `check` also checks what depends on several.
+    """
+    from audience_sync.config.json_schema import configuration_schema  # noqa: PLC0415 - only this command needs it
+
+    typer.echo(orjson.dumps(configuration_schema(), option=orjson.OPT_INDENT_2).decode())
 
 
 def service(

@@ -22,6 +22,7 @@ from pydantic import (
     PlainValidator,
     StringConstraints,
     ValidationInfo,
+    WithJsonSchema,
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -327,8 +328,11 @@ def _hook_audiences(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+HOOK_STARTS: Final = ("now", "members")
+
+
 def _hook_start(value: object) -> str:
-    return _one_of(("now", "members"), value)
+    return _one_of(HOOK_STARTS, value)
 
 
 def _write_keys(value: object) -> object:
@@ -412,41 +416,70 @@ def _file(value: object, info: ValidationInfo) -> Path:
     return FileContext.of(info).folder.absolute() / value
 
 
-Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
-DurationOrZero: TypeAlias = Annotated[timedelta, BeforeValidator(_duration)]
+def _spelled(pattern: str) -> WithJsonSchema:
+    """Return the JSON schema of text that matches a pattern."""
+    return WithJsonSchema({"type": "string", "pattern": pattern})
+
+
+def _word_of(words: Iterable[str]) -> WithJsonSchema:
+    """Return the JSON schema of one of some words."""
+    return WithJsonSchema({"type": "string", "enum": [str(word) for word in words]})
+
+
+_TEXT: Final = WithJsonSchema({"type": "string"})
+_DURATION_SCHEMA: Final = WithJsonSchema(
+    {"type": "string", "pattern": f"^{''.join(f'([0-9]{{1,9}}{unit})?' for unit in 'wdhms')}$", "minLength": 2}
+)
+_REFERENCE_SCHEMA: Final = _spelled(f"^{REFERENCE.pattern}$")
+
+Duration: TypeAlias = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive), _DURATION_SCHEMA]
+DurationOrZero: TypeAlias = Annotated[timedelta, BeforeValidator(_duration), _DURATION_SCHEMA]
 Percent: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
-Text: TypeAlias = Annotated[str, AfterValidator(_not_blank)]
-ActionName: TypeAlias = Annotated[str, PlainValidator(_action)]
+Text: TypeAlias = Annotated[str, AfterValidator(_not_blank), _spelled(r"\S")]
+ActionName: TypeAlias = Annotated[str, PlainValidator(_action), _word_of(ACTIONS)]
 Key: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]+$", max_length=MAX_KEY_LENGTH)]
 Timezone: TypeAlias = Annotated[str, AfterValidator(_timezone)]
-Cron: TypeAlias = Annotated[str, AfterValidator(_cron)]
-WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url)]
-Reference: TypeAlias = Annotated[str, AfterValidator(_reference), HOLDS_REFERENCES]
-HookUrl: TypeAlias = Annotated[str, PlainValidator(read_webhook_url)]
+Cron: TypeAlias = Annotated[str, AfterValidator(_cron), _spelled(r"^\s*(\S+\s+){4}\S+\s*$")]
+WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url), _spelled(r"^https?://[^\s?#@]+$")]
+Reference: TypeAlias = Annotated[str, AfterValidator(_reference), HOLDS_REFERENCES, _REFERENCE_SCHEMA]
+HookUrl: TypeAlias = Annotated[str, PlainValidator(read_webhook_url), _spelled(r"^https?://[^\s?#@]+")]
 HookName: TypeAlias = Annotated[str, AfterValidator(_hook_name)]
-HookAudiences: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_hook_audiences)]
-HookStart: TypeAlias = Annotated[str, PlainValidator(_hook_start)]
-HookSecrets: TypeAlias = Annotated[tuple[str, ...], PlainValidator(_hook_secrets), HOLDS_REFERENCES]
+HookAudiences: TypeAlias = Annotated[
+    tuple[str, ...], PlainValidator(_hook_audiences), WithJsonSchema({"type": "array", "items": {"type": "string"}})
+]
+HookStart: TypeAlias = Annotated[str, PlainValidator(_hook_start), _word_of(HOOK_STARTS)]
+HookSecrets: TypeAlias = Annotated[
+    tuple[str, ...],
+    PlainValidator(_hook_secrets),
+    HOLDS_REFERENCES,
+    WithJsonSchema({"anyOf": [_REFERENCE_SCHEMA.json_schema, {"type": "array", "items": _REFERENCE_SCHEMA.json_schema}]}),
+]
 HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]
-HookReference: TypeAlias = Annotated[str, PlainValidator(_hook_reference), HOLDS_REFERENCES]
+HookReference: TypeAlias = Annotated[str, PlainValidator(_hook_reference), HOLDS_REFERENCES, _REFERENCE_SCHEMA]
 WriteKeys: TypeAlias = Annotated[
-    list[Annotated[str, AfterValidator(_write_key), HOLDS_REFERENCES]], BeforeValidator(_write_keys)
+    list[Annotated[str, AfterValidator(_write_key), HOLDS_REFERENCES, _REFERENCE_SCHEMA]], BeforeValidator(_write_keys)
 ]
 Includes: TypeAlias = Annotated[list[Text], BeforeValidator(_includes)]
-Listen: TypeAlias = Annotated[Address, PlainValidator(read_address), PlainSerializer(str)]
-OnMissingName: TypeAlias = Annotated[OnMissing, PlainValidator(_on_missing)]
-TraitTypeName: TypeAlias = Annotated[TraitType, PlainValidator(_trait_type)]
-Placeholders: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_placeholders)]
-Separator: TypeAlias = Annotated[str, PlainValidator(_separator)]
-ColumnTypeName: TypeAlias = Annotated[ColumnType, PlainValidator(_column_type), PlainSerializer(str)]
-DateOrderName: TypeAlias = Annotated[DateOrder, PlainValidator(_date_order), PlainSerializer(str)]
-Size: TypeAlias = Annotated[str, PlainValidator(_size)]
-Files: TypeAlias = Annotated[str, PlainValidator(_files)]
-File: TypeAlias = Annotated[Path, PlainValidator(_file)]
-DatabaseUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(database_url), PlainSerializer(str), HOLDS_REFERENCES]
-SourceUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(source_url), PlainSerializer(str), HOLDS_REFERENCES]
+Listen: TypeAlias = Annotated[Address, PlainValidator(read_address), PlainSerializer(str), _spelled(":[0-9]{1,5}$")]
+OnMissingName: TypeAlias = Annotated[OnMissing, PlainValidator(_on_missing), _word_of(OnMissing)]
+TraitTypeName: TypeAlias = Annotated[TraitType, PlainValidator(_trait_type), _word_of(TraitType)]
+Placeholders: TypeAlias = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_placeholders),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "pattern": r"\S"}}),
+]
+Separator: TypeAlias = Annotated[str, PlainValidator(_separator), _spelled(r'^[^"\r\n]$')]
+ColumnTypeName: TypeAlias = Annotated[
+    ColumnType, PlainValidator(_column_type), PlainSerializer(str), _word_of(ColumnType)
+]
+DateOrderName: TypeAlias = Annotated[DateOrder, PlainValidator(_date_order), PlainSerializer(str), _word_of(DateOrder)]
+Size: TypeAlias = Annotated[str, PlainValidator(_size), _spelled("^[1-9][0-9]{0,8} ?[KMGT]i?B$")]
+Files: TypeAlias = Annotated[str, PlainValidator(_files), _TEXT]
+File: TypeAlias = Annotated[Path, PlainValidator(_file), _TEXT]
+DatabaseUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(database_url), PlainSerializer(str), HOLDS_REFERENCES, _TEXT]
+SourceUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(source_url), PlainSerializer(str), HOLDS_REFERENCES, _TEXT]
 
 
 class Table(BaseModel):

@@ -19,13 +19,13 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from audience_sync.checks.check_configuration import example
 from audience_sync.checks.check_permissions import holds_secret
 from audience_sync.cli import main, setup_commands
 from audience_sync.cli.context import MessageConsole
 from audience_sync.cli.systemd_units import Unit, quoted
 from audience_sync.clock import Clock, wall_clock
 from audience_sync.config import Settings, load
+from audience_sync.config.example_file import example
 from audience_sync.core.model import Computation
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import audiences, binding, migration, schema
