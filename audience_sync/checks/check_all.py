@@ -19,15 +19,16 @@ from audience_sync.checks import (
 )
 from audience_sync.checks.finding import Finding, error
 from audience_sync.clock import Clock
-from audience_sync.config import find_config, load
+from audience_sync.config import load
+from audience_sync.config_path import find_config
 from audience_sync.errors import ConfigError
 
 
 def check(named: Path | None, environ: Mapping[str, str], clock: Clock, *, deep: bool = False) -> Iterator[Finding]:
     """Check everything in the configuration, and yield findings as they are made.
 
-    The file is the `named` one, or the one that `config.find_config` finds. With `deep`, every membership is read and
-    compared with the digest of the last sync.
+    The file is the `named` one, or the one that `config_path.find_config` finds. With `deep`, every membership is read
+    and compared with the digest of the last sync.
     """
     subject = str(named or "config.toml")
     try:

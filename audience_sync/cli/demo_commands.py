@@ -24,7 +24,7 @@ from audience_sync.cli.console import Format, FormatOption, Sheet, json_line, pr
 from audience_sync.cli.context import clock, console, out
 from audience_sync.cli.text_table import Record, TableView, wrap_command
 from audience_sync.config import Settings, load, parse_duration, resolve_api_key
-from audience_sync.config.loader import CONFIG_VARIABLE
+from audience_sync.config_path import CONFIG_VARIABLE
 from audience_sync.core.model import ChangeKind, RunState
 from audience_sync.core.text import counted
 from audience_sync.delivery import DeliveryOptions, deliver

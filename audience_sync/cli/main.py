@@ -20,6 +20,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from audience_sync import __version__
+from audience_sync.cli.shell_completion import is_completing, outline, prepare
+from audience_sync.config_path import find_config
 from audience_sync.errors import INTERRUPTED, AudienceSyncError
 
 if TYPE_CHECKING:  # `--version` and `--help` need no configuration, and importing it takes most of the start-up time
@@ -37,9 +39,7 @@ class Globals:
     config: Path | None = None
 
     def path(self) -> Path:
-        """Return the configuration file: the named one, or the one that `config.find_config` finds."""
-        from audience_sync.config import find_config  # noqa: PLC0415
-
+        """Return the configuration file: the named one, or the one that `config_path.find_config` finds."""
         return find_config(self.config, os.environ)
 
     def settings(self) -> Settings:
@@ -106,6 +106,7 @@ SECTIONS: Final[dict[str, dict[str, Listed]]] = {
         "manual": Listed("manual_command", "Show a page of the manual, or list its pages."),
         "demo": Listed("demo_commands", "Sync a small example shop into a local Schematic."),
         "sandbox": Listed("demo_commands", "Run a local Schematic until Ctrl-C."),
+        "completion": Listed("completion_command", "Print the script with which your shell completes commands."),
     },
 }
 COMMANDS: Final = {name: listed for section in SECTIONS.values() for name, listed in section.items()}
@@ -119,8 +120,10 @@ class CommandTable(TyperGroup):
         self.commands = {name: TyperCommand(name) for name in COMMANDS}  # names alone, for "Did you mean …?"
 
     def get_command(self, _context: Any, name: str) -> TyperCommand | TyperGroup | None:
-        """Import a command and return it; None for an unknown name."""
-        return load(name) if name in COMMANDS else None
+        """Import a command and return it, or its outline while a shell completes it; None for an unknown name."""
+        if name not in COMMANDS:
+            return None
+        return outline(name, COMMANDS[name].help) if is_completing() else load(name)
 
     def format_commands(self, _context: Any, formatter: Any) -> None:
         """Write the list of commands by section."""
@@ -176,6 +179,8 @@ def build() -> typer.Typer:
         context_settings={"help_option_names": ["--help", "-h"], "terminal_width": _narrow_width()},
     )
     app.callback()(_globals)
+    if is_completing():
+        prepare()
     return app
 
 

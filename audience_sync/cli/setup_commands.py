@@ -22,9 +22,9 @@ from audience_sync.cli.console import Format, FormatOption, Sheet, print_result
 from audience_sync.cli.context import clock, console, out, settings_of
 from audience_sync.cli.main import Globals
 from audience_sync.cli.systemd_units import HIDDEN, NAME, Unit
-from audience_sync.config import Settings, defaults, load, secret_names
+from audience_sync.config import Settings, load, secret_names
 from audience_sync.config.example_file import example
-from audience_sync.config.loader import CONFIG_VARIABLE
+from audience_sync.config_path import CONFIG_PATHS, CONFIG_VARIABLE
 from audience_sync.core.model import Severity
 from audience_sync.core.text import counted
 from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
@@ -210,7 +210,7 @@ def _place(context: typer.Context) -> Path:
     found = context.ensure_object(Globals)
     with suppress(ConfigError):
         return found.path().absolute()
-    named = found.config or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else defaults.CONFIG_PATHS[0])
+    named = found.config or (Path(text) if (text := os.environ.get(CONFIG_VARIABLE)) else CONFIG_PATHS[0])
     return named.absolute()
 
 

@@ -7,7 +7,7 @@ opens a database or asks anything of the network, and keys are not looked up unt
 
 from __future__ import annotations
 
-from audience_sync.config.loader import find_config, load, secret_names
+from audience_sync.config.loader import load, secret_names
 from audience_sync.config.secrets import resolve_api_key, resolve_hook, resolve_write_keys
 from audience_sync.config.settings import Audience, Route, Schedule, Settings, Subscriber
 from audience_sync.config.source_tables import EventsTable, ProfilesTable, Source
@@ -40,7 +40,6 @@ __all__ = [
     "Settings",
     "Source",
     "Subscriber",
-    "find_config",
     "load",
     "parse_duration",
     "resolve_api_key",

@@ -7,13 +7,9 @@ fields of a mapping are the exception: their defaults are the presets of `destin
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 from audience_sync.core.model import GuardLimits, OnMissing
-
-CONFIG_PATHS: Final = (Path("config.toml"), Path("/etc/audience-sync/config.toml"))
-"""The paths of the file, in the order in which they are tried, if neither a flag nor the environment names one."""
 
 IDENTITY: Final = "userId"
 

@@ -27,22 +27,6 @@ from audience_sync.config.types import FileContext
 from audience_sync.core.model import Computation, GuardLimits
 from audience_sync.errors import ConfigError
 
-CONFIG_VARIABLE = "AUDIENCE_SYNC_CONFIG"
-
-
-def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
-    """Return the configuration file: `explicit`, else AUDIENCE_SYNC_CONFIG, else the first default path that exists.
-
-    Raises:
-        ConfigError: it does not exist; says which paths were looked at.
-    """
-    named = explicit or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
-    paths = (named,) if named else defaults.CONFIG_PATHS
-    for path in paths:
-        if path.exists():
-            return path
-    looked = " and ".join(str(path.absolute()) for path in paths)
-    raise ConfigError(f"configuration file not found; looked for {looked}", hint="create one with `audience-sync init`")
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:

@@ -12,6 +12,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
+from audience_sync import config_path
 from audience_sync.config import (
     Address,
     DeliveryTable,
@@ -22,7 +23,6 @@ from audience_sync.config import (
     SecretUrl,
     Settings,
     defaults,
-    find_config,
     load,
     parse_duration,
     resolve_api_key,
@@ -613,27 +613,27 @@ def test_configuration_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     named, variable, system = (tmp_path / name for name in ("named.toml", "variable.toml", "system.toml"))
     environ = {"AUDIENCE_SYNC_CONFIG": str(variable)}
-    monkeypatch.setattr(defaults, "CONFIG_PATHS", (Path("config.toml"), system))
+    monkeypatch.setattr(config_path, "CONFIG_PATHS", (Path("config.toml"), system))
 
     with pytest.raises(ConfigError) as caught:
-        find_config(None, {"AUDIENCE_SYNC_CONFIG": ""})
+        config_path.find_config(None, {"AUDIENCE_SYNC_CONFIG": ""})
 
     assert str(caught.value) == (
         f"configuration file not found; looked for {tmp_path / 'config.toml'} and {tmp_path / 'system.toml'}"
     )
     assert caught.value.hint == "create one with `audience-sync init`"
     system.touch()
-    assert find_config(None, {}) == system
+    assert config_path.find_config(None, {}) == system
     (tmp_path / "config.toml").touch()
-    assert find_config(None, {}) == Path("config.toml")
+    assert config_path.find_config(None, {}) == Path("config.toml")
     with pytest.raises(ConfigError, match=re.escape(f"looked for {variable}")):
-        find_config(None, environ)
+        config_path.find_config(None, environ)
     variable.touch()
-    assert find_config(None, environ) == variable
+    assert config_path.find_config(None, environ) == variable
     with pytest.raises(ConfigError, match=re.escape(f"looked for {named}")):
-        find_config(named, environ)
+        config_path.find_config(named, environ)
     named.touch()
-    assert find_config(named, environ) == named
+    assert config_path.find_config(named, environ) == named
 
 
 # URLs and secrets
