@@ -35,8 +35,8 @@ _KEY: Final = re.compile("[A-Za-z0-9_]+")  # what the shell gets needs no quotes
 Words = Mapping[str, Any]
 """A command in the table: its `parameters` or its `commands`.
 
-A parameter has `options` (none: an argument), `help`, `many` (it may be repeated) and `kind`: `flag`, `audience`, a list
-of choices, or "" for other values.
+A parameter has `options` (none: an argument), `help`, `many` (it may be repeated) and `kind`: `flag`, `audience`, a
+list of choices, or "" for other values.
 """
 
 
