@@ -22,6 +22,10 @@ TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "Check what the documentation promises.",
         ("pytest -n 0 tests/test_house.py tests/test_manual.py tests/test_wording.py",),
     ),
+    "commands": (
+        "Generate what is made of the commands: their page in the manual, and the words that shells complete.",
+        ("python -m tests.command_page --record", "python -m tests.completion_words --record"),
+    ),
     "sentences": ("List anew what the program says to people.", ("python -m tests.sentences --record",)),
     "lock": ("Pin packages again, with the command in the head of .ci/requirements.lock.", (LOCK_COMMAND,)),
     "bench": ("Sync and deliver a million members.", ("python -m tests.benchmarks.sync_one_million",)),
@@ -31,7 +35,7 @@ TASKS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 def main(names: list[str]) -> int:
     """Run tasks, up to the first command that fails, and return its exit code; without names, list them."""
     if not names:
-        print("\n".join(f"{name:6} {sentence}" for name, (sentence, _) in TASKS.items()))
+        print("\n".join(f"{name:9} {sentence}" for name, (sentence, _) in TASKS.items()))
         return 0
     if unknown := set(names) - TASKS.keys():
         print(f"not a task: {', '.join(sorted(unknown))}", file=sys.stderr)
