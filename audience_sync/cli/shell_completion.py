@@ -13,7 +13,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
@@ -50,6 +50,8 @@ def prepare() -> None:
     from typer.completion import completion_init  # type: ignore[attr-defined]  # noqa: PLC0415 - only this needs it
 
     completion_init()
+    if "COMP_WORDS" in os.environ:
+        _join_values(os.environ)
 
 
 def script(shell: str, program: str) -> str:
@@ -121,6 +123,15 @@ def _annotation(parameter: Words) -> Any:
 
 def _choices(kind: list[str] | str) -> Callable[[], list[str]]:
     return lambda: list(kind)
+
+
+def _join_values(environ: MutableMapping[str, str]) -> None:
+    """Leave out the `=` in `--format=json`, at which bash has split the word: an option is followed by its value."""
+    words, current = environ["COMP_WORDS"].split("\n"), environ.get("COMP_CWORD", "")
+    last = int(current) if current.isdecimal() else 0
+    kept = [n for n, word in enumerate(words) if word != "=" or n == last or not words[n - 1].startswith("--")]
+    environ["COMP_WORDS"] = "\n".join([words[n] for n in kept])
+    environ["COMP_CWORD"] = str(sum(n < last for n in kept))
 
 
 def _complete_audience(context: typer.Context) -> list[str]:

@@ -143,7 +143,7 @@ def test_no_key(place: Place) -> None:
             ["retract", "gold", "--yes"],
             (
                 "error: there is no audience 'gold' in the database\nhint: list them with `audience-sync"
-                " audiences`; the first sync "
+                " audiences`; an audience is added by its first sync"
             ),
         ),
         (["sync", "--now", "yestreday"], "`yestreday` is not a time, such as `yesterday`, `2 days ago`"),

@@ -80,6 +80,9 @@ def completed(folder: Path, *words: str) -> list[str]:
         ("dead list --ev", {"--events"}),
         ("members --format ", {"table", "json", "csv"}),
         ("runs --state s", {"succeeded", "superseded"}),
+        ("runs --state = s", {"succeeded", "superseded"}),  # bash splits --state=s
+        ("members --format =", {"table", "json", "csv"}),
+        ("members --format = json g", {"gold"}),
         ("sync ", {"big_spenders", "gold", "bigger", "dog_owners"}),
         ("sync gold bi", {"big_spenders", "bigger"}),
         ("explain u1 d", {"dog_owners"}),
@@ -159,7 +162,9 @@ def test_a_person_presses_tab(folder: Path) -> None:
     with typing(folder) as terminal:
         os.write(terminal, b"source <(audience-sync completion bash); echo rea''dy\n")
         read_until(terminal, "ready\r\n")
-        os.write(terminal, b"audience-sync pau\t")
+        os.write(terminal, b"audience-sync members --format=js\t")
+        read_until(terminal, "--format=json ")
+        os.write(terminal, b"\x15audience-sync pau\t")
         read_until(terminal, "pause ")
         os.write(terminal, b"dog\t")
         read_until(terminal, "dog_owners")
@@ -214,7 +219,7 @@ LARGE = {"sqlalchemy", "rich", "httpx", "apscheduler", "alembic", "lark", "duckd
 
 def test_completion_imports_no_large_library(folder: Path) -> None:
     """Completion answers while a person waits: a quarter of a second of processor time on an idle machine."""
-    asked = {COMPLETION_VARIABLE: "complete_bash", "COMP_WORDS": "audience-sync sync b", "COMP_CWORD": "2"}
+    asked = {COMPLETION_VARIABLE: "complete_bash", "COMP_WORDS": "audience-sync\nsync\nb", "COMP_CWORD": "2"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", RUN], capture_output=True, text=True, cwd=folder, env=environment(**asked), check=True

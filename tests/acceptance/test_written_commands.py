@@ -48,7 +48,7 @@ def invocations() -> Iterator[list[str]]:
         for at, word in enumerate(words):
             if Path(word).name == NAME and not word.startswith("/etc") and words[at - 1 : at] not in (["venv"], ["-m"]):
                 rest = words[at + 1 :]
-                ends = [n for n, one in enumerate(rest) if one in {"|", "&&", ">", "||"}]
+                ends = [n for n, one in enumerate(rest) if one in {"|", "&&", ">", ">>", "||"}]
                 yield rest[: ends[0]] if ends else rest
 
 
@@ -152,6 +152,8 @@ def test_a_wheel_is_whole(tmp_path: Path) -> None:
     migrations = {f"audience_sync/migrations/versions/{path.name}" for path in ROOT.glob("migrations/versions/*.py")}
     manual = {f"audience_sync/manual/{path.name}" for path in MANUAL}
     assert migrations | manual | {"audience_sync/config.example.toml", "audience_sync/migrations/env.py"} <= names
+    assert "audience_sync/cli/completion_words.json" in names
+    assert '"where memberships are kept"' in run("schema")
     assert "created the membership database" in run("init")
     assert (tmp_path / "config.toml").read_text() == (ROOT / "config.example.toml").read_text()
     assert all(topic in run("manual") for topic in manual_pages())

@@ -93,13 +93,13 @@ def test_the_time_follows_the_rate(sending: Sending, capsys: pytest.CaptureFixtu
     total = records(slow, capsys)[-1]
     table, said = printed(slow, capsys, form=Format.TABLE)
 
-    assert (total["requests"], total["seconds"], total["time"]) == (23, 230, "0:03:50")
+    assert (total["requests"], total["seconds"], total["time"]) == (23, 230, "3m50s")
     assert [line.split() for line in table.splitlines()] == [
         ["audience", "enter", "exit", "update", "requests", "time", "state"],
-        ["gold", "230", "0", "0", "23", "0:03:50", "ready"],
+        ["gold", "230", "0", "0", "23", "3m50s", "ready"],
         ["silver", "0", "0", "0", "0", "0:00:00", "ready"],
         ["bronze", "0", "0", "0", "0", "0:00:00", "ready"],
-        ["(total)", "230", "0", "0", "23", "0:03:50"],
+        ["(total)", "230", "0", "0", "23", "3m50s"],
     ]
     assert "requests and time are minimums, assuming full batches of 10 events at 0.1 requests per second" in said
     assert "up to 230 users may be new to Schematic" in said
