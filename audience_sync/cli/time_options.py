@@ -5,7 +5,6 @@ A time without a zone is in the time zone of `[schedule]`; see `query.relative_t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -55,10 +54,9 @@ def time_range(settings: Settings, since: WrittenTime | None, until: WrittenTime
     Raises:
         typer.BadParameter: it is empty.
     """
-    now, zone = clock().now(), settings.schedule.zone
-    resolve: Callable[[WrittenTime | None], int | None] = lambda one: None if one is None else to_ms(one.at(now, zone))  # noqa: E731
-    found = TimeRange(resolve(since), resolve(until))
+    first, last = instant(settings, since), instant(settings, until)
+    found = TimeRange(None if first is None else to_ms(first), None if last is None else to_ms(last))
     if found.since_ms is not None and found.until_ms is not None and found.until_ms <= found.since_ms:
-        first, last = (instant_text(iso(milliseconds)) for milliseconds in found)
-        raise typer.BadParameter(f"--until ({last}) must be later than --since ({first})")
+        begin, end = (instant_text(iso(milliseconds)) for milliseconds in found)
+        raise typer.BadParameter(f"--until ({end}) must be later than --since ({begin})")
     return found
