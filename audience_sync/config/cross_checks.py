@@ -32,7 +32,7 @@ def check(raw: Raw, spell: Spell) -> Iterator[Problem]:
         yield from _identity(raw, entry, location)
     yield from _keys(entries, spell)
     yield from _names(entries, spell)
-    yield from _hooks(raw, entries)
+    yield from _hooks(raw, entries, spell)
 
 
 def entries_of(raw: Raw) -> Entries:
@@ -130,7 +130,7 @@ def _names(entries: Entries, spell: Spell) -> Iterator[Problem]:
             yield Problem((*location, "name"), f"is also the name of {spell(first)}; rename one of them")
 
 
-def _hooks(raw: Raw, entries: Entries) -> Iterator[Problem]:
+def _hooks(raw: Raw, entries: Entries, spell: Spell) -> Iterator[Problem]:
     """Check that each hook has a name of its own, one kind of secret, and audiences that exist."""
     keys = {entry.get("key") or audience_key(str(entry.get("name", ""))) for entry in entries.values()}
     owners: dict[str, Location] = {}

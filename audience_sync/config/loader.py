@@ -25,8 +25,6 @@ from audience_sync.config.source_tables import SourceTable, check_sources, make_
 from audience_sync.config.tables import AudienceTable, Document, GuardTable, ScheduleTable, TraitTable, read_document
 from audience_sync.config.types import FileContext
 from audience_sync.core.model import Computation, GuardLimits
-from audience_sync.errors import ConfigError
-
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:

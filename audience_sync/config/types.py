@@ -454,7 +454,9 @@ HookSecrets: TypeAlias = Annotated[
     tuple[str, ...],
     PlainValidator(_hook_secrets),
     HOLDS_REFERENCES,
-    WithJsonSchema({"anyOf": [_REFERENCE_SCHEMA.json_schema, {"type": "array", "items": _REFERENCE_SCHEMA.json_schema}]}),
+    WithJsonSchema(
+        {"anyOf": [_REFERENCE_SCHEMA.json_schema, {"type": "array", "items": _REFERENCE_SCHEMA.json_schema}]}
+    ),
 ]
 HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]
 HookReference: TypeAlias = Annotated[str, PlainValidator(_hook_reference), HOLDS_REFERENCES, _REFERENCE_SCHEMA]
@@ -478,7 +480,9 @@ DateOrderName: TypeAlias = Annotated[DateOrder, PlainValidator(_date_order), Pla
 Size: TypeAlias = Annotated[str, PlainValidator(_size), _spelled("^[1-9][0-9]{0,8} ?[KMGT]i?B$")]
 Files: TypeAlias = Annotated[str, PlainValidator(_files), _TEXT]
 File: TypeAlias = Annotated[Path, PlainValidator(_file), _TEXT]
-DatabaseUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(database_url), PlainSerializer(str), HOLDS_REFERENCES, _TEXT]
+DatabaseUrl: TypeAlias = Annotated[
+    SecretUrl, PlainValidator(database_url), PlainSerializer(str), HOLDS_REFERENCES, _TEXT
+]
 SourceUrl: TypeAlias = Annotated[SecretUrl, PlainValidator(source_url), PlainSerializer(str), HOLDS_REFERENCES, _TEXT]
 
 
