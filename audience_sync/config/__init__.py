@@ -7,6 +7,7 @@ opens a database or asks anything of the network, and keys are not looked up unt
 
 from __future__ import annotations
 
+from audience_sync.config.freshness_rule import FreshnessRule
 from audience_sync.config.loader import load, secret_names
 from audience_sync.config.secrets import resolve_api_key, resolve_hook, resolve_write_keys
 from audience_sync.config.settings import Audience, Route, Schedule, Settings, Subscriber
@@ -28,6 +29,7 @@ __all__ = [
     "DatabaseTable",
     "DeliveryTable",
     "EventsTable",
+    "FreshnessRule",
     "HookTable",
     "IngestTable",
     "KeysTable",

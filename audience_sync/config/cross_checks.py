@@ -46,6 +46,15 @@ def entries_of(raw: Raw) -> Entries:
     }
 
 
+def source_name(raw: Raw, entry: Raw) -> str | None:
+    """Return the name of the source of an audience or computed trait; None: that is a problem of its own."""
+    sources = raw.get("sources")
+    if not isinstance(sources, dict):
+        return None
+    name = entry.get("source", next(iter(sources)) if len(sources) == 1 else None)
+    return name if isinstance(name, str) and name in sources else None
+
+
 def _table(raw: Raw, name: str) -> Raw:
     value = raw.get(name)
     return value if isinstance(value, dict) else {}

@@ -16,6 +16,7 @@ from audience_sync.config import defaults
 from audience_sync.config.config_files import ConfigFiles, read_config_files
 from audience_sync.config.cross_checks import check
 from audience_sync.config.definition_files import with_texts
+from audience_sync.config.freshness_rule import check_freshness, make_freshness
 from audience_sync.config.mapping_tables import check_mappings
 from audience_sync.config.problems import PlacedProblem, Problem, refuse, translate
 from audience_sync.config.query_tables import check_queries, dependency_digests, key_of, user_column
@@ -37,7 +38,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     path = path.absolute()
     files, misplaced = read_config_files(path, known=Document.model_fields)
     raw, problems = with_texts(files.raw, files.folder)
-    problems += [*check(raw, files.spell), *check_sources(raw), *check_queries(raw, files.spell)]
+    problems += [*check(raw, files.spell), *check_sources(raw), *check_freshness(raw), *check_queries(raw, files.spell)]
     problems += check_mappings(raw, files.spell)
     document = None
     try:
@@ -116,6 +117,7 @@ def _audience(entry: AudienceTable, document: Document, *, rests_on: str) -> Aud
         send_updates=entry.send_updates,
         on_missing=entry.on_missing if isinstance(entry, TraitTable) else defaults.ON_MISSING,
         type=entry.type if isinstance(entry, TraitTable) else None,
+        freshness=make_freshness(document.sources[source], entry),
         schedule=_schedule(document.schedule, entry.schedule),
         guard=_guard(_guard(defaults.GUARD, document.guard), entry.guard),
     )

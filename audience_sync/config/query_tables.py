@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from audience_sync.config import defaults
-from audience_sync.config.cross_checks import Entries, Raw, Spell, entries_of
+from audience_sync.config.cross_checks import Entries, Raw, Spell, entries_of, source_name
 from audience_sync.config.definition_files import query_setting
 from audience_sync.config.problems import Location, Problem, near
 from audience_sync.config.source_tables import SourceTable
@@ -117,17 +117,9 @@ def _key(entry: Raw) -> str | None:
     return audience_key(name) if key is None and isinstance(name, str) else None
 
 
-def _source_name(raw: Raw, entry: Raw) -> str | None:
-    sources = raw.get("sources")
-    if not isinstance(sources, dict):
-        return None
-    name = entry.get("source", next(iter(sources)) if len(sources) == 1 else None)
-    return name if isinstance(name, str) and name in sources else None
-
-
 def _place_in_source(raw: Raw, entry: Raw, kind: str) -> Mapping[str, Any] | None:
     """Return the `events` or `profiles` of an entry's source as the file has them; None: it has none."""
-    name = _source_name(raw, entry)
+    name = source_name(raw, entry)
     source = raw["sources"][name] if name is not None else None
     found = source.get(kind) if isinstance(source, dict) else None
     return found if isinstance(found, dict) else None
@@ -137,7 +129,7 @@ def _check_places(
     raw: Raw, entry: Raw, location: Location, *, tree: Query, keys: Mapping[str, Location]
 ) -> Iterator[Problem]:
     """Check that the source says where the events and profiles are that a query asks for."""
-    name = _source_name(raw, entry)
+    name = source_name(raw, entry)
     if name is None:
         return
     events, profiles = _place_in_source(raw, entry, "events"), _place_in_source(raw, entry, "profiles")
@@ -170,9 +162,9 @@ def _neighbours(
     raw: Raw, entries: Entries, location: Location, *, asked: Mapping[str, Location], spell: Spell
 ) -> Iterator[Problem]:
     """Check that what a query asks for by key reads the same source."""
-    name = _source_name(raw, entries[location])
+    name = source_name(raw, entries[location])
     for key, other in asked.items():
-        theirs = _source_name(raw, entries[other])
+        theirs = source_name(raw, entries[other])
         if name is not None and theirs is not None and theirs != name:
             yield Problem(
                 (*location, query_setting(entries[location])),

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict
 
+from audience_sync.config.freshness_rule import FreshnessRule
 from audience_sync.config.mapping_tables import make_mappings
 from audience_sync.config.problems import near, spell
 from audience_sync.config.query_tables import FITTING_TYPES, asked_by_key, digest_of, read_condition, read_scalar
@@ -76,6 +77,7 @@ class Audience(BaseModel):
     send_updates: bool
     on_missing: OnMissing
     type: TraitType | None  # None: what follows from the query, or nothing
+    freshness: FreshnessRule | None  # None: it is evaluated however old the data is
     schedule: Schedule
     guard: GuardLimits
 

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from audience_sync.config import defaults
+from audience_sync.config.freshness_rule import FreshnessRule, make_freshness
 from audience_sync.config.problems import Location, Problem
 from audience_sync.config.types import (
     ColumnTypeName,
@@ -62,6 +63,8 @@ class SourceTable(Table):
     url: SourceUrl | None = None
     path: Files | None = None
     statement_timeout: Duration = defaults.STATEMENT_TIMEOUT
+    freshness: Text | None = None
+    max_age: Duration | None = None
     sums_first: bool = defaults.SUMS_FIRST
     memory_limit: Size = defaults.MEMORY_LIMIT
     separator: Separator | None = None
@@ -93,6 +96,7 @@ class Source(BaseModel):
     date_order: DateOrder | None = None  # None: a date such as 11/05/2026 is refused
     types: dict[str, ColumnType] = {}  # columns of files that are not text
     statement_timeout: timedelta
+    freshness: FreshnessRule | None = None  # of audiences that have no rule of their own
     sums_first: bool = defaults.SUMS_FIRST  # nothing is read where the database's sums are those of the last sync
     events: EventsTable | None  # with a table or sql, never with a path
     profiles: ProfilesTable | None
@@ -125,6 +129,7 @@ def make_source(name: str, table: SourceTable) -> Source:
         date_order=table.date_order,
         types=table.types,
         statement_timeout=table.statement_timeout,
+        freshness=make_freshness(table),
         sums_first=table.sums_first,
         **places,
     )

@@ -126,6 +126,8 @@ class AudienceTable(Table):
     company_keys: dict[Text, Text] | None = None
     enabled: bool = defaults.IS_ENABLED
     send_updates: bool = defaults.SEND_UPDATES
+    freshness: Text | None = None
+    max_age: Duration | None = None
     schedule: ScheduleTable = ScheduleTable()
     guard: GuardTable = GuardTable()
 

@@ -16,6 +16,7 @@ from audience_sync import config_path
 from audience_sync.config import (
     Address,
     DeliveryTable,
+    FreshnessRule,
     IngestTable,
     RetentionTable,
     Schedule,
@@ -266,7 +267,9 @@ def test_settings_switched_off_in_the_example_are_right(write: Write) -> None:
     """Taking away a # never leads to a mistake, except where the comment says "instead"."""
     one, heading, others = EXAMPLE.read_text().partition("# [[audiences]]")
     text = (
-        re.sub(r"^# (?=\[audiences|key|jitter|timezone|every|m\w+ = )", "", one, flags=re.MULTILINE) + heading + others
+        re.sub(r"^# (?=\[audiences|key|jitter|timezone|every|freshness|m\w+ = )", "", one, flags=re.MULTILINE)
+        + heading
+        + others
     )
 
     audience = load(write(text), {}).audiences[0]
@@ -275,6 +278,9 @@ def test_settings_switched_off_in_the_example_are_right(write: Write) -> None:
         every=timedelta(minutes=30), cron=None, timezone="Europe/Berlin", jitter=timedelta()
     )
     assert audience.guard == GuardLimits(50, 500, 100, 1000, 1)
+    assert audience.freshness == FreshnessRule(
+        sql="SELECT max(loaded_at) FROM orders WHERE region = 'EU'", max_age=timedelta(hours=1)
+    )
     cron = load(write(text.replace('every = "30m"', "").replace('# cron = "0 6', 'cron = "0 6')), {})
     assert cron.audiences[0].schedule.cron == "0 6 * * mon-fri"
 
