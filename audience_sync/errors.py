@@ -39,7 +39,7 @@ DELIVERIES_OPEN: Final = 3
 """The exit code of a command that went well, but after which deliveries are open or dead: `run_output.exit_code`."""
 
 WAITS_FOR_A_PERSON: Final = 4
-"""The exit code of a command after which a run is blocked by a guard, or held."""
+"""The exit code of a command after which a run is blocked by a guard or held, or its data is stale."""
 
 STOPPED_ON_REQUEST: Final = "stopped on request"
 """The message of a sync that a signal ended, and the reason that its run keeps."""

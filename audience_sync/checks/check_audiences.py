@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final
 
+from audience_sync.audiences.data_age import DataAges
 from audience_sync.audiences.definition import columns_of
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
-from audience_sync.config import Audience, Settings, Source
+from audience_sync.config import Audience, FreshnessRule, Settings, Source
 from audience_sync.core.keys import key_columns, value_position
 from audience_sync.core.text import counted
 from audience_sync.engines import ping
@@ -28,6 +29,11 @@ def look(settings: Settings, database: Database | None, *, now: datetime) -> Ite
         found = _source(name, source)
         answering.update([name] if found.exit_code == 0 else [])
         yield found
+    ages = DataAges()
+    for name in sorted(answering):
+        source = settings.sources[name]
+        if source.freshness is not None:
+            yield _age(ages, "source", name, source, source.freshness, now=now)
     known = _known(database)
     keys = {one.key for one in settings.audiences}
     orphans = [row for key, row in known.items() if key not in keys]
@@ -36,6 +42,9 @@ def look(settings: Settings, database: Database | None, *, now: datetime) -> Ite
             yield ok(CHECK, audience.key, "is disabled in the configuration and was not checked")
             continue
         yield _query(settings, audience, now=now, source_answers=audience.source in answering)
+        source = settings.sources[audience.source]
+        if audience.freshness not in (None, source.freshness) and audience.source in answering:
+            yield _age(ages, CHECK, audience.key, source, audience.freshness, now=now)
         yield from _kept(audience, known.get(audience.key))
         for _, sentence, remedy in rename_warnings(settings, [audience], list(known.values())):
             yield warning(CHECK, audience.key, sentence, remedy=remedy)
@@ -51,6 +60,18 @@ def _source(name: str, source: Source) -> Finding:
     except EXPECTED as raised:
         return error("source", name, raised)
     return ok("source", name, f"answers: {source.url or ', '.join(source.files.values())}")
+
+
+def _age(ages: DataAges, check: str, subject: str, source: Source, rule: FreshnessRule, *, now: datetime) -> Finding:
+    """Return how old the newest data is by the rule of a source, or of an audience."""
+    try:
+        age = ages.of_source(source, rule, as_of=None, now=now)
+    except EXPECTED as raised:
+        return error(check, subject, raised)
+    if not age.is_stale:
+        return ok(check, subject, age.sentence)
+    remedy = "load new data; `audience-sync sync --allow-stale` evaluates the old data"
+    return warning(check, subject, f"the next sync would not evaluate it: {age.sentence}", remedy=remedy)
 
 
 def _query(settings: Settings, audience: Audience, *, now: datetime, source_answers: bool) -> Finding:

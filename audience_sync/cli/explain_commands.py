@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from audience_sync import runtime
+from audience_sync.audiences.data_age import DataAges
 from audience_sync.audiences.explanation import Clause, Explanation, Fact, asked_for
 from audience_sync.audiences.explanation import explain as explain_user
 from audience_sync.audiences.shown_sql import written_sql
@@ -24,7 +25,6 @@ from audience_sync.cli.inspect_commands import USER_HELP
 from audience_sync.cli.text_table import Record, wrap
 from audience_sync.cli.time_options import Now, instant
 from audience_sync.config import Audience, Settings
-from audience_sync.core.guard import Hold
 from audience_sync.core.keys import KeyRules, RowFault, stringify
 from audience_sync.core.model import Member, OnMissing, from_ms, to_ms
 from audience_sync.core.text import counted, instant_text, printable
@@ -194,8 +194,8 @@ class Standing:
     run_id: int | None = None
 
 
-def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> Standing:
-    """Return the state in the database; `sync` names the sync that would change it.
+def standing_of(settings: Settings, explanation: Explanation, *, sync: str, obstacle: str | None) -> Standing:
+    """Return the state in the database; `sync` names the sync that would change it, `obstacle` why it would not.
 
     The sentence says if the database cannot be used.
     """
@@ -210,7 +210,8 @@ def standing_of(settings: Settings, explanation: Explanation, *, sync: str) -> S
     except AudienceSyncError as error:
         return Standing(f"in the membership database: unknown ({error})")
     record = next(one for one in every if one["audience"] == audience.key)
-    then = _next(row, explanation, record, hold, sync=sync)
+    waits = f"{audience.key} is held: {hold.reason}; after that" if hold is not None else obstacle
+    then = _next(row, explanation, record, waits, sync=sync)
     sentence = f"in the membership database: {_has(row, record)}; {then}"
     return Standing(
         sentence,
@@ -230,7 +231,19 @@ def _has(row: AudienceRow, record: StoredRecord) -> str:
     return f"{what} since {instant_text(record['since'])} (run {record['run_id']})"
 
 
-def _next(row: AudienceRow, explanation: Explanation, record: StoredRecord, hold: Hold | None, *, sync: str) -> str:
+def data_obstacle(settings: Settings, audience: Audience, *, as_of: datetime | None) -> str | None:
+    """Return why a sync would not evaluate the data of an audience, and when it would; None: nothing prevents it."""
+    try:
+        age = DataAges().of_audience(settings, audience, as_of=as_of, now=clock().now())
+    except AudienceSyncError as error:
+        return f"a sync would fail: {error}; with --allow-stale"
+    if age is None or not age.is_stale:
+        return None
+    return f"a sync would not evaluate stale data: {age.sentence}; with --allow-stale"
+
+
+def _next(row: AudienceRow, explanation: Explanation, record: StoredRecord, waits: str | None, *, sync: str) -> str:
+    """Return what a sync would do; `waits` says why it would not, and when it would."""
     audience, member = explanation.audience, explanation.found.member
     if row.state == "retired":
         return f"{audience.key} is retired and will not be synced again"
@@ -241,9 +254,7 @@ def _next(row: AudienceRow, explanation: Explanation, record: StoredRecord, hold
         return f"{audience.key} is paused; after `audience-sync resume {audience.key}`, {would}"
     if not audience.enabled:
         return f"{audience.key} is disabled in the configuration; if it were enabled, {would}"
-    if hold is not None:
-        return f"{audience.key} is held: {hold.reason}; after that, {would}"
-    return would
+    return would if waits is None else f"{waits}, {would}"
 
 
 def _would(explanation: Explanation, member: Member | None, record: StoredRecord) -> str:
@@ -315,7 +326,9 @@ def explain(
         )
     as_of = _as_of(settings, now)
     explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))
-    standing = standing_of(settings, explanation, sync="the next sync" if now is None else "a sync as of that time")
+    obstacle = _interruptible(lambda: data_obstacle(settings, chosen, as_of=now))
+    sync = "the next sync" if now is None else "a sync as of that time"
+    standing = standing_of(settings, explanation, sync=sync, obstacle=obstacle)
     show(explanation, _verdict(settings, explanation), standing, format=format)
 
 

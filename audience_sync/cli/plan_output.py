@@ -227,7 +227,7 @@ SHOWN: Final = TableView(
     ("audience", "enter", "exit", "update", "requests", "time", "state"), optional=("state", "requests")
 )
 TOTAL: Final = "(total)"  # no key of an audience has parentheses
-READY, BLOCKED, HELD, FAILED = "ready", "blocked", "held", "failed"
+READY, BLOCKED, HELD, STALE, FAILED = "ready", "blocked", "held", "stale", "failed"
 
 
 class _Planned(NamedTuple):
@@ -290,6 +290,9 @@ class PlanSheet:
         }
         if plan.held is not None:  # nothing was read, so nothing is counted
             self._add({**known, "state": HELD, "reason": plan.held})
+            return
+        if plan.stale is not None:
+            self._add({**known, "state": STALE, "reason": plan.stale})
             return
         found = _Planned(plan, _changes_sent(audience, plan.counts), self._events(audience, plan.counts))
         self._planned.append(found)
@@ -356,6 +359,12 @@ class PlanSheet:
         """Print on stderr how a plan was made and what needs attention."""
         if plan.held is not None:
             console.print(f"[bold]{plan.audience_key}[/]: [yellow]a sync would be held:[/] {escape(plan.held)}")
+            return
+        if plan.stale is not None:
+            console.print(
+                f"[bold]{plan.audience_key}[/]: [yellow]a sync would not evaluate stale data:[/] {escape(plan.stale)};"
+                " --allow-stale plans it anyway"
+            )
             return
         c = plan.counts
         if not plan.computation.has_values:

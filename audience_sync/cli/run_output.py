@@ -153,6 +153,12 @@ def show_run_ids(database: Database, run_ids: Sequence[int], *, format: Format) 
                 )
             if run.state is RunState.HELD:
                 console.print(f"[yellow]held:[/] {audience.key}: {escape(run.reason or '')}")
+            if run.state is RunState.STALE:
+                console.print(f"[yellow]stale:[/] {audience.key}: {escape(run.reason or '')}")
+                console.print(
+                    "hint: nothing was evaluated; load new data, or run `audience-sync sync"
+                    f" {audience.key} --allow-stale`"
+                )
             if run.state is RunState.BLOCKED:
                 console.print(f"[yellow]blocked:[/] {audience.key}: {escape(run.reason or '')}")
                 console.print(
@@ -193,7 +199,7 @@ def exit_code(
     codes = {error.exit_code for error in failures}
     if codes:
         return codes.pop() if len(codes) == 1 else 1
-    if any(run.state in (RunState.BLOCKED, RunState.HELD) for run in done):
+    if any(run.state in (RunState.BLOCKED, RunState.HELD, RunState.STALE) for run in done):
         return WAITS_FOR_A_PERSON
     reports = [] if delivery is None else [delivery, *delivery.required]
     is_open = any(one.open > one.paused or one.dead for one in reports)

@@ -24,6 +24,7 @@ from audience_sync.cli.definition_history import print_versions
 from audience_sync.cli.text_table import TableView
 from audience_sync.clock import Clock
 from audience_sync.config import Audience, Settings
+from audience_sync.core.model import RunState
 from audience_sync.core.text import instant_text
 from audience_sync.errors import UnknownName
 from audience_sync.store import audiences as known
@@ -126,8 +127,9 @@ def status(context: typer.Context, holders: HoldersOption = False, format: Forma
 
     States of an audience: `active`, `paused`, `retired`, `disabled` (enabled = false), `orphan` (in the database but
     not in the configuration), `new` (never synced) and `held` (it uses an audience that was not accepted; the list
-    `held` shows the next step). The list `failed` has the audiences whose last run failed, and the reason. Members of a
-    computed trait are the profiles that have a value. `syncing` is the process that is syncing the audience.
+    `held` shows the next step). The list `failed` has the audiences whose last run failed, and the reason; the list
+    `stale` those that were not evaluated because the newest data of the source was too old. Members of a computed trait
+    are the profiles that have a value. `syncing` is the process that is syncing the audience.
 
     --holders lists active claims with the process that has them: `sync` (it syncs one audience) or `delivery` (it
     delivers batches; `batches` is their number). A claim expires at `until` unless it is renewed.
@@ -266,7 +268,10 @@ def _whole(database: Database, settings: Settings) -> dict[str, Any]:
             "attempts": waiting,
             "shared_identifiers": identifiers.count_shared(connection),
             "blocked": status_report.blocked_runs(connection),
-            "failed": [run for run in status_report.failed_runs(connection) if run["audience"] in synced],
+            **{
+                state.value: [run for run in status_report.newest_runs(connection, state) if run["audience"] in synced]
+                for state in (RunState.FAILED, RunState.STALE)
+            },
             "held": [{"audience": one["key"], "reason": one["held"]} for one in found if one["held"] is not None],
             "leases": working,
         }
@@ -379,6 +384,7 @@ def _print_status(whole: Record, *, forwarded: bool, name: str) -> None:
         ("at work", whole["leases"], SHOWN),
         ("blocked", whole["blocked"], BLOCKED_SHOWN),
         ("failed", whole["failed"], BLOCKED_SHOWN),
+        ("stale", whole["stale"], BLOCKED_SHOWN),
         ("held", whole["held"], HELD_SHOWN),
     ):
         if records:
@@ -387,6 +393,8 @@ def _print_status(whole: Record, *, forwarded: bool, name: str) -> None:
     for run in whole["blocked"]:
         look, approve = f"audience-sync plan {run['audience']}", f"audience-sync approve {run['audience']}"
         console.print(f"hint: review it with `{look}`, then run `{approve}`")
+    if whole["stale"]:
+        console.print("hint: load new data; `audience-sync sync AUDIENCE --allow-stale` evaluates the old data")
     if whole["deliveries"]["dead"] or whole["events"]["dead"]:
         hint = "hint: `audience-sync dead list` shows why; run `audience-sync dead retry` to send them again"
         console.print(hint)

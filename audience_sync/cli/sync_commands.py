@@ -15,6 +15,7 @@ import typer
 from rich.markup import escape
 
 from audience_sync import runtime
+from audience_sync.audiences.data_age import DataAges
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, Progress
 from audience_sync.cli.context import console, settings_of
@@ -43,6 +44,9 @@ T = TypeVar("T")
 
 Names = Annotated[
     list[str] | None, typer.Argument(metavar="AUDIENCE", help="Keys or names of audiences (default: all).")
+]
+AllowStale = Annotated[
+    bool, typer.Option("--allow-stale", help="Evaluate sources even if their newest data is older than max_age.")
 ]
 NoDeliver = Annotated[bool, typer.Option("--no-deliver", help="Keep the changes in the outbox; send nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
@@ -73,6 +77,7 @@ def sync(
             help="Accept a --now before the last sync's; with --resync, also a database restored from a backup.",
         ),
     ] = False,
+    allow_stale: AllowStale = False,
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Apply at most N changes per audience.")] = None,
     only: Annotated[str | None, typer.Option(metavar="USER", help="Apply only this user's changes.")] = None,
     create: Annotated[
@@ -85,7 +90,8 @@ def sync(
 
     The first sync of an audience sends every member; later syncs send only the changes. Audiences and computed traits
     that a query uses are synced first, as of the same time. Exit codes: 0 done, 1 failed, 3 done but some deliveries
-    are open or dead, 4 blocked by a guard or held, 5 another process is syncing, 6 API key refused.
+    are open or dead, 4 blocked by a guard, held, or not evaluated because the data is stale, 5 another process is
+    syncing, 6 API key refused.
     """
     settings = settings_of(context)
     now = instant(settings, at)
@@ -100,10 +106,19 @@ def sync(
         failures: list[AudienceSyncError] = []
         busy: set[str] = set()  # audiences that another process is syncing
         limited = limit is not None or only is not None
+        data_ages = DataAges()
         for made, audience in _steps(workspace, settings, names, as_of=now, limited=limited):
             if stop.is_set():
                 break
-            job = Job(settings=settings, audience=audience, as_of=now, at_least=made.as_of, stop=stop)
+            job = Job(
+                settings=settings,
+                audience=audience,
+                as_of=now,
+                at_least=made.as_of,
+                allow_stale=allow_stale,
+                data_ages=data_ages,
+                stop=stop,
+            )
             if audience.key in made.chosen:  # others that must come first are synced without these options
                 job = replace(job, resync=resync, force=force, limit=limit, only=only)
             try:
@@ -135,6 +150,7 @@ def plan(
     context: typer.Context,
     names: Names = None,
     at: Now = None,
+    allow_stale: AllowStale = False,
     samples: Annotated[
         int,
         typer.Option(
@@ -151,7 +167,7 @@ def plan(
     delivery takes, for each audience and in total. json has one line per audience, preceded by its samples, and the
     total at the end; csv has the samples instead of the summary. Each sample is shown as if it were the only change to
     its profile; `all` shows every change. With a --now before the last sync's, shows what a sync with --force would
-    do. Exits with 4 if the sync would be blocked by a guard or held.
+    do. Exits with 4 if the sync would be blocked by a guard, held, or not evaluated because the data is stale.
     """
     settings = settings_of(context)
     now = instant(settings, at)
@@ -168,12 +184,13 @@ def plan(
             now=workspace.clock.now(),
         )
         plans: dict[str, Plan | None] = {}  # None: planning failed
+        data_ages = DataAges()
         for in_round, audience in steps:
             if stop.is_set():
                 break
             with Progress(audience.key) as progress:
                 job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show, stop=stop)
-                job = replace(job, at_least=in_round.as_of)
+                job = replace(job, at_least=in_round.as_of, allow_stale=allow_stale, data_ages=data_ages)
                 try:
                     made = make_plan(workspace, job, on_found=partial(sheet.see, audience), planned=plans)
                 except BindingRefused:
@@ -186,7 +203,7 @@ def plan(
                     continue
             plans[audience.key] = made
             sheet.show(audience, made)
-            blocked = blocked or bool(made.refusals) or made.held is not None
+            blocked = blocked or bool(made.refusals) or made.held is not None or made.stale is not None
         sheet.close()
         run_output.warn_orphans(workspace.database, settings)
     raise typer.Exit(run_output.exit_code([], failures, None) or (WAITS_FOR_A_PERSON if blocked else 0))

@@ -57,6 +57,7 @@ class Obstacle(StrEnum):
     PAUSED = "paused"
     BLOCKED = "blocked"  # the definition in the file, by a guard
     FAILED = "failed"
+    STALE = "stale"  # not evaluated, because the data of its source was too old
     NEW = "new"  # no run has completed
     EDITED = "edited"  # the definition in the file is not the one that was accepted
     BEHIND = "behind"  # accepted for an earlier instant only
@@ -70,13 +71,13 @@ NEEDS_A_PERSON: Final = NOT_SYNCED | {Obstacle.BLOCKED}
 
 
 class Decided(NamedTuple):
-    """The newest run that was decided: blocked, failed or succeeded."""
+    """The newest run that was decided: blocked, failed, stale or succeeded."""
 
     run_id: int
     state: RunState
     is_current: bool  # of the definition in the file
     is_partial: bool
-    reason: str | None = None  # why it is blocked or failed
+    reason: str | None = None  # why it is blocked, failed or stale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ def obstacle(used: Used, *, as_of: int | None) -> Obstacle | None:
         (Obstacle.PAUSED, used.state == "paused"),
         (Obstacle.BLOCKED, is_blocked),
         (Obstacle.FAILED, state is RunState.FAILED),
+        (Obstacle.STALE, state is RunState.STALE),
         (Obstacle.NEW, not used.completed),
         (Obstacle.EDITED, not used.is_current),
         (Obstacle.BEHIND, as_of is not None and (used.accepted_as_of is None or used.accepted_as_of < as_of)),
@@ -151,6 +153,12 @@ def would_fail(used: Used) -> Hold:
     return Hold(Obstacle.FAILED, f"{_subject(used)} could not be planned", remedy, used.audience_id)
 
 
+def would_be_stale(used: Used, reason: str) -> Hold:
+    """Return why an audience would be held if the data for what it uses were still too old."""
+    remedy = f"`audience-sync plan {used.key}` shows whether that has changed"
+    return Hold(Obstacle.STALE, f"{_subject(used)} would not be evaluated: {reason}", remedy, used.audience_id)
+
+
 def _subject(used: Used) -> str:
     through = "" if used.through is None else f" (used by `{used.through}`)"
     return f"{used.computation.noun} `{used.key}`{through}"
@@ -173,6 +181,10 @@ def _sentence(key: str, used: Used, found: Obstacle) -> tuple[str, str]:
         Obstacle.FAILED: (
             f"failed (run {run}){_why(decided)}",
             f"fix the cause, then run `audience-sync sync {used.key}`",
+        ),
+        Obstacle.STALE: (
+            f"was not evaluated (run {run}){_why(decided)}",
+            f"load new data, {then} (--allow-stale evaluates the old data)",
         ),
         Obstacle.NEW: ("has never been synced", sync),
         Obstacle.EDITED: ("has not been synced with its current definition", sync),

@@ -106,7 +106,7 @@ class RunKind(StrEnum):
 
 
 class RunState(StrEnum):
-    """The state of a run; the last three are final."""
+    """The state of a run; the last four are final."""
 
     HELD = "held"  # not evaluated: something it uses was not accepted; the next run of the audience takes its place
 
@@ -116,6 +116,7 @@ class RunState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     SUPERSEDED = "superseded"  # its plan was replaced by that of a newer run
+    STALE = "stale"  # not evaluated: the newest data of its source was too old
 
 
 class Member(NamedTuple):

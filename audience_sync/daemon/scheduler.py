@@ -13,6 +13,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from audience_sync.audiences.data_age import DataAge, DataAges
 from audience_sync.config import Audience, Schedule, Settings
 from audience_sync.core.model import RunState, from_ms, to_ms
 from audience_sync.daemon.schedule import next_due
@@ -22,6 +23,7 @@ from audience_sync.errors import AudienceSyncError, LeaseHeld, LeaseLost
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, erasure, runs
 from audience_sync.store.audiences import AudienceRow, rename_warnings
+from audience_sync.store.runs import RunRow
 from audience_sync.store.workspace import HeldLease, Workspace
 from audience_sync.sync import Job, Round, RunReport, make_round, recover, sync_under, taking, uses_any
 
@@ -305,13 +307,14 @@ class Syncing:
             made = Round((audience,), frozenset([audience.key]), started)
         dues: dict[str, datetime] = {}
         busy: set[str] = set()
+        data_ages = DataAges()
         for one in made.audiences:
             due = next_due(one.schedule, started_at=started, jitter=jitter)
             was_reloaded = self._settings is not settings  # what is left of the round is evaluated as the file is now
             if self._stop.is_set() or was_reloaded or uses_any(settings, one, busy) is not None:
                 dues[one.key], comes_again = started + self._retry, True
             else:
-                job = Job(settings=settings, audience=one, at_least=made.as_of, stop=self._stop)
+                job = Job(settings=settings, audience=one, at_least=made.as_of, data_ages=data_ages, stop=self._stop)
                 dues[one.key], comes_again = self._attempt(job, started, due, is_needed=one.key not in made.chosen)
             busy.update([one.key] if comes_again else [])
         return dues.get(audience.key, started + self._retry)
@@ -394,7 +397,7 @@ class Syncing:
             self._troubles.note_database_away(error)
 
     def _log_run(self, report: RunReport, before: AudienceRow) -> None:
-        """Log a run: blocked or held (as a warning if that is new), or that the audience has recovered.
+        """Log a run: blocked, held or stale (as a warning if that is new), or that the audience has recovered.
 
         It is new, too, when something was applied since the run that was blocked before: a person approved it.
         """
@@ -415,6 +418,8 @@ class Syncing:
             members=report.members,
             reason=run.reason,
         )
+        if report.data_age is not None:
+            self._log_data_age(report.data_age, run)
         if run.state is RunState.BLOCKED:
             tell = log.warning if self._troubles.is_news(key, "blocked", str(before.applied_as_of)) else log.info
             tell(
@@ -425,9 +430,18 @@ class Syncing:
                 look=f"audience-sync plan {key}",
                 approve=f"audience-sync approve {key}",
             )
-        elif (ended := self._troubles.end(key)) is not None:
+        elif run.state is not RunState.STALE and (ended := self._troubles.end(key)) is not None:
             trouble, seconds = ended
             log.info("sync_recovered", audience=key, was=trouble.state, after_seconds=round(seconds))
+
+    def _log_data_age(self, age: DataAge, run: RunRow) -> None:
+        """Log that the data of a source is stale, once for all its audiences, or that new data has been loaded."""
+        subject = f"{age.source}: {age.rule.sql}"  # not the key of an audience
+        if age.is_stale:
+            if self._troubles.is_news(subject, run.state):
+                log.warning("source_stale", source=age.source, run_id=run.id, reason=age.sentence)
+        elif (ended := self._troubles.end(subject)) is not None:
+            log.info("source_fresh", source=age.source, after_seconds=round(ended[1]), reason=age.sentence)
 
     def _log_failure(self, audience: Audience, error: Exception, due: datetime) -> None:
         """Log a failed run, as an error if that is new; a run that ends because the daemon stops has not failed."""

@@ -149,11 +149,11 @@ def hold(connection: Connection, run: NewRun) -> RunRow:
 
 
 def newest_decided(connection: Connection, audience_id: int) -> RunRow | None:
-    """Return the newest run of an audience that was decided: blocked, failed or succeeded."""
+    """Return the newest run of an audience that was decided: blocked, failed, stale or succeeded."""
     row = connection.execute(
         sa.text(
-            f"SELECT {_FIELDS} FROM runs WHERE audience_id = :a AND state IN ('blocked', 'failed', 'succeeded')"
-            f" AND {NOT_STOPPED} ORDER BY id DESC LIMIT 1"
+            f"SELECT {_FIELDS} FROM runs WHERE audience_id = :a"
+            f" AND state IN ('blocked', 'failed', 'stale', 'succeeded') AND {NOT_STOPPED} ORDER BY id DESC LIMIT 1"
         ),
         {"a": audience_id, **STOPPED},
     ).one_or_none()

@@ -83,15 +83,16 @@ runs = sa.Table(
     _column(
         "partial", sa.Boolean, server_default=sa.false()
     ),  # limited on purpose: the audience is not complete with it
-    _column("reason", sa.Text, nullable=True),  # why it is blocked, held or failed
+    _column("reason", sa.Text, nullable=True),  # why it is blocked, held, failed or stale
     _column("approved_at", MS, nullable=True),
     _column("held_by", ID, nullable=True),  # the id of the audience that a held one waits for
     _column("resent_to", KEY, nullable=True),  # the last profile that a resync has sent again
     _column("identifiers", sa.Text, nullable=True),  # the JSON of bare ones in its rows, with a tab in their place
     _one_of("kind", "initial", "incremental", "resync", "retract"),
-    _one_of("state", "held", "running", "blocked", "applying", "succeeded", "failed", "superseded"),
+    _one_of("state", "held", "running", "blocked", "applying", "succeeded", "failed", "superseded", "stale"),
     sa.CheckConstraint(
-        "(state IN ('succeeded', 'failed', 'superseded')) = (finished_at IS NOT NULL)", name="final_runs_have_finished"
+        "(state IN ('succeeded', 'failed', 'superseded', 'stale')) = (finished_at IS NOT NULL)",
+        name="final_runs_have_finished",
     ),
 )
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.core.model import RunState
 from audience_sync.store import backlog, outages, runs
 from audience_sync.store.reports import Record, iso
 from audience_sync.store.schema import PRIMARY_DESTINATION
@@ -102,15 +103,15 @@ def blocked_runs(connection: Connection) -> list[Record]:
     return [{**row, "started_at": iso(row["started_at"])} for row in rows]
 
 
-def failed_runs(connection: Connection) -> list[Record]:
-    """Return the newest run of each audience whose newest run has failed; a run that is under way does not count."""
+def newest_runs(connection: Connection, state: RunState) -> list[Record]:
+    """Return the newest run of each audience whose newest run is in a state; a run that is under way does not count."""
     rows = connection.execute(
         sa.text(
             "SELECT r.id, a.key AS audience, r.reason, r.started_at FROM runs r"
-            " JOIN audiences a ON a.id = r.audience_id WHERE r.state = 'failed' AND r.id IN"
+            " JOIN audiences a ON a.id = r.audience_id WHERE r.state = :state AND r.id IN"
             f" (SELECT max(id) FROM runs WHERE state NOT IN ('running', 'applying') AND {runs.NOT_STOPPED}"
             " GROUP BY audience_id) ORDER BY r.id"
         ),
-        runs.STOPPED,
+        {"state": state, **runs.STOPPED},
     ).mappings()
     return [{**row, "started_at": iso(row["started_at"])} for row in rows]

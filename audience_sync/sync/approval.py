@@ -91,6 +91,8 @@ def _why_not(run: RunRow) -> str:
             return "it was " + (run.reason or "superseded by a newer run").rpartition("; ")[2]
         case RunState.HELD | RunState.FAILED:
             return f"it {'is held' if run.state is RunState.HELD else 'failed'}: {run.reason}"
+        case RunState.STALE:
+            return f"it was not evaluated: {run.reason}"
         case RunState.RUNNING | RunState.APPLYING | RunState.BLOCKED:
             return f"it is {run.state}"
         case _:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from audience_sync.audiences.data_age import DataAge, DataAges
 from audience_sync.config import Audience, Settings
 from audience_sync.core.guard import Obstacle
 from audience_sync.core.keys import RowFault
@@ -34,6 +35,8 @@ class Job:
     at_least: datetime | None = None  # instead of that moment; later if the audience was synced as of a later instant
     resync: bool = False
     force: bool = False  # accept an as_of before the last applied one
+    allow_stale: bool = False  # evaluate data however old it is
+    data_ages: DataAges = field(default_factory=DataAges)  # shared by the jobs of a command or a round
     limit: int | None = None  # the maximum number of changes to apply
     only: str | None = None  # apply only the changes of this profile
     on_progress: Callable[[str, int], None] = _ignore  # "reading" and rows, "comparing" and members, "writing"
@@ -53,6 +56,16 @@ class Job:
                 f"audience {self.audience.key!r} would not reach {name}: {'; '.join(found.errors)}",
                 hint="fix [[mappings]]; `audience-sync check` shows the problems of every audience",
             )
+
+    def data_age(self, *, now: datetime) -> DataAge | None:
+        """Return the age of the audience's data; None: it does not matter.
+
+        Raises:
+            ConfigError, SourceError: the age cannot be found out; see `DataAges`.
+        """
+        if self.allow_stale:
+            return None
+        return self.data_ages.of_audience(self.settings, self.audience, as_of=self.as_of, now=now)
 
     @property
     def partial(self) -> str | None:
@@ -101,4 +114,5 @@ class RunReport:
     members: int
     rejections: Counter[RowFault]
     obstacle: Obstacle | None = None  # why the run is held
+    data_age: DataAge | None = None  # None: it was not asked for
     is_unread: bool = False  # the sums of the source are those of the last sync, so no rows were read

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy.engine import Connection
 
-from audience_sync.core.guard import NOT_SYNCED, Hold, Used, guard, hold, would_block, would_fail
+from audience_sync.core.guard import NOT_SYNCED, Hold, Used, guard, hold, would_be_stale, would_block, would_fail
 from audience_sync.core.model import Change, Computation, Counts, RunKind, RunState, to_ms
 from audience_sync.store import audiences, binding, runs
 from audience_sync.store.workspace import Workspace
@@ -33,6 +33,7 @@ class Plan:
     blocked_run: int | None  # a run with a plan that waits for approval
     rejections: Rejections
     held: str | None = None  # why a sync would not evaluate it; nothing is counted then
+    stale: str | None = None  # how old the data is, if a sync would not evaluate it for that; nothing is counted then
 
 
 def plan(
@@ -77,6 +78,9 @@ def plan(
     )
     if held is not None:
         return made
+    age = job.data_age(now=workspace.clock.now())
+    if age is not None and age.is_stale:
+        return replace(made, stale=age.sentence)
     with reading(
         job.settings,
         job.audience,
@@ -119,4 +123,6 @@ def _outcome(used: Used, made: Plan | None) -> Hold | None:
     """Return why what is used would hold an audience after it was synced as planned, or None."""
     if made is None:
         return would_fail(used)
+    if made.stale is not None:
+        return would_be_stale(used, made.stale)
     return would_block(used) if made.refusals else None

@@ -16,6 +16,7 @@ from typing import TypeAlias, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from audience_sync.audiences.data_age import DataAge
 from audience_sync.core.guard import Hold, guard, is_guarded
 from audience_sync.core.model import Change, ChangeKind, Counts, RunKind, RunState, from_ms, to_ms
 from audience_sync.core.text import instant_text
@@ -345,6 +346,9 @@ def _instant(job: Job, audience: AudienceRow, *, now_ms: int) -> int:
 
 
 def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> RunReport:
+    age = job.data_age(now=workspace.clock.now())
+    if age is not None and age.is_stale:
+        return _end_stale(workspace, lease, job, run, age)
     known = None
     asks_sums = job.settings.sources[job.audience.source].sums_first and not run.partial
     if asks_sums and run.kind is RunKind.INCREMENTAL:
@@ -367,7 +371,17 @@ def _execute(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow) -> R
         run = writer.commit(found) if _goes_unguarded(job, run) else writer.stage(found)
     with workspace.database.read() as connection:
         members = audiences.by_id(connection, run.audience_id).members
-    return RunReport(run, job.audience.key, members, found.rejections.counts, is_unread=found.is_known)
+    return RunReport(run, job.audience.key, members, found.rejections.counts, data_age=age, is_unread=found.is_known)
+
+
+def _end_stale(workspace: Workspace, lease: HeldLease, job: Job, run: RunRow, age: DataAge) -> RunReport:
+    """End a run whose data is too old; nothing is evaluated, so nothing has changed."""
+    with workspace.database.write() as connection:
+        lease.assert_held(connection)
+        runs.finish(connection, run.id, RunState.STALE, now_ms=workspace.clock.now_ms(), reason=age.sentence)
+        run = runs.get(connection, run.id)
+        members = audiences.by_id(connection, run.audience_id).members
+    return RunReport(run, job.audience.key, members, Counter(), data_age=age)
 
 
 def _goes_unguarded(job: Job, run: RunRow) -> bool:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from structlog.testing import capture_logs
 
 from audience_sync.config import Settings, load
+from audience_sync.core.model import RunState
 from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
 from audience_sync.store import audiences, status_report
@@ -419,14 +420,14 @@ def test_a_requested_stop_hides_nothing(daemon: Daemon) -> None:
     daemon.reload(audience("Gold", BROKEN))
     daemon.run("gold")
     with daemon.workspace.database.read() as connection:
-        failed = status_report.failed_runs(connection)
+        failed = status_report.newest_runs(connection, RunState.FAILED)
     daemon.reload(audience("Gold"))
     daemon.reached["sync.started"] = daemon.stop.set
     daemon.run("gold")
 
     assert daemon.runs("gold")[-1][0] == "failed"
     with daemon.workspace.database.read() as connection:
-        assert status_report.failed_runs(connection) == failed
+        assert status_report.newest_runs(connection, RunState.FAILED) == failed
         (facts,) = status_report.facts(connection).values()
     assert (facts.last_run or {})["id"] == failed[0]["id"]
 

@@ -435,6 +435,36 @@ def test_the_job_of_an_audience_in_a_round_under_way_comes_again(daemon: Daemon,
 _SELDOM = 'guard = { max_exit_percent = 30, max_entry_percent = 200 }\nschedule = { every = "9h" }'
 
 
+def test_a_stale_source_is_logged_once_and_when_it_has_new_data(daemon: Daemon, chain: Chain) -> None:
+    """Its audiences keep their schedules; each due sync asks again, and the first fresh answer ends it."""
+    rule = 'freshness = "SELECT max(ordered_at) FROM orders"\nmax_age = "90m"'
+    both = dict.fromkeys(("spenders", "quiet_spenders"), rule)
+    chain.configure(more=HOURLY, settings=both)
+    daemon.restart()
+    load_now(chain)
+    for _ in range(4):  # fresh, after one hour too; then stale
+        daemon.fire("quiet_spenders")
+        chain.clock.advance(HOUR)
+
+    (stale,) = [line for line in daemon.logged if line["event"] == "source_stale"]
+    assert (stale["log_level"], stale["source"], stale["run_id"]) == ("warning", "shop", 5)
+    assert stale["reason"] == "the newest data of source `shop` is 2h old (2026-03-31 12:00:00Z), but max_age is 1h30m"
+    assert [state for _, state, _ in chain.runs("spenders")] == ["succeeded", "succeeded", "stale", "stale"]
+    assert [state for _, state, _ in chain.runs("quiet_spenders")] == ["succeeded", "succeeded", "held"]
+    assert daemon.due("quiet_spenders") == timedelta()
+    load_now(chain)
+    daemon.fire("quiet_spenders")
+    (fresh,) = [line for line in daemon.logged if line["event"] == "source_fresh"]
+    assert (fresh["log_level"], fresh["source"], fresh["after_seconds"]) == ("info", "shop", 7200)
+    assert [state for _, state, _ in chain.runs("quiet_spenders")][2:] == ["superseded", "succeeded"]
+
+
+def load_now(chain: Chain) -> None:
+    """Load every order of the shop anew."""
+    now = f"{chain.clock():%Y-%m-%d %H:%M:%S}"
+    chain.shop.execute(f"UPDATE orders SET ordered_at = '{now}'")
+
+
 def _rows(chain: Chain) -> list[runs.RunRow]:
     with chain.database.read() as connection:
         return [runs.get(connection, number) for number in (1, 2)]

@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 
-from audience_sync.core.guard import NEEDS_A_PERSON, Decided, Hold, Obstacle, Used, hold, obstacle, would_block
+from audience_sync.core.guard import (
+    NEEDS_A_PERSON,
+    Decided,
+    Hold,
+    Obstacle,
+    Used,
+    hold,
+    obstacle,
+    would_be_stale,
+    would_block,
+)
 from audience_sync.core.model import Computation, RunState
 
 NOON = 1_774_958_400_000
@@ -67,6 +77,14 @@ CASES: dict[str, tuple[dict[str, Any], Obstacle | None, str]] = {
         {"decided": FAILED, "completed": False},
         Obstacle.FAILED,
         "failed (run 12): source shop: gone; fix the cause, then run `audience-sync sync spenders`",
+    ),
+    "stale": (
+        {"decided": FAILED._replace(state=RunState.STALE, reason="the newest data is 2d old")},
+        Obstacle.STALE,
+        (
+            "was not evaluated (run 12): the newest data is 2d old; load new data, then run `audience-sync sync quiet`"
+            " (--allow-stale evaluates the old data)"
+        ),
     ),
     "blocked": (
         {"decided": BLOCKED},
@@ -154,6 +172,22 @@ def test_a_plan_that_a_guard_would_block() -> None:
     )
 
 
+def test_a_plan_that_would_not_be_evaluated() -> None:
+    """The data may be newer when the sync runs, so the plan of what is used is to be made again."""
+    assert would_be_stale(GOOD, "the newest data is 2d old") == Hold(
+        Obstacle.STALE,
+        "audience `spenders` would not be evaluated: the newest data is 2d old",
+        "`audience-sync plan spenders` shows whether that has changed",
+        7,
+    )
+
+
 def test_what_a_sync_cannot_resolve() -> None:
     """A sync of the dependent first syncs what it uses, except where only a person can help."""
-    assert set(Obstacle) - NEEDS_A_PERSON == {Obstacle.FAILED, Obstacle.NEW, Obstacle.EDITED, Obstacle.BEHIND}
+    assert set(Obstacle) - NEEDS_A_PERSON == {
+        Obstacle.FAILED,
+        Obstacle.STALE,
+        Obstacle.NEW,
+        Obstacle.EDITED,
+        Obstacle.BEHIND,
+    }
