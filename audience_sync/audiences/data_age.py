@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from audience_sync.config import Audience, FreshnessRule, Settings, Source
-from audience_sync.core.text import short_duration, instant_text
+from audience_sync.core.text import instant_text, short_duration
 from audience_sync.engines import open_rows
 from audience_sync.errors import ConfigError, SourceError
 from audience_sync.segment.timestamps import iso, to_utc
@@ -40,7 +40,7 @@ class DataAge:
         """Return how old the newest data is, and what is allowed."""
         if self.newest is None:
             return f"the `freshness` query of source `{self.source}` found no data"
-        age = short_duration(max(self.at - self.newest, timedelta()), units=2)
+        age = _about(max(self.at - self.newest, timedelta()))
         limit = f"{'but' if self.is_stale else 'and'} max_age is {short_duration(self.rule.max_age)}"
         return f"the newest data of source `{self.source}` is {age} old ({instant_text(iso(self.newest))}), {limit}"
 
@@ -84,7 +84,7 @@ class DataAges:
             newest = _newest(source, rule.sql, as_of=as_of or now)
             answer = self._answers[source.name, rule.sql] = _Answer(newest, now)
         if answer.newest is not None and answer.newest > answer.asked_at + CLOCK_SKEW:
-            ahead = short_duration(answer.newest - answer.asked_at, units=2)
+            ahead = _about(answer.newest - answer.asked_at)
             raise SourceError(
                 f"the newest data of source `{source.name}` is {ahead} in the future"
                 f" ({instant_text(iso(answer.newest))})",
@@ -118,6 +118,13 @@ def _newest(source: Source, sql: str, *, as_of: datetime) -> datetime | None:
             hint="select a timestamp, a date, a text in ISO 8601 or a Unix time",
         )
     return found
+
+
+def _about(age: timedelta) -> str:
+    """Return an age as people read it: of days, the minutes are cut off, and of hours, the seconds."""
+    day, hour, minute, second = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1)
+    unit = hour if age >= day else minute if age >= hour else second
+    return short_duration(age - age % unit)
 
 
 def _time(value: object) -> datetime | None:

@@ -50,22 +50,21 @@ def instant_text(instant: str | None) -> str:
 _UNITS: Final = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s"))  # in milliseconds
 
 
-def short_duration(duration: timedelta, *, units: int = 4) -> str:
+def short_duration(duration: timedelta) -> str:
     """Return a duration as the configuration and options write it: `30s`, `1m`, `1h30m`, `400d`.
 
-    Fractions of a second are only shown below a minute: `0.3s`. A negative duration has a minus sign. At most some
-    `units` from the largest on are shown, and the rest is cut off.
+    Fractions of a second are only shown below a minute: `0.3s`. A negative duration has a minus sign.
     """
     left = round(duration / timedelta(milliseconds=1))
     sign, left = ("-", -left) if left < 0 else ("", left)
     if left < 60_000:
         return f"{sign}{left / 1000:g}s"
     left = round(left, -3)
-    parts: list[tuple[int, str]] = []
+    parts = []
     for size, unit in _UNITS:
         number, left = divmod(left, size)
-        parts += [(number, unit)] if number or parts else []
-    return sign + "".join(f"{number}{unit}" for number, unit in parts[:units] if number)
+        parts += [f"{number}{unit}"] if number else []
+    return sign + "".join(parts)
 
 
 def shown(word: str, longest: int = 40) -> str:

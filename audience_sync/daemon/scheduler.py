@@ -435,8 +435,8 @@ class Syncing:
             log.info("sync_recovered", audience=key, was=trouble.state, after_seconds=round(seconds))
 
     def _log_data_age(self, age: DataAge, run: RunRow) -> None:
-        """Log that the data of a source is stale, once for all its audiences, or that new data has been loaded."""
-        subject = f"{age.source}: {age.rule.sql}"  # not the key of an audience
+        """Log that the data of a source is stale, once for all audiences with its rule, or that new data was loaded."""
+        subject = f"{age.source}: {age.rule}"  # not the key of an audience
         if age.is_stale:
             if self._troubles.is_news(subject, run.state):
                 log.warning("source_stale", source=age.source, run_id=run.id, reason=age.sentence)

@@ -459,6 +459,26 @@ def test_a_stale_source_is_logged_once_and_when_it_has_new_data(daemon: Daemon, 
     assert [state for _, state, _ in chain.runs("quiet_spenders")][2:] == ["superseded", "succeeded"]
 
 
+@ON_SQLITE
+def test_an_audience_that_accepts_older_data_does_not_end_what_is_stale_for_others(
+    daemon: Daemon, chain: Chain
+) -> None:
+    """Two maximum ages of one query are two rules: the log does not go back and forth between them."""
+    query = 'freshness = "SELECT max(ordered_at) FROM orders"'
+    patient = f'[[audiences]]\nname = "patient"\nquery = "trait(\'spend\') > 1"\n{query}\nmax_age = "9h"'
+    chain.configure(more=f"{patient}\n{HOURLY}", settings={"spenders": f'{query}\nmax_age = "30m"'})
+    load_now(chain)
+    daemon.restart()
+    for _ in range(3):
+        chain.clock.advance(HOUR)
+        daemon.fire("spenders")
+        daemon.fire("patient")
+
+    assert [line["event"] for line in daemon.logged if line["event"].startswith("source")] == ["source_stale"]
+    assert [state for _, state, _ in chain.runs("patient")] == ["succeeded"] * 3
+    assert [state for _, state, _ in chain.runs("spenders")] == ["stale"] * 3
+
+
 def load_now(chain: Chain) -> None:
     """Load every order of the shop anew."""
     now = f"{chain.clock():%Y-%m-%d %H:%M:%S}"
