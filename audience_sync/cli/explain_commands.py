@@ -326,7 +326,7 @@ def explain(
         )
     as_of = _as_of(settings, now)
     explanation = _interruptible(lambda: explain_user(settings, chosen, user, as_of=as_of, events=events))
-    obstacle = _interruptible(lambda: data_obstacle(settings, chosen, as_of=now))
+    obstacle = _interruptible(lambda: data_obstacle(settings, chosen, as_of=instant(settings, now)))
     sync = "the next sync" if now is None else "a sync as of that time"
     standing = standing_of(settings, explanation, sync=sync, obstacle=obstacle)
     show(explanation, _verdict(settings, explanation), standing, format=format)

@@ -133,7 +133,7 @@ def seconds_about(duration: Duration) -> int:
     return duration.amount * _SECONDS[duration.unit]
 
 
-def short_duration(duration: Duration) -> str:
+def duration_text(duration: Duration) -> str:
     """Return a length of time as it is written in a query."""
     return f"{duration.amount} {duration.unit.value}{'' if duration.amount == 1 else 's'}"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import date
 
-from audience_sync.query.literals import short_duration, moment_text, path_text, quoted
+from audience_sync.query.literals import duration_text, moment_text, path_text, quoted
 from audience_sync.query.syntax_tree import (
     And,
     Between,
@@ -73,7 +73,7 @@ def _comparator(condition: Presence | TextCondition | OneOf | DateCondition | Re
         case DateCondition(_, test, moment):
             return f"{test}({moment_text(moment)})"
         case RelativeCondition(_, test, duration):
-            return f"{test}({short_duration(duration)})"
+            return f"{test}({duration_text(duration)})"
 
 
 def _scalar(scalar: Scalar) -> str:  # noqa: PLR0911 - one return for each kind of value reads best
@@ -114,7 +114,7 @@ def _filter(one: Filter) -> str:
         case Where(condition):
             return f"where({_condition(condition)})"
         case Within(duration, of_parent):
-            return f"within({_parent(of_parent=of_parent)}{short_duration(duration)})"
+            return f"within({_parent(of_parent=of_parent)}{duration_text(duration)})"
         case Between(near, far, of_parent):
             return f"between({_parent(of_parent=of_parent)}{_both(near, far)})"
         case Since(period):
@@ -122,11 +122,11 @@ def _filter(one: Filter) -> str:
         case Sources(exclude):
             return f"sources({{exclude: {', '.join(map(quoted, exclude))}}})"
         case ExpiresAfter(duration):
-            return f"expires_after({short_duration(duration)})"
+            return f"expires_after({duration_text(duration)})"
 
 
 def _both(near: Duration, far: Duration) -> str:
-    return f"{short_duration(near)}, {short_duration(far)}"
+    return f"{duration_text(near)}, {duration_text(far)}"
 
 
 def _parent(*, of_parent: bool) -> str:
