@@ -59,7 +59,7 @@ def _source(name: str, source: Source) -> Finding:
         ping(source, min(PATIENCE, source.statement_timeout))
     except EXPECTED as raised:
         return error("source", name, raised)
-    return ok("source", name, f"answers: {source.url or ', '.join(source.files.values())}")
+    return ok("source", name, f"answers: {source.url or ', '.join(dict.fromkeys(source.files.values()))}")
 
 
 def _age(ages: DataAges, check: str, subject: str, source: Source, rule: FreshnessRule, *, now: datetime) -> Finding:

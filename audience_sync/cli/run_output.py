@@ -279,8 +279,9 @@ def _say_delivery(delivery: DeliveryReport, sent: int | None) -> None:
     elif sent is None or sent == delivery.events:
         console.print(f"{counted(delivery.events, 'event')} accepted by {delivery.destination}")
     else:
+        earlier = ", including earlier ones" if delivery.events > sent else ""  # one event can carry several changes
         console.print(
-            f"{counted(delivery.events, 'event')} accepted by {delivery.destination}, including earlier ones;"
+            f"{counted(delivery.events, 'event')} accepted by {delivery.destination}{earlier};"
             f" {counted(sent, 'change')} from these runs"
         )
     if delivery.failure is not None:

@@ -228,16 +228,19 @@ def _write_example(path: Path) -> None:
 
 def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
     program = f"{NAME} --config {shlex.quote(str(path))}" if named else NAME
-    steps = [
+    begin = [
         (f"edit {path}", "set the url of your source and the SQL of your first audience"),
         ("export SCHEMATIC_API_KEY=…", "the secret key of your Schematic environment (never stored in the file)"),
+    ]
+    steps = [
+        *(begin if fresh else ()),
         (f"{program} check", "verify the connections and the configuration"),
         (f"{program} plan", "show what a sync would send"),
         (f"{program} sync", "send it"),
     ]
     width = max(len(step) for step, _ in steps)
     console.print("next:")
-    for step, why in steps if fresh else steps[2:]:
+    for step, why in steps:
         console.print(Text(f"  {step:<{width}}  {why}"), hang=width + 2)
     if fresh:
         console.print("(the example's database does not exist; to try a complete example, run `audience-sync demo`)")
