@@ -1,7 +1,7 @@
 """Run the console examples of a document, in order, in one shell on a terminal of 80 columns.
 
-A block of the language `console` has commands behind `$ ` and their output. Other blocks take part through the paragraph
-before them: "Save this as `NAME`" and "Add this to `NAME`" make files, and a command of a paragraph with "second
+A block of the language `console` has commands behind `$ ` and their output. Other blocks take part through the
+paragraph before them: "Save this as `NAME`" and "Add this to `NAME`" make files, and a command of a paragraph with "second
 terminal" keeps running until the end of the document. `…` in the expected output stands for anything.
 """
 
@@ -75,7 +75,8 @@ def _commands(text: str) -> Iterator[tuple[str, str]]:
 
 def _in_background(command: str, port: int) -> str:
     opened = f"(: < /dev/tcp/127.0.0.1/{port}) 2> /dev/null"
-    return f'{command} > "$STEPS"/second 2>&1 &\nuntil {opened} || ! kill -0 $!; do sleep 0.1; done; sleep 0.2; cat "$STEPS"/second'
+    wait = f"until {opened} || ! kill -0 $!; do sleep 0.1; done; sleep 0.2"
+    return f'{command} > "$STEPS"/second 2>&1 &\n{wait}; cat "$STEPS"/second'
 
 
 def run(steps: list[Step], folder: Path) -> list[Outcome]:
