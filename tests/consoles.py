@@ -1,7 +1,7 @@
 """Run the console examples of a document, in order, in one shell on a terminal of 80 columns.
 
 A block of the language `console` has commands behind `$ ` and their output. Other blocks take part through the
-paragraph before them: "Save this as `NAME`" and "Add this to `NAME`" make files, and a command of a paragraph with "second
+paragraph before them: "Save this as `NAME`" and "Add this to `NAME`" make files, and the command after "In a second
 terminal" keeps running until the end of the document. `…` in the expected output stands for anything.
 """
 
