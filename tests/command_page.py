@@ -1,7 +1,7 @@
-"""Generate the reference of commands in the manual from the program.
+"""Generate the references of commands and of settings in the manual.
 
-`python -m tests.command_page --record` writes it into `audience_sync/manual/commands.md`, after the line `MARK`;
-without `--record`, the module prints what it would write.
+`python -m tests.command_page --record` writes them into the pages `commands.md` and `configuration.md`, after the line
+`MARK`; without `--record`, the module prints what it would write.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from audience_sync.cli.main import COMMANDS, NAME, SECTIONS, build, load
 from audience_sync.manual.manual_pages import FOLDER
 
 PAGE = FOLDER / "commands.md"
+SETTINGS_PAGE = FOLDER / "configuration.md"
+EXAMPLE = FOLDER.parents[1] / "config.example.toml"
 MARK = "<!-- The rest of this page is generated: python -m tests.command_page --record -->\n"
 
 
@@ -34,6 +36,17 @@ def page() -> str:
     """Return the whole page as it should be."""
     head, mark, _ = PAGE.read_text(encoding="utf-8").partition(MARK)
     return head + mark + reference()
+
+
+def settings() -> str:
+    """Return the generated part of the page on configuration."""
+    return f"\n## All settings\n\n```toml\n{EXAMPLE.read_text(encoding='utf-8')}```\n"
+
+
+def settings_page() -> str:
+    """Return the whole page on configuration as it should be."""
+    head, mark, _ = SETTINGS_PAGE.read_text(encoding="utf-8").partition(MARK)
+    return head + mark + settings()
 
 
 def _row(name: str) -> tuple[str, str]:
@@ -81,11 +94,12 @@ def _table(heading: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def main() -> None:
-    """Print the reference, or write it."""
+    """Print the references, or write them."""
     if sys.argv[1:] == ["--record"]:
         PAGE.write_text(page(), encoding="utf-8")
+        SETTINGS_PAGE.write_text(settings_page(), encoding="utf-8")
     else:
-        sys.stdout.write(reference())
+        sys.stdout.write(reference() + settings())
 
 
 if __name__ == "__main__":

@@ -171,7 +171,8 @@ def test_an_example_of_settings_loads(example: str, tmp_path: Path) -> None:
 )
 def test_a_definition_in_an_example_finds_members(example: str, postgres_url: str, tmp_path: Path) -> None:
     """SQL and queries in the manual run on the database or the files that they are written for, and find somebody."""
-    manual_shop.fill_database(postgres_url)
+    for url in (postgres_url, f"sqlite:///{tmp_path / 'shop.db'}"):
+        manual_shop.fill_database(url)
     manual_shop.write_files(tmp_path)
     path = tmp_path / "config.toml"
     path.write_text(complete(example, url=postgres_url), encoding="utf-8")
