@@ -288,6 +288,12 @@ def _reference(value: str) -> str:
     return value
 
 
+OWN_HEADERS: Final = frozenset(
+    {"accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding"}
+)
+"""Headers of a request that the program sets itself, in lower case."""
+
+
 def _hook_reference(value: object) -> str:
     if not isinstance(value, str) or REFERENCE.fullmatch(value) is None:
         raise ValueError(
@@ -308,7 +314,7 @@ def _hook_secrets(value: object) -> tuple[str, ...]:
 def _header_name(value: str) -> str:
     if re.fullmatch(r"[A-Za-z0-9-]+", value) is None:
         raise ValueError("is not a valid header name: use letters, digits and `-`")
-    if value.lower() in {"content-length", "content-type", "transfer-encoding", "connection", "host"}:
+    if value.lower() in OWN_HEADERS or value.lower().startswith("audience-sync-"):
         raise ValueError("cannot be set: the program sets it")
     return value
 

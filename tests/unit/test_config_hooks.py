@@ -45,6 +45,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
         (HOOK + 'audiences = "gone"\n', 'hooks[0].audiences: must be a list of keys, as in `["big_spenders"]`'),
         (HOOK + 'start = "later"\n', "hooks[0].start: must be one of `now`, `members`"),
         (HOOK + 'headers = { Host = "${X}" }\n', "hooks[0].headers.Host: cannot be set: the program sets it"),
+        (HOOK + 'headers = { Audience-Sync-Signature = "${X}" }\n', "Audience-Sync-Signature: cannot be set"),
         (HOOK + f'headers = {{ X = "{LONG}" }}\n', "hooks[0].headers.X: must not contain the secret itself"),
         (HOOK + "batch_size = 101\n", "hooks[0].batch_size: must be at most 100"),
         (HOOK + "sekret = 1\n", "hooks[0].sekret: unknown setting (did you mean `secret`?)"),
