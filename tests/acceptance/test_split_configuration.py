@@ -25,12 +25,12 @@ def split(tmp_path: Path, database_url: str) -> Iterator[Place]:
 
 
 def _split(place: Place) -> None:
+    (place.folder / "audiences.d").mkdir()
     place.configure(top='include = ["audiences.d/*.toml"]', more='[schedule]\nevery = "1s"\njitter = "0s"')
     path = place.folder / "config.toml"
     head, _, tail = path.read_text().partition("[[audiences]]")
     table, _, rest = tail.partition("\n[")
     path.write_text(f"{head}[{rest}")
-    (place.folder / "audiences.d").mkdir()
     sql_file = "\n".join('sql_file = "orders.sql"' if line.startswith("sql = ") else line for line in table.split("\n"))
     (place.folder / "audiences.d" / "orders.toml").write_text(f"[[audiences]]{sql_file}\n")
     write_sql(place, EVERYBODY)
