@@ -141,13 +141,14 @@ def failing_at(point: str, count: int) -> Callable[[str], None]:
 
 
 def test_a_hook_that_hangs_delays_nothing(place: Place, receiver: WebhookReceiver) -> None:
-    """A sync ends within seconds with the code of the destination, which has everything; the messages stay."""
+    """A sync ends long before the request that hangs, with the code of the destination; the messages stay."""
+    place.configure(more=hook(receiver, timeout="60s"), guard={"max_exit_percent": 100})
     assert sync(place, ["u1"]) == 0
     place.always_forks = True  # the end of a process cuts off the request that hangs
     receiver.fail(Fault(hangs=True))
     began = time.monotonic()
     assert sync(place, ["u2"]) == 0
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 40  # some seconds, on a machine that does nothing else
     assert place.traits()["u2"] == {AUDIENCE_KEY: True}
     assert status(place)["open"] == 2
 
