@@ -34,7 +34,8 @@ def fill_database(url: str) -> None:
     at, doc = ("TEXT", "TEXT") if is_sqlite else ("timestamptz", "jsonb")
     with engine.begin() as connection:
         for statement in (
-            f"CREATE TABLE orders (customer_id text, company_id text, ordered_at {at})",
+            f"CREATE TABLE orders (customer_id text, company_id text, ordered_at {at}, loaded_at {at})",
+            f"CREATE TABLE payments (user_id text, paid_at {at}, loaded_at {at})",
             f"CREATE TABLE events (user_id text, event text, occurred_at {at}, properties {doc})",
             "CREATE TABLE users (user_id text, company_id text, plan text, email text)",
         ):
@@ -46,18 +47,25 @@ def fill_database(url: str) -> None:
                 "user": user,
                 "company": companies[user],
                 "at": f"{NOW - timedelta(days=days):%Y-%m-%d %H:%M:%S}{'' if is_sqlite else '+00'}",
+                "now": f"{NOW:%Y-%m-%d %H:%M:%S}{'' if is_sqlite else '+00'}",
                 "properties": json.dumps({"revenue": revenue, "brand": "Acme"}),
             }
-            connection.execute(sa.text(f"INSERT INTO orders VALUES (:user, :company, (:at){at})"), row)
+            connection.execute(sa.text(f"INSERT INTO orders VALUES (:user, :company, (:at){at}, (:now){at})"), row)
             connection.execute(
                 sa.text(f"INSERT INTO events VALUES (:user, 'Order Completed', (:at){at}, (:properties){doc})"), row
             )
+        connection.execute(sa.text(f"INSERT INTO payments VALUES (:user, (:now){at}, (:now){at})"), row)
         connection.execute(sa.text("INSERT INTO users VALUES (:user_id, :company_id, :plan, :email)"), USERS)
     engine.dispose()
 
 
 def write_files(folder: Path) -> None:
-    """Write `exports/members-1.csv`, `users.csv`, and Segment events in `events.ndjson.gz`."""
+    """Write `exports/members-1.csv`, `users.csv`, Segment events in `events.ndjson.gz`, and files of definitions."""
+    (folder / "audiences.d").mkdir()
+    (folder / "order_completed.sql").write_text(
+        "SELECT DISTINCT customer_id AS user_id FROM orders\n", encoding="utf-8"
+    )
+    (folder / "big_spenders.txt").write_text("event('Order Completed').count() >= 1\n", encoding="utf-8")
     (folder / "exports").mkdir()
     times = {user: NOW - timedelta(days=days) for user, days, _ in reversed(ORDERS)}
     members = [(user, sum(spent for who, _, spent in ORDERS if who == user), at) for user, at in times.items()]

@@ -135,6 +135,8 @@ def _undone(database: Database, before: str | None, backup: Path | None) -> Iter
         _remove(backup)
         url = database.engine.url
         known = explain(error, url) if isinstance(error, sa.exc.SQLAlchemyError) else None
+        if before is None and known is not None:
+            raise known from error
         usable = "" if before is None else f"; {version_of(before)} can still use it with schema {before}"
         raise AudienceSyncError(
             f"the migration of {display_url(url)} failed and changed nothing{usable}: {first_line(error)}",

@@ -79,8 +79,8 @@ def completed(folder: Path, *words: str) -> list[str]:
         ("dead ", {"list", "retry", "discard"}),
         ("dead list --ev", {"--events"}),
         ("members --format ", {"table", "json", "csv"}),
-        ("runs --state s", {"succeeded", "superseded"}),
-        ("runs --state = s", {"succeeded", "superseded"}),  # bash splits --state=s
+        ("runs --state s", {"stale", "succeeded", "superseded"}),
+        ("runs --state = s", {"stale", "succeeded", "superseded"}),  # bash splits --state=s
         ("members --format =", {"table", "json", "csv"}),
         ("members --format = json g", {"gold"}),
         ("sync ", {"big_spenders", "gold", "bigger", "dog_owners"}),

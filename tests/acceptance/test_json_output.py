@@ -41,6 +41,15 @@ query = "trait('big') = true"
 [[audiences]]
 name = "Broken"
 sql = "SELECT user_id FROM nowhere"
+[[audiences]]
+name = "Late"
+sql = "SELECT 'u1' AS user_id"
+freshness = "SELECT '2026-01-01T00:00:00Z'"
+max_age = "1h"
+[[hooks]]
+name = "crm"
+url = "http://127.0.0.1:9/hook"
+secret = "${CRM_HOOK_SECRET}"
 [[traits]]
 name = "First Product"
 query = "event('Order Completed').first(property('sku'))"
@@ -94,6 +103,7 @@ def documented() -> tuple[Fields, dict[str, str]]:
 def place(tmp_path: Path, database_url: str) -> Iterator[Place]:
     """Yield a shop with orders and events, audiences, a computed trait, and a sandbox that refuses two users."""
     with open_place(tmp_path, database_url) as opened:
+        opened.environment["CRM_HOOK_SECRET"] = "s" * 32
         opened.configure(name=AUDIENCE_NAME, more=MORE)
         opened.shop.set_orders([("u1", "acme"), ("u2", "acme"), ("u3", "acme"), None])
         opened.shop.execute("CREATE TABLE events (user_id TEXT, event TEXT, timestamp TEXT, properties TEXT)")
@@ -153,6 +163,7 @@ def _first_half(place: Place, shown: Shown) -> None:
     shown("changes", "--since", "100 years ago")
     shown("rejections")
     shown("audiences")
+    shown("audiences", "spend", "--history", name="audiences --history")
     shown("explain", "u1", "big")
     shown("explain", "u1", "spend")
     shown("explain", "big", "--sql", name="explain --sql")
@@ -192,6 +203,7 @@ def _second_half(place: Place, shown: Shown) -> None:
     shown.see("sandbox", map(json.loads, ended.out.splitlines()))
     demo = call(["demo", "--folder", str(place.folder / "demo"), "--format", "json"], {}, folder=place.folder)
     shown.see("demo", [json.loads(demo.out)])
+    shown("database", "copy", "--to", f"sqlite:///{place.folder / 'moved.db'}", name="database copy")
 
 
 @ON_ONE_DATABASE

@@ -29,6 +29,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted(FOLDER.glob("*.md"))]
 UNTIL_STOPPED = {"run", "sandbox"}  # tests/acceptance/test_daemon.py and test_sandbox_command.py run them
 IN_ITS_OWN_FOLDER = {"demo"}  # below, and tests/acceptance/test_demo.py
+ON_A_SERVER = {"database"}  # tests/acceptance/test_database_commands.py runs it
 ASK_FIRST = {"forget"}  # on a terminal; elsewhere they need --yes
 BLOCKED_RUN = 12  # the run that the examples approve
 
@@ -115,7 +116,7 @@ query = "{spenders}"
 EXAMPLES = {
     " ".join(words): words
     for words in invocations()
-    if not {*words[:1], *words[2:3]} & (UNTIL_STOPPED | IN_ITS_OWN_FOLDER)
+    if not {*words[:1], *words[2:3]} & (UNTIL_STOPPED | IN_ITS_OWN_FOLDER | ON_A_SERVER)
 }
 
 
@@ -152,7 +153,7 @@ def complete(example: str, *, url: str = "sqlite:///shop.db") -> str:
         parts.append('[sources.shop.events]\ntable = "events"\ntimestamp = "occurred_at"\nproperties = "properties"')
         parts.append('[sources.shop.profiles]\ntable = "users"')
     if not {"audiences", "traits", "ingest"} & tables.keys():
-        parts.append('[[audiences]]\nname = "Everyone"\nsql = "SELECT user_id FROM users"')
+        parts.append('[[audiences]]\nname = "Big Spenders"\nsql = "SELECT user_id FROM users"')
     return "\n".join(parts)
 
 
@@ -167,7 +168,13 @@ def test_an_example_of_settings_loads(example: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "example", [one for one in SETTINGS if re.search(r"^(sql|query) = ", str(one.values[0]), re.MULTILINE)]
+    "example",
+    [
+        one
+        for one in SETTINGS
+        if re.search(r"^(sql|query)(_file)? = ", str(one.values[0]), re.MULTILINE)
+        and "mariadb://" not in str(one.values[0])  # tests/acceptance/test_mariadb_commands.py runs it
+    ],
 )
 def test_a_definition_in_an_example_finds_members(example: str, postgres_url: str, tmp_path: Path) -> None:
     """SQL and queries in the manual run on the database or the files that they are written for, and find somebody."""

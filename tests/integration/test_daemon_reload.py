@@ -243,7 +243,7 @@ class Bug(Exception):
 def break_deliveries(monkeypatch: pytest.MonkeyPatch, bug: Exception) -> None:
     """Have every delivery end with a bug."""
 
-    def crash(_: object) -> bool:
+    def crash(_: object, **_options: object) -> bool:
         raise bug
 
     monkeypatch.setattr(backlog, "any_deliverable", crash)

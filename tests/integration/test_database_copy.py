@@ -81,7 +81,9 @@ def filled(database: Database, database_url: str, tmp_path: Path) -> Database:
         connection.execute(sa.text("UPDATE leases SET expires_at = 0"))
         connection.execute(sa.text("UPDATE batches SET claim_until = 0"))
         connection.execute(schema.user_identifiers.insert().values(profile_key="é", name="e", value="x", sent=True))
-        connection.execute(schema.outage.insert().values(id=1, kind="stopped", began_at=1, since=2, answer="gone"))
+        connection.execute(
+            schema.outage.insert().values(destination="schematic", kind="stopped", began_at=1, since=2, answer="gone")
+        )
     return database
 
 

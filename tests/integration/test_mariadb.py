@@ -12,6 +12,7 @@ from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymysql.connections import Connection
@@ -352,9 +353,9 @@ def test_a_user_is_looked_up_by_an_index(url: str, tmp_path: Path, monkeypatch: 
     statements: list[Statement] = []
     run = open_rows
 
-    def noted(source: Source, statement: Statement, *, as_of: datetime) -> object:
+    def noted(source: Source, statement: Statement, **options: Any) -> object:
         statements.append(statement)
-        return run(source, statement, as_of=as_of)
+        return run(source, statement, **options)
 
     monkeypatch.setattr(explanation, "open_rows", noted)
     query(tmp_path, url, "event('Order').within(1 day).count() > 0")

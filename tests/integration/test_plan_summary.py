@@ -97,8 +97,8 @@ def test_the_time_follows_the_rate(sending: Sending, capsys: pytest.CaptureFixtu
     assert [line.split() for line in table.splitlines()] == [
         ["audience", "enter", "exit", "update", "requests", "time", "state"],
         ["gold", "230", "0", "0", "23", "3m50s", "ready"],
-        ["silver", "0", "0", "0", "0", "0:00:00", "ready"],
-        ["bronze", "0", "0", "0", "0", "0:00:00", "ready"],
+        ["silver", "0", "0", "0", "0", "0s", "ready"],
+        ["bronze", "0", "0", "0", "0", "0s", "ready"],
         ["(total)", "230", "0", "0", "23", "3m50s"],
     ]
     assert "requests and time are minimums, assuming full batches of 10 events at 0.1 requests per second" in said

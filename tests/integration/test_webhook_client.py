@@ -106,7 +106,7 @@ def test_a_slow_receiver_is_given_up(receiver: WebhookReceiver) -> None:
     receiver.fail(Fault(hangs=True))
 
     assert send(receiver.url, timeout="1s") == RetryLater(
-        f"no response from {receiver.url.removesuffix('/hook')} within 1 s", 0, None
+        f"no response from {receiver.url.removesuffix('/hook')} within 1s", 0, None
     )
 
 
