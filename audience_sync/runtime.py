@@ -13,7 +13,7 @@ from audience_sync import kill_points
 from audience_sync.clock import Clock
 from audience_sync.config import Settings
 from audience_sync.database_error import explained
-from audience_sync.errors import DatabaseMoved
+from audience_sync.errors import DatabaseMoved, SchemaOlder, SchemaOutOfDate
 from audience_sync.folders import require_temporary_folder
 from audience_sync.kill_points import pass_by
 from audience_sync.store import backup_mark, holders, relocation
@@ -90,6 +90,17 @@ def working(
             yield Workspace(database=database, holder=holder, clock=clock, reach=reach)
         finally:
             holder.close()
+
+
+def older_schema(settings: Settings) -> SchemaOlder | None:
+    """Return the error for a database that needs a migration; None if it does not need one or does not exist."""
+    try:
+        with opened(settings):
+            return None
+    except SchemaOlder as older:
+        return older
+    except SchemaOutOfDate:
+        return None
 
 
 class Created(NamedTuple):

@@ -138,7 +138,7 @@ def dead_discard(
     with runtime.opened(settings, on_wait=run_output.waiting_for_lock) as database:
         which = _which(database, settings, audience, user=user, events=events, hook=hook)
         if hook is not None and user is None and hook not in {one.name for one in settings.hooks}:
-            _drop_hook(database, hook, yes=yes)
+            _drop_hook(database, hook, yes=yes, format=format)
             return
         with database.read() as connection:
             count = dead_letters.count(connection, which)
@@ -193,7 +193,7 @@ def forget(
         console.print(f"found for this user: {_listed(found)}")
         run_output.confirm("Erase all of this?", yes=yes)
         with _without_syncs(workspace):
-            erased, told = _erase(workspace, user, timeout=max(one.destination.timeout for one in settings.routes))
+            erased, told = _erase(workspace, user, settings)
             workspace.reach("forget.erased")
         erasure.compact(workspace.database)
     print_result({"profile_key": user, "erased": erased}, f"erased: {_listed(erased)}", format=format)
@@ -207,9 +207,10 @@ def _listed(found: dict[str, int]) -> str:
     return ", ".join(f"{table} {count:,}" for table, count in found.items() if count) or "nothing"
 
 
-def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> tuple[dict[str, int], int]:
+def _erase(workspace: Workspace, user: str, settings: Settings) -> tuple[dict[str, int], int]:
     """Erase a user once no request with this user's events can be in progress; return as `_erase_now`."""
     workspace.release_dead_holders()  # nobody waits for the dead
+    timeout = max(one.destination.timeout for one in settings.routes)
     lasts = int(2 * (timeout.total_seconds() + workspace.tuning.claim_margin_seconds) * 1000)
     while True:
         with workspace.database.write() as connection:
@@ -217,14 +218,16 @@ def _erase(workspace: Workspace, user: str, *, timeout: timedelta) -> tuple[dict
             now, holder = workspace.now_ms(connection), workspace.holder.name
             ends = batches.seize(connection, user, holder=holder, now_ms=now, claim_until=now + lasts)
             if ends <= now:
-                return _erase_now(connection, workspace, user)
+                return _erase_now(connection, workspace, user, settings)
         workspace.reach("forget.seized")
         left = short_duration(timedelta(seconds=(ends - now) // 1000 + 1))
         console.print(f"waiting {left} for a delivery that may be sending this user's events")
         time.sleep((ends - now) / 1000)
 
 
-def _erase_now(connection: Connection, workspace: Workspace, user: str) -> tuple[dict[str, int], int]:
+def _erase_now(
+    connection: Connection, workspace: Workspace, user: str, settings: Settings
+) -> tuple[dict[str, int], int]:
     """Erase a user; return what was erased, and how many subscribers get a message about it."""
     is_newest, now_ms = not backup_mark.is_behind(connection), workspace.clock.now_ms()
     if is_newest:  # an older backup still has the erased user
@@ -232,7 +235,8 @@ def _erase_now(connection: Connection, workspace: Workspace, user: str) -> tuple
         posted = batches.open_events_of(connection, user)  # possibly, if a response was lost
         identifiers.resend_sharers(connection, posted, now_ms=now_ms)
     erased = erasure.forget(connection, user)
-    return erased, subscriptions.enqueue_deletion(connection, user, now_ms=now_ms) if is_newest else 0
+    hooks = {one.name for one in settings.hooks}
+    return erased, subscriptions.enqueue_deletion(connection, user, to=hooks, now_ms=now_ms) if is_newest else 0
 
 
 @contextmanager
@@ -316,7 +320,7 @@ def _which(
         return dead_letters.Which(None, user, destination=hook)
 
 
-def _drop_hook(database: Database, hook: str, *, yes: bool) -> None:
+def _drop_hook(database: Database, hook: str, *, yes: bool, format: Format) -> None:
     """Drop everything that waits for a hook that is no longer in the configuration."""
     with database.read() as connection:
         waiting, _, dead = backlog.count(connection, destination=hook)
@@ -325,4 +329,5 @@ def _drop_hook(database: Database, hook: str, *, yes: bool) -> None:
     )
     with database.write() as connection:
         dropped = subscriptions.drop(connection, hook)
-    typer.echo(f"messages discarded: {dropped:,}")
+    record = {"discarded": dropped, "values": 0, "events": dropped}
+    print_result(record, f"messages discarded: {dropped:,}", format=format)

@@ -27,7 +27,7 @@ from audience_sync.config.example_file import example
 from audience_sync.config_path import CONFIG_PATHS, CONFIG_VARIABLE
 from audience_sync.core.model import Severity
 from audience_sync.core.text import counted
-from audience_sync.errors import ConfigError, SchemaOlder, SchemaOutOfDate
+from audience_sync.errors import ConfigError
 
 COLUMNS = ("check", "subject", "state", "message", "remedy")
 MARKS: Final = {Severity.OK: ("✓", "green"), Severity.WARNING: ("!", "yellow"), Severity.ERROR: ("✗", "red")}
@@ -68,8 +68,8 @@ def init(context: typer.Context, format: FormatOption = Format.TABLE) -> None:
         _say(f"wrote {path}, readable only by you")
         fresh = True
     settings = load(path, os.environ)
-    if (older := _older(settings)) is not None:
-        raise older  # only a person runs `migrate`, after a backup
+    if (older := runtime.older_schema(settings)) is not None:
+        raise older  # only a person runs `migrate`
     created = runtime.create(settings)
     before, after = created.before, created.after
     where = settings.database.url
@@ -95,11 +95,12 @@ def migrate(
     """
     settings = settings_of(context)
     where, is_sqlite = settings.database.url, settings.database.url.get_secret_value().get_backend_name() == "sqlite"
-    if _older(settings) is not None and (no_backup or not is_sqlite):
+    if runtime.older_schema(settings) is not None and (no_backup or not is_sqlite):
         console.print("a migration cannot be undone: to go back, restore the backup that you made before it")
     created = runtime.create(settings, backup_at=None if no_backup else clock().now())
     before, after = created.before, created.after
-    print_result({"database": str(where), "schema_before": before, "schema": after}, format=format)
+    backup = None if created.backup is None else str(created.backup)
+    print_result({"database": str(where), "schema_before": before, "schema": after, "backup": backup}, format=format)
     if created.can_shrink_now and before is not None:
         _say(f"rewrote {where}: from now on the file shrinks when data is deleted")
     if before == after:
@@ -244,17 +245,6 @@ def _next_steps(path: Path, *, fresh: bool, named: bool) -> None:
         console.print(Text(f"  {step:<{width}}  {why}"), hang=width + 2)
     if fresh:
         console.print("(the example's database does not exist; to try a complete example, run `audience-sync demo`)")
-
-
-def _older(settings: Settings) -> SchemaOlder | None:
-    """Return the error for a database that needs a migration; None if it does not need one or does not exist."""
-    try:
-        with runtime.opened(settings):
-            return None
-    except SchemaOlder as older:
-        return older
-    except SchemaOutOfDate:
-        return None
 
 
 def _show(finding: Finding) -> None:

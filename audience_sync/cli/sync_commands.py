@@ -27,7 +27,7 @@ from audience_sync.config import Audience, Settings, resolve_api_key
 from audience_sync.core.model import RunState
 from audience_sync.core.text import counted, instant_text
 from audience_sync.errors import WAITS_FOR_A_PERSON, AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
-from audience_sync.store import audiences, restored_backup, runs
+from audience_sync.store import audiences, restored_backup, runs, subscriptions
 from audience_sync.store.reports import iso
 from audience_sync.store.runs import RunRow
 from audience_sync.store.workspace import Workspace
@@ -97,6 +97,8 @@ def sync(
     now = instant(settings, at)
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     if create:
+        if (older := runtime.older_schema(settings)) is not None:
+            raise older
         runtime.create(settings)
     with working(settings, any_age=resync and force) as (workspace, stop):
         run_output.warn_exposed_files(settings)
@@ -137,6 +139,12 @@ def sync(
         sent = run_output.show_runs(workspace.database, reports, format=format)
         run_output.shared_identifiers(workspace.database, settings)
         raise typer.Exit(run_output.exit_code([r.run for r in reports], failures, delivery, sent=sent))
+
+
+def _end_removed_hooks(workspace: Workspace, settings: Settings) -> None:
+    """End the subscriptions of hooks that are no longer configured, before changes that no sync evaluates."""
+    with workspace.database.write() as connection:
+        subscriptions.end_others(connection, {one.name for one in settings.hooks})
 
 
 def _say_unknown(job: Job, report: RunReport) -> None:
@@ -230,6 +238,7 @@ def approve(
     settings = settings_of(context)
     key = None if no_deliver else resolve_api_key(settings.section, os.environ)
     with working(settings) as (workspace, stop):
+        _end_removed_hooks(workspace, settings)
         before = _run_to_approve(workspace, settings, which, yes=yes)
         is_applied = before.approved_at is not None and before.state is RunState.SUCCEEDED
         approved = _patiently(partial(approve_run, workspace, before.id), wait, stop)
@@ -269,6 +278,7 @@ def retract(
     )
     run_output.confirm(f"Send {values}, and never use this key again?", yes=yes)
     with working(settings) as (workspace, stop):
+        _end_removed_hooks(workspace, settings)
         retracted = _patiently(partial(retract_audience, workspace, audience.key), wait, stop)
         delivery = send(workspace, settings, key, wait=wait, stop=stop)
         sent = run_output.show_run_ids(workspace.database, [retracted.id], format=format)

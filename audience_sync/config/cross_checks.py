@@ -141,7 +141,7 @@ def _names(entries: Entries, spell: Spell) -> Iterator[Problem]:
 
 def _hooks(raw: Raw, entries: Entries, spell: Spell) -> Iterator[Problem]:
     """Check that each hook has a name of its own, one kind of secret, and audiences that exist."""
-    keys = {entry.get("key") or audience_key(str(entry.get("name", ""))) for entry in entries.values()}
+    keys = {key_in(entry) for entry in entries.values()}
     owners: dict[str, Location] = {}
     rows = raw.get("hooks")
     for index, hook in enumerate(rows if isinstance(rows, list) else []):
@@ -157,8 +157,16 @@ def _hooks(raw: Raw, entries: Entries, spell: Spell) -> Iterator[Problem]:
         named = hook.get("audiences")
         for place, key in enumerate(named if isinstance(named, list) else []):
             if isinstance(key, str) and key not in keys:
-                known = sorted(str(one) for one in keys)
+                known = sorted(one for one in keys if one is not None)
                 yield Problem((*location, "audiences", place), f"there is no audience `{key}`{near(key, known)}")
+
+
+def key_in(entry: Raw) -> str | None:
+    """Return the key of an audience or computed trait, given or made of its name; None: it has no readable one."""
+    key, name = entry.get("key"), entry.get("name")
+    if isinstance(key, str):
+        return key
+    return audience_key(name) if key is None and isinstance(name, str) else None
 
 
 def _list(names: Mapping[str, object]) -> str:

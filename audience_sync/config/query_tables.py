@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from audience_sync.config import defaults
-from audience_sync.config.cross_checks import Entries, Raw, Spell, entries_of, source_name
+from audience_sync.config.cross_checks import Entries, Raw, Spell, entries_of, key_in, source_name
 from audience_sync.config.definition_files import query_setting
 from audience_sync.config.problems import Location, Problem, near
 from audience_sync.config.source_tables import SourceTable
@@ -86,7 +86,7 @@ def digest_of(parts: object) -> str:
 def check_queries(raw: Raw, spell: Spell) -> Iterator[Problem]:
     """Yield what is wrong with the queries of the file: what cannot be read, what is not there, and circles."""
     entries = entries_of(raw)
-    keys = [(key, location) for location, entry in entries.items() if (key := _key(entry)) is not None]
+    keys = [(key, location) for location, entry in entries.items() if (key := key_in(entry)) is not None]
     places = dict(keys)
     twice = {key for key, location in keys if places[key] != location}  # a problem of its own: which is meant, is open
     graph: dict[str, frozenset[str]] = {}
@@ -100,7 +100,7 @@ def check_queries(raw: Raw, spell: Spell) -> Iterator[Problem]:
             yield Problem((*location, query_setting(entry)), f"{file}, {error}" if file else str(error))
             continue
         asked = asked_by_key(tree) & (places.keys() - twice)
-        if (key := _key(entry)) is not None and key not in twice:
+        if (key := key_in(entry)) is not None and key not in twice:
             graph[key] = asked
         if location[0] == "traits":
             yield from _type(entry, location, read_scalar(text))
@@ -108,13 +108,6 @@ def check_queries(raw: Raw, spell: Spell) -> Iterator[Problem]:
         yield from _neighbours(raw, entries, location, asked={one: places[one] for one in sorted(asked)}, spell=spell)
         yield from _identifiers(raw, entry, location)
     yield from _cycle(graph, places, entries)
-
-
-def _key(entry: Raw) -> str | None:
-    key, name = entry.get("key"), entry.get("name")
-    if isinstance(key, str):
-        return key
-    return audience_key(name) if key is None and isinstance(name, str) else None
 
 
 def _place_in_source(raw: Raw, entry: Raw, kind: str) -> Mapping[str, Any] | None:

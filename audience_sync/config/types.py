@@ -451,7 +451,7 @@ Cron: TypeAlias = Annotated[str, AfterValidator(_cron), _spelled(r"^\s*(\S+\s+){
 WebUrl: TypeAlias = Annotated[str, AfterValidator(_web_url), _spelled(r"^https?://[^\s?#@]+$")]
 Reference: TypeAlias = Annotated[str, AfterValidator(_reference), HOLDS_REFERENCES, _REFERENCE_SCHEMA]
 HookUrl: TypeAlias = Annotated[str, PlainValidator(read_webhook_url), _spelled(r"^https?://[^\s?#@]+")]
-HookName: TypeAlias = Annotated[str, AfterValidator(_hook_name)]
+HookName: TypeAlias = Annotated[str, AfterValidator(_hook_name), _spelled("^[a-z][a-z0-9_]{0,39}$")]
 HookAudiences: TypeAlias = Annotated[
     tuple[str, ...], PlainValidator(_hook_audiences), WithJsonSchema({"type": "array", "items": {"type": "string"}})
 ]
@@ -460,11 +460,17 @@ HookSecrets: TypeAlias = Annotated[
     tuple[str, ...],
     PlainValidator(_hook_secrets),
     HOLDS_REFERENCES,
-    WithJsonSchema(
-        {"anyOf": [_REFERENCE_SCHEMA.json_schema, {"type": "array", "items": _REFERENCE_SCHEMA.json_schema}]}
+    WithJsonSchema(  # one reference, or a list of them
+        {
+            "type": ["string", "array"],
+            "pattern": f"^{REFERENCE.pattern}$",
+            "items": {"type": "string", "pattern": f"^{REFERENCE.pattern}$"},
+            "minItems": 1,
+            "maxItems": 2,
+        }
     ),
 ]
-HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name)]
+HeaderName: TypeAlias = Annotated[str, AfterValidator(_header_name), _spelled("^[A-Za-z0-9-]+$")]
 HookReference: TypeAlias = Annotated[str, PlainValidator(_hook_reference), HOLDS_REFERENCES, _REFERENCE_SCHEMA]
 WriteKeys: TypeAlias = Annotated[
     list[Annotated[str, AfterValidator(_write_key), HOLDS_REFERENCES, _REFERENCE_SCHEMA]], BeforeValidator(_write_keys)

@@ -279,8 +279,8 @@ def _require_idle(working: set[str], source: Database) -> None:
 
 
 def _require_no_tables(connection: Connection) -> None:
-    """Refuse a target without a schema of ours in which a table has a name of one of ours."""
-    taken = sorted(set(schema.metadata.tables) & set(sa.inspect(connection).get_table_names()))
+    """Refuse a target without a schema of ours that has tables."""
+    taken = sorted(sa.inspect(connection).get_table_names())
     if taken:
         raise CopyRefused(
             f"{display_url(connection.engine.url)} is not empty: it has tables of another program ({', '.join(taken)})",

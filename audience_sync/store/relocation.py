@@ -98,9 +98,10 @@ def close(connection: Connection, *, target: str, token: str) -> None:
                 )
         return
     _require_right(connection)
+    literal = sentence.replace("%", "%%")  # psycopg takes % for a placeholder
     connection.exec_driver_sql(
         f"CREATE FUNCTION {FENCE}() RETURNS trigger LANGUAGE plpgsql AS"
-        f" $fence$ BEGIN RAISE EXCEPTION USING MESSAGE = '{sentence}'; END $fence$"
+        f" $fence$ BEGIN RAISE EXCEPTION USING MESSAGE = '{literal}'; END $fence$"
     )
     for table in schema.metadata.sorted_tables:
         connection.exec_driver_sql(

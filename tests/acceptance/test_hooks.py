@@ -232,7 +232,8 @@ def test_a_removed_hook_keeps_its_messages_until_they_are_discarded(place: Place
     assert (found["hook"], found["configured"], found["open"]) == ("crm", False, 2)
     assert "dead discard --hook crm" in place.command("status").err
 
-    assert place.command("dead", "discard", "--hook", "crm", "--yes").out == "messages discarded: 2\n"
+    discarded = place.command("dead", "discard", "--hook", "crm", "--yes", "--format", "json")
+    assert discarded.records == [{"discarded": 2, "values": 0, "events": 2}]
     (whole,) = place.command("status", "--format", "json").records
     assert whole["hooks"] == []
     unknown = place.command("dead", "discard", "--hook", "crm", "--yes")
@@ -259,6 +260,18 @@ def test_a_forgotten_person_is_deleted_at_the_receiver(place: Place, receiver: W
     assert deleted == {"id": deleted["id"], "type": "deleted", "user": {"keys": {"userId": "u3"}}, "at": deleted["at"]}
     left = {table: rows for table, rows in place.everything().items() if "'u3'" in repr(rows) or '"u3"' in repr(rows)}
     assert left == {}
+
+
+def test_a_removed_hook_gets_no_new_messages(place: Place, receiver: WebhookReceiver) -> None:
+    """What other commands than `sync` do is not kept for a hook that is gone, least of all a forgotten person."""
+    assert sync(place, ["u1", "u2"]) == 0
+    place.configure()
+    forgotten = place.command("forget", "u1", "--yes")
+    assert "hook" not in forgotten.err
+    assert place.command("retract", AUDIENCE_KEY, "--yes").code == 0
+
+    assert place.rows("SELECT * FROM events") == []
+    assert receiver.taken == []
 
 
 def test_a_plan_shows_the_messages(place: Place, receiver: WebhookReceiver) -> None:

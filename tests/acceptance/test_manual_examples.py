@@ -29,7 +29,7 @@ README = ROOT / "README.md"
 PAGES = [README, *sorted(FOLDER.glob("*.md"))]
 UNTIL_STOPPED = {"run", "sandbox"}  # tests/acceptance/test_daemon.py and test_sandbox_command.py run them
 IN_ITS_OWN_FOLDER = {"demo"}  # below, and tests/acceptance/test_demo.py
-ON_A_SERVER = {"database"}  # tests/acceptance/test_database_commands.py runs it
+ON_A_SERVER = {"database"}  # tests/acceptance/test_moved_databases.py runs it
 ASK_FIRST = {"forget"}  # on a terminal; elsewhere they need --yes
 BLOCKED_RUN = 12  # the run that the examples approve
 

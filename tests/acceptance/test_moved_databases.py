@@ -58,7 +58,7 @@ REFUSED = "u65"
 def target_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of an empty database of each kind."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'moved.db'}"
+        return f"sqlite:///{tmp_path / 'moved 5%.db'}"
     return str(request.getfixturevalue("postgres_url"))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from audience_sync.cli import operate_commands
+from audience_sync.config import Settings
 from audience_sync.store import batches, erasure
 from audience_sync.store.batches import Batch
 from audience_sync.store.database import Database
@@ -289,7 +290,9 @@ def test_an_exit_that_fails_is_found_in_its_batch(sending: Sending, bad: list[st
     assert gold(sending, "userId") == {"u0": False, "u1": False, "u2": False} | dict.fromkeys(stay, True)
 
 
-def test_forget_beside_a_delivery(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forget_beside_a_delivery(
+    sending: Sending, make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A value that is taken while `forget` waits is waited for, too; then nothing of the person is left."""
     sync(sending, ("u1", "a@example.com"), ("u2", "b@example.com"))
     workspace = sending.workspace
@@ -303,7 +306,7 @@ def test_forget_beside_a_delivery(sending: Sending, monkeypatch: pytest.MonkeyPa
 
     take(0)
     monkeypatch.setattr(operate_commands, "time", SimpleNamespace(sleep=take))
-    operate_commands._erase(workspace, "u1", timeout=timedelta(seconds=1))
+    operate_commands._erase(workspace, "u1", make_settings())
 
     assert len(taken) == 2
     with workspace.database.write() as connection:

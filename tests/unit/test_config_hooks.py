@@ -38,6 +38,10 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
             HOOK.replace("https://crm.example.com", "https://169.254.169.254"),
             "hooks[0].url: must not lead to a link-local",
         ),
+        (
+            HOOK.replace(".com/h", ".com/h?token=${T}"),
+            "hooks[0].url: must not contain `${NAME}`, which is not replaced",
+        ),
         (HOOK.replace("https:", "http:"), "hooks[0].url: must begin with `https://`"),
         (HOOK.replace('"crm"', '"schematic"'), "hooks[0].name: must be at most 40 lower-case letters"),
         (HOOK + HOOK, "hooks[1].name: is also the name of hooks[0]; rename one of them"),

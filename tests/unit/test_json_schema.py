@@ -23,6 +23,7 @@ from tests.commands import call
 TEXT = example().read_text(encoding="utf-8")
 SOURCE = '[sources.s]\nurl = "sqlite:///s.db"\n'
 AUDIENCE = SOURCE + '[[audiences]]\nname = "A"\nsql = "SELECT 1 AS user_id"\n'
+HOOK = '[[hooks]]\nname = "crm"\nurl = "https://example.com/h"\nsecret = "${CRM}"\n'
 MAPPING = '[[mappings]]\nname = "M"\naction = "identifyUser"\n'
 
 
@@ -74,6 +75,11 @@ def test_the_example_is_valid_with_all_settings() -> None:
     assert problems(everything) == []
 
 
+def test_a_hook_may_have_two_secrets() -> None:
+    """One reference, or a list of them during a rotation."""
+    assert problems(HOOK) == problems(HOOK.replace('"${CRM}"', '["${A}", "${B}"]')) == []
+
+
 def test_the_configuration_of_the_demo_is_valid(tmp_path: Path) -> None:
     """The file that `demo` writes passes."""
     path = demo_shop.write_config(tmp_path, url="http://127.0.0.1:8480", key="sch_dev_sandbox")
@@ -123,6 +129,9 @@ def test_the_configuration_of_the_demo_is_valid(tmp_path: Path) -> None:
             "traits.0.on_missing: 'drop' is not one of",
         ),
         (AUDIENCE.replace("audiences", "traits") + "type = 'text'\n", "traits.0.type: 'text' is not one of"),
+        (HOOK.replace("crm", "C R M"), "hooks.0.name: 'C R M' does not match"),
+        (HOOK.replace('"${CRM}"', "'secret'"), "hooks.0.secret: 'secret' does not match"),
+        (HOOK.replace('"${CRM}"', "[]"), "hooks.0.secret: [] should be non-empty"),
         (MAPPING.replace("identifyUser", "identify"), "mappings.0.action: 'identify' is not one of"),
     ],
 )

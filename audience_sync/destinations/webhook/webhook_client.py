@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import SecretStr
 
@@ -35,6 +35,7 @@ from audience_sync.destinations.webhook.webhook_signature import signed_headers
 from audience_sync.destinations.webhook.webhook_url import is_link_local, shown_url
 
 GONE: Final = 410  # the receiver wants no more messages
+SHORTEST_SECRET_PART: Final = 8  # characters of a part of the path, the query or a header that is kept secret
 
 
 class WebhookClient:
@@ -127,12 +128,20 @@ def _origin(location: str) -> str:
     return "another path" if found is None else found[0]
 
 
+def _long(texts: Iterable[str]) -> list[str]:
+    """Return the texts that are long enough to be secret, and to be no word of an answer by chance."""
+    return [text for text in texts if len(text) >= SHORTEST_SECRET_PART]
+
+
 def _redaction(url: str, secrets: Sequence[SecretStr]) -> Redaction:
-    """Return what removes the secrets, and the path and the query of the URL, from a text."""
+    """Return what removes the secrets, and the path and the query of the URL, from a text, whole or in part."""
     parts = urlsplit(url)
-    hidden = {secret.get_secret_value(): "(a secret)" for secret in secrets}
-    hidden |= {text: f"(the {name})" for name, text in (("path", parts.path), ("query", parts.query)) if len(text) > 1}
-    removals = [redaction(text, word=word) for text, word in hidden.items() if text]
+    hidden = {text: f"(the {name})" for name, text in (("path", parts.path), ("query", parts.query)) if len(text) > 1}
+    hidden |= dict.fromkeys(_long(parts.path.split("/")), "(the path)")
+    hidden |= dict.fromkeys(_long(value for _, value in parse_qsl(parts.query)), "(the query)")
+    for secret in secrets:
+        hidden |= dict.fromkeys([secret.get_secret_value(), *_long(secret.get_secret_value().split())], "(a secret)")
+    removals = [redaction(text, word=hidden[text]) for text in sorted(filter(None, hidden), key=len, reverse=True)]
 
     def remove(text: str) -> str:
         for removal in removals:

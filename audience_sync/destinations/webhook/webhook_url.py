@@ -32,6 +32,8 @@ def read_webhook_url(value: object) -> str:
         is_usable = False
     if not is_usable or parts.fragment or "@" in parts.netloc or not _is_plain(str(value)):
         raise ValueError(sentence)
+    if "${" in str(value):
+        raise ValueError("must not contain `${NAME}`, which is not replaced here; put a token into `headers`")
     host = parts.hostname or ""
     if is_link_local(host):
         raise ValueError("must not lead to a link-local address")
