@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import structlog
 
-from audience_sync.config import Settings, resolve_hook
+from audience_sync.config import HookTable, Settings, resolve_hook
 from audience_sync.daemon.dispatcher import Dispatcher
 from audience_sync.daemon.scheduler import Syncing
 from audience_sync.daemon.troubles import Troubles
@@ -16,6 +17,14 @@ from audience_sync.store.workspace import Workspace
 log = structlog.get_logger()
 
 
+@dataclass
+class _Running:
+    """The dispatcher of a hook, and the table that it follows."""
+
+    hook: HookTable
+    dispatcher: Dispatcher
+
+
 class HookDispatchers:
     """Start, reload and stop the dispatcher of each hook in the configuration."""
 
@@ -23,27 +32,32 @@ class HookDispatchers:
         self._workspace = workspace
         self._syncing = syncing
         self._troubles = troubles
-        self._running: dict[str, Dispatcher] = {}
+        self._running: dict[str, _Running] = {}
         self._ending: list[Dispatcher] = []
 
     def follow(self, settings: Settings, environ: Mapping[str, str]) -> None:
         """Have each hook of a configuration delivered to, and no other.
 
-        A hook without its secret is logged, and its messages stay pending; one that was running goes on as before.
+        A hook without its secret is logged, and its messages stay pending. One that was running goes on as before if
+        its table is the same; otherwise it ends, because its messages must not go where the file no longer says.
         """
+        self._ending = [dispatcher for dispatcher in self._ending if dispatcher.is_alive()]
         names = {hook.name for hook in settings.hooks}
         for name in sorted(self._running.keys() - names):
             self._end(name)
         for hook in settings.hooks:
+            running = self._running.get(hook.name)
             try:
                 secrets = resolve_hook(hook, environ)
             except ConfigError as error:
                 log.error("hook_not_started", hook=hook.name, error=str(error), hint=error.hint)
+                if running is not None and running.hook != hook:
+                    self._end(hook.name)
                 continue
             route = settings.hook_route(hook, secrets)
-            running = self._running.get(hook.name)
-            if running is not None and running.is_alive():
-                running.reload(settings, secrets.first, route)
+            if running is not None and running.dispatcher.is_alive():
+                running.dispatcher.reload(settings, secrets.first, route)
+                running.hook = hook
                 continue
             started = Dispatcher(
                 self._workspace,
@@ -54,7 +68,7 @@ class HookDispatchers:
                 route=route,
             )
             started.start()
-            self._running[hook.name] = started
+            self._running[hook.name] = _Running(hook, started)
 
     def stop(self) -> None:
         """Start no more requests."""
@@ -68,6 +82,6 @@ class HookDispatchers:
         return not any(dispatcher.is_alive() for dispatcher in self._ending)
 
     def _end(self, name: str) -> None:
-        dispatcher = self._running.pop(name)
+        dispatcher = self._running.pop(name).dispatcher
         dispatcher.stop()
         self._ending.append(dispatcher)

@@ -22,14 +22,18 @@ from audience_sync import daemon
 from audience_sync.clock import Clock
 from audience_sync.config import load, resolve_api_key
 from audience_sync.daemon import scheduler, service
+from audience_sync.daemon.hook_dispatchers import HookDispatchers
+from audience_sync.daemon.troubles import Troubles
 from audience_sync.errors import AudienceSyncError
 from audience_sync.sandbox.rest_api import SandboxSettings
 from audience_sync.sandbox.sandbox_server import DEVELOPMENT_KEY
 from audience_sync.store import backlog, holders
 from audience_sync.store.database import Database
 from audience_sync.store.workspace import Workspace
+from audience_sync.sync import Job, sync
 from tests.factories import Shop
 from tests.support.faulty_sandbox import FaultRule, FaultySandbox
+from tests.support.webhook_receiver import SECRET, WebhookReceiver, receiving
 from tests.tuned import tuned
 from tests.waiting import wait_until
 
@@ -279,3 +283,63 @@ def test_only_a_requested_end_is_a_success(served: Served, monkeypatch: pytest.M
         wait_until(lambda: served.told("daemon_started" if is_requested else "work_abandoned"), seconds=LONG)
 
     assert left.value.code == (0 if is_requested else 1)
+
+
+def hook_table(receiver: WebhookReceiver) -> str:
+    """Return the table of a hook whose secret is in a file."""
+    return f'[[hooks]]\nname = "crm"\nurl = "{receiver.url}"\nsecret_file = "secret"\nmax_requests_per_second = 1000\n'
+
+
+def hook_threads() -> list[threading.Thread]:
+    """Return the dispatchers of the hook."""
+    return [thread for thread in threading.enumerate() if thread.name == "dispatcher crm"]
+
+
+def test_a_hook_that_moves_and_loses_its_secret_sends_nothing_to_the_old_address(
+    served: Served, tmp_path: Path
+) -> None:
+    """Without its secret, a hook goes on only as the file has it; another address ends it until the secret is there."""
+    secret = tmp_path / "secret"
+    with receiving() as old, receiving() as new:
+        secret.write_text(SECRET)
+        served.write(hook_table(old))
+        with served.running():
+            wait_until(lambda: len(served.traits()) == 5, seconds=LONG)
+            secret.unlink()
+            served.reload(hook_table(old))
+            wait_until(lambda: len(served.told("configuration_reloaded")) == 1, seconds=LONG)
+            (before,) = hook_threads()
+            served.reload(hook_table(new))
+            wait_until(lambda: len(served.told("configuration_reloaded")) == 2, seconds=LONG)
+            wait_until(lambda: not before.is_alive())
+            served.shop.set_orders(PEOPLE[1:])
+            settings = load(tmp_path / "config.toml", {})
+            sync(served.workspace, Job(settings=settings, audience=settings.audiences[0]))
+            wait_until(lambda: served.traits()[PEOPLE[0]] == {"gold": False}, seconds=LONG)
+            secret.write_text(SECRET)
+            served.reload(hook_table(new))
+            wait_until(lambda: new.taken, seconds=LONG)
+
+        assert old.requests == []
+        assert [message["type"] for message in new.once] == ["exited"]
+    assert served.told("hook_not_started") == [("hook_not_started", "error")] * 2
+    assert hook_threads() == []
+
+
+def test_dispatchers_that_have_ended_are_forgotten(served: Served, tmp_path: Path) -> None:
+    """A daemon that is reloaded often does not keep the threads of hooks that were removed."""
+    (tmp_path / "secret").write_text(SECRET)
+    without = load(tmp_path / "config.toml", {})
+    with receiving() as receiver:
+        served.write(hook_table(receiver))
+        settings = load(tmp_path / "config.toml", {})
+        troubles, stop = Troubles(served.workspace.clock.monotonic), threading.Event()
+        syncing = scheduler.Syncing(served.workspace, settings, stop=stop, troubles=troubles)
+        hooks = HookDispatchers(served.workspace, syncing=syncing, troubles=troubles)
+        for _ in range(3):
+            hooks.follow(settings, {})
+            hooks.follow(without, {})
+            wait_until(lambda: not hook_threads())
+        hooks.follow(without, {})
+
+    assert hooks._ending == []
