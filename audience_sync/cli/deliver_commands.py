@@ -62,7 +62,7 @@ def deliver_command(context: typer.Context, wait: Wait = WAIT, format: FormatOpt
     Delivers changes and forwarded events, with retries, until nothing is pending or no further progress is possible.
     """
     settings = settings_of(context)
-    key = resolve_api_key(settings.section, os.environ)
+    key = resolve_secrets(settings)
     with working(settings) as (workspace, stop):
         with workspace.database.read() as connection:
             is_idle = not backlog.any_deliverable(connection)  # hooks do not use the key
@@ -147,6 +147,19 @@ def working(settings: Settings, *, any_age: bool = False) -> Iterator[tuple[Work
 
 def _say_stopping() -> None:
     console.print("stopping after the current step (press Ctrl-C again to quit now; nothing is lost)")
+
+
+def resolve_secrets(settings: Settings) -> SecretStr:
+    """Return the API key, if each required hook has its secrets, too: nothing may begin that cannot be delivered.
+
+    Raises:
+        ConfigError: the key, or a secret of a required hook, is missing or unusable.
+    """
+    key = resolve_api_key(settings.section, os.environ)
+    for hook in settings.hooks:
+        if hook.required:
+            resolve_hook(hook, os.environ)
+    return key
 
 
 def send(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Set
@@ -19,11 +18,11 @@ from audience_sync.audiences.data_age import DataAges
 from audience_sync.cli import run_output
 from audience_sync.cli.console import Format, FormatOption, Progress
 from audience_sync.cli.context import console, settings_of
-from audience_sync.cli.deliver_commands import WAIT, Wait, send, working
+from audience_sync.cli.deliver_commands import WAIT, Wait, resolve_secrets, send, working
 from audience_sync.cli.plan_output import PlanSheet, sample_count
 from audience_sync.cli.status_commands import known_audience
 from audience_sync.cli.time_options import Now, instant
-from audience_sync.config import Audience, Settings, resolve_api_key
+from audience_sync.config import Audience, Settings
 from audience_sync.core.model import RunState
 from audience_sync.core.text import counted, instant_text
 from audience_sync.errors import WAITS_FOR_A_PERSON, AudienceSyncError, BindingRefused, LeaseHeld, UnknownName
@@ -95,7 +94,7 @@ def sync(
     """
     settings = settings_of(context)
     now = instant(settings, at)
-    key = None if no_deliver else resolve_api_key(settings.section, os.environ)
+    key = None if no_deliver else resolve_secrets(settings)
     if create:
         if (older := runtime.older_schema(settings)) is not None:
             raise older
@@ -236,7 +235,7 @@ def approve(
     daemon syncs them, or run `audience-sync sync`.
     """
     settings = settings_of(context)
-    key = None if no_deliver else resolve_api_key(settings.section, os.environ)
+    key = None if no_deliver else resolve_secrets(settings)
     with working(settings) as (workspace, stop):
         _end_removed_hooks(workspace, settings)
         before = _run_to_approve(workspace, settings, which, yes=yes)
@@ -268,7 +267,7 @@ def retract(
     Sends false for every member of an audience, or null for every profile with a value for a computed trait.
     """
     settings = settings_of(context)
-    key = None if no_deliver else resolve_api_key(settings.section, os.environ)
+    key = None if no_deliver else resolve_secrets(settings)
     with runtime.opened(settings) as database, database.read() as connection:
         audience = audiences.by_key(connection, name)
     values = (

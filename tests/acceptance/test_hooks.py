@@ -314,6 +314,28 @@ def test_a_missing_secret_is_named(place: Place, receiver: WebhookReceiver) -> N
 
 
 @ON_ONE_DATABASE
+def test_a_required_hook_without_its_secret_fails_before_anything_is_synced(
+    place: Place, receiver: WebhookReceiver
+) -> None:
+    """As with the API key, a command that could not send everything commits and sends nothing."""
+    assert sync(place, ["u1"]) == 0
+    place.configure(more=hook(receiver, required=True), guard={"max_exit_percent": 100})
+    del place.environment["CRM_SECRET"]
+    before = place.everything()
+    place.shop.set_orders(["u2"])
+    ended = place.command("sync")
+
+    assert ended.code == 2
+    assert "hook crm: `CRM_SECRET` is not set as an environment variable or a systemd credential" in ended.err
+    assert place.everything() == before
+    assert place.command("sync", "--no-deliver").code == 0
+    assert list(place.members()) == ["u2"]
+    place.environment["CRM_SECRET"] = SECRET
+    assert place.command("deliver").code == 0
+    assert stories(receiver.taken) == {"u1": ["exited"], "u2": ["entered"]}
+
+
+@ON_ONE_DATABASE
 def test_the_receiver_of_the_manual(place: Place, tmp_path: Path) -> None:
     """The receiver that the manual shows verifies the signature and the age, and processes each message once."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", manual_pages()["webhooks"].text(), re.DOTALL | re.MULTILINE)
