@@ -171,7 +171,11 @@ def send(
     stop: threading.Event,
     forwarded: bool = False,
 ) -> DeliveryReport | None:
-    """Deliver changes, and with `forwarded` also events, showing progress. Without a key, deliver nothing."""
+    """Deliver changes, and with `forwarded` also events, showing progress. Without a key, deliver nothing.
+
+    Raises:
+        BaseException: what made the delivery, or else that of a required hook, crash.
+    """
     if key is None:
         return None
     delivery = DeliveryOptions(
@@ -182,10 +186,16 @@ def send(
         on_progress = partial(progress.show, "delivering")
         try:
             report = deliver(workspace, replace(delivery, on_progress=on_progress))
-        finally:
-            ended = others.finish(stop=stop)
-    run_output.say_hooks(workspace.database, ended)
-    return replace(report, required=tuple(one for route, one in ended if route.is_required and one is not None))
+        except BaseException:
+            run_output.say_crashes(others.finish(stop=stop))
+            raise
+        ended = others.finish(stop=stop)
+    fatal = next((one for one in ended if one.route.is_required and one.crash is not None), None)
+    run_output.say_crashes(one for one in ended if one is not fatal)
+    run_output.say_hooks(workspace.database, [(one.route, one.report) for one in ended])
+    if fatal is not None and fatal.crash is not None:
+        raise fatal.crash
+    return replace(report, required=tuple(one.report for one in ended if one.route.is_required and one.report))
 
 
 def _hook_deliveries(

@@ -18,7 +18,7 @@ from audience_sync.config import Audience, Route, Settings
 from audience_sync.core.forecast import forecast
 from audience_sync.core.model import RunState
 from audience_sync.core.text import counted, short_duration
-from audience_sync.delivery import DeliveryReport
+from audience_sync.delivery import DeliveryReport, SideDelivery
 from audience_sync.errors import (
     DELIVERIES_OPEN,
     WAITS_FOR_A_PERSON,
@@ -204,6 +204,23 @@ def exit_code(
     reports = [] if delivery is None else [delivery, *delivery.required]
     is_open = any(one.open > one.paused or one.dead for one in reports)
     return DELIVERIES_OPEN if is_open else 0
+
+
+def say_crashes(ended: Iterable[SideDelivery]) -> None:
+    """Warn of deliveries to hooks that ended with an exception, and log where, unless it says what is wrong."""
+    for one in ended:
+        name = one.route.destination.display_name
+        match one.crash:
+            case None:
+                pass
+            case AudienceSyncError():
+                warn(f"{name}: {one.crash}")
+            case _:
+                from audience_sync import logs  # noqa: PLC0415 - structlog takes long to import, and few need it
+
+                logs.configure()
+                logs.log_crash(one, one.crash)
+                warn(f"{name}: the delivery crashed; its messages stay pending")
 
 
 def say_hooks(database: Database, ended: Iterable[tuple[Route, DeliveryReport | None]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from audience_sync.delivery.delivery_loop import DeliveryOptions, DeliveryReport, KnownDestination, deliver
 from audience_sync.delivery.reachability import OutageChange, Reachability
-from audience_sync.delivery.side_deliveries import SideDeliveries
+from audience_sync.delivery.side_deliveries import SideDeliveries, SideDelivery
 
 __all__ = [
     "DeliveryOptions",
@@ -13,5 +13,6 @@ __all__ = [
     "OutageChange",
     "Reachability",
     "SideDeliveries",
+    "SideDelivery",
     "deliver",
 ]

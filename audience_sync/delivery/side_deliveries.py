@@ -41,7 +41,7 @@ class SideDelivery(threading.Thread):
         """Deliver; an unexpected exception is kept for the thread that waits."""
         try:
             self.report = deliver(self._workspace, self._delivery)
-        except BaseException as error:  # noqa: BLE001 - handed over, and raised there
+        except BaseException as error:  # noqa: BLE001 - handed over, and told there
             self.crash = error
 
     def _note(self, events: int) -> None:
@@ -58,11 +58,10 @@ class SideDeliveries:
         for thread in self._threads:
             thread.start()
 
-    def finish(self, *, stop: threading.Event) -> list[tuple[Route, DeliveryReport | None]]:
-        """Wait for what is required, and a little for the rest; return how each ended, None if it is not over.
+    def finish(self, *, stop: threading.Event) -> list[SideDelivery]:
+        """Wait for what is required, and a little for the rest; return all, each with how it ended.
 
-        Raises:
-            BaseException: what made a required one crash.
+        The report of one that is not over, or has crashed, is None.
         """
         clock, tuning = self._workspace.clock, self._workspace.tuning
         optional = [thread for thread in self._threads if not thread.route.is_required]
@@ -73,9 +72,7 @@ class SideDeliveries:
             thread.halt.set()
         for thread in self._threads:
             thread.join(2 * tuning.side_drain_seconds if thread in optional else None)
-            if thread.crash is not None and thread.route.is_required:
-                raise thread.crash
-        return [(thread.route, thread.report) for thread in self._threads]
+        return self._threads
 
     def _may_go_on(self, thread: SideDelivery, clock: Clock, ends_at: float) -> bool:
         now = clock.monotonic()

@@ -19,8 +19,12 @@ from typing import Any
 import httpx
 import pytest
 
+from audience_sync.cli import deliver_commands
+from audience_sync.delivery import DeliveryOptions, DeliveryReport, deliver, side_deliveries
 from audience_sync.destinations.webhook.webhook_signature import signed_headers
+from audience_sync.errors import DatabaseOlder
 from audience_sync.manual.manual_pages import manual_pages
+from audience_sync.store.workspace import Workspace
 from audience_sync.sync import Job
 from audience_sync.sync import sync as run_sync
 from tests.acceptance.running import ON_ONE_DATABASE, Place, open_place, until
@@ -333,6 +337,69 @@ def test_a_required_hook_without_its_secret_fails_before_anything_is_synced(
     place.environment["CRM_SECRET"] = SECRET
     assert place.command("deliver").code == 0
     assert stories(receiver.taken) == {"u1": ["exited"], "u2": ["entered"]}
+
+
+def crash_deliveries(monkeypatch: pytest.MonkeyPatch, crashes: Mapping[str, BaseException]) -> None:
+    """Have deliveries end with an exception: by the name of the hook, or `schematic`."""
+
+    def crashing(workspace: Workspace, delivery: DeliveryOptions) -> DeliveryReport:
+        name = "schematic" if delivery.route is None else delivery.route.name
+        if name in crashes:
+            raise crashes[name]
+        return deliver(workspace, delivery)
+
+    monkeypatch.setattr(deliver_commands, "deliver", crashing)
+    monkeypatch.setattr(side_deliveries, "deliver", crashing)
+
+
+@ON_ONE_DATABASE
+@pytest.mark.parametrize("crash", [ValueError("personal data"), DatabaseOlder("the database is old")])
+def test_the_crash_of_a_hook_is_printed_and_logged(
+    place: Place, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch, crash: Exception
+) -> None:
+    """A delivery that crashes is a warning, and a bug is logged with its place; nothing else is disturbed."""
+    assert sync(place, ["u1"]) == 0
+    crash_deliveries(monkeypatch, {"crm": crash})
+    place.shop.set_orders(["u2"])
+    ended = place.command("sync", "--format", "json")
+
+    assert ended.code == 0
+    assert [one["state"] for one in ended.records] == ["succeeded"]
+    assert place.traits()["u2"] == {AUDIENCE_KEY: True}
+    assert receiver.requests == []
+    assert "personal data" not in ended.err
+    if isinstance(crash, DatabaseOlder):
+        assert "warning: hook crm: the database is old" in ended.err
+    else:
+        assert "warning: hook crm: the delivery crashed; its messages stay pending" in ended.err
+        (logged,) = [json.loads(line) for line in ended.err.splitlines() if line.startswith("{")]
+        assert (logged["event"], logged["thread"]) == ("thread_crashed", "delivery to crm")
+        assert logged["exception"].startswith("ValueError\n")
+
+
+@ON_ONE_DATABASE
+def test_the_crash_of_a_required_hook_does_not_replace_another(
+    place: Place, receiver: WebhookReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command ends as its own delivery does; every other one has ended before, and each crash is printed."""
+    with receiving() as second:
+        hooks = [hook(receiver, required=True), hook(second, name="late", required=True)]
+        place.configure(more="\n".join(hooks), guard={"max_exit_percent": 100})
+        assert sync(place, ["u1"]) == 0
+        crashes: dict[str, BaseException] = {"crm": ValueError("of a hook"), "schematic": DatabaseOlder("its own")}
+        crash_deliveries(monkeypatch, crashes)
+        place.shop.set_orders(["u2"])
+        ended = place.command("sync")
+        assert (ended.code, ended.err.splitlines()[-1]) == (DatabaseOlder.exit_code, "error: its own")
+        assert "warning: hook crm: the delivery crashed; its messages stay pending" in ended.err
+        assert stories(second.taken) == {"u1": ["exited"], "u2": ["entered"]}
+
+        del crashes["schematic"]
+        place.shop.set_orders(["u3"])
+        ended = place.command("sync")
+        assert ended.code == 1
+        assert "ValueError" in ended.err
+        assert stories(second.taken) == {"u1": ["exited"], "u2": ["entered", "exited"], "u3": ["entered"]}
 
 
 @ON_ONE_DATABASE
