@@ -97,6 +97,7 @@ class Tuning:
     lease_retry_seconds: float = 5.0  # when another process is at work on the audience
     clock_jump_seconds: float = 30.0  # clocks that are set by less are corrected, not moved
     due_write_seconds: float = 5.0  # the main thread, which tells systemd that it is alive, waits for the database
+    hook_repeat_seconds: float = 3_600.0  # in which a hook that stops again for the same reason is logged as info
     first_purge_seconds: float = 600.0  # after the start
     purge_seconds: float = 86_400.0
     sync_drain_seconds: float = 5.0  # syncs get for their last commit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from audience_sync.config.freshness_rule import FreshnessRule
 from audience_sync.config.loader import load, secret_names
-from audience_sync.config.secrets import resolve_api_key, resolve_hook, resolve_write_keys
+from audience_sync.config.secrets import WebhookSecrets, resolve_api_key, resolve_hook, resolve_write_keys
 from audience_sync.config.settings import Audience, Route, Schedule, Settings, Subscriber
 from audience_sync.config.source_tables import EventsTable, ProfilesTable, Source
 from audience_sync.config.tables import (
@@ -42,6 +42,7 @@ __all__ = [
     "Settings",
     "Source",
     "Subscriber",
+    "WebhookSecrets",
     "load",
     "parse_duration",
     "resolve_api_key",

@@ -204,6 +204,7 @@ def run(
                     if not reloader.reload():
                         reload.set()
                     told_at = float("-inf")
+                hooks.watch()
                 syncing.follow_clock()
                 if workspace.clock.monotonic() - told_at > tuning.status_seconds:
                     notifier.status(_status(workspace, reloader.settings, syncing))
