@@ -267,7 +267,7 @@ def test_a_forgotten_person_is_deleted_at_the_receiver(place: Place, receiver: W
 
 
 def test_a_removed_hook_gets_no_new_messages(place: Place, receiver: WebhookReceiver) -> None:
-    """What other commands than `sync` do is not kept for a hook that is gone, least of all a forgotten person."""
+    """A hook that is gone gets no message of other commands than `sync`, least of all about a forgotten person."""
     assert sync(place, ["u1", "u2"]) == 0
     place.configure()
     forgotten = place.command("forget", "u1", "--yes")
