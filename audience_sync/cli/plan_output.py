@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -26,11 +26,12 @@ from audience_sync.core.model import Change, ChangeKind, Counts, delivered_value
 from audience_sync.core.text import counted, instant_text, printable, short_duration
 from audience_sync.destinations.destination_protocol import Renderer
 from audience_sync.destinations.open_changes import OpenChange
-from audience_sync.destinations.rendered_events import ProfileEvents, RenderedEvent
+from audience_sync.destinations.rendered_events import ForwardedEvent, ProfileEvents, RenderedEvent
 from audience_sync.destinations.sample_changes import PEOPLE, joined, sample, sample_values, volume
 from audience_sync.errors import AudienceSyncError
 from audience_sync.segment.timestamps import iso
-from audience_sync.store import audiences, binding, memberships, outbox
+from audience_sync.store import audiences, binding, memberships, outbox, subscriptions
+from audience_sync.store.audiences import AudienceRow
 from audience_sync.store.database import Database
 from audience_sync.sync import Plan
 
@@ -123,7 +124,7 @@ class PlanSamples:
         self,
         settings: Settings,
         renderer: Renderer,
-        audience_ids: Mapping[str, int],
+        known: Sequence[AudienceRow],
         *,
         most: int,
         format: Format,
@@ -132,10 +133,9 @@ class PlanSamples:
         self._destination = settings.destination
         self._renderer = renderer
         self._hooks = {hook.name: settings.hook_route(hook).renderer("") for hook in settings.hooks}
-        self._subscribers = {
-            audience.key: [one.destination for one in settings.subscribers(audience)] for audience in settings.audiences
-        }
-        self._ids = audience_ids
+        self._subscribers = {audience.key: settings.subscribers(audience) for audience in settings.audiences}
+        self._ids = {row.key: row.id for row in known}
+        self._completed = {row.key for row in known if row.completed}
         self._most = most
         self._at = iso(now)
         self._shown: Counter[tuple[str, ChangeKind]] = Counter()
@@ -188,11 +188,23 @@ class PlanSamples:
 
     def _messages(self, audience: Audience, change: Change) -> dict[str, str]:
         """Return the message that each hook gets for a change, by the name of the hook."""
+        is_initial = audience.key not in self._completed
+        if change.kind is ChangeKind.UPDATED and not audience.send_updates:
+            return {}
+        payload = subscriptions.payload(
+            change,
+            key=audience.key,
+            name=audience.name,
+            computation=audience.computation,
+            at=self._at,
+            is_initial=is_initial,
+        )
+        row = ForwardedEvent(change.profile_key, 0, "", change.kind, payload)
         found = {}
-        for name in self._subscribers.get(audience.key, ()):
-            (rendered,) = self._hooks[name].profile_events([self._row(audience, change)], at=self._at)
-            (event,) = rendered.events
-            found[name] = harmless(event.body.replace(event.idempotency_key, MADE_WHEN_SENT))
+        for subscriber in self._subscribers.get(audience.key, ()):
+            if subscriber.with_members or not is_initial:
+                (event,) = self._hooks[subscriber.destination].forwarded([row], most=1).events
+                found[subscriber.destination] = harmless(event.body.replace(event.idempotency_key, MADE_WHEN_SENT))
         return found
 
     def _row(self, audience: Audience, change: Change) -> OpenChange:
@@ -259,12 +271,12 @@ class PlanSheet:
         self._format = format
         with database.read() as connection:
             environment = binding.environment(connection) or settings.destination.environment_label
-            ids = {row.key: row.id for row in audiences.every(connection)}
+            known = audiences.every(connection)
             self._waiting = outbox.count(connection)[0]
         self._renderer = settings.renderer(environment)
         self._profiles = ProfileCounter() if len(planned) > 1 else None
         self._new_users = NewUsers(database)
-        self._samples = PlanSamples(settings, self._renderer, ids, most=samples, format=format, now=now)
+        self._samples = PlanSamples(settings, self._renderer, known, most=samples, format=format, now=now)
         self._sheet = None if samples and format is Format.CSV else Sheet(COLUMNS, format=format, shown=SHOWN)
         self._planned: list[_Planned] = []
         self._records: list[Record] = []  # of a table, which is printed at the end

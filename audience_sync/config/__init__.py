@@ -3,6 +3,11 @@
 `tables` is what the file may say, `settings` what the program reads; `loader` makes one of the other. Nothing here
 opens a database or asks anything of the network, and keys are not looked up until `resolve_api_key` and
 `resolve_write_keys`.
+
+Adding a setting: a field in `tables` (a new type in `types` has a `WithJsonSchema`, and `HOLDS_REFERENCES` if it can
+refer to a secret), its default in `defaults`, what the program reads of it in `settings` or `loader`, a line with a
+comment in `config.example.toml`, which is its description in the JSON schema, and its text in the manual. Then run
+`python -m tests.tasks commands`, which lists all settings in `configuration.md` anew.
 """
 
 from __future__ import annotations

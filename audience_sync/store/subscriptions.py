@@ -20,7 +20,15 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from audience_sync.config import Subscriber
-from audience_sync.core.model import MEMBER_VALUE, ChangeKind, RunKind, from_ms
+from audience_sync.core.model import (
+    MEMBER_VALUE,
+    Change,
+    ChangeKind,
+    Computation,
+    RunKind,
+    delivered_value,
+    from_ms,
+)
 from audience_sync.destinations.rendered_events import DELETED
 from audience_sync.segment.timestamps import iso
 from audience_sync.store import audiences, bulk, generations, outbox, schema
@@ -255,11 +263,24 @@ def _rest(
     audience = audiences.by_id(connection, audience_id)
     if at_ms is None:
         at_ms = now_ms if audience.applied_as_of is None else audience.applied_as_of
-    facts = {
-        "key": audience.key,
-        "name": audience.name,
-        "computation": audience.computation.value,
-        "at": iso(from_ms(at_ms)),
-        "initial": is_initial,
-    }
-    return {"key": audience.key, "now": now_ms, "rest": "," + orjson.dumps(facts).decode()[1:]}
+    rest = _facts(
+        key=audience.key,
+        name=audience.name,
+        computation=audience.computation,
+        at=iso(from_ms(at_ms)),
+        is_initial=is_initial,
+    )
+    return {"key": audience.key, "now": now_ms, "rest": rest}
+
+
+def payload(change: Change, *, key: str, name: str, computation: Computation, at: str, is_initial: bool) -> str:
+    """Return the payload of the message about a change, as `enqueue` makes it in SQL."""
+    rest = _facts(key=key, name=name, computation=computation, at=at, is_initial=is_initial)
+    value, identifiers = delivered_value(change), change.identifiers or "null"
+    return f'{{"type":"{change.kind.value}","value":{value},"identifiers":{identifiers}{rest}'
+
+
+def _facts(*, key: str, name: str, computation: Computation, at: str, is_initial: bool) -> str:
+    """Return the end of a payload: what is the same for all messages of a run."""
+    facts = {"key": key, "name": name, "computation": computation.value, "at": at, "initial": is_initial}
+    return "," + orjson.dumps(facts).decode()[1:]

@@ -278,17 +278,28 @@ def test_a_removed_hook_gets_no_new_messages(place: Place, receiver: WebhookRece
     assert receiver.taken == []
 
 
+def samples(place: Place) -> list[dict[str, Any]]:
+    """Return the samples of a plan."""
+    records = place.command("plan", "--samples", "9", "--format", "json").records
+    return [one for one in records if one["record"] == "sample"]
+
+
 def test_a_plan_shows_the_messages(place: Place, receiver: WebhookReceiver) -> None:
-    """Samples have the body of each hook, and nothing is sent."""
+    """Samples have what each hook gets, and nothing is sent: of a first sync, a hook that begins now gets nothing."""
     place.shop.set_orders(["u1"])
-    (sample,) = [
-        one for one in place.command("plan", "--samples", "1", "--format", "json").records if one["record"] == "sample"
-    ]
+    assert [one["hooks"] for one in samples(place)] == ["{}"]
+    assert sync(place, ["u1"]) == 0
+    place.shop.set_orders(["u2"])
+    planned = {one["profile_key"]: json.loads(one["hooks"])["crm"] for one in samples(place)}
     shown = place.command("plan", "--samples", "1").out
 
-    assert json.loads(sample["hooks"])["crm"]["type"] == "entered"
     assert 'hook crm: {"id":"(generated when sent)","type":"entered"' in shown
     assert receiver.requests == []
+    assert sync(place, ["u2"]) == 0
+    changing = {"id": None, "at": None}
+    assert {key: {**one, **changing} for key, one in planned.items()} == {
+        one["user"]["keys"]["userId"]: {**one, **changing} for one in receiver.taken
+    }
 
 
 @ON_ONE_DATABASE
