@@ -274,8 +274,14 @@ class Progress:
         if self._status:
             width = console.terminal_width - SPINNER_WIDTH
             self._status.update(Text(fitted(self._subject, f"{stage}, {done:,} {units}", width)))
+            self._status.start()  # again, if it was hidden
         else:
             console.print(Text(f"{self._subject}: {stage}, {done:,} {units}"))
+
+    def hide(self) -> None:
+        """Remove the line of the terminal until more is shown, so that something else can be printed."""
+        if self._status:
+            self._status.stop()
 
     def __enter__(self) -> Self:
         if self._status:

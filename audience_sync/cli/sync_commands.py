@@ -199,7 +199,7 @@ def plan(
                 job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show, stop=stop)
                 job = replace(job, at_least=in_round.as_of, allow_stale=allow_stale, data_ages=data_ages)
                 try:
-                    made = make_plan(workspace, job, on_found=partial(sheet.see, audience), planned=plans)
+                    made = make_plan(workspace, job, on_found=partial(sheet.see, audience, progress), planned=plans)
                 except BindingRefused:
                     raise
                 except AudienceSyncError as error:

@@ -214,3 +214,20 @@ def test_a_moving_line_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) ->
     assert max(map(cell_len, shown)) < 40
     assert stream.getvalue().count("\n") <= 1
     assert stream.getvalue().endswith(ERASED)
+
+
+def test_a_hidden_moving_line_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something else is printed where the line was, and the line follows below it."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(console, "REDRAW", 0.0)
+    stream = Terminal()
+    monkeypatch.setattr(console, "console", MessageConsole(file=stream, soft_wrap=True, emoji=False))
+    with console.Progress("gold") as moving:
+        moving.show("reading", 1)
+        moving.hide()
+        hidden = stream.getvalue()
+        moving.show("reading", 2)
+
+    assert hidden.endswith(ERASED)
+    assert "2 rows" in ESCAPE.sub("", stream.getvalue().removeprefix(hidden))
+    assert stream.getvalue().endswith(ERASED)
