@@ -41,6 +41,7 @@ VERSIONS: Final[Mapping[str, str]] = {
     "0008": "audience-sync 0.6.0",
     "0009": "audience-sync 0.7.0",
     "0011": "audience-sync 0.8.0",
+    "0014": "audience-sync 0.9.0",
 }
 """The releases by the revision of their schema; a release adds a line if it has a new one."""
 
