@@ -63,7 +63,7 @@ class Tuning:
 
     # delivery: side deliveries, which a command does not wait for
     side_seconds: float = 3.0  # after the command's own delivery, while the destination answers
-    side_quiet_seconds: float = 1.0  # without an answer: it does not answer
+    side_quiet_seconds: float = 3.0  # without an acceptance: it does not answer
     side_poll_seconds: float = 0.02
     side_drain_seconds: float = 0.3  # for answers under way when it is ended
 

@@ -189,7 +189,7 @@ def send(
         except BaseException:
             run_output.say_crashes(others.finish(stop=stop))
             raise
-        ended = others.finish(stop=stop)
+        ended = others.finish(stop=stop, patiently=forwarded)  # else the command syncs, which must not wait
     fatal = next((one for one in ended if one.route.is_required and one.crash is not None), None)
     run_output.say_crashes(one for one in ended if one is not fatal)
     run_output.say_hooks(workspace.database, [(one.route, one.report) for one in ended])

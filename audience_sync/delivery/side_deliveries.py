@@ -1,7 +1,8 @@
 """Deliveries to other destinations next to that of a command: each has a thread, and none of them delays it.
 
 A delivery that the command does not wait for goes on after the command's own is over only while its destination
-answers, and for a few seconds at most. The next delivery sends the rest.
+answers, and for a few seconds at most, unless delivering is all that the command does. The next delivery sends the
+rest.
 """
 
 from __future__ import annotations
@@ -58,14 +59,15 @@ class SideDeliveries:
         for thread in self._threads:
             thread.start()
 
-    def finish(self, *, stop: threading.Event) -> list[SideDelivery]:
+    def finish(self, *, stop: threading.Event, patiently: bool = False) -> list[SideDelivery]:
         """Wait for what is required, and a little for the rest; return all, each with how it ended.
 
+        `patiently`: wait for the rest for as long as it answers.
         The report of one that is not over, or has crashed, is None.
         """
         clock, tuning = self._workspace.clock, self._workspace.tuning
         optional = [thread for thread in self._threads if not thread.route.is_required]
-        ends_at = clock.monotonic() + tuning.side_seconds
+        ends_at = float("inf") if patiently else clock.monotonic() + tuning.side_seconds
         while any(self._may_go_on(one, clock, ends_at) for one in optional) and not stop.wait(tuning.side_poll_seconds):
             pass
         for thread in optional:

@@ -132,6 +132,20 @@ def test_members_are_queued_in_pages_and_across_a_kill(place: Place, receiver: W
     assert len(receiver.taken) == len(users)
 
 
+def test_a_slow_receiver_gets_everything(place: Place, receiver: WebhookReceiver) -> None:
+    """A receiver that needs more than a second for each response gets some by `sync`, and all by `deliver`."""
+    receiver.delay = 1.5
+    place.configure(more=hook(receiver, batch_size=1, concurrency=1), guard={"max_exit_percent": 100})
+    assert sync(place, ["u1"]) == 0
+    assert sync(place, ["u1", "u2", "u3", "u4"]) == 0
+    assert receiver.taken
+    assert place.command("deliver").code == 0
+
+    once = {message["id"]: message for message in receiver.taken}  # what was cut off is sent again
+    assert stories(once.values()) == {user: ["entered"] for user in ("u2", "u3", "u4")}
+    assert status(place)["open"] == 0
+
+
 def failing_at(point: str, count: int) -> Callable[[str], None]:
     """Return what raises when a named point is reached for the nth time."""
     reached = Counter[str]()

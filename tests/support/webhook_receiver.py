@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ class WebhookReceiver:
 
     def __init__(self, secrets: Sequence[str] = (SECRET,)) -> None:
         self.secrets = secrets
+        self.delay = 0.0  # seconds before each answer
         self.requests: list[Received] = []
         self.url = ""
         self._fault: Fault | None = None
@@ -92,6 +94,7 @@ class WebhookReceiver:
             over.wait(60)
             handler.close_connection = True
             return
+        time.sleep(self.delay)
         status, text, more = 204, "", {}
         if not self._is_signed(headers, body):
             status, text = 401, '{"error":"wrong signature"}'
