@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -58,8 +59,13 @@ class NeededSpace(NamedTuple):
 
 
 def backup_path(file: Path, revision: str, at: datetime) -> Path:
-    """Return the name of a backup, with the revision of the schema that it has and the time in UTC."""
-    return file.with_name(f"{file.name}.{revision}-{at:%Y%m%dT%H%M%SZ}.backup")
+    """Return a new name for a backup, with the revision of the schema that it has and the time in UTC.
+
+    A migration that is killed and repeated within a second leaves two backups: the second one gets a number.
+    """
+    stem = f"{file.name}.{revision}-{at:%Y%m%dT%H%M%SZ}"
+    names = chain([f"{stem}.backup"], (f"{stem}-{number}.backup" for number in count(2)))
+    return next(path for path in map(file.with_name, names) if not path.exists())
 
 
 def back_up(file: Path, path: Path) -> None:
