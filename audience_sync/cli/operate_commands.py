@@ -137,7 +137,7 @@ def dead_discard(
     settings = settings_of(context)
     with runtime.opened(settings, on_wait=run_output.waiting_for_lock) as database:
         which = _which(database, settings, audience, user=user, events=events, hook=hook)
-        if hook is not None and user is None and hook not in {one.name for one in settings.hooks}:
+        if hook is not None and user is None and hook not in settings.hook_names:
             _drop_hook(database, hook, yes=yes, format=format)
             return
         with database.read() as connection:
@@ -235,8 +235,10 @@ def _erase_now(
         posted = batches.open_events_of(connection, user)  # possibly, if a response was lost
         identifiers.resend_sharers(connection, posted, now_ms=now_ms)
     erased = erasure.forget(connection, user)
-    hooks = {one.name for one in settings.hooks}
-    return erased, subscriptions.enqueue_deletion(connection, user, to=hooks, now_ms=now_ms) if is_newest else 0
+    if not is_newest:
+        return erased, 0
+    subscriptions.end_others(connection, settings.hook_names)
+    return erased, subscriptions.enqueue_deletion(connection, user, now_ms=now_ms)
 
 
 @contextmanager
@@ -314,14 +316,14 @@ def _which(
     with database.read() as connection:
         if hook is None:
             return dead_letters.Which(chosen_audience(connection, settings, word), user, events)
-        known = {one.name for one in settings.hooks} | set(subscriptions.destinations(connection))
+        known = settings.hook_names | set(subscriptions.destinations(connection))
         if hook not in known:
             raise UnknownName(f"there is no hook {hook!r}", hint="`audience-sync status` lists them")
         return dead_letters.Which(None, user, destination=hook)
 
 
 def _drop_hook(database: Database, hook: str, *, yes: bool, format: Format) -> None:
-    """Drop everything that waits for a hook that is no longer in the configuration."""
+    """Drop everything that waits for a hook that was removed from the configuration."""
     with database.read() as connection:
         waiting, _, dead = backlog.count(connection, destination=hook)
     run_output.confirm(

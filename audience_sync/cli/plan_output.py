@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -16,7 +16,7 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
-from audience_sync.cli.console import Format, Progress, Sheet, harmless
+from audience_sync.cli.console import Format, Sheet, harmless
 from audience_sync.cli.context import console, out
 from audience_sync.cli.text_table import Record, TableView, wrap
 from audience_sync.config import Audience, Settings
@@ -142,13 +142,13 @@ class PlanSamples:
         self._sheet = Sheet(SAMPLE_COLUMNS, format=format) if most and format is not Format.TABLE else None
         self.rejected: Counter[tuple[str, str]] = Counter()  # by audience and reason
 
-    def take(self, audience: Audience, progress: Progress, changes: Sequence[Change]) -> None:
-        """Print changes until there are enough samples of their kind."""
+    def take(self, audience: Audience, changes: Sequence[Change], *, make_space: Callable[[], None]) -> None:
+        """Print changes until there are enough samples of their kind; `make_space` is called before each."""
         if self._most:
             for change in changes:
                 if self._shown[audience.key, change.kind] < self._most:
                     self._shown[audience.key, change.kind] += 1
-                    progress.hide()
+                    make_space()
                     self._show(audience, change)
 
     def _show(self, audience: Audience, change: Change) -> None:
@@ -243,6 +243,10 @@ TOTAL: Final = "(total)"  # no key of an audience has parentheses
 READY, BLOCKED, HELD, STALE, FAILED = "ready", "blocked", "held", "stale", "failed"
 
 
+def _ignore() -> None:
+    """Do nothing: no other line is in the way."""
+
+
 class _Planned(NamedTuple):
     """A plan with the number of profiles that something is sent about, and of events."""
 
@@ -282,12 +286,12 @@ class PlanSheet:
         self._planned: list[_Planned] = []
         self._records: list[Record] = []  # of a table, which is printed at the end
 
-    def see(self, audience: Audience, progress: Progress, changes: Sequence[Change]) -> None:
-        """Add changes of an audience."""
+    def see(self, audience: Audience, changes: Sequence[Change], *, make_space: Callable[[], None] = _ignore) -> None:
+        """Add changes of an audience; `make_space` is called before a sample is printed."""
         if self._profiles is not None:
             self._profiles.add(_profiles_sent(audience, changes))
         self._new_users.add(changes)
-        self._samples.take(audience, progress, changes)
+        self._samples.take(audience, changes, make_space=make_space)
 
     def show(self, audience: Audience, plan: Plan) -> None:
         """Add the plan of an audience and explain it on stderr."""

@@ -141,9 +141,9 @@ def sync(
 
 
 def _end_removed_hooks(workspace: Workspace, settings: Settings) -> None:
-    """End the subscriptions of hooks that are no longer configured, before changes that no sync evaluates."""
+    """End the subscriptions of hooks that were removed from the configuration: no sync of the audience does."""
     with workspace.database.write() as connection:
-        subscriptions.end_others(connection, {one.name for one in settings.hooks})
+        subscriptions.end_others(connection, settings.hook_names)
 
 
 def _say_unknown(job: Job, report: RunReport) -> None:
@@ -196,10 +196,11 @@ def plan(
             if stop.is_set():
                 break
             with Progress(audience.key) as progress:
+                see = partial(sheet.see, audience, make_space=progress.hide)
                 job = Job(settings=settings, audience=audience, as_of=now, on_progress=progress.show, stop=stop)
                 job = replace(job, at_least=in_round.as_of, allow_stale=allow_stale, data_ages=data_ages)
                 try:
-                    made = make_plan(workspace, job, on_found=partial(sheet.see, audience, progress), planned=plans)
+                    made = make_plan(workspace, job, on_found=see, planned=plans)
                 except BindingRefused:
                     raise
                 except AudienceSyncError as error:

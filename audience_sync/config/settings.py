@@ -260,6 +260,11 @@ class Settings(BaseModel):
         """Return the ways to all destinations."""
         return [self.route, *map(self.hook_route, self.hooks)]
 
+    @property
+    def hook_names(self) -> frozenset[str]:
+        """Return the names of the webhooks."""
+        return frozenset(hook.name for hook in self.hooks)
+
     def hook_route(self, hook: HookTable, secrets: WebhookSecrets | None = None) -> Route:
         """Return the way to a webhook; to send something, its secrets are needed."""
         headers = {} if secrets is None else secrets.headers

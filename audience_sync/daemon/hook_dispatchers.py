@@ -48,7 +48,7 @@ class HookDispatchers:
         its table is the same; otherwise it ends, because its messages must not go where the file no longer says.
         """
         self._ending = [dispatcher for dispatcher in self._ending if dispatcher.is_alive()]
-        names = {hook.name for hook in settings.hooks}
+        names = settings.hook_names
         for name in sorted(self._running.keys() - names):
             self._end(name)
         for hook in settings.hooks:

@@ -89,7 +89,7 @@ def follow(connection: Connection, audience_id: int, subscribers: Sequence[Subsc
 
 
 def end_others(connection: Connection, destinations: Collection[str]) -> None:
-    """End the subscriptions of all destinations but these: they are no longer configured, and get no new messages."""
+    """End the subscriptions of all destinations except these, so that removed ones get no new messages."""
     for destination in connection.execute(sa.text("SELECT DISTINCT destination FROM subscriptions")).scalars().all():
         if destination not in destinations:
             connection.execute(sa.text("DELETE FROM subscriptions WHERE destination = :d"), {"d": destination})
@@ -206,17 +206,17 @@ def enqueue_members(connection: Connection, run: RunRow, *, first: str, last: st
     connection.execute(sa.text(statement), {**_parameters(connection, run), "first": first, "last": last})
 
 
-def enqueue_deletion(connection: Connection, profile_key: str, *, to: Collection[str], now_ms: int) -> int:
+def enqueue_deletion(connection: Connection, profile_key: str, *, now_ms: int) -> int:
     """Queue a message about a person who was erased from the database, for each subscriber; return how many.
 
-    Only those in `to` get one: a message for a destination that is no longer configured would keep the person here.
+    The caller has ended those of removed destinations (`end_others`): a message for one would keep the person here.
 
     Raises:
         DatabaseOlder: the database comes from a backup.
         MarkUnusable: the mark cannot be read.
     """
     found = connection.execute(sa.text("SELECT DISTINCT destination FROM subscriptions ORDER BY destination"))
-    destinations = [one for one in found.scalars() if one in to]
+    destinations = found.scalars().all()
     if not destinations:
         return 0
     generation = generations.next_generation(connection, now_ms)
