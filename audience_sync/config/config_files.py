@@ -7,26 +7,23 @@ of the files before it, so a location such as `("audiences", 7)` counts the tabl
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
 from audience_sync.config.line_numbers import lines_of
 from audience_sync.config.problems import SENTENCES, FilePlace, Location, PlacedProblem, Problem, near, spell
-from audience_sync.config.text_files import decoded, read_text_file
+from audience_sync.config_path import MOST_BYTES, fitting_files
 from audience_sync.core.text import printable
 from audience_sync.errors import ConfigError
+from audience_sync.text_files import decoded, read_text_file
 
 LISTS: Final = ("audiences", "traits", "mappings")
 """The lists of tables that included files may have."""
-MOST_BYTES: Final = 16 << 20  # of an included file
 _QUOTE = 'put text in straight quotes, as in name = "VIP", and write true and false in lowercase'
 _MORE_WORDS = "Expected newline or end of document after a statement"  # in the parser's words
 _BARE = re.compile(r"[^\"'=]+=\s*[^\s\"'\[{]")  # a setting with a value that is not in quotation marks
@@ -143,50 +140,6 @@ def read_config_files(path: Path, *, known: Iterable[str]) -> tuple[ConfigFiles,
     known = set(known)
     problems += [one for file in included.values() for one in _refused(file, main, known)]
     return ConfigFiles(main, tuple(included.values())), problems
-
-
-def is_glob(pattern: str) -> bool:
-    """Return whether a pattern can match any number of files, also none."""
-    return glob.has_magic(pattern)
-
-
-def fitting_files(main: Path, pattern: str) -> list[Path]:
-    """Return the paths that a pattern in the main file matches, by name; a plain path matches itself.
-
-    The main file is not among them.
-
-    Raises:
-        ValueError: the folder of a glob does not exist or cannot be listed; the message is a sentence.
-    """
-    if not is_glob(pattern):
-        names = [pattern]
-    else:
-        _require_listable(main.parent / _plain_part(pattern))
-        names = sorted(glob.glob(pattern, root_dir=main.parent))  # noqa: PTH207 - the folder may have a `[` in its name
-    return [path for name in names if not _is_same(path := main.parent / name, main)]
-
-
-def _plain_part(pattern: str) -> Path:
-    """Return the folder of a glob, up to the first name that can match several."""
-    parts = Path(pattern).parts
-    return Path(*takewhile(lambda part: not is_glob(part), parts[:-1]))
-
-
-def _require_listable(folder: Path) -> None:
-    """Refuse a folder whose files nobody can see: without them, their audiences would be gone."""
-    try:
-        os.scandir(folder).close()
-    except FileNotFoundError:
-        raise ValueError(f"the folder {folder} does not exist") from None
-    except OSError as error:
-        raise ValueError(f"the folder {folder} cannot be read: {error.strerror}") from None
-
-
-def _is_same(path: Path, main: Path) -> bool:
-    try:
-        return path.samefile(main)
-    except OSError:  # one of them does not exist, or cannot be reached
-        return False
 
 
 def _included(path: Path) -> ConfigFile:

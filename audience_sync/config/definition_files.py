@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from audience_sync.config.cross_checks import Raw, entries_of
 from audience_sync.config.problems import Location, Problem
-from audience_sync.config.text_files import read_text_file
+from audience_sync.text_files import read_text_file
 
 MOST_BYTES: Final = 1 << 20
 _FILES: Final = {"sql_file": "sql", "query_file": "query"}  # settings, and what their files have

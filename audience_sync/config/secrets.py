@@ -103,11 +103,19 @@ def resolve_api_key(schematic: SchematicTable, environ: Mapping[str, str]) -> Se
     """
     if schematic.api_key_file is not None:
         origin = f"the file {schematic.api_key_file}"
-        key = _in_file(schematic.api_key_file)
+        key = _in_file(
+            schematic.api_key_file,
+            unreadable="cannot read the Schematic API key",
+            remedy="set schematic.api_key_file to a file that contains the key and is readable by this user",
+        )
+        if not key:
+            raise ConfigError(
+                f"the Schematic API key file {schematic.api_key_file} is empty", hint="write only the key to this file"
+            )
     else:
         name = REFERENCE.sub(r"\1", schematic.api_key)
         origin = f"`{name}`"
-        key = _named(name, environ)
+        key = _named(name, environ, missing="the Schematic API key is missing", file="key")
     # It goes into a header: what cannot stand there would come back inside the client's error.
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigError(
@@ -117,27 +125,31 @@ def resolve_api_key(schematic: SchematicTable, environ: Mapping[str, str]) -> Se
     return SecretStr(key)
 
 
-def _in_file(path: Path) -> str:
+def _in_file(path: Path, *, unreadable: str, remedy: str) -> str:
+    """Return the text of a file without surrounding white space.
+
+    Raises:
+        ConfigError: it cannot be read; the message begins with `unreadable`.
+    """
     try:
-        key = path.read_text(encoding="utf-8", errors="replace").strip()
+        return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError as error:
-        raise ConfigError(
-            f"cannot read the Schematic API key from {path}: {error.strerror}",
-            hint="set schematic.api_key_file to a file that contains the key and is readable by this user",
-        ) from None
-    if not key:
-        raise ConfigError(f"the Schematic API key file {path} is empty", hint="write only the key to this file")
-    return key
+        raise ConfigError(f"{unreadable} from {path}: {error.strerror}", hint=remedy) from None
 
 
-def _named(name: str, environ: Mapping[str, str]) -> str:
-    key = look_up(name, environ)
-    if key is None:
+def _named(name: str, environ: Mapping[str, str], *, missing: str, file: str) -> str:
+    """Return what `name` refers to; `file` is what the hint calls the file of a credential.
+
+    Raises:
+        ConfigError: it refers to nothing; the message begins with `missing`.
+    """
+    found = look_up(name, environ)
+    if found is None:
         raise ConfigError(
-            f"the Schematic API key is missing: {unset_sentence([name])}",
-            hint=f"export {name}, or set LoadCredential={name}:/path/of/the/key for the service",
+            f"{missing}: {unset_sentence([name])}",
+            hint=f"export {name}, or set LoadCredential={name}:/path/of/the/{file} for the service",
         )
-    return key
+    return found
 
 
 class WebhookSecrets(NamedTuple):
@@ -155,10 +167,15 @@ def resolve_hook(hook: HookTable, environ: Mapping[str, str]) -> WebhookSecrets:
         ConfigError: one is unset, empty, unreadable, too short, or cannot be a header; never says what was found.
     """
     if hook.secret_file is not None:
-        found = [(f"the file {hook.secret_file}", _secret_in_file(hook.secret_file, hook.name))]
+        secret = _in_file(
+            hook.secret_file,
+            unreadable=f"hook {hook.name}: cannot read the secret",
+            remedy="set `secret_file` to a file that contains the secret and is readable by this user",
+        )
+        found = [(f"the file {hook.secret_file}", secret)]
     else:
         names = [REFERENCE.sub(r"\1", one) for one in hook.secret or ()]
-        found = [(f"`{name}`", _secret_named(name, hook.name, environ)) for name in names]
+        found = [(f"`{name}`", _named(name, environ, missing=f"hook {hook.name}", file="secret")) for name in names]
     for origin, secret in found:
         if len(secret) < SHORTEST_SECRET:
             raise ConfigError(
@@ -168,7 +185,7 @@ def resolve_hook(hook: HookTable, environ: Mapping[str, str]) -> WebhookSecrets:
     headers = {}
     for header, reference in hook.headers.items():
         name = REFERENCE.sub(r"\1", reference)
-        value = _secret_named(name, hook.name, environ)
+        value = _named(name, environ, missing=f"hook {hook.name}", file="secret")
         if not value.isascii() or not value.isprintable():
             raise ConfigError(
                 f"hook {hook.name}: `{name}` is not valid as the header {header}",
@@ -177,26 +194,6 @@ def resolve_hook(hook: HookTable, environ: Mapping[str, str]) -> WebhookSecrets:
         headers[header] = SecretStr(value)
     secrets = [SecretStr(secret) for _, secret in found]
     return WebhookSecrets(secrets[0], secrets[1] if len(secrets) > 1 else None, headers)
-
-
-def _secret_named(name: str, hook: str, environ: Mapping[str, str]) -> str:
-    value = look_up(name, environ)
-    if value is None:
-        raise ConfigError(
-            f"hook {hook}: {unset_sentence([name])}",
-            hint=f"export {name}, or set LoadCredential={name}:/path/of/the/secret for the service",
-        )
-    return value
-
-
-def _secret_in_file(path: Path, hook: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError as error:
-        raise ConfigError(
-            f"hook {hook}: cannot read the secret from {path}: {error.strerror}",
-            hint="set `secret_file` to a file that contains the secret and is readable by this user",
-        ) from None
 
 
 def resolve_write_keys(ingest: IngestTable, environ: Mapping[str, str]) -> tuple[SecretStr, ...]:
@@ -209,12 +206,7 @@ def resolve_write_keys(ingest: IngestTable, environ: Mapping[str, str]) -> tuple
 
 
 def _resolve(name: str, environ: Mapping[str, str]) -> SecretStr:
-    key = look_up(name, environ)
-    if key is None:
-        raise ConfigError(
-            f"the write key is missing: {unset_sentence([name])}",
-            hint=f"export {name}, or set LoadCredential={name}:/path/of/the/key for the service",
-        )
+    key = _named(name, environ, missing="the write key is missing", file="key")
     # It is the user name of Basic authentication, which ends at the first colon.
     if not key.isascii() or not key.isprintable() or " " in key or ":" in key:
         raise ConfigError(
