@@ -24,6 +24,7 @@ from audience_sync.store.workspace import Workspace
 from tests import bytecode, leaks, mariadb_servers, pg_cluster, profile, server_selection
 from tests.factories import FrozenClock, Shop, config_text
 from tests.pg_cluster import ReusedDatabase, Server
+from tests.support.webhook_receiver import WebhookReceiver, receiving
 from tests.syncing import Syncing
 
 RUN_VARIABLE = "TESTS_POSTGRES_FOLDER"  # set by the first process of a run for its workers
@@ -198,3 +199,10 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
 def syncing(workspace: Workspace, clock: FrozenClock, shop: Shop, make_settings: Callable[..., Settings]) -> Syncing:
     """One audience of the shop on a database of each kind, to be synced minute by minute."""
     return Syncing(workspace, clock, shop=shop, make_settings=make_settings)
+
+
+@pytest.fixture
+def receiver() -> Iterator[WebhookReceiver]:
+    """Yield a receiver of webhooks."""
+    with receiving() as running:
+        yield running

@@ -95,7 +95,7 @@ class DataAges:
 
 
 def _newest(source: Source, sql: str, *, as_of: datetime) -> datetime | None:
-    """Return the time that a freshness query returns; None if it is NULL or there is no row."""
+    """Return the time that a freshness query returns; None for NULL or an empty result."""
     place = f"the `freshness` query of source `{source.name}`"
     try:
         with open_rows(source, sql, as_of=as_of) as rows:

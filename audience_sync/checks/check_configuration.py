@@ -7,8 +7,8 @@ from typing import Final
 
 from audience_sync.checks.finding import EXPECTED, Finding, error, ok, warning
 from audience_sync.config import Settings
-from audience_sync.config.config_files import fitting_files
 from audience_sync.config.example_file import example
+from audience_sync.config_path import fitting_files
 from audience_sync.core.text import counted
 from audience_sync.folders import TEMPORARY_FOLDER, require_usable_temporary_folder
 

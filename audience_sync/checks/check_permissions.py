@@ -14,7 +14,6 @@ from typing import Final
 
 from audience_sync.checks.finding import Finding, warning
 from audience_sync.config import Settings
-from audience_sync.destinations.destination_protocol import Destination
 
 _OTHERS: Final = stat.S_IRWXO
 _NOT_THE_OWNER: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -30,9 +29,16 @@ _TOKEN = re.compile(
 def look(settings: Settings) -> Iterator[Finding]:
     """Yield a warning for each existing file that too many users can access."""
     yield from _configuration(settings)
-    yield from _key_file(settings.section.api_key_file, settings.destination)
+    destination = settings.destination
+    yield from _secret_file(
+        settings.section.api_key_file,
+        check=destination.name,
+        content="the API key",
+        remedy=f"create a new key in {destination.display_name}",
+    )
     for hook in settings.hooks:
-        yield from _secret_file(hook.secret_file, hook.name)
+        content = f"the secret of hook {hook.name}"
+        yield from _secret_file(hook.secret_file, check="hook", content=content, remedy="use a new secret")
     url = settings.database.url.get_secret_value()
     if url.get_backend_name() == "sqlite":
         for ending in _SUFFIXES:
@@ -81,24 +87,13 @@ def _configuration_file(path: Path, danger: str) -> Iterator[Finding]:
         )
 
 
-def _key_file(path: Path | None, destination: Destination) -> Iterator[Finding]:
+def _secret_file(path: Path | None, *, check: str, content: str, remedy: str) -> Iterator[Finding]:
     if path is not None and (mode := _mode(path)) & (_OTHERS | stat.S_IWGRP):  # the group may be that of the service
         yield warning(
-            destination.name,
+            check,
             str(path),
-            f"contains the API key and is accessible to other users (mode {mode:o})",
-            remedy=f"chmod 600 {_quoted(path)};"
-            f" if someone may have read it, create a new key in {destination.display_name}",
-        )
-
-
-def _secret_file(path: Path | None, hook: str) -> Iterator[Finding]:
-    if path is not None and (mode := _mode(path)) & (_OTHERS | stat.S_IWGRP):
-        yield warning(
-            "hook",
-            str(path),
-            f"contains the secret of hook {hook} and is accessible to other users (mode {mode:o})",
-            remedy=f"chmod 600 {_quoted(path)}; if someone may have read it, use a new secret",
+            f"contains {content} and is accessible to other users (mode {mode:o})",
+            remedy=f"chmod 600 {_quoted(path)}; if someone may have read it, {remedy}",
         )
 
 

@@ -7,13 +7,13 @@ the commands. Keys come from the configuration file. It is not checked: a file w
 
 from __future__ import annotations
 
-import glob
 import inspect
 import json
 import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, cast
@@ -21,8 +21,9 @@ from typing import Annotated, Any, Final, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from audience_sync.config_path import find_config
+from audience_sync.config_path import MOST_BYTES, find_config, fitting_files
 from audience_sync.errors import AudienceSyncError
+from audience_sync.text_files import read_text_file
 
 COMPLETION_VARIABLE: Final = "_AUDIENCE_SYNC_COMPLETE"
 """The variable with which the shell asks for completions; the scripts of Typer set it."""
@@ -80,7 +81,7 @@ def outline(name: str, help: str) -> TyperCommand | TyperGroup:
 def known_keys(config: Path | None, environ: Mapping[str, str]) -> list[str]:
     """Return the keys of the audiences and computed traits in the configuration.
 
-    What cannot be read, or is not a key, is left out.
+    Files and entries that cannot be read are skipped.
     """
     try:
         path = find_config(config and config.expanduser(), environ)  # the shell passes ~ as it is
@@ -146,14 +147,14 @@ def _documents(path: Path) -> Iterator[Mapping[str, Any]]:
     patterns = raw.get("include")
     for pattern in patterns if isinstance(patterns, list) else ():
         if isinstance(pattern, str) and "\0" not in pattern:
-            for name in sorted(glob.glob(str(path.parent / pattern))):  # noqa: PTH207 - the pattern may be absolute
-                yield _read(Path(name))
+            with suppress(ValueError):
+                yield from map(_read, fitting_files(path, pattern))
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        return tomllib.loads(read_text_file(path, most_bytes=MOST_BYTES))
+    except (ValueError, RecursionError):
         return {}
 
 

@@ -1,7 +1,7 @@
 """Read the pages of the manual.
 
 A page is a Markdown file in this folder. Its topic is the name of the file without `.md`. `README.md` has a line for
-each page, `- [Title](topic.md): summary`, in reading order; there is no other list of pages.
+each page, `- [Title](topic.md): summary`, in reading order. It is the only list of pages.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def folder(tmp_path: Path) -> Path:
     """A folder with a configuration that includes another file."""
     (tmp_path / "config.toml").write_text(CONFIG)
     (tmp_path / "more").mkdir()
+    os.mkfifo(tmp_path / "more/pipe.toml")  # passed over: reading it would never end
     (tmp_path / "more/dogs.toml").write_text('[[audiences]]\nname = "Dog Owners"\nsql = "SELECT 1 AS user_id"\n')
     return tmp_path
 

@@ -33,13 +33,6 @@ from tests.support.webhook_receiver import SECRET, Fault, WebhookReceiver, recei
 
 
 @pytest.fixture
-def receiver() -> Iterator[WebhookReceiver]:
-    """Yield a receiver of webhooks."""
-    with receiving() as running:
-        yield running
-
-
-@pytest.fixture
 def place(tmp_path: Path, database_url: str, receiver: WebhookReceiver) -> Iterator[Place]:
     """Yield a shop whose configuration has a hook."""
     with open_place(tmp_path, database_url) as opened:

@@ -27,13 +27,6 @@ ROUNDS: tuple[list[str], ...] = (["u1", "u2"], ["u2", "u3"], ["u1", "u3", "u4"],
 
 
 @pytest.fixture
-def receiver() -> Iterator[WebhookReceiver]:
-    """Yield a receiver of webhooks."""
-    with receiving() as running:
-        yield running
-
-
-@pytest.fixture
 def place(tmp_path: Path, database_url: str, receiver: WebhookReceiver) -> Iterator[Place]:
     """Yield a shop without customers, synced once, whose configuration has a hook."""
     with open_place(tmp_path, database_url) as opened:

@@ -15,17 +15,10 @@ from audience_sync.store.workspace import Workspace
 from tests.acceptance.local_daemon import local_daemon
 from tests.acceptance.running import ON_ONE_DATABASE, Place, open_place, until
 from tests.acceptance.test_hooks import hook, stories, sync
-from tests.support.webhook_receiver import SECRET, WebhookReceiver, receiving
+from tests.support.webhook_receiver import SECRET, WebhookReceiver
 
 OLDER = "the database is older than the data sent from it"
 CRASHED = "delivery has crashed; see `thread_crashed` in the log"
-
-
-@pytest.fixture
-def receiver() -> Iterator[WebhookReceiver]:
-    """Yield a receiver of webhooks."""
-    with receiving() as running:
-        yield running
 
 
 @pytest.fixture

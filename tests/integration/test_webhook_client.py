@@ -61,13 +61,6 @@ def test_the_signature_is_the_documented_one() -> None:
     assert headers["Audience-Sync-Signature"] == "v1=" + SIGNATURE
 
 
-@pytest.fixture
-def receiver() -> Iterator[WebhookReceiver]:
-    """Yield a receiver of webhooks."""
-    with receiving() as running:
-        yield running
-
-
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirects_are_not_followed(receiver: WebhookReceiver, status: int) -> None:
     """A redirect ends the delivery; the target gets nothing, and its path is not reported."""

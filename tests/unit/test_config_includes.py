@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from audience_sync import config_path
 from audience_sync.checks import check_permissions
 from audience_sync.checks.check_configuration import look
-from audience_sync.config import Settings, config_files, definition_files, load
+from audience_sync.config import Settings, definition_files, load
 from audience_sync.core.model import Severity
 from audience_sync.daemon.service import read_again
 from audience_sync.errors import ConfigError
@@ -334,7 +335,7 @@ def test_what_is_no_definition_is_refused(files: Files, content: bytes, sentence
 
 def test_an_included_file_is_read_up_to_a_limit(files: Files) -> None:
     """A log file in the place of a configuration does not fill the memory."""
-    files.write("audiences.d/a.toml", b"#" * (config_files.MOST_BYTES + 1))
+    files.write("audiences.d/a.toml", b"#" * (config_path.MOST_BYTES + 1))
     assert files.problems() == ["line 1: include[0]: DIR/audiences.d/a.toml is larger than 16 MiB"]
 
     files.write("audiences.d/a.toml", b"name = '\xff'")

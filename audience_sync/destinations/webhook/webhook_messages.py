@@ -48,15 +48,15 @@ class WebhookRenderer:
 
     @property
     def undecided(self) -> Sequence[EventMapping]:
-        """Return nothing: there are no mappings."""
+        """Return nothing: no mappings apply."""
         return ()
 
     def event(self, changes: Sequence[OpenChange], identifiers: str | None, *, at: str) -> SegmentEvent:
         """Return the message about the first of some changes of a profile."""
-        return self._message("", changes[0]._replace(identifiers=identifiers), at=at)
+        return self._unqueued("", changes[0]._replace(identifiers=identifiers), at=at)
 
     def profile_events(self, changes: Sequence[OpenChange], *, at: str) -> list[ProfileEvents]:
-        """Return a message for each change, as a plan shows it; what is delivered comes from `forwarded`."""
+        """Return a message for each change, without the name of the audience; deliveries and plans use `forwarded`."""
         return [
             ProfileEvents([event for one in of_one for event in self.apart(one, mappings=(), at=at).events], [])
             for _, of_one in groupby(changes, key=attrgetter("profile_key"))
@@ -69,7 +69,7 @@ class WebhookRenderer:
     def apart(self, change: OpenChange, *, mappings: Collection[str], at: str) -> ProfileEvents:  # noqa: ARG002
         """Return the message about one change."""
         key = idempotency_key(self.environment, change.profile_key, facts_of(FORMAT, [change]))
-        body = exact_json.dumps(self._message(key, change, at=at)).decode()
+        body = exact_json.dumps(self._unqueued(key, change, at=at)).decode()
         event = RenderedEvent(change.profile_key, key, body, change.identifiers, (Carried.of(change),))
         return ProfileEvents([event], [])
 
@@ -114,25 +114,14 @@ class WebhookRenderer:
             user: dict[str, Json] = {"keys": {self.identity: row.profile_key}}
             return {"id": key, "type": DELETED, "user": user, "at": facts["at"]}
         subject: dict[str, Json] = {"key": facts["key"], "name": facts["name"]}
-        return {
-            "id": key,
-            "type": facts["type"],
-            facts["computation"]: subject,
-            "value": facts["value"],
-            **self._keys(row.profile_key, facts["identifiers"] or {}),
-            "at": facts["at"],
-            "initial": facts["initial"],
-        }
+        keys = self._keys(row.profile_key, facts["identifiers"] or {})
+        message = _message(key, facts["type"], {facts["computation"]: subject}, facts["value"], keys, at=facts["at"])
+        return {**message, "initial": facts["initial"]}
 
-    def _message(self, key: str, change: OpenChange, *, at: str) -> dict[str, Json]:
-        return {
-            "id": key,
-            "type": change.kind,
-            str(change.computation): {"key": change.trait},
-            "value": exact_json.loads(change.value),
-            **self._keys(change.profile_key, exact_json.loads(change.identifiers or "{}")),
-            "at": at,
-        }
+    def _unqueued(self, key: str, change: OpenChange, *, at: str) -> dict[str, Json]:
+        keys = self._keys(change.profile_key, exact_json.loads(change.identifiers or "{}"))
+        subject: dict[str, Json] = {str(change.computation): {"key": change.trait}}
+        return _message(key, change.kind, subject, exact_json.loads(change.value), keys, at=at)
 
     def _keys(self, profile_key: str, identifiers: Any) -> dict[str, Json]:
         """Return the keys of a user and of their company; `identifiers` are those of a `Member`."""
@@ -140,3 +129,10 @@ class WebhookRenderer:
         if company := identifiers.get("company"):
             found["company"] = {"keys": company}
         return found
+
+
+def _message(
+    key: str, kind: str, subject: dict[str, Json], value: Json, keys: dict[str, Json], *, at: str
+) -> dict[str, Json]:
+    """Return a message about a change of the audience or computed trait that is its subject."""
+    return {"id": key, "type": kind, **subject, "value": value, **keys, "at": at}
